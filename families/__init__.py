@@ -1,0 +1,22 @@
+"""What a model is: shapes, parameters, FLOPs, Hugging Face configs. Pure arithmetic, no library needed."""
+
+from .accounting import params, params_kaplan, params_non_embedding, train_flops, train_flops_per_token
+from .errors import BadInput
+from .presets import FAMILIES, MEMBERS, family, member
+from .spec import Family, Member, ModelSpec
+
+__all__ = [
+    "FAMILIES",
+    "MEMBERS",
+    "BadInput",
+    "Family",
+    "Member",
+    "ModelSpec",
+    "family",
+    "member",
+    "params",
+    "params_kaplan",
+    "params_non_embedding",
+    "train_flops",
+    "train_flops_per_token",
+]

@@ -1,0 +1,76 @@
+"""GPT-2: pre-norm decoder, learned positions, tied head (Radford et al. 2019)."""
+
+from typing import Any
+
+from ..errors import BadInput
+from ..spec import ModelSpec
+
+
+class GPT2:
+    """Counts for transformers' GPT2LMHeadModel."""
+
+    def parameters(self, spec: ModelSpec) -> dict[str, int]:
+        """By part. With n_inner = 4d the sum is n_layer·(12d² + 13d) + V·d + T·d + 2d."""
+        d, inner, layers = spec.n_embd, spec.n_inner, spec.n_layer
+        return {
+            "token_embedding": spec.vocab_size * d,
+            "position_embedding": spec.n_positions * d,
+            "attention": layers * (4 * d * d + 4 * d),
+            "feed_forward": layers * (2 * d * inner + inner + d),
+            "layer_norm": layers * 4 * d + 2 * d,
+        }
+
+    def embedding_parts(self) -> tuple[str, ...]:
+        """The head is tied to the token embedding, so it has no parameters of its own."""
+        return ("token_embedding", "position_embedding")
+
+    def train_flops_per_token(self, spec: ModelSpec) -> int:
+        """Forward and backward: 6 per matmul weight, the head among them, and 12·n_layer·n_embd·n_positions for
+        attention scores and values over the full context, as an eager kernel computes them (Chowdhery et al. 2022,
+        appendix B, without the causal half). Lookups, norms, biases, softmax and activations are left out.
+        """
+        d = spec.n_embd
+        matmul_weights = spec.n_layer * (4 * d * d + 2 * d * spec.n_inner) + spec.vocab_size * d
+        return 6 * matmul_weights + 12 * spec.n_layer * d * spec.n_positions
+
+    def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
+        """Arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.
+
+        n_inner is left null where it is 4d, as GPT-2's own published configs have it. The tokens that begin and end
+        a text are the last of the vocabulary, which is where GPT-2 has <|endoftext|>.
+        """
+        return {
+            "vocab_size": spec.vocab_size,
+            "n_positions": spec.n_positions,
+            "n_embd": spec.n_embd,
+            "n_layer": spec.n_layer,
+            "n_head": spec.n_head,
+            "n_inner": None if spec.n_inner == 4 * spec.n_embd else spec.n_inner,
+            "activation_function": "gelu_new",
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "layer_norm_epsilon": 1e-5,
+            "initializer_range": 0.02,
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "reorder_and_upcast_attn": False,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+            "bos_token_id": spec.vocab_size - 1,
+            "eos_token_id": spec.vocab_size - 1,
+        }
+
+    def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
+        """The spec of a GPT2Config's dictionary; keys that a config leaves out take GPT2Config's defaults."""
+        if not config.get("tie_word_embeddings", True):
+            raise BadInput("tie_word_embeddings is false; GPT-2 is counted with a tied head")
+        return ModelSpec(
+            architecture="gpt2",
+            n_layer=config.get("n_layer", 12),
+            n_head=config.get("n_head", 12),
+            n_embd=config.get("n_embd", 768),
+            n_inner=config.get("n_inner") or 0,
+            n_positions=config.get("n_positions", 1024),
+            vocab_size=config.get("vocab_size", 50257),
+        )

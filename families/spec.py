@@ -1,0 +1,57 @@
+"""What a model is: a shape within an architecture."""
+
+from dataclasses import dataclass, field
+
+from .errors import BadInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A realisable model: everything that decides its parameters and FLOPs, nothing about its training.
+
+    Fields are named as in transformers' GPT2Config; `n_inner` is the width of the feed-forward layer.
+
+    Raises:
+        BadInput: a size below 1, or n_embd not a multiple of n_head.
+    """
+
+    architecture: str = "gpt2"
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int = 0  # 0 stands for 4·n_embd and is replaced on construction
+    n_positions: int = 1024
+    vocab_size: int = 50257
+
+    def __post_init__(self) -> None:
+        if self.n_inner == 0:
+            object.__setattr__(self, "n_inner", 4 * self.n_embd)
+        for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.n_embd % self.n_head:
+            raise BadInput(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
+
+    @property
+    def shape(self) -> str:
+        """L8 d512 h8, the shape in the field's shorthand."""
+        return f"L{self.n_layer} d{self.n_embd} h{self.n_head}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A spec with the name and the source under which people know it."""
+
+    name: str
+    spec: ModelSpec
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """Members that differ in size alone, smallest first, as a law needs them."""
+
+    name: str
+    members: tuple[Member, ...] = field(default=())
+    source: str = ""

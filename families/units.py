@@ -1,0 +1,81 @@
+"""Sizes as people write them: 52M, 4.6B, 200k, 1.4e18."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+from .errors import BadInput
+
+_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_SIZE = re.compile(r"([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)", re.IGNORECASE)
+
+
+def parse_size(text: str | float, name: str = "size") -> float:
+    """Read 52M, 4.6B, 200k, 1.4e18 or a plain number; always positive and finite.
+
+    Raises:
+        BadInput: naming `name`, the value and what is allowed.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        value = float(text)
+    else:
+        match = _SIZE.fullmatch(str(text).strip())
+        if match is None:
+            raise BadInput(f"{name} is {str(text)!r}; it must be a size like 52M, 4.6B, 200k or 1.4e18")
+        value = float(re.sub("[_,]", "", match[1])) * _FACTORS[match[2].lower()]
+    if not (math.isfinite(value) and value > 0):
+        raise BadInput(f"{name} is {text}; it must be positive and finite")
+    return value
+
+
+def parse_count(text: str | float, name: str = "count") -> int:
+    """A size that must be a whole number of things: tokens, steps, parameters."""
+    value = parse_size(text, name)
+    if value < 1:
+        raise BadInput(f"{name} is {text}; it must be at least 1")
+    return round(value)
+
+
+def format_size(value: float, digits: int = 3) -> str:
+    """52M, 4.6B, 200k; beyond a thousand trillion in powers of ten (1.4e+18)."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) >= 1e15 or abs(value) < 1e-3:
+        return f"{value:.{digits}g}"
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * (1 - 0.5 * 10**-digits):
+            return _plain(value / factor, digits) + letter
+    return _plain(value, digits)
+
+
+def _plain(value: float, digits: int) -> str:
+    """`digits` significant digits without an exponent, trailing zeros left out."""
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_duration(seconds: float) -> str:
+    """45 s, 3 min 20 s, 2 h 44 min, 12 days 3 h."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
+def nearest(word: str, allowed: Iterable[str], shown: int = 12) -> str:
+    """The tail of an error about an unknown word: its nearest match, then what is allowed."""
+    names = list(allowed)
+    folded = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[close[0]]}? " if close else ""
+    listing = ", ".join(names[:shown]) + (f", … ({len(names)} in all)" if len(names) > shown else "")
+    return f"{hint}known: {listing}"

@@ -1,0 +1,201 @@
+"""Files at the joints: written whole or not at all, opening with kind, version and the hashes of what they came from."""
+
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from families.errors import BadInput
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from . import __version__
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """One byte string for one value: sorted keys, no spaces, no NaN. What is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+@contextmanager
+def writing(what: str | Path) -> Iterator[None]:
+    """Turn a full disk or an unwritable folder into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else what
+        reason = error.strerror or str(error)
+        raise BadInput(f"cannot write {os.fsdecode(where)}: {reason}") from error
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
+
+    Raises:
+        BadInput: the disk is full or the folder cannot be written; nothing has changed then.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in that folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line and fsync. A half-written last line, left by a crash, is cut off first."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        with os.fdopen(descriptor, "r+b") as file:
+            file.truncate(_whole_lines(file.read()))
+            file.seek(0, os.SEEK_END)
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _whole_lines(data: bytes) -> int:
+    return data.rfind(b"\n") + 1
+
+
+class Record(BaseModel):
+    """Base of everything that crosses a file border: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Document(Record):
+    """A JSON file of ours. `inputs` maps the name of each file it was made from to that file's SHA-256."""
+
+    KIND: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+
+    kind: str = ""
+    version: int = 0
+    tool: str = f"scaling {__version__}"
+    created_at: str = ""
+    inputs: dict[str, str] = {}
+
+    def model_post_init(self, context: Any, /) -> None:
+        for name, value in (("kind", self.KIND), ("version", self.VERSION), ("created_at", now())):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+    def dump(self) -> str:
+        """The file's text."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write whole or not at all."""
+        write_whole(path, self.dump())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check.
+
+        Raises:
+            BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
+        """
+        return cls.parse(read_text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Self:
+        """Check a document's text; `name` stands in the errors."""
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{name} is not JSON: line {error.lineno}: {error.msg}") from error
+        check_kind(value, cls.KIND, cls.VERSION, name)
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise BadInput(f"{name}: {first_problem(error)}") from error
+
+
+def check_kind(value: Any, kind: str, version: int, name: str) -> None:
+    """Refuse what is not a file of ours of that kind, or is newer than this program.
+
+    Raises:
+        BadInput: naming what was found and what is needed.
+    """
+    found = value.get("kind") if isinstance(value, dict) else None
+    if found != kind:
+        raise BadInput(f"{name} is not a {kind} file: its kind is {found!r}")
+    number = value.get("version")
+    if not isinstance(number, int) or number < 1:
+        raise BadInput(f"{name} has version {number!r}; this program reads 1 to {version}")
+    if number > version:
+        raise BadInput(
+            f"{name} was written by a newer program ({kind} version {number}, {value.get('tool', 'unknown')}); "
+            f"this one, scaling {__version__}, reads up to {version}: upgrade it"
+        )
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a pydantic error as one line: where, what it is, what is allowed."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "value"
+    given = problem.get("input")
+    shown = "" if isinstance(given, dict | list) or given is None else f" is {given!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}{shown}: {message[:1].lower() + message[1:]}"
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        BadInput: it is not there, is a folder, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise BadInput(f"{path} does not exist") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def hashes(paths: Iterable[Path]) -> dict[str, str]:
+    """File name to SHA-256, for a document's `inputs`."""
+    return {path.name: sha256_file(path) for path in paths}

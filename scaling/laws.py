@@ -1,0 +1,135 @@
+"""One general law of loss against parameters and tokens; Chinchilla and Kaplan are restrictions of it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from families.errors import BadInput
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """The compute-optimal split of a budget: C FLOPs into N parameters and D tokens, and the loss it reaches."""
+
+    C: float
+    N: float
+    D: float
+    loss: float
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D/N, in the law's convention of N."""
+        return self.D / self.N
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """L(N, D) = E + (A/N^alpha + B/D^beta)^gamma, in nats/token.
+
+    gamma = 1 is Chinchilla's form (Hoffmann et al. 2022, eq. 2). E = 0, beta = 1, gamma = aD, alpha = aN/aD is Kaplan's
+    (Kaplan et al. 2020, eq. 1.5). A = 0 leaves L(D), B = 0 leaves L(N). N and D are plain counts, no thousands.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("E", "A", "B", "alpha", "beta", "gamma"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise BadInput(f"{name} is {value:g}; a law's constants are finite and not negative")
+
+    def loss(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """L(N, D) in nats/token, elementwise; a float for two floats."""
+        n, d = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
+        value = self.E + (self.A * n**-self.alpha + self.B * d**-self.beta) ** self.gamma
+        return value if value.ndim else float(value)
+
+    def perplexity(self, N: ArrayLike, D: ArrayLike) -> Any:
+        """exp L(N, D), per token."""
+        value = np.exp(self.loss(N, D))
+        return value if np.ndim(value) else float(value)
+
+    def allocate(self, C: float, *, flops_per_param_token: float = 6.0) -> Allocation:
+        """The N and D that minimise loss at C = k·N·D, in closed form (Hoffmann et al. 2022, eq. 4): gamma drops out.
+
+        Raises:
+            BadInput: C is not positive, or the law lacks one of its two terms, so that no optimum exists.
+        """
+        if not C > 0 or not math.isfinite(C):
+            raise BadInput(f"compute must be positive, got {C:g} FLOPs")
+        if min(self.A, self.B, self.alpha, self.beta, self.gamma) <= 0:
+            raise BadInput("the law depends on only one of N and D, so no split of a budget between them is optimal")
+        product = C / flops_per_param_token
+        log_g = math.log(self.alpha * self.A / (self.beta * self.B)) / (self.alpha + self.beta)
+        N = math.exp(log_g + self.beta / (self.alpha + self.beta) * math.log(product))
+        D = product / N
+        return Allocation(C=C, N=N, D=D, loss=self.loss(N, D))
+
+    def tokens_for_loss(self, loss: float, N: float) -> float:
+        """Tokens at which a model of N parameters reaches that loss.
+
+        Raises:
+            BadInput: no number of tokens reaches it.
+        """
+        floor = self.loss(N, math.inf)
+        if loss <= floor or self.B == 0:
+            raise BadInput(f"loss {loss:g} is out of reach for {N:g} parameters: its limit is {floor:.4g} nats/token")
+        rest = (loss - self.E) ** (1 / self.gamma) - self.A * N**-self.alpha
+        return float((self.B / rest) ** (1 / self.beta))
+
+
+def kaplan_law(*, Nc: float, Dc: float, aN: float, aD: float) -> Law:
+    """Kaplan's L(N, D) = [(Nc/N)^(aN/aD) + Dc/D]^aD as the general law."""
+    alpha = aN / aD
+    return Law(E=0.0, A=Nc**alpha, alpha=alpha, B=Dc, beta=1.0, gamma=aD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KaplanFrontier:
+    """Kaplan's compute-efficient frontier, a law of one dial (Kaplan et al. 2020, table 6 and appendix A).
+
+    C_min in PF-days (1 PF-day = 8.64e19 FLOPs), N without embeddings = 12·n_layer·n_embd², loss in nats/token.
+    """
+
+    N_scale: float = 1.3e9  # N = 1.3e9 · C_min^0.73
+    N_exponent: float = 0.73
+    C_scale: float = 3.1e8  # L = (3.1e8 / C_min)^0.050
+    L_exponent: float = 0.050
+    D_scale: float = 2e10  # D = 2e10 · C_min^0.27
+    D_exponent: float = 0.27
+    S_scale: float = 5.4e3  # S_min = 5.4e3 · C_min^0.03
+    S_exponent: float = 0.03
+    B_scale: float = 2.0e6  # B = 2.0e6 · C_min^0.24
+    B_exponent: float = 0.24
+
+    def compute(self, N: float) -> float:
+        """C_min in PF-days at which a model of N parameters is optimal."""
+        return float((N / self.N_scale) ** (1 / self.N_exponent))
+
+    def loss(self, N: float) -> float:
+        """Nats per token at C_min(N)."""
+        return float((self.C_scale / self.compute(N)) ** self.L_exponent)
+
+    def tokens(self, N: float) -> float:
+        """Tokens processed at C_min(N)."""
+        return self.D_scale * self.compute(N) ** self.D_exponent
+
+    def steps(self, N: float) -> float:
+        """Fewest optimiser steps, S_min."""
+        return self.S_scale * self.compute(N) ** self.S_exponent
+
+    def batch_tokens(self, N: float) -> float:
+        """Critical batch size in tokens."""
+        return self.B_scale * self.compute(N) ** self.B_exponent
+
+
+def log_losses(law: Law, N: NDArray[np.float64], D: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log L(N, D): what a log-Huber objective compares."""
+    return np.log(np.asarray(law.loss(N, D)))

@@ -1,0 +1,243 @@
+"""Run: one observation of a training run, and the contract between whoever makes runs and whoever learns from them."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from families.errors import BadInput
+from families.units import nearest, parse_size
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from .files import Record, append_line, check_kind, first_problem, now, read_text
+
+RUNS_VERSION = 1
+Convention = Literal["total", "non_embedding"]
+
+
+class Run(Record):
+    """One observation (docs/formats.md). Losses are in nats per token; rows of one training run share `run`."""
+
+    run: str = Field(min_length=1)
+    group: str = ""
+    params: float | None = Field(default=None, gt=0)
+    params_non_embedding: float | None = Field(default=None, gt=0)
+    tokens: float = Field(gt=0)
+    loss: float = Field(gt=0)
+    unique_tokens: float | None = Field(default=None, gt=0)
+    compute: float | None = Field(default=None, gt=0)
+    compute_kind: Literal["exact", "6ND"] | None = None
+    annealed: bool = True
+    loss_se: float | None = Field(default=None, ge=0)
+    seed: int | None = None
+    eval_set: str = ""
+    n_positions: int | None = Field(default=None, gt=0)
+    vocab_size: int | None = Field(default=None, gt=0)
+    batch_tokens: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
+    n_layer: int | None = Field(default=None, gt=0)
+    n_embd: int | None = Field(default=None, gt=0)
+    n_head: int | None = Field(default=None, gt=0)
+    wall_s: float | None = Field(default=None, ge=0)
+    accelerator: str = ""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Run":
+        if self.params is None and self.params_non_embedding is None:
+            raise ValueError("params and params_non_embedding are both missing; one of the two is needed")
+        return self
+
+
+_FIELDS = tuple(Run.model_fields)
+_SIZES = ("params", "params_non_embedding", "tokens", "unique_tokens", "compute", "batch_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Runs as arrays of shape (n,), in the order of the rows.
+
+    N by `convention`; D tokens; U distinct tokens; C training FLOPs; L nats per token; se its standard error (NaN where
+    unknown); cluster numbers rows of one training run alike; annealed is false for a point in mid-schedule.
+    """
+
+    N: NDArray[np.float64]
+    D: NDArray[np.float64]
+    U: NDArray[np.float64]
+    C: NDArray[np.float64]
+    L: NDArray[np.float64]
+    se: NDArray[np.float64]
+    cluster: NDArray[np.intp]
+    annealed: NDArray[np.bool_]
+    convention: Convention
+
+    def __len__(self) -> int:
+        return len(self.N)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a reader made of a file: the good rows, what it left out and why."""
+
+    runs: tuple[Run, ...]
+    bad: tuple[str, ...] = ()  # "line 7: loss is -1: …"
+    ignored_columns: tuple[str, ...] = ()
+
+
+def convention_of(runs: Sequence[Run]) -> Convention:
+    """"total" where every row has `params`, else "non_embedding" where every row has that.
+
+    Raises:
+        BadInput: some rows have only the one and some only the other.
+    """
+    if all(run.params is not None for run in runs):
+        return "total"
+    if all(run.params_non_embedding is not None for run in runs):
+        return "non_embedding"
+    raise BadInput(
+        "some rows count params and others only params_non_embedding; one law needs one convention in every row"
+    )
+
+
+def columns(runs: Sequence[Run], convention: Convention | None = None) -> Columns:
+    """Runs as arrays, N counted by `convention` (default: total where every row has it).
+
+    Raises:
+        BadInput: no rows, or a row without N in that convention.
+    """
+    if not runs:
+        raise BadInput("there are 0 runs; at least 1 is needed")
+    convention = convention or convention_of(runs)
+    field = "params" if convention == "total" else "params_non_embedding"
+    for run in runs:
+        if getattr(run, field) is None:
+            raise BadInput(f"run {run.run!r} has no {field}, which the convention {convention!r} counts")
+    numbers = {name: index for index, name in enumerate(dict.fromkeys(run.run for run in runs))}
+
+    def array(values: Iterable[float]) -> NDArray[np.float64]:
+        return np.fromiter(values, dtype=np.float64, count=len(runs))
+
+    return Columns(
+        N=array(getattr(run, field) for run in runs),
+        D=array(run.tokens for run in runs),
+        U=array(run.tokens if run.unique_tokens is None else run.unique_tokens for run in runs),
+        C=array(compute_of(run) for run in runs),
+        L=array(run.loss for run in runs),
+        se=array(math.nan if run.loss_se is None else run.loss_se for run in runs),
+        cluster=np.fromiter((numbers[run.run] for run in runs), dtype=np.intp, count=len(runs)),
+        annealed=np.fromiter((run.annealed for run in runs), dtype=np.bool_, count=len(runs)),
+        convention=convention,
+    )
+
+
+def compute_of(run: Run) -> float:
+    """Training FLOPs; 6·N·D where the row does not say."""
+    if run.compute is not None:
+        return run.compute
+    size = run.params if run.params is not None else run.params_non_embedding
+    assert size is not None
+    return 6 * size * run.tokens
+
+
+def by_group(runs: Sequence[Run]) -> dict[str, tuple[Run, ...]]:
+    """Runs of each group, groups in the order they first appear: one law per group."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    return {name: tuple(members) for name, members in groups.items()}
+
+
+def read_runs(
+    path: Path | str,
+    *,
+    column_names: Mapping[str, str] | None = None,
+    max_bad_share: float = 0.0,
+) -> Reading:
+    """Read runs from .jsonl or .csv.
+
+    Args:
+        column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
+        max_bad_share: the share of bad rows that is tolerated; they are left out and named in `bad`.
+
+    Raises:
+        BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones.
+    """
+    path = Path(path)
+    text = read_text(path)
+    for ours in column_names or {}:
+        if ours not in _FIELDS:
+            raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")
+    rows = _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(text, str(path))
+    theirs = {theirs: ours for ours, theirs in (column_names or {}).items()}
+    runs: list[Run] = []
+    bad: list[str] = []
+    ignored: dict[str, None] = {}
+    for line, row in rows:
+        if isinstance(row, str):
+            bad.append(f"line {line}: {row}")
+            continue
+        renamed = {theirs.get(name, name): value for name, value in row.items()}
+        ignored.update((name, None) for name in renamed if name not in _FIELDS)
+        try:
+            runs.append(_run(renamed))
+        except ValidationError as error:
+            bad.append(f"line {line}: {first_problem(error)}")
+        except BadInput as error:
+            bad.append(f"line {line}: {error}")
+    total = len(runs) + len(bad)
+    if total == 0:
+        raise BadInput(f"{path} has 0 runs; at least 1 is needed")
+    if len(bad) > max_bad_share * total:
+        more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
+        raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
+    return Reading(runs=tuple(runs), bad=tuple(bad), ignored_columns=tuple(ignored))
+
+
+def _run(row: Mapping[str, Any]) -> Run:
+    values = {name: value for name, value in row.items() if name in _FIELDS and value not in (None, "")}
+    for name in _SIZES:
+        if isinstance(values.get(name), str):
+            values[name] = parse_size(values[name], name)
+    return Run.model_validate(values)
+
+
+def _csv_rows(text: str) -> Iterable[tuple[int, dict[str, Any] | str]]:
+    sample = text[:4096]
+    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in sample.split("\n")[0] else ",")
+    header = [name.strip() for name in next(reader, [])]
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            yield reader.line_num, f"it has {len(row)} cells where the header has {len(header)}"
+        else:
+            yield reader.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))
+
+
+def _jsonl_rows(text: str, name: str) -> Iterable[tuple[int, dict[str, Any] | str]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, f"it is not JSON: {error.msg} at column {error.colno}"
+            continue
+        if not isinstance(value, dict):
+            yield number, f"it is not a JSON object but {type(value).__name__}"
+        elif "kind" in value:
+            check_kind(value, "runs", RUNS_VERSION, name)
+        else:
+            yield number, value
+
+
+def append_run(path: Path, run: Run) -> None:
+    """Append one observation to a runs.jsonl, which opens with its kind and version."""
+    if not path.exists():
+        append_line(path, json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}}))
+    append_line(path, run.model_dump_json(exclude_none=True))
