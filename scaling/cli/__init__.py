@@ -1,0 +1,38 @@
+"""The command line: the composition root. Each verb is a file; heavy rooms are imported inside its body."""
+
+import os
+import sys
+
+from families.errors import BadInput
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
+    from .app import build, usage_error
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch loads; 4-15x beside a rival process
+    app = build()
+    try:
+        status = app(standalone_mode=False)
+    except BadInput as error:
+        fail(str(error))
+    except KeyboardInterrupt as error:
+        print(f"scaling: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:
+        message = usage_error(error)
+        if message is None:
+            raise
+        fail(message)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def fail(message: str) -> None:
+    """One line on standard error, status 2."""
+    print("scaling: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

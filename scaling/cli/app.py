@@ -1,0 +1,37 @@
+"""The verbs, in the order of the flow."""
+
+import typer
+
+from . import families_verb, show
+
+_HELP = """Plan, train and check language models with scaling laws.
+
+The flow: design -> train -> fit -> plan -> seal -> train -> compare -> report. `scaling demo` walks it in five minutes.
+"""
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="scaling",
+        help=_HELP,
+        no_args_is_help=True,
+        add_completion=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(show.root)
+    app.add_typer(families_verb.app, name="families")
+    return app
+
+
+def usage_error(error: Exception) -> str | None:
+    """The message of a usage error (unknown option, missing argument), or None if it is something else."""
+    format_message = getattr(error, "format_message", None)
+    if format_message is None:
+        return None
+    message = str(format_message())
+    context = getattr(error, "ctx", None)
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    return message.rstrip(".") + hint

@@ -1,0 +1,57 @@
+"""What all verbs share: options of one spelling, and one way to print a table, a line or a JSON object."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+StudyOption = Annotated[Path, typer.Option("--study", help="The study's folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from scaling import __version__
+
+        print(f"scaling {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Plan, train and check language models with scaling laws.
+
+    The flow: design, train, fit, plan, seal, train, compare, report. `scaling demo` walks it in about five minutes.
+    """
+
+
+def print_json(value: Any) -> None:
+    """One object on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Aligned text, two spaces between columns: the first `left` columns to the left, the rest to the right."""
+    cells = [list(headers), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
+    lines = [
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def say(line: str = "") -> None:
+    """One line on standard output."""
+    print(line)
+
+
+def note(line: str) -> None:
+    """One line on standard error: progress and warnings."""
+    print(line, file=sys.stderr, flush=True)
