@@ -1,0 +1,111 @@
+"""Predicted against actual: sealed predictions scored by the runs that came after."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from families.errors import BadInput
+
+from .files import Document, Record
+from .runs import Run
+
+Interval = tuple[float, float]
+Z_80 = 1.2815515655446004  # standard normal quantile at 0.9
+
+
+class ComparisonRow(Record):
+    """One sealed prediction and what happened. Losses in nats per token; intervals are of the loss."""
+
+    member: str
+    tokens: float
+    predicted_loss: float
+    interval_80: Interval
+    interval_95: Interval
+    actual_loss: float
+    actual_loss_se: float | None = None
+    predicted_ppl: float
+    actual_ppl: float
+    sealed_at: str
+    run: str = ""
+    error: float  # predicted/actual − 1 of the loss
+    z: float  # (actual − predicted) in units of the prediction's standard deviation
+    inside_80: bool
+    inside_95: bool
+    planned_flops: float | None = None
+    booked_flops: float | None = None
+    planned_hours: float | None = None
+    booked_hours: float | None = None
+
+
+class Comparison(Document):
+    """comparison.json."""
+
+    KIND: ClassVar[str] = "comparison"
+
+    rows: tuple[ComparisonRow, ...]
+
+    @property
+    def mean_bias(self) -> float:
+        """Mean of predicted/actual − 1."""
+        return math.fsum(row.error for row in self.rows) / len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPrediction:
+    """What was promised, before the run: the part of a sealed plan that a comparison needs."""
+
+    member: str
+    tokens: float
+    loss: float
+    interval_80: Interval
+    interval_95: Interval
+    sealed_at: str
+    flops: float | None = None
+    hours: float | None = None
+
+
+def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
+    """One row: the prediction against the annealed run of the same member and tokens."""
+    low, high = prediction.interval_80
+    deviation = (high - low) / (2 * Z_80)
+    return ComparisonRow(
+        member=prediction.member,
+        tokens=prediction.tokens,
+        predicted_loss=prediction.loss,
+        interval_80=prediction.interval_80,
+        interval_95=prediction.interval_95,
+        actual_loss=run.loss,
+        actual_loss_se=run.loss_se,
+        predicted_ppl=math.exp(prediction.loss),
+        actual_ppl=math.exp(run.loss),
+        sealed_at=prediction.sealed_at,
+        run=run.run,
+        error=prediction.loss / run.loss - 1,
+        z=(run.loss - prediction.loss) / deviation if deviation > 0 else 0.0,
+        inside_80=low <= run.loss <= high,
+        inside_95=prediction.interval_95[0] <= run.loss <= prediction.interval_95[1],
+        planned_flops=prediction.flops,
+        booked_flops=run.compute,
+        planned_hours=prediction.hours,
+        booked_hours=None if run.wall_s is None else run.wall_s / 3600,
+    )
+
+
+def run_for(prediction: SealedPrediction, runs: Sequence[Run], params: float, eval_set: str) -> Run:
+    """The annealed run that the prediction is about: same parameters and eval set, tokens within one part in a thousand.
+
+    Raises:
+        BadInput: there is none yet.
+    """
+    found = [
+        run
+        for run in runs
+        if run.annealed
+        and run.params == params
+        and (not eval_set or run.eval_set == eval_set)
+        and abs(run.tokens / prediction.tokens - 1) < 1e-3
+    ]
+    if not found:
+        raise BadInput(f"no run of {prediction.member} with {prediction.tokens:g} tokens is finished; train it first")
+    return found[-1]
