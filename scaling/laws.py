@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+
 from families.errors import BadInput
-from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,9 @@ class Law:
         if not C > 0 or not math.isfinite(C):
             raise BadInput(f"compute must be positive, got {C:g} FLOPs")
         if min(self.A, self.B, self.alpha, self.beta, self.gamma) <= 0:
-            raise BadInput("the law depends on only one of N and D, so no split of a budget between them is optimal")
+            raise BadInput(
+                "the law depends on only one of N and D, so no split of a budget between them is optimal"
+            )
         product = C / flops_per_param_token
         log_g = math.log(self.alpha * self.A / (self.beta * self.B)) / (self.alpha + self.beta)
         N = math.exp(log_g + self.beta / (self.alpha + self.beta) * math.log(product))
@@ -80,7 +83,9 @@ class Law:
         """
         floor = self.loss(N, math.inf)
         if loss <= floor or self.B == 0:
-            raise BadInput(f"loss {loss:g} is out of reach for {N:g} parameters: its limit is {floor:.4g} nats/token")
+            raise BadInput(
+                f"loss {loss:g} is out of reach for {N:g} parameters: its limit is {floor:.4g} nats/token"
+            )
         rest = (loss - self.E) ** (1 / self.gamma) - self.A * N**-self.alpha
         return float((self.B / rest) ** (1 / self.beta))
 
@@ -119,17 +124,12 @@ class KaplanFrontier:
 
     def tokens(self, N: float) -> float:
         """Tokens processed at C_min(N)."""
-        return self.D_scale * self.compute(N) ** self.D_exponent
+        return float(self.D_scale * self.compute(N) ** self.D_exponent)
 
     def steps(self, N: float) -> float:
         """Fewest optimiser steps, S_min."""
-        return self.S_scale * self.compute(N) ** self.S_exponent
+        return float(self.S_scale * self.compute(N) ** self.S_exponent)
 
     def batch_tokens(self, N: float) -> float:
         """Critical batch size in tokens."""
-        return self.B_scale * self.compute(N) ** self.B_exponent
-
-
-def log_losses(law: Law, N: NDArray[np.float64], D: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log L(N, D): what a log-Huber objective compares."""
-    return np.log(np.asarray(law.loss(N, D)))
+        return float(self.B_scale * self.compute(N) ** self.B_exponent)

@@ -1,4 +1,6 @@
-"""Run: one observation of a training run, and the contract between whoever makes runs and whoever learns from them."""
+"""Run: one observation of a training run, and the contract between whoever makes runs and whoever learns from
+them.
+"""
 
 import csv
 import io
@@ -10,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from families.errors import BadInput
-from families.units import nearest, parse_size
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
+
+from families.errors import BadInput
+from families.units import nearest, parse_size
 
 from .files import Record, append_line, check_kind, first_problem, now, read_text
 
@@ -90,7 +93,7 @@ class Reading:
 
 
 def convention_of(runs: Sequence[Run]) -> Convention:
-    """"total" where every row has `params`, else "non_embedding" where every row has that.
+    """ "total" where every row has `params`, else "non_embedding" where every row has that.
 
     Raises:
         BadInput: some rows have only the one and some only the other.
@@ -198,6 +201,23 @@ def read_runs(
     return Reading(runs=tuple(runs), bad=tuple(bad), ignored_columns=tuple(ignored))
 
 
+def parse_columns(text: str) -> dict[str, str]:
+    """ "params=N,tokens=D" as our field to the file's column.
+
+    Raises:
+        BadInput: a part without "=", or an unknown field.
+    """
+    names: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        ours, equals, theirs = (word.strip() for word in part.partition("="))
+        if not (equals and theirs):
+            raise BadInput(f"columns has {part!r}; it must be like params=N,tokens=D")
+        if ours not in _FIELDS:
+            raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")
+        names[ours] = theirs
+    return names
+
+
 def _run(row: Mapping[str, Any]) -> Run:
     values = {name: value for name, value in row.items() if name in _FIELDS and value not in (None, "")}
     for name in _SIZES:
@@ -239,5 +259,22 @@ def _jsonl_rows(text: str, name: str) -> Iterable[tuple[int, dict[str, Any] | st
 def append_run(path: Path, run: Run) -> None:
     """Append one observation to a runs.jsonl, which opens with its kind and version."""
     if not path.exists():
-        append_line(path, json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}}))
+        append_line(
+            path, json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
+        )
     append_line(path, run.model_dump_json(exclude_none=True))
+
+
+def record_run(path: Path, run: Run) -> None:
+    """Append an observation unless it is there already: the same run, tokens and eval set.
+
+    A half-written last line, which a crash can leave, does not count; appending cuts it off.
+    """
+    known: set[tuple[str, float, str]] = set()
+    if path.exists():
+        text = read_text(path)
+        for _, row in _jsonl_rows(text[: text.rfind("\n") + 1], str(path)):
+            if isinstance(row, dict):
+                known.add((row.get("run", ""), row.get("tokens", 0.0), row.get("eval_set", "")))
+    if (run.run, run.tokens, run.eval_set) not in known:
+        append_run(path, run)

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import families_verb, show
+from . import design, families_verb, fit, plan, predict, show
 
 _HELP = """Plan, train and check language models with scaling laws.
 
@@ -23,6 +23,10 @@ def build() -> typer.Typer:
     )
     app.callback()(show.root)
     app.add_typer(families_verb.app, name="families")
+    app.command("design", epilog=design.EPILOG)(design.design_members)
+    app.command("plan", epilog=plan.EPILOG)(plan.plan)
+    app.command("fit", epilog=fit.EPILOG)(fit.fit)
+    app.command("predict", epilog=predict.EPILOG)(predict.predict)
     return app
 
 

@@ -1,0 +1,79 @@
+"""scaling fit: a law from runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
+
+EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
+DOUBTFUL = 1
+
+
+def fit(
+    runs: Annotated[
+        Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
+    ] = None,
+    study: StudyOption = Path("study"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--form", help="auto, chinchilla, general, kaplan, L(N), L(D) or L(C).")
+    ] = "auto",
+    convention: Annotated[
+        str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
+    ] = "",
+    group: Annotated[
+        str | None, typer.Option("--group", help="The group to fit, where there are several.")
+    ] = None,
+    annealed: Annotated[
+        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: mix them in.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
+    bad_rows: Annotated[
+        float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> int:
+    """Fit a scaling law to runs, certify it, and print its card."""
+    from ..files import hashes
+    from ..fits import fit as fit_runs
+    from ..fits import one_of_annealed, one_of_conventions
+    from ..predictor import Status
+    from ..runs import parse_columns, read_runs
+
+    source = runs or study / "runs.jsonl"
+    if runs is None:
+        out, annealed = out or study / "law.json", annealed or "only"
+    reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
+    for line in reading.bad:
+        note(f"left out {line}")
+    found = fit_runs(
+        reading.runs,
+        form=form,
+        convention=one_of_conventions(convention),
+        group=group,
+        annealed=one_of_annealed(annealed),
+        seed=seed,
+        bootstrap=bootstrap,
+    )
+    document = found.document(hashes([source]))
+    if out is not None:
+        document.write(out)
+    if as_json:
+        print_json(document.model_dump(mode="json"))
+    else:
+        for name, text in found.card.items():
+            say(f"{name:<26}{text}")
+        if out is not None:
+            say(f"wrote {out}")
+    if found.status is not Status.OK:
+        note(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
+        return DOUBTFUL
+    return 0

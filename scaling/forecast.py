@@ -1,0 +1,150 @@
+"""A question about one run, and its answer from a law file or a published law."""
+
+import math
+from pathlib import Path
+
+from pydantic import field_validator
+
+from families import accounting, member
+from families.errors import BadInput
+from families.units import format_size, parse_size
+
+from .files import Record
+from .lawfile import LawFile
+from .predictor import Domain, Extrapolation
+from .published import PUBLISHED, published
+from .runs import Convention
+
+Interval = tuple[float, float]
+
+
+class Question(Record):
+    """family (a published member) or params (in the law's convention), with tokens."""
+
+    family: str = ""
+    params: float | None = None
+    tokens: float
+
+    @field_validator("params", "tokens", mode="before")
+    @classmethod
+    def _size(cls, value: str | float) -> float:
+        return parse_size(value)
+
+    def count(self, convention: Convention) -> float:
+        """N in that convention.
+
+        Raises:
+            BadInput: neither or both of family and params are given.
+        """
+        if bool(self.family) == (self.params is not None):
+            raise BadInput("give one of family= and params=")
+        if self.params is not None:
+            return self.params
+        spec = member(self.family).spec
+        return accounting.params(spec) if convention == "total" else accounting.params_non_embedding(spec)
+
+
+class Answer(Record):
+    """Loss in nats per token, perplexity per token. Intervals are of one run; None where the law has none."""
+
+    law: str
+    source: str
+    convention: Convention
+    params: float
+    tokens: float
+    loss: float
+    perplexity: float
+    loss_interval_80: Interval | None
+    loss_interval_95: Interval | None
+    perplexity_interval_80: Interval | None
+    perplexity_interval_95: Interval | None
+    compute_factor: float
+    inside_domain: bool
+    warnings: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The answer for a person."""
+        kind = "parameters" if self.convention == "total" else "non-embedding parameters"
+        lines = [
+            f"{format_size(self.params)} {kind}, {format_size(self.tokens)} tokens, by {self.law} ({self.source})"
+        ]
+        for name, value, half, most in (
+            ("loss", self.loss, self.loss_interval_80, self.loss_interval_95),
+            ("perplexity", self.perplexity, self.perplexity_interval_80, self.perplexity_interval_95),
+        ):
+            text = f"{name:<11}{value:.4g}"
+            if half and most:
+                text += f"   80 %: {half[0]:.4g} to {half[1]:.4g}   95 %: {most[0]:.4g} to {most[1]:.4g}"
+            lines.append(text)
+        return lines
+
+
+def forecast(law: str, question: Question, *, force: bool = False) -> Answer:
+    """Answer from a law.json's path or a published law's name.
+
+    Raises:
+        BadInput: no such law or file, a size that is not allowed, or a budget out of the law's reach.
+    """
+    if law.strip().lower() in (*PUBLISHED, "besiroglu") or not (Path(law).exists() or Path(law).suffix):
+        return _published(law, question, force)
+    file = LawFile.read(Path(law))
+    predictor = file.predictor()
+    N = question.count(file.convention)
+    found = predictor.predict(N, question.tokens, force=force)
+    warnings = [found.extrapolation.message] if not found.extrapolation.inside else []
+    if file.status != "ok":
+        warnings.append(f"the law is doubtful ({file.status}): {file.detail}")
+    return Answer(
+        law=law,
+        source=f"{file.rows} rows of {file.runs} runs",
+        convention=file.convention,
+        params=N,
+        tokens=question.tokens,
+        loss=found.loss,
+        perplexity=math.exp(found.loss),
+        loss_interval_80=found.interval_80,
+        loss_interval_95=found.interval_95,
+        perplexity_interval_80=_exp(found.interval_80),
+        perplexity_interval_95=_exp(found.interval_95),
+        compute_factor=found.extrapolation.compute_factor,
+        inside_domain=found.extrapolation.inside,
+        warnings=tuple(warnings),
+    )
+
+
+def _published(name: str, question: Question, force: bool) -> Answer:
+    law = published(name)
+    N = question.count(law.convention)
+    largest = 6 * law.domain_N[1] * law.domain_D[1]
+    reach = Extrapolation(
+        compute_factor=6 * N * question.tokens / largest,
+        N_factor=max(N / law.domain_N[1], law.domain_N[0] / N, 1.0),
+        D_factor=max(question.tokens / law.domain_D[1], law.domain_D[0] / question.tokens, 1.0),
+    )
+    Domain(N=law.domain_N, D=law.domain_D, C=(0.0, largest)).check(reach, force=force)
+    warnings = [f"{law.name} holds for {law.text}; losses on other text or tokens do not compare"]
+    if law.superseded_by:
+        warnings.append(f"{law.name} is superseded: use {law.superseded_by}")
+    if not reach.inside:
+        warnings.append(reach.message)
+    loss = law.law.loss(N, question.tokens)
+    return Answer(
+        law=law.name,
+        source=law.source,
+        convention=law.convention,
+        params=N,
+        tokens=question.tokens,
+        loss=loss,
+        perplexity=math.exp(loss),
+        loss_interval_80=None,
+        loss_interval_95=None,
+        perplexity_interval_80=None,
+        perplexity_interval_95=None,
+        compute_factor=reach.compute_factor,
+        inside_domain=reach.inside,
+        warnings=tuple(warnings),
+    )
+
+
+def _exp(interval: Interval | None) -> Interval | None:
+    return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))

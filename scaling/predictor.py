@@ -1,0 +1,313 @@
+"""What a fit can answer without refitting: a loss with its intervals, an allocation, and how far it reaches.
+Numpy only.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from families.errors import BadInput
+from families.units import format_size
+
+from .laws import Allocation, Law
+from .runs import Convention
+
+Array = NDArray[np.float64]
+CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
+REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
+Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles at 0.9 and 0.975
+
+
+class Status(StrEnum):
+    """The verdict on a fit. Each member carries its message; only OK is free of doubt."""
+
+    message: str
+
+    def __new__(cls, value: str, message: str) -> "Status":
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.message = message
+        return member
+
+    OK = "ok", "several starts agree and the gradient is zero"
+    NOT_CONVERGED = (
+        "not_converged",
+        "the starts do not agree on one optimum, or the gradient is not zero: do not use it",
+    )
+    AT_BOUND = "at_bound", "a constant ran to the edge of what has meaning; another form may fit these data"
+    ILL_CONDITIONED = (
+        "ill_conditioned",
+        "the data do not tell the constants apart: predictions only, no allocation",
+    )
+    TOO_FEW = "too_few", "fewer distinct points than constants; the prior carries the fit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """The fitted rows' (smallest, largest) N, D and C = 6·N·D, in the law's convention of N."""
+
+    N: tuple[float, float]
+    D: tuple[float, float]
+    C: tuple[float, float]
+
+    def check(self, reach: "Extrapolation", *, force: bool) -> None:
+        """Refuse what lies too far beyond the data.
+
+        Raises:
+            BadInput: compute more than 1,000 times beyond the fitted data, without `force`.
+        """
+        if reach.compute_factor > REACH and not force:
+            raise BadInput(
+                f"compute is {reach.compute_factor:.3g} times the largest fitted ({format_size(self.C[1])} FLOPs); "
+                f"a law reaches {REACH:g} times at most, unless forced"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extrapolation:
+    """How far a point lies outside the fitted domain: 1 is on its edge or inside, 10 is ten times beyond."""
+
+    compute_factor: float  # C over the largest fitted C; below 1 inside
+    N_factor: float
+    D_factor: float
+
+    @property
+    def inside(self) -> bool:
+        """Within the fitted ranges of N, D and C."""
+        return self.compute_factor <= 1 + 1e-9 and self.N_factor <= 1 + 1e-9 and self.D_factor <= 1 + 1e-9
+
+    @property
+    def message(self) -> str:
+        """Empty inside the domain, else what lies outside and by how much."""
+        parts = []
+        if self.compute_factor > 1 + 1e-9:
+            parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
+        for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
+            if factor > 1 + 1e-9:
+                parts.append(f"{name} is {factor:.3g}x outside the fitted range")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Loss in nats per token with intervals for one run's loss: floats for one point, arrays for many.
+
+    An interval is None where the data allow none (fewer than 4 runs). `extrapolation` is of the farthest point.
+    """
+
+    loss: Any
+    interval_80: tuple[Any, Any] | None
+    interval_95: tuple[Any, Any] | None
+    extrapolation: Extrapolation
+
+    @property
+    def perplexity(self) -> Any:
+        """exp(loss), per token."""
+        value = np.exp(self.loss)
+        return value if np.ndim(value) else float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedForm:
+    """One form's fit: its law, its verdict and its place in the combined prediction.
+
+    variable "C" means that the law's N is 6·N·D. draws are resampled constants, shape (k, 6), in the order of CONSTANTS;
+    repetition holds (R_N, R_D) of the data-constrained form. rollout_error is the rms log error of predictions ten
+    times beyond what they were fitted on, inside these data; None where there were too few rows to tell.
+    """
+
+    name: str
+    law: Law
+    status: Status
+    objective: float
+    weight: float
+    draws: Array
+    variable: str = "ND"
+    rollout_error: float | None = None
+
+    def log_loss(self, N: Array, D: Array) -> Array:
+        """log L at each point, shape (n,)."""
+        return np.asarray(np.log(self.law.loss(6 * N * D if self.variable == "C" else N, D)))
+
+    def log_losses(self, N: Array, D: Array) -> Array:
+        """log L of each draw at each point, shape (k, n)."""
+        E, A, B, alpha, beta, gamma = (self.draws[:, i, None] for i in range(6))
+        n = 6 * N * D if self.variable == "C" else N
+        with np.errstate(over="ignore", under="ignore"):
+            inner = np.exp(_log(A) - alpha * np.log(n)) + np.exp(_log(B) - beta * np.log(D))
+            return np.asarray(np.log(E + inner**gamma))
+
+
+def _log(value: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        return np.log(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictor:
+    """Weighted forms and how wrong they are known to be.
+
+    noise: standard deviation of log loss between like runs. drift: standard deviation of log loss that one factor of ten
+    in compute beyond the data adds, from rollouts inside the data. intervals is false under 4 runs.
+    """
+
+    forms: tuple[FittedForm, ...]
+    domain: Domain
+    convention: Convention
+    noise: float
+    drift: float
+    intervals: bool = True
+    eval_set: str = ""
+    group: str = ""
+
+    @property
+    def law(self) -> Law:
+        """The law of the form with the greatest weight."""
+        return self._main.law
+
+    @property
+    def _main(self) -> FittedForm:
+        return max(self.forms, key=lambda form: form.weight)
+
+    def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
+        """How far the farthest of the points lies outside the fitted domain."""
+        n, d = _points(N, D)
+        return Extrapolation(
+            compute_factor=float((6 * n * d).max() / self.domain.C[1]),
+            N_factor=_outside(n, self.domain.N),
+            D_factor=_outside(d, self.domain.D),
+        )
+
+    def predict(
+        self, N: ArrayLike, D: ArrayLike, *, convention: Convention | None = None, force: bool = False
+    ) -> Prediction:
+        """The loss of a run of N parameters and D tokens.
+
+        Raises:
+            BadInput: another convention of N than the law's, a size that is not positive, or compute more than 1,000
+                times beyond the fitted data without `force`.
+        """
+        if convention is not None and convention != self.convention:
+            raise BadInput(
+                f"convention is {convention!r}; this law was fitted on {self.convention!r} parameters"
+            )
+        n, d = _points(N, D)
+        reach = self.extrapolation(n, d)
+        self.domain.check(reach, force=force)
+        log_loss = self._log_loss(n, d)
+        shape = np.broadcast_shapes(np.shape(N), np.shape(D))
+        loss = _like(np.exp(log_loss), shape)
+        if not self.intervals:
+            return Prediction(loss=loss, interval_80=None, interval_95=None, extrapolation=reach)
+        deviation = self.deviation(n, d)
+        low_80, high_80, low_95, high_95 = (
+            _like(np.exp(log_loss + z * deviation), shape) for z in (-Z_80, Z_80, -Z_95, Z_95)
+        )
+        return Prediction(
+            loss=loss, interval_80=(low_80, high_80), interval_95=(low_95, high_95), extrapolation=reach
+        )
+
+    def deviation(self, N: ArrayLike, D: ArrayLike) -> Array:
+        """Standard deviation of log loss at each point: noise of one run, resampling and spread of forms,
+        drift.
+        """
+        n, d = _points(N, D)
+        centre = self._log_loss(n, d)
+        spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
+        draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
+        resampled = np.var(draws, axis=0) if np.ndim(draws) else 0.0
+        decades = np.maximum(np.log10(6 * n * d / self.domain.C[1]), 0)
+        return np.asarray(
+            np.sqrt(self.noise**2 + np.maximum(resampled + spread, (self.drift * decades) ** 2))
+        )
+
+    def _log_loss(self, n: Array, d: Array) -> Array:
+        return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+
+    def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
+        """The N and D that minimise the predicted loss at C = k·N·D: closed form for one form, else golden section.
+
+        Raises:
+            BadInput: C is not positive or out of reach, or a form has no optimum.
+        """
+        if not C > 0 or not math.isfinite(C):
+            raise BadInput(f"compute must be positive, got {C:g} FLOPs")
+        factor = C * 6 / flops_per_param_token / self.domain.C[1]
+        self.domain.check(Extrapolation(compute_factor=factor, N_factor=1.0, D_factor=1.0), force=force)
+        optima = [
+            form.law.allocate(C, flops_per_param_token=flops_per_param_token) for form in self._two_sided()
+        ]
+        if len(optima) == 1:
+            return optima[0]
+        product = C / flops_per_param_token
+        low, high = (f(math.log(optimum.N) for optimum in optima) for f in (min, max))
+        log_N = _golden(lambda x: float(self._log_loss(np.exp([x]), product / np.exp([x]))[0]), low, high)
+        N = math.exp(log_N)
+        return Allocation(
+            C=C,
+            N=N,
+            D=product / N,
+            loss=float(np.exp(self._log_loss(np.array([N]), np.array([product / N]))[0])),
+        )
+
+    def _two_sided(self) -> tuple[FittedForm, ...]:
+        for form in self.forms:
+            if form.variable != "ND":
+                raise BadInput(
+                    f"the form {form.name} depends on one variable, so no split of a budget is optimal"
+                )
+        return self.forms
+
+    def optimum_draws(self, C: float, *, flops_per_param_token: float = 6.0) -> Array:
+        """log N* of each draw at C, forms combined by weight: shape (k,). Empty without draws."""
+        total: Any = 0.0
+        for form in self._two_sided():
+            if not len(form.draws):
+                return np.empty(0)
+            _, A, B, alpha, beta, _ = form.draws.T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log_g = np.log(alpha * A / (beta * B)) / (alpha + beta)
+                total = total + form.weight * (
+                    log_g + beta / (alpha + beta) * math.log(C / flops_per_param_token)
+                )
+        return np.asarray(total)[np.isfinite(total)]
+
+
+def _golden(f: Any, low: float, high: float) -> float:
+    """The minimum of a unimodal f between low and high, to 1e-9."""
+    ratio = (math.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    at_left, at_right = f(left), f(right)
+    while high - low > 1e-9:
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - ratio * (high - low)
+            at_left = f(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + ratio * (high - low)
+            at_right = f(right)
+    return (low + high) / 2
+
+
+def _points(N: ArrayLike, D: ArrayLike) -> tuple[Array, Array]:
+    n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
+    for name, values in (("N", n), ("D", d)):
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise BadInput(
+                f"{name} is {float(values[~(values > 0)].flat[0]) if (~(values > 0)).any() else math.inf:g}; "
+                "it must be positive and finite"
+            )
+    return n.ravel(), d.ravel()
+
+
+def _outside(values: Array, bounds: tuple[float, float]) -> float:
+    return float(max(values.max() / bounds[1], bounds[0] / values.min(), 1.0))
+
+
+def _like(values: Array, shape: tuple[int, ...]) -> Any:
+    return np.asarray(values.reshape(shape)) if shape else float(values[0])
