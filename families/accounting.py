@@ -17,11 +17,15 @@ def params(spec: ModelSpec) -> int:
 def params_non_embedding(spec: ModelSpec) -> int:
     """All parameters but token and position embeddings."""
     parts = parameters(spec)
-    return sum(parts.values()) - sum(parts[name] for name in architecture(spec.architecture).embedding_parts())
+    return sum(parts.values()) - sum(
+        parts[name] for name in architecture(spec.architecture).embedding_parts()
+    )
 
 
 def params_kaplan(spec: ModelSpec) -> int:
-    """Kaplan's N = 12·n_layer·n_embd² (Kaplan et al. 2020, eq. 2.1): matmul weights of the blocks, no biases or norms."""
+    """Kaplan's N = 12·n_layer·n_embd² (Kaplan et al. 2020, eq. 2.1): matmul weights of the blocks, no biases
+    or norms.
+    """
     return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
 
 
@@ -38,9 +42,9 @@ def train_flops(spec: ModelSpec, tokens: float) -> float:
 def training_memory(spec: ModelSpec, micro_batch: int, bytes_per_activation: int = 4) -> dict[str, int]:
     """Bytes by part to train with AdamW in 32-bit states, without activation checkpointing.
 
-    Activations are counted per layer and token as what autograd keeps in eager attention: the inputs of each matmul,
-    norm and non-linearity (about 16·n_embd + 3·n_inner values) and two score matrices of n_head·n_positions; then the
-    logits, kept thrice (logits, log-probabilities, their gradient).
+    Activations are counted per layer and token as what autograd keeps in eager attention: the inputs of each
+    matmul, norm and non-linearity (about 16·n_embd + 3·n_inner values) and two score matrices of
+    n_head·n_positions; then the logits, kept thrice (logits, log-probabilities, their gradient).
     """
     count = params(spec)
     tokens = micro_batch * spec.n_positions

@@ -1,20 +1,33 @@
 """A rule turns one dial into realisable members: shapes a GPU likes, at a chosen depth-to-width ratio."""
 
+import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .accounting import params
+from .architectures import architecture
 from .errors import BadInput
 from .spec import Family, Member, ModelSpec
 from .units import format_size
 
+DEEP = (
+    16  # layers from which depths come in fours, so that pipeline stages split evenly; GPT-2's 24, 36, 48 do
+)
+DEEP_MULTIPLE = 4
+SIZE_SLACK = 0.15  # how far a shape at the exact ratio may miss the size before the ratio gives way
+DEEPEST = 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignRule:
-    """Width follows depth: n_embd ≈ ratio·n_layer, rounded to a multiple of `head_size`.
+    """Width follows depth: n_embd ≈ ratio·n_layer, rounded to a multiple of `head_size` (and of `multiple`).
 
-    ratio: n_embd per layer. GPT-2 small has 64, xl 33; loss is nearly flat from 32 to 128 (Kaplan et al. 2020, fig. 5).
+    ratio: n_embd per layer. GPT-2 small has 64, xl 33; loss is nearly flat from 32 to 128 (Kaplan et al.
+    2020, fig. 5).
     head_size: n_embd per attention head. 64 throughout GPT-2.
+    multiple: what n_embd must divide by besides, such as a tile of the matrix units times the tensor-parallel
+    degree.
     """
 
     ratio: float = 64.0
@@ -22,53 +35,137 @@ class DesignRule:
     n_positions: int = 1024
     vocab_size: int = 50257
     architecture: str = "gpt2"
+    multiple: int = 1
 
     def __post_init__(self) -> None:
-        if self.ratio <= 0:
+        if not (math.isfinite(self.ratio) and self.ratio > 0):
             raise BadInput(f"ratio is {self.ratio:g}; it must be positive (GPT-2 has 33 to 64)")
         if self.head_size < 1:
             raise BadInput(f"head size is {self.head_size}; it must be at least 1 (GPT-2 has 64)")
+        if self.multiple < 1:
+            raise BadInput(f"multiple is {self.multiple}; it must be at least 1")
 
-    def at_width(self, n_embd: int) -> ModelSpec:
-        """The spec of that width: depth from the ratio, at least 1 layer."""
-        heads = max(1, round(n_embd / self.head_size))
-        width = heads * self.head_size
-        return ModelSpec(
-            architecture=self.architecture,
-            n_layer=max(1, round(width / self.ratio)),
-            n_head=heads,
-            n_embd=width,
-            n_positions=self.n_positions,
-            vocab_size=self.vocab_size,
-        )
+    @property
+    def step(self) -> int:
+        """Widths come in multiples of this."""
+        return math.lcm(self.head_size, self.multiple)
 
-    def at_depth(self, n_layer: int) -> ModelSpec:
-        """The spec of that depth."""
-        heads = max(1, round(self.ratio * n_layer / self.head_size))
+    def spec(self, n_layer: int, n_embd: int) -> ModelSpec:
+        """That depth, and the realisable width nearest to `n_embd`."""
+        width = max(1, math.floor(n_embd / self.step + 0.5)) * self.step
         return ModelSpec(
             architecture=self.architecture,
             n_layer=n_layer,
-            n_head=heads,
-            n_embd=heads * self.head_size,
+            n_head=width // self.head_size,
+            n_embd=width,
+            n_inner=architecture(self.architecture).default_inner(width),
             n_positions=self.n_positions,
             vocab_size=self.vocab_size,
         )
 
+    def at_width(self, n_embd: int) -> ModelSpec:
+        """The spec of that width: depth from the ratio, at least 1 layer."""
+        width = self.spec(1, n_embd).n_embd
+        return self.spec(realisable_depth(width / self.ratio), width)
+
+    def at_depth(self, n_layer: int) -> ModelSpec:
+        """The spec of that depth."""
+        return self.spec(n_layer, round(self.ratio * n_layer))
+
     def at_params(self, size: float) -> ModelSpec:
-        """The spec nearest to that many parameters (all of them) in ratio."""
-        best = self.at_width(self.head_size)
-        width = self.head_size
-        while True:
-            spec = self.at_width(width)
-            if abs(_log_ratio(spec, size)) < abs(_log_ratio(best, size)):
-                best = spec
-            if params(spec) > 2 * size:
-                return best
-            width += self.head_size
+        """The spec nearest to that many parameters (all of them): the rule's shape at each depth, and at each
+        width where those miss the size by more than 15 %.
+        """
+        best = _nearest(size, (self.at_depth(depth) for depth in depths()))
+        if abs(_log_ratio(best, size)) <= math.log(1 + SIZE_SLACK):
+            return best
+        widths = (self.at_width(width) for width in itertools.count(self.step, self.step))
+        return min(best, _nearest(size, widths), key=lambda spec: abs(_log_ratio(spec, size)))
+
+    def at_params_and_depth(self, size: float, n_layer: int) -> ModelSpec:
+        """That depth, and the width that comes nearest to the size; the ratio is left aside."""
+        return _nearest(size, (self.spec(n_layer, width) for width in itertools.count(self.step, self.step)))
+
+    def at_params_and_width(self, size: float, n_embd: int) -> ModelSpec:
+        """That width, and the depth that comes nearest to the size; the ratio is left aside."""
+        return _nearest(size, (self.spec(depth, n_embd) for depth in range(1, DEEPEST)))
+
+
+def realisable_depth(n_layer: float) -> int:
+    """The nearest whole depth, at least 1; in fours from 16 layers on."""
+    if n_layer >= DEEP:
+        return DEEP_MULTIPLE * max(DEEP // DEEP_MULTIPLE, round(n_layer / DEEP_MULTIPLE))
+    return max(1, round(n_layer))
+
+
+def depths() -> Iterator[int]:
+    """All realisable depths, upwards."""
+    yield from range(1, DEEP)
+    yield from range(DEEP, DEEPEST + 1, DEEP_MULTIPLE)
+
+
+def _nearest(size: float, specs: Iterable[ModelSpec]) -> ModelSpec:
+    """Of specs that grow, the one nearest in ratio."""
+    best: ModelSpec | None = None
+    for spec in specs:
+        if best is None or abs(_log_ratio(spec, size)) < abs(_log_ratio(best, size)):
+            best = spec
+        if params(spec) > 2 * size:
+            break
+    assert best is not None
+    return best
 
 
 def _log_ratio(spec: ModelSpec, size: float) -> float:
     return math.log(params(spec) / size)
+
+
+def design(
+    *,
+    params: tuple[float, ...] = (),
+    depth: tuple[int, ...] = (),
+    width: tuple[int, ...] = (),
+    ratio: float | None = None,
+    head_size: int = 64,
+    n_positions: int = 1024,
+    vocab_size: int = 50257,
+    architecture: str = "gpt2",
+    multiple: int = 1,
+) -> tuple[Member, ...]:
+    """Members from one dial (sizes, depths or widths) and a rule, or from two dials without a ratio.
+
+    Raises:
+        BadInput: no dial, three dials, or two dials and a ratio.
+    """
+    dials = [name for name, values in (("params", params), ("depth", depth), ("width", width)) if values]
+    if not dials:
+        raise BadInput("params, depth and width are all missing; give one of them")
+    if len(dials) == 3:
+        raise BadInput("params, depth and width are all given; two of them decide the third")
+    if len(dials) == 2 and ratio is not None:
+        raise BadInput(f"{dials[0]} and {dials[1]} decide the ratio; leave --ratio {ratio:g} out")
+    rule = DesignRule(
+        ratio=64.0 if ratio is None else ratio,
+        head_size=head_size,
+        n_positions=n_positions,
+        vocab_size=vocab_size,
+        architecture=architecture,
+        multiple=multiple,
+    )
+    if dials == ["params"]:
+        specs = [rule.at_params(size) for size in params]
+    elif dials == ["depth"]:
+        specs = [rule.at_depth(layers) for layers in depth]
+    elif dials == ["width"]:
+        specs = [rule.at_width(n_embd) for n_embd in width]
+    elif dials == ["params", "depth"]:
+        specs = [rule.at_params_and_depth(size, layers) for size in params for layers in depth]
+    elif dials == ["params", "width"]:
+        specs = [rule.at_params_and_width(size, n_embd) for size in params for n_embd in width]
+    else:
+        specs = [rule.spec(layers, n_embd) for layers in depth for n_embd in width]
+    source = "chosen shape" if len(dials) == 2 else f"design rule, ratio {rule.ratio:g}"
+    return tuple(Member(name=name_of(spec), spec=spec, source=source) for spec in dict.fromkeys(specs))
 
 
 def name_of(spec: ModelSpec) -> str:
@@ -79,5 +176,7 @@ def name_of(spec: ModelSpec) -> str:
 def design_family(rule: DesignRule, widths: tuple[int, ...], name: str = "designed") -> Family:
     """One member for each width, smallest first."""
     specs = sorted((rule.at_width(width) for width in widths), key=params)
-    members = tuple(Member(name=name_of(spec), spec=spec, source=f"design rule, ratio {rule.ratio:g}") for spec in specs)
+    members = tuple(
+        Member(name=name_of(spec), spec=spec, source=f"design rule, ratio {rule.ratio:g}") for spec in specs
+    )
     return Family(name=name, members=members, source=f"design rule, ratio {rule.ratio:g}")

@@ -37,7 +37,9 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-MEMBERS: dict[str, Member] = {member.name: member for family in FAMILIES.values() for member in family.members}
+MEMBERS: dict[str, Member] = {
+    member.name: member for family in FAMILIES.values() for member in family.members
+}
 
 
 def member(name: str) -> Member:

@@ -22,16 +22,25 @@ class ModelSpec:
     n_inner: int = 0  # 0 stands for 4·n_embd and is replaced on construction
     n_positions: int = 1024
     vocab_size: int = 50257
+    n_kv_head: int = 0  # key and value heads of grouped-query attention; 0 stands for n_head
 
     def __post_init__(self) -> None:
         if self.n_inner == 0:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
-        for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size"):
+        if self.n_kv_head == 0:
+            object.__setattr__(self, "n_kv_head", self.n_head)
+        for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
         if self.n_embd % self.n_head:
-            raise BadInput(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
+            raise BadInput(
+                f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}"
+            )
+        if self.n_head % self.n_kv_head:
+            raise BadInput(
+                f"n_head is {self.n_head}; it must be a multiple of n_kv_head, which is {self.n_kv_head}"
+            )
 
     @property
     def shape(self) -> str:

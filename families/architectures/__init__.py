@@ -9,10 +9,15 @@ from . import gpt2
 
 
 class Architecture(Protocol):
-    """What an architecture's file provides. All counts are exact and checked against transformers and torch."""
+    """What an architecture's file provides. All counts are exact and checked against transformers and
+    torch.
+    """
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """Trainable parameters by part; the parts sum to transformers' own count."""
+
+    def default_inner(self, n_embd: int) -> int:
+        """The feed-forward width that goes with a width, where nothing else is said."""
 
     def embedding_parts(self) -> tuple[str, ...]:
         """Names of the parts that are lookups (token and position embeddings)."""

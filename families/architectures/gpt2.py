@@ -20,14 +20,19 @@ class GPT2:
             "layer_norm": layers * 4 * d + 2 * d,
         }
 
+    def default_inner(self, n_embd: int) -> int:
+        """Four times the width."""
+        return 4 * n_embd
+
     def embedding_parts(self) -> tuple[str, ...]:
         """The head is tied to the token embedding, so it has no parameters of its own."""
         return ("token_embedding", "position_embedding")
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward: 6 per matmul weight, the head among them, and 12·n_layer·n_embd·n_positions for
-        attention scores and values over the full context, as an eager kernel computes them (Chowdhery et al. 2022,
-        appendix B, without the causal half). Lookups, norms, biases, softmax and activations are left out.
+        """Forward and backward: 6 per matmul weight, the head among them, and 12·n_layer·n_embd·n_positions
+        for attention scores and values over the full context, as an eager kernel computes them (Chowdhery et
+        al. 2022, appendix B, without the causal half). Lookups, norms, biases, softmax and activations are
+        left out.
         """
         d = spec.n_embd
         matmul_weights = spec.n_layer * (4 * d * d + 2 * d * spec.n_inner) + spec.vocab_size * d
@@ -36,8 +41,8 @@ class GPT2:
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.
 
-        n_inner is left null where it is 4d, as GPT-2's own published configs have it. The tokens that begin and end
-        a text are the last of the vocabulary, which is where GPT-2 has <|endoftext|>.
+        n_inner is left null where it is 4d, as GPT-2's own published configs have it. The tokens that begin
+        and end a text are the last of the vocabulary, which is where GPT-2 has <|endoftext|>.
         """
         return {
             "vocab_size": spec.vocab_size,

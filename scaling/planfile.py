@@ -1,0 +1,212 @@
+"""plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
+
+import math
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field
+
+from families import ModelSpec, params, params_non_embedding, train_flops
+from families.errors import BadInput
+
+from .budget import Budget
+from .files import Document, Record, canonical_json, sha256_bytes, write_whole
+from .recipe import Recipe
+from .runs import Convention
+
+Interval = tuple[float, float]
+
+
+class PlannedLoss(Record):
+    """What a law expects, in nats per token; `ppl` is its exponential. Published constants come without
+    intervals.
+    """
+
+    loss: float = Field(gt=0)
+    interval_80: Interval | None = None
+    interval_95: Interval | None = None
+    ppl: float = Field(gt=0)
+
+    @classmethod
+    def of(
+        cls, loss: float, interval_80: Interval | None = None, interval_95: Interval | None = None
+    ) -> Self:
+        """With the perplexity that belongs to the loss."""
+        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=math.exp(loss))
+
+
+class LawReference(Record):
+    """Which law made the predictions: its name or file, and the hash of its constants or of the file."""
+
+    name: str
+    sha256: str
+    convention: Convention
+    source: str = ""
+
+
+class Choice(Record):
+    """One member at a number of tokens, costed exactly. Losses in nats per token.
+
+    Args:
+        params: all parameters; `params_non_embedding` leaves the embeddings out; `N` is what the law counts.
+        share: of the budget that training it takes.
+        hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
+        inference_flops_per_token: forward pass over the full context.
+        extrapolation: how many times N or D lie beyond what the law was fitted on; 1 within.
+    """
+
+    member: str
+    architecture: str = "gpt2"
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    params: int
+    params_non_embedding: int
+    N: float
+    tokens: int
+    tokens_per_param: float
+    flops: float
+    share: float | None
+    loss: float
+    ppl: float
+    interval_80: Interval | None = None
+    interval_95: Interval | None = None
+    hours: float | None = None
+    price: float | None = None
+    inference_flops_per_token: float
+    extrapolation: float = 1.0
+
+
+class OtherChoice(Record):
+    """What another law would choose for the same budget."""
+
+    law: str
+    source: str
+    choice: Choice
+
+
+class PlannedMember(Record):
+    """A member to train: shape, tokens, rungs, recipe, and the prediction if there is one yet."""
+
+    member: str
+    architecture: str = "gpt2"
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    n_positions: int
+    vocab_size: int
+    n_kv_head: int = 0
+    params: int
+    params_non_embedding: int
+    tokens: int = Field(ge=1)
+    rungs: tuple[int, ...] = ()
+    flops: float = Field(gt=0)
+    hours: float | None = None
+    recipe: Recipe
+    prediction: PlannedLoss | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        spec: ModelSpec,
+        *,
+        tokens: int,
+        recipe: Recipe,
+        rungs: tuple[int, ...] = (),
+        prediction: PlannedLoss | None = None,
+        hours: float | None = None,
+    ) -> Self:
+        """From a spec, with its exact counts."""
+        return cls(
+            member=name,
+            **{field: getattr(spec, field) for field in _SPEC_FIELDS},
+            params=params(spec),
+            params_non_embedding=params_non_embedding(spec),
+            tokens=tokens,
+            rungs=rungs,
+            flops=train_flops(spec, tokens),
+            hours=hours,
+            recipe=recipe,
+            prediction=prediction,
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shape alone."""
+        return ModelSpec(**{field: getattr(self, field) for field in _SPEC_FIELDS})
+
+
+_SPEC_FIELDS = tuple(field for field in ModelSpec.__dataclass_fields__ if field in PlannedMember.model_fields)
+
+
+class Seal(Record):
+    """When the plan was frozen, under which law, and the SHA-256 of its canonical JSON without this
+    digest.
+    """
+
+    sealed_at: str
+    law_sha256: str
+    digest: str
+
+
+class PlanFile(Document):
+    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained."""
+
+    KIND: ClassVar[str] = "plan"
+
+    budget: Budget | None = None
+    law: LawReference | None = None
+    recommended: Choice | None = None
+    frontier: tuple[Choice, ...] = ()
+    others: tuple[OtherChoice, ...] = ()
+    members: tuple[PlannedMember, ...] = ()
+    notes: tuple[str, ...] = ()
+    seal: Seal | None = None
+
+    def member(self, name: str) -> PlannedMember:
+        """The planned member of that name.
+
+        Raises:
+            BadInput: naming those there are.
+        """
+        for planned in self.members:
+            if planned.member == name:
+                return planned
+        known = ", ".join(planned.member for planned in self.members)
+        raise BadInput(f"member is {name!r}; the plan has {known or 'none'}")
+
+
+def digest(value: dict[str, object]) -> str:
+    """SHA-256 of a plan's JSON value, the seal's own digest left out."""
+    seal = value.get("seal")
+    bare = (
+        {**value, "seal": {k: v for k, v in seal.items() if k != "digest"}}
+        if isinstance(seal, dict)
+        else value
+    )
+    return sha256_bytes(canonical_json(bare))
+
+
+def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
+    """Write a plan; one that is sealed, or a file that is no plan, is replaced only when told.
+
+    Raises:
+        BadInput: such a file is there, or the folder cannot be written.
+    """
+    if path.exists() and not replace:
+        try:
+            there = PlanFile.read(path)
+        except BadInput as error:
+            raise BadInput(
+                f"{path} is there and is not a plan; give another --out, or --yes to replace it"
+            ) from error
+        if there.seal is not None:
+            raise BadInput(
+                f"{path} holds a plan sealed at {there.seal.sealed_at}; "
+                "give another --out, or --yes to replace it"
+            )
+    write_whole(path, plan.dump())

@@ -1,0 +1,255 @@
+"""Learning rate, batch size, warm-up, weight decay and betas as functions of the model and its tokens, rule
+by rule.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import Field
+
+from families import ModelSpec, params_kaplan, params_non_embedding, train_flops
+from families.errors import BadInput
+from families.units import nearest
+
+from .files import Record
+from .laws import KaplanFrontier
+
+Schedule = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; what a ladder's trunk needs
+
+DEFAULT_RULE = "width"
+LONGEST_WARMUP = (
+    0.1  # of the shortest run; a longer one bends the law at its small end (Porian et al. 2024, section 3.2)
+)
+SHORTEST_WARMUP = 10  # steps; Adam's second moments need a few to mean anything
+COOLDOWN = 0.2  # of the steps, for wsd (Hägele et al. 2024 find 10 to 20 % as good as cosine)
+
+
+class Recipe(Record):
+    """How a member is trained: AdamW, gradients clipped at `grad_clip`, learning rate `lr` at its height.
+
+    Args:
+        cooldown_fraction: the share of a branch's steps over which wsd decays to 0; cosine decays over all of
+        them.
+    """
+
+    rule: str
+    lr: float = Field(gt=0)
+    batch_sequences: int = Field(ge=1)
+    batch_tokens: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    warmup_steps: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    grad_clip: float = Field(gt=0)
+    schedule: Schedule = "wsd"
+    cooldown_fraction: float = Field(default=COOLDOWN, ge=0, le=1)
+    source: str
+
+    @property
+    def tokens(self) -> int:
+        """What the steps amount to."""
+        return self.steps * self.batch_tokens
+
+
+class _Advice(Record):
+    """What a rule says before rounding: None where it says nothing and the default rule fills in."""
+
+    lr: float
+    batch_tokens: float | None = None
+    warmup_steps: float | None = None  # given the batch, of these steps
+    weight_decay: float = 0.1  # Brown et al. 2020, appendix B
+    beta1: float = 0.9
+    beta2: float | None = None
+    source: str
+
+
+Rule = Callable[[ModelSpec, float], _Advice]
+
+_WIDTH_CAP = 1e-2  # beyond it small models of this family grow unstable
+_ANCHOR_LR, _ANCHOR_WIDTH = 1.0e-3, 640  # the middle of the card's three
+
+
+def _width(spec: ModelSpec, tokens: float) -> _Advice:
+    return _Advice(
+        lr=min(_WIDTH_CAP, _ANCHOR_LR * _ANCHOR_WIDTH / spec.n_embd),
+        source="lr in inverse proportion to width (Yang et al. 2022, muP), through 1.0e-3 at width 640 of "
+        "the GPT-2 card's family, at most 1e-2; batch by StepLaw; warm-up of as many tokens as parameters, "
+        "at most a tenth of the shortest run (Porian et al. 2024)",
+    )
+
+
+def _card(spec: ModelSpec, tokens: float) -> _Advice:
+    knots = ((512, 1.5e-3), (640, 1.0e-3), (768, 6e-4))  # the family's own training files
+    return _Advice(
+        lr=_through(knots, spec.n_embd),
+        batch_tokens=512 * 1024,
+        weight_decay=0.0,
+        beta2=0.999,
+        warmup_steps=0.01 * tokens / (512 * 1024),
+        source="the GPT-2 52M/83M/125M family's own training files; log-log between them, 1/width beyond",
+    )
+
+
+def _kaplan(spec: ModelSpec, tokens: float) -> _Advice:
+    size = params_kaplan(spec)
+    return _Advice(
+        lr=0.003239 - 0.0001395 * math.log(size),  # appendix D.6, eq. D.1
+        batch_tokens=KaplanFrontier().batch_tokens(size),
+        warmup_steps=3000,  # section 2.2
+        weight_decay=0.0,
+        beta2=0.999,
+        source="Kaplan et al. 2020: lr(N) of eq. D.1, the critical batch of table 6, 3000 steps of warm-up",
+    )
+
+
+def _porian(spec: ModelSpec, tokens: float) -> _Advice:
+    size = params_non_embedding(spec) + spec.vocab_size * spec.n_embd  # they count the head, not the lookup
+    return _Advice(
+        lr=3.7 * size**-0.36,
+        batch_tokens=0.7576 * size**0.703,
+        weight_decay=0.1,
+        source="Porian et al. 2024, arXiv:2406.19146: lr 3.7·N^-0.36, batch 0.7576·N^0.703 tokens, at 20 "
+        "tokens per parameter; beta2 higher at small batches; warm-up of N tokens",
+    )
+
+
+def _deepseek(spec: ModelSpec, tokens: float) -> _Advice:
+    compute = train_flops(spec, tokens)
+    return _Advice(
+        lr=0.3118 * compute**-0.1250,
+        batch_tokens=0.2920 * compute**0.3271,
+        warmup_steps=2000,
+        beta2=0.95,
+        source="Bi et al. 2024 (DeepSeek LLM), arXiv:2401.02954: lr 0.3118·C^-0.1250, "
+        "batch 0.2920·C^0.3271 tokens, 2000 steps of warm-up",
+    )
+
+
+def _steplaw(spec: ModelSpec, tokens: float) -> _Advice:
+    return _Advice(
+        lr=1.79 * params_non_embedding(spec) ** -0.713 * tokens**0.307,
+        batch_tokens=_steplaw_batch(tokens),
+        warmup_steps=2000,
+        beta2=0.95,
+        source="Li et al. 2025 (StepLaw), arXiv:2503.04715: lr 1.79·N^-0.713·D^0.307, "
+        "batch 0.58·D^0.571 tokens",
+    )
+
+
+def _steplaw_batch(tokens: float) -> float:
+    return float(0.58 * tokens**0.571)
+
+
+RULES: dict[str, Rule] = {
+    "width": _width,
+    "card": _card,
+    "kaplan": _kaplan,
+    "porian": _porian,
+    "deepseek": _deepseek,
+    "steplaw": _steplaw,
+}
+
+
+def recipe(
+    spec: ModelSpec,
+    tokens: float,
+    *,
+    rule: str = DEFAULT_RULE,
+    schedule: Schedule = "wsd",
+    batch_tokens: float | None = None,
+    shortest: float | None = None,
+) -> Recipe:
+    """What a rule advises for a model and its tokens, made realisable: whole sequences, whole steps.
+
+    Args:
+        batch_tokens: a batch in place of the rule's, for members of a ladder that share one.
+        shortest: tokens of the shortest run or rung that shares the warm-up, which may take a tenth of it at
+        most.
+
+    Raises:
+        BadInput: no such rule, tokens that are not positive, or a learning rate that the rule puts at 0 or
+        below.
+    """
+    if rule not in RULES:
+        raise BadInput(f"rule is {rule!r}; {nearest(rule, RULES)}")
+    if not (math.isfinite(tokens) and tokens >= 1):
+        raise BadInput(f"tokens is {tokens:g}; it must be at least 1")
+    advice = RULES[rule](spec, tokens)
+    if advice.lr <= 0:
+        raise BadInput(
+            f"rule {rule} gives {spec.shape} a learning rate of {advice.lr:g}; it does not reach this size"
+        )
+    wanted = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
+    sequences = _whole_sequences(wanted, spec.n_positions, tokens)
+    batch = sequences * spec.n_positions
+    steps = max(1, round(tokens / batch))
+    warmup = (
+        max(SHORTEST_WARMUP, params_non_embedding(spec) / batch)
+        if advice.warmup_steps is None
+        else advice.warmup_steps
+    )
+    longest = LONGEST_WARMUP * min(steps, (shortest or tokens) / batch)
+    return Recipe(
+        rule=rule,
+        lr=_rounded(advice.lr),
+        batch_sequences=sequences,
+        batch_tokens=batch,
+        steps=steps,
+        warmup_steps=int(min(warmup, longest)),
+        weight_decay=advice.weight_decay,
+        beta1=advice.beta1,
+        beta2=_beta2(batch) if advice.beta2 is None else advice.beta2,
+        grad_clip=1.0,
+        schedule=schedule,
+        source=advice.source,
+    )
+
+
+def recipes(spec: ModelSpec, tokens: float) -> dict[str, Recipe]:
+    """What every rule advises, by its name; a rule that does not reach this size is left out."""
+    advised = {}
+    for name in RULES:
+        try:
+            advised[name] = recipe(spec, tokens, rule=name)
+        except BadInput:
+            continue
+    return advised
+
+
+def critical_batch(loss: float) -> float:
+    """Kaplan's critical batch size in tokens, 2e8·L^(-1/0.21) (Kaplan et al. 2020, eq. 5.3)."""
+    return float(2e8 * loss ** (-1 / 0.21))
+
+
+def _beta2(batch_tokens: int) -> float:
+    """A longer memory where the batch is small and its gradient noisy (Porian et al. 2024, section 4)."""
+    return 0.99 if batch_tokens < 2**18 else 0.95
+
+
+def _whole_sequences(batch_tokens: float, n_positions: int, tokens: float) -> int:
+    """Sequences per step: a multiple of 8 where there are so many, and never so many that a run is under 20
+    steps.
+    """
+    sequences = max(1.0, batch_tokens / n_positions)
+    most = max(1, int(tokens / n_positions / 20))
+    whole = 8 * round(sequences / 8) if sequences >= 12 else round(sequences)
+    return max(1, min(whole, most))
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits: a learning rate means no more."""
+    return float(f"{value:.3g}")
+
+
+def _through(knots: tuple[tuple[int, float], ...], width: int) -> float:
+    """Log-log interpolation; 1/width beyond the ends."""
+    if width <= knots[0][0]:
+        return knots[0][1] * knots[0][0] / width
+    for (x0, y0), (x1, y1) in pairwise(knots):
+        if width <= x1:
+            share = math.log(width / x0) / math.log(x1 / x0)
+            return float(y0 ** (1 - share) * y1**share)
+    return knots[-1][1] * knots[-1][0] / width

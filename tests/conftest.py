@@ -1,0 +1,25 @@
+"""What tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cli():
+    """Run the console script in a process of its own, as a person would: cli("plan", "--budget", "1e18")."""
+
+    def run(*arguments, cwd=None, **environment):
+        return subprocess.run(
+            [Path(sys.executable).with_name("scaling"), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
+            env={**os.environ, **environment},
+        )
+
+    return run

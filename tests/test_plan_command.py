@@ -1,0 +1,113 @@
+"""scaling plan: fast, light, and in one line where it cannot."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "transformers", "matplotlib", "scipy", "pandas")
+
+
+def test_the_card_in_json(cli):
+    result = cli("plan", "--law", "kaplan", "--budget", "02:44@8xA100", "--mfu", "0.0684", "--json")
+    value = json.loads(result.stdout)
+    assert value["mfu"] == 0.0684
+    assert value["budget_flops"] == pytest.approx(9840 * 8 * 312e12 * 0.0684)
+    chosen = value["recommended"]
+    assert {"member", "params", "tokens", "loss", "ppl", "hours"} <= chosen.keys()
+    assert (chosen["member"], chosen["params"]) == ("gpt2-52m", 51_475_968)
+    assert chosen["ppl"] == 32.54483020726001
+    assert chosen["hours"] == pytest.approx(0.985 * (2 + 44 / 60), rel=1e-3)
+    assert all(
+        {"member", "params", "tokens", "loss", "ppl", "hours"} <= choice.keys()
+        for choice in value["frontier"]
+    )
+    assert "chinchilla" in value["others"]
+
+
+def test_the_text_says_assumed_and_what_chinchilla_would_choose(cli):
+    result = cli("plan", "--law", "kaplan", "--budget", "04:52@8xA100", "--mfu", "0.0748")
+    assert "assumed" in result.stdout
+    assert "gpt2-83m" in result.stdout
+    assert "chinchilla would" in result.stdout
+    assert "counts as affordable" in result.stderr
+    assert max(len(line) for line in result.stdout.splitlines()) <= 120
+
+
+def test_without_study_or_out_it_writes_nothing(cli, tmp_path):
+    cli("plan", "--budget", "8xA100-hours", cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_takes_under_six_tenths_of_a_second(cli):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        cli("plan", "--budget", "8xA100-hours", "--json")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.6
+
+
+def test_no_heavy_library_is_loaded():
+    code = (
+        "import sys; sys.argv = ['scaling', 'plan', '--budget', '8xA100-hours', '--json']\n"
+        "from scaling.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_a_hostile_folder_does_not_matter(cli, tmp_path):
+    for name in ("train.py", "plots.py", "scaling.py", "families.py", "numpy.py"):
+        (tmp_path / name).write_text("raise SystemExit('hostile code ran')\n")
+    result = cli("plan", "--budget", "1.4e18", "--json", cwd=tmp_path)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["recommended"]
+
+
+def test_a_study_holds_the_sealed_plan_and_it_is_not_lost(cli, tmp_path):
+    arguments = ("plan", "--budget", "1e19", "--study", str(tmp_path / "study"), "--json")
+    value = json.loads(cli(*arguments).stdout)
+    path = tmp_path / "study" / "plan.json"
+    assert value["path"] == str(path)
+    assert json.loads(path.read_text())["seal"]["sealed_at"] == value["sealed_at"]
+    again = cli(*arguments)
+    assert again.returncode == 2
+    assert "--out" in again.stderr
+    assert cli(*arguments, "--yes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--budget", "8xZ9000-hours"), "known: "),
+        (("--budget", "0"), "positive"),
+        (("--budget", "1e18", "--law", "kaplam"), "did you mean kaplan"),
+        (("--budget", "1e18", "--law", "nowhere/law.json"), "does not exist"),
+        (("--budget", "1e18", "--family", "gpt-2"), "did you mean gpt2"),
+        (("--budget", "8xA100-hours", "--mfu", "40"), "mfu"),
+        (("--budget", "1e3"), "cheapest"),
+        (("--budget", "1e18", "--on", "8xZ1"), "accelerator"),
+        ((), "--budget"),
+        (("--budget", "1e18", "--bugdet", "2"), "No such option"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2_and_nothing_is_written(cli, tmp_path, arguments, said):
+    result = cli("plan", *arguments, "--out", str(tmp_path / "plan.json"), cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert said in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_is_one_line(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = cli("plan", "--budget", "1e18", "--out", str(tmp_path / "file" / "plan.json"))
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
