@@ -1,6 +1,6 @@
 """How big a model is and what it costs, with the convention in the name of each number."""
 
-from .architectures import architecture
+from .architectures import Attention, architecture
 from .spec import ModelSpec
 
 
@@ -39,20 +39,68 @@ def train_flops(spec: ModelSpec, tokens: float) -> float:
     return train_flops_per_token(spec) * tokens
 
 
-def training_memory(spec: ModelSpec, micro_batch: int, bytes_per_activation: int = 4) -> dict[str, int]:
-    """Bytes by part to train with AdamW in 32-bit states, without activation checkpointing.
+def training_memory(
+    spec: ModelSpec,
+    micro_batch: int,
+    *,
+    checkpointing: bool = False,
+    attention: Attention = "sdpa",
+    activation_bytes: int = 4,
+) -> dict[str, int]:
+    """Bytes by part at the peak of one training step with AdamW, weights and states in 32 bits, dropout off.
 
-    Activations are counted per layer and token as what autograd keeps in eager attention: the inputs of each
-    matmul, norm and non-linearity (about 16·n_embd + 3·n_inner values) and two score matrices of
-    n_head·n_positions; then the logits, kept thrice (logits, log-probabilities, their gradient).
+    Activations and a third of the logits are what autograd keeps, to the byte in 32-bit arithmetic for two or
+    more heads and sequences (a test; with one, some views need no copies). The logits and their gradient are
+    the other two thirds. With checkpointing a block keeps its input alone, and one
+    block at a time is computed again. The allocator's slack, the libraries' workspaces and the device's own
+    context come on top: PyTorch's CUDA context and cuBLAS workspace take about 0.6 GB.
+
+    Args:
+        micro_batch: sequences of n_positions tokens in one forward pass.
+        activation_bytes: 4, or 2 for bf16 autocast, where the halves of the activations that stay in 32 bits
+            and the copies of the weights make this an estimate.
     """
     count = params(spec)
     tokens = micro_batch * spec.n_positions
-    per_token = spec.n_layer * (16 * spec.n_embd + 3 * spec.n_inner + 2 * spec.n_head * spec.n_positions)
+    saved = architecture(spec.architecture).saved(spec, micro_batch, attention)
+    if checkpointing:
+        blocks = spec.n_layer * 4 * tokens * spec.n_embd + saved.layer
+    else:
+        blocks = spec.n_layer * saved.layer
     return {
         "weights": 4 * count,
         "gradients": 4 * count,
         "optimizer": 8 * count,
-        "activations": bytes_per_activation * tokens * per_token,
-        "logits": 3 * 4 * tokens * spec.vocab_size,
+        "activations": blocks * activation_bytes // 4 + saved.trunk,
+        "logits": 3 * saved.logits,
     }
+
+
+def largest_micro_batch(
+    spec: ModelSpec,
+    memory: float,
+    *,
+    most: int = 1024,
+    checkpointing: bool = False,
+    activation_bytes: int = 4,
+) -> int:
+    """The largest power of two of sequences whose training step fits into so many bytes; 0 if not even one
+    does.
+    """
+    best, batch = 0, 1
+    while batch <= most:
+        parts = training_memory(spec, batch, checkpointing=checkpointing, activation_bytes=activation_bytes)
+        if sum(parts.values()) > memory:
+            break
+        best, batch = batch, 2 * batch
+    return best
+
+
+def inference_flops_per_token(spec: ModelSpec) -> float:
+    """FLOPs of one forward pass per token over the full context: a third of training's."""
+    return train_flops_per_token(spec) / 3
+
+
+def key_value_bytes_per_token(spec: ModelSpec, bytes_per_value: int = 2) -> int:
+    """What a decoder's cache holds for each token of the context."""
+    return 2 * spec.n_layer * spec.n_kv_head * (spec.n_embd // spec.n_head) * bytes_per_value

@@ -4,10 +4,14 @@ from typing import Any
 
 from ..errors import BadInput
 from ..spec import ModelSpec
+from .base import Attention, Saved, score_values, train_flops
 
 
 class GPT2:
     """Counts for transformers' GPT2LMHeadModel."""
+
+    config_class = "GPT2Config"
+    model_class = "GPT2LMHeadModel"
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """By part. With n_inner = 4d the sum is n_layer·(12d² + 13d) + V·d + T·d + 2d."""
@@ -20,6 +24,10 @@ class GPT2:
             "layer_norm": layers * 4 * d + 2 * d,
         }
 
+    def counts(self, spec: ModelSpec) -> dict[str, int]:
+        """One class: the head is tied, and GPT2Model counts the same."""
+        return {self.model_class: sum(self.parameters(spec).values())}
+
     def default_inner(self, n_embd: int) -> int:
         """Four times the width."""
         return 4 * n_embd
@@ -29,14 +37,22 @@ class GPT2:
         return ("token_embedding", "position_embedding")
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward: 6 per matmul weight, the head among them, and 12·n_layer·n_embd·n_positions
-        for attention scores and values over the full context, as an eager kernel computes them (Chowdhery et
-        al. 2022, appendix B, without the causal half). Lookups, norms, biases, softmax and activations are
-        left out.
-        """
+        """Forward and backward, the tied head among the matmuls."""
         d = spec.n_embd
-        matmul_weights = spec.n_layer * (4 * d * d + 2 * d * spec.n_inner) + spec.vocab_size * d
-        return 6 * matmul_weights + 12 * spec.n_layer * d * spec.n_positions
+        return train_flops(spec.n_layer * (4 * d * d + 2 * d * spec.n_inner) + spec.vocab_size * d, spec)
+
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+        """Per layer and token: inputs and outputs of both norms and their two statistics, q, k, v and the
+        attention's output (transformers' fused path copies two of them), five feed-forward values of gelu_new
+        written out.
+        """
+        tokens, d = batch * spec.n_positions, spec.n_embd
+        attention_values = (8 if attention == "eager" else 10) * d + score_values(spec, attention)
+        layer = attention_values + 5 * spec.n_inner + 4
+        trunk = (
+            4 * tokens * (2 * d + 2) + 16 * tokens + 8 * spec.n_positions + 4
+        )  # 64-bit ids, labels, positions
+        return Saved(layer=4 * tokens * layer, trunk=trunk, logits=4 * tokens * spec.vocab_size)
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.

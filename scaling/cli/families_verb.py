@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from families import MEMBERS, accounting, member
 from families.architectures import architecture
 from families.units import format_size
 
 from .show import JsonOption, print_json, say, table
 
-app = typer.Typer(help="Published members of model families: list, show, emit a Hugging Face config.", no_args_is_help=True)
+app = typer.Typer(
+    help="Published members of model families: list, show, emit a Hugging Face config.", no_args_is_help=True
+)
 
 
 @app.command("list", epilog="Example: scaling families list --json")
@@ -43,11 +46,19 @@ def show_member(
     if as_json:
         print_json(fact)
         return
-    say(f"{fact['member']}: {fact['architecture']} L{fact['n_layer']} d{fact['n_embd']} h{fact['n_head']}, {fact['source']}")
+    say(f"{fact['member']}: {fact['architecture']} L{fact['n_layer']} d{fact['n_embd']} h{fact['n_head']}")
+    say(f"source: {fact['source']}")
     rows = [[part, f"{count:,}"] for part, count in fact["parameters_by_part"].items()]
     say(table(["part", "parameters"], [*rows, ["all", f"{fact['params']:,}"]]))
-    say(f"without embeddings {fact['params_non_embedding']:,}; Kaplan's 12·n_layer·n_embd² {fact['params_kaplan']:,}")
-    say(f"training FLOPs per token {fact['train_flops_per_token']:,} (exact; 6N would be {6 * fact['params']:,})")
+    say("; ".join(f"{name} {count:,}" for name, count in fact["counts"].items()) + " in transformers")
+    say(f"without embeddings {fact['params_non_embedding']:,}; Kaplan's N {fact['params_kaplan']:,}")
+    flops = fact["train_flops_per_token"]
+    say(f"training FLOPs per token {flops:,} (exact; 6N would be {6 * fact['params']:,})")
+    memory = fact["training_memory"]
+    say(
+        "training memory, one sequence, fp32: "
+        + ", ".join(f"{k} {format_size(v)}B" for k, v in memory.items())
+    )
 
 
 @app.command(epilog="Example: scaling families emit gpt2-83m --out gpt2-83m")
@@ -61,7 +72,9 @@ def emit(
 
     path = write_config(member(name).spec, out)
     if as_json:
-        print_json({"member": member(name).name, "path": str(path), "params": accounting.params(member(name).spec)})
+        print_json(
+            {"member": member(name).name, "path": str(path), "params": accounting.params(member(name).spec)}
+        )
     else:
         say(f"wrote {path}: {accounting.params(member(name).spec):,} parameters")
 
@@ -81,8 +94,10 @@ def _facts(name: str) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "parameters_by_part": accounting.parameters(spec),
         "params": accounting.params(spec),
+        "counts": architecture(spec.architecture).counts(spec),
         "params_non_embedding": accounting.params_non_embedding(spec),
         "params_kaplan": accounting.params_kaplan(spec),
         "train_flops_per_token": accounting.train_flops_per_token(spec),
+        "training_memory": accounting.training_memory(spec, 1),
         "hugging_face": architecture(spec.architecture).to_hugging_face(spec),
     }

@@ -1,0 +1,73 @@
+"""What an architecture's file provides, and what the files share."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ..spec import ModelSpec
+
+Attention = Literal["sdpa", "eager"]  # a fused kernel, or scores written out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """Bytes that autograd keeps from a 32-bit forward pass with labels, dropout off, weights not counted.
+
+    layer: of one block. trunk: outside the blocks, embeddings to the head's input, indices among it.
+    logits: the log-probabilities that the loss keeps.
+    """
+
+    layer: int
+    trunk: int
+    logits: int
+
+
+class Architecture(Protocol):
+    """One per file. All counts are exact and checked against transformers and torch.
+
+    config_class, model_class: names in transformers; model_class is what is trained, and what `parameters`
+    counts.
+    """
+
+    config_class: str
+    model_class: str
+
+    def parameters(self, spec: ModelSpec) -> dict[str, int]:
+        """Trainable parameters by part; the parts sum to transformers' own count of model_class."""
+
+    def counts(self, spec: ModelSpec) -> dict[str, int]:
+        """All parameters by transformers' class, where one spec makes several models."""
+
+    def default_inner(self, n_embd: int) -> int:
+        """The feed-forward width that goes with a width, where nothing else is said."""
+
+    def embedding_parts(self) -> tuple[str, ...]:
+        """Names of the parts that are lookups."""
+
+    def train_flops_per_token(self, spec: ModelSpec) -> int:
+        """Forward and backward FLOPs per token."""
+
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+        """What autograd keeps for a batch of whole sequences."""
+
+    def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
+        """Keyword arguments of the Hugging Face config."""
+
+    def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
+        """The spec of a Hugging Face config.
+
+        Raises:
+            BadInput: a config that this program would count wrongly.
+        """
+
+
+def train_flops(matmul_weights: int, spec: ModelSpec) -> int:
+    """6 per matmul weight, and 12·n_layer·n_embd·n_positions for attention scores and values over the full
+    context, as an eager kernel computes them (Chowdhery et al. 2022, appendix B, without the causal half).
+    Lookups, norms, biases, softmax and activations are left out.
+    """
+    return 6 * matmul_weights + 12 * spec.n_layer * spec.n_embd * spec.n_positions
+
+
+def score_values(spec: ModelSpec, attention: Attention) -> int:
+    """Per token and layer: the softmax written out, or the fused kernel's one normaliser per head."""
+    return spec.n_head * (spec.n_positions if attention == "eager" else 1)

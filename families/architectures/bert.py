@@ -1,0 +1,101 @@
+"""BERT: post-norm encoder, learned positions, two segments, tied masked-LM head (Devlin et al. 2019)."""
+
+from typing import Any
+
+from ..errors import BadInput
+from ..spec import ModelSpec
+from .base import Attention, Saved, score_values, train_flops
+
+SEGMENTS = 2
+
+
+class Bert:
+    """Counts for transformers' BertForMaskedLM, which is what is trained; `counts` has the bare encoder
+    besides.
+    """
+
+    config_class = "BertConfig"
+    model_class = "BertForMaskedLM"
+
+    def parameters(self, spec: ModelSpec) -> dict[str, int]:
+        """By part. The head is a dense layer, a norm, and the tied table with a bias of its own."""
+        d, inner, layers = spec.n_embd, spec.n_inner, spec.n_layer
+        return {
+            "token_embedding": spec.vocab_size * d,
+            "position_embedding": spec.n_positions * d,
+            "segment_embedding": SEGMENTS * d,
+            "attention": layers * (4 * d * d + 4 * d),
+            "feed_forward": layers * (2 * d * inner + inner + d),
+            "layer_norm": layers * 4 * d + 2 * d,
+            "head": d * d + 3 * d + spec.vocab_size,
+        }
+
+    def counts(self, spec: ModelSpec) -> dict[str, int]:
+        """The masked LM, and the encoder with its pooler, which is the size people quote."""
+        parts = self.parameters(spec)
+        whole = sum(parts.values())
+        pooler = spec.n_embd * spec.n_embd + spec.n_embd
+        return {self.model_class: whole, "BertModel": whole - parts["head"] + pooler}
+
+    def default_inner(self, n_embd: int) -> int:
+        """Four times the width."""
+        return 4 * n_embd
+
+    def embedding_parts(self) -> tuple[str, ...]:
+        """The head's matmul is tied to the token embedding."""
+        return ("token_embedding", "position_embedding", "segment_embedding")
+
+    def train_flops_per_token(self, spec: ModelSpec) -> int:
+        """Forward and backward, the head computed at every position, masked or not, as transformers does."""
+        d = spec.n_embd
+        blocks = spec.n_layer * (4 * d * d + 2 * d * spec.n_inner)
+        return train_flops(blocks + d * d + spec.vocab_size * d, spec)
+
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+        """Per layer and token: the block's input, q, k, v, the attention's output, both norms' inputs and
+        statistics, one norm's output, two feed-forward values.
+        """
+        tokens, d = batch * spec.n_positions, spec.n_embd
+        layer = 8 * d + score_values(spec, attention) + 2 * spec.n_inner + 4
+        trunk = (
+            4 * tokens * (5 * d + 4) + 16 * tokens + 8 * spec.n_positions + 4
+        )  # 64-bit ids, labels, positions
+        return Saved(layer=4 * tokens * layer, trunk=trunk, logits=4 * tokens * spec.vocab_size)
+
+    def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
+        """Arguments of BertConfig, dropout off."""
+        return {
+            "vocab_size": spec.vocab_size,
+            "hidden_size": spec.n_embd,
+            "num_hidden_layers": spec.n_layer,
+            "num_attention_heads": spec.n_head,
+            "intermediate_size": spec.n_inner,
+            "max_position_embeddings": spec.n_positions,
+            "type_vocab_size": SEGMENTS,
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+        }
+
+    def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
+        """The spec of a BertConfig's dictionary; keys that a config leaves out take BertConfig's defaults."""
+        if not config.get("tie_word_embeddings", True):
+            raise BadInput("tie_word_embeddings is false; BERT is counted with a tied head")
+        if config.get("type_vocab_size", SEGMENTS) != SEGMENTS:
+            raise BadInput(
+                f"type_vocab_size is {config['type_vocab_size']}; BERT is counted with {SEGMENTS} segments"
+            )
+        return ModelSpec(
+            architecture="bert",
+            n_layer=config.get("num_hidden_layers", 12),
+            n_head=config.get("num_attention_heads", 12),
+            n_embd=config.get("hidden_size", 768),
+            n_inner=config.get("intermediate_size", 3072),
+            n_positions=config.get("max_position_embeddings", 512),
+            vocab_size=config.get("vocab_size", 30522),
+        )

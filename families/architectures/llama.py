@@ -1,0 +1,108 @@
+"""Llama: pre-norm decoder with RMSNorm, SwiGLU, rotary positions, grouped queries (Touvron et al. 2023)."""
+
+from typing import Any
+
+from ..errors import BadInput
+from ..spec import ModelSpec
+from .base import Attention, Saved, score_values, train_flops
+
+
+class Llama:
+    """Counts for transformers' LlamaForCausalLM with a head of its own and no biases."""
+
+    config_class = "LlamaConfig"
+    model_class = "LlamaForCausalLM"
+
+    def parameters(self, spec: ModelSpec) -> dict[str, int]:
+        """By part. Positions are rotations and have no parameters."""
+        d, layers = spec.n_embd, spec.n_layer
+        return {
+            "token_embedding": spec.vocab_size * d,
+            "attention": layers * (2 * d * d + 2 * d * _kv_width(spec)),
+            "feed_forward": layers * 3 * d * spec.n_inner,
+            "rms_norm": layers * 2 * d + d,
+            "head": spec.vocab_size * d,
+        }
+
+    def counts(self, spec: ModelSpec) -> dict[str, int]:
+        """The language model, and the trunk without its head."""
+        parts = self.parameters(spec)
+        whole = sum(parts.values())
+        return {self.model_class: whole, "LlamaModel": whole - parts["head"]}
+
+    def default_inner(self, n_embd: int) -> int:
+        """8/3 of the width, so that three matrices cost what GPT-2's two do, up to a multiple of 256 (or of
+        64 below width 768).
+        """
+        multiple = 256 if n_embd >= 768 else 64
+        return -(-8 * n_embd // (3 * multiple)) * multiple
+
+    def embedding_parts(self) -> tuple[str, ...]:
+        """The head is a matrix of its own and counts as one."""
+        return ("token_embedding",)
+
+    def train_flops_per_token(self, spec: ModelSpec) -> int:
+        """Forward and backward. Grouped queries save weights, not scores."""
+        parts = self.parameters(spec)
+        return train_flops(parts["attention"] + parts["feed_forward"] + parts["head"], spec)
+
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+        """Per layer and token: three values of each norm and its statistic, q, the attention's output, k and
+        v (copied out to every head in eager attention), four feed-forward values.
+        """
+        tokens, d = batch * spec.n_positions, spec.n_embd
+        keys_and_values = 2 * (d if attention == "eager" else _kv_width(spec))
+        layer = 8 * d + keys_and_values + score_values(spec, attention) + 4 * spec.n_inner + 2
+        rotations = 8 * spec.n_positions * (d // spec.n_head)  # cosines and sines, once for all layers
+        trunk = 4 * tokens * (3 * d + 1) + 16 * tokens + rotations + 4  # 64-bit ids and labels
+        return Saved(layer=4 * tokens * layer, trunk=trunk, logits=4 * tokens * spec.vocab_size)
+
+    def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
+        """Arguments of LlamaConfig."""
+        return {
+            "vocab_size": spec.vocab_size,
+            "hidden_size": spec.n_embd,
+            "num_hidden_layers": spec.n_layer,
+            "num_attention_heads": spec.n_head,
+            "num_key_value_heads": spec.n_kv_head,
+            "intermediate_size": spec.n_inner,
+            "max_position_embeddings": spec.n_positions,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "initializer_range": 0.02,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "tie_word_embeddings": False,
+            "use_cache": True,
+            "bos_token_id": spec.vocab_size - 1,
+            "eos_token_id": spec.vocab_size - 1,
+        }
+
+    def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
+        """The spec of a LlamaConfig's dictionary; keys that a config leaves out take LlamaConfig's
+        defaults.
+        """
+        for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
+            if config.get(name, False):
+                raise BadInput(f"{name} is true; Llama is counted with a head of its own and without biases")
+        heads, width = config.get("num_attention_heads", 32), config.get("hidden_size", 4096)
+        head_dim = config.get("head_dim") or width // heads
+        if head_dim * heads != width:
+            raise BadInput(
+                f"head_dim is {head_dim}; Llama is counted with hidden_size/heads, {width // heads}"
+            )
+        return ModelSpec(
+            architecture="llama",
+            n_layer=config.get("num_hidden_layers", 32),
+            n_head=heads,
+            n_embd=width,
+            n_inner=config.get("intermediate_size", 11008),
+            n_positions=config.get("max_position_embeddings", 2048),
+            vocab_size=config.get("vocab_size", 32000),
+            n_kv_head=config.get("num_key_value_heads") or 0,
+        )
+
+
+def _kv_width(spec: ModelSpec) -> int:
+    return spec.n_kv_head * (spec.n_embd // spec.n_head)
