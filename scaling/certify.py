@@ -15,7 +15,7 @@ from .starts import starts
 Array = NDArray[np.float64]
 AGREEMENT = 1e-6  # relative difference of objectives at which two starts have found one optimum
 GRADIENT = 1e-5  # largest scaled gradient of a converged fit
-CONDITION = 1e10  # of the Hessian with unit diagonal
+CONDITION = 1e7  # of J'J with unit diagonal; public tables that tell the constants apart stay below 1e5
 GAMMA_RANGE = (
     0.03,
     30.0,

@@ -1,80 +1,103 @@
-"""The default predictor: a few forms, weighted by how well each predicts the expensive part of the data from
-the cheap part.
+"""The default predictor: a few forms, weighted by how well each foretells the expensive rows from the cheap ones.
+
+Constants have a weak prior from published fits, since a table of thirty rows does not tell six constants apart and the
+ones it leaves open decide the next decade. Three strengths of it and Chinchilla's form compete (docs/math.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .optimise import G_, SHAPES, Problem, Shape, log_loss, minimise
+from .local import Local
+from .optimise import SHAPES, Problem, Shape, log_loss, minimise
 from .starts import starts
 
 Array = NDArray[np.float64]
-PRIOR_CENTRE = np.array([0.0, 0.0, 0.0, 0.35, 0.35, np.log(0.7)])
-PRIOR_WIDTH = np.array([0.5, 2.0, 2.0, 0.2, 0.2, 0.6])
-FEWEST_TRAINING_ROWS = 6
+DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
+# Prior of θ. Slopes of the two terms: Kaplan 0.08 to Porian 0.5, most 0.25 to 0.45. gamma: 0.35 to 1 over public tables.
+SLOPE, SLOPE_WIDTH = 0.35, 0.1
+LOG_GAMMA, LOG_GAMMA_WIDTH = float(np.log(0.7)), 0.4
+FLOOR_SHARE, FLOOR_WIDTH = 0.6, 0.3  # E as a share of the smallest loss, and the deviation of its logarithm
+TERM_SHARE, TERM_WIDTH = 0.3, 1.0  # each term in mid-data, as a share of the smallest loss
+WIDTHS = np.array([FLOOR_WIDTH, TERM_WIDTH, TERM_WIDTH, SLOPE_WIDTH, SLOPE_WIDTH, LOG_GAMMA_WIDTH])
+FEWEST_TRAINING_ROWS = 8
 FEWEST_HELD_ROWS = 2
-DECADES = (0.3, 0.5, 0.75, 1.0)  # how far below the largest compute the rollouts cut
-UNTESTED_ERROR = (
-    0.02  # rms log error over a decade where no rollout can be made (measured means: 0.013 to 0.023)
-)
+CUTS = (0.3, 0.5, 0.75, 1.0)  # decades of compute below the largest at which rollouts cut
+MOST_ROLLOUT_ROWS = 600  # larger tables are thinned evenly in compute
+USUAL_NOISE = 3e-3  # of log loss between like runs; counts as one row where rows are few
+SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, tell nothing
+UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' mean error over public tables
+USUAL_DRIFT = 0.008  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
+USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are few, and all from its cheap end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A form of the default predictor. emphasis κ weighs a row by (C/C_max)^κ, so that expensive runs count
-    more.
-    """
+    """A form of the default predictor: `strength` multiplies the prior, `share` is its weight before any rollout."""
 
     name: str
     shape: Shape
-    emphasis: float = 0.0
-    prior: bool = True
+    strength: float
+    share: float = 1.0
 
 
 CANDIDATES = (
-    Candidate(name="chinchilla", shape=SHAPES["chinchilla"]),
-    Candidate(name="general", shape=SHAPES["general"]),
+    Candidate(name="general, weak prior", shape=SHAPES["general"], strength=0.5),
+    Candidate(name="general", shape=SHAPES["general"], strength=2.0),
+    Candidate(name="general, strong prior", shape=SHAPES["general"], strength=6.0),
+    Candidate(name="chinchilla", shape=SHAPES["chinchilla"], strength=2.0, share=0.5),
 )
 
 
-def problem_of(candidate: Candidate, N: Array, D: Array, L: Array, *, delta: float, scale: float) -> Problem:
-    """Rows with the candidate's weights and prior. `scale` is the mean |residual|, which sets what the prior
-    weighs.
-    """
-    C = N * D
-    weights = (C / C.max()) ** candidate.emphasis
-    problem = Problem.of(N, D, L, delta=delta, weights=weights * (len(C) / weights.sum()))
-    if not candidate.prior:
-        return problem
-    centre = PRIOR_CENTRE.copy()
-    low = float(problem.y.min())
-    centre[0] = low + np.log(0.6)
-    centre[1] = centre[2] = low + np.log(0.3)
-    return Problem.of(
-        N,
-        D,
-        L,
-        delta=delta,
-        weights=problem.weights,
-        centre=centre,
-        precision=delta * max(scale, delta) / PRIOR_WIDTH**2,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows as the candidates see them; `noise` is the variance of log loss about a law, the
+    unit in which the prior is weighed."""
+
+    N: Array
+    D: Array
+    L: Array
+    noise: float
+
+    @classmethod
+    def of(cls, N: Array, D: Array, L: Array) -> "Table":
+        """Weigh the rows by a first fit of the general form with hardly any prior."""
+        rough = cls(N=N, D=D, L=L, noise=1e-5)
+        few = rough.thinned()
+        problem = few.problem(CANDIDATES[0])
+        theta = solve(problem, CANDIDATES[0].shape)
+        r = np.abs(log_loss(theta[None], problem.x, problem.z)[0] - problem.y)
+        cost = float(np.where(r < DELTA, 0.5 * r * r, DELTA * (r - 0.5 * DELTA)).sum())
+        freedom = max(len(r) - len(CANDIDATES[0].shape.free), 0)
+        return replace(rough, noise=(2 * cost + USUAL_NOISE**2) / (freedom + 1))
+
+    def thinned(self) -> "Table":
+        """At most MOST_ROLLOUT_ROWS rows, evenly in compute."""
+        if len(self.N) <= MOST_ROLLOUT_ROWS:
+            return self
+        order = np.argsort(self.N * self.D, kind="stable")
+        keep = order[np.linspace(0, len(order) - 1, MOST_ROLLOUT_ROWS).round().astype(int)]
+        return self.rows(keep)
+
+    def rows(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> "Table":
+        """Some of the rows."""
+        return replace(self, N=self.N[keep], D=self.D[keep], L=self.L[keep])
+
+    def problem(self, candidate: Candidate) -> Problem:
+        """The rows with the candidate's prior."""
+        problem = Problem.of(self.N, self.D, self.L, delta=DELTA)
+        low = float(problem.y.min())
+        term = low + np.log(TERM_SHARE)
+        centre = np.array([low + np.log(FLOOR_SHARE), term, term, SLOPE, SLOPE, LOG_GAMMA])
+        return replace(problem, centre=centre, precision=candidate.strength * self.noise / WIDTHS**2)
 
 
 def solve(problem: Problem, shape: Shape) -> Array:
-    """The best θ (6,) of one problem."""
-    solution = minimise(problem, shape, starts(problem, shape, 6))
+    """The best θ (6,) of one problem, from four starts."""
+    solution = minimise(problem, shape, starts(problem, shape, 4))
     return np.asarray(solution.theta[int(np.nanargmin(solution.objective))])
-
-
-def residual_scale(N: Array, D: Array, L: Array, delta: float) -> float:
-    """Mean |log residual| of the plain general form: the noise of these rows and what no law catches."""
-    problem = problem_of(Candidate(name="", shape=SHAPES["general"]), N, D, L, delta=delta, scale=0.005)
-    theta = solve(problem, SHAPES["general"])
-    return float(np.abs(log_loss(theta[None], problem.x, problem.z)[0] - problem.y).mean())
 
 
 def predict_log(problem: Problem, theta: Array, N: Array, D: Array) -> Array:
@@ -83,56 +106,68 @@ def predict_log(problem: Problem, theta: Array, N: Array, D: Array) -> Array:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rollouts:
-    """Errors of each candidate on rows held out above a cut in compute.
+class Cut:
+    """One rollout: fitted below a cut in compute, scored above. Shapes (candidates, rows), logs of loss."""
 
-    errors: log predicted − log actual, shape (candidates, held rows of all cuts); decades: log10 of how far beyond the
-    training part each held row lies; cut: which cut it belongs to.
-    """
+    cheap: Table
+    held: Table
+    fitted: Array
+    foretold: Array
 
-    errors: Array
-    decades: Array
-    cut: NDArray[np.intp]
+    @property
+    def errors(self) -> Array:
+        """log foretold − log actual."""
+        return np.asarray(self.foretold - np.log(self.held.L))
+
+    @property
+    def decades(self) -> Array:
+        """log10 of how far beyond the cheap rows' compute each held row lies."""
+        return np.asarray(np.log10(self.held.N * self.held.D / (self.cheap.N * self.cheap.D).max()))
 
 
-def rollouts(
-    candidates: Sequence[Candidate], N: Array, D: Array, L: Array, *, delta: float, scale: float
-) -> Rollouts | None:
-    """Fit below each cut, score above it. None where the rows are too few."""
-    C = N * D
-    errors, decades, cuts = [], [], []
-    for number, gap in enumerate(DECADES):
+def rollouts(table: Table, candidates: Sequence[Candidate] = CANDIDATES) -> list[Cut]:
+    """Fit below each cut, foretell the rows above it. Empty where the rows are too few."""
+    few = table.thinned()
+    C = few.N * few.D
+    found = []
+    for gap in CUTS:
         cheap = C * 10**gap <= C.max() * (1 + 1e-9)
         if cheap.sum() < FEWEST_TRAINING_ROWS or (~cheap).sum() < FEWEST_HELD_ROWS:
             continue
-        row = []
+        low, high = few.rows(cheap), few.rows(~cheap)
+        fitted, foretold = [], []
         for candidate in candidates:
-            problem = problem_of(candidate, N[cheap], D[cheap], L[cheap], delta=delta, scale=scale)
+            problem = low.problem(candidate)
             theta = solve(problem, candidate.shape)
-            row.append(predict_log(problem, theta, N[~cheap], D[~cheap]) - np.log(L[~cheap]))
-        errors.append(np.array(row))
-        decades.append(np.log10(C[~cheap] / C[cheap].max()))
-        cuts.append(np.full(int((~cheap).sum()), number))
-    if not errors:
-        return None
-    return Rollouts(
-        errors=np.concatenate(errors, axis=1), decades=np.concatenate(decades), cut=np.concatenate(cuts)
-    )
+            fitted.append(predict_log(problem, theta, low.N, low.D))
+            foretold.append(predict_log(problem, theta, high.N, high.D))
+        found.append(Cut(cheap=low, held=high, fitted=np.array(fitted), foretold=np.array(foretold)))
+    return found
 
 
-def weigh(result: Rollouts | None, candidates: Sequence[Candidate]) -> tuple[Array, Array | None, float]:
-    """Weights by inverse squared rollout error, each candidate's error, and the drift per decade of the
-    combination.
+def weigh(cuts: Sequence[Cut], candidates: Sequence[Candidate] = CANDIDATES) -> tuple[Array, Array | None]:
+    """Weights by share over squared rollout error, and each candidate's rms error; None without rollouts."""
+    shares = np.array([candidate.share for candidate in candidates])
+    if not cuts:
+        return shares / shares.sum(), None
+    error = np.sqrt(np.mean([(cut.errors**2).mean(axis=1) for cut in cuts], axis=0))
+    weights = shares / np.maximum(error, SMALLEST_ERROR) ** 2
+    return weights / weights.sum(), error
+
+
+def drift_of(cuts: Sequence[Cut], weights: Array, *, local: bool = True) -> float:
+    """Standard deviation of log loss that a decade of compute beyond the data adds.
+
+    The geometric mean of the rollouts' errors per decade, drawn to what is usual: one bad rollout at the cheap end, where
+    untuned runs bend a law, says little about the other end.
     """
-    if result is None:
-        equal = np.array([0.2 if G_ in candidate.shape.free else 0.8 for candidate in candidates])
-        return equal / equal.sum(), None, UNTESTED_ERROR
-    by_cut = [
-        np.sqrt((result.errors[:, result.cut == cut] ** 2).mean(axis=1)) for cut in np.unique(result.cut)
-    ]
-    error = np.sqrt(np.mean(np.square(by_cut), axis=0))
-    weights = 1 / np.maximum(error, 1e-5) ** 2
-    weights = weights / weights.sum()
-    combined = weights @ result.errors
-    drift = float(np.sqrt((combined**2).sum() / (np.maximum(result.decades, 0.2) ** 2).sum()))
-    return weights, error, drift
+    if not cuts:
+        return UNTESTED_DRIFT
+    logs = [USUAL_DRIFT_COUNT * np.log(USUAL_DRIFT)]
+    for cut in cuts:
+        error = weights @ cut.errors
+        if local:
+            nearby = Local.of(cut.cheap.N, cut.cheap.D, np.log(cut.cheap.L) - weights @ cut.fitted)
+            error = error + nearby.correction(cut.held.N, cut.held.D)
+        logs.append(0.5 * np.log(max(float((error**2).mean() / (cut.decades**2).mean()), 1e-14)))
+    return float(np.exp(np.sum(logs) / (len(cuts) + USUAL_DRIFT_COUNT)))

@@ -11,9 +11,10 @@ from families.errors import BadInput
 from families.units import nearest
 
 from .certify import Certificate, certify
-from .combine import CANDIDATES, Candidate, problem_of, residual_scale, rollouts, weigh
+from .combine import CANDIDATES, Candidate, Table, drift_of, rollouts, weigh
 from .fitcard import MANY_EPOCHS, card
 from .laws import Allocation, Law
+from .local import Local
 from .optimise import SHAPES, Problem, Shape
 from .predictor import Domain, Extrapolation, FittedForm, Prediction, Predictor, Status
 from .runs import Columns, Convention, Run, by_group, columns
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Annealed = Literal["only", "all"]
 FORMS = ("auto", *SHAPES)
+FEWEST_ROWS = 4
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
 
@@ -120,30 +122,30 @@ def fit(
             f"{FEWEST_RUNS}: add runs, or ask for no intervals (bootstrap 0)"
         )
     if form == "auto":
-        members, drift, lines = _auto(table, seed=seed, bootstrap=bootstrap, delta=delta)
+        found = _auto(table, seed=seed, bootstrap=bootstrap)
     else:
-        members, drift, lines = _named(table, form, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
+        found = _named(table, form, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
     compute = 6 * table.N * table.D
-    domain = Domain(N=_range(table.N), D=_range(table.D), C=_range(compute))
-    main = max(members, key=lambda member: member[0].weight)
-    forms = tuple(member[0] for member in members)
-    residuals = np.log(table.L) - sum(f.weight * f.log_loss(table.N, table.D) for f in forms)
+    fitted = sum(one.weight * one.log_loss(table.N, table.D) for one in found.forms)
+    fitted = fitted + found.local.correction(table.N, table.D)
     predictor = Predictor(
-        forms=forms,
-        domain=domain,
+        forms=found.forms,
+        domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(compute)),
         convention=table.convention,
-        noise=noise_of(table, residuals),
-        drift=drift,
+        noise=noise_of(table, np.log(table.L) - fitted),
+        drift=found.drift,
+        local=found.local,
         intervals=bootstrap > 0,
         eval_set=chosen[0].eval_set,
         group=chosen[0].group,
     )
-    status, detail = main[0].status, main[1]
+    certificate = found.certificates[found.main]
+    status, detail = certificate.status, certificate.detail
     return Fit(
-        law=main[0].law,
+        law=certificate.law,
         status=status,
         detail=detail,
-        forms=forms,
+        forms=found.forms,
         predictor=predictor,
         runs=count,
         rows=len(table),
@@ -154,7 +156,7 @@ def fit(
             runs=count,
             rows=len(table),
             exclusions=excluded,
-            evidence=lines,
+            evidence=_lines(certificate),
             warnings=_warnings(table, predictor),
         ),
     )
@@ -241,11 +243,26 @@ def _range(values: Array) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Forms with their evidence, a local correction, and the drift beyond the data."""
+
+    forms: tuple[FittedForm, ...]
+    certificates: tuple[Certificate, ...]
+    local: Local
+    drift: float
+
+    @property
+    def main(self) -> int:
+        """Which form has the greatest weight."""
+        return int(np.argmax([form.weight for form in self.forms]))
+
+
 def _member(
-    certificate: Certificate, problem: Problem, shape: Shape, weight: float, draws: Array, error: float | None
-) -> tuple[FittedForm, str]:
-    form = FittedForm(
-        name=certificate.name,
+    name: str, certificate: Certificate, shape: Shape, weight: float, draws: Array, error: float | None
+) -> FittedForm:
+    return FittedForm(
+        name=name,
         law=certificate.law,
         status=certificate.status,
         objective=certificate.objective,
@@ -254,12 +271,11 @@ def _member(
         variable="C" if shape.variable == "C" else "ND",
         rollout_error=error,
     )
-    return form, certificate.detail
 
 
 def _named(
     table: Columns, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
-) -> tuple[list[tuple[FittedForm, str]], float, dict[str, str]]:
+) -> Combination:
     """One form, fitted plainly: no prior, every row the same weight."""
     shape = SHAPES[form]
     if len(table) < len(shape.free):
@@ -269,34 +285,41 @@ def _named(
     first = None if given is None else np.stack([problem.theta(law) for law in given])
     certificate = certify(problem, shape, first, seed)
     draws = cluster_draws(problem, shape, certificate.theta, table.cluster, bootstrap, seed)
-    candidate = Candidate(name=form, shape=shape, prior=False)
-    scale = 0.005
-    _, errors, drift = weigh(
-        rollouts([candidate], N, table.D, table.L, delta=delta, scale=scale), [candidate]
+    plain = [Candidate(name=form, shape=shape, strength=0.0)]
+    cuts = rollouts(Table(N=N, D=table.D, L=table.L, noise=0.0), plain)
+    weights, errors = weigh(cuts, plain)
+    member = _member(form, certificate, shape, 1.0, draws, None if errors is None else float(errors[0]))
+    return Combination(
+        forms=(member,),
+        certificates=(certificate,),
+        local=Local.nothing(),
+        drift=drift_of(cuts, weights, local=False),
     )
-    member = _member(certificate, problem, shape, 1.0, draws, None if errors is None else float(errors[0]))
-    return [member], drift, _lines(certificate)
 
 
-def _auto(
-    table: Columns, *, seed: int, bootstrap: int, delta: float
-) -> tuple[list[tuple[FittedForm, str]], float, dict[str, str]]:
-    """The candidates, weighted by their rollout error inside these rows."""
-    if len(table) < 4:
-        raise BadInput(f"there are {len(table)} rows; at least 4 are needed")
-    N, D, L = table.N, table.D, table.L
-    scale = residual_scale(N, D, L, delta)
-    weights, errors, drift = weigh(rollouts(CANDIDATES, N, D, L, delta=delta, scale=scale), CANDIDATES)
-    members = []
-    certificates = []
+def _auto(table: Columns, *, seed: int, bootstrap: int) -> Combination:
+    """The candidates, weighted by their rollout error inside these rows, and a local correction."""
+    if len(table) < FEWEST_ROWS:
+        raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")
+    rows = Table.of(table.N, table.D, table.L)
+    cuts = rollouts(rows)
+    weights, errors = weigh(cuts)
+    members, certificates = [], []
     for index, candidate in enumerate(CANDIDATES):
-        problem = problem_of(candidate, N, D, L, delta=delta, scale=scale)
+        problem = rows.problem(candidate)
         certificate = certify(problem, candidate.shape, None, seed)
         draws = cluster_draws(problem, candidate.shape, certificate.theta, table.cluster, bootstrap, seed)
         error = None if errors is None else float(errors[index])
-        members.append(_member(certificate, problem, candidate.shape, float(weights[index]), draws, error))
+        weight = float(weights[index])
+        members.append(_member(candidate.name, certificate, candidate.shape, weight, draws, error))
         certificates.append(certificate)
-    return members, drift, _lines(certificates[int(np.argmax(weights))])
+    fitted = sum(form.weight * form.log_loss(table.N, table.D) for form in members)
+    return Combination(
+        forms=tuple(members),
+        certificates=tuple(certificates),
+        local=Local.of(table.N, table.D, np.log(table.L) - fitted),
+        drift=drift_of(cuts, weights),
+    )
 
 
 def _lines(certificate: Certificate) -> dict[str, str]:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .files import Document, Record
 from .laws import Law
+from .local import Local
 from .predictor import CONSTANTS, Domain, FittedForm, Predictor, Status
 from .runs import Convention
 
@@ -63,6 +64,20 @@ class FormRecord(Record):
         )
 
 
+class LocalRecord(Record):
+    """A correction of log loss near the fitted rows: log N, log D and coefficient of each (docs/math.md)."""
+
+    log_N: tuple[float, ...] = ()
+    log_D: tuple[float, ...] = ()
+    coefficient: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _alike(self) -> "LocalRecord":
+        if not len(self.log_N) == len(self.log_D) == len(self.coefficient):
+            raise ValueError("log_N, log_D and coefficient must have one length")
+        return self
+
+
 class LawFile(Document):
     """law.json (docs/formats.md)."""
 
@@ -83,6 +98,7 @@ class LawFile(Document):
     )  # standard deviation of log loss added per factor of ten in compute beyond the data
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
+    local: LocalRecord
     card: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -102,6 +118,11 @@ class LawFile(Document):
             drift=fit.predictor.drift,
             intervals=fit.predictor.intervals,
             forms=tuple(_record(form) for form in fit.forms),
+            local=LocalRecord(
+                log_N=tuple(fit.predictor.local.x.tolist()),
+                log_D=tuple(fit.predictor.local.z.tolist()),
+                coefficient=tuple(fit.predictor.local.coefficient.tolist()),
+            ),
             card=dict(fit.card),
         )
 
@@ -128,6 +149,11 @@ class LawFile(Document):
             convention=self.convention,
             noise=self.noise,
             drift=self.drift,
+            local=Local(
+                x=np.array(self.local.log_N),
+                z=np.array(self.local.log_D),
+                coefficient=np.array(self.local.coefficient),
+            ),
             intervals=self.intervals,
             eval_set=self.eval_set,
             group=self.group,

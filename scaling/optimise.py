@@ -9,7 +9,7 @@ those of `Law`), and γ only sets how sharply the larger term wins. Derivatives 
 terms (docs/math.md), so a Newton step costs three small products.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Mask = NDArray[np.bool_]
 E_, A_, B_, ALPHA_, BETA_, G_ = range(6)
 ABSENT = -1000.0  # exp(ABSENT) is 0 in double precision: a term that a form does not have
 MAX_STEPS = 200
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +230,26 @@ def _evaluate(
     return cost, gradient, base + curved + diagonal, upper + diagonal
 
 
+def influence(problem: Problem, shape: Shape, theta: Array) -> Array:
+    """How θ (6,) moves when one row's weight grows by 1, to first order: shape (6, n)."""
+    n = len(problem.x)
+    free = list(shape.free)
+    _, _, newton, upper = _evaluate(problem, shape, theta[None], np.ones((1, n)), problem.delta)
+    scale = 1 / np.sqrt(np.diag(upper[0]))
+    values, vectors = np.linalg.eigh(newton[0] * scale[:, None] * scale[None])
+    inverse = (vectors / np.maximum(np.abs(values), 1e-12)) @ vectors.T * scale[:, None] * scale[None]
+    bare = replace(problem, precision=np.zeros(6))
+    slopes = np.empty((len(free), n))
+    for at in range(0, n, ROWS_AT_ONCE):
+        part = slice(at, at + ROWS_AT_ONCE)
+        each = replace(bare, x=problem.x[part], z=problem.z[part], y=problem.y[part])
+        k = len(each.x)
+        slopes[:, part] = _evaluate(each, shape, np.tile(theta, (k, 1)), np.eye(k), problem.delta)[1].T
+    moves = np.zeros((6, n))
+    moves[free] = -inverse @ slopes
+    return moves
+
+
 def minimise(
     problem: Problem,
     shape: Shape,
@@ -313,11 +334,10 @@ def _scaled(cost: Array, slope: Array, upper: Array, delta: float) -> Array:
 
 
 def spectrum(problem: Problem, shape: Shape, theta: Array) -> float:
-    """Condition number of J'J with unit diagonal (prior included) at one θ (6,): above 1e10 the constants are
-    not told apart.
-    """
-    weights = np.ones((1, len(problem.x))) if problem.weights.ndim > 1 else problem.weights[None]
-    upper = _evaluate(problem, shape, shape.at(theta[None]), weights, 1e6)[3][0]
+    """Condition number of J'J with unit diagonal at one θ (6,), by the rows alone: the prior left out."""
+    weights = np.ones((1, len(problem.x)))
+    bare = replace(problem, precision=np.zeros(6))
+    upper = _evaluate(bare, shape, shape.at(theta[None]), weights, 1e6)[3][0]
     scale = 1 / np.sqrt(np.maximum(np.diag(upper), 1e-300))
     values = np.linalg.eigvalsh(upper * scale[:, None] * scale[None])
     return float(values[-1] / max(values[0], 1e-18))

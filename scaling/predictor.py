@@ -3,7 +3,7 @@ Numpy only.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -14,12 +14,15 @@ from families.errors import BadInput
 from families.units import format_size
 
 from .laws import Allocation, Law
+from .local import Local
 from .runs import Convention
 
 Array = NDArray[np.float64]
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
-Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles at 0.9 and 0.975
+# Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
+# Student's t with 3 degrees of freedom, 3.182/1.638 (calibrated in benchmarks/coverage.py).
+Z_80, Z_95 = 1.2815515655446004, 2.49
 
 
 class Status(StrEnum):
@@ -149,7 +152,7 @@ def _log(value: Array) -> Array:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
-    """Weighted forms and how wrong they are known to be.
+    """Weighted forms, a local correction, and how wrong they are known to be.
 
     noise: standard deviation of log loss between like runs. drift: standard deviation of log loss that one factor of ten
     in compute beyond the data adds, from rollouts inside the data. intervals is false under 4 runs.
@@ -160,6 +163,7 @@ class Predictor:
     convention: Convention
     noise: float
     drift: float
+    local: Local = field(default_factory=Local.nothing)
     intervals: bool = True
     eval_set: str = ""
     group: str = ""
@@ -198,7 +202,7 @@ class Predictor:
         n, d = _points(N, D)
         reach = self.extrapolation(n, d)
         self.domain.check(reach, force=force)
-        log_loss = self._log_loss(n, d)
+        log_loss = self._log_loss(n, d) + self.local.correction(n, d)
         shape = np.broadcast_shapes(np.shape(N), np.shape(D))
         loss = _like(np.exp(log_loss), shape)
         if not self.intervals:
@@ -229,7 +233,9 @@ class Predictor:
         return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
 
     def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
-        """The N and D that minimise the predicted loss at C = k·N·D: closed form for one form, else golden section.
+        """The N and D that minimise the forms' loss at C = k·N·D: closed form for one form, else golden section.
+
+        The local correction stays out: residuals of single runs must not move an optimum.
 
         Raises:
             BadInput: C is not positive or out of reach, or a form has no optimum.

@@ -1,23 +1,25 @@
-"""How sure: resampling of whole runs, and the noise between like runs."""
+"""How sure: resampling of whole runs, the noise between like runs, and the profile of an exponent."""
 
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .optimise import Problem, Shape, minimise
+from .optimise import ABSENT, Problem, Shape, influence, minimise
 from .runs import Columns
 
 Array = NDArray[np.float64]
 FEWEST_RUNS = 4
-CHUNK = 400_000  # row-resamples in memory at once, about 200 MB
+CHUNK = 300_000  # row-resamples in memory at once, about 200 MB
+MOST_REFITTED = 1000  # rows; larger tables are resampled to first order, which their size makes exact enough
+FEWEST_REPLICATES = 3  # degrees of freedom at which replicated cells tell the noise
 
 
 def cluster_weights(cluster: NDArray[np.intp], count: int, rng: np.random.Generator) -> Array:
     """Weights of the rows in `count` Bayesian bootstraps of whole runs (Rubin 1981), shape (count, n).
 
-    Runs get Dirichlet(1, …, 1) weights rather than whole-number counts: every resample keeps every run, so that four runs
-    do not yield resamples that hold a single size.
+    Runs get Dirichlet(1, …, 1) weights rather than whole-number counts: every resample keeps every run, so that
+    four runs do not yield resamples that hold a single size.
     """
     runs = int(cluster.max()) + 1
     draws = rng.standard_exponential((count, runs))
@@ -27,40 +29,74 @@ def cluster_weights(cluster: NDArray[np.intp], count: int, rng: np.random.Genera
 def cluster_draws(
     problem: Problem, shape: Shape, theta: Array, cluster: NDArray[np.intp], count: int, seed: int
 ) -> Array:
-    """Constants refitted to each of `count` resamples of whole runs, in the order of CONSTANTS: shape (count,
-    6).
-    """
+    """Constants refitted to each of `count` resamples of whole runs, in the order of CONSTANTS: shape (count, 6)."""
     if not count:
         return np.empty((0, 6))
-    rng = np.random.default_rng([seed, 2])
-    weights = cluster_weights(cluster, count, rng) * problem.weights
-    size = max(1, CHUNK // len(problem.x))
-    found = []
-    for at in range(0, count, size):
-        part = weights[at : at + size]
-        start = np.tile(theta, (len(part), 1))
-        found.append(
-            minimise(replace(problem, weights=part), shape, start, continuation=(1.0,), steps=60).theta
+    weights = cluster_weights(cluster, count, np.random.default_rng([seed, 2]))
+    if len(problem.x) > MOST_REFITTED:
+        found = theta + (weights - 1) @ influence(problem, shape, theta).T
+    else:
+        found = np.concatenate(
+            [
+                minimise(
+                    replace(problem, weights=part),
+                    shape,
+                    np.tile(theta, (len(part), 1)),
+                    continuation=(1.0,),
+                    steps=60,
+                ).theta
+                for part in _chunks(weights)
+            ]
         )
-    constants = problem.constants(np.concatenate(found))
-    return np.asarray(constants[np.isfinite(constants).all(axis=1)])
+    constants = problem.constants(shape.at(found))
+    broken = ~np.isfinite(constants).all(axis=1)
+    constants[broken] = problem.constants(theta)
+    return constants
+
+
+def _chunks(weights: Array) -> list[Array]:
+    size = max(1, CHUNK // weights.shape[1])
+    return [weights[at : at + size] for at in range(0, len(weights), size)]
 
 
 def noise_of(table: Columns, residuals: Array) -> float:
     """Standard deviation of log loss between like runs.
 
-    From replicated cells (same N and D, different runs) where at least 3 degrees of freedom are there, or from loss_se;
-    else from the residuals of the fit, robustly (median |r| / 0.6745), which then holds misfit too.
+    From replicated cells (same N and D, different runs) where at least 3 degrees of freedom are there, or from
+    loss_se; else from the residuals of the fit, robustly (median |r| / 0.6745), which then holds misfit too.
     """
-    cells: dict[tuple[float, float], list[float]] = {}
-    for n, d, loss in zip(table.N, table.D, table.L, strict=True):
-        cells.setdefault((float(n), float(d)), []).append(float(np.log(loss)))
-    replicated = [values for values in cells.values() if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in replicated)
     fitted = float(np.median(np.abs(residuals)) / 0.6745)
-    if freedom >= 3:
-        return max(float(np.sqrt(sum(np.var(v) * len(v) for v in replicated) / freedom)), 1e-9)
-    known = table.se[np.isfinite(table.se)]
-    if len(known):
-        return max(float(np.median(known / table.L[np.isfinite(table.se)])), fitted)
+    cells: dict[tuple[float, float], dict[int, float]] = {}
+    for n, d, run, loss in zip(table.N, table.D, table.cluster, table.L, strict=True):
+        cells.setdefault((float(n), float(d)), {})[int(run)] = float(np.log(loss))
+    replicated = [np.array(list(runs.values())) for runs in cells.values() if len(runs) > 1]
+    freedom = sum(len(values) - 1 for values in replicated)
+    if freedom >= FEWEST_REPLICATES:
+        return float(np.sqrt(sum(float(np.var(v)) * len(v) for v in replicated) / freedom))
+    known = np.isfinite(table.se)
+    if known.sum() >= len(table) / 2:
+        return max(float(np.median(table.se[known] / table.L[known])), fitted)
     return fitted
+
+
+def profile(
+    problem: Problem, shape: Shape, theta: Array, coordinate: int, values: Array
+) -> tuple[Array, Array]:
+    """The least objective with one coordinate of θ held at each of `values`: (objective, θ) of shapes (k,), (k, 6)."""
+    fixed = list(theta)
+    objectives, thetas = [], []
+    for value in values:
+        fixed[coordinate] = float(value)
+        held = Shape(
+            name=shape.name,
+            free=tuple(index for index in shape.free if index != coordinate),
+            fixed=tuple(fixed[i] if i == coordinate or i not in shape.free else ABSENT for i in range(6)),
+            beta_is_gamma=shape.beta_is_gamma,
+            variable=shape.variable,
+        )
+        start = np.array(thetas[-1] if thetas else theta)
+        solution = minimise(problem, held, np.stack([start, theta]))
+        best = int(np.nanargmin(solution.objective))
+        objectives.append(float(solution.objective[best]))
+        thetas.append(solution.theta[best])
+    return np.array(objectives), np.array(thetas)
