@@ -1,13 +1,14 @@
 """Predicted against actual: sealed predictions scored by the runs that came after."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from families.errors import BadInput
 
 from .files import Document, Record
+from .planfile import PlanFile
 from .runs import Run
 
 Interval = tuple[float, float]
@@ -56,6 +57,7 @@ class SealedPrediction:
     """What was promised, before the run: the part of a sealed plan that a comparison needs."""
 
     member: str
+    params: float
     tokens: float
     loss: float
     interval_80: Interval
@@ -92,8 +94,8 @@ def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
     )
 
 
-def run_for(prediction: SealedPrediction, runs: Sequence[Run], params: float, eval_set: str) -> Run:
-    """The annealed run that the prediction is about: same parameters and eval set, tokens within one part in a thousand.
+def run_for(prediction: SealedPrediction, runs: Sequence[Run]) -> Run:
+    """The annealed run that the prediction is about: the same parameters, and tokens within one part in a thousand.
 
     Raises:
         BadInput: there is none yet.
@@ -101,11 +103,56 @@ def run_for(prediction: SealedPrediction, runs: Sequence[Run], params: float, ev
     found = [
         run
         for run in runs
-        if run.annealed
-        and run.params == params
-        and (not eval_set or run.eval_set == eval_set)
-        and abs(run.tokens / prediction.tokens - 1) < 1e-3
+        if run.annealed and run.params == prediction.params and abs(run.tokens / prediction.tokens - 1) < 1e-3
     ]
     if not found:
-        raise BadInput(f"no run of {prediction.member} with {prediction.tokens:g} tokens is finished; train it first")
+        raise BadInput(
+            f"no run of {prediction.member} with {prediction.tokens:g} tokens is finished; train it first"
+        )
     return found[-1]
+
+
+def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
+    """What a sealed plan promised for its members.
+
+    Raises:
+        BadInput: the plan is not sealed, or predicts nothing with intervals.
+    """
+    if plan.seal is None:
+        raise BadInput("the plan is not sealed; a prediction counts only when it was frozen before the run")
+    found = [
+        SealedPrediction(
+            member=planned.member,
+            params=planned.params,
+            tokens=planned.tokens,
+            loss=planned.prediction.loss,
+            interval_80=planned.prediction.interval_80,
+            interval_95=planned.prediction.interval_95,
+            sealed_at=plan.seal.sealed_at,
+            flops=planned.flops,
+            hours=planned.hours,
+        )
+        for planned in plan.members
+        if planned.prediction and planned.prediction.interval_80 and planned.prediction.interval_95
+    ]
+    if not found:
+        raise BadInput("the plan predicts no member's loss with an interval")
+    return tuple(found)
+
+
+def compare(plan: PlanFile, runs: Sequence[Run], inputs: Mapping[str, str]) -> Comparison:
+    """Score every prediction of a sealed plan whose run is finished.
+
+    Raises:
+        BadInput: the plan is not sealed, or none of its members is finished.
+    """
+    rows: list[ComparisonRow] = []
+    missing: list[BadInput] = []
+    for prediction in sealed_predictions(plan):
+        try:
+            rows.append(score(prediction, run_for(prediction, runs)))
+        except BadInput as error:
+            missing.append(error)
+    if not rows:
+        raise missing[0]
+    return Comparison(rows=tuple(rows), inputs=dict(inputs))

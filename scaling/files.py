@@ -173,6 +173,10 @@ def check_kind(value: Any, kind: str, version: int, name: str) -> None:
 def first_problem(error: ValidationError) -> str:
     """The first problem of a pydantic error as one line: where, what it is, what is allowed."""
     problem = error.errors(include_url=False)[0]
+    if problem["type"] == "value_error" and (
+        not problem["loc"] or isinstance(problem["ctx"]["error"], BadInput)
+    ):
+        return problem["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in problem["loc"]) or "value"
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list) or given is None else f" is {given!r}"

@@ -12,7 +12,9 @@ def main() -> None:
     """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
     from .app import build, usage_error
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must stand before torch loads; 4-15x beside a rival process
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # must stand before torch loads; 4-15x beside a rival process
     app = build()
     try:
         status = app(standalone_mode=False)

@@ -1,0 +1,61 @@
+"""The ledger: an append-only book of the work that was really done, counted in the training loop."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from families.errors import BadInput
+
+from .files import Record, append_line, check_kind, first_problem, now, read_text
+
+LEDGER_VERSION = 1
+
+
+class Work(Record):
+    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs."""
+
+    run: str
+    part: str
+    from_step: int
+    to_step: int
+    tokens: int
+    flops: float
+    wall_s: float
+    settings_sha256: str
+    at: str
+
+
+def book(path: Path, work: Work) -> None:
+    """Append one entry to a ledger.jsonl, which opens with its kind and version."""
+    if not path.exists():
+        append_line(
+            path, json.dumps({"kind": "ledger", "version": LEDGER_VERSION, "created_at": now(), "inputs": {}})
+        )
+    append_line(path, work.model_dump_json())
+
+
+def read_ledger(path: Path) -> tuple[Work, ...]:
+    """All entries.
+
+    Raises:
+        BadInput: no such file, a newer version, or a broken line, which is named.
+    """
+    entries = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            value = json.loads(line)
+            if number == 1:
+                check_kind(value, "ledger", LEDGER_VERSION, str(path))
+                continue
+            entries.append(Work.model_validate(value))
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
+        except ValidationError as error:
+            raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
+    return tuple(entries)
+
+
+def booked_flops(entries: tuple[Work, ...], run: str | None = None) -> float:
+    """Training FLOPs booked, of one run or of all."""
+    return sum(entry.flops for entry in entries if run is None or entry.run == run)

@@ -1,0 +1,122 @@
+"""A pilot: a family and token budgets sized to a machine's seconds, small members to learn from, the largest to predict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from families.design import DesignRule, name_of
+from families.errors import BadInput
+from families.spec import ModelSpec
+
+from .lawfile import LawFile
+from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
+from .recipe import COOLDOWN, recipe
+
+RUNGS = (
+    0.25,
+    0.4,
+    0.63,
+    1.0,
+)  # of the longest: evenly spread in log D, the shortest past the first bend of the curve
+REACH = 1.25  # the target's tokens in units of the pilots' longest rung: beyond the data in D as well as in N
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot:
+    """Members to learn from, smallest first, and the one to predict; they share the batch and the context."""
+
+    learn: tuple[ModelSpec, ...]
+    target: ModelSpec
+    batch_sequences: int
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """All members, smallest first."""
+        return (*self.learn, self.target)
+
+
+def pilot_family(
+    rule: DesignRule, widths: Sequence[int], *, batch_sequences: int, least_layers: int = 2
+) -> Pilot:
+    """Shapes of these widths under a rule; at least two layers, below which attention cannot copy (Olsson et al. 2022).
+
+    Raises:
+        BadInput: fewer than 5 widths: 4 to learn from and 1 to predict.
+    """
+    if len(widths) < 5:
+        raise BadInput(
+            f"a pilot has {len(widths)} members; it needs at least 5: 4 to learn from and 1 to predict"
+        )
+    specs = []
+    for width in sorted(widths):
+        spec = rule.at_width(width)
+        specs.append(_deeper(spec, least_layers))
+    return Pilot(learn=tuple(specs[:-1]), target=specs[-1], batch_sequences=batch_sequences)
+
+
+def _deeper(spec: ModelSpec, least: int) -> ModelSpec:
+    return ModelSpec(
+        n_layer=max(least, spec.n_layer),
+        n_head=spec.n_head,
+        n_embd=spec.n_embd,
+        n_positions=spec.n_positions,
+        vocab_size=spec.vocab_size,
+    )
+
+
+def longest_rung(pilot: Pilot, step_seconds: Mapping[str, float], seconds: float, unique_tokens: int) -> int:
+    """Tokens D of the pilots' longest rung, such that all of the training takes `seconds`; no text is read twice.
+
+    A ladder to D with cooldown share f takes D·(1 − f) + f·ΣD_rung of its member's time, the target REACH·D of its own.
+    """
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    ladder = (1 - COOLDOWN) + COOLDOWN * sum(RUNGS)
+    per_token = sum(step_seconds[name_of(spec)] for spec in pilot.learn) * ladder
+    per_token += step_seconds[name_of(pilot.target)] * REACH
+    tokens = min(seconds * batch / per_token, unique_tokens / REACH)
+    return max(round(tokens / batch), round(20 / RUNGS[0])) * batch
+
+
+def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
+    """What to train first: each small member to every rung. Nothing is predicted yet."""
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    rungs = tuple(max(1, round(share * longest / batch)) * batch for share in RUNGS)
+    members = tuple(_planned(spec, rungs[-1], rungs, batch, shortest=rungs[0]) for spec in pilot.learn)
+    return PlanFile(members=members, notes=("pilot ladders on which the law is fitted",))
+
+
+def target_member(pilot: Pilot, longest: int) -> PlannedMember:
+    """The member to predict: the same recipe, one rung."""
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    tokens = round(REACH * longest / batch) * batch
+    return _planned(pilot.target, tokens, (tokens,), batch, shortest=round(RUNGS[0] * longest))
+
+
+def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str) -> PlanFile:
+    """A plan for the target alone, with the law's prediction; ready to be sealed.
+
+    Raises:
+        BadInput: the law has no intervals, so that nothing could be held against it.
+    """
+    size = target.params if law.convention == "total" else target.params_non_embedding
+    found = law.predictor().predict(size, target.tokens, convention=law.convention)
+    if found.interval_80 is None or found.interval_95 is None:
+        raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
+    prediction = PlannedLoss.of(found.loss, found.interval_80, found.interval_95)
+    reference = LawReference(
+        name="law.json", sha256=law_sha256, convention=law.convention, source="fitted in this study"
+    )
+    notes = (found.extrapolation.message,) if found.extrapolation.message else ()
+    return PlanFile(
+        law=reference,
+        members=(target.model_copy(update={"prediction": prediction}),),
+        notes=notes,
+        inputs={"law.json": law_sha256},
+    )
+
+
+def _planned(
+    spec: ModelSpec, tokens: int, rungs: tuple[int, ...], batch: int, *, shortest: int
+) -> PlannedMember:
+    """The warm-up is that of the shortest rung for all, so that no member's differs with its tokens."""
+    advice = recipe(spec, tokens, batch_tokens=batch, shortest=shortest)
+    return PlannedMember.of(name_of(spec), spec, tokens=tokens, recipe=advice, rungs=rungs)

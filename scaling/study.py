@@ -1,0 +1,88 @@
+"""A study: a folder that holds the files of one question, from the text to the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from .files import Document
+
+
+class StudyFile(Document):
+    """study.json: what the study is about. Its version guards the whole folder."""
+
+    KIND: ClassVar[str] = "study"
+
+    title: str
+    seed: int = 0
+    target: str = ""  # the member whose loss is predicted before it is trained
+    seconds: float | None = None  # what the training was sized to
+    python: str = ""
+    machine: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """Where each file of a study lies (docs/formats.md)."""
+
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """study.json."""
+        return self.folder / "study.json"
+
+    @property
+    def data(self) -> Path:
+        """Tokens, tokenizer and data.json."""
+        return self.folder / "data"
+
+    @property
+    def ladder(self) -> Path:
+        """The plan of the pilot ladders."""
+        return self.folder / "ladder.json"
+
+    @property
+    def plan(self) -> Path:
+        """The plan with the sealed prediction."""
+        return self.folder / "plan.json"
+
+    @property
+    def runs(self) -> Path:
+        """Observations."""
+        return self.folder / "runs.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """Work done."""
+        return self.folder / "ledger.jsonl"
+
+    @property
+    def law(self) -> Path:
+        """The fitted law."""
+        return self.folder / "law.json"
+
+    @property
+    def comparison(self) -> Path:
+        """Predicted against actual."""
+        return self.folder / "comparison.json"
+
+    @property
+    def report(self) -> Path:
+        """The page to read."""
+        return self.folder / "report.html"
+
+    def run_folder(self, run: str) -> Path:
+        """Where a run's checkpoints and metrics lie."""
+        return self.folder / "runs" / run
+
+
+def open_study(folder: Path) -> Study:
+    """The study in a folder; one that has no study.json yet is a study too.
+
+    Raises:
+        BadInput: it was written by a newer version.
+    """
+    study = Study(folder)
+    if study.file.exists():
+        StudyFile.read(study.file)
+    return study

@@ -1,0 +1,169 @@
+"""What a training run is asked to do: every key of `scaling train key=value …`."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+
+from families import ModelSpec, member
+from families.units import parse_count
+from scaling.files import Document, Record, canonical_json, sha256_bytes
+
+ScheduleKind = Literal["wsd", "cosine"]
+
+
+def _count(value: Any, info: ValidationInfo) -> int:
+    return parse_count(value, info.field_name or "count")
+
+
+SHAPE_FIELDS = ("architecture", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+Count = Annotated[int, BeforeValidator(_count)]
+
+
+class TrainConfig(Record):
+    """One training run. Sizes read as 52M, 200k or 1e6; every default that is not here comes from the recipe."""
+
+    family: str = Field(
+        description="A published member (scaling families list), or a name for the shape that n_layer, n_head and n_embd give."
+    )
+    data: str = Field(
+        description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources."
+    )
+    tokens: Count = Field(description="Tokens to train on.")
+    out: Path | None = Field(default=None, description="The run's folder (default: STUDY/runs/NAME).")
+    seed: int = Field(default=0, ge=0, description="Seed of the initialisation and of the order of the data.")
+    tokenizer: str | None = Field(
+        default=None,
+        description="A Hugging Face tokenizer folder or tokenizer.json (default: a byte-level BPE trained on the data).",
+    )
+
+    n_layer: int | None = Field(default=None, ge=1)
+    n_head: int | None = Field(default=None, ge=1)
+    n_embd: int | None = Field(default=None, ge=1)
+    n_inner: int | None = Field(default=None, ge=1)
+    n_positions: int | None = Field(default=None, ge=2, description="Context length.")
+    vocab_size: int | None = Field(
+        default=None, ge=257, description="Vocabulary; 256 bytes and the end of text at least."
+    )
+
+    batch_size: int | None = Field(default=None, ge=1, description="Sequences per step.")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="Sequences per forward pass; must divide batch_size."
+    )
+    lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
+    warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
+    schedule: ScheduleKind = Field(
+        default="wsd", description="wsd (constant, then a linear cooldown to 0) or cosine to 0."
+    )
+    cooldown: float = Field(default=0.2, gt=0, le=1, description="Share of the steps in the cooldown of wsd.")
+    rungs: tuple[Count, ...] = Field(
+        default=(),
+        description="Token counts, comma-separated, at which a cooldown branch gives an annealed observation.",
+    )
+    weight_decay: float | None = Field(default=None, ge=0)
+    beta1: float | None = Field(default=None, gt=0, lt=1)
+    beta2: float | None = Field(default=None, gt=0, lt=1)
+    grad_clip: float = Field(default=1.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    init_std: float | None = Field(
+        default=None, gt=0, le=1, description="Standard deviation of the weights at the start (GPT-2: 0.02)."
+    )
+
+    dtype: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Arithmetic of the matmuls; weights stay in fp32."
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    held_out: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Share of the text held out for evaluation."
+    )
+    eval_tokens: Count = Field(default=1_000_000, description="Held-out tokens evaluated, at most.")
+    log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
+    save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_rungs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("rungs"), str):
+            return {**values, "rungs": tuple(part for part in values["rungs"].split(",") if part)}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        if self.batch_size and self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(
+                f"micro_batch is {self.micro_batch}; it must divide batch_size, which is {self.batch_size}"
+            )
+        if self.rungs and (self.schedule != "wsd" or max(self.rungs) > self.tokens):
+            raise ValueError("rungs need schedule=wsd, and none may exceed tokens")
+        self.spec()
+        return self
+
+    def spec(self) -> ModelSpec:
+        """The model's shape: the member's, changed where a key says so."""
+        given = {
+            name: value
+            for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+            if (value := getattr(self, name)) is not None
+        }
+        if {"n_layer", "n_head", "n_embd"} <= given.keys():
+            return ModelSpec(**given)
+        base = member(self.family).spec
+        shape = {
+            name: getattr(base, name)
+            for name in ("architecture", "n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+        }
+        inner = base.n_inner if given.get("n_embd") is None else 0
+        return ModelSpec(**{**shape, "n_inner": inner, **given})
+
+
+class Settings(Document):
+    """run.json: a run with every default resolved. A run resumes only under the settings it began with."""
+
+    KIND: ClassVar[str] = "run"
+
+    run: str
+    member: str
+    group: str
+    architecture: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    n_positions: int
+    vocab_size: int
+    eos_token_id: int
+    seed: int
+    batch_size: int  # sequences per step
+    micro_batch: int  # sequences per forward pass
+    lr: float
+    warmup: int  # steps
+    schedule: ScheduleKind
+    cooldown: float  # share of a rung's steps
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float
+    dropout: float
+    init_std: float
+    dtype: Literal["fp32", "bf16"]
+    data_sha256: str  # of data.json's token files, by way of their own hashes
+    recipe: str = ""  # where lr, batch and warm-up come from
+
+    def spec(self) -> ModelSpec:
+        """The model's shape."""
+        return ModelSpec(**{name: getattr(self, name) for name in SHAPE_FIELDS})
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per optimiser step."""
+        return self.batch_size * self.n_positions
+
+    def identity(self) -> str:
+        """SHA-256 of what decides the run's numbers; the micro-batch only changes rounding and is left out."""
+        return sha256_bytes(
+            canonical_json(
+                self.model_dump(
+                    mode="json", exclude={"created_at", "tool", "inputs", "micro_batch", "recipe"}
+                )
+            )
+        )

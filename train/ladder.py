@@ -1,0 +1,269 @@
+"""The checkpoint ladder: one trunk at constant learning rate, a cooldown branch for each rung, many observations."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from families import params, params_non_embedding, train_flops_per_token
+from families.errors import BadInput
+from families.units import format_size
+from scaling.files import Document, now
+from scaling.ledger import Work, book
+from scaling.runs import Run, record_run
+
+from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
+from .config import Settings
+from .data import DataManifest, Tokens
+from .evaluate import Evaluation, eval_set, evaluate
+from .loop import Session, Stop, advance, start
+from .schedule import Schedule
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop; everything up to the last step is saved, and the same command goes on from there."""
+
+
+class RungFile(Document):
+    """rung.json, written last: the observation a finished rung gives, and what perplexity cannot say."""
+
+    KIND: ClassVar[str] = "rung"
+
+    observation: Run
+    perplexity: float
+    bits_per_byte: float
+    loss_per_word: float
+    eval_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The tokens a run reads: training windows, held-out windows, and the manifest of both."""
+
+    folder: Path
+    manifest: DataManifest
+    train: Tokens
+    heldout: Tokens
+
+    @staticmethod
+    def open(folder: Path, manifest: DataManifest, n_positions: int) -> "Text":
+        """Map both splits."""
+        return Text(
+            folder=folder,
+            manifest=manifest,
+            train=Tokens.open(folder, manifest.train, manifest.dtype, n_positions),
+            heldout=Tokens.open(folder, (manifest.heldout,), manifest.dtype, n_positions),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a run writes: its own folder, the study's observations and its ledger."""
+
+    folder: Path
+    runs: Path
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What changes no number: where to run, how often to log and save, whom to tell.
+
+    `progress` hears a position out of `planned_steps`, what is going on, and whether the steps up to there were trained
+    just now (else they had been done before).
+    """
+
+    device: str = "cpu"
+    log_every: int = 10
+    save_every: float = 300.0
+    eval_tokens: int = 1_000_000
+    tell: Callable[[str], None] = lambda line: None
+    progress: Callable[[int, str, bool], None] = lambda position, what, trained: None
+
+
+def rung_steps(settings: Settings, tokens: int) -> int:
+    """Whole steps nearest to that many tokens; at least 1."""
+    return max(1, round(tokens / settings.batch_tokens))
+
+
+def trunk_schedule(settings: Settings, steps: int) -> Schedule:
+    """The schedule of a rung of so many steps: its trunk is the same for every rung of wsd."""
+    base = Schedule(peak=settings.lr, warmup=settings.warmup, steps=steps, kind=settings.schedule)
+    return base if settings.schedule == "cosine" else base.to(steps, settings.cooldown)
+
+
+def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
+    """Steps that a ladder trains in all: its longest trunk and every branch."""
+    schedules = [trunk_schedule(settings, rung_steps(settings, tokens)) for tokens in rungs]
+    if settings.schedule == "cosine":
+        return sum(schedule.steps for schedule in schedules)
+    return max(s.decay_starts for s in schedules) + sum(s.cooldown_steps for s in schedules)
+
+
+def climb(
+    settings: Settings, rungs: tuple[int, ...], text: Text, places: Places, habits: Habits, stop: Stop
+) -> tuple[RungFile, ...]:
+    """Train a member to each rung, cheapest first. What is done is not done again; a rung can be added later.
+
+    A branch starts from the trunk's own weights, optimiser state, random state and place in the data, and so equals an
+    uninterrupted run of its schedule.
+
+    Raises:
+        BadInput: the folder holds a run with other settings, the text is too small, or nothing can be written.
+        Interrupted: asked to stop; saved.
+        Diverged: the loss is no longer finite.
+    """
+    _claim(settings, places.folder)
+    if len(text.train) < settings.batch_size:
+        raise BadInput(
+            f"the training text has {format_size(text.manifest.train_tokens)} tokens, {len(text.train)} windows of "
+            f"{settings.n_positions}; one batch needs {settings.batch_size}: give more text or a smaller batch_size="
+        )
+    held = eval_set(text.heldout, text.manifest, habits.eval_tokens)
+    done = []
+    before = 0  # steps of the branches so far: the ladder's position is the step plus these
+    for tokens in sorted(set(rungs)):
+        steps = rung_steps(settings, tokens)
+        schedule = trunk_schedule(settings, steps)
+        branch = places.folder / f"rung-{steps * settings.batch_tokens}"
+        finished = branch / "rung.json"
+        if not finished.exists():
+            session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
+            result = evaluate(session.model, settings, held, habits.device)
+            save_model(session.model, text.folder / "tokenizer.json", branch / "model")
+            _observe(session, result, held.name, text).write(finished)
+            for _, folder in checkpoints(branch):
+                shutil.rmtree(folder)
+        rung = RungFile.read(finished)
+        record_run(places.runs, rung.observation)
+        habits.progress(before + steps, f"{settings.run} {branch.name}", False)
+        before += steps if settings.schedule == "cosine" else schedule.cooldown_steps
+        done.append(rung)
+    return tuple(done)
+
+
+def _claim(settings: Settings, folder: Path) -> None:
+    """Write run.json, or check that the run in the folder is this one."""
+    path = folder / "run.json"
+    if path.exists():
+        found = Settings.read(path)
+        if found.identity() != settings.identity():
+            ours, theirs = settings.model_dump(), found.model_dump()
+            skip = {"created_at", "tool", "inputs", "micro_batch", "recipe"}
+            key = next(name for name in ours if name not in skip and ours[name] != theirs[name])
+            raise BadInput(
+                f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: choose another out=, or remove it"
+            )
+    else:
+        settings.write(path)
+
+
+def _to_end(
+    settings: Settings, schedule: Schedule, branch: Path, text: Text, places: Places, habits: Habits, stop: Stop,
+    before: int,
+) -> Session:  # fmt: skip
+    """The session at the end of a rung: from its own checkpoint, else from the trunk, trained as far as it takes."""
+    steps = schedule.steps
+    session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell)
+    if session is None:
+        trunk = places.folder / "trunk"
+        starts = 0 if settings.schedule == "cosine" else schedule.decay_starts
+        session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell)
+        if session is None:
+            session = start(settings, habits.device)
+        if session.step < starts:
+            _advance(session, schedule, starts, trunk, text, places, habits, stop, before)
+    if session.step < steps:
+        _advance(session, schedule, steps, branch, text, places, habits, stop, before)
+    return session
+
+
+def _advance(
+    session: Session, schedule: Schedule, until: int, folder: Path, text: Text, places: Places, habits: Habits,
+    stop: Stop, before: int,
+) -> None:  # fmt: skip
+    """Train to a step, booking and saving what is done; a trunk keeps the checkpoints that branches start from."""
+    name, part = session.settings.run, folder.name
+    habits.progress(before + session.step, f"{name} {part}", False)
+    booked_step, booked_wall = session.step, session.wall_s
+    last: Path | None = None
+
+    def keep() -> None:
+        nonlocal booked_step, booked_wall, last
+        target = step_folder(folder, session.step)
+        save(session, target, text.folder / "tokenizer.json")
+        if last is not None and last != target:
+            shutil.rmtree(last, ignore_errors=True)
+        last = None if session.step == until else target
+        tokens = (session.step - booked_step) * session.settings.batch_tokens
+        book(
+            places.ledger,
+            Work(
+                run=session.settings.run,
+                part=part,
+                from_step=booked_step,
+                to_step=session.step,
+                tokens=tokens,
+                flops=float(tokens * train_flops_per_token(session.settings.spec())),
+                wall_s=round(session.wall_s - booked_wall, 3),
+                settings_sha256=session.settings.identity(),
+                at=now(),
+            ),
+        )
+        booked_step, booked_wall = session.step, session.wall_s
+
+    reached = advance(
+        session,
+        schedule,
+        until,
+        text.train,
+        metrics=folder / "metrics.jsonl",
+        log_every=habits.log_every,
+        stop=stop,
+        save=keep,
+        save_every=habits.save_every,
+        progress=lambda step, loss: habits.progress(
+            before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}", True
+        ),
+    )
+    if not reached:
+        raise Interrupted(
+            f"{session.settings.run} is saved at step {session.step} of {part}; the same command goes on from there"
+        )
+
+
+def _observe(session: Session, result: Evaluation, eval_name: str, text: Text) -> RungFile:
+    settings, spec = session.settings, session.settings.spec()
+    tokens = session.step * settings.batch_tokens
+    run = Run(
+        run=settings.run,
+        group=settings.group,
+        params=params(spec),
+        params_non_embedding=params_non_embedding(spec),
+        tokens=tokens,
+        unique_tokens=min(tokens, len(text.train) * settings.n_positions),
+        loss=result.loss,
+        loss_se=result.se,
+        compute=float(tokens * train_flops_per_token(spec)),
+        compute_kind="exact",
+        annealed=True,
+        seed=settings.seed,
+        eval_set=eval_name,
+        n_positions=spec.n_positions,
+        vocab_size=spec.vocab_size,
+        batch_tokens=settings.batch_tokens,
+        lr=settings.lr,
+        n_layer=spec.n_layer,
+        n_embd=spec.n_embd,
+        n_head=spec.n_head,
+        wall_s=round(session.wall_s, 3),
+        accelerator=session.device,
+    )
+    return RungFile(
+        observation=run,
+        perplexity=result.perplexity,
+        bits_per_byte=result.bits_per_byte,
+        loss_per_word=result.loss_per_word,
+        eval_tokens=result.tokens,
+    )

@@ -1,0 +1,218 @@
+"""From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from families import ModelSpec, train_flops_per_token
+from families.errors import BadInput
+from families.units import format_duration, format_size
+from scaling.files import canonical_json, sha256_bytes
+from scaling.planfile import PlannedMember
+from scaling.recipe import Recipe, recipe
+from scaling.study import Study
+
+from .autotune import Estimate, estimate, fitting_micro_batch
+from .config import SHAPE_FIELDS, Settings, TrainConfig
+from .data import DataManifest, prepare
+from .ladder import Habits, Places, RungFile, Text, climb, planned_steps
+from .loop import Stop, pick_device
+
+PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
+Report = Callable[[float, float, str, bool], None]  # done, of how much, what, whether just now
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
+
+
+def safe_name(text: str) -> str:
+    """A name that is one harmless folder, whatever was typed.
+
+    Raises:
+        BadInput: nothing is left of it.
+    """
+    name = _UNSAFE.sub("-", text).strip(".-")
+    if not name:
+        raise BadInput(f"name is {text!r}; it must hold letters or digits")
+    return name[:80]
+
+
+def group_of(manifest: DataManifest, architecture: str) -> str:
+    """One law per group: corpus, tokenizer and architecture, told apart by the hash of the held-out tokens."""
+    return f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}"
+
+
+def data_hash(manifest: DataManifest) -> str:
+    """SHA-256 of what a run reads: source files, tokens and how they are split."""
+    facts = [file.model_dump() for file in manifest.files]
+    shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
+    return sha256_bytes(canonical_json([facts, shards, manifest.heldout_sha256]))
+
+
+def settings_of(config: TrainConfig, manifest: DataManifest, device: str) -> Settings:
+    """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
+    spec = config.spec()
+    wanted = None if config.batch_size is None else float(config.batch_size * spec.n_positions)
+    shortest = min((*config.rungs, config.tokens))
+    advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
+    return _settings(
+        config.family, spec, advice, manifest, device,
+        seed=config.seed, batch_size=config.batch_size, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
+        cooldown=config.cooldown, weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
+        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, dtype=config.dtype,
+    )  # fmt: skip
+
+
+def settings_of_planned(
+    planned: PlannedMember, manifest: DataManifest, device: str, *, seed: int
+) -> Settings:
+    """What a plan says about a member, for this text."""
+    advice = planned.recipe
+    return _settings(
+        planned.member, planned.spec, advice, manifest, device, seed=seed, cooldown=advice.cooldown_fraction
+    )
+
+
+def _settings(
+    name: str,
+    spec: ModelSpec,
+    advice: Recipe,
+    manifest: DataManifest,
+    device: str,
+    *,
+    seed: int,
+    **given: object,
+) -> Settings:
+    if manifest.vocab_size > spec.vocab_size:
+        raise BadInput(
+            f"the tokenizer has {manifest.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
+        )
+    chosen = {key: value for key, value in given.items() if value is not None}
+    batch_size = int(str(chosen.pop("batch_size", advice.batch_sequences)))
+    micro = chosen.pop("micro_batch", None)
+    member_name = safe_name(name)
+    return Settings.model_validate(
+        {
+            "run": f"{member_name}-s{seed}",
+            "member": member_name,
+            "group": group_of(manifest, spec.architecture),
+            **{field: getattr(spec, field) for field in SHAPE_FIELDS},
+            "eos_token_id": manifest.eos_token_id,
+            "seed": seed,
+            "batch_size": batch_size,
+            "micro_batch": micro or fitting_micro_batch(spec, batch_size, device),
+            "lr": advice.lr,
+            "warmup": advice.warmup_steps,
+            "schedule": advice.schedule,
+            "cooldown": advice.cooldown_fraction,
+            "weight_decay": advice.weight_decay,
+            "beta1": advice.beta1,
+            "beta2": advice.beta2,
+            "grad_clip": advice.grad_clip,
+            "dropout": 0.0,
+            "init_std": advice.init_std,
+            "dtype": "fp32",
+            "data_sha256": data_hash(manifest),
+            "recipe": advice.source,
+            **chosen,
+        }
+    )
+
+
+def check_machine(
+    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, tell: Callable[[str], None]
+) -> Estimate:
+    """Say what the run will need, and refuse one too big for this machine unless told to go ahead.
+
+    Raises:
+        BadInput: more memory than there is, or more than a day, without `yes`.
+    """
+    steps = planned_steps(settings, rungs)
+    need = estimate(settings, steps, device)
+    said = (
+        f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
+        f"{format_size(need.memory)}B of memory of {format_size(need.available)}B and {format_duration(need.seconds)} on {need.machine} "
+        f"(estimated from a {format_size(need.flops_per_s)}FLOP/s probe)"
+    )
+    too_big = need.memory > need.available
+    if (too_big or need.seconds > PATIENCE) and not yes:
+        reason = "more memory than this machine has free" if too_big else "more than a day"
+        raise BadInput(
+            f"{said}; that is {reason}: choose a smaller member or fewer tokens=, or go ahead with --yes"
+        )
+    tell(said)
+    return need
+
+
+def train(
+    config: TrainConfig, study: Path, *, yes: bool, stop: Stop, tell: Callable[[str], None], report: Report
+) -> tuple[RungFile, ...]:
+    """Train what `scaling train` was asked for; its observations go to the study's runs.jsonl.
+
+    Raises:
+        BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
+    """
+    spec = config.spec()
+    if config.tokens < spec.n_positions:
+        raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
+    manifest = prepare(
+        config.data,
+        study / "data",
+        vocab_size=spec.vocab_size,
+        tokenizer=config.tokenizer,
+        held_out=config.held_out,
+        progress=lambda what, share: report(share, 1.0, what, True),
+    )
+    device = pick_device(config.device)
+    settings = settings_of(config, manifest, device)
+    rungs = (*config.rungs, config.tokens)
+    folder = config.out or study / "runs" / settings.run
+    check_machine(settings, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
+    total = planned_steps(settings, rungs)
+    habits = Habits(
+        device=device,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        eval_tokens=config.eval_tokens,
+        tell=tell,
+        progress=lambda position, what, trained: report(position, total, what, trained),
+    )
+    places = Places(folder=folder, runs=study / "runs.jsonl", ledger=study / "ledger.jsonl")
+    return climb(settings, rungs, Text.open(study / "data", manifest, spec.n_positions), places, habits, stop)
+
+
+def train_plan(
+    members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
+    report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto",
+) -> tuple[RungFile, ...]:  # fmt: skip
+    """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
+
+    Raises:
+        BadInput: the study has no text yet, or as `train`.
+    """
+    manifest = DataManifest.read(study.data / "data.json")
+    device = pick_device(device)
+    jobs = []
+    for planned in sorted(members, key=lambda planned: planned.flops):
+        settings = settings_of_planned(planned, manifest, device, seed=seed)
+        rungs = planned.rungs or (planned.tokens,)
+        check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
+        jobs.append((settings, rungs, settings.batch_tokens * train_flops_per_token(settings.spec())))
+    total = float(sum(planned_steps(settings, rungs) * per_step for settings, rungs, per_step in jobs))
+    done: list[RungFile] = []
+    before = 0.0
+    for settings, rungs, per_step in jobs:
+        progress = partial(_report_flops, report, before, per_step, total)
+        habits = Habits(
+            device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell, progress=progress
+        )
+        places = Places(folder=study.run_folder(settings.run), runs=study.runs, ledger=study.ledger)
+        text = Text.open(study.data, manifest, settings.n_positions)
+        done.extend(climb(settings, rungs, text, places, habits, stop))
+        before += planned_steps(settings, rungs) * per_step
+    return tuple(done)
+
+
+def _report_flops(
+    report: Report, before: float, per_step: float, total: float, position: int, what: str, trained: bool
+) -> None:
+    report(before + position * per_step, total, what, trained)

@@ -1,0 +1,227 @@
+"""The training loop: from one step to another, at a schedule, exact on resume."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scaling.files import writing
+
+from .config import Settings
+from .data import Tokens, batch
+from .model import build
+from .schedule import Schedule
+
+ADAM_EPS = 1e-8  # torch's default
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A run in progress: the state that a step changes, all of it and nothing else."""
+
+    settings: Settings
+    model: Any
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    wall_s: float = 0.0
+    device: str = "cpu"
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether a person or a scheduler has asked the loop to stop."""
+
+    asked: bool = False
+    signal_name: str = ""
+    _previous: dict[int, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """SIGINT and SIGTERM let the step in hand finish and be saved; a second SIGINT stops at once."""
+    stop = Stop()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+        stop.signal_name = signal.Signals(number).name
+
+    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
+
+
+def pick_device(wanted: str) -> str:
+    """cuda where there is one, unless told."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def start(settings: Settings, device: str) -> Session:
+    """A session at step 0: a function of the settings."""
+    model = build(
+        settings.spec(), seed=settings.seed, dropout=settings.dropout, eos_token_id=settings.eos_token_id
+    )
+    model.to(device).train()
+    return Session(settings=settings, model=model, optimizer=make_optimizer(settings, model), device=device)
+
+
+def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
+    """AdamW, fused; weight decay on matrices only, as GPT-2 and Chinchilla train."""
+    weights = list(model.parameters())
+    return torch.optim.AdamW(
+        [
+            {"params": [w for w in weights if w.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=ADAM_EPS,
+        fused=True,
+    )
+
+
+def autocast(settings: Settings, device: str) -> Any:
+    """bf16 for the matmuls where the settings say so."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=settings.dtype == "bf16")
+
+
+def token_losses(model: Any, window: torch.Tensor) -> torch.Tensor:
+    """Nats of each predicted token, shape (batch, n_positions), from windows of n_positions + 1."""
+    logits_BxTxV = model(window[:, :-1], use_cache=False).logits
+    losses = functional.cross_entropy(
+        logits_BxTxV.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none"
+    )
+    return losses.view(window.shape[0], -1)
+
+
+def train_step(session: Session, windows: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One optimiser step; returns the mean loss and the gradient's norm before clipping, both still on the device."""
+    settings = session.settings
+    pieces = windows.split(settings.micro_batch)
+    total = torch.zeros((), device=session.device)
+    for piece in pieces:
+        with autocast(settings, session.device):
+            loss = token_losses(session.model, piece).mean()
+        share = piece.shape[0] / windows.shape[0]
+        (loss * share).backward()
+        total += loss.detach() * share
+    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), settings.grad_clip)
+    for group in session.optimizer.param_groups:
+        group["lr"] = lr
+    session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    session.step += 1
+    return total, norm
+
+
+def to_device(array: np.ndarray[Any, np.dtype[np.int64]], device: str) -> torch.Tensor:
+    """Token windows on the device; pinned on the way to a GPU, so that the copy does not wait."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor
+
+
+def advance(
+    session: Session,
+    schedule: Schedule,
+    until: int,
+    tokens: Tokens,
+    *,
+    metrics: Path,
+    log_every: int,
+    stop: Stop,
+    save: Callable[[], None],
+    save_every: float,
+    progress: Callable[[int, float], None] | None = None,
+) -> bool:
+    """Train to step `until`; True when it is reached, False when asked to stop before. Saves on the way and at the end.
+
+    Raises:
+        Diverged: the loss is not finite; nothing is saved then, so the last checkpoint is good.
+    """
+    settings = session.settings
+    truncate_metrics(metrics, session.step)
+    losses: list[torch.Tensor] = []
+    norms: list[torch.Tensor] = []
+    began = last_saved = time.monotonic()
+    wall_before = session.wall_s
+    with (
+        writing(metrics),
+        metrics.open("a", encoding="utf-8") as log,
+        _timing(metrics).open("a", encoding="utf-8") as timing,
+    ):
+        logged_at, logged_step = began, session.step
+        while session.step < until:
+            windows = to_device(
+                batch(tokens, settings.batch_size, settings.seed, session.step), session.device
+            )
+            lr = schedule.lr(session.step)
+            loss, norm = train_step(session, windows, lr)
+            losses.append(loss)
+            norms.append(norm)
+            at_end = session.step >= until
+            if at_end or session.step % log_every == 0:
+                mean = float(torch.stack(losses).mean())
+                if not math.isfinite(mean):
+                    raise Diverged(
+                        f"{settings.run}: the loss is {mean} at step {session.step} (learning rate {lr:g}); "
+                        "lower lr=, or lengthen warmup="
+                    )
+                _log(log, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
+                     grad_norm=float(torch.stack(norms).mean()))  # fmt: skip
+                losses, norms = [], []
+                moment = time.monotonic()
+                session.wall_s = wall_before + moment - began
+                rate = (session.step - logged_step) * settings.batch_tokens / max(moment - logged_at, 1e-9)
+                _log(timing, step=session.step, wall_s=round(session.wall_s, 3), tokens_per_s=round(rate, 1))
+                logged_at, logged_step = moment, session.step
+                if progress:
+                    progress(session.step, mean)
+            if stop.asked or at_end or time.monotonic() - last_saved > save_every:
+                session.wall_s = wall_before + time.monotonic() - began
+                log.flush()
+                save()
+                last_saved = time.monotonic()
+                if stop.asked and not at_end:
+                    return False
+    return True
+
+
+def _timing(metrics: Path) -> Path:
+    return metrics.with_name("timing.jsonl")
+
+
+def _log(file: Any, **values: float) -> None:
+    file.write(json.dumps(values) + "\n")
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Drop the lines beyond a step: what a killed run had logged after its last checkpoint will be logged again."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (path, _timing(path)):
+            if not file.exists():
+                continue
+            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            if len(kept) != len(lines):
+                file.write_text("".join(kept), encoding="utf-8")

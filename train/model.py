@@ -1,0 +1,64 @@
+"""A spec as a real Hugging Face model, and its config on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from families import ModelSpec, params
+from families.architectures import architecture
+from scaling.files import write_whole
+
+_CLASSES = {"gpt2": ("GPT2Config", "GPT2LMHeadModel")}
+
+
+def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
+    """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
+    import transformers
+
+    config_class, model_class = _CLASSES[spec.architecture]
+    arguments = {**architecture(spec.architecture).to_hugging_face(spec), **changes}
+    return getattr(transformers, config_class)(architectures=[model_class], **arguments)
+
+
+def write_config(spec: ModelSpec, folder: Path) -> Path:
+    """Write config.json, equal to the config's to_dict(); returns its path."""
+    path = folder / "config.json"
+    write_whole(path, json.dumps(hugging_face_config(spec).to_dict(), indent=2, sort_keys=True) + "\n")
+    return path
+
+
+def build(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    dropout: float = 0.0,
+    init_std: float = 0.02,
+    eos_token_id: int | None = None,
+) -> Any:
+    """The model with freshly drawn weights: a function of (spec, seed).
+
+    Raises:
+        RuntimeError: transformers' own count is not the promised one.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    eos = spec.vocab_size - 1 if eos_token_id is None else eos_token_id
+    config = hugging_face_config(
+        spec,
+        resid_pdrop=dropout,
+        embd_pdrop=dropout,
+        attn_pdrop=dropout,
+        initializer_range=init_std,
+        bos_token_id=eos,
+        eos_token_id=eos,
+    )
+    torch.manual_seed(seed)
+    model = getattr(transformers, _CLASSES[spec.architecture][1])(config)
+    count = sum(weight.numel() for weight in model.parameters())
+    if count != params(spec):
+        raise RuntimeError(
+            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} were promised"
+        )
+    return model

@@ -1,0 +1,41 @@
+"""The learning rate as a function of the step: warm-up, then cosine, or constant with a cooldown (WSD)."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Learning rate of step 0 … steps − 1.
+
+    Linear warm-up over `warmup` steps (Kaplan et al. 2020). Then "cosine" to 0, or "wsd": constant, and over the last
+    `cooldown_steps` linear to 0 (Hägele et al. 2024, arXiv:2405.18392, who find a linear or 1−sqrt cooldown over 20 % of
+    the steps as good as a tuned cosine). A trunk is a WSD schedule before its cooldown begins.
+    """
+
+    peak: float
+    warmup: int
+    steps: int
+    kind: Literal["wsd", "cosine"] = "wsd"
+    cooldown_steps: int = 0
+
+    @property
+    def decay_starts(self) -> int:
+        """First step of the cooldown."""
+        return self.steps - self.cooldown_steps if self.kind == "wsd" else self.warmup
+
+    def lr(self, step: int) -> float:
+        """The learning rate at which that step's update is made."""
+        scale = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.kind == "cosine":
+            span = max(1, self.steps - self.warmup)
+            progress = max(0, step + 1 - self.warmup) / span
+            return self.peak * scale * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        left = self.steps - step
+        decay = left / (self.cooldown_steps + 1) if left <= self.cooldown_steps else 1.0
+        return self.peak * scale * decay
+
+    def to(self, steps: int, cooldown: float) -> "Schedule":
+        """The same trunk, cooled down over the last share `cooldown` of `steps`."""
+        return replace(self, steps=steps, kind="wsd", cooldown_steps=max(1, round(cooldown * steps)))
