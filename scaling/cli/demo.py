@@ -42,7 +42,6 @@ def demo(
     """
     from .compare import compared, comparison_table
     from .ladder import train_members
-    from .report import write_report
 
     place = open_study(study)
     seconds = QUICK_SECONDS if quick else SECONDS
@@ -66,6 +65,8 @@ def demo(
     train_members(sealed, place, **habits)
     note("6/6  compare and report")
     found = compared(place)
+    from .report import write_report
+
     report = write_report(place.folder)
     if as_json:
         print_json({**found.model_dump(mode="json"), "report": str(report)})
