@@ -1,8 +1,8 @@
 """fit(runs): the certified fit of one form, or of the forms that the default predictor combines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from families.errors import BadInput
 from families.units import nearest
 
-from .certify import Certificate, certify
-from .combine import CANDIDATES, Candidate, Table, drift_of, rollouts, weigh
+from .certify import Certificate
 from .fitcard import MANY_EPOCHS, card
 from .laws import Allocation, Law
-from .local import Local
-from .optimise import SHAPES, Problem, Shape
+from .members import combined, named
+from .optimise import SHAPES
 from .predictor import Domain, Extrapolation, FittedForm, Prediction, Predictor, Status
-from .runs import Columns, Convention, Run, by_group, columns
-from .uncertainty import FEWEST_RUNS, cluster_draws, noise_of
+from .repetition import Repetition, fit_repetition
+from .runs import Columns, Convention, Run, columns
+from .selection import Annealed, choose
+from .uncertainty import FEWEST_RUNS, noise_of
 
 if TYPE_CHECKING:
     from .lawfile import LawFile
 
 Array = NDArray[np.float64]
-Annealed = Literal["only", "all"]
-FORMS = ("auto", *SHAPES)
-FEWEST_ROWS = 4
+REPEATED = "data-constrained"
+FORMS = ("auto", *SHAPES, REPEATED)
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
 
@@ -64,10 +64,16 @@ class Fit:
         return self.predictor.group
 
     def predict(
-        self, N: Any, D: Any, *, convention: Convention | None = None, force: bool = False
+        self,
+        N: Any,
+        D: Any,
+        *,
+        unique_tokens: Any = None,
+        convention: Convention | None = None,
+        force: bool = False,
     ) -> Prediction:
         """The loss of a run of N parameters and D tokens, with intervals (see `Predictor.predict`)."""
-        return self.predictor.predict(N, D, convention=convention, force=force)
+        return self.predictor.predict(N, D, unique_tokens=unique_tokens, convention=convention, force=force)
 
     def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
         """The compute-optimal N and D for C FLOPs (see `Predictor.allocate`)."""
@@ -121,13 +127,15 @@ def fit(
             f"there {'is' if count == 1 else 'are'} {count} run{'' if count == 1 else 's'}; intervals need at least "
             f"{FEWEST_RUNS}: add runs, or ask for no intervals (bootstrap 0)"
         )
+    repetition, fresh = _as_fresh(table, form, delta)
     if form == "auto":
-        found = _auto(table, seed=seed, bootstrap=bootstrap)
+        found = combined(fresh, seed=seed, bootstrap=bootstrap)
     else:
-        found = _named(table, form, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
+        plain = "chinchilla" if form == REPEATED else form
+        found = named(fresh, plain, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
     compute = 6 * table.N * table.D
-    fitted = sum(one.weight * one.log_loss(table.N, table.D) for one in found.forms)
-    fitted = fitted + found.local.correction(table.N, table.D)
+    fitted = sum(one.weight * one.log_loss(fresh.N, fresh.D) for one in found.forms)
+    fitted = fitted + found.local.correction(fresh.N, fresh.D)
     predictor = Predictor(
         forms=found.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(compute)),
@@ -135,6 +143,7 @@ def fit(
         noise=noise_of(table, np.log(table.L) - fitted),
         drift=found.drift,
         local=found.local,
+        repetition=repetition,
         intervals=bootstrap > 0,
         eval_set=chosen[0].eval_set,
         group=chosen[0].group,
@@ -162,68 +171,16 @@ def fit(
     )
 
 
-def one_of_conventions(value: str | None) -> Convention | None:
-    """A convention's name from outside, checked.
-
-    Raises:
-        BadInput: it is not one.
-    """
-    if value is None or value in get_args(Convention):
-        return cast(Convention | None, value)
-    raise BadInput(f"convention is {value!r}; {nearest(value, get_args(Convention))}")
-
-
-def one_of_annealed(value: str | None) -> Annealed | None:
-    """Which rows to take, from outside, checked.
-
-    Raises:
-        BadInput: it is neither "only" nor "all".
-    """
-    if value is None or value in get_args(Annealed):
-        return cast(Annealed | None, value)
-    raise BadInput(f"annealed is {value!r}; {nearest(value, get_args(Annealed))}")
-
-
-def choose(
-    runs: Sequence[Run], *, group: str | None, annealed: Annealed | None
-) -> tuple[tuple[Run, ...], str]:
-    """The runs that one law may be fitted to, and a line on what was left out.
-
-    Raises:
-        BadInput: naming the mixture.
-    """
-    groups = by_group(runs)
-    if not groups:
-        raise BadInput("there are 0 runs; at least 1 is needed")
-    if group is None and len(groups) > 1:
-        names = ", ".join(repr(name) for name in list(groups)[:8])
-        raise BadInput(
-            f"there are {len(groups)} groups ({names}); a law is fitted to one: name it with group"
-        )
-    if group is not None and group not in groups:
-        raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
-    chosen = groups[group] if group is not None else next(iter(groups.values()))
-    left_out = []
-    if len(runs) > len(chosen):
-        left_out.append(f"{len(runs) - len(chosen)} rows of other groups")
-    middle = sum(not run.annealed for run in chosen)
-    if middle and middle < len(chosen):
-        if annealed is None:
-            raise BadInput(
-                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); fit the "
-                "annealed ones only, or say that all may be mixed (annealed only | all)"
-            )
-        if annealed == "only":
-            chosen = tuple(run for run in chosen if run.annealed)
-            left_out.append(f"{middle} rows not annealed")
-    elif middle and annealed == "only":
-        raise BadInput(f"all {middle} rows are not annealed; there is nothing to fit")
-    sets = sorted({run.eval_set for run in chosen})
-    if len(sets) > 1:
-        raise BadInput(
-            f"the rows have {len(sets)} eval sets ({', '.join(map(repr, sets[:8]))}); a law is fitted to one"
-        )
-    return chosen, "; ".join(left_out) or "none"
+def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | None, Columns]:
+    """The rows in effective N and D where tokens repeat and the form knows it."""
+    repeats = bool((table.D > table.U * (1 + 1e-9)).any())
+    if not repeats or form not in ("auto", REPEATED):
+        return None, table
+    found = fit_repetition(
+        table.N, table.D, table.U, table.L, delta=delta, form="general" if form == "auto" else "chinchilla"
+    )
+    N, D = found.effective(table.N, table.D, table.U)
+    return found, replace(table, N=N, D=D)
 
 
 def _warnings(table: Columns, predictor: Predictor) -> list[str]:
@@ -241,85 +198,6 @@ def _warnings(table: Columns, predictor: Predictor) -> list[str]:
 
 def _range(values: Array) -> tuple[float, float]:
     return float(values.min()), float(values.max())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Combination:
-    """Forms with their evidence, a local correction, and the drift beyond the data."""
-
-    forms: tuple[FittedForm, ...]
-    certificates: tuple[Certificate, ...]
-    local: Local
-    drift: float
-
-    @property
-    def main(self) -> int:
-        """Which form has the greatest weight."""
-        return int(np.argmax([form.weight for form in self.forms]))
-
-
-def _member(
-    name: str, certificate: Certificate, shape: Shape, weight: float, draws: Array, error: float | None
-) -> FittedForm:
-    return FittedForm(
-        name=name,
-        law=certificate.law,
-        status=certificate.status,
-        objective=certificate.objective,
-        weight=weight,
-        draws=draws,
-        variable="C" if shape.variable == "C" else "ND",
-        rollout_error=error,
-    )
-
-
-def _named(
-    table: Columns, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
-) -> Combination:
-    """One form, fitted plainly: no prior, every row the same weight."""
-    shape = SHAPES[form]
-    if len(table) < len(shape.free):
-        raise BadInput(f"there are {len(table)} rows; the form {form!r} has {len(shape.free)} constants")
-    N = 6 * table.N * table.D if shape.variable == "C" else table.N
-    problem = Problem.of(N, table.D, table.L, delta=delta)
-    first = None if given is None else np.stack([problem.theta(law) for law in given])
-    certificate = certify(problem, shape, first, seed)
-    draws = cluster_draws(problem, shape, certificate.theta, table.cluster, bootstrap, seed)
-    plain = [Candidate(name=form, shape=shape, strength=0.0)]
-    cuts = rollouts(Table(N=N, D=table.D, L=table.L, noise=0.0), plain)
-    weights, errors = weigh(cuts, plain)
-    member = _member(form, certificate, shape, 1.0, draws, None if errors is None else float(errors[0]))
-    return Combination(
-        forms=(member,),
-        certificates=(certificate,),
-        local=Local.nothing(),
-        drift=drift_of(cuts, weights, local=False),
-    )
-
-
-def _auto(table: Columns, *, seed: int, bootstrap: int) -> Combination:
-    """The candidates, weighted by their rollout error inside these rows, and a local correction."""
-    if len(table) < FEWEST_ROWS:
-        raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")
-    rows = Table.of(table.N, table.D, table.L)
-    cuts = rollouts(rows)
-    weights, errors = weigh(cuts)
-    members, certificates = [], []
-    for index, candidate in enumerate(CANDIDATES):
-        problem = rows.problem(candidate)
-        certificate = certify(problem, candidate.shape, None, seed)
-        draws = cluster_draws(problem, candidate.shape, certificate.theta, table.cluster, bootstrap, seed)
-        error = None if errors is None else float(errors[index])
-        weight = float(weights[index])
-        members.append(_member(candidate.name, certificate, candidate.shape, weight, draws, error))
-        certificates.append(certificate)
-    fitted = sum(form.weight * form.log_loss(table.N, table.D) for form in members)
-    return Combination(
-        forms=tuple(members),
-        certificates=tuple(certificates),
-        local=Local.of(table.N, table.D, np.log(table.L) - fitted),
-        drift=drift_of(cuts, weights),
-    )
 
 
 def _lines(certificate: Certificate) -> dict[str, str]:

@@ -10,6 +10,7 @@ from .files import Document, Record
 from .laws import Law
 from .local import Local
 from .predictor import CONSTANTS, Domain, FittedForm, Predictor, Status
+from .repetition import Repetition
 from .runs import Convention
 
 if TYPE_CHECKING:
@@ -78,6 +79,17 @@ class LocalRecord(Record):
         return self
 
 
+class RepetitionRecord(Record):
+    """R_N and R_D of the data-constrained form (Muennighoff et al. 2023)."""
+
+    R_N: float = Field(gt=0)
+    R_D: float = Field(gt=0)
+
+    def fitted(self) -> Repetition:
+        """As what computes effective sizes."""
+        return Repetition(R_N=self.R_N, R_D=self.R_D)
+
+
 class LawFile(Document):
     """law.json (docs/formats.md)."""
 
@@ -99,6 +111,7 @@ class LawFile(Document):
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
+    repetition: RepetitionRecord | None = None
     card: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
@@ -118,6 +131,7 @@ class LawFile(Document):
             drift=fit.predictor.drift,
             intervals=fit.predictor.intervals,
             forms=tuple(_record(form) for form in fit.forms),
+            repetition=_repetition_record(fit.predictor.repetition),
             local=LocalRecord(
                 log_N=tuple(fit.predictor.local.x.tolist()),
                 log_D=tuple(fit.predictor.local.z.tolist()),
@@ -149,6 +163,7 @@ class LawFile(Document):
             convention=self.convention,
             noise=self.noise,
             drift=self.drift,
+            repetition=None if self.repetition is None else self.repetition.fitted(),
             local=Local(
                 x=np.array(self.local.log_N),
                 z=np.array(self.local.log_D),
@@ -158,6 +173,10 @@ class LawFile(Document):
             eval_set=self.eval_set,
             group=self.group,
         )
+
+
+def _repetition_record(found: Repetition | None) -> RepetitionRecord | None:
+    return None if found is None else RepetitionRecord(R_N=found.R_N, R_D=found.R_D)
 
 
 def _record(form: FittedForm) -> FormRecord:

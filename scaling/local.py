@@ -39,13 +39,13 @@ class Local:
         scale = float(np.median(np.abs(residuals)) / 0.6745)
         if scale < 1e-7:
             return cls.nothing()
-        x, z, r, count = _cells(np.log(N), np.log(D), residuals / scale)
+        x, z, scaled, count = _cells(np.log(N), np.log(D), residuals / scale)
         kernel = _kernel(x, z, x, z)
-        weight = np.ones(len(x))
-        coefficient = np.zeros(len(x))
+        weight: Array = np.ones(len(x))
+        coefficient: Array = np.zeros(len(x))
         for _ in range(ROBUST_STEPS):
-            coefficient = np.linalg.solve(kernel + np.diag(1 / (weight * count)), r)
-            weight = 1 / (1 + ((r - kernel @ coefficient) / OUTLIER) ** 2)
+            coefficient = np.linalg.solve(kernel + np.diag(1 / (weight * count)), scaled)
+            weight = 1 / (1 + ((scaled - kernel @ coefficient) / OUTLIER) ** 2)
         return cls(x=x, z=z, coefficient=scale * coefficient)
 
     def correction(self, N: Array, D: Array) -> Array:

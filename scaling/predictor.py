@@ -15,6 +15,7 @@ from families.units import format_size
 
 from .laws import Allocation, Law
 from .local import Local
+from .repetition import PUBLISHED_REPETITION, Repetition
 from .runs import Convention
 
 Array = NDArray[np.float64]
@@ -119,7 +120,7 @@ class FittedForm:
     """One form's fit: its law, its verdict and its place in the combined prediction.
 
     variable "C" means that the law's N is 6·N·D. draws are resampled constants, shape (k, 6), in the order of CONSTANTS;
-    repetition holds (R_N, R_D) of the data-constrained form. rollout_error is the rms log error of predictions ten
+    rollout_error is the rms log error of predictions ten
     times beyond what they were fitted on, inside these data; None where there were too few rows to tell.
     """
 
@@ -164,6 +165,7 @@ class Predictor:
     noise: float
     drift: float
     local: Local = field(default_factory=Local.nothing)
+    repetition: Repetition | None = None  # fitted where rows repeat their tokens
     intervals: bool = True
     eval_set: str = ""
     group: str = ""
@@ -187,13 +189,19 @@ class Predictor:
         )
 
     def predict(
-        self, N: ArrayLike, D: ArrayLike, *, convention: Convention | None = None, force: bool = False
+        self,
+        N: ArrayLike,
+        D: ArrayLike,
+        *,
+        unique_tokens: ArrayLike | None = None,
+        convention: Convention | None = None,
+        force: bool = False,
     ) -> Prediction:
-        """The loss of a run of N parameters and D tokens.
+        """The loss of a run of N parameters and D tokens, of which `unique_tokens` are distinct (default: all).
 
         Raises:
-            BadInput: another convention of N than the law's, a size that is not positive, or compute more than 1,000
-                times beyond the fitted data without `force`.
+            BadInput: another convention of N than the law's, a size that is not positive, or compute more than
+                1,000 times beyond the fitted data without `force`.
         """
         if convention is not None and convention != self.convention:
             raise BadInput(
@@ -202,12 +210,16 @@ class Predictor:
         n, d = _points(N, D)
         reach = self.extrapolation(n, d)
         self.domain.check(reach, force=force)
-        log_loss = self._log_loss(n, d) + self.local.correction(n, d)
+        decades = self._decades(n, d)
         shape = np.broadcast_shapes(np.shape(N), np.shape(D))
+        if unique_tokens is not None:
+            repetition = self.repetition or PUBLISHED_REPETITION
+            n, d = repetition.effective(n, d, _points(unique_tokens, n)[0])
+        log_loss = self._log_loss(n, d) + self.local.correction(n, d)
         loss = _like(np.exp(log_loss), shape)
         if not self.intervals:
             return Prediction(loss=loss, interval_80=None, interval_95=None, extrapolation=reach)
-        deviation = self.deviation(n, d)
+        deviation = self._deviation(n, d, decades)
         low_80, high_80, low_95, high_95 = (
             _like(np.exp(log_loss + z * deviation), shape) for z in (-Z_80, Z_80, -Z_95, Z_95)
         )
@@ -215,16 +227,21 @@ class Predictor:
             loss=loss, interval_80=(low_80, high_80), interval_95=(low_95, high_95), extrapolation=reach
         )
 
-    def deviation(self, N: ArrayLike, D: ArrayLike) -> Array:
-        """Standard deviation of log loss at each point: noise of one run, resampling and spread of forms,
-        drift.
+    def _decades(self, n: Array, d: Array) -> Array:
+        """How far beyond the data, in factors of ten: of compute, or of N and D together where that is more."""
+        beyond = [
+            np.maximum(np.log10(v / top), 0) for v, top in ((n, self.domain.N[1]), (d, self.domain.D[1]))
+        ]
+        return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
+
+    def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
+        """Standard deviation of log loss: noise of one run, and the larger of resampling with the spread of forms
+        and the drift of that many decades.
         """
-        n, d = _points(N, D)
         centre = self._log_loss(n, d)
         spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
         draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
         resampled = np.var(draws, axis=0) if np.ndim(draws) else 0.0
-        decades = np.maximum(np.log10(6 * n * d / self.domain.C[1]), 0)
         return np.asarray(
             np.sqrt(self.noise**2 + np.maximum(resampled + spread, (self.drift * decades) ** 2))
         )
@@ -270,7 +287,7 @@ class Predictor:
 
     def optimum_draws(self, C: float, *, flops_per_param_token: float = 6.0) -> Array:
         """log N* of each draw at C, forms combined by weight: shape (k,). Empty without draws."""
-        total: Any = 0.0
+        total = np.zeros(max(len(form.draws) for form in self.forms))
         for form in self._two_sided():
             if not len(form.draws):
                 return np.empty(0)
@@ -280,7 +297,7 @@ class Predictor:
                 total = total + form.weight * (
                     log_g + beta / (alpha + beta) * math.log(C / flops_per_param_token)
                 )
-        return np.asarray(total)[np.isfinite(total)]
+        return np.asarray(total[np.isfinite(total)])
 
 
 def _golden(f: Any, low: float, high: float) -> float:
@@ -316,4 +333,4 @@ def _outside(values: Array, bounds: tuple[float, float]) -> float:
 
 
 def _like(values: Array, shape: tuple[int, ...]) -> Any:
-    return np.asarray(values.reshape(shape)) if shape else float(values[0])
+    return values.reshape(shape) if shape else float(values[0])

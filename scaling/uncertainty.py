@@ -62,13 +62,15 @@ def _chunks(weights: Array) -> list[Array]:
 def noise_of(table: Columns, residuals: Array) -> float:
     """Standard deviation of log loss between like runs.
 
-    From replicated cells (same N and D, different runs) where at least 3 degrees of freedom are there, or from
-    loss_se; else from the residuals of the fit, robustly (median |r| / 0.6745), which then holds misfit too.
+    From replicated cells (same N, D and distinct tokens, different runs) where at least 3 degrees of freedom are there, or from
+    loss_se; else from the residuals of the fit, by the quantiles of their size that a normal's would have at one
+    standard deviation's 0.67 and 1.28, which then holds misfit too.
     """
-    fitted = float(np.median(np.abs(residuals)) / 0.6745)
-    cells: dict[tuple[float, float], dict[int, float]] = {}
-    for n, d, run, loss in zip(table.N, table.D, table.cluster, table.L, strict=True):
-        cells.setdefault((float(n), float(d)), {})[int(run)] = float(np.log(loss))
+    half, most = np.quantile(np.abs(residuals), [0.5, 0.8])
+    fitted = float(max(half / 0.6745, most / 1.2816))
+    cells: dict[tuple[float, float, float], dict[int, float]] = {}
+    for n, d, u, run, loss in zip(table.N, table.D, table.U, table.cluster, table.L, strict=True):
+        cells.setdefault((float(n), float(d), float(u)), {})[int(run)] = float(np.log(loss))
     replicated = [np.array(list(runs.values())) for runs in cells.values() if len(runs) > 1]
     freedom = sum(len(values) - 1 for values in replicated)
     if freedom >= FEWEST_REPLICATES:
@@ -84,7 +86,8 @@ def profile(
 ) -> tuple[Array, Array]:
     """The least objective with one coordinate of θ held at each of `values`: (objective, θ) of shapes (k,), (k, 6)."""
     fixed = list(theta)
-    objectives, thetas = [], []
+    objectives: list[float] = []
+    thetas: list[Array] = []
     for value in values:
         fixed[coordinate] = float(value)
         held = Shape(

@@ -2,7 +2,7 @@
 
 import typer
 
-from . import compare, demo, design, families_verb, fit, ladder, plan, predict, show, train_verb
+from . import backtest, compare, demo, design, families_verb, fit, ladder, plan, predict, show, train_verb
 
 _HELP = """Plan, train and check language models with scaling laws.
 
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("fit", epilog=fit.EPILOG)(fit.fit)
     app.command("predict", epilog=predict.EPILOG)(predict.predict)
+    app.command("backtest", epilog=backtest.EPILOG)(backtest.backtest)
     app.command("train", epilog=train_verb.EPILOG)(train_verb.train)
     app.command("ladder", epilog=ladder.EPILOG)(ladder.ladder)
     app.command("compare", epilog=compare.EPILOG)(compare.compare_study)

@@ -44,9 +44,9 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from ..files import hashes
     from ..fits import fit as fit_runs
-    from ..fits import one_of_annealed, one_of_conventions
     from ..predictor import Status
     from ..runs import parse_columns, read_runs
+    from ..selection import one_of_annealed, one_of_conventions
 
     source = runs or study / "runs.jsonl"
     if runs is None:

@@ -1,0 +1,184 @@
+"""Backtest: fit on the cheap part of the runs, foretell the rest, and say how wrong each form was."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from families.errors import BadInput
+from families.units import parse_size
+from numpy.typing import NDArray
+
+from .fits import REPEATED, fit
+from .predictor import Prediction, Predictor
+from .runs import Convention, Run, by_group, columns, compute_of
+from .selection import Annealed, choose
+
+Array = NDArray[np.float64]
+FORMS = ("chinchilla", "general", "kaplan")
+FEWEST_FIT_ROWS = 7  # one more than the general form has constants
+_RULE = re.compile(r"(params|tokens|compute)\s*>\s*(.+)")
+_SHARE = re.compile(r"top-([0-9.]+)%")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormScore:
+    """Errors of one form on the held rows, as fractions of the actual loss."""
+
+    mean_error: float
+    max_error: float
+    bias: float
+
+    @classmethod
+    def of(cls, predicted: Array, actual: Array) -> "FormScore":
+        """Mean and largest |predicted/actual − 1|, and the mean with its sign."""
+        error = predicted / actual - 1
+        size = np.abs(error)
+        return cls(mean_error=float(size.mean()), max_error=float(size.max()), bias=float(error.mean()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultScore(FormScore):
+    """The default predictor's errors, the share of held rows inside its intervals, and their mean width over loss."""
+
+    coverage_80: float
+    coverage_95: float
+    relative_width_80: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScore:
+    """One group's backtest. compute_ratio is the largest held compute over the largest fitted one."""
+
+    group: str
+    fit_rows: int
+    held_rows: int
+    compute_ratio: float
+    forms: dict[str, FormScore]
+    default: DefaultScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """Every group's score; `skipped` names groups that could not be split, and why."""
+
+    holdout: str
+    groups: tuple[GroupScore, ...]
+    skipped: dict[str, str]
+
+
+def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """(cheap runs to fit, expensive runs to foretell).
+
+    holdout: top-decade (more than a tenth of the largest compute), top-20% (the most expensive fifth of the rows),
+    or params>X, tokens>X, compute>X.
+
+    Raises:
+        BadInput: another rule.
+    """
+    compute = np.array([compute_of(run) for run in runs])
+    rule, share = _RULE.fullmatch(holdout.strip()), _SHARE.fullmatch(holdout.strip())
+    if holdout.strip() == "top-decade":
+        held = compute > compute.max() / 10 * (1 + 1e-9)
+    elif share and 0 < float(share[1]) < 100:
+        held = compute > np.quantile(compute, 1 - float(share[1]) / 100)
+    elif rule:
+        limit = parse_size(rule[2].strip(), f"holdout {rule[1]}")
+        held = np.array([_measure(run, rule[1]) > limit for run in runs])
+    else:
+        raise BadInput(
+            f"holdout is {holdout!r}; known: top-decade, top-20%, params>1B, tokens>20B, compute>1e20"
+        )
+    return (
+        tuple(run for run, out in zip(runs, held, strict=True) if not out),
+        tuple(run for run, out in zip(runs, held, strict=True) if out),
+    )
+
+
+def _measure(run: Run, name: str) -> float:
+    if name == "compute":
+        return compute_of(run)
+    if name == "tokens":
+        return run.tokens
+    size = run.params if run.params is not None else run.params_non_embedding
+    assert size is not None  # a Run has one of the two
+    return size
+
+
+def backtest(
+    runs: Sequence[Run],
+    *,
+    holdout: str = "top-decade",
+    convention: Convention | None = None,
+    annealed: Annealed | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+) -> Backtest:
+    """Backtest each group. The held rows are seen by no fit and by no choice of form.
+
+    Raises:
+        BadInput: an unknown hold-out rule, a mixture that no law may be fitted to, or no group that can be split.
+    """
+    scores, skipped = [], {}
+    for name, members in by_group(runs).items():
+        cheap, held = split(choose(members, group=None, annealed=annealed)[0], holdout)
+        clusters = {run.run for run in cheap}
+        if len(cheap) < FEWEST_FIT_ROWS or len(clusters) < 4 or not held:
+            skipped[name] = (
+                f"{len(cheap)} rows of {len(clusters)} runs to fit and {len(held)} held; "
+                f"{FEWEST_FIT_ROWS} rows of 4 runs and 1 held are needed"
+            )
+            continue
+        scores.append(_score(name, cheap, held, convention, seed, bootstrap))
+    if not scores:
+        reasons = "; ".join(f"group {name!r}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise BadInput(f"holdout {holdout} leaves nothing to score: {reasons}")
+    return Backtest(holdout=holdout, groups=tuple(scores), skipped=skipped)
+
+
+def _score(
+    name: str,
+    cheap: Sequence[Run],
+    held: Sequence[Run],
+    convention: Convention | None,
+    seed: int,
+    bootstrap: int,
+) -> GroupScore:
+    default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
+    chosen = default.convention
+    actual = np.array([run.loss for run in held])
+    names = FORMS if default.predictor.repetition is None else (*FORMS, REPEATED)
+    forms = {}
+    for form in names:
+        found = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
+        forms[form] = FormScore.of(np.asarray(_predict(found.predictor, held, chosen).loss), actual)
+    answer = _predict(default.predictor, held, chosen)
+    predicted = np.asarray(answer.loss)
+    plain = FormScore.of(predicted, actual)
+    assert answer.interval_80 is not None  # backtest always resamples
+    assert answer.interval_95 is not None
+    return GroupScore(
+        group=name,
+        fit_rows=len(cheap),
+        held_rows=len(held),
+        compute_ratio=max(map(compute_of, held)) / max(map(compute_of, cheap)),
+        forms=forms,
+        default=DefaultScore(
+            mean_error=plain.mean_error,
+            max_error=plain.max_error,
+            bias=plain.bias,
+            coverage_80=_inside(actual, answer.interval_80),
+            coverage_95=_inside(actual, answer.interval_95),
+            relative_width_80=float(np.mean((answer.interval_80[1] - answer.interval_80[0]) / predicted)),
+        ),
+    )
+
+
+def _predict(predictor: Predictor, held: Sequence[Run], convention: Convention) -> Prediction:
+    table = columns(held, convention)
+    known = table.U if predictor.repetition is not None else None
+    return predictor.predict(table.N, table.D, unique_tokens=known, force=True)
+
+
+def _inside(actual: Array, interval: tuple[Array, Array]) -> float:
+    return float(((interval[0] <= actual) & (actual <= interval[1])).mean())

@@ -1,0 +1,85 @@
+"""scaling backtest: how well each form foretells the expensive runs from the cheap ones."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .show import JsonOption, SeedOption, StudyOption, note, print_json, say, table
+
+EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
+
+
+def backtest(
+    runs: Annotated[
+        Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
+    ] = None,
+    study: StudyOption = Path("study"),
+    holdout: Annotated[
+        str, typer.Option("--holdout", help="top-decade, top-20%, params>X, tokens>X or compute>X.")
+    ] = "top-decade",
+    convention: Annotated[
+        str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
+    ] = "",
+    group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    annealed: Annotated[
+        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: mix them in.")
+    ] = None,
+    bad_rows: Annotated[
+        float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
+    from ..backtest import backtest as score
+    from ..runs import parse_columns, read_runs
+    from ..selection import of_group, one_of_annealed, one_of_conventions
+
+    source = runs or study / "runs.jsonl"
+    reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
+    for line in reading.bad:
+        note(f"left out {line}")
+    found = score(
+        of_group(reading.runs, group),
+        holdout=holdout,
+        convention=one_of_conventions(convention),
+        annealed=one_of_annealed(annealed or ("only" if runs is None else None)),
+        seed=seed,
+    )
+    for name, reason in found.skipped.items():
+        note(f"skipped group {name!r}: {reason}")
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = [
+        [
+            one.group[:28] or "(none)",
+            f"{one.fit_rows}/{one.held_rows}",
+            f"{one.compute_ratio:.3g}x",
+            *(f"{one.forms[form].mean_error:.2%}" for form in ("chinchilla", "general", "kaplan")),
+            f"{one.default.mean_error:.2%}",
+            f"{one.default.bias:+.2%}",
+            f"{one.default.coverage_80:.0%}",
+            f"{one.default.relative_width_80:.1%}",
+        ]
+        for one in found.groups
+    ]
+    header = [
+        "group",
+        "fit/held",
+        "reach",
+        "chinch.",
+        "general",
+        "kaplan",
+        "default",
+        "bias",
+        "in 80 %",
+        "width",
+    ]
+    say(f"mean |predicted/actual - 1| of the loss on held rows ({holdout})")
+    say(table(header, rows))
