@@ -63,10 +63,8 @@ def training_memory(
     count = params(spec)
     tokens = micro_batch * spec.n_positions
     saved = architecture(spec.architecture).saved(spec, micro_batch, attention)
-    if checkpointing:
-        blocks = spec.n_layer * 4 * tokens * spec.n_embd + saved.layer
-    else:
-        blocks = spec.n_layer * saved.layer
+    inputs = 4 * tokens * spec.n_embd
+    blocks = spec.n_layer * inputs + saved.layer if checkpointing else spec.n_layer * saved.layer
     return {
         "weights": 4 * count,
         "gradients": 4 * count,

@@ -14,7 +14,7 @@ from .hardware import Accelerator, accelerator
 ASSUMED_MFU = 0.4  # what well-tuned engines reach on one node; the card's own family reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)
 
-MfuSource = Literal["assumed", "measured"]
+MfuSource = Literal["assumed", "measured", "estimated"]
 
 EXAMPLES = "8xA100-hours, 24h@8xA100, 02:44@8xA100, 64 H100-hours, 1.4e18 FLOPs or 0.02 PF-days"
 

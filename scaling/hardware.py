@@ -1,5 +1,6 @@
 """Accelerators: dense peak FLOP/s by number format, memory, bandwidth, price; each with its source."""
 
+import re
 from dataclasses import dataclass
 
 from families.errors import BadInput
@@ -274,3 +275,15 @@ def accelerator(name: str) -> Accelerator:
     if found is None:
         raise BadInput(f"accelerator is {name.strip()!r}; {nearest(name, CATALOGUE, len(CATALOGUE))}")
     return found
+
+
+def recognise(name: str) -> tuple[int, Accelerator | None]:
+    """How many, and which: from what a driver calls a device ("NVIDIA A100-SXM4-80GB") or people write
+    ("8xA100").
+    """
+    match = re.fullmatch(r"(?:([0-9]+)\s*x\s*)?(.*)", name.strip(), re.IGNORECASE)
+    count, rest = (int(match[1] or 1), _folded(match[2])) if match else (1, "")
+    inside = [known for known in _BY_NAME if known in rest and not known.startswith("v")] if rest else []
+    if "v100" in rest:
+        inside.append("v100")
+    return count, _BY_NAME[max(inside, key=len)] if inside else None

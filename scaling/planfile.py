@@ -51,7 +51,10 @@ class Choice(Record):
         params: all parameters; `params_non_embedding` leaves the embeddings out; `N` is what the law counts.
         share: of the budget that training it takes.
         hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
-        inference_flops_per_token: forward pass over the full context.
+        epochs: passes over the distinct tokens there are, where that was asked.
+        inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
+        for.
+        preferred_by: laws for which it is within the indifference band of their own choice.
         extrapolation: how many times N or D lie beyond what the law was fitted on; 1 within.
     """
 
@@ -75,8 +78,11 @@ class Choice(Record):
     interval_95: Interval | None = None
     hours: float | None = None
     price: float | None = None
+    epochs: float | None = None
     inference_flops_per_token: float
+    inference_flops: float = 0.0
     extrapolation: float = 1.0
+    preferred_by: tuple[str, ...] = ()
 
 
 class OtherChoice(Record):
@@ -87,8 +93,45 @@ class OtherChoice(Record):
     choice: Choice
 
 
+class LadderRung(Record):
+    """One of several budgets, and its choice."""
+
+    budget: Budget
+    choice: Choice
+
+
+class BandMember(Record):
+    """A member about as good as the best, and what choosing it costs.
+
+    Args:
+        nats: loss above the best's at the same budget.
+        extra_flops: training FLOPs beyond the budget with which it would reach the best's loss; hours and
+        price of those.
+    """
+
+    choice: Choice
+    nats: float
+    extra_flops: float
+    extra_hours: float | None = None
+    extra_price: float | None = None
+
+
+class Band(Record):
+    """The indifference band: all within `within` nats of the best, or within a share of its cost."""
+
+    within_nats: float | None = None
+    within_share: float | None = None
+    members: tuple[BandMember, ...]
+    cheapest_to_train: str
+    cheapest_to_serve: str
+
+
 class PlannedMember(Record):
-    """A member to train: shape, tokens, rungs, recipe, and the prediction if there is one yet."""
+    """A member to train: shape, tokens, rungs, recipe, memory, and the prediction if there is one yet.
+
+    Args:
+        micro_batch: sequences in one forward pass on one device. memory: bytes by part with it.
+    """
 
     member: str
     architecture: str = "gpt2"
@@ -107,6 +150,9 @@ class PlannedMember(Record):
     hours: float | None = None
     recipe: Recipe
     prediction: PlannedLoss | None = None
+    micro_batch: int | None = None
+    checkpointing: bool = False
+    memory: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def of(
@@ -119,6 +165,9 @@ class PlannedMember(Record):
         rungs: tuple[int, ...] = (),
         prediction: PlannedLoss | None = None,
         hours: float | None = None,
+        micro_batch: int | None = None,
+        checkpointing: bool = False,
+        memory: dict[str, int] | None = None,
     ) -> Self:
         """From a spec, with its exact counts."""
         return cls(
@@ -132,6 +181,9 @@ class PlannedMember(Record):
             hours=hours,
             recipe=recipe,
             prediction=prediction,
+            micro_batch=micro_batch,
+            checkpointing=checkpointing,
+            memory=memory or {},
         )
 
     @property
@@ -162,10 +214,25 @@ class PlanFile(Document):
     law: LawReference | None = None
     recommended: Choice | None = None
     frontier: tuple[Choice, ...] = ()
+    ladder: tuple[LadderRung, ...] = ()
+    band: Band | None = None
     others: tuple[OtherChoice, ...] = ()
     members: tuple[PlannedMember, ...] = ()
     notes: tuple[str, ...] = ()
     seal: Seal | None = None
+
+    def headline(self) -> dict[str, object]:
+        """The budget's numbers under the names that `--json` promises, and where the plan was sealed."""
+        budget = self.budget
+        return {
+            "budget": None if budget is None else budget.text,
+            "budget_flops": None if budget is None else budget.flops,
+            "mfu": None if budget is None else budget.mfu,
+            "mfu_source": None if budget is None else budget.mfu_source,
+            "accelerator": None if budget is None else budget.accelerator,
+            "devices": None if budget is None else budget.devices,
+            "sealed_at": None if self.seal is None else self.seal.sealed_at,
+        }
 
     def member(self, name: str) -> PlannedMember:
         """The planned member of that name.

@@ -29,8 +29,8 @@ COOLDOWN = 0.2  # of the steps, for wsd (Hägele et al. 2024 find 10 to 20 % as 
 class Recipe(Record):
     """How a member is trained: AdamW, gradients clipped at `grad_clip`, learning rate `lr` at its height.
 
-    init_std is GPT-2's 0.02 from width 512 up; below, its variance grows as 1/width (Yang et al. 2022), without which
-    narrow models linger at the unigram loss.
+    init_std is GPT-2's 0.02 from width 512 up; below, its variance grows as 1/width (Yang et al. 2022),
+    without which narrow models linger at the unigram loss.
 
     Args:
         cooldown_fraction: the share of a branch's steps over which wsd decays to 0; cosine decays over all of
@@ -72,9 +72,9 @@ class _Advice(Record):
 
 Rule = Callable[[ModelSpec, float], _Advice]
 
-# Measured here on GPT-2 shapes L1 d32, L2 d64, L4 d128 (stdlib text, vocabulary 1024, batch 4096, 300 steps of wsd):
-# losses at lr .004/.008/.016 are 4.463/4.342/4.315, 4.186/4.191/4.607, 3.986/4.403/–, and at .002 4.732, 4.334, 4.044.
-# So 0.4/width sits at each optimum; at width 768 it gives 5.2e-4 where the card's family uses 6e-4.
+# Measured here on GPT-2 shapes (stdlib text, vocabulary 1024, batch 4096, 300 steps of wsd), nats/token at lr .002,
+# .004, .008, .016: L1 d32 – – 4.305 4.279; L2 d64 – 4.054 3.967 4.014; L4 d128 3.905 3.826 4.332 –. So 0.4/width lies
+# on the safe side of each optimum, short of the cliff; at width 768 it gives 5.2e-4 where the card's family uses 6e-4.
 _LR_TIMES_WIDTH = 0.4
 _WIDTH_CAP = 1e-2
 # GPT-2's, and the narrowest of the card's models, which were trained with it. Measured below (L2 d64, 1M tokens, batch

@@ -87,9 +87,7 @@ def test_presets_count_as_transformers_does(name):
 def test_parameter_count_equals_transformers_own(spec):
     model = model_of(spec)
     assert accounting.params(spec) == count(model)
-    tables = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Embedding)
-    )
+    tables = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     assert accounting.params_non_embedding(spec) == count(model) - sum(map(count, tables))
 
 

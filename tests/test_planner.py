@@ -1,13 +1,23 @@
 """The planner against the published table, the closed form and brute force."""
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 
 from families import accounting, member
+from families.design import DesignRule
 from families.errors import BadInput
+from scaling.band import band
 from scaling.budget import parse_budget
-from scaling.planner import PlanLaw, candidates, choose, find_law, make_plan
+from scaling.candidates import candidates, designed
+from scaling.costing import Ask, answer, cost, pareto
+from scaling.epochs import DataLimit
+from scaling.planlaw import PlanLaw, find_law
+from scaling.planner import budget_for, estimate_budget, make_plan
 from scaling.published import PUBLISHED, published
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.
@@ -16,14 +26,16 @@ CARD = {
     "gpt2-83m": ("04:52@8xA100", 0.0748, 3.32654107284093, 27.8418719514438, 5.956e9, 1.032),
     "gpt2-125m": ("08:25@8xA100", 0.0830, 3.2042232768969785, 24.63635695536824, 7.291e9, 0.993),
 }
+CHINCHILLA = find_law("chinchilla", None)
+ALL, GRID = candidates(), candidates("grid")
+BUDGETS = st.floats(1e17, 1e24)
 
 
 @pytest.mark.parametrize("name", CARD)
 @pytest.mark.parametrize("family", ["all", "gpt2-kaplan"])
 def test_the_cards_budgets_recommend_the_cards_members(name, family):
     text, mfu, loss, ppl, tokens, share = CARD[name]
-    budget = parse_budget(text, mfu=mfu)
-    plan = make_plan(budget, find_law("kaplan", None), candidates(family))
+    plan = make_plan(parse_budget(text, mfu=mfu), find_law("kaplan", None), candidates(family))
     chosen = plan.recommended
     assert chosen.member == name
     assert chosen.loss == loss
@@ -36,59 +48,215 @@ def test_the_cards_budgets_recommend_the_cards_members(name, family):
     assert any("counts as affordable" in note for note in plan.notes) == (share > 1)
 
 
-@given(flops=st.floats(1e17, 1e24))
+@given(flops=BUDGETS)
 @settings(deadline=None, max_examples=30)
-def test_no_candidate_beats_the_recommended_one_under_a_law_of_n_and_d(flops):
-    law = PlanLaw.published(published("chinchilla"))
-    members = candidates()
-    best, frontier = choose(parse_budget(repr(flops)), law, members)
-    for other in members:
-        tokens = flops / accounting.train_flops_per_token(other.spec)
-        assert law.law.loss(accounting.params(other.spec), tokens) >= best.loss
-    assert best.share == pytest.approx(1)
-    assert frontier[-1].member == best.member
+def test_no_candidate_beats_the_recommended_one(flops):
+    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    best = costed.best()
+    for index in range(len(ALL)):
+        spec = ALL.member(index).spec
+        tokens = flops / accounting.train_flops_per_token(spec)
+        loss = CHINCHILLA.law.loss(accounting.params(spec), tokens)
+        assert loss >= costed.loss[best] or tokens < 20 * spec.n_positions
 
 
 @given(flops=st.floats(1e19, 1e24))
 @settings(deadline=None, max_examples=30)
 def test_the_choice_lies_near_the_closed_form_allocation(flops):
-    """Exact FLOPs shift the optimum a little from C = 6ND; the grid of shapes is about 20 % apart."""
-    best, _ = choose(parse_budget(repr(flops)), PlanLaw.published(published("chinchilla")), candidates())
-    closed = published("chinchilla").law.allocate(flops)
-    assert best.params == pytest.approx(closed.N, rel=0.35)
-    assert best.loss == pytest.approx(closed.loss, rel=0.01)
+    """Exact FLOPs shift the optimum a little from C = 6ND; the shapes are about 20 % apart."""
+    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    closed = CHINCHILLA.law.allocate(flops)
+    assert ALL.params[costed.best()] == pytest.approx(closed.N, rel=0.35)
+    assert costed.loss[costed.best()] == pytest.approx(closed.loss, rel=0.01)
 
 
-@given(flops=st.floats(1e16, 1e23), name=st.sampled_from(sorted(PUBLISHED)))
+@given(flops=BUDGETS, name=st.sampled_from(sorted(PUBLISHED)), served=st.sampled_from([0.0, 1e9, 1e12]))
 @settings(deadline=None, max_examples=30)
-def test_no_frontier_choice_dominates_another(flops, name):
-    _, frontier = choose(parse_budget(repr(flops)), PlanLaw.published(published(name)), candidates())
-    for one in frontier:
-        for other in frontier:
-            if one.member != other.member:
-                assert not (
-                    one.loss <= other.loss
-                    and one.inference_flops_per_token <= other.inference_flops_per_token
-                    and round(one.share, 9) <= round(other.share, 9)
-                )
+def test_the_frontier_is_what_nothing_dominates(flops, name, served):
+    ask = Ask(flops=flops, inference_tokens=0.0 if name == "kaplan" else served)
+    try:
+        costed = answer(ask, PlanLaw.published(published(name)), ALL)
+    except BadInput:
+        return
+    kept = set(pareto(costed))
+    points = np.stack([costed.flops, costed.loss, ALL.flops_per_token], axis=1)
+    for index in range(len(ALL)):
+        rivals = costed.able & (points <= points[index] * (1 + 1e-12)).all(axis=1)
+        beaten = (rivals & (points < points[index] * (1 - 1e-9)).any(axis=1)).any()
+        assert (index in kept) == (bool(costed.able[index]) and not beaten)
+
+
+def test_several_budgets_make_a_ladder():
+    plan = make_plan([parse_budget(text) for text in ("1e20", "1e18", "1e19")], CHINCHILLA, ALL)
+    assert [rung.budget.flops for rung in plan.ladder] == [1e18, 1e19, 1e20]
+    assert plan.recommended == plan.ladder[-1].choice
+    losses = [rung.choice.loss for rung in plan.ladder]
+    assert losses == sorted(losses, reverse=True)
+    assert [planned.member for planned in plan.members] == [rung.choice.member for rung in plan.ladder]
+
+
+@given(flops=BUDGETS)
+@settings(deadline=None, max_examples=20)
+def test_a_target_is_the_inverse_of_a_budget(flops):
+    spent = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    loss = float(spent.loss[spent.best()])
+    back = answer(Ask(target=loss), CHINCHILLA, ALL)
+    assert back.flops[back.best()] == pytest.approx(flops, rel=1e-9)
+    assert back.best() == spent.best()
+
+
+def test_a_target_below_the_irreducible_loss_names_it():
+    with pytest.raises(BadInput, match=r"1\.817"):
+        answer(Ask(target=1.8), CHINCHILLA, ALL)
+    with pytest.raises(BadInput, match="no candidate reaches it"):
+        answer(Ask(target=1.9), CHINCHILLA, candidates("gpt2-kaplan"))
+
+
+def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
+    """Sardana et al. 2023: the optimum shifts from large to small as more is served; checked against
+    scipy.
+    """
+    sizes = []
+    for served in (0.0, 1e11, 1e12, 1e13):
+        costed = answer(Ask(target=2.5, inference_tokens=served), CHINCHILLA, GRID)
+        best = costed.best()
+        sizes.append(int(GRID.params[best]))
+
+        def total(log_n, served=served):
+            n = math.exp(log_n)
+            rest = 2.5 - CHINCHILLA.law.E - CHINCHILLA.law.A * n**-CHINCHILLA.law.alpha
+            if rest <= 0:
+                return 1e40
+            return 6 * n * (CHINCHILLA.law.B / rest) ** (1 / CHINCHILLA.law.beta) + 2 * n * served
+
+        exact = minimize_scalar(total, bounds=(math.log(1e7), math.log(1e12)), method="bounded")
+        assert sizes[-1] == pytest.approx(math.exp(exact.x), rel=0.25)
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 2 * sizes[-1]
+
+
+@given(
+    unique=st.floats(1e6, 1e12),
+    draws=st.floats(0.1, 100),
+)
+def test_draws_are_the_inverse_of_what_repeated_tokens_are_worth(unique, draws):
+    limit = DataLimit(unique=unique)
+    _, worth = limit.worth(np.array([1.0]), np.array([draws * unique]))
+    assert worth[0] <= draws * unique * (1 + 1e-12)
+    assert limit.draws_for(worth)[0] == pytest.approx(draws * unique, rel=1e-6)
+
+
+def test_scarce_data_costs_loss_and_shrinks_the_model():
+    free = answer(Ask(flops=1e21), CHINCHILLA, ALL)
+    enough = answer(Ask(flops=1e21, tokens_available=1e13), CHINCHILLA, ALL)
+    scarce = answer(Ask(flops=1e21, tokens_available=2e9), CHINCHILLA, ALL)
+    assert enough.best() == free.best()
+    assert scarce.loss[scarce.best()] > free.loss[free.best()] + 0.05
+    assert ALL.params[scarce.best()] < ALL.params[free.best()]
+    plan = make_plan(parse_budget("1e21"), CHINCHILLA, ALL, ask=Ask(tokens_available=2e9))
+    assert plan.recommended.epochs == pytest.approx(plan.recommended.tokens / 2e9)
+    assert any("epochs" in note for note in plan.notes)
+
+
+def test_a_target_with_scarce_data_is_met_exactly():
+    costed = answer(Ask(target=2.7, tokens_available=2e9), CHINCHILLA, ALL)
+    able = costed.able & (costed.tokens > 21 * ALL.n_positions)
+    assert costed.loss[able] == pytest.approx(2.7, rel=1e-9)
+
+
+@given(flops=st.floats(1e18, 1e23), nats=st.sampled_from([0.003, 0.01, 0.05]))
+@settings(deadline=None, max_examples=20)
+def test_the_band_is_all_within_its_width_and_its_price_buys_the_best_loss(flops, nats):
+    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    budget = parse_budget(repr(flops), on="8xA100")
+    found = band(costed, CHINCHILLA, budget, nats=nats)
+    best = float(costed.loss[costed.best()])
+    inside = [ALL.member(int(i)).name for i in np.flatnonzero(costed.loss <= best + nats)]
+    listed = [one.choice.member for one in found.members]
+    assert listed == inside if len(inside) <= 64 else set(listed) < set(inside)
+    for one in found.members:
+        per_token = one.choice.flops / one.choice.tokens
+        tokens = (flops + one.extra_flops) / per_token
+        assert CHINCHILLA.law.loss(one.choice.params, tokens) == pytest.approx(best, rel=1e-7)
+        assert one.extra_price == pytest.approx(one.extra_hours * 8 * 1.79)
+    assert (
+        found.cheapest_to_serve
+        == min(found.members, key=lambda one: one.choice.inference_flops_per_token).choice.member
+    )
+
+
+def test_a_share_of_the_cost_bounds_the_band_too():
+    costed = answer(Ask(flops=1e20), CHINCHILLA, ALL)
+    found = band(costed, CHINCHILLA, parse_budget("1e20"), share=0.02)
+    assert 1 < len(found.members) < 20
+    assert all(one.extra_flops <= 0.02 * 1e20 for one in found.members)
+    with pytest.raises(BadInput, match="one of them"):
+        band(costed, CHINCHILLA, parse_budget("1e20"), share=0.02, nats=0.01)
+    with pytest.raises(BadInput, match="positive"):
+        band(costed, CHINCHILLA, parse_budget("1e20"), nats=-1.0)
+
+
+def test_pareto_members_are_marked_with_the_laws_that_want_them():
+    plan = make_plan(parse_budget("1e20"), CHINCHILLA, ALL)
+    marked = {choice.member: choice.preferred_by for choice in plan.frontier}
+    assert "chinchilla" in marked[plan.recommended.member]
+    assert marked["gpt2-52m"] == ()
+    kaplan = plan.others[0].choice.member
+    assert "kaplan" in marked.get(kaplan, ("kaplan",))
 
 
 def test_the_plan_says_what_other_laws_would_choose_and_leaves_superseded_ones_out():
     budget = parse_budget("1e20")
-    assert {other.law for other in make_plan(budget, find_law("kaplan", None), candidates()).others} == {
-        "chinchilla"
-    }
-    plan = make_plan(budget, find_law("hoffmann", None), candidates())
+    assert {other.law for other in make_plan(budget, find_law("kaplan", None), ALL).others} == {"chinchilla"}
+    plan = make_plan(budget, find_law("hoffmann", None), ALL)
     assert {other.law for other in plan.others} == {"kaplan", "chinchilla"}
     assert any("superseded" in note for note in plan.notes)
 
 
 def test_the_planned_member_is_whole_steps_and_its_prediction_is_for_exactly_those():
-    law = find_law("chinchilla", None)
-    planned = make_plan(parse_budget("1e20"), law, candidates()).members[0]
+    planned = make_plan(parse_budget("1e20"), CHINCHILLA, ALL).members[0]
     assert planned.tokens == planned.recipe.steps * planned.recipe.batch_tokens
-    assert planned.prediction.loss == law.law.loss(planned.params, planned.tokens)
+    assert planned.prediction.loss == CHINCHILLA.law.loss(planned.params, planned.tokens)
     assert accounting.params(planned.spec) == planned.params
+
+
+def test_the_planned_member_fits_its_device():
+    planned = make_plan(parse_budget("8xA100-days"), CHINCHILLA, ALL).members[0]
+    assert sum(planned.memory.values()) < 80e9
+    assert planned.micro_batch >= 1
+    with pytest.raises(BadInput, match="T4 has 16"):
+        make_plan(parse_budget("1e24", on="T4"), CHINCHILLA, ALL)
+
+
+def test_an_estimated_mfu_agrees_with_the_member_it_buys():
+    found = estimate_budget("8xH200-hours", CHINCHILLA, ALL, Ask(), on=None)
+    assert found.mfu_source == "estimated"
+    assert 0.4 < found.mfu < 0.6
+    with pytest.raises(BadInput, match="--on"):
+        estimate_budget("1e20", CHINCHILLA, ALL, Ask(), on=None)
+
+
+def test_a_target_becomes_a_budget_with_hours():
+    budget = budget_for(Ask(target=2.6), CHINCHILLA, ALL, text="target loss 2.6", on="8xA100")
+    assert budget.hours(budget.flops) == pytest.approx(budget.flops / (8 * 312e12 * 0.4 * 3600))
+
+
+def test_a_grid_holds_more_than_twenty_thousand_shapes_that_count_as_members_do():
+    assert len(GRID) > 20_000
+    assert (np.diff(GRID.params) >= 0).all()
+    for index in range(0, len(GRID), len(GRID) // 50):
+        spec = GRID.member(index).spec
+        assert accounting.params(spec) == GRID.params[index]
+        assert accounting.train_flops_per_token(spec) == GRID.flops_per_token[index]
+        assert 32 <= spec.n_embd / spec.n_layer <= 128
+
+
+def test_a_fixed_size_asks_only_for_tokens():
+    shapes = designed(125e6, DesignRule())
+    costed = answer(Ask(flops=1e19), CHINCHILLA, shapes)
+    choice = cost(costed, 0, CHINCHILLA, parse_budget("1e19"))
+    assert (choice.member, len(shapes)) == ("gpt2-125m", 1)
+    assert choice.tokens == pytest.approx(1e19 / accounting.train_flops_per_token(member("gpt2").spec), abs=1)
 
 
 @pytest.mark.parametrize("law", ["kaplan", "chinchilla"])
@@ -97,6 +265,14 @@ def test_nothing_affordable_names_the_cheapest(law):
         make_plan(parse_budget("1e9"), find_law(law, None), candidates("gpt2-kaplan"))
 
 
-def test_an_unknown_law_gets_the_nearest():
+def test_kaplans_frontier_trades_nothing():
+    for ask in (Ask(flops=1e20, inference_tokens=1e9), Ask(flops=1e20, tokens_available=1e9)):
+        with pytest.raises(BadInput, match="one dial"):
+            answer(ask, find_law("kaplan", None), ALL)
+
+
+def test_an_unknown_law_or_family_gets_the_nearest():
     with pytest.raises(BadInput, match="did you mean chinchilla"):
         find_law("chinchila", None)
+    with pytest.raises(BadInput, match="did you mean gpt2"):
+        candidates("gpt-2")

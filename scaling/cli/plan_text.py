@@ -1,0 +1,136 @@
+"""A plan in words and tables, at most 100 columns."""
+
+from collections.abc import Iterator, Mapping
+from textwrap import fill
+
+from families.units import format_duration, format_size
+
+from ..budget import Budget
+from ..hardware import accelerator
+from ..planfile import Band, Choice, PlanFile, PlannedMember
+from ..recipe import Recipe
+from .show import table
+
+WIDTH = 100
+NEARBY = 5  # frontier rows shown; --json has them all
+
+
+def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
+    """All of it; `advice` is what every recipe's rule says, or nothing."""
+    assert made.law is not None
+    assert made.recommended is not None
+    assert made.budget is not None
+    chosen, member = made.recommended, made.members[-1]
+    yield f"budget  {_budget(made.budget)}"
+    yield f"law     {made.law.name}: {made.law.source}"
+    yield ""
+    yield from _chosen(chosen, member)
+    yield ""
+    rows = [_row("recommended", chosen)]
+    rows += [_row(f"{rung.budget.flops:.2g} FLOPs", rung.choice) for rung in made.ladder[:-1]]
+    rows += [_row(f"{other.law} would", other.choice) for other in made.others]
+    rows += [_row("frontier", choice) for choice in _nearby(made)]
+    yield table(["", "member", "tokens", "loss", "ppl", "of budget", "hours", "USD", "laws"], rows, left=2)
+    if made.band is not None:
+        yield ""
+        yield from _band(made.band)
+    if advice:
+        yield ""
+        yield _recipes(advice)
+
+
+def _budget(budget: Budget) -> str:
+    line = f"{budget.text} = {format_size(budget.flops)} FLOPs"
+    if budget.accelerator is None or budget.mfu is None:
+        return line + " (no accelerator named: --on 8xA100 gives hours)"
+    device = accelerator(budget.accelerator)
+    seconds = (budget.device_seconds or 0) / (budget.devices or 1)
+    return (
+        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}\n        at MFU {budget.mfu:.4g} "
+        f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense"
+    )
+
+
+def _chosen(chosen: Choice, member: PlannedMember) -> Iterator[str]:
+    yield f"{chosen.member}  L{chosen.n_layer} d{chosen.n_embd} h{chosen.n_head}, {chosen.params:,} parameters"
+    epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
+    yield (
+        f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
+        f"expected loss {chosen.loss:.4f} nats/token, perplexity {chosen.ppl:.2f}"
+    )
+    if chosen.interval_80 and chosen.interval_95:
+        low80, high80 = chosen.interval_80
+        low95, high95 = chosen.interval_95
+        yield f"loss within {low80:.4f} to {high80:.4f} (80 %), {low95:.4f} to {high95:.4f} (95 %)"
+    recipe = member.recipe
+    yield (
+        f"recipe {recipe.rule}: {recipe.steps:,} steps of {recipe.batch_sequences} × {chosen.n_positions} tokens, "
+        f"lr {recipe.lr:g}, warm-up {recipe.warmup_steps}, betas {recipe.beta1:g} {recipe.beta2:g}"
+    )
+    if member.micro_batch is not None and member.memory:
+        checkpointing = ", activations checkpointed" if member.checkpointing else ""
+        yield (
+            f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"
+            f"{checkpointing} (states {16 * member.params / 1e9:.3g} GB), estimated"
+        )
+
+
+def _nearby(made: PlanFile) -> list[Choice]:
+    """The frontier around the recommended member."""
+    assert made.recommended is not None
+    chosen = made.recommended
+    others = [choice for choice in made.frontier if choice.member != chosen.member]
+    near = sorted(others, key=lambda choice: abs(choice.loss - chosen.loss))[:NEARBY]
+    return sorted(near, key=lambda choice: choice.params)
+
+
+def _row(kind: str, choice: Choice) -> list[str]:
+    return [
+        kind,
+        choice.member,
+        format_size(choice.tokens),
+        f"{choice.loss:.4f}",
+        f"{choice.ppl:.2f}",
+        "—" if choice.share is None else f"{choice.share:.3f}",
+        "—" if choice.hours is None else f"{choice.hours:,.2f}",
+        "—" if choice.price is None else f"{choice.price:,.0f}",
+        " ".join(law[:6] for law in choice.preferred_by)
+        if kind == "frontier" and choice.preferred_by
+        else "—",
+    ]
+
+
+def _band(band: Band) -> Iterator[str]:
+    width = (
+        f"{band.within_nats:g} nats"
+        if band.within_nats is not None
+        else f"{band.within_share:.3g} of the cost"
+    )
+    names = [member.choice.member for member in band.members]
+    yield f"within {width} of the best: {len(names)} members, {names[0]} to {names[-1]}"
+    by_name = {member.choice.member: member for member in band.members}
+    for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
+        member = by_name[name]
+        money = "" if member.extra_price is None else f", {member.extra_price:,.0f} USD"
+        hours = "" if member.extra_hours is None else f", {member.extra_hours:.3g} hours"
+        more = f"{format_size(member.extra_flops)} FLOPs{hours}{money}" if member.extra_flops else "nothing"
+        yield f"cheapest to {role}: {name}, {member.nats:.4f} nats above the best; equal for {more} more"
+
+
+def _recipes(advice: Mapping[str, Recipe]) -> str:
+    rows = [
+        [
+            name,
+            f"{found.lr:.3g}",
+            format_size(found.batch_tokens),
+            f"{found.steps:,}",
+            f"{found.warmup_steps:,}",
+            f"{found.weight_decay:g}",
+            f"{found.beta2:g}",
+        ]
+        for name, found in advice.items()
+    ]
+    sources = [
+        fill(f"{name}: {found.source}", WIDTH, subsequent_indent="  ") for name, found in advice.items()
+    ]
+    return "\n".join([table(["rule", "lr", "batch", "steps", "warm-up", "decay", "beta2"], rows), *sources])
