@@ -29,6 +29,8 @@ class CheckpointFile(Document):
     step: int
     wall_s: float
     settings_sha256: str
+    pending_losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
+    pending_norms: tuple[float, ...] = ()
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -69,6 +71,8 @@ def save(session: Session, folder: Path, tokenizer: Path) -> None:
                 step=session.step,
                 wall_s=session.wall_s,
                 settings_sha256=session.settings.identity(),
+                pending_losses=tuple(float(loss) for loss in session.losses),
+                pending_norms=tuple(float(norm) for norm in session.norms),
                 inputs={path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
             ).write(temporary / "checkpoint.json")
             temporary.chmod(0o755)
@@ -135,6 +139,8 @@ def load(settings: Settings, folder: Path, device: str) -> Session:
     if device == "cuda" and "rng.cuda" in state:
         torch.cuda.set_rng_state(state["rng.cuda"])
     session.step, session.wall_s = facts.step, facts.wall_s
+    session.losses = [torch.tensor(loss, device=device) for loss in facts.pending_losses]
+    session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
     return session
 
 

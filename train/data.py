@@ -142,18 +142,24 @@ def _parquet(text: _Text) -> Iterator[str]:
         yield from (value for value in batch.column(0).to_pylist() if value)
 
 
+LARGEST_SHARE = 1 / 8  # of the held-out text that one file may be, so that no single file decides the loss
+
+
 def split_texts(texts: Sequence[_Text], share: float) -> tuple[list[_Text], list[_Text]]:
     """Hold out whole files, in the order of their names' hashes, until `share` of the bytes; the rest is for training.
 
-    A split by file keeps near-copies within a file on one side. With one file there is no such split: see `prepare`.
+    A split by file keeps near-copies within a file on one side. A file that alone would be more than an eighth of the
+    held-out text is trained on, unless all are so. With one file there is no such split: see `prepare`.
     """
+    sizes = {text.name: text.path.stat().st_size for text in texts}
+    wanted = share * sum(sizes.values())
     ordered = sorted(texts, key=lambda text: hashlib.sha256(text.name.encode()).hexdigest())
-    total = sum(text.path.stat().st_size for text in texts)
+    small = [text for text in ordered if sizes[text.name] <= LARGEST_SHARE * wanted]
+    if sum(sizes[text.name] for text in small) < wanted:
+        small = ordered
     heldout: list[_Text] = []
-    size = 0
-    while size < share * total and len(heldout) < len(texts) - 1:
-        heldout.append(ordered[len(heldout)])
-        size += heldout[-1].path.stat().st_size
+    while sum(sizes[text.name] for text in heldout) < wanted and len(heldout) < len(texts) - 1:
+        heldout.append(small[len(heldout)])
     chosen = {text.name for text in heldout}
     return [text for text in texts if text.name not in chosen], heldout
 
@@ -253,7 +259,7 @@ def prepare(
         raise BadInput(f"data is {data!r}, which is empty; it must hold text")
 
     whole, heldout = split_texts(texts, held_out)
-    pieces = _cut_at_line(texts[0], held_out) if not heldout else None
+    pieces = _cut(texts[0], held_out) if not heldout else None
 
     def train_pieces() -> Iterator[str]:
         if pieces is not None:
@@ -276,14 +282,13 @@ def prepare(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "tokenizer.json", coder.to_str(pretty=False))
-    groups = (
-        [[(text, read_chunks(text)) for text in whole]] if pieces is None else [[(texts[0], iter(pieces[0]))]]
-    )
-    held = (
-        [(text, read_chunks(text)) for text in heldout] if pieces is None else [(texts[0], iter(pieces[1]))]
-    )
+    if pieces is None:
+        learn = [(text, read_chunks(text)) for text in whole]
+        held = [(text, read_chunks(text)) for text in heldout]
+    else:
+        learn, held = ([(texts[0], iter(part))] for part in pieces)
     total = sum(size for size, _ in fingerprints.values())
-    shards, _, _ = _encode(coder, groups[0], eos, folder, "train", dtype, report, total)
+    shards, _, _ = _encode(coder, learn, eos, folder, "train", dtype, report, total)
     heldout_shards, held_bytes, held_words = _encode(
         coder, held, eos, folder, "heldout", dtype, report, total
     )
@@ -327,16 +332,31 @@ def _fingerprint(path: Path) -> tuple[int, str]:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
 
-def _cut_at_line(text: _Text, share: float) -> tuple[list[str], list[str]]:
-    """One file: its last `share` of lines, by characters, are held out."""
-    lines = "".join(read_chunks(text)).splitlines(keepends=True)
-    total = sum(map(len, lines))
+def _cut(text: _Text, share: float) -> tuple[list[str], list[str]]:
+    """One file: its last `share` of lines or documents, by characters, is held out."""
+    documents = _holds_documents(text)
+    parts = [
+        part for chunk in read_chunks(text) for part in ([chunk] if documents else chunk.splitlines(True))
+    ]
+    total = sum(map(len, parts))
     size = 0
-    cut = len(lines)
+    cut = len(parts)
     while cut > 1 and size < share * total:
         cut -= 1
-        size += len(lines[cut])
-    return ["".join(lines[:cut])], ["".join(lines[cut:])]
+        size += len(parts[cut])
+    return (parts[:cut], parts[cut:]) if documents else (_joined(parts[:cut]), _joined(parts[cut:]))
+
+
+def _holds_documents(text: _Text) -> bool:
+    """Whether each piece of the file is a document of its own."""
+    return text.path.suffix.lower() in (".jsonl", ".parquet")
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Lines as a few pieces of about CHUNK_CHARACTERS, so that merges across lines are seen as in the whole."""
+    size = sum(map(len, lines))
+    step = max(1, len(lines) * CHUNK_CHARACTERS // max(1, size))
+    return ["".join(lines[start : start + step]) for start in range(0, len(lines), step)]
 
 
 def _encode(
@@ -375,7 +395,7 @@ def _encode(
     ends: list[bool] = []
     characters = 0
     for text, chunks in texts:
-        one_document = text.path.suffix.lower() not in (".jsonl", ".parquet")
+        one_document = not _holds_documents(text)
         for chunk in chunks:
             pieces.append(chunk)
             ends.append(not one_document)

@@ -130,8 +130,9 @@ def check_machine(
     need = estimate(settings, steps, device)
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
-        f"{format_size(need.memory)}B of memory of {format_size(need.available)}B and {format_duration(need.seconds)} on {need.machine} "
-        f"(estimated from a {format_size(need.flops_per_s)}FLOP/s probe)"
+        f"{format_size(need.memory)}B of memory of {format_size(need.available)}B and "
+        f"{format_duration(need.seconds)} on {need.machine} "
+        f"(estimated from a probe: {format_size(need.flops_per_s)}FLOP/s)"
     )
     too_big = need.memory > need.available
     if (too_big or need.seconds > PATIENCE) and not yes:

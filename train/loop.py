@@ -39,6 +39,8 @@ class Session:
     step: int = 0
     wall_s: float = 0.0
     device: str = "cpu"
+    losses: list[torch.Tensor] = field(default_factory=list)  # of the steps since the last line of metrics
+    norms: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -160,8 +162,6 @@ def advance(
     """
     settings = session.settings
     truncate_metrics(metrics, session.step)
-    losses: list[torch.Tensor] = []
-    norms: list[torch.Tensor] = []
     began = last_saved = time.monotonic()
     wall_before = session.wall_s
     with (
@@ -176,19 +176,19 @@ def advance(
             )
             lr = schedule.lr(session.step)
             loss, norm = train_step(session, windows, lr)
-            losses.append(loss)
-            norms.append(norm)
+            session.losses.append(loss)
+            session.norms.append(norm)
             at_end = session.step >= until
             if at_end or session.step % log_every == 0:
-                mean = float(torch.stack(losses).mean())
+                mean = float(torch.stack(session.losses).mean())
                 if not math.isfinite(mean):
                     raise Diverged(
                         f"{settings.run}: the loss is {mean} at step {session.step} (learning rate {lr:g}); "
                         "lower lr=, or lengthen warmup="
                     )
                 _log(log, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                     grad_norm=float(torch.stack(norms).mean()))  # fmt: skip
-                losses, norms = [], []
+                     grad_norm=float(torch.stack(session.norms).mean()))  # fmt: skip
+                session.losses, session.norms = [], []
                 moment = time.monotonic()
                 session.wall_s = wall_before + moment - began
                 rate = (session.step - logged_step) * settings.batch_tokens / max(moment - logged_at, 1e-9)
