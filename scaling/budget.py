@@ -227,13 +227,21 @@ def _count(text: str, digits: str | None) -> int | None:
     return int(digits)
 
 
+def parse_duration(words: str) -> float:
+    """Seconds of 24h, 66m40.167s, 3 days; a bare clock time is hours and minutes.
+
+    Raises:
+        BadInput: it is no time.
+    """
+    return _read_duration(words, words)
+
+
 def _read_duration(words: str, text: str) -> float:
     clock = _CLOCK.fullmatch(words.strip())
     if clock is not None:
         return 3600.0 * int(clock[1]) + 60.0 * int(clock[2]) + int(clock[3] or 0)
     if _DURATION.fullmatch(words.strip()) is None:
-        raise BadInput(
-            f"budget is {text!r}: {words!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)"
-        )
+        where = "" if words == text else f"budget is {text!r}: "
+        raise BadInput(f"{where}{words!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)")
     found = re.finditer(_NUMBER + r"\s*" + _UNIT, words, re.IGNORECASE)
     return math.fsum(_number(part[1]) * _seconds(part[2]) for part in found)

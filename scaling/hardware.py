@@ -1,10 +1,18 @@
 """Accelerators: dense peak FLOP/s by number format, memory, bandwidth, price; each with its source."""
 
+import os
 import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field, field_validator
 
 from families.errors import BadInput
 from families.units import nearest
+
+from .files import Document, Record
 
 _TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # the first that an accelerator has is what it trains in
 
@@ -256,13 +264,71 @@ _ALIASES = {
 }
 
 
+USER_FILE = "SCALING_HARDWARE"  # environment variable that names a file of one's own
+
+
+class OwnAccelerator(Record):
+    """An entry of hardware.json: peaks in dense TFLOP/s by number format, memory in GB, bandwidth in GB/s."""
+
+    name: str = Field(min_length=1)
+    teraflops: dict[str, float] = Field(min_length=1)
+    memory_gb: float = Field(gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    price: float | None = Field(default=None, ge=0)
+    source: str = "your own file"
+
+    @field_validator("teraflops")
+    @classmethod
+    def _trains(cls, value: dict[str, float]) -> dict[str, float]:
+        if not set(value) & set(_TRAINING_FORMATS):
+            raise ValueError(f"one of {', '.join(_TRAINING_FORMATS)} is needed")
+        if any(not peak > 0 for peak in value.values()):
+            raise ValueError("every peak must be positive")
+        return value
+
+
+class HardwareFile(Document):
+    """hardware.json: accelerators of one's own, before those of the catalogue."""
+
+    KIND: ClassVar[str] = "hardware"
+
+    accelerators: tuple[OwnAccelerator, ...]
+
+
+def user_file() -> Path:
+    """$SCALING_HARDWARE, else scaling/hardware.json in the user's configuration folder."""
+    named = os.environ.get(USER_FILE)
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "scaling" / "hardware.json"
+
+
+@cache
+def _own(path: Path) -> dict[str, Accelerator]:
+    if not path.exists():
+        return {}
+    return {
+        own.name: _entry(own.name, own.memory_gb, own.bandwidth_gb_s, own.price, own.source, **own.teraflops)
+        for own in HardwareFile.read(path).accelerators
+    }
+
+
+def known() -> dict[str, Accelerator]:
+    """The catalogue, and what the user's own file adds to it or puts in its place.
+
+    Raises:
+        BadInput: the user's file cannot be read.
+    """
+    return {**CATALOGUE, **_own(user_file())}
+
+
 def _folded(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-_BY_NAME = {_folded(name): entry for name, entry in CATALOGUE.items()} | {
-    _folded(alias): CATALOGUE[name] for alias, name in _ALIASES.items()
-}
+def _by_name() -> dict[str, Accelerator]:
+    aliases = {_folded(alias): CATALOGUE[name] for alias, name in _ALIASES.items()}
+    return aliases | {_folded(name): entry for name, entry in known().items()}
 
 
 def accelerator(name: str) -> Accelerator:
@@ -271,9 +337,10 @@ def accelerator(name: str) -> Accelerator:
     Raises:
         BadInput: naming the known ones, the nearest first.
     """
-    found = _BY_NAME.get(_folded(name))
+    found = _by_name().get(_folded(name))
     if found is None:
-        raise BadInput(f"accelerator is {name.strip()!r}; {nearest(name, CATALOGUE, len(CATALOGUE))}")
+        names = known()
+        raise BadInput(f"accelerator is {name.strip()!r}; {nearest(name, names, len(names))}")
     return found
 
 
@@ -283,7 +350,7 @@ def recognise(name: str) -> tuple[int, Accelerator | None]:
     """
     match = re.fullmatch(r"(?:([0-9]+)\s*x\s*)?(.*)", name.strip(), re.IGNORECASE)
     count, rest = (int(match[1] or 1), _folded(match[2])) if match else (1, "")
-    inside = [known for known in _BY_NAME if known in rest and not known.startswith("v")] if rest else []
-    if "v100" in rest:
-        inside.append("v100")
-    return count, _BY_NAME[max(inside, key=len)] if inside else None
+    names = _by_name()
+    # A TPU's bare "v4" is a person's word for it; inside a driver's name it is something else.
+    inside = [name for name in names if name in rest and (len(name) > 3 or not name.startswith("v"))]
+    return count, names[max(inside, key=len)] if inside else None

@@ -1,9 +1,15 @@
 """The catalogue holds dense peaks, and is found by any spelling."""
 
+import json
+
 import pytest
 
+from families import member
 from families.errors import BadInput
-from scaling.hardware import CATALOGUE, accelerator
+from scaling.budget import parse_budget
+from scaling.hardware import CATALOGUE, accelerator, recognise
+from scaling.mfu import estimated_mfu, measured_mfu
+from scaling.runs import Run
 
 # Vendors print these with structured sparsity, twice the dense rate (bf16 or fp16 matrix TFLOP/s).
 SPARSE = {
@@ -77,3 +83,96 @@ def test_devices_without_bf16_train_in_fp16():
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(BadInput, match="did you mean H100"):
         accelerator("H1000")
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (1, "A100")),
+        ("NVIDIA H100 80GB HBM3", (1, "H100")),
+        ("NVIDIA H100 PCIe", (1, "H100-PCIe")),
+        ("Tesla V100-SXM2-16GB", (1, "V100")),
+        ("NVIDIA L40S", (1, "L40S")),
+        ("8xA100", (8, "A100")),
+        ("x86_64 v4", (1, None)),
+        ("cpu", (1, None)),
+        ("", (1, None)),
+    ],
+)
+def test_a_drivers_name_is_recognised(said, found):
+    count, entry = recognise(said)
+    assert (count, entry and entry.name) == found
+
+
+def own(tmp_path, monkeypatch, **changes):
+    entry = {
+        "name": "Z9000",
+        "teraflops": {"bf16": 1000},
+        "memory_gb": 100,
+        "bandwidth_gb_s": 5000,
+        **changes,
+    }
+    path = tmp_path / "hardware.json"
+    path.write_text(json.dumps({"kind": "hardware", "version": 1, "accelerators": [entry]}))
+    monkeypatch.setenv("SCALING_HARDWARE", str(path))
+
+
+def test_accelerators_of_ones_own_are_known(tmp_path, monkeypatch):
+    own(tmp_path, monkeypatch)
+    assert accelerator("z9000").training_peak == 1e15
+    assert parse_budget("8xZ9000-hours").flops == pytest.approx(8 * 3600 * 1e15 * 0.4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"teraflops": {"int8": 1}}, {"teraflops": {"bf16": -1}}, {"memory_gb": 0}, {"colour": "red"}]
+)
+def test_a_broken_file_of_ones_own_is_named(tmp_path, monkeypatch, changes):
+    own(tmp_path, monkeypatch, **changes)
+    with pytest.raises(BadInput, match=r"hardware\.json"):
+        accelerator("A100")
+
+
+def run_on(name, mfu, devices=1):
+    peak = accelerator(name).training_peak
+    return Run(
+        run=f"{name}-{mfu}",
+        params=1e8,
+        tokens=1e9,
+        loss=3.0,
+        compute=1e18,
+        compute_kind="exact",
+        wall_s=1e18 / (devices * peak * mfu),
+        accelerator=name if devices == 1 else f"{devices}x{name}",
+    )
+
+
+def test_mfu_is_measured_on_runs_of_the_same_device_only():
+    runs = [run_on("A100", 0.3), run_on("A100", 0.35, devices=8), run_on("A100", 0.5), run_on("H100", 0.1)]
+    assert measured_mfu(runs, accelerator("A100")) == pytest.approx(0.35)
+    assert measured_mfu(runs, accelerator("L4")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("gpt2", 0.45, 0.5), ("gpt2-medium", 0.5, 0.55), ("gpt2-large", 0.5, 0.55)]
+)
+def test_estimated_mfu_meets_published_figures_on_one_h200(name, low, high):
+    found = estimated_mfu(member(name).spec, accelerator("H200"), micro_batch=16, batch_sequences=512)
+    assert low <= found.mfu <= high + 1e-3
+    assert found.low < low < high < found.high
+
+
+def test_a_small_batch_lowers_the_estimate():
+    spec = member("gpt2").spec
+    few, many = (
+        estimated_mfu(spec, accelerator("A100"), micro_batch=1, batch_sequences=batch).mfu
+        for batch in (1, 512)
+    )
+    assert few < many
+
+
+def test_the_command_lists_and_names(cli):
+    assert {"A100", "TPU-v5p"} <= {
+        entry["name"] for entry in json.loads(cli("hardware", "--json").stdout)["accelerators"]
+    }
+    assert "312" in cli("hardware", "a100").stdout
+    assert cli("hardware", "a1000").returncode == 2

@@ -2,7 +2,20 @@
 
 import typer
 
-from . import backtest, compare, demo, design, families_verb, fit, ladder, plan, predict, show, train_verb
+from . import (
+    backtest,
+    compare,
+    demo,
+    design,
+    families_verb,
+    fit,
+    hardware,
+    ladder,
+    plan,
+    predict,
+    show,
+    train_verb,
+)
 
 _HELP = """Plan, train and check language models with scaling laws.
 
@@ -25,6 +38,7 @@ def build() -> typer.Typer:
     app.add_typer(families_verb.app, name="families")
     app.command("design", epilog=design.EPILOG)(design.design_members)
     app.command("plan", epilog=plan.EPILOG)(plan.plan)
+    app.command("hardware", epilog=hardware.EPILOG)(hardware.hardware)
     app.command("fit", epilog=fit.EPILOG)(fit.fit)
     app.command("predict", epilog=predict.EPILOG)(predict.predict)
     app.command("backtest", epilog=backtest.EPILOG)(backtest.backtest)
