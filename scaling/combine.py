@@ -29,7 +29,8 @@ MOST_ROLLOUT_ROWS = 600  # larger tables are thinned evenly in compute
 USUAL_NOISE = 3e-3  # of log loss between like runs; counts as one row where rows are few
 SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, tell nothing
 UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' mean error over public tables
-USUAL_DRIFT = 0.008  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
+USUAL_DRIFT = 0.005  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
+LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
 USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are few, and all from its cheap end
 
 
@@ -169,5 +170,7 @@ def drift_of(cuts: Sequence[Cut], weights: Array, *, local: bool = True) -> floa
         if local:
             nearby = Local.of(cut.cheap.N, cut.cheap.D, np.log(cut.cheap.L) - weights @ cut.fitted)
             error = error + nearby.correction(cut.held.N, cut.held.D)
-        logs.append(0.5 * np.log(max(float((error**2).mean() / (cut.decades**2).mean()), 1e-14)))
+        square = float((error**2).mean())
+        beyond = max(square - cut.cheap.noise, LEAST_DRIFT_SHARE * square, 1e-14)
+        logs.append(0.5 * np.log(beyond / float((cut.decades**2).mean())))
     return float(np.exp(np.sum(logs) / (len(cuts) + USUAL_DRIFT_COUNT)))

@@ -135,7 +135,6 @@ def fit(
         found = named(fresh, plain, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
     compute = 6 * table.N * table.D
     fitted = sum(one.weight * one.log_loss(fresh.N, fresh.D) for one in found.forms)
-    fitted = fitted + found.local.correction(fresh.N, fresh.D)
     predictor = Predictor(
         forms=found.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(compute)),

@@ -10,9 +10,9 @@ LENGTH = 1.0  # in log N and log D: the correction fades over a factor of e
 NEARBY = 1.5  # standard deviation of the smooth part, in units of the residuals' own
 SAME_SIZE = 0.7  # and of what rows of one N share: width, depth, learning rate
 EQUAL = 5e-3  # log N within which two rows have the same size
-MOST_CELLS = 400  # rows beyond this number are averaged in cells first
-CELL = 0.3  # width of such a cell in log N and log D
-ROBUST_STEPS = 5
+MOST_CELLS = 250  # rows beyond this number are averaged in cells first
+CELL = 0.4  # width of such a cell in log N and log D
+ROBUST_STEPS = 3
 OUTLIER = 2.0  # residuals past twice the noise count less (Student's t)
 
 
@@ -45,7 +45,8 @@ class Local:
         coefficient: Array = np.zeros(len(x))
         for _ in range(ROBUST_STEPS):
             coefficient = np.linalg.solve(kernel + np.diag(1 / (weight * count)), scaled)
-            weight = 1 / (1 + ((scaled - kernel @ coefficient) / OUTLIER) ** 2)
+            off = (scaled - kernel @ coefficient) / OUTLIER
+            weight = np.asarray(1 / (1 + off**2), dtype=np.float64)
         return cls(x=x, z=z, coefficient=scale * coefficient)
 
     def correction(self, N: Array, D: Array) -> Array:

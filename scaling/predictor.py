@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
 # Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
-# Student's t with 3 degrees of freedom, 3.182/1.638 (calibrated in benchmarks/coverage.py).
-Z_80, Z_95 = 1.2815515655446004, 2.49
+# Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
+Z_80, Z_95 = 1.2815515655446004, 2.23
 
 
 class Status(StrEnum):

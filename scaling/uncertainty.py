@@ -12,6 +12,9 @@ Array = NDArray[np.float64]
 FEWEST_RUNS = 4
 CHUNK = 300_000  # row-resamples in memory at once, about 200 MB
 MOST_REFITTED = 1000  # rows; larger tables are resampled to first order, which their size makes exact enough
+SPENT = (
+    3  # degrees of freedom that a law takes from the spread of few runs; the prior holds its other constants
+)
 FEWEST_REPLICATES = 3  # degrees of freedom at which replicated cells tell the noise
 
 
@@ -29,7 +32,10 @@ def cluster_weights(cluster: NDArray[np.intp], count: int, rng: np.random.Genera
 def cluster_draws(
     problem: Problem, shape: Shape, theta: Array, cluster: NDArray[np.intp], count: int, seed: int
 ) -> Array:
-    """Constants refitted to each of `count` resamples of whole runs, in the order of CONSTANTS: shape (count, 6)."""
+    """Constants refitted to each of `count` resamples of whole runs, in the order of CONSTANTS: shape (count, 6).
+
+    Their spread is widened by sqrt(runs/(runs − 3)): few runs bend the law towards themselves.
+    """
     if not count:
         return np.empty((0, 6))
     weights = cluster_weights(cluster, count, np.random.default_rng([seed, 2]))
@@ -48,6 +54,8 @@ def cluster_draws(
                 for part in _chunks(weights)
             ]
         )
+    runs = int(cluster.max()) + 1
+    found = theta + np.sqrt(runs / (runs - SPENT)) * (found - theta)
     constants = problem.constants(shape.at(found))
     broken = ~np.isfinite(constants).all(axis=1)
     constants[broken] = problem.constants(theta)
@@ -66,8 +74,10 @@ def noise_of(table: Columns, residuals: Array) -> float:
     loss_se; else from the residuals of the fit, by the quantiles of their size that a normal's would have at one
     standard deviation's 0.67 and 1.28, which then holds misfit too.
     """
-    half, most = np.quantile(np.abs(residuals), [0.5, 0.8])
-    fitted = float(max(half / 0.6745, most / 1.2816))
+    runs = int(table.cluster.max()) + 1
+    means = np.bincount(table.cluster, residuals) / np.bincount(table.cluster)
+    widened = np.sqrt(runs / max(runs - SPENT, 1))
+    fitted = max(_spread(residuals), float(widened) * _spread(means))
     cells: dict[tuple[float, float, float], dict[int, float]] = {}
     for n, d, u, run, loss in zip(table.N, table.D, table.U, table.cluster, table.L, strict=True):
         cells.setdefault((float(n), float(d), float(u)), {})[int(run)] = float(np.log(loss))
@@ -79,6 +89,11 @@ def noise_of(table: Columns, residuals: Array) -> float:
     if known.sum() >= len(table) / 2:
         return max(float(np.median(table.se[known] / table.L[known])), fitted)
     return fitted
+
+
+def _spread(values: Array) -> float:
+    half, most = np.quantile(np.abs(values), [0.5, 0.8])
+    return float(max(half / 0.6745, most / 1.2816))
 
 
 def profile(
