@@ -16,7 +16,7 @@ from ..planfile import PlanFile, PlannedMember, write_plan
 from ..runs import read_runs
 from ..seal import open_seal, seal
 from ..study import Study, StudyFile, open_study
-from .show import JsonOption, SeedOption, note, print_json, say
+from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
 
 EPILOG = "Example: scaling demo --study demo --seed 1"
 WIDTHS = (32, 48, 64, 96, 128)
@@ -29,7 +29,7 @@ SAVE_EVERY = 10.0  # seconds between checkpoints: an interrupted demo loses at m
 
 
 def demo(
-    study: Annotated[Path, typer.Option("--study", help="The study's folder.")] = Path("demo"),
+    study: StudyOption = Path("demo"),
     seed: SeedOption = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A much smaller study, to see that all works.")

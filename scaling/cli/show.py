@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-StudyOption = Annotated[Path, typer.Option("--study", help="The study's folder.")]
+
+def readable_study(folder: Path | None) -> Path | None:
+    """Refuse, before anything else is done, a study that a newer version wrote."""
+    if folder is not None and (folder / "study.json").exists():
+        from ..study import open_study
+
+        open_study(folder)
+    return folder
+
+
+StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="The study's folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
