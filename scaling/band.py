@@ -73,7 +73,7 @@ def band(
 def _total_for(costed: Costed, law: PlanLaw, loss: float) -> Array:
     """FLOPs, inference included, with which each member reaches that loss; infinite where none do."""
     N = np.asarray(law.count(costed.shapes.as_spec), dtype=np.float64)
-    limit = costed.ask.limit
+    limit = costed.ask.limit(law)
     tokens = limit.tokens_for(law, N, loss) if limit else law.tokens_for(N, loss)
     serving = costed.total - costed.flops
     return np.asarray(costed.shapes.flops_per_token * tokens + serving)

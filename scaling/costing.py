@@ -35,10 +35,11 @@ class Ask:
     inference_tokens: float = 0.0
     tokens_available: float | None = None
 
-    @property
-    def limit(self) -> DataLimit | None:
-        """The data limit, if one is set."""
-        return None if self.tokens_available is None else DataLimit(unique=self.tokens_available)
+    def limit(self, law: PlanLaw) -> DataLimit | None:
+        """The data limit, if one is set: with the law's own worth of repeated tokens, where it has one."""
+        if self.tokens_available is None:
+            return None
+        return DataLimit(unique=self.tokens_available, repetition=law.repetition)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +79,7 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
     N = np.asarray(law.count(shapes.as_spec), dtype=np.float64)
     per_token = shapes.flops_per_token.astype(np.float64)
     serving = per_token / 3 * ask.inference_tokens
-    limit = ask.limit
+    limit = ask.limit(law)
     if ask.target is not None:
         if ask.target <= law.irreducible:
             raise BadInput(

@@ -15,6 +15,7 @@ from .files import canonical_json, sha256_bytes, sha256_file
 from .laws import KaplanFrontier, Law
 from .planfile import Interval, LawReference, PlannedLoss
 from .published import PublishedLaw, published
+from .repetition import PUBLISHED_REPETITION, Repetition
 from .runs import Convention
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class PlanLaw:
             above = self.losses(n, np.exp(middle)) > loss
             low, high = np.where(above, middle, low), np.where(above, high, middle)
         return np.where(reachable, np.exp(high), np.inf)
+
+    @property
+    def repetition(self) -> Repetition:
+        """What repeated tokens are worth: fitted where the law has it, else published."""
+        return (self.predictor.repetition if self.predictor else None) or PUBLISHED_REPETITION
 
     @property
     def irreducible(self) -> float:

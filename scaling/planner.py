@@ -99,12 +99,13 @@ def make_plan(
         asked = replace(ask or Ask(), flops=None if ask and ask.target is not None else budget.flops)
         costed = answer(asked, law, shapes)
         best = costed.best()
-        choice = cost(costed, best, law, budget)
+        wanted = preferences(costed, law)
+        choice = cost(costed, best, law, budget, wanted.get(best, ()))
         rungs.append(LadderRung(budget=budget, choice=choice))
         members.append(planned(costed, best, law, budget, rule=rule))
     found = pareto(costed)
     shown = sorted({*found[:: -(-len(found) // WIDEST_FRONTIER)], found[-1]}, key=found.index)
-    wanted, anyhow = preferences(costed, law), replace(law, force=True)
+    anyhow = replace(law, force=True)
     frontier = tuple(cost(costed, index, anyhow, budget, wanted.get(index, ())) for index in shown)
     wants_band = law.frontier is None or nats is not None or share is not None
     return PlanFile(
@@ -133,8 +134,8 @@ def planned(
     member = costed.shapes.member(index)
     advice = recipe(member.spec, float(costed.tokens[index]), rule=rule)
     N, D = np.array([float(law.count(member.spec))]), np.array([float(advice.tokens)])
-    if costed.ask.limit:
-        N, D = costed.ask.limit.worth(N, D)
+    if limit := costed.ask.limit(law):
+        N, D = limit.worth(N, D)
     micro_batch, checkpointing = fit_memory(member, budget, advice.batch_sequences)
     memory = accounting.training_memory(
         member.spec, micro_batch, checkpointing=checkpointing, activation_bytes=_activation_bytes(budget)
@@ -225,5 +226,7 @@ def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, 
         )
     said.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:
-        said.append(f"N or D lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on")
+        said.append(
+            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
+        )
     return tuple(said)

@@ -10,7 +10,7 @@ from ..planfile import write_plan
 from ..recipe import DEFAULT_RULE
 from ..seal import seal
 from .plan_text import lines
-from .show import JsonOption, YesOption, note, print_json, say
+from .show import JsonOption, YesOption, note, print_json, readable_study, say
 
 EPILOG = "Example: scaling plan --budget 8xA100-hours --mfu 0.35"
 
@@ -78,7 +78,10 @@ def plan(
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted compute.")
     ] = False,
     study: Annotated[
-        Path | None, typer.Option("--study", help="Use the study's law.json, write its plan.json.")
+        Path | None,
+        typer.Option(
+            "--study", callback=readable_study, help="Use the study's law.json, write its plan.json."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
     as_json: JsonOption = False,

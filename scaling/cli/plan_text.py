@@ -30,7 +30,9 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     rows += [_row(f"{rung.budget.flops:.2g} FLOPs", rung.choice) for rung in made.ladder[:-1]]
     rows += [_row(f"{other.law} would", other.choice) for other in made.others]
     rows += [_row("frontier", choice) for choice in _nearby(made)]
-    yield table(["", "member", "tokens", "loss", "ppl", "of budget", "hours", "USD", "laws"], rows, left=2)
+    yield table(
+        ["", "member", "tokens", "loss", "ppl", "of budget", "hours", "USD", "wanted by"], rows, left=2
+    )
     if made.band is not None:
         yield ""
         yield from _band(made.band)
@@ -94,9 +96,7 @@ def _row(kind: str, choice: Choice) -> list[str]:
         "—" if choice.share is None else f"{choice.share:.3f}",
         "—" if choice.hours is None else f"{choice.hours:,.2f}",
         "—" if choice.price is None else f"{choice.price:,.0f}",
-        " ".join(law[:6] for law in choice.preferred_by)
-        if kind == "frontier" and choice.preferred_by
-        else "—",
+        "+".join(law.removesuffix(".json")[:10] for law in choice.preferred_by) or "—",
     ]
 
 
@@ -107,7 +107,8 @@ def _band(band: Band) -> Iterator[str]:
         else f"{band.within_share:.3g} of the cost"
     )
     names = [member.choice.member for member in band.members]
-    yield f"within {width} of the best: {len(names)} members, {names[0]} to {names[-1]}"
+    few = names[0] if len(names) == 1 else f"{len(names)} members, {names[0]} to {names[-1]}"
+    yield f"within {width} of the best: {few}"
     by_name = {member.choice.member: member for member in band.members}
     for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
         member = by_name[name]
