@@ -32,7 +32,7 @@ class TimeModel:
 
     def seconds(self, devices: float) -> float:
         """T(n)."""
-        return self.floor + self.parallel * devices**-self.exponent
+        return self.floor + self.parallel * float(devices**-self.exponent)
 
     def efficiency(self, devices: float) -> float:
         """T(1) / (n·T(n)): 1 where n devices are n times as fast."""

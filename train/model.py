@@ -4,20 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from families import ModelSpec, params
+from families import BadInput, ModelSpec, params
 from families.architectures import architecture
 from scaling.files import write_whole
-
-_CLASSES = {"gpt2": ("GPT2Config", "GPT2LMHeadModel")}
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
     """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
     import transformers
 
-    config_class, model_class = _CLASSES[spec.architecture]
-    arguments = {**architecture(spec.architecture).to_hugging_face(spec), **changes}
-    return getattr(transformers, config_class)(architectures=[model_class], **arguments)
+    found = architecture(spec.architecture)
+    arguments = {**found.to_hugging_face(spec), **changes}
+    return getattr(transformers, found.config_class)(architectures=[found.model_class], **arguments)
 
 
 def write_config(spec: ModelSpec, folder: Path) -> Path:
@@ -38,6 +36,7 @@ def build(
     """The model with freshly drawn weights: a function of (spec, seed).
 
     Raises:
+        BadInput: a model that is not trained on the next token.
         RuntimeError: transformers' own count is not the promised one.
     """
     import torch
@@ -45,17 +44,18 @@ def build(
 
     transformers.utils.logging.disable_progress_bar()
     eos = spec.vocab_size - 1 if eos_token_id is None else eos_token_id
+    found = architecture(spec.architecture)
+    if not found.causal:
+        raise BadInput(f"family is {spec.architecture}, a masked language model; train takes decoders")
     config = hugging_face_config(
         spec,
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
+        **{key: dropout for key in found.to_hugging_face(spec) if "drop" in key},
         initializer_range=init_std,
         bos_token_id=eos,
         eos_token_id=eos,
     )
     torch.manual_seed(seed)
-    model = getattr(transformers, _CLASSES[spec.architecture][1])(config)
+    model = getattr(transformers, found.model_class)(config)
     count = sum(weight.numel() for weight in model.parameters())
     if count != params(spec):
         raise RuntimeError(

@@ -30,6 +30,7 @@ class Architecture(Protocol):
 
     config_class: str
     model_class: str
+    causal: bool  # trained on the next token
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """Trainable parameters by part; the parts sum to transformers' own count of model_class."""

@@ -16,6 +16,7 @@ class Bert:
 
     config_class = "BertConfig"
     model_class = "BertForMaskedLM"
+    causal = False
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """By part. The head is a dense layer, a norm, and the tied table with a bias of its own."""

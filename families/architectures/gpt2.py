@@ -12,6 +12,7 @@ class GPT2:
 
     config_class = "GPT2Config"
     model_class = "GPT2LMHeadModel"
+    causal = True
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """By part. With n_inner = 4d the sum is n_layer·(12d² + 13d) + V·d + T·d + 2d."""

@@ -12,6 +12,7 @@ class Llama:
 
     config_class = "LlamaConfig"
     model_class = "LlamaForCausalLM"
+    causal = True
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
         """By part. Positions are rotations and have no parameters."""
