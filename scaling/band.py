@@ -1,6 +1,7 @@
 """The price of being wrong: which members are about as good as the best, and what each costs instead."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from families.errors import BadInput
 
@@ -13,6 +14,7 @@ from .published import PUBLISHED
 
 WITHIN_NATS = 0.01  # about what two seeds of one small run differ by
 WITHIN_SHARE = 0.02  # of the cost, for a target
+NEAR = 0.2  # nats beyond which no member is within a few per cent of the cost
 WIDEST = 64  # members listed; a grid's band has hundreds
 
 
@@ -44,18 +46,16 @@ def band(
         if width is not None and not (np.isfinite(width) and width > 0):
             raise BadInput(f"the band's {name} is {width:g}; it must be positive")
     best = costed.best()
-    extra = _total_for(costed, law, float(costed.loss[best])) - costed.total[best]
-    extra = np.where(np.abs(extra) < 1e-9 * costed.total[best], 0.0, extra)  # rounding, not compute
     above = costed.loss - costed.loss[best]
-    if nats is not None:
-        inside = costed.able & (above <= nats) & np.isfinite(extra)
-    else:
-        assert share is not None
-        inside = costed.able & (extra <= share * costed.total[best])
+    near = costed.able & (above <= (NEAR if nats is None else nats))
+    near[best] = True
+    extra = _total_for(costed, law, float(costed.loss[best]), near) - costed.total[best]
+    extra = np.where(np.abs(extra) < 1e-9 * costed.total[best], 0.0, extra)  # rounding, not compute
+    inside = near & (np.isfinite(extra) if share is None else extra <= share * costed.total[best])
     inside[best] = True
     reach = float(costed.loss[best] + (nats if nats is not None else above[inside].max()))
     rows = np.flatnonzero(inside)
-    to_edge = np.where(inside, _total_for(costed, law, reach), np.inf)
+    to_edge = _total_for(costed, law, reach, inside)
     train, serve = int(np.argmin(to_edge)), int(rows[np.argmin(costed.shapes.flops_per_token[rows])])
     listed = sorted({*rows[:: -(-len(rows) // WIDEST)].tolist(), best, train, serve})
     return Band(
@@ -70,13 +70,16 @@ def band(
     )
 
 
-def _total_for(costed: Costed, law: PlanLaw, loss: float) -> Array:
-    """FLOPs, inference included, with which each member reaches that loss; infinite where none do."""
-    N = np.asarray(law.count(costed.shapes.as_spec), dtype=np.float64)
+def _total_for(costed: Costed, law: PlanLaw, loss: float, rows: NDArray[np.bool_]) -> Array:
+    """FLOPs, inference included, with which each of the rows reaches that loss; infinite where it does not,
+    and elsewhere.
+    """
+    N = np.asarray(law.count(costed.shapes.as_spec), dtype=np.float64)[rows]
     limit = costed.ask.limit(law)
     tokens = limit.tokens_for(law, N, loss) if limit else law.tokens_for(N, loss)
-    serving = costed.total - costed.flops
-    return np.asarray(costed.shapes.flops_per_token * tokens + serving)
+    found = np.full(len(rows), np.inf)
+    found[rows] = costed.shapes.flops_per_token[rows] * tokens + (costed.total - costed.flops)[rows]
+    return found
 
 
 def _member(

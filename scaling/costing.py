@@ -95,13 +95,16 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
         raise _nothing(ask, law, shapes, per_token * SHORTEST * shapes.n_positions + serving)
     safe = np.where(able, tokens, SHORTEST * shapes.n_positions)
     worth_N, worth_D = limit.worth(N, safe) if limit else (N, safe)
+    loss = law.losses(worth_N, worth_D)
+    if ask.target is not None:  # rounding in the last digits must not rank members that all meet the target
+        loss = np.where(np.abs(loss / ask.target - 1) < 1e-9, ask.target, loss)
     return Costed(
         shapes=shapes,
         ask=ask,
         N=worth_N,
         D=worth_D,
         tokens=safe,
-        loss=law.losses(worth_N, worth_D),
+        loss=loss,
         flops=per_token * safe,
         total=per_token * safe + serving,
         able=able,

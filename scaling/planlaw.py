@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Array = NDArray[np.float64]
+BISECTIONS = 52  # of log D between 0 and log 1e40: to one part in 1e13
 _FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible loss
 
 
@@ -103,7 +104,7 @@ class PlanLaw:
                 return np.where(rest > 0, (law.B / rest) ** (1 / law.beta), np.inf)
         low, high = np.zeros(n.shape), np.full(n.shape, math.log(_FOREVER))
         reachable = self.losses(n, np.exp(high)) < loss
-        for _ in range(100):  # bisection in log D: each step is one vectorised evaluation
+        for _ in range(BISECTIONS):  # each is one vectorised evaluation
             middle = (low + high) / 2
             above = self.losses(n, np.exp(middle)) > loss
             low, high = np.where(above, middle, low), np.where(above, high, middle)

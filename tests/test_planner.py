@@ -105,6 +105,16 @@ def test_a_target_is_the_inverse_of_a_budget(flops):
     assert back.best() == spent.best()
 
 
+@given(loss=st.floats(2.0, 3.5))
+@settings(deadline=None, max_examples=20)
+def test_a_targets_frontier_trades_training_for_serving_and_nothing_else(loss):
+    costed = answer(Ask(target=loss), CHINCHILLA, GRID)
+    kept = list(pareto(costed))
+    assert kept[-1] == costed.best()
+    assert (np.diff(costed.flops[kept]) < 0).all()
+    assert (np.diff(GRID.flops_per_token[kept]) > 0).all()
+
+
 def test_a_target_below_the_irreducible_loss_names_it():
     with pytest.raises(BadInput, match=r"1\.817"):
         answer(Ask(target=1.8), CHINCHILLA, ALL)
