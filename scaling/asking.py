@@ -11,9 +11,10 @@ from families.design import DesignRule
 from families.errors import BadInput
 from families.units import parse_count, parse_size
 
-from .budget import Budget, MfuSource, parse_budget, parse_devices, parse_mfu
+from .budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu
 from .candidates import Candidates, candidates, designed
 from .costing import Ask
+from .devices import fit_times, parse_times
 from .files import hashes
 from .hardware import accelerator
 from .mfu import measured_mfu
@@ -46,6 +47,7 @@ class Question:
     context: str | None = None
     force: bool = False
     study: Path | None = None
+    times: str | None = None
 
 
 def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
@@ -59,7 +61,7 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
     runs = _runs(question.study)
     shapes = _shapes(question, runs if law.predictor is not None else ())
     asked = _asked(question)
-    budgets = _budgets(question, asked, law, shapes, runs)
+    budgets = [_shared(budget, question.times) for budget in _budgets(question, asked, law, shapes, runs)]
     nats, share = _within(question.within)
     made = make_plan(
         budgets, law, shapes, ask=asked, nats=nats, share=share, rule=question.rule, inputs=_inputs(question)
@@ -178,6 +180,24 @@ def _budgets(
                 budget = parse_budget(text, mfu=measured, mfu_source="measured", on=question.on)
         budgets.append(budget)
     return budgets
+
+
+def _shared(budget: Budget, times: str | None) -> Budget:
+    """The budget at the MFU that is left of one device's when the work is shared among all, by measured times.
+
+    A budget in FLOPs takes longer; one in hours buys less.
+    """
+    if times is None:
+        return budget
+    if budget.accelerator is None or budget.devices is None or budget.mfu is None:
+        raise BadInput(f"budget is {budget.text}; --times are of devices, and --on 8xA100 names them")
+    share = min(1.0, fit_times(parse_times(times)).efficiency(budget.devices))
+    changes: dict[str, float | None] = {"mfu": budget.mfu * share}
+    if parse_flops(budget.text) is None and not budget.text.startswith("target "):
+        changes["flops"] = budget.flops * share
+    else:
+        changes["device_seconds"] = (budget.device_seconds or 0) / share
+    return budget.model_copy(update=changes)
 
 
 def _split(text: str | None) -> list[str]:

@@ -100,7 +100,7 @@ def parse_budget(
         raise BadInput(f"budget is {words}; it must be positive")
     if words.lower() in ("inf", "infinity", "nan"):
         raise BadInput(f"budget is {words}; it must be finite")
-    flops = _read_flops(words)
+    flops = parse_flops(words)
     if flops is not None:
         _check_size(words, flops, "FLOPs")
         devices, device = parse_devices(on) if on else (None, None)
@@ -195,7 +195,8 @@ def _seconds(unit: str) -> float:
     return _SECONDS[unit[0].lower()]
 
 
-def _read_flops(text: str) -> float | None:
+def parse_flops(text: str) -> float | None:
+    """FLOPs of 1.4e18, 20 EFLOPs or 0.02 PF-days; None of anything else."""
     match = _FLOPS.fullmatch(text)
     if match is not None:
         return _number(match[1]) * _prefix(match[2])

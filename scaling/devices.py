@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 
+from .budget import parse_duration
+
 Array = NDArray[np.float64]
 EXPONENTS = (0.3, 3.0)  # searched; 1 is data parallelism without loss (Amdahl 1967)
 PAYS = 0.10  # of the time that a doubling must save to be worth it
@@ -44,6 +46,21 @@ class TimeModel:
         while devices < MOST and self.seconds(2 * devices) <= (1 - saving) * self.seconds(devices):
             devices *= 2
         return devices
+
+
+def parse_times(text: str) -> dict[int, float]:
+    """Read "1=66m40s,2=40m19s": seconds by number of devices.
+
+    Raises:
+        BadInput: not devices=time.
+    """
+    found = {}
+    for part in text.split(","):
+        devices, equals, duration = part.partition("=")
+        if not equals or not devices.strip().isdigit():
+            raise BadInput(f"times has {part.strip()!r}; write devices=time, like 2=40m19s")
+        found[int(devices)] = parse_duration(duration)
+    return found
 
 
 def fit_times(points: Mapping[int, float]) -> TimeModel:

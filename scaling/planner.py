@@ -153,6 +153,16 @@ def planned(
     )
 
 
+def compute_optimal(flops: float, law: PlanLaw, shapes: Candidates) -> Member:
+    """The member that a law prefers for so much compute.
+
+    Raises:
+        BadInput: nothing is affordable.
+    """
+    costed = answer(Ask(flops=flops), law, shapes)
+    return shapes.member(costed.best())
+
+
 def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> tuple[int, bool]:
     """The largest micro-batch that fits one device, and whether it needs activation checkpointing; (1, False)
     where no device is named. Where one device is too small, states may be sharded over all of them.

@@ -120,3 +120,16 @@ def test_the_command_emits_configs_of_the_promised_size(cli, tmp_path):
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     spec = DesignRule(head_size=16, vocab_size=500, n_positions=32).at_width(64)
     assert sum(weight.numel() for weight in model.parameters()) == accounting.params(spec)
+
+
+def test_compute_is_a_dial_too(cli):
+    found = json.loads(cli("design", "--compute", "1e18,1e20", "--json").stdout)["members"]
+    assert [fact["member"] for fact in found] == ["gpt2-83m", "gpt2-883m-l24-d1664"]
+    assert cli("design", "--compute", "1e18", "--params", "1M").returncode == 2
+
+
+def test_llama_shapes_keep_their_feed_forward_at_eight_thirds():
+    spec = design(params=(1.1e9,), architecture="llama", n_positions=2048, vocab_size=32000)[0].spec
+    assert spec.n_inner % 256 == 0
+    assert spec.n_inner / spec.n_embd == pytest.approx(8 / 3, rel=0.1)
+    assert accounting.params(spec) == pytest.approx(1.1e9, rel=0.15)

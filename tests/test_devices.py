@@ -63,3 +63,15 @@ def test_the_command_refuses_bad_times_in_one_line(cli, times):
     result = cli("hardware", "--times", times)
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_plan_on_eight_devices_pays_for_sharing_the_work(cli):
+    times = "1=66m40.167s,2=40m18.809s,4=32m44.447s"
+    alone = json.loads(cli("plan", "--budget", "1e19", "--on", "8xA100", "--json").stdout)
+    shared = json.loads(cli("plan", "--budget", "1e19", "--on", "8xA100", "--times", times, "--json").stdout)
+    efficiency = fit_times(MEASURED).efficiency(8)
+    assert shared["recommended"]["hours"] == pytest.approx(alone["recommended"]["hours"] / efficiency)
+    bought = json.loads(cli("plan", "--budget", "8xA100-hours", "--times", times, "--json").stdout)
+    assert bought["budget_flops"] == pytest.approx(8 * 3600 * 312e12 * 0.4 * efficiency)
+    assert bought["recommended"]["hours"] == pytest.approx(1.0)
+    assert cli("plan", "--budget", "1e19", "--times", times).returncode == 2

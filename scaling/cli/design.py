@@ -6,28 +6,34 @@ from typing import Annotated, Any
 import typer
 
 from families import Member, accounting
-from families.design import design
+from families.design import DesignRule, design
+from families.errors import BadInput
 from families.units import format_size, parse_count, parse_size
 
+from ..budget import parse_budget
+from ..candidates import candidates
+from ..planlaw import find_law
+from ..planner import compute_optimal
 from .show import JsonOption, print_json, say, table
 
 EPILOG = "Example: scaling design --params 85M --ratio 64"
 
 
 def design_members(
-    params: Annotated[
-        str | None, typer.Option("--params", help="Sizes to hit, like 85M or 10M,85M,1B.")
-    ] = None,
-    depth: Annotated[
-        str | None, typer.Option("--depth", help="Numbers of layers, like 12 or 6,12,24.")
-    ] = None,
+    params: Annotated[str | None, typer.Option("--params", help="Sizes to hit, like 85M or 10M,85M.")] = None,
+    depth: Annotated[str | None, typer.Option("--depth", help="Numbers of layers, like 12 or 6,12.")] = None,
     width: Annotated[
         str | None, typer.Option("--width", help="Values of n_embd, like 768 or 256,512.")
     ] = None,
+    compute: Annotated[
+        str | None, typer.Option("--compute", help="Budgets whose optimal members these are, like 1e19.")
+    ] = None,
+    law: Annotated[str, typer.Option("--law", help="With --compute: the law that decides.")] = "chinchilla",
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="n_embd per layer (default: 64; GPT-2 xl has 33).")
     ] = None,
     head_size: Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")] = 64,
+    multiple: Annotated[int, typer.Option("--multiple", help="What n_embd must divide by besides.")] = 1,
     vocab: Annotated[str, typer.Option("--vocab", help="Vocabulary size.")] = "50257",
     context: Annotated[str, typer.Option("--context", help="Context length, n_positions.")] = "1024",
     architecture: Annotated[str, typer.Option("--architecture", help="gpt2, bert or llama.")] = "gpt2",
@@ -36,17 +42,28 @@ def design_members(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn one dial (parameters, depth or width) and a rule into realisable models."""
-    members = design(
-        params=_sizes(params, "params"),
-        depth=_counts(depth, "depth"),
-        width=_counts(width, "width"),
-        ratio=ratio,
-        head_size=head_size,
-        vocab_size=parse_count(vocab, "vocab"),
-        n_positions=parse_count(context, "context"),
-        architecture=architecture,
-    )
+    """Turn one dial (parameters, depth, width or compute) and a rule into realisable models."""
+    rule: dict[str, Any] = {
+        "head_size": head_size,
+        "multiple": multiple,
+        "vocab_size": parse_count(vocab, "vocab"),
+        "n_positions": parse_count(context, "context"),
+        "architecture": architecture,
+    }
+    if compute is not None:
+        if params or depth or width:
+            raise BadInput(f"--compute {compute} decides the size; leave --params, --depth and --width out")
+        shapes = candidates("all", DesignRule(ratio=64.0 if ratio is None else ratio, **rule))
+        budgets = [parse_budget(part.strip()) for part in compute.split(",")]
+        members = tuple(compute_optimal(budget.flops, find_law(law, None), shapes) for budget in budgets)
+    else:
+        members = design(
+            params=tuple(parse_size(part, "params") for part in _parts(params)),
+            depth=tuple(parse_count(part, "depth") for part in _parts(depth)),
+            width=tuple(parse_count(part, "width") for part in _parts(width)),
+            ratio=ratio,
+            **rule,
+        )
     paths = _emit(members, out) if out is not None else [None for _ in members]
     facts = [_facts(member, path) for member, path in zip(members, paths, strict=True)]
     if as_json:
@@ -66,12 +83,8 @@ def design_members(
     say(table(["member", "shape", "ratio", "parameters", "non-embedding", "FLOPs/token"], rows, left=2))
 
 
-def _sizes(text: str | None, name: str) -> tuple[float, ...]:
-    return tuple(parse_size(part, name) for part in text.split(",")) if text is not None else ()
-
-
-def _counts(text: str | None, name: str) -> tuple[int, ...]:
-    return tuple(parse_count(part, name) for part in text.split(",")) if text is not None else ()
+def _parts(text: str | None) -> list[str]:
+    return text.split(",") if text is not None else []
 
 
 def _emit(members: tuple[Member, ...], out: Path) -> list[Path | None]:

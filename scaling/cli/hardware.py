@@ -7,8 +7,7 @@ import typer
 from families.errors import BadInput
 from families.units import format_duration
 
-from ..budget import parse_duration
-from ..devices import TimeModel, fit_times
+from ..devices import TimeModel, fit_times, parse_times
 from ..hardware import Accelerator, accelerator, known, user_file
 from .show import JsonOption, print_json, say, table
 
@@ -26,7 +25,7 @@ def hardware(
 ) -> None:
     """Show the accelerators and their dense peaks, or predict a run's time on more devices from measured times."""
     if times is not None:
-        model = fit_times(_times(times))
+        model = fit_times(parse_times(times))
         if at < 1:
             raise BadInput(f"at is {at}; it must be at least 1")
         _predict(model, at, as_json)
@@ -51,16 +50,6 @@ def hardware(
         say(f"source: {shown[0].source}")
     else:
         say(f"your own: {user_file()}, or the file that $SCALING_HARDWARE names")
-
-
-def _times(text: str) -> dict[int, float]:
-    found = {}
-    for part in text.split(","):
-        devices, equals, duration = part.partition("=")
-        if not equals or not devices.strip().isdigit():
-            raise BadInput(f"times has {part.strip()!r}; write devices=time, like 2=40m19s")
-        found[int(devices)] = parse_duration(duration)
-    return found
 
 
 def _predict(model: TimeModel, at: int, as_json: bool) -> None:

@@ -41,6 +41,10 @@ def plan(
     on: Annotated[
         str | None, typer.Option("--on", help="Devices for a budget in FLOPs, like 8xA100.")
     ] = None,
+    times: Annotated[
+        str | None,
+        typer.Option("--times", help="Measured times by number of devices: what sharing the work costs."),
+    ] = None,
     target_loss: Annotated[
         float | None, typer.Option("--target-loss", help="The cheapest way to this loss.")
     ] = None,
@@ -110,6 +114,7 @@ def plan(
             context=context,
             force=force,
             study=study,
+            times=times,
         )
     )
     target = out or (study / "plan.json" if study is not None else None)
