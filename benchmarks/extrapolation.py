@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from scaling.backtest import GroupScore, backtest
 from scaling.runs import Run, by_group, compute_of, read_runs
 

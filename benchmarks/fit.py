@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+
 from scaling.certify import certify
 from scaling.laws import Law
 from scaling.optimise import SHAPES, Problem, objective
 from scaling.predictor import Status
 from scaling.runs import columns, read_runs
 from scaling.uncertainty import cluster_draws
-from scipy.optimize import minimize
 
 REPEATS = 7
 RESAMPLES = 1000

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from families.errors import BadInput
 from families.units import parse_size
-from numpy.typing import NDArray
 
 from .fits import REPEATED, fit
 from .predictor import Prediction, Predictor

@@ -106,11 +106,10 @@ def _judge(
     condition = spectrum(problem, shape, theta)
     edge = _edge(problem, shape, theta)
     cells = len(np.unique(np.column_stack([problem.x, problem.z]).round(9), axis=0))
-    prior = bool(problem.precision[list(shape.free)].any())
     exact = value <= len(problem.y) * (1e-7) ** 2
     if edge:
         return Status.AT_BOUND, edge, condition
-    if cells < len(shape.free) and not prior:
+    if cells < len(shape.free):
         return Status.TOO_FEW, f"{cells} distinct points for {len(shape.free)} constants", condition
     if condition > CONDITION:
         return Status.ILL_CONDITIONED, f"condition number {condition:.2g}", condition

@@ -19,6 +19,7 @@ from .predictor import Domain, Extrapolation, FittedForm, Prediction, Predictor,
 from .repetition import Repetition, fit_repetition
 from .runs import Columns, Convention, Run, columns
 from .selection import Annealed, choose
+from .trend import smallest_rung
 from .uncertainty import FEWEST_RUNS, noise_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ FORMS = ("auto", *SHAPES, REPEATED)
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Fit:
     """A law, the verdict on it, and a predictor with intervals. `card` says what was done, line by line."""
 
@@ -42,6 +43,10 @@ class Fit:
     runs: int
     rows: int
     card: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The fit card, as a notebook shows it."""
+        return "\n".join(f"{name:<26}{text}" for name, text in self.card.items())
 
     @property
     def domain(self) -> Domain:
@@ -165,7 +170,7 @@ def fit(
             rows=len(table),
             exclusions=excluded,
             evidence=_lines(certificate),
-            warnings=_warnings(table, predictor),
+            warnings=_warnings(table, fresh, predictor),
         ),
     )
 
@@ -182,13 +187,16 @@ def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | Non
     return found, replace(table, N=N, D=D)
 
 
-def _warnings(table: Columns, predictor: Predictor) -> list[str]:
+def _warnings(table: Columns, fresh: Columns, predictor: Predictor) -> list[str]:
     found = []
     epochs = float((table.D / table.U).max())
     if epochs > MANY_EPOCHS:
         found.append(
             f"some rows repeat their data {epochs:.3g} times; the form takes repeated tokens for fresh ones"
         )
+    rung = smallest_rung(fresh.N, fresh.D, fresh.L)
+    if rung:
+        found.append(rung)
     doubtful = [form.name for form in predictor.forms if form.status is not Status.OK]
     if doubtful:
         found.append(f"doubtful: {', '.join(doubtful)}")

@@ -44,7 +44,9 @@ class Local:
         weight: Array = np.ones(len(x))
         coefficient: Array = np.zeros(len(x))
         for _ in range(ROBUST_STEPS):
-            coefficient = np.linalg.solve(kernel + np.diag(1 / (weight * count)), scaled)
+            coefficient = np.asarray(
+                np.linalg.solve(kernel + np.diag(1 / (weight * count)), scaled), dtype=np.float64
+            )
             off = (scaled - kernel @ coefficient) / OUTLIER
             weight = np.asarray(1 / (1 + off**2), dtype=np.float64)
         return cls(x=x, z=z, coefficient=scale * coefficient)

@@ -1,7 +1,7 @@
 """scaling fit: a law from runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,15 +38,28 @@ def fit(
     bad_rows: Annotated[
         float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
     ] = 0.0,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
+    ] = False,
+    conventions: Annotated[
+        bool, typer.Option("--conventions", help="Show the exponents under each count of N.")
+    ] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood of the exponents.")] = False,
+    isoflop: Annotated[
+        bool, typer.Option("--isoflop", help="Show approaches 1 and 2 and their bias beside the fit.")
+    ] = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
     """Fit a scaling law to runs, certify it, and print its card."""
+    from textwrap import fill
+
+    from .. import fitextras
     from ..files import hashes
     from ..fits import fit as fit_runs
     from ..predictor import Status
     from ..runs import parse_columns, read_runs
-    from ..selection import one_of_annealed, one_of_conventions
+    from ..selection import choose, one_of_annealed, one_of_conventions
 
     source = runs or study / "runs.jsonl"
     if runs is None:
@@ -63,14 +76,28 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
     )
+    chosen, _ = choose(reading.runs, group=group, annealed=one_of_annealed(annealed))
+    extras: dict[str, Any] = {}
+    lines: list[str] = []
+    for name, wanted, report in (
+        ("sensitivity", sensitivity, lambda: fitextras.sensitivity_report(found, chosen)),
+        ("conventions", conventions, lambda: fitextras.conventions_report(chosen)),
+        ("profile", profile, lambda: fitextras.profile_report(found, chosen)),
+        ("isoflop", isoflop, lambda: fitextras.isoflop_report(found, chosen)),
+    ):
+        if wanted:
+            extras[name], more = report()
+            lines += more
     document = found.document(hashes([source]))
     if out is not None:
         document.write(out)
     if as_json:
-        print_json(document.model_dump(mode="json"))
+        print_json({**document.model_dump(mode="json"), **extras})
     else:
         for name, text in found.card.items():
-            say(f"{name:<26}{text}")
+            say(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
+        for line in lines:
+            say(line)
         if out is not None:
             say(f"wrote {out}")
     if found.status is not Status.OK:

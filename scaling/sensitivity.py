@@ -1,0 +1,179 @@
+"""What the answer owes to choices that are not data: the loss function, the outliers, what N counts, one exponent's value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.errors import BadInput
+
+from .certify import certify
+from .fits import DELTA, fit
+from .laws import Law
+from .optimise import ALPHA_, BETA_, G_, SHAPES, Problem, log_loss, objective
+from .predictor import Status
+from .runs import Columns, Convention, Run, columns
+from .uncertainty import profile
+
+Array = NDArray[np.float64]
+LOSSES = {
+    "log-Huber": DELTA,
+    "MSE": 10.0,
+    "LAD": 1e-6,
+}  # δ: above every log residual it is squares, below, absolutes
+TRIMMED = 0.05  # share of rows with the largest residuals that the second outlier policy leaves out
+CHI_SQUARE = {80: 1.642, 95: 3.841}  # one degree of freedom
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One loss function and outlier policy, and the optimum it leads to at the fan's budget."""
+
+    loss: str
+    rows: str
+    law: Law
+    status: Status
+    N: float
+    D: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fan:
+    """Optima at C under every choice. `wider` says that they spread further than log-Huber's own 80 % interval of N*."""
+
+    C: float
+    choices: tuple[Choice, ...]
+    interval: tuple[float, float]
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest N*."""
+        sizes = [choice.N for choice in self.choices]
+        return min(sizes), max(sizes)
+
+    @property
+    def wider(self) -> bool:
+        """The choice of loss function decides more than the noise."""
+        low, high = self.spread
+        return high / low > self.interval[1] / self.interval[0]
+
+
+def fan(
+    runs: Sequence[Run],
+    *,
+    convention: Convention | None = None,
+    C: float | None = None,
+    form: str = "chinchilla",
+) -> Fan:
+    """Refit under each loss function, with all rows and without the worst twentieth: optima at C FLOPs.
+
+    C is ten times the largest of the runs if it is not given.
+    """
+    table = columns(runs, convention)
+    target = 60 * float((table.N * table.D).max()) if C is None else C
+    shape = SHAPES[form]
+    choices = []
+    for name, delta in LOSSES.items():
+        problem = Problem.of(table.N, table.D, table.L, delta=delta)
+        first = certify(problem, shape)
+        size = np.abs(log_loss(first.theta[None], problem.x, problem.z)[0] - problem.y)
+        keep = size <= np.quantile(size, 1 - TRIMMED)
+        second = certify(Problem.of(table.N[keep], table.D[keep], table.L[keep], delta=delta), shape)
+        for rows, one in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
+            best = one.law.allocate(target)
+            choices.append(Choice(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D))
+    resampled = fit(runs, form=form, convention=convention, annealed="all").predictor.optimum_draws(target)
+    low, high = np.exp(np.quantile(resampled, [0.1, 0.9]))
+    return Fan(C=target, choices=tuple(choices), interval=(float(low), float(high)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedAs:
+    """Chinchilla's form with N counted one way: N* grows as C^exponent, C = 6·N·D in that count."""
+
+    convention: Convention
+    law: Law
+    status: Status
+    exponent: float
+
+
+def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
+    """The exponent of N* under each convention that every run can be counted by."""
+    found = []
+    for name in ("total", "non_embedding"):
+        try:
+            one = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
+        except BadInput:
+            continue
+        exponent = one.law.beta / (one.law.alpha + one.law.beta)
+        found.append(CountedAs(convention=one.convention, law=one.law, status=one.status, exponent=exponent))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One exponent's profile: the least objective with it held at each value, and where it rises past χ² limits.
+
+    A bound of None lies beyond the values tried: the data do not set it.
+    """
+
+    name: str
+    best: float
+    values: tuple[float, ...]
+    objectives: tuple[float, ...]
+    interval_80: tuple[float | None, float | None]
+    interval_95: tuple[float | None, float | None]
+
+
+def profiles(table: Columns, form: str = "chinchilla", points: int = 25) -> tuple[Profile, ...]:
+    """Profile likelihood of alpha, beta and, where it is free, gamma.
+
+    The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
+    alpha and beta are those of the terms raised to gamma: the slopes of log reducible loss.
+    """
+    shape = SHAPES[form]
+    problem = Problem.of(table.N, table.D, table.L, delta=DELTA)
+    certificate = certify(problem, shape)
+    floor = float(objective(problem, certificate.theta[None])[0])
+    unit = 2 * floor / max(len(table) - len(shape.free), 1)
+    found = []
+    for name, at in (("alpha", ALPHA_), ("beta", BETA_), ("gamma", G_)):
+        if at not in shape.free:
+            continue
+        centre = float(certificate.theta[at])
+        grid = centre + np.linspace(-1, 1, points) * (0.6 * abs(centre) if at != G_ else 1.2)
+        half = points // 2
+        down, _ = profile(problem, shape, certificate.theta, at, grid[half::-1])
+        up, _ = profile(problem, shape, certificate.theta, at, grid[half:])
+        values = np.concatenate([down[:0:-1], up])
+        shown = np.exp(grid) if at == G_ else grid
+        bounds = {
+            level: _bounds(shown, (values - floor) * 2 / unit, limit) for level, limit in CHI_SQUARE.items()
+        }
+        found.append(
+            Profile(
+                name=name,
+                best=float(np.exp(centre)) if at == G_ else centre,
+                values=tuple(shown.tolist()),
+                objectives=tuple(values.tolist()),
+                interval_80=bounds[80],
+                interval_95=bounds[95],
+            )
+        )
+    return tuple(found)
+
+
+def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, float | None]:
+    """Where the rise crosses the limit below and above its least point, by linear interpolation."""
+    low = int(np.argmin(rise))
+    left, right = None, None
+    for i in range(low, 0, -1):
+        if rise[i - 1] >= limit > rise[i]:
+            left = float(np.interp(limit, [rise[i], rise[i - 1]], [values[i], values[i - 1]]))
+            break
+    for i in range(low, len(values) - 1):
+        if rise[i + 1] >= limit > rise[i]:
+            right = float(np.interp(limit, [rise[i], rise[i + 1]], [values[i], values[i + 1]]))
+            break
+    return left, right

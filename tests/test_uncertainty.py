@@ -1,0 +1,189 @@
+"""Intervals: by run, held to their promise, refused where they would be empty words, and marked beyond the data."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from families.errors import BadInput
+from scaling.certify import certify
+from scaling.fits import fit
+from scaling.laws import Law
+from scaling.optimise import ALPHA_, SHAPES, Problem, influence, minimise
+from scaling.runs import Run, columns
+from scaling.sensitivity import fan, profiles
+from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
+
+LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
+
+
+def ladder(seed, sizes=6, noise=0.004, own=0.001):
+    """Runs with four annealed checkpoints each, which share the run's noise."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for N in np.geomspace(1e7, 2.9e8, sizes):
+        shared = rng.normal(0, noise)
+        for ratio in (5, 10, 20, 40):
+            loss = LAW.loss(N, N * ratio) * np.exp(shared + rng.normal(0, own))
+            runs.append(Run(run=f"{N:g}", params=N, tokens=N * ratio, loss=loss))
+    return runs
+
+
+def independent(seed, noise=0.004, count=6):
+    rng = np.random.default_rng(seed)
+    cells = itertools.product(np.geomspace(1e7, 1e9, count), np.geomspace(5, 100, count))
+    return [
+        Run(run=f"{i}", params=N, tokens=N * r, loss=LAW.loss(N, N * r) * np.exp(rng.normal(0, noise)))
+        for i, (N, r) in enumerate(cells)
+    ]
+
+
+def covered(found, seed, noise=0.004):
+    """Shares of five runs at ten times the compute inside the two intervals."""
+    rng = np.random.default_rng([seed, 9])
+    C = 10 * found.domain.C[1]
+    N = np.sqrt(C / 120) * np.exp(rng.uniform(-0.7, 0.7, 5))
+    actual = LAW.loss(N, C / 6 / N) * np.exp(rng.normal(0, noise, 5))
+    p = found.predict(N, C / 6 / N)
+    return [np.mean((low <= actual) & (actual <= high)) for low, high in (p.interval_80, p.interval_95)]
+
+
+def test_rows_of_one_run_are_resampled_together():
+    cluster = np.array([0, 0, 0, 1, 2, 2])
+    weights = cluster_weights(cluster, 500, np.random.default_rng(0))
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, 4] == weights[:, 5]).all()
+    assert weights.mean() == pytest.approx(1, abs=0.05)
+    assert not (weights[:, 0] == weights[:, 3]).any()
+
+
+def test_bootstrap_by_run_is_wider_than_by_row_where_rows_of_a_run_are_alike():
+    runs = ladder(0)
+    each = [run.model_copy(update={"run": f"{i}"}) for i, run in enumerate(runs)]
+    spread = []
+    for rows in (runs, each):
+        table = columns(rows)
+        problem = Problem.of(table.N, table.D, table.L)
+        shape = SHAPES["chinchilla"]
+        theta = certify(problem, shape).theta
+        spread.append(cluster_draws(problem, shape, theta, table.cluster, 200, 0)[:, 3].std())
+    assert spread[0] > 1.3 * spread[1]
+
+
+def test_six_runs_of_four_checkpoints_cover_what_they_say_ten_times_beyond():
+    # PITFALLS row 5: a bootstrap by row covers 50 % at nominal 80 %.
+    shares = np.array([covered(fit(ladder(seed), bootstrap=40), seed) for seed in range(20)])
+    assert 0.55 <= shares[:, 0].mean() <= 0.95
+    assert shares[:, 1].mean() >= 0.85
+
+
+@pytest.mark.slow
+def test_six_runs_of_four_checkpoints_cover_seventy_to_ninety_per_cent():
+    shares = np.array([covered(fit(ladder(seed), bootstrap=100), seed) for seed in range(120)])
+    assert 0.70 <= shares[:, 0].mean() <= 0.90
+    assert shares[:, 1].mean() >= 0.88
+
+
+def test_under_four_runs_an_interval_is_refused():
+    runs = [run for run in ladder(0) if run.params < 5e7]
+    assert len({run.run for run in runs}) == 3
+    with pytest.raises(BadInput, match="3 runs; intervals need at least 4"):
+        fit(runs)
+    assert fit(runs, bootstrap=0).predict(1e8, 1e9).interval_80 is None
+
+
+def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
+    found = fit(independent(0), bootstrap=60)
+    N = found.domain.N[1] * np.array([1.0, 3.0, 10.0, 25.0])
+    D = found.domain.D[1] * np.array([1.0, 3.0, 10.0, 25.0])
+    widths = [
+        np.diff(found.predict(n, d).interval_80)[0] / found.predict(n, d).loss
+        for n, d in zip(N, D, strict=True)
+    ]
+    assert all(a < b for a, b in itertools.pairwise(widths))
+    far = found.predict(N[2], D[2]).extrapolation
+    assert far.compute_factor == pytest.approx(100)
+    assert far.N_factor == pytest.approx(10)
+    assert "100x the largest" in far.message
+    inside = found.predict(found.domain.N[0] * 2, found.domain.D[0] * 2).extrapolation
+    assert inside.inside
+    assert inside.message == ""
+
+
+def test_a_thousand_times_beyond_is_refused_unless_forced():
+    found = fit(independent(0), bootstrap=0)
+    N, D = found.domain.N[1] * 40, found.domain.D[1] * 40
+    with pytest.raises(BadInput, match="1000 times at most"):
+        found.predict(N, D)
+    with pytest.raises(BadInput, match="1000 times at most"):
+        found.allocate(6 * N * D)
+    assert found.predict(N, D, force=True).loss < found.predict(N / 40, D / 40).loss
+    assert found.allocate(6 * N * D, force=True).N > 0
+
+
+def test_first_order_resampling_agrees_with_refitting():
+    table = columns(independent(1, count=33))
+    problem = Problem.of(table.N, table.D, table.L)
+    shape = SHAPES["chinchilla"]
+    theta = certify(problem, shape).theta
+    rng = np.random.default_rng(0)
+    weights = cluster_weights(table.cluster, 300, rng)
+    from dataclasses import replace
+
+    refitted = minimise(
+        replace(problem, weights=weights), shape, np.tile(theta, (300, 1)), continuation=(1.0,)
+    ).theta
+    linear = theta + (weights - 1) @ influence(problem, shape, theta).T
+    for at in (ALPHA_, 4):
+        assert linear[:, at].std() == pytest.approx(refitted[:, at].std(), rel=0.15)
+
+
+def test_noise_comes_from_replicated_cells_where_there_are_some():
+    rng = np.random.default_rng(0)
+    runs = [
+        Run(
+            run=f"{N}{s}",
+            params=N,
+            tokens=20 * N,
+            loss=LAW.loss(N, 20 * N) * np.exp(rng.normal(0, 0.006)),
+            seed=s,
+        )
+        for N in np.geomspace(1e7, 1e9, 20)
+        for s in range(4)
+    ]
+    table = columns(runs)
+    assert noise_of(table, np.zeros(len(table))) == pytest.approx(0.006, rel=0.3)
+
+
+def test_a_known_standard_error_is_a_floor_of_the_noise():
+    runs = [run.model_copy(update={"loss_se": 0.02 * run.loss}) for run in independent(0)]
+    assert noise_of(columns(runs), np.full(len(runs), 1e-4)) == pytest.approx(0.02, rel=0.01)
+
+
+def test_resampling_is_the_same_for_the_same_seed():
+    runs = independent(0)
+    a, b, c = (fit(runs, seed=seed, bootstrap=30).predict(1e10, 1e11).interval_80 for seed in (1, 1, 2))
+    assert a == b
+    assert a != c
+
+
+def test_profile_likelihood_brackets_the_truth_and_its_least_is_the_fit():
+    for shown, truth in zip(profiles(columns(independent(3))), (LAW.alpha, LAW.beta), strict=True):
+        assert min(shown.objectives) == pytest.approx(shown.objectives[len(shown.objectives) // 2], rel=1e-6)
+        low, high = shown.interval_95
+        assert low < shown.best < high
+        assert low < truth < high
+        assert low < shown.interval_80[0]
+
+
+def test_the_fan_of_loss_functions_is_flagged_where_it_is_wider_than_the_interval():
+    # PITFALLS row 4: a few outliers make N* a matter of the loss function.
+    runs = independent(0, noise=0.002)
+    spoiled = [
+        run.model_copy(update={"loss": run.loss * (1.15 if run.params > 9e8 and i % 2 else 1)})
+        for i, run in enumerate(runs)
+    ]
+    calm, wild = fan(runs), fan(spoiled)
+    assert {choice.loss for choice in calm.choices} == {"log-Huber", "MSE", "LAD"}
+    assert wild.wider
+    assert wild.spread[1] / wild.spread[0] > 2 * calm.spread[1] / calm.spread[0]
