@@ -45,49 +45,43 @@ def training_memory(
     *,
     checkpointing: bool = False,
     attention: Attention = "sdpa",
-    activation_bytes: int = 4,
+    bf16: bool = False,
 ) -> dict[str, int]:
     """Bytes by part at the peak of one training step with AdamW, weights and states in 32 bits, dropout off.
 
-    Activations and a third of the logits are what autograd keeps, to the byte in 32-bit arithmetic for two or
-    more heads and sequences (a test; with one, some views need no copies). The logits and their gradient are
-    the other two thirds. With checkpointing a block keeps its input alone, and one
-    block at a time is computed again. The allocator's slack, the libraries' workspaces and the device's own
-    context come on top: PyTorch's CUDA context and cuBLAS workspace take about 0.6 GB.
+    Activations and a third of the logits are what autograd keeps: in 32 bits to the byte, for two or more
+    heads and sequences (with one, some views need no copies); under bf16 autocast within 7 %, and the weights
+    then have copies of 2 bytes. Both are tests. The logits and their gradient are the other two thirds. With
+    checkpointing a block keeps its input alone, and one block at a time is computed again. The allocator's
+    slack, the libraries' workspaces and the device's own context come on top: PyTorch's CUDA context and
+    cuBLAS workspace take about 0.6 GB.
 
     Args:
         micro_batch: sequences of n_positions tokens in one forward pass.
-        activation_bytes: 4, or 2 for bf16 autocast, where the halves of the activations that stay in 32 bits
-            and the copies of the weights make this an estimate.
     """
     count = params(spec)
-    tokens = micro_batch * spec.n_positions
     saved = architecture(spec.architecture).saved(spec, micro_batch, attention)
-    inputs = 4 * tokens * spec.n_embd
-    blocks = spec.n_layer * inputs + saved.layer if checkpointing else spec.n_layer * saved.layer
+    layer = (saved.layer + saved.wide) // 2 if bf16 else saved.layer
+    inputs = 4 * micro_batch * spec.n_positions * spec.n_embd
+    blocks = spec.n_layer * inputs + layer if checkpointing else spec.n_layer * layer
     return {
-        "weights": 4 * count,
+        "weights": (6 if bf16 else 4) * count,
         "gradients": 4 * count,
         "optimizer": 8 * count,
-        "activations": blocks * activation_bytes // 4 + saved.trunk,
+        "activations": blocks + saved.trunk,
         "logits": 3 * saved.logits,
     }
 
 
 def largest_micro_batch(
-    spec: ModelSpec,
-    memory: float,
-    *,
-    most: int = 1024,
-    checkpointing: bool = False,
-    activation_bytes: int = 4,
+    spec: ModelSpec, memory: float, *, most: int = 1024, checkpointing: bool = False, bf16: bool = False
 ) -> int:
     """The largest power of two of sequences whose training step fits into so many bytes; 0 if not even one
     does.
     """
     best, batch = 0, 1
     while batch <= most:
-        parts = training_memory(spec, batch, checkpointing=checkpointing, activation_bytes=activation_bytes)
+        parts = training_memory(spec, batch, checkpointing=checkpointing, bf16=bf16)
         if sum(parts.values()) > memory:
             break
         best, batch = batch, 2 * batch

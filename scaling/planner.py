@@ -138,7 +138,7 @@ def planned(
         N, D = limit.worth(N, D)
     micro_batch, checkpointing = fit_memory(member, budget, advice.batch_sequences)
     memory = accounting.training_memory(
-        member.spec, micro_batch, checkpointing=checkpointing, activation_bytes=_activation_bytes(budget)
+        member.spec, micro_batch, checkpointing=checkpointing, bf16=_in_bf16(budget)
     )
     return PlannedMember.of(
         member.name,
@@ -175,14 +175,14 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> tuple[in
     device = accelerator(budget.accelerator)
     usable = 0.92 * device.memory  # the rest is the context's, the libraries' and the allocator's
     most = max(1, batch_sequences // budget.devices)
-    count = _activation_bytes(budget)
+    bf16 = _in_bf16(budget)
     for checkpointing in (False, True):
         fits = accounting.largest_micro_batch(
-            member.spec, usable, most=most, checkpointing=checkpointing, activation_bytes=count
+            member.spec, usable, most=most, checkpointing=checkpointing, bf16=bf16
         )
         if fits:
             return fits, checkpointing
-    parts = accounting.training_memory(member.spec, 1, checkpointing=True, activation_bytes=count)
+    parts = accounting.training_memory(member.spec, 1, checkpointing=True, bf16=bf16)
     states = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
     needed = states / budget.devices + parts["activations"] + parts["logits"]
     if needed <= usable:
@@ -193,9 +193,9 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> tuple[in
     )
 
 
-def _activation_bytes(budget: Budget) -> int:
-    on_bf16 = budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
-    return 2 if on_bf16 else 4
+def _in_bf16(budget: Budget) -> bool:
+    """Whether the device trains in 16 bits."""
+    return budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
 
 
 def other_choices(ask: Ask, budget: Budget, law: PlanLaw, shapes: Candidates) -> tuple[OtherChoice, ...]:

@@ -131,6 +131,17 @@ def test_activations_are_what_autograd_keeps_to_the_byte(spec, batch, attention)
     assert memory["activations"] + memory["logits"] // 3 == kept_by_autograd(model, ids)
 
 
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_activations_under_bf16_autocast_are_estimated_within_seven_percent(name):
+    spec = ModelSpec(architecture=name, n_layer=4, n_head=4, n_embd=128, n_positions=64, vocab_size=512)
+    model = model_of(spec, attention="sdpa", device="cpu").train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = kept_by_autograd(model, torch.zeros((2, 64), dtype=torch.long))
+    memory = accounting.training_memory(spec, 2, bf16=True)
+    copies = memory["weights"] - 4 * accounting.params(spec)
+    assert memory["activations"] + memory["logits"] // 3 + copies == pytest.approx(kept, rel=0.07)
+
+
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_checkpointed_activations_are_what_autograd_keeps_and_one_block(name):

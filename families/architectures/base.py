@@ -12,11 +12,13 @@ Attention = Literal["sdpa", "eager"]  # a fused kernel, or scores written out
 class Saved:
     """Bytes that autograd keeps from a 32-bit forward pass with labels, dropout off, weights not counted.
 
-    layer: of one block. trunk: outside the blocks, embeddings to the head's input, indices among it.
+    layer: of one block; `wide` of these stay in 32 bits under bf16 autocast: the residual stream and the
+    norms' own. trunk: outside the blocks, embeddings to the head's input, indices among it.
     logits: the log-probabilities that the loss keeps.
     """
 
     layer: int
+    wide: int
     trunk: int
     logits: int
 

@@ -53,7 +53,10 @@ class GPT2:
         trunk = (
             4 * tokens * (2 * d + 2) + 16 * tokens + 8 * spec.n_positions + 4
         )  # 64-bit ids, labels, positions
-        return Saved(layer=4 * tokens * layer, trunk=trunk, logits=4 * tokens * spec.vocab_size)
+        wide = 2 * d + 4 + spec.n_head
+        return Saved(
+            layer=4 * tokens * layer, wide=4 * tokens * wide, trunk=trunk, logits=4 * tokens * spec.vocab_size
+        )
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.

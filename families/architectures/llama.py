@@ -56,7 +56,10 @@ class Llama:
         layer = 8 * d + keys_and_values + score_values(spec, attention) + 4 * spec.n_inner + 2
         rotations = 8 * spec.n_positions * (d // spec.n_head)  # cosines and sines, once for all layers
         trunk = 4 * tokens * (3 * d + 1) + 16 * tokens + rotations + 4  # 64-bit ids and labels
-        return Saved(layer=4 * tokens * layer, trunk=trunk, logits=4 * tokens * spec.vocab_size)
+        wide = 4 * d + 2 + spec.n_head
+        return Saved(
+            layer=4 * tokens * layer, wide=4 * tokens * wide, trunk=trunk, logits=4 * tokens * spec.vocab_size
+        )
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments of LlamaConfig."""
