@@ -4,14 +4,16 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from families.errors import BadInput
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from families.errors import BadInput
 
 from . import __version__
 
@@ -69,6 +71,37 @@ def write_whole(path: Path, data: bytes | str) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder that is there whole or not at all: filled under a temporary name beside it, renamed when all is well.
+
+    One of that name that was there is replaced. On an error nothing is left, not even parents made for it.
+
+    Raises:
+        BadInput: the disk is full or the folder cannot be written.
+    """
+    with writing(folder):
+        made = [parent for parent in folder.parents if not parent.exists()]
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            try:
+                yield temporary
+                temporary.chmod(0o755)
+                if folder.exists():
+                    shutil.rmtree(folder)
+                temporary.replace(folder)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        except BaseException:
+            for parent in made:
+                with suppress(OSError):
+                    parent.rmdir()
+            raise
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from families.errors import BadInput
 from families.spec import ModelSpec
 
 from .lawfile import LawFile
+from .ledger import Work
 from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
 from .recipe import COOLDOWN, recipe
 
@@ -91,7 +92,22 @@ def target_member(pilot: Pilot, longest: int) -> PlannedMember:
     return _planned(pilot.target, tokens, (tokens,), batch, shortest=round(RUNGS[0] * longest))
 
 
-def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str) -> PlanFile:
+def expected_hours(target: PlannedMember, work: Sequence[Work]) -> float | None:
+    """Wall-clock hours at the FLOP/s that the ledger books for the run that took the most: the one nearest in size.
+
+    Training alone, without evaluation and checkpoints; None where nothing is booked.
+    """
+    booked: dict[str, tuple[float, float]] = {}
+    for entry in work:
+        flops, seconds = booked.get(entry.run, (0.0, 0.0))
+        booked[entry.run] = (flops + entry.flops, seconds + entry.wall_s)
+    if not booked:
+        return None
+    flops, seconds = max(booked.values())
+    return target.flops * seconds / flops / 3600
+
+
+def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str, hours: float | None = None) -> PlanFile:
     """A plan for the target alone, with the law's prediction; ready to be sealed.
 
     Raises:
@@ -108,7 +124,7 @@ def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str) -> PlanFil
     notes = (found.extrapolation.message,) if found.extrapolation.message else ()
     return PlanFile(
         law=reference,
-        members=(target.model_copy(update={"prediction": prediction}),),
+        members=(target.model_copy(update={"prediction": prediction, "hours": hours}),),
         notes=notes,
         inputs={"law.json": law_sha256},
     )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from train.data import DataManifest, Tokens, batch, find_texts, prepare, split_texts
+from train.data import Tokens, batch
+from train.prepare import DataManifest, prepare
+from train.text import find_texts, split_texts
 
 
 def write_corpus(folder, files=40, lines=60):

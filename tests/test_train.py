@@ -13,12 +13,13 @@ from scaling.ledger import read_ledger
 from scaling.runs import read_runs
 from train.checkpoint import checkpoints, load, save
 from train.config import TrainConfig
-from train.data import prepare
+from train.data import batch
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
-from train.launch import settings_of
+from train.launch import TextFacts, settings_of
 from train.loop import Diverged, Stop, start, token_losses, train_step
 from train.model import build, hugging_face_config
+from train.prepare import prepare
 from train.schedule import Schedule
 
 from .test_data import write_corpus
@@ -52,7 +53,7 @@ def settings(text, **changes):
         **SHAPE,
         **changes,
     }
-    return settings_of(TrainConfig.model_validate(config), text.manifest, "cpu")
+    return settings_of(TrainConfig.model_validate(config), TextFacts.of(text.manifest, "gpt2"), "cpu")
 
 
 def places(folder):
@@ -177,8 +178,6 @@ def test_a_branch_equals_an_uninterrupted_run_of_its_schedule_bit_for_bit(ladder
 
 def test_a_branch_equals_a_plain_loop_written_out(ladder, text):
     chosen = settings(text)
-    from train.data import batch
-
     session = start(chosen, "cpu")
     schedule = Schedule(peak=chosen.lr, warmup=chosen.warmup, steps=0).to(16, chosen.cooldown)
     for step in range(16):

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from families.errors import BadInput
-from scaling.files import Document, sha256_file, sync_folder, write_whole, writing
+from scaling.files import Document, sha256_file, whole_folder, write_whole
 
 from .config import Settings
 from .loop import Session, make_optimizer, start
@@ -56,33 +54,22 @@ def save_model(model: Any, tokenizer: Path, folder: Path) -> None:
 
 
 def save(session: Session, folder: Path, tokenizer: Path) -> None:
-    """Write a checkpoint folder under a temporary name, then rename it: it is there whole or not at all.
+    """Write a checkpoint folder; it is there whole or not at all.
 
     Raises:
         BadInput: the disk is full or the folder cannot be written.
     """
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            save_model(session.model, tokenizer, temporary)
-            save_file(_state(session), temporary / _STATE)
-            CheckpointFile(
-                step=session.step,
-                wall_s=session.wall_s,
-                settings_sha256=session.settings.identity(),
-                pending_losses=tuple(float(loss) for loss in session.losses),
-                pending_norms=tuple(float(norm) for norm in session.norms),
-                inputs={path.name: sha256_file(path) for path in sorted(temporary.iterdir())},
-            ).write(temporary / "checkpoint.json")
-            temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.replace(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        sync_folder(folder.parent)
+    with whole_folder(folder) as place:
+        save_model(session.model, tokenizer, place)
+        save_file(_state(session), place / _STATE)
+        CheckpointFile(
+            step=session.step,
+            wall_s=session.wall_s,
+            settings_sha256=session.settings.identity(),
+            pending_losses=tuple(float(loss) for loss in session.losses),
+            pending_norms=tuple(float(norm) for norm in session.norms),
+            inputs={path.name: sha256_file(path) for path in sorted(place.iterdir())},
+        ).write(place / "checkpoint.json")
 
 
 def _state(session: Session) -> dict[str, torch.Tensor]:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from families.errors import BadInput
 from scaling.files import sha256_bytes
 
 from .config import Settings
-from .data import DataManifest, Tokens
+from .data import Tokens
 from .loop import autocast, to_device, token_losses
+from .prepare import DataManifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +46,8 @@ class EvalSet:
 
 
 def eval_set(heldout: Tokens, manifest: DataManifest, limit: int) -> EvalSet:
-    """At most `limit` held-out tokens; `name` is a hash of the tokens and of how they are cut.
-
-    Raises:
-        BadInput: the held-out text is shorter than one window.
-    """
+    """At most `limit` held-out tokens; `name` is a hash of the tokens and of how they are cut."""
     count = len(heldout)
-    if count < 1:
-        raise BadInput(
-            f"the held-out text has {manifest.heldout.tokens} tokens, less than one context of {heldout.n_positions}; "
-            "give more text, a larger held_out=, or a smaller n_positions="
-        )
     taken = max(1, min(count, limit // heldout.n_positions))
     windows = heldout.windows(np.linspace(0, count - 1, taken).round().astype(np.int64))
     digest = sha256_bytes(windows.astype("<i8").tobytes())[:12]

@@ -8,16 +8,16 @@ from typing import ClassVar
 
 from families import params, params_non_embedding, train_flops_per_token
 from families.errors import BadInput
-from families.units import format_size
 from scaling.files import Document, now
 from scaling.ledger import Work, book
 from scaling.runs import Run, record_run
 
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
 from .config import Settings
-from .data import DataManifest, Tokens
+from .data import Tokens
 from .evaluate import Evaluation, eval_set, evaluate
 from .loop import Session, Stop, advance, start
+from .prepare import DataManifest, Need, check_enough
 from .schedule import Schedule
 
 
@@ -115,11 +115,7 @@ def climb(
         Diverged: the loss is no longer finite.
     """
     _claim(settings, places.folder)
-    if len(text.train) < settings.batch_size:
-        raise BadInput(
-            f"the training text has {format_size(text.manifest.train_tokens)} tokens, {len(text.train)} windows of "
-            f"{settings.n_positions}; one batch needs {settings.batch_size}: give more text or a smaller batch_size="
-        )
+    check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens)
     done = []
     before = 0  # steps of the branches so far: the ladder's position is the step plus these

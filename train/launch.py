@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from families import ModelSpec, train_flops_per_token
 from families.errors import BadInput
@@ -15,9 +17,9 @@ from scaling.study import Study
 
 from .autotune import Estimate, estimate, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig
-from .data import DataManifest, prepare
 from .ladder import Habits, Places, RungFile, Text, climb, planned_steps
 from .loop import Stop, pick_device
+from .prepare import DataManifest, Need, prepare
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 Report = Callable[[float, float, str, bool], None]  # done, of how much, what, whether just now
@@ -36,39 +38,51 @@ def safe_name(text: str) -> str:
     return name[:80]
 
 
-def group_of(manifest: DataManifest, architecture: str) -> str:
-    """One law per group: corpus, tokenizer and architecture, told apart by the hash of the held-out tokens."""
-    return f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFacts:
+    """What a run's settings take from the text: nothing yet, while it is unread.
+
+    group: one law per group of corpus, tokenizer and architecture, told apart by the hash of the held-out tokens.
+    data_sha256: of the source files, the tokens and how they are split.
+    """
+
+    group: str = ""
+    vocab_size: int = 1
+    eos_token_id: int = 0
+    data_sha256: str = ""
+
+    @classmethod
+    def of(cls, manifest: DataManifest, architecture: str) -> Self:
+        """The facts of a text that has been read."""
+        files = [file.model_dump() for file in manifest.files]
+        shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
+        return cls(
+            group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
+            vocab_size=manifest.vocab_size,
+            eos_token_id=manifest.eos_token_id,
+            data_sha256=sha256_bytes(canonical_json([files, shards, manifest.heldout_sha256])),
+        )
 
 
-def data_hash(manifest: DataManifest) -> str:
-    """SHA-256 of what a run reads: source files, tokens and how they are split."""
-    facts = [file.model_dump() for file in manifest.files]
-    shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
-    return sha256_bytes(canonical_json([facts, shards, manifest.heldout_sha256]))
-
-
-def settings_of(config: TrainConfig, manifest: DataManifest, device: str) -> Settings:
+def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
     """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
     spec = config.spec()
     wanted = None if config.batch_size is None else float(config.batch_size * spec.n_positions)
     shortest = min((*config.rungs, config.tokens))
     advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
     return _settings(
-        config.family, spec, advice, manifest, device,
+        config.family, spec, advice, facts, device,
         seed=config.seed, batch_size=config.batch_size, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, dtype=config.dtype,
     )  # fmt: skip
 
 
-def settings_of_planned(
-    planned: PlannedMember, manifest: DataManifest, device: str, *, seed: int
-) -> Settings:
+def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *, seed: int) -> Settings:
     """What a plan says about a member, for this text."""
     advice = planned.recipe
     return _settings(
-        planned.member, planned.spec, advice, manifest, device, seed=seed, cooldown=advice.cooldown_fraction
+        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction
     )
 
 
@@ -76,15 +90,15 @@ def _settings(
     name: str,
     spec: ModelSpec,
     advice: Recipe,
-    manifest: DataManifest,
+    facts: TextFacts,
     device: str,
     *,
     seed: int,
     **given: object,
 ) -> Settings:
-    if manifest.vocab_size > spec.vocab_size:
+    if facts.vocab_size > spec.vocab_size:
         raise BadInput(
-            f"the tokenizer has {manifest.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
+            f"the tokenizer has {facts.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
         )
     chosen = {key: value for key, value in given.items() if value is not None}
     batch_size = int(str(chosen.pop("batch_size", advice.batch_sequences)))
@@ -94,9 +108,9 @@ def _settings(
         {
             "run": f"{member_name}-s{seed}",
             "member": member_name,
-            "group": group_of(manifest, spec.architecture),
+            "group": facts.group,
             **{field: getattr(spec, field) for field in SHAPE_FIELDS},
-            "eos_token_id": manifest.eos_token_id,
+            "eos_token_id": facts.eos_token_id,
             "seed": seed,
             "batch_size": batch_size,
             "micro_batch": micro or fitting_micro_batch(spec, batch_size, device),
@@ -111,7 +125,7 @@ def _settings(
             "dropout": 0.0,
             "init_std": advice.init_std,
             "dtype": "fp32",
-            "data_sha256": data_hash(manifest),
+            "data_sha256": facts.data_sha256,
             "recipe": advice.source,
             **chosen,
         }
@@ -130,9 +144,9 @@ def check_machine(
     need = estimate(settings, steps, device)
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
-        f"{format_size(need.memory)}B of memory of {format_size(need.available)}B and "
+        f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
         f"{format_duration(need.seconds)} on {need.machine} "
-        f"(estimated from a probe: {format_size(need.flops_per_s)}FLOP/s)"
+        f"(estimated from a probe: {need.flops_per_s / 1e9:.0f} GFLOP/s)"
     )
     too_big = need.memory > need.available
     if (too_big or need.seconds > PATIENCE) and not yes:
@@ -155,19 +169,21 @@ def train(
     spec = config.spec()
     if config.tokens < spec.n_positions:
         raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
+    device = pick_device(config.device)
+    rungs = (*config.rungs, config.tokens)
+    unread = settings_of(config, TextFacts(), device)
+    folder = config.out or study / "runs" / unread.run
+    check_machine(unread, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
     manifest = prepare(
         config.data,
         study / "data",
         vocab_size=spec.vocab_size,
         tokenizer=config.tokenizer,
         held_out=config.held_out,
+        need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
-    device = pick_device(config.device)
-    settings = settings_of(config, manifest, device)
-    rungs = (*config.rungs, config.tokens)
-    folder = config.out or study / "runs" / settings.run
-    check_machine(settings, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
+    settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
     total = planned_steps(settings, rungs)
     habits = Habits(
         device=device,
@@ -194,7 +210,8 @@ def train_plan(
     device = pick_device(device)
     jobs = []
     for planned in sorted(members, key=lambda planned: planned.flops):
-        settings = settings_of_planned(planned, manifest, device, seed=seed)
+        facts = TextFacts.of(manifest, planned.architecture)
+        settings = settings_of_planned(planned, facts, device, seed=seed)
         rungs = planned.rungs or (planned.tokens,)
         check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
         jobs.append((settings, rungs, settings.batch_tokens * train_flops_per_token(settings.spec())))

@@ -11,7 +11,8 @@ from families.errors import BadInput
 from families.units import format_size
 
 from ..files import hashes, sha256_file
-from ..pilot import ladder_plan, longest_rung, pilot_family, sealed_plan, target_member
+from ..ledger import read_ledger
+from ..pilot import expected_hours, ladder_plan, longest_rung, pilot_family, sealed_plan, target_member
 from ..planfile import PlanFile, PlannedMember, write_plan
 from ..runs import read_runs
 from ..seal import open_seal, seal
@@ -100,7 +101,7 @@ def _begin(place: Study, seed: int, seconds: float) -> None:
 
 def _text(place: Study) -> Any:
     """Tokenise the standard library, or take what is there."""
-    from train.data import prepare
+    from train.prepare import prepare
 
     from .progress import Progress
 
@@ -141,7 +142,8 @@ def _seal(place: Study, target: PlannedMember, seed: int) -> PlanFile:
         learned = [run for run in read_runs(place.runs).runs if run.params != target.params]
         fit(learned, seed=seed).document(hashes((place.runs,))).write(place.law)
         law = LawFile.read(place.law)
-        write_plan(seal(sealed_plan(target, law, sha256_file(place.law))), place.plan)
+        hours = expected_hours(target, read_ledger(place.ledger))
+        write_plan(seal(sealed_plan(target, law, sha256_file(place.law), hours)), place.plan)
     plan = open_seal(place.plan)
     for member in plan.members:
         if member.prediction and member.prediction.interval_80:

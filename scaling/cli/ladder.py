@@ -23,7 +23,7 @@ def ladder(
     as_json: JsonOption = False,
 ) -> None:
     """Train every member of a plan to each of its rungs; what is done is not done again."""
-    from train.data import prepare
+    from train.prepare import prepare
 
     from .train_verb import rung_facts, rung_table
 

@@ -1,0 +1,309 @@
+"""Text into tokens on disk, once, with a manifest of what they were made from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.errors import BadInput
+from families.units import format_size
+from scaling.files import Document, Record, sha256_file, whole_folder, write_whole
+
+from .text import (
+    CHUNK_CHARACTERS,
+    Text,
+    cut,
+    find_texts,
+    fingerprint,
+    holds_documents,
+    read_chunks,
+    split_texts,
+)
+from .tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+
+SHARD_TOKENS = 2**28
+
+Progress = Callable[[str, float], None]
+
+
+class SourceFile(Record):
+    """One file of text: its name, its bytes and their hash, and the split it went to."""
+
+    name: str
+    bytes: int
+    sha256: str
+    split: Literal["train", "heldout", "both"]
+
+
+class Shard(Record):
+    """One file of tokens."""
+
+    name: str
+    tokens: int
+
+
+class DataManifest(Document):
+    """data.json: what the tokens were made from, and how to read them."""
+
+    KIND: ClassVar[str] = "data"
+
+    source: str
+    tokenizer: str
+    vocab_size: int  # of the tokenizer; a model's may be larger
+    eos_token_id: int
+    dtype: Literal["uint16", "uint32"]
+    held_out: float
+    train: tuple[Shard, ...]
+    heldout: Shard
+    heldout_bytes: int
+    heldout_words: int
+    heldout_sha256: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def train_tokens(self) -> int:
+        """Distinct tokens to train on."""
+        return sum(shard.tokens for shard in self.train)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The least that a run can use: a batch of windows to train on and one window to evaluate on."""
+
+    n_positions: int
+    batch_size: int
+
+
+def prepare(
+    data: str,
+    folder: Path,
+    *,
+    vocab_size: int,
+    tokenizer: str | None = None,
+    held_out: float = 0.05,
+    need: Need | None = None,
+    progress: Progress | None = None,
+) -> DataManifest:
+    """Tokenise text into `folder`, once: tokenizer.json, train-*.bin, heldout.bin and data.json.
+
+    A folder that already holds the same text under the same settings is used as it is.
+
+    Raises:
+        BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
+    """
+    manifest_path = folder / "data.json"
+    texts = find_texts(data)
+    report = progress or (lambda what, share: None)
+    fingerprints = {text.name: fingerprint(text.path) for text in texts}
+    wanted = {
+        "data": data,
+        "vocab_size": str(vocab_size),
+        "tokenizer": tokenizer or "",
+        "held_out": repr(held_out),
+    }
+    if manifest_path.exists():
+        manifest = DataManifest.read(manifest_path)
+        same = {file.name: file.sha256 for file in manifest.files} == {
+            n: f[1] for n, f in fingerprints.items()
+        }
+        if same and manifest.inputs == wanted:
+            check_enough(manifest, need)
+            return manifest
+        raise BadInput(
+            f"{manifest_path} was made from other text or settings; choose another folder, or remove it"
+        )
+    if sum(size for size, _ in fingerprints.values()) == 0:
+        raise BadInput(f"data is {data!r}, which is empty; it must hold text")
+
+    split = _Split.of(texts, held_out)
+    report("training the tokenizer", 0.0)
+    coder = (
+        train_tokenizer(split.train_pieces(), vocab_size) if tokenizer is None else load_tokenizer(tokenizer)
+    )
+    size = coder.get_vocab_size()
+    if size > vocab_size:
+        raise BadInput(
+            f"tokenizer {tokenizer!r} has {size} entries; the model's vocab_size is {vocab_size}, which must hold them"
+        )
+    dtype = np.dtype("<u2" if size <= 2**16 else "<u4")
+    total = sum(size for size, _ in fingerprints.values())
+    with whole_folder(folder) as place:
+        (place / "tokenizer.json").write_text(coder.to_str(pretty=False), encoding="utf-8")
+        writer = Encoder(
+            coder,
+            coder.token_to_id(END_OF_TEXT),
+            place,
+            dtype,
+            lambda done: report("tokenising", done / total),
+        )
+        train = writer.write(split.train, "train")
+        heldout = writer.write(split.heldout, "heldout")
+        manifest = DataManifest(
+            inputs=wanted,
+            source=data,
+            tokenizer=tokenizer or "byte-level BPE trained on the training split",
+            vocab_size=size,
+            eos_token_id=writer.eos or 0,
+            dtype="uint16" if dtype.itemsize == 2 else "uint32",
+            held_out=held_out,
+            train=train.shards,
+            heldout=heldout.shards[0] if heldout.shards else Shard(name="heldout.bin", tokens=0),
+            heldout_bytes=heldout.bytes,
+            heldout_words=heldout.words,
+            heldout_sha256=sha256_file(place / "heldout.bin") if heldout.shards else "",
+            files=tuple(
+                SourceFile(
+                    name=text.name,
+                    bytes=fingerprints[text.name][0],
+                    sha256=fingerprints[text.name][1],
+                    split=split.of_file(text.name),
+                )
+                for text in texts
+            ),
+        )
+        check_enough(manifest, need)
+        manifest.write(place / "data.json")
+    return manifest
+
+
+def check_enough(manifest: DataManifest, need: Need | None) -> None:
+    """Refuse text that is too small to split, or for one batch.
+
+    Raises:
+        BadInput: saying what there is and what is needed.
+    """
+    if not manifest.train or manifest.heldout.tokens < 2:
+        raise BadInput(
+            f"data is {manifest.source!r}, which is too small to split into training and held-out text"
+        )
+    if need is None:
+        return
+    windows = sum((shard.tokens - 1) // need.n_positions for shard in manifest.train)
+    if windows < need.batch_size:
+        raise BadInput(
+            f"the training text has {format_size(manifest.train_tokens)} tokens, {windows} windows of {need.n_positions}; "
+            f"one batch needs {need.batch_size}: give more text, or a smaller batch_size= or n_positions="
+        )
+    if manifest.heldout.tokens <= need.n_positions:
+        raise BadInput(
+            f"the held-out text has {manifest.heldout.tokens} tokens, less than one context of {need.n_positions}; "
+            "give more text, a larger held_out=, or a smaller n_positions="
+        )
+
+
+Pieces = Sequence[tuple[Text, Iterator[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Which text is for what: whole files, or one file cut in two."""
+
+    texts: tuple[Text, ...]
+    held: tuple[Text, ...]
+    cut: tuple[list[str], list[str]] | None
+
+    @classmethod
+    def of(cls, texts: Sequence[Text], share: float) -> "_Split":
+        learn, held = split_texts(texts, share)
+        return cls(tuple(learn), tuple(held), None if held else cut(texts[0], share))
+
+    @property
+    def train(self) -> Pieces:
+        if self.cut:
+            return [(self.texts[0], iter(self.cut[0]))]
+        return [(text, read_chunks(text)) for text in self.texts]
+
+    @property
+    def heldout(self) -> Pieces:
+        if self.cut:
+            return [(self.texts[0], iter(self.cut[1]))]
+        return [(text, read_chunks(text)) for text in self.held]
+
+    def train_pieces(self) -> Iterator[str]:
+        for _, chunks in self.train:
+            yield from chunks
+
+    def of_file(self, name: str) -> Literal["train", "heldout", "both"]:
+        if self.cut:
+            return "both"
+        return "heldout" if any(text.name == name for text in self.held) else "train"
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    shards: tuple[Shard, ...]
+    bytes: int
+    words: int
+
+
+class Encoder:
+    """Writes the tokens of texts, each closed by the end of text, into shards."""
+
+    def __init__(
+        self, coder: Any, eos: int | None, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
+    ) -> None:
+        self.eos = eos
+        self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
+        self._read = 0
+
+    def write(self, texts: Pieces, stem: str) -> _Written:
+        """Encode texts a few megabytes at a time; only training text is split into shards."""
+        shards: list[Shard] = []
+        pending: list[NDArray[Any]] = []
+        bytes_read = words = 0
+        for pieces, ends in self._batches(texts):
+            pending.extend(self._encode(pieces, ends))
+            bytes_read += sum(len(piece.encode()) for piece in pieces)
+            words += sum(len(piece.split()) for piece in pieces)
+            self._report(self._read + bytes_read)
+            if stem == "train" and sum(map(len, pending)) >= SHARD_TOKENS:
+                shards.append(self._flush(pending, f"{stem}-{len(shards):05d}.bin"))
+        if any(map(len, pending)):
+            name = "heldout.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
+            shards.append(self._flush(pending, name))
+        self._read += bytes_read
+        return _Written(tuple(shards), bytes_read, words)
+
+    def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
+        """Pieces to encode together, and whether each closes its document."""
+        pieces: list[str] = []
+        ends: list[bool] = []
+        characters = 0
+        for text, chunks in texts:
+            documents = holds_documents(text)
+            for chunk, last in _marking_last(chunks):
+                pieces.append(chunk)
+                ends.append(documents or last)
+                characters += len(chunk)
+                if characters >= CHUNK_CHARACTERS:
+                    yield pieces, ends
+                    pieces, ends, characters = [], [], 0
+        if pieces:
+            yield pieces, ends
+
+    def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
+        for encoding, end in zip(
+            self._coder.encode_batch(pieces, add_special_tokens=False), ends, strict=True
+        ):
+            closing = [self.eos] if end and self.eos is not None else []
+            yield np.asarray(encoding.ids + closing, dtype=self._dtype)
+
+    def _flush(self, pending: list[NDArray[Any]], name: str) -> Shard:
+        tokens = np.concatenate(pending)
+        pending.clear()
+        write_whole(self._folder / name, tokens.tobytes())
+        return Shard(name=name, tokens=len(tokens))
+
+
+def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Each chunk, and whether it is the last."""
+    before: str | None = None
+    for chunk in chunks:
+        if before is not None:
+            yield before, False
+        before = chunk
+    if before is not None:
+        yield before, True

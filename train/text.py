@@ -1,0 +1,153 @@
+"""Text on disk: which files, in which pieces, and which of them are held out."""
+
+import hashlib
+import json
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from families.errors import BadInput
+from scaling.files import read_text
+
+SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
+CHUNK_CHARACTERS = 2**22
+_TESTS = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A file of text and the name it goes by."""
+
+    name: str
+    path: Path
+
+
+def find_texts(data: str) -> list[Text]:
+    """The files of text under a path; `stdlib` is the running interpreter's library without its tests.
+
+    Raises:
+        BadInput: there is no such path, or no file of text below it.
+    """
+    if data == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        found = [path for path in root.rglob("*.py") if not _TESTS & set(path.relative_to(root).parts)]
+        return [Text(path.relative_to(root).as_posix(), path) for path in sorted(found)]
+    root = Path(data).expanduser()
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise BadInput(f"data is {data!r}; its ending must be one of {', '.join(SUFFIXES)}")
+        return [Text(root.name, root)]
+    if not root.is_dir():
+        raise BadInput(
+            f"data is {data!r}, which does not exist; it must be a text file, a folder of them, or stdlib"
+        )
+    texts = [
+        Text(path.relative_to(root).as_posix(), path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.suffix.lower() in SUFFIXES
+    ]
+    if not texts:
+        raise BadInput(f"data is {data!r}, a folder with no {', '.join(SUFFIXES)} file")
+    return texts
+
+
+def read_chunks(text: Text) -> Iterator[str]:
+    """A file's text in pieces that end at a line; .jsonl gives the field `text`, .parquet its column `text`."""
+    suffix = text.path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet(text)
+    elif suffix == ".jsonl":
+        for number, line in enumerate(read_text(text.path).splitlines(), start=1):
+            if line.strip():
+                yield _text_field(line, f"{text.path} line {number}")
+    else:
+        try:
+            with text.path.open(encoding="utf-8", newline="") as file:
+                while lines := file.readlines(CHUNK_CHARACTERS):
+                    yield "".join(lines)
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{text.path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except OSError as error:
+            raise BadInput(f"cannot read {text.path}: {error.strerror}") from error
+
+
+def _text_field(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where} is not JSON: {error.msg}") from error
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        raise BadInput(f"{where} has no field 'text' holding a string")
+    found: str = value["text"]
+    return found
+
+
+def _parquet(text: Text) -> Iterator[str]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise BadInput(f"{text.path} is Parquet; reading it needs: pip install 'scaling[parquet]'") from error
+    table = parquet.ParquetFile(text.path)
+    if "text" not in table.schema_arrow.names:
+        raise BadInput(f"{text.path} has no column 'text', but {', '.join(table.schema_arrow.names)}")
+    for batch in table.iter_batches(columns=["text"]):
+        yield from (value for value in batch.column(0).to_pylist() if value)
+
+
+LARGEST_SHARE = 1 / 8  # of the held-out text that one file may be, so that no single file decides the loss
+
+
+def split_texts(texts: Sequence[Text], share: float) -> tuple[list[Text], list[Text]]:
+    """Hold out whole files, in the order of their names' hashes, until `share` of the bytes; the rest is for training.
+
+    A split by file keeps near-copies within a file on one side. A file that alone would be more than an eighth of the
+    held-out text is trained on, unless all are so. With one file there is no such split: see `prepare`.
+    """
+    sizes = {text.name: text.path.stat().st_size for text in texts}
+    wanted = share * sum(sizes.values())
+    ordered = sorted(texts, key=lambda text: hashlib.sha256(text.name.encode()).hexdigest())
+    small = [text for text in ordered if sizes[text.name] <= LARGEST_SHARE * wanted]
+    if sum(sizes[text.name] for text in small) < wanted:
+        small = ordered
+    heldout: list[Text] = []
+    while sum(sizes[text.name] for text in heldout) < wanted and len(heldout) < len(texts) - 1:
+        heldout.append(small[len(heldout)])
+    chosen = {text.name for text in heldout}
+    return [text for text in texts if text.name not in chosen], heldout
+
+
+def fingerprint(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file."""
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def cut(text: Text, share: float) -> tuple[list[str], list[str]]:
+    """One file: its last `share` of lines or documents, by characters, is held out."""
+    documents = holds_documents(text)
+    parts = [
+        part for chunk in read_chunks(text) for part in ([chunk] if documents else chunk.splitlines(True))
+    ]
+    total = sum(map(len, parts))
+    size = 0
+    at = len(parts)
+    while at > 1 and size < share * total:
+        at -= 1
+        size += len(parts[at])
+    return (parts[:at], parts[at:]) if documents else (_joined(parts[:at]), _joined(parts[at:]))
+
+
+def holds_documents(text: Text) -> bool:
+    """Whether each piece of the file is a document of its own."""
+    return text.path.suffix.lower() in (".jsonl", ".parquet")
+
+
+def _joined(lines: list[str]) -> list[str]:
+    """Lines as a few pieces of about CHUNK_CHARACTERS, so that merges across lines are seen as in the whole."""
+    size = sum(map(len, lines))
+    step = max(1, len(lines) * CHUNK_CHARACTERS // max(1, size))
+    return ["".join(lines[start : start + step]) for start in range(0, len(lines), step)]
