@@ -23,10 +23,10 @@ def params_non_embedding(spec: ModelSpec) -> int:
 
 
 def params_kaplan(spec: ModelSpec) -> int:
-    """Kaplan's N = 12·n_layer·n_embd² (Kaplan et al. 2020, eq. 2.1): matmul weights of the blocks, no biases
-    or norms.
+    """Kaplan's N, 12·n_layer·n_embd² for GPT-2's shapes: matmul weights of the blocks, no biases or norms
+    (Kaplan et al. 2020, eq. 2.1).
     """
-    return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
+    return architecture(spec.architecture).block_weights(spec)
 
 
 def train_flops_per_token(spec: ModelSpec) -> int:

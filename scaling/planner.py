@@ -94,6 +94,8 @@ def make_plan(
         nats, share: the width of the indifference band (default 0.01 nats).
     """
     spendings = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
+    if not spendings:
+        raise BadInput("there are 0 budgets; at least 1 is needed")
     rungs, members = [], []
     for budget in spendings:
         asked = replace(ask or Ask(), flops=None if ask and ask.target is not None else budget.flops)

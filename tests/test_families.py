@@ -185,6 +185,14 @@ def test_kaplans_n_is_twelve_layers_width_squared():
 
 
 @given(spec=specs())
+@settings(deadline=None, max_examples=15)
+def test_kaplans_n_is_the_matrices_of_the_blocks(spec):
+    blocks = [module for module in model_of(spec).modules() if isinstance(module, torch.nn.ModuleList)]
+    matrices = sum(weight.numel() for weight in blocks[0].parameters() if weight.dim() == 2)
+    assert accounting.params_kaplan(spec) == matrices
+
+
+@given(spec=specs())
 @settings(deadline=None, max_examples=20)
 def test_a_spec_survives_its_hugging_face_config(spec):
     found = architecture(spec.architecture)

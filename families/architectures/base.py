@@ -43,6 +43,9 @@ class Architecture(Protocol):
     def default_inner(self, n_embd: int) -> int:
         """The feed-forward width that goes with a width, where nothing else is said."""
 
+    def block_weights(self, spec: ModelSpec) -> int:
+        """Weights of the blocks' matmuls: no biases, norms, embeddings or head."""
+
     def embedding_parts(self) -> tuple[str, ...]:
         """Names of the parts that are lookups."""
 

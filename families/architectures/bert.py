@@ -42,6 +42,10 @@ class Bert:
         """Four times the width."""
         return 4 * n_embd
 
+    def block_weights(self, spec: ModelSpec) -> int:
+        """Four square matrices and two of the feed-forward layer."""
+        return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
+
     def embedding_parts(self) -> tuple[str, ...]:
         """The head's matmul is tied to the token embedding."""
         return ("token_embedding", "position_embedding", "segment_embedding")
@@ -49,8 +53,7 @@ class Bert:
     def train_flops_per_token(self, spec: ModelSpec) -> int:
         """Forward and backward, the head computed at every position, masked or not, as transformers does."""
         d = spec.n_embd
-        blocks = spec.n_layer * (4 * d * d + 2 * d * spec.n_inner)
-        return train_flops(blocks + d * d + spec.vocab_size * d, spec)
+        return train_flops(self.block_weights(spec) + d * d + spec.vocab_size * d, spec)
 
     def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
         """Per layer and token: the block's input, q, k, v, the attention's output, both norms' inputs and

@@ -33,14 +33,17 @@ class GPT2:
         """Four times the width."""
         return 4 * n_embd
 
+    def block_weights(self, spec: ModelSpec) -> int:
+        """Four square matrices and two of the feed-forward layer."""
+        return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
+
     def embedding_parts(self) -> tuple[str, ...]:
         """The head is tied to the token embedding, so it has no parameters of its own."""
         return ("token_embedding", "position_embedding")
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
         """Forward and backward, the tied head among the matmuls."""
-        d = spec.n_embd
-        return train_flops(spec.n_layer * (4 * d * d + 2 * d * spec.n_inner) + spec.vocab_size * d, spec)
+        return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
     def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
         """Per layer and token: inputs and outputs of both norms and their two statistics, q, k, v and the

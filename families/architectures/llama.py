@@ -38,14 +38,18 @@ class Llama:
         multiple = 256 if n_embd >= 768 else 64
         return -(-8 * n_embd // (3 * multiple)) * multiple
 
+    def block_weights(self, spec: ModelSpec) -> int:
+        """Queries and output, keys and values of fewer heads, three feed-forward matrices."""
+        parts = self.parameters(spec)
+        return parts["attention"] + parts["feed_forward"]
+
     def embedding_parts(self) -> tuple[str, ...]:
         """The head is a matrix of its own and counts as one."""
         return ("token_embedding",)
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
         """Forward and backward. Grouped queries save weights, not scores."""
-        parts = self.parameters(spec)
-        return train_flops(parts["attention"] + parts["feed_forward"] + parts["head"], spec)
+        return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
     def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
         """Per layer and token: three values of each norm and its statistic, q, the attention's output, k and
