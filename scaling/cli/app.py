@@ -3,6 +3,7 @@
 import typer
 
 from . import (
+    audit,
     backtest,
     compare,
     demo,
@@ -42,6 +43,7 @@ def build() -> typer.Typer:
     app.command("fit", epilog=fit.EPILOG)(fit.fit)
     app.command("predict", epilog=predict.EPILOG)(predict.predict)
     app.command("backtest", epilog=backtest.EPILOG)(backtest.backtest)
+    app.command("audit", epilog=audit.EPILOG)(audit.audit)
     app.command("train", epilog=train_verb.EPILOG)(train_verb.train)
     app.command("ladder", epilog=ladder.EPILOG)(ladder.ladder)
     app.command("compare", epilog=compare.EPILOG)(compare.compare_study)

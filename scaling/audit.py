@@ -1,0 +1,85 @@
+"""audit(path): recompute what a table states, and say what does not add up and what would explain it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+from families.errors import BadInput
+
+from .bookkeeping import bookkeeping_findings, table_findings
+from .files import Document, hashes
+from .findings import Finding, Verdict, collapsed, ordered
+from .runs import read_runs
+from .shapes import shape_findings
+from .tables import entries, read_tables
+from .trends import prediction_findings, residual_findings
+
+_RUNS = (".csv", ".tsv", ".jsonl")
+
+
+class Audit(Document):
+    """What was recomputed, mismatches first. Findings are data: an audit that finds a mismatch has not failed."""
+
+    KIND: ClassVar[str] = "audit"
+
+    source: str
+    tables: int
+    rows: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many findings of each verdict."""
+        counted = Counter(finding.verdict for finding in self.findings)
+        return {verdict: counted[verdict] for verdict in Verdict}
+
+    def of(self, check: str) -> tuple[Finding, ...]:
+        """The findings of one check."""
+        return tuple(finding for finding in self.findings if finding.check == check)
+
+
+def audit(path: Path) -> Audit:
+    """Audit the tables of a .csv, .tsv, .jsonl or Markdown file.
+
+    Raises:
+        BadInput: the file cannot be read, or it holds nothing that could be recomputed.
+    """
+    tables = read_tables(path)
+    rows = entries(tables)
+    known = sorted({field for entry in rows for field in entry.numbers})
+    if not known:
+        raise BadInput(
+            f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
+        )
+    found = [
+        *shape_findings(rows),
+        *bookkeeping_findings(rows),
+        *prediction_findings(rows),
+        *table_findings(tables),
+    ]
+    if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= set(known):
+        found += _residuals(path)
+    return Audit(
+        source=path.name,
+        tables=len(tables),
+        rows=len(rows),
+        findings=ordered(collapsed(found)),
+        inputs=hashes([path]),
+    )
+
+
+def _residuals(path: Path) -> list[Finding]:
+    """Trends of a fit, where the file is a table of runs; the rows that are not runs by themselves."""
+    try:
+        reading = read_runs(path, max_bad_share=0.5)
+    except BadInput as error:
+        return [
+            Finding(
+                check="runs", where="all rows", verdict=Verdict.SUSPICIOUS, explanation=f"no fit: {error}"
+            )
+        ]
+    bad = [
+        Finding(check="row", where=line.partition(":")[0], verdict=Verdict.MISMATCH, explanation=line)
+        for line in reading.bad
+    ]
+    return [*bad, *residual_findings(reading.runs)]
