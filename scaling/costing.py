@@ -147,26 +147,28 @@ def _nothing(ask: Ask, law: PlanLaw, shapes: Candidates, least: Array) -> BadInp
     )
 
 
-def pareto(costed: Costed) -> tuple[int, ...]:
-    """Indices no other able candidate beats at once in training FLOPs, loss and inference FLOPs; cheapest to
-    serve first.
+def pareto(*costed: Costed) -> tuple[tuple[int, int], ...]:
+    """(which answer, index in it) of what no other able candidate of any answer beats at once in training
+    FLOPs, loss and inference FLOPs; cheapest to serve first.
     """
-    serving = costed.shapes.flops_per_token
-    rows = [int(i) for i in np.lexsort((costed.flops, costed.loss, serving)) if costed.able[i]]
-    front: list[
-        tuple[float, float]
-    ] = []  # (training FLOPs, loss) of what is cheaper to serve, a falling staircase
+    flops, loss = (np.concatenate([getattr(one, name) for one in costed]) for name in ("flops", "loss"))
+    serving = np.concatenate([one.shapes.flops_per_token for one in costed])
+    able = np.concatenate([one.able for one in costed])
+    places = [(which, index) for which, one in enumerate(costed) for index in range(len(one.shapes))]
+    staircase: list[tuple[float, float]] = []  # (training FLOPs, loss) of what is cheaper to serve, falling
     kept = []
-    for index in rows:
-        flops, loss = float(costed.flops[index]) * (1 - 1e-12), float(costed.loss[index])
-        place = bisect.bisect_right(front, (flops * (1 + 2e-12), np.inf))
-        if place and front[place - 1][1] <= loss:
+    for row in np.lexsort((flops, loss, serving)).tolist():
+        if not able[row]:
             continue
-        kept.append(index)
+        cheap, good = float(flops[row]) * (1 - 1e-12), float(loss[row])
+        place = bisect.bisect_right(staircase, (cheap * (1 + 2e-12), np.inf))
+        if place and staircase[place - 1][1] <= good:
+            continue
+        kept.append(places[row])
         end = place
-        while end < len(front) and front[end][1] >= loss:
+        while end < len(staircase) and staircase[end][1] >= good:
             end += 1
-        front[place:end] = [(flops, loss)]
+        staircase[place:end] = [(cheap, good)]
     return tuple(kept)
 
 

@@ -117,7 +117,10 @@ class BandMember(Record):
 
 
 class Band(Record):
-    """The indifference band: all within `within` nats of the best, or within a share of its cost."""
+    """The indifference band: all within so many nats of the best, or that reach it for a share more of its cost.
+
+    cheapest_to_train reaches the band's edge with the fewest FLOPs; cheapest_to_serve has the fewest per token.
+    """
 
     within_nats: float | None = None
     within_share: float | None = None

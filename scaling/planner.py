@@ -88,7 +88,8 @@ def make_plan(
     """The whole plan, not yet sealed: choice, frontier, members with recipes, and what other laws would
     choose.
 
-    Of several budgets each gives a rung; the plan's own choice, frontier, band and others are of the largest.
+    Of several budgets each gives a rung, and the frontier is of all of them together; the plan's own choice,
+    band and others are of the largest.
 
     Args:
         nats, share: the width of the indifference band (default 0.01 nats).
@@ -96,7 +97,7 @@ def make_plan(
     spendings = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
     if not spendings:
         raise BadInput("there are 0 budgets; at least 1 is needed")
-    rungs, members = [], []
+    rungs, members, answers, wants = [], [], [], []
     for budget in spendings:
         asked = replace(ask or Ask(), flops=None if ask and ask.target is not None else budget.flops)
         costed = answer(asked, law, shapes)
@@ -105,10 +106,15 @@ def make_plan(
         choice = cost(costed, best, law, budget, wanted.get(best, ()))
         rungs.append(LadderRung(budget=budget, choice=choice))
         members.append(planned(costed, best, law, budget, rule=rule))
-    found = pareto(costed)
+        answers.append(costed)
+        wants.append(wanted)
+    found = pareto(*answers)
     shown = sorted({*found[:: -(-len(found) // WIDEST_FRONTIER)], found[-1]}, key=found.index)
     anyhow = replace(law, force=True)
-    frontier = tuple(cost(costed, index, anyhow, budget, wanted.get(index, ())) for index in shown)
+    frontier = tuple(
+        cost(answers[which], index, anyhow, spendings[which], wants[which].get(index, ()))
+        for which, index in shown
+    )
     wants_band = law.frontier is None or nats is not None or share is not None
     return PlanFile(
         budget=budget,

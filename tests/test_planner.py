@@ -78,7 +78,7 @@ def test_the_frontier_is_what_nothing_dominates(flops, name, served):
         costed = answer(ask, PlanLaw.published(published(name)), ALL)
     except BadInput:
         return
-    kept = set(pareto(costed))
+    kept = {index for _, index in pareto(costed)}
     points = np.stack([costed.flops, costed.loss, ALL.flops_per_token], axis=1)
     for index in range(len(ALL)):
         rivals = costed.able & (points <= points[index] * (1 + 1e-12)).all(axis=1)
@@ -93,6 +93,13 @@ def test_several_budgets_make_a_ladder():
     losses = [rung.choice.loss for rung in plan.ladder]
     assert losses == sorted(losses, reverse=True)
     assert [planned.member for planned in plan.members] == [rung.choice.member for rung in plan.ladder]
+    kept = [(one.flops, one.loss, one.inference_flops_per_token) for one in plan.frontier]
+    assert len({round(flops / 1e18) for flops, _, _ in kept}) == 3  # cheaper training is on the frontier too
+    for one in kept:
+        assert not any(
+            other != one and all(x <= y * (1 + 1e-9) for x, y in zip(other, one, strict=True))
+            for other in kept
+        )
 
 
 @given(flops=BUDGETS)
@@ -109,7 +116,7 @@ def test_a_target_is_the_inverse_of_a_budget(flops):
 @settings(deadline=None, max_examples=20)
 def test_a_targets_frontier_trades_training_for_serving_and_nothing_else(loss):
     costed = answer(Ask(target=loss), CHINCHILLA, GRID)
-    kept = list(pareto(costed))
+    kept = [index for _, index in pareto(costed)]
     assert kept[-1] == costed.best()
     assert (np.diff(costed.flops[kept]) < 0).all()
     assert (np.diff(GRID.flops_per_token[kept]) > 0).all()
