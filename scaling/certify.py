@@ -1,6 +1,4 @@
-"""One form, fitted and judged: several starts, their agreement, the gradient, the conditioning, the edges of
-meaning.
-"""
+"""One form, fitted and judged: starts and their agreement, gradient, conditioning, the edges of meaning."""
 
 from dataclasses import dataclass
 

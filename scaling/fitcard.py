@@ -1,6 +1,4 @@
-"""The fit card: what was fitted, to what, how, and how far it may be trusted. Filled by code, no field left
-empty.
-"""
+"""The fit card: what was fitted, to what, how, and how far to trust it. Filled by code, no field left empty."""
 
 from collections.abc import Sequence
 
@@ -32,7 +30,7 @@ def card(
     forms = predictor.forms
     main = max(forms, key=lambda form: form.weight)
     domain = predictor.domain
-    lines = {
+    return {
         "form": main.name
         if len(forms) == 1
         else "combined: " + ", ".join(f"{f.name} {f.weight:.0%}" for f in forms),
@@ -42,7 +40,10 @@ def card(
             + (f", rollout error {f.rollout_error:.2%})" if f.rollout_error is not None else ")")
             for f in forms
         ),
-        "data": f"{rows} rows of {runs} runs, group {predictor.group or '(none)'}, eval set {predictor.eval_set or '(not named)'}",
+        "data": (
+            f"{rows} rows of {runs} runs, group {predictor.group or '(none)'}, "
+            f"eval set {predictor.eval_set or '(not named)'}"
+        ),
         "exclusions": exclusions,
         "convention": f"N counts {'all parameters' if predictor.convention == 'total' else 'parameters without embeddings'}",
         "loss": "nats per token",
@@ -54,7 +55,6 @@ def card(
         "intervals": _intervals(predictor),
         "warnings": "; ".join(warnings) or "none",
     }
-    return lines
 
 
 def _exponents(predictor: Predictor) -> str:
@@ -87,7 +87,10 @@ def _optimum(predictor: Predictor, compute: float) -> str:
 def _intervals(predictor: Predictor) -> str:
     if not predictor.intervals:
         return "none asked for"
-    return f"resampled by run; run noise {predictor.noise:.2%}, drift {predictor.drift:.2%} of loss per decade of compute beyond the data"
+    return (
+        f"resampled by run; run noise {predictor.noise:.2%}, drift {predictor.drift:.2%} of loss per decade of "
+        "compute beyond the data"
+    )
 
 
 def _span(bounds: tuple[float, float]) -> str:

@@ -133,3 +133,38 @@ class KaplanFrontier:
     def batch_tokens(self, N: float) -> float:
         """Critical batch size in tokens."""
         return float(self.B_scale * self.compute(N) ** self.B_exponent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KaplanSteps:
+    """L(N, S) = (Nc/N)^aN + (Sc/S_min)^aS: loss against parameters and steps (Kaplan et al. 2020, eq. 1.6 and table 3).
+
+    N without embeddings; S_min the steps that a batch far above the critical one would need. Loss in nats/token.
+    """
+
+    Nc: float = 6.5e13
+    Sc: float = 2.1e3
+    aN: float = 0.077
+    aS: float = 0.76
+
+    def loss(self, N: ArrayLike, S_min: ArrayLike) -> Any:
+        """L(N, S_min), elementwise; a float for two floats."""
+        n, s = np.asarray(N, dtype=np.float64), np.asarray(S_min, dtype=np.float64)
+        value = (self.Nc / n) ** self.aN + (self.Sc / s) ** self.aS
+        return value if value.ndim else float(value)
+
+    def steps(self, loss: float, N: float, *, batches: float) -> float:
+        """Steps to that loss at a batch of `batches` critical batches: S = S_min·(1 + 1/batches) (eq. 5.4).
+
+        The critical batch in tokens is `recipe.critical_batch(loss)`.
+
+        Raises:
+            BadInput: a model of N parameters never reaches that loss.
+        """
+        rest = loss - (self.Nc / N) ** self.aN
+        if rest <= 0:
+            raise BadInput(
+                f"loss {loss:g} is out of reach for {N:g} parameters, whose limit is {loss - rest:.4g} nats/token"
+            )
+        S_min = self.Sc / rest ** (1 / self.aS)
+        return float(S_min * (1 + 1 / batches))

@@ -1,6 +1,4 @@
-"""What a fit can answer without refitting: a loss with its intervals, an allocation, and how far it reaches.
-Numpy only.
-"""
+"""What a fit answers without refitting: a loss with intervals, an allocation, how far it reaches. Numpy only."""
 
 import math
 from dataclasses import dataclass, field

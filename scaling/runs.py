@@ -1,6 +1,4 @@
-"""Run: one observation of a training run, and the contract between whoever makes runs and whoever learns from
-them.
-"""
+"""Run: one observation of a training run, the contract between whoever makes runs and whoever learns from them."""
 
 import csv
 import io
@@ -19,6 +17,7 @@ from families.errors import BadInput
 from families.units import nearest, parse_size
 
 from .files import Record, append_line, check_kind, first_problem, now, read_text
+from .trackers import is_tracker, tracker_rows
 
 RUNS_VERSION = 1
 Convention = Literal["total", "non_embedding"]
@@ -161,7 +160,7 @@ def read_runs(
     column_names: Mapping[str, str] | None = None,
     max_bad_share: float = 0.0,
 ) -> Reading:
-    """Read runs from .jsonl or .csv.
+    """Read runs from .jsonl, .csv, a trainer_state.json, a TensorBoard event file, or a folder of the latter two.
 
     Args:
         column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
@@ -171,11 +170,10 @@ def read_runs(
         BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones.
     """
     path = Path(path)
-    text = read_text(path)
     for ours in column_names or {}:
         if ours not in _FIELDS:
             raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")
-    rows = _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(text, str(path))
+    rows = _rows(path)
     theirs = {theirs: ours for ours, theirs in (column_names or {}).items()}
     runs: list[Run] = []
     bad: list[str] = []
@@ -199,6 +197,13 @@ def read_runs(
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
     return Reading(runs=tuple(runs), bad=tuple(bad), ignored_columns=tuple(ignored))
+
+
+def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | str]]:
+    if is_tracker(path):
+        return tracker_rows(path)
+    text = read_text(path)
+    return _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(text, str(path))
 
 
 def parse_columns(text: str) -> dict[str, str]:

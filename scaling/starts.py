@@ -1,6 +1,4 @@
-"""Where fits start: variable projection. For given exponents the loss is linear in E, A and B, so a grid of
-exponents is enough.
-"""
+"""Where fits start: variable projection. For given exponents the loss is linear in E, A and B: a grid is enough."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -55,11 +55,11 @@ def fit(
     from textwrap import fill
 
     from .. import fitextras
-    from ..files import hashes
     from ..fits import fit as fit_runs
     from ..predictor import Status
     from ..runs import parse_columns, read_runs
     from ..selection import choose, one_of_annealed, one_of_conventions
+    from ..trackers import input_hashes
 
     source = runs or study / "runs.jsonl"
     if runs is None:
@@ -88,7 +88,7 @@ def fit(
         if wanted:
             extras[name], more = report()
             lines += more
-    document = found.document(hashes([source]))
+    document = found.document(input_hashes(source))
     if out is not None:
         document.write(out)
     if as_json:

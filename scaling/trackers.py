@@ -1,0 +1,245 @@
+"""Rows of runs from what trainers leave behind: Hugging Face's trainer_state.json and TensorBoard's event files.
+
+Both tell losses and steps, not sizes: a config.json beside them (or in the folder above) tells the parameters.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from families import accounting
+from families.architectures import REGISTRY, architecture
+from families.errors import BadInput
+
+from .files import read_text, sha256_file
+
+STATE = "trainer_state.json"
+EVENTS = "events.out.tfevents"
+_LOSS_TAGS = ("eval/loss", "eval_loss", "loss/eval", "val/loss", "val_loss")
+_TOKEN_TAGS = ("tokens", "train/num_input_tokens_seen", "num_input_tokens_seen", "tokens_seen")
+
+
+def is_tracker(path: Path) -> bool:
+    """A trainer's own file, or a folder of them."""
+    return path.is_dir() or path.name == STATE or EVENTS in path.name
+
+
+def input_hashes(path: Path) -> dict[str, str]:
+    """SHA-256 of a file of runs, or of each file that a folder of runs is read from, by its place in the folder."""
+    if not path.is_dir():
+        return {path.name: sha256_file(path)}
+    return {str(file.relative_to(path)): sha256_file(file) for file in _find(path)}
+
+
+def tracker_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """(number, row or what is wrong with it), as the readers of tables give them.
+
+    Raises:
+        BadInput: a folder without such files, or a file that cannot be read.
+    """
+    files = _find(path) if path.is_dir() else [path]
+    number = 0
+    for file in files:
+        for row in _state_rows(file) if file.name == STATE else _event_rows(file):
+            number += 1
+            yield number, row
+
+
+def _find(folder: Path) -> list[Path]:
+    """One file of each run: a finished trainer's state stands in its folder, its checkpoints repeat the same log."""
+    states = sorted(folder.rglob(STATE), key=lambda file: (len(file.parts), str(file)))
+    kept: dict[Path, Path] = {}
+    for file in states:
+        owner = file.parent.parent if file.parent.name.startswith("checkpoint-") else file.parent
+        if owner not in kept or (kept[owner].parent != owner and _step(file) > _step(kept[owner])):
+            kept[owner] = file
+    found = sorted(kept.values()) or sorted(folder.rglob(f"*{EVENTS}*"))
+    if not found:
+        raise BadInput(f"{folder} holds no {STATE} and no {EVENTS} file")
+    return found
+
+
+def _step(file: Path) -> int:
+    tail = file.parent.name.rpartition("-")[2]
+    return int(tail) if tail.isdigit() else 0
+
+
+def _run_name(file: Path) -> str:
+    parent = file.parent
+    while parent.name.startswith("checkpoint-") or parent.name in ("runs", "logs", "tensorboard"):
+        parent = parent.parent
+    return parent.name or file.stem
+
+
+def _sizes(file: Path) -> dict[str, float]:
+    """Parameters by the config.json beside the file or up to two folders above; empty where there is none we know."""
+    for folder in list(file.parents)[:3]:
+        config = folder / "config.json"
+        if config.exists():
+            values = json.loads(read_text(config))
+            kind = values.get("model_type", "")
+            if kind not in REGISTRY:
+                return {}
+            spec = architecture(kind).from_hugging_face(values)
+            return {
+                "params": accounting.params(spec),
+                "params_non_embedding": accounting.params_non_embedding(spec),
+            }
+    return {}
+
+
+def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+    try:
+        state = json.loads(read_text(file))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{file} is not JSON: {error.msg} at line {error.lineno}") from error
+    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
+        raise BadInput(f"{file} has no log_history; it is not a trainer_state.json")
+    sizes = _sizes(file)
+    per_step = _tokens_per_step(state, sizes)
+    last = state.get("max_steps") or state.get("global_step")
+    found = False
+    for entry in state["log_history"]:
+        if not isinstance(entry, dict) or "eval_loss" not in entry:
+            continue
+        found = True
+        step = entry.get("step", 0)
+        tokens = entry.get("num_input_tokens_seen") or (per_step * step if per_step else None)
+        if not sizes:
+            yield f"{file}: no config.json of a known architecture beside it tells the parameters"
+        elif not tokens:
+            yield f"{file}: step {step} tells no tokens: neither num_input_tokens_seen nor total_flos is there"
+        else:
+            yield {
+                "run": _run_name(file),
+                **sizes,
+                "tokens": tokens,
+                "loss": entry["eval_loss"],
+                # A schedule of the Trainer ends at max_steps; before that the learning rate is still up.
+                "annealed": bool(last and step >= last),
+            }
+    if not found:
+        yield f"{file}: no entry of its log has an eval_loss"
+
+
+def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | None:
+    """From total_flos = 6 · tokens · parameters without embeddings (transformers' floating_point_ops)."""
+    flops, steps = state.get("total_flos"), state.get("global_step")
+    if not (flops and steps and sizes):
+        return None
+    return float(flops / (6 * sizes["params_non_embedding"] * steps))
+
+
+def _event_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+    losses: dict[int, float] = {}
+    tokens: dict[int, float] = {}
+    for step, tag, value in read_scalars(file):
+        if tag in _LOSS_TAGS:
+            losses[step] = value
+        elif tag in _TOKEN_TAGS:
+            tokens[step] = value
+    sizes = _sizes(file)
+    if not losses:
+        yield f"{file}: none of the tags {', '.join(_LOSS_TAGS)} is in it"
+    for step, loss in sorted(losses.items()):
+        if not sizes:
+            yield f"{file}: no config.json of a known architecture beside it tells the parameters"
+        elif step not in tokens:
+            yield f"{file}: step {step} has a loss and no tokens ({', '.join(_TOKEN_TAGS)})"
+        else:
+            yield {
+                "run": _run_name(file),
+                **sizes,
+                "tokens": tokens[step],
+                "loss": loss,
+                "annealed": step == max(losses),
+            }
+
+
+def read_scalars(file: Path) -> Iterator[tuple[int, str, float]]:
+    """(step, tag, value) of each scalar in a TensorBoard event file, which needs no TensorBoard: records framed by their
+    length (TFRecord), each a protocol buffer Event {step = 2, summary = 5 {value = 1 {tag = 1, simple_value = 2, tensor = 8}}}.
+
+    A half-written last record, which a running trainer leaves, ends the reading.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    at = 0
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        record = data[at + 12 : at + 12 + length]
+        if len(record) < length:
+            return
+        at += 16 + length
+        try:
+            yield from _scalars(record)
+        except (IndexError, struct.error) as error:
+            raise BadInput(f"{file} is not a TensorBoard event file: broken record at byte {at}") from error
+
+
+def _scalars(record: bytes) -> Iterator[tuple[int, str, float]]:
+    step = 0
+    for number, value in _fields(record):
+        if number == 2 and isinstance(value, int):
+            step = value
+        if number == 5 and isinstance(value, bytes):
+            for inner, one in _fields(value):
+                if inner == 1 and isinstance(one, bytes):
+                    tag, scalar = _value(one)
+                    if scalar is not None:
+                        yield step, tag, scalar
+
+
+def _value(message: bytes) -> tuple[str, float | None]:
+    tag, scalar = "", None
+    for number, value in _fields(message):
+        if number == 1 and isinstance(value, bytes):
+            tag = value.decode("utf-8", "replace")
+        elif number == 2 and isinstance(value, float):
+            scalar = value
+        elif number == 8 and isinstance(value, bytes):  # TensorProto: float_val = 5, tensor_content = 4
+            for inner, one in _fields(value):
+                if inner == 5 and isinstance(one, float):
+                    scalar = one
+                elif inner in (4, 5) and isinstance(one, bytes) and len(one) >= 4:
+                    (scalar,) = struct.unpack_from("<f", one)
+    return tag, scalar
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+    """(number, value) of a protocol buffer's fields: varints, doubles, floats and byte strings."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        value: int | float | bytes
+        if kind == 0:
+            value, at = _varint(message, at)
+        elif kind == 1:
+            (value,) = struct.unpack_from("<d", message, at)
+            at += 8
+        elif kind == 2:
+            length, at = _varint(message, at)
+            value = message[at : at + length]
+            at += length
+        elif kind == 5:
+            (value,) = struct.unpack_from("<f", message, at)
+            at += 4
+        else:
+            raise IndexError
+        yield key >> 3, value
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value, shift = 0, 0
+    while True:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at += 1
+        if byte < 128:
+            return value, at
+        shift += 7

@@ -1,0 +1,127 @@
+"""scaling fit and scaling predict, as a person types them."""
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scaling.laws import Law
+
+SCALING = str(Path(sys.executable).with_name("scaling"))
+LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
+
+
+def scaling(*words, cwd=None):
+    return subprocess.run([SCALING, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    cells = itertools.product(np.geomspace(1e7, 1e9, 6), np.geomspace(5, 100, 5))
+    rows = [
+        f"r{i},{N},{N * r},{LAW.loss(N, N * r) * np.exp(0.003 * rng.normal())}"
+        for i, (N, r) in enumerate(cells)
+    ]
+    path = tmp_path_factory.mktemp("fit") / "runs.csv"
+    path.write_text("run,size,D,loss\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def law(table):
+    path = table.with_name("law.json")
+    done = scaling("fit", table, "--columns", "params=size,tokens=D", "--out", path)
+    assert done.returncode == 0, done.stderr
+    assert "exponents" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    return path
+
+
+def test_a_prediction_has_loss_perplexity_and_both_intervals(law):
+    done = scaling("predict", law, "family=gpt2-83m", "tokens=5.5B")
+    assert done.returncode == 0, done.stderr
+    assert "82.1M parameters" in done.stdout
+    assert done.stdout.count("95 %") == 2
+    answer = json.loads(scaling("predict", law, "params=82056320", "tokens=5.5B", "--json").stdout)
+    assert answer["loss"] == pytest.approx(LAW.loss(82056320, 5.5e9), rel=0.01)
+    assert answer["perplexity"] == pytest.approx(np.exp(answer["loss"]))
+    assert answer["loss_interval_95"][0] < answer["loss_interval_80"][0] < answer["loss"]
+
+
+def test_leaving_the_domain_is_flagged_with_the_factor(law):
+    done = scaling("predict", law, "params=5B", "tokens=300B")
+    assert done.returncode == 0
+    assert "x the largest fitted" in done.stderr
+    refused = scaling("predict", law, "params=500B", "tokens=30T")
+    assert refused.returncode == 2
+    assert "1000 times at most" in refused.stderr
+    assert scaling("predict", law, "params=500B", "tokens=30T", "--force").returncode == 0
+
+
+def test_a_published_law_predicts_and_the_superseded_one_warns():
+    good = scaling("predict", "chinchilla", "params=70B", "tokens=1.4T")
+    assert good.returncode == 0
+    assert "superseded" not in good.stderr
+    old = scaling("predict", "hoffmann", "params=7B", "tokens=140B")
+    assert "superseded: use chinchilla" in old.stderr
+    assert "non-embedding" in scaling("predict", "kaplan", "family=gpt2-83m", "tokens=5.5B").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("predict", "chinchila", "params=1B", "tokens=1B"), "did you mean chinchilla"),
+        (("predict", "nowhere.json", "params=1B", "tokens=1B"), "does not exist"),
+        (("predict", "chinchilla", "parms=1B", "tokens=1B"), "did you mean params"),
+        (("predict", "chinchilla", "params=1B"), "tokens= is missing"),
+        (("predict", "chinchilla", "tokens=1B"), "one of family= and params="),
+        (("predict", "chinchilla", "family=gpt3", "tokens=1B"), "known:"),
+        (("fit", "nowhere.csv"), "does not exist"),
+        (("fit", "nowhere.csv", "--form", "x"), "does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, message, tmp_path):
+    done = scaling(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_doubtful_fit_leaves_with_status_1_and_says_why(tmp_path):
+    sizes = np.geomspace(1e7, 1e9, 12)
+    rows = [f"r{i},{N},{20 * N},{LAW.loss(N, 20 * N) * (1 + 0.002 * (-1) ** i)}" for i, N in enumerate(sizes)]
+    path = tmp_path / "runs.csv"
+    path.write_text("run,params,tokens,loss\n" + "\n".join(rows) + "\n")
+    done = scaling("fit", path, "--out", tmp_path / "law.json")
+    assert done.returncode == 1
+    assert "ill_conditioned" in done.stderr
+    assert (tmp_path / "law.json").exists()
+    assert "doubtful" in scaling("predict", tmp_path / "law.json", "params=1B", "tokens=20B").stderr
+
+
+def test_json_is_one_object_and_a_study_keeps_its_law(table, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    lines = table.read_text().splitlines()[1:]
+    runs = [dict(zip(("run", "params", "tokens", "loss"), line.split(","), strict=True)) for line in lines]
+    (study / "runs.jsonl").write_text("\n".join(json.dumps(run) for run in runs) + "\n")
+    done = scaling("fit", "--json", "--sensitivity", "--isoflop", "--profile", "--conventions", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value["kind"] == "law"
+    assert list(value["inputs"]) == ["runs.jsonl"]
+    assert {"sensitivity", "isoflop", "profile", "conventions"} <= set(value)
+    assert json.loads((study / "law.json").read_text())["convention"] == "total"
+
+
+def test_fitting_and_predicting_load_no_heavy_library():
+    heavy = "('torch', 'scipy', 'matplotlib')"
+    code = f"import sys, scaling.fits, scaling.lawfile; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,99 @@
+"""Laws: the closed forms against grids and published tables."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from families.errors import BadInput
+from scaling.laws import KaplanFrontier, KaplanSteps, Law, kaplan_law
+from scaling.published import PUBLISHED, published
+
+laws = st.builds(
+    Law,
+    E=st.floats(0, 3),
+    A=st.floats(10, 1e6),
+    B=st.floats(10, 1e6),
+    alpha=st.floats(0.15, 0.9),
+    beta=st.floats(0.15, 0.9),
+    gamma=st.floats(0.2, 2),
+)
+
+
+@given(laws, st.floats(1e17, 1e25))
+def test_no_other_point_on_the_isoflop_beats_the_allocation(law, C):
+    best = law.allocate(C)
+    N = best.N * np.geomspace(0.01, 100, 401)
+    assert best.loss <= law.loss(N, C / 6 / N).min() * (1 + 1e-9)
+    assert pytest.approx(C) == 6 * best.N * best.D
+
+
+@given(laws, st.floats(1e7, 1e11), st.floats(1e9, 1e13))
+def test_tokens_for_a_loss_is_the_inverse_of_the_loss(law, N, D):
+    assert law.loss(N, law.tokens_for_loss(law.loss(N, D), N)) == pytest.approx(law.loss(N, D), rel=1e-6)
+
+
+def test_a_loss_below_the_limit_of_a_size_is_out_of_reach():
+    law = PUBLISHED["chinchilla"].law
+    with pytest.raises(BadInput, match="out of reach"):
+        law.tokens_for_loss(1.8, 1e9)
+
+
+def test_kaplans_form_is_the_general_law_with_its_restrictions():
+    Nc, Dc, aN, aD = 6.4e13, 1.8e13, 0.076, 0.103
+    N, D = 1e8, 3e9
+    own = ((Nc / N) ** (aN / aD) + Dc / D) ** aD
+    assert kaplan_law(Nc=Nc, Dc=Dc, aN=aN, aD=aD).loss(N, D) == pytest.approx(own, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("N", "loss", "perplexity", "tokens"),
+    [
+        (25_165_824, 3.482618529842513, 32.54483020726001, 4.649e9),
+        (49_152_000, 3.32654107284093, 27.8418719514438, 5.956e9),
+        (84_934_656, 3.2042232768969785, 24.63635695536824, 7.291e9),
+    ],
+)
+def test_the_frontier_gives_the_predicted_perplexities_of_the_gpt2_card(N, loss, perplexity, tokens):
+    frontier = KaplanFrontier()
+    assert frontier.loss(N) == pytest.approx(loss, rel=1e-12)
+    assert math.exp(frontier.loss(N)) == pytest.approx(perplexity, rel=1e-12)
+    assert frontier.tokens(N) == pytest.approx(tokens, rel=1e-3)
+
+
+def test_nanogpts_riddle_is_solved_by_the_refitted_constants():
+    # PITFALLS row 2: 316M/11.65B at 2.21e19 FLOPs under superseded constants.
+    best = published("chinchilla").law.allocate(2.21e19)
+    assert pytest.approx(394e6, rel=0.01) == best.N
+    assert pytest.approx(9.4e9, rel=0.01) == best.D
+    assert published("hoffmann").superseded_by == "chinchilla"
+
+
+def test_steps_at_the_critical_batch_are_twice_the_fewest():
+    law = KaplanSteps()
+    loss, N = 3.0, 1e9
+    fewest = law.steps(loss, N, batches=math.inf)
+    assert law.loss(N, fewest) == pytest.approx(loss, rel=1e-6)
+    assert law.steps(loss, N, batches=1.0) == pytest.approx(2 * fewest, rel=1e-6)
+    with pytest.raises(BadInput, match="out of reach"):
+        law.steps(2.0, 1e6, batches=1.0)
+
+
+@pytest.mark.parametrize("C", [0, -1, math.nan, math.inf])
+def test_a_budget_that_is_no_budget_is_refused(C):
+    with pytest.raises(BadInput, match="compute must be positive"):
+        PUBLISHED["chinchilla"].law.allocate(C)
+
+
+def test_a_law_of_one_variable_has_no_split():
+    with pytest.raises(BadInput, match="only one of N and D"):
+        Law(E=1.7, A=400, B=0, alpha=0.3, beta=0.3).allocate(1e20)
+
+
+@pytest.mark.parametrize("name", ["E", "A", "alpha", "gamma"])
+def test_a_negative_constant_is_refused_by_name(name):
+    values = {"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3, "gamma": 1.0, name: -1.0}
+    with pytest.raises(BadInput, match=f"{name} is -1"):
+        Law(**values)

@@ -1,0 +1,179 @@
+"""Readers: every format gives the same rows, every bad row is named, and too many are refused."""
+
+import json
+import struct
+
+import pytest
+
+from families import member
+from families.architectures import architecture
+from families.errors import BadInput
+from scaling.runs import Run, append_run, by_group, columns, parse_columns, read_runs
+from scaling.trackers import read_scalars
+
+GOOD = [Run(run=f"r{i}", params=1e7 * (i + 1), tokens=2e8 * (i + 1), loss=4 - 0.1 * i) for i in range(5)]
+
+
+def csv(tmp_path, header, rows, name="runs.csv"):
+    path = tmp_path / name
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_csv_and_jsonl_give_the_same_runs(tmp_path):
+    table = csv(tmp_path, "run,params,tokens,loss", [f"{r.run},{r.params},{r.tokens},{r.loss}" for r in GOOD])
+    ledger = tmp_path / "runs.jsonl"
+    for run in GOOD:
+        append_run(ledger, run)
+    assert read_runs(table).runs == read_runs(ledger).runs == tuple(GOOD)
+
+
+def test_sizes_are_read_as_people_write_them_and_columns_by_their_own_names(tmp_path):
+    path = csv(tmp_path, "run,N,D,loss,mood", ["a,52M,4.6B,3.43,fine"])
+    found = read_runs(path, column_names=parse_columns("params=N, tokens=D"))
+    assert (found.runs[0].params, found.runs[0].tokens) == (52e6, 4.6e9)
+    assert found.ignored_columns == ("mood",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("params", "must be like"), ("parms=N", "did you mean params"), ("params=", "must be like")],
+)
+def test_a_wrong_columns_option_says_what_is_allowed(text, message):
+    with pytest.raises(BadInput, match=message):
+        parse_columns(text)
+
+
+def test_bad_rows_are_named_by_line_and_reason_and_refused_past_the_share_allowed(tmp_path):
+    rows = ["a,1e7,2e8,4.0", "b,1e7,2e8,-1", "c,1e7,2e8", "d,1e7,many,4.0", "e,1e7,2e8,3.9"]
+    path = csv(tmp_path, "run,params,tokens,loss", rows)
+    with pytest.raises(BadInput, match=r"line 3: loss is '-1'.*2 more of 5 rows.*at most 0%"):
+        read_runs(path)
+    found = read_runs(path, max_bad_share=0.6)
+    assert [run.run for run in found.runs] == ["a", "e"]
+    assert [line.split(":")[0] for line in found.bad] == ["line 3", "line 4", "line 5"]
+    with pytest.raises(BadInput, match="at most 50%"):
+        read_runs(path, max_bad_share=0.5)
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf", "0"])
+def test_a_loss_that_is_no_loss_is_a_bad_row(tmp_path, loss):
+    with pytest.raises(BadInput, match="loss"):
+        read_runs(csv(tmp_path, "run,params,tokens,loss", [f"a,1e7,2e8,{loss}"]))
+
+
+def test_a_row_without_any_size_is_a_bad_row(tmp_path):
+    with pytest.raises(BadInput, match="params and params_non_embedding are both missing"):
+        read_runs(csv(tmp_path, "run,tokens,loss", ["a,2e8,4.0"]))
+
+
+def test_an_empty_file_has_no_runs(tmp_path):
+    with pytest.raises(BadInput, match="0 runs"):
+        read_runs(csv(tmp_path, "run,params,tokens,loss", []))
+    with pytest.raises(BadInput, match="does not exist"):
+        read_runs(tmp_path / "nowhere.csv")
+
+
+def test_mixed_conventions_are_refused_and_a_missing_one_is_named():
+    mixed = [GOOD[0], Run(run="x", params_non_embedding=1e6, tokens=1e8, loss=4)]
+    with pytest.raises(BadInput, match="one convention"):
+        columns(mixed)
+    with pytest.raises(BadInput, match="has no params_non_embedding"):
+        columns(GOOD, "non_embedding")
+
+
+def test_columns_keep_the_order_and_number_the_runs():
+    table = columns([GOOD[1], GOOD[0], GOOD[1]])
+    assert table.cluster.tolist() == [0, 1, 0]
+    assert table.C.tolist() == [6 * r.params * r.tokens for r in (GOOD[1], GOOD[0], GOOD[1])]
+    assert (table.U == table.D).all()
+
+
+def test_groups_keep_the_order_in_which_they_appear():
+    runs = [run.model_copy(update={"group": g}) for run, g in zip(GOOD, "babab", strict=True)]
+    assert {name: len(rows) for name, rows in by_group(runs).items()} == {"b": 3, "a": 2}
+
+
+def config(folder):
+    spec = member("gpt2").spec
+    folder.mkdir(parents=True, exist_ok=True)
+    values = architecture("gpt2").to_hugging_face(spec)
+    (folder / "config.json").write_text(json.dumps({**values, "model_type": "gpt2"}))
+
+
+def state(folder, steps, seen=True, **extra):
+    log = [
+        {"step": s, "eval_loss": 5 - s / 1000, **({"num_input_tokens_seen": 524288 * s} if seen else {})}
+        for s in steps
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    value = {
+        "global_step": steps[-1],
+        "max_steps": 1000,
+        "log_history": [{"step": 1, "loss": 9.0}, *log],
+        **extra,
+    }
+    (folder / "trainer_state.json").write_text(json.dumps(value))
+
+
+def test_a_trainer_state_gives_its_evaluations_and_only_the_last_is_annealed(tmp_path):
+    run = tmp_path / "small"
+    config(run)
+    state(run, [500, 1000])
+    found = read_runs(run / "trainer_state.json").runs
+    assert [(r.run, r.params, r.tokens, r.loss, r.annealed) for r in found] == [
+        ("small", 124439808, 524288 * 500, 4.5, False),
+        ("small", 124439808, 524288 * 1000, 4.0, True),
+    ]
+
+
+def test_tokens_are_told_by_total_flos_where_the_log_does_not(tmp_path):
+    run = tmp_path / "small"
+    config(run)
+    body = 124439808 - 50257 * 768 - 1024 * 768
+    state(run, [1000], seen=False, total_flos=6 * body * 1000 * 524288)
+    assert read_runs(run).runs[0].tokens == pytest.approx(1000 * 524288)
+
+
+def test_a_folder_of_runs_is_read_once_per_run_not_once_per_checkpoint(tmp_path):
+    for name in ("a", "b"):
+        config(tmp_path / name)
+        state(tmp_path / name / "checkpoint-500", [500])
+        state(tmp_path / name / "checkpoint-1000", [500, 1000])
+    found = read_runs(tmp_path).runs
+    assert [(r.run, r.annealed) for r in found] == [("a", False), ("a", True), ("b", False), ("b", True)]
+
+
+def test_a_trainer_state_without_sizes_says_so(tmp_path):
+    state(tmp_path / "bare", [1000])
+    with pytest.raises(BadInput, match=r"no config\.json"):
+        read_runs(tmp_path / "bare")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(BadInput, match=r"holds no trainer_state\.json"):
+        read_runs(empty)
+
+
+def event(step, tag, value):
+    """One TFRecord with a scalar, written after the TensorBoard format; checksums are not read and left zero."""
+    inner = b"\x0a" + bytes([len(tag)]) + tag.encode() + b"\x15" + struct.pack("<f", value)
+    summary = b"\x0a" + bytes([len(inner)]) + inner
+    message = (
+        b"\x09" + struct.pack("<d", 0.0) + b"\x10" + bytes([step]) + b"\x2a" + bytes([len(summary)]) + summary
+    )
+    return struct.pack("<Q", len(message)) + b"\0" * 4 + message + b"\0" * 4
+
+
+def test_a_tensorboard_file_gives_losses_at_the_steps_that_have_tokens(tmp_path):
+    run = tmp_path / "small"
+    config(run)
+    path = run / "events.out.tfevents.1.host"
+    data = b"".join(
+        event(s, t, v) for s in (10, 20) for t, v in (("tokens", 1e6 * s), ("eval/loss", 5 - s / 10))
+    )
+    path.write_bytes(data + b"\x50\0\0")  # a half-written record at the end is no error
+    assert list(read_scalars(path))[1] == (10, "eval/loss", 4.0)
+    assert [(r.tokens, r.loss, r.annealed) for r in read_runs(path).runs] == [
+        (1e7, 4.0, False),
+        (2e7, 3.0, True),
+    ]
