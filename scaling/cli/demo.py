@@ -124,7 +124,8 @@ def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, Plann
     if not place.ladder.exists():
         speeds = probe_members(pilot.specs, pilot.batch_sequences)
         longest = longest_rung(pilot, speeds, seconds, manifest.train_tokens)
-        ladder_plan(pilot, longest).write(place.ladder)
+        inputs = hashes((place.data / "data.json",))
+        ladder_plan(pilot, longest).model_copy(update={"inputs": inputs}).write(place.ladder)
     plan = PlanFile.read(place.ladder)
     longest = max(member.tokens for member in plan.members)
     for member in (*plan.members, target_member(pilot, longest)):

@@ -1,0 +1,119 @@
+"""The whole flow, as a person runs it: killed on the way, gone on with, sealed before, compared after."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from scaling.ledger import read_ledger
+from scaling.planfile import PlanFile
+from scaling.runs import read_runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one study for all of them
+SCALING = Path(sys.executable).with_name("scaling")
+KILLED_AFTER = (9.0, 14.0, 16.0)  # seconds: in the text, among the ladders, wherever the machine has got to
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A quick demo that was killed three times and then let finish."""
+    folder = tmp_path_factory.mktemp("demo")
+    for seconds in KILLED_AFTER:
+        run(folder, timeout=seconds)
+    done = run(folder)
+    assert done is not None
+    assert done.returncode == 0, done.stderr
+    return folder / "study", json.loads(done.stdout)
+
+
+def run(folder, timeout=None):
+    words = [SCALING, "demo", "--quick", "--seed", "3", "--study", "study", "--json"]
+    process = subprocess.Popen(
+        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def test_the_prediction_was_sealed_before_the_target_was_trained(study):
+    folder, _ = study
+    plan = PlanFile.read(folder / "plan.json")
+    target = plan.members[0]
+    began = [work.at for work in read_ledger(folder / "ledger.jsonl") if work.run.startswith(target.member)]
+    assert datetime.fromisoformat(plan.seal.sealed_at) <= datetime.fromisoformat(min(began))
+    assert target.params > max(
+        run.params for run in read_runs(folder / "runs.jsonl").runs if run.params != target.params
+    )
+
+
+def test_the_comparison_holds_the_row_that_was_promised(study):
+    folder, printed = study
+    stored = json.loads((folder / "comparison.json").read_text())
+    (row,) = stored["rows"]
+    assert printed["rows"] == stored["rows"]
+    promised = {"member", "tokens", "predicted_loss", "interval_80", "interval_95", "actual_loss"}
+    assert promised | {"predicted_ppl", "actual_ppl", "sealed_at"} <= row.keys()
+    assert row["interval_95"][0] < row["interval_80"][0] < row["predicted_loss"] < row["interval_80"][1]
+    assert abs(row["predicted_loss"] / row["actual_loss"] - 1) < 0.1
+
+
+def test_four_members_gave_four_annealed_observations_each(study):
+    folder, _ = study
+    runs = read_runs(folder / "runs.jsonl").runs
+    members = {run.run for run in runs}
+    assert len(members) == 5
+    assert len(runs) == 4 * 4 + 1
+    assert all(run.annealed and run.loss_se for run in runs)
+    assert len({(run.eval_set, run.vocab_size, run.n_positions) for run in runs}) == 1
+
+
+def test_the_ledger_books_each_step_once_in_spite_of_the_kills(study):
+    folder, _ = study
+    for member in (
+        *PlanFile.read(folder / "ladder.json").members,
+        *PlanFile.read(folder / "plan.json").members,
+    ):
+        work = [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.run == f"{member.member}-s3"]
+        for part in {entry.part for entry in work}:
+            steps = sorted((entry.from_step, entry.to_step) for entry in work if entry.part == part)
+            assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(steps)), steps
+
+
+def test_report_and_pictures_are_there(study):
+    folder, _ = study
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "gpt2-" in page
+    assert list((folder / "figures").glob("*.png"))
+
+
+def test_a_finished_demo_is_not_done_again_and_another_seed_is_refused(study, cli):
+    folder, _ = study
+    before = (folder / "ledger.jsonl").read_bytes()
+    again = cli("demo", "--quick", "--seed", "3", "--study", str(folder), "--json")
+    assert again.returncode == 0, again.stderr
+    assert (folder / "ledger.jsonl").read_bytes() == before
+    other = cli("demo", "--quick", "--seed", "4", "--study", str(folder))
+    assert other.returncode == 2
+    assert "seed 3; this one has 4" in other.stderr
+
+
+def test_a_tampered_seal_is_refused(study, cli):
+    folder, _ = study
+    text = (folder / "plan.json").read_text()
+    plan = json.loads(text)
+    plan["members"][0]["prediction"]["loss"] += 0.01
+    (folder / "plan.json").write_text(json.dumps(plan))
+    done = cli("compare", "--study", str(folder))
+    (folder / "plan.json").write_text(text)
+    assert done.returncode == 2
+    assert "seal" in done.stderr
