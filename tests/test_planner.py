@@ -152,6 +152,16 @@ def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
     assert sizes[0] > 2 * sizes[-1]
 
 
+@given(flops=st.floats(1e20, 1e24), served=st.floats(1e9, 1e11))
+@settings(deadline=None, max_examples=20)
+def test_a_budget_pays_for_training_and_serving_together(flops, served):
+    costed = answer(Ask(flops=flops, inference_tokens=served), CHINCHILLA, ALL)
+    assert costed.total[costed.able] == pytest.approx(flops)
+    best = cost(costed, costed.best(), CHINCHILLA, parse_budget(repr(flops)))
+    assert best.flops + best.inference_flops == pytest.approx(flops)
+    assert best.inference_flops == pytest.approx(served * best.inference_flops_per_token)
+
+
 @given(
     unique=st.floats(1e6, 1e12),
     draws=st.floats(0.1, 100),
