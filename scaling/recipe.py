@@ -19,9 +19,8 @@ from .laws import KaplanFrontier
 Schedule = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; what a ladder's trunk needs
 
 DEFAULT_RULE = "width"
-LONGEST_WARMUP = (
-    0.1  # of the shortest run; a longer one bends the law at its small end (Porian et al. 2024, section 3.2)
-)
+# Of the shortest run; a longer warm-up bends the law at its small end (Porian et al. 2024, section 3.2).
+LONGEST_WARMUP = 0.1
 SHORTEST_WARMUP = 10  # steps; Adam's second moments need a few to mean anything
 COOLDOWN = 0.2  # of the steps, for wsd (Hägele et al. 2024 find 10 to 20 % as good as cosine)
 
