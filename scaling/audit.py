@@ -1,6 +1,7 @@
 """audit(path): recompute what a table states, and say what does not add up and what would explain it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from .files import Document, hashes
 from .findings import Finding, Verdict, collapsed, ordered
 from .runs import read_runs
 from .shapes import shape_findings
-from .tables import entries, read_tables
+from .tables import Entry, Table, entries, markdown_tables, read_tables
 from .trends import prediction_findings, residual_findings
 
 _RUNS = (".csv", ".tsv", ".jsonl")
@@ -51,12 +52,7 @@ def audit(path: Path) -> Audit:
         raise BadInput(
             f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
-    found = [
-        *shape_findings(rows),
-        *bookkeeping_findings(rows),
-        *prediction_findings(rows),
-        *table_findings(tables),
-    ]
+    found = _findings(tables, rows)
     if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= set(known):
         found += _residuals(path)
     return Audit(
@@ -66,6 +62,21 @@ def audit(path: Path) -> Audit:
         findings=ordered(collapsed(found)),
         inputs=hashes([path]),
     )
+
+
+def audit_text(markdown: str) -> tuple[Finding, ...]:
+    """The findings on the tables of a Markdown text, mismatches first."""
+    tables = markdown_tables(markdown)
+    return ordered(collapsed(_findings(tables, entries(tables))))
+
+
+def _findings(tables: Sequence[Table], rows: Sequence[Entry]) -> list[Finding]:
+    return [
+        *shape_findings(rows),
+        *bookkeeping_findings(rows),
+        *prediction_findings(rows),
+        *table_findings(tables),
+    ]
 
 
 def _residuals(path: Path) -> list[Finding]:

@@ -161,6 +161,11 @@ def read_tables(path: Path) -> tuple[Table, ...]:
         return (_jsonl(text, path),)
     if kind in (".csv", ".tsv"):
         return (_csv(text, path, "\t" if kind == ".tsv" else ","),)
+    return markdown_tables(text)
+
+
+def markdown_tables(text: str) -> tuple[Table, ...]:
+    """The pipe tables of a Markdown text; everything else is passed over."""
     return tuple(_markdown(text.split("\n")))
 
 
@@ -192,10 +197,14 @@ def _jsonl(text: str, path: Path) -> Table:
     if not found:
         raise BadInput(f"{path} has 0 runs; at least 1 is needed")
     header = tuple(dict.fromkeys(name for _, value in found for name in value))
-    rows = tuple(
-        tuple("" if value.get(name) is None else str(value[name]) for name in header) for _, value in found
-    )
+    rows = tuple(tuple(_printed(value.get(name)) for name in header) for _, value in found)
     return Table(header=header, rows=rows, lines=tuple(number for number, _ in found))
+
+
+def _printed(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _cells(line: str) -> tuple[str, ...] | None:

@@ -141,7 +141,7 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
     try:
         table = columns(runs)
         repeats = bool((table.D > table.U * (1 + 1e-9)).any())
-        if len(np.unique(table.N.round(-3))) < 3 or len(np.unique(table.D.round(-6))) < 3:
+        if min(_distinct(table.N), _distinct(table.D)) < 3:
             why = "not fitted: a law of N and D needs three sizes and three numbers of tokens"
             return [Finding(check="residuals", where=where, verdict=Verdict.OK, explanation=why)]
         fitted = fit(runs, form=REPEATED if repeats else "chinchilla", bootstrap=0)
@@ -184,6 +184,11 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
             )
         )
     return found
+
+
+def _distinct(values: Array) -> int:
+    """How many values, those within 1 % of each other taken for one."""
+    return 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
 
 
 def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:

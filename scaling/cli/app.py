@@ -8,6 +8,7 @@ from . import (
     compare,
     demo,
     design,
+    doctor,
     families_verb,
     fit,
     hardware,
@@ -47,6 +48,7 @@ def build() -> typer.Typer:
     app.command("train", epilog=train_verb.EPILOG)(train_verb.train)
     app.command("ladder", epilog=ladder.EPILOG)(ladder.ladder)
     app.command("compare", epilog=compare.EPILOG)(compare.compare_study)
+    app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
     app.command("demo", epilog=demo.EPILOG)(demo.demo)
     return app
 
