@@ -14,7 +14,9 @@ from . import (
     hardware,
     ladder,
     plan,
+    plot,
     predict,
+    report,
     show,
     train_verb,
 )
@@ -49,6 +51,8 @@ def build() -> typer.Typer:
     app.command("ladder", epilog=ladder.EPILOG)(ladder.ladder)
     app.command("compare", epilog=compare.EPILOG)(compare.compare_study)
     app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
+    app.command("report", epilog=report.EPILOG)(report.report)
+    app.command("plot", epilog=plot.EPILOG)(plot.plot)
     app.command("demo", epilog=demo.EPILOG)(demo.demo)
     return app
 

@@ -1,0 +1,226 @@
+"""report.html: one file that needs nothing else. Inline SVG, light and dark, a telephone's width, paper."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from . import story, tables
+from .figures import FIGURES, Picture
+from .promised import verdict
+from .seen import Seen
+from .style import DARK, svg, variable
+
+_OF_RESULT = ("learning", "cost", "throughput", "calibration")
+_OF_LAW = ("surface", "frontier", "isoflops", "residuals", "backtest")
+SECTIONS = (
+    ("asked", "What was asked"),
+    ("planned", "What was planned and sealed"),
+    ("happened", "What happened"),
+    ("law", "How good the law is"),
+    ("next", "What to run next"),
+    ("runs", "Every run"),
+)
+
+
+def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
+    """The page of a study, with its figures and why the others cannot be drawn."""
+    script = _asset("page.js")
+    bodies = {
+        "asked": _facts(story.asked(seen)) + _doubts(seen),
+        "planned": _planned(seen),
+        "happened": _happened(seen, drawn, lacking),
+        "law": _law(seen, drawn, lacking),
+        "next": _next(seen),
+        "runs": _table(tables.observed(seen)) or _none("No run is finished yet."),
+    }
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in SECTIONS)
+    sections = "".join(
+        f'<section aria-labelledby="{key}"><h2 id="{key}">{escape(title)}</h2>{bodies[key]}</section>'
+        for key, title in SECTIONS
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(seen.title)}</title><style>{_style()}</style></head><body><main>"
+        f'<header><h1>{escape(seen.title)}</h1><p class="lead">{escape(story.headline(seen))}</p>'
+        f'{_tiles(seen)}<nav aria-label="Sections">{links}</nav></header>'
+        f"{sections}{_footer(seen)}</main>"
+        f'<div id="tip" role="tooltip" hidden></div><script>{script}</script></body></html>\n'
+    )
+
+
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8").strip()
+
+
+def _style() -> str:
+    light = "".join(f"--{variable(colour)}:{colour};" for colour in DARK)
+    dark = "".join(f"--{variable(colour)}:{other};" for colour, other in DARK.items())
+    css = _asset("page.css").replace("LIGHTVARS", light).replace("DARKVARS", dark).replace("PRINTVARS", light)
+    return css.replace("\n", "")
+
+
+def _policy(script: str) -> str:
+    """Nothing is fetched, and no script runs but ours, whatever a name in the data holds."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+
+
+def _tiles(seen: Seen) -> str:
+    if seen.comparison is None or len(seen.comparison.rows) != 1:
+        return ""
+    row = seen.comparison.rows[0]
+    tiles = (
+        (f"{row.predicted_ppl:.2f}", "perplexity predicted"),
+        (f"{row.actual_ppl:.2f}", "perplexity measured"),
+        (f"{100 * row.error:+.2f} %", "error of the predicted loss"),
+        (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
+    )
+    return (
+        '<div class="tiles">'
+        + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in tiles)
+        + "</div>"
+    )
+
+
+def _facts(facts: story.Facts) -> str:
+    if not facts:
+        return ""
+    return "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in facts) + "</dl>"
+
+
+def _none(line: str) -> str:
+    return f'<p class="note">{escape(line)}</p>'
+
+
+def _doubts(seen: Seen) -> str:
+    return "".join(f'<p class="note bad">{escape(line)}</p>' for line in seen.doubts)
+
+
+def _table(table: tables.Table | None) -> str:
+    if table is None:
+        return ""
+    texts = [
+        any(row[i].value is None and row[i].text != "–" for row in table.rows)
+        for i in range(len(table.header))
+    ]
+    wide = [text and i == 0 for i, text in enumerate(texts)]
+    head = "".join(
+        f'<th scope="col"{_kind(t, w)}>{escape(h)}</th>'
+        for h, t, w in zip(table.header, texts, wide, strict=True)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f"<td{_kind(t, w)}{_sorted_by(cell)}>{escape(cell.text)}</td>"
+            for cell, t, w in zip(row, texts, wide, strict=True)
+        )
+        + "</tr>"
+        for row in table.rows
+    )
+    return (
+        f"<h3>{escape(table.title)}</h3>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<table class="sort"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _sorted_by(cell: tables.Cell) -> str:
+    return "" if cell.value is None else f' data-v="{float(cell.value)!r}"'
+
+
+def _kind(text: bool, wide: bool) -> str:
+    return ' class="t"' if wide else ' class="n" style="text-align:left"' if text else ' class="n"'
+
+
+def _figures(drawn: Sequence[Picture], names: Sequence[str], lacking: dict[str, str]) -> str:
+    shown = [p for name in names for p in drawn if p.name == name]
+    missing = "".join(
+        f'<p class="about">No figure “{escape(name)}”: {escape(lacking[name])}.</p>'
+        for name in names
+        if name in lacking
+    )
+    return (
+        '<div class="figures">' + "".join(_figure(p) for p in shown) + "</div>" if shown else ""
+    ) + missing
+
+
+def _figure(picture: Picture) -> str:
+    data = base64.b64encode(picture.csv().encode()).decode()
+    return (
+        f'<figure id="figure-{picture.name}"><figcaption><b>{escape(picture.title)}</b></figcaption>'
+        f"{svg(picture.figure, picture.name, inline=True)}"
+        f'<p class="about">{escape(picture.about)} '
+        f'<a class="csv" download="{picture.name}.csv" href="data:text/csv;base64,{data}">CSV</a></p></figure>'
+    )
+
+
+def _planned(seen: Seen) -> str:
+    if seen.plan is None and seen.ladder is None:
+        return _none("Nothing is planned yet: run scaling plan.")
+    facts = story.sealed(seen)
+    note = "" if facts else _none("The plan is not sealed: what it says was not promised before the run.")
+    return _facts(facts) + note + _table(tables.planned(seen))
+
+
+def _happened(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
+    found = tables.outcome(seen)
+    head = "".join(
+        f"<p>{escape(row.member)}: {escape(verdict(row))}.</p>"
+        for row in (seen.comparison.rows if seen.comparison else ())[:6]
+    )
+    if found is None:
+        head = _none("No sealed prediction has met its run yet: train it, then run scaling compare.")
+    return (
+        head
+        + _table(found)
+        + _figures(
+            drawn,
+            ("predicted", *_OF_RESULT),
+            lacking if found else {k: v for k, v in lacking.items() if k not in ("predicted", "calibration")},
+        )
+    )
+
+
+def _law(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
+    if seen.law is None:
+        return _none("No law is fitted yet: run scaling fit on runs.jsonl.")
+    return (
+        _figures(drawn, _OF_LAW, lacking)
+        + _table(tables.forms(seen))
+        + "<h3>The fit card</h3>"
+        + _facts(story.law_facts(seen))
+    )
+
+
+def _next(seen: Seen) -> str:
+    said = "".join(f"<li>{escape(line)}</li>" for line in story.advice(seen))
+    return (f"<ul>{said}</ul>" if said else "") + _table(tables.next_runs(seen))
+
+
+def _footer(seen: Seen) -> str:
+    named = (
+        ("study", seen.study),
+        ("ladder", seen.ladder),
+        ("law", seen.law),
+        ("plan", seen.plan),
+        ("comparison", seen.comparison),
+    )
+    lines = "".join(
+        f"<li>{name}.json, {escape(document.created_at)}, {escape(document.tool)}"
+        + "".join(
+            f"<br>from {escape(source)} <code>{escape(digest)}</code>"
+            for source, digest in document.inputs.items()
+        )
+        + "</li>"
+        for name, document in named
+        if document is not None
+    )
+    return f"<footer><details><summary>Files this page was made from</summary><ul>{lines}</ul></details></footer>"
+
+
+assert {*_OF_RESULT, *_OF_LAW, "predicted"} == set(FIGURES)

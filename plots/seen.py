@@ -1,0 +1,212 @@
+"""What there is to look at in a study's folder: whatever files exist, read once, and what is missing said."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.errors import BadInput
+from scaling.compare import Comparison
+from scaling.lawfile import LawFile
+from scaling.ledger import Work, read_ledger
+from scaling.planfile import PlanFile
+from scaling.runs import Run, read_runs
+from scaling.seal import open_seal
+from scaling.study import Study, StudyFile, open_study
+
+Array = NDArray[np.float64]
+BAD_SHARE = 0.5  # a report shows the good rows and names the bad ones; a fit is stricter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One metrics.jsonl: `part` is "trunk", "rung-TOKENS" or "" for a run without branches. Losses in nats/token."""
+
+    run: str
+    part: str
+    tokens: Array
+    loss: Array
+    tokens_per_s: Array  # empty where it was not timed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A study as it lies on disk. `missing` and `doubts` are sentences for the reader."""
+
+    folder: Path
+    study: StudyFile | None
+    data: dict[str, Any]
+    ladder: PlanFile | None
+    plan: PlanFile | None
+    seal_intact: bool
+    runs: tuple[Run, ...]
+    work: tuple[Work, ...]
+    law: LawFile | None
+    comparison: Comparison | None
+    curves: tuple[Curve, ...]
+    missing: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The study's own title, else its folder's name."""
+        return self.study.title if self.study else self.folder.resolve().name
+
+    @property
+    def lawful(self) -> tuple[Run, ...]:
+        """Annealed runs that the law can be held against: its group, its eval set, its convention of N."""
+        if self.law is None:
+            return tuple(run for run in self.runs if run.annealed)
+        field = "params" if self.law.convention == "total" else "params_non_embedding"
+        return tuple(
+            run
+            for run in self.runs
+            if run.annealed
+            and getattr(run, field) is not None
+            and (not self.law.group or run.group == self.law.group)
+            and (not self.law.eval_set or run.eval_set == self.law.eval_set)
+        )
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Runs whose loss was sealed before they were trained; the law has not seen them."""
+        return frozenset(row.run for row in self.comparison.rows) if self.comparison else frozenset()
+
+
+def see(folder: Path) -> Seen:
+    """Read a study.
+
+    Raises:
+        BadInput: a file is broken or newer than this program, or there is nothing to look at.
+    """
+    place = open_study(folder)
+    if not any(path.exists() for path in (place.runs, place.law, place.plan)):
+        raise BadInput(f"{folder} holds no runs.jsonl, law.json or plan.json; there is nothing to report")
+    doubts: list[str] = []
+    runs: tuple[Run, ...] = ()
+    if place.runs.exists() and place.runs.read_text(encoding="utf-8", errors="replace").count("\n") > 1:
+        reading = read_runs(place.runs, max_bad_share=BAD_SHARE)
+        runs = reading.runs
+        doubts += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
+    plan, intact = _plan(place, doubts)
+    law = LawFile.read(place.law) if place.law.exists() else None
+    comparison = Comparison.read(place.comparison) if place.comparison.exists() else None
+    seen = Seen(
+        folder=folder,
+        study=StudyFile.read(place.file) if place.file.exists() else None,
+        data=_object(place.data / "data.json"),
+        ladder=PlanFile.read(place.ladder) if place.ladder.exists() else None,
+        plan=plan,
+        seal_intact=intact,
+        runs=runs,
+        work=read_ledger(place.ledger) if place.ledger.exists() else (),
+        law=law,
+        comparison=comparison,
+        curves=tuple(_curves(place)),
+        missing=tuple(_missing(runs, law, plan, comparison)),
+        doubts=(),
+    )
+    return _with_doubts(seen, doubts)
+
+
+def _plan(place: Study, doubts: list[str]) -> tuple[PlanFile | None, bool]:
+    if not place.plan.exists():
+        return None, False
+    plan = PlanFile.read(place.plan)
+    if plan.seal is None:
+        return plan, False
+    try:
+        return open_seal(place.plan), True
+    except BadInput as error:
+        doubts.append(f"the seal is broken: {error}")
+        return plan, False
+
+
+def _missing(
+    runs: tuple[Run, ...], law: LawFile | None, plan: PlanFile | None, comparison: Comparison | None
+) -> list[str]:
+    said = []
+    if not runs:
+        said.append("No run is finished yet: train the ladder (scaling ladder ladder.json).")
+    if law is None:
+        said.append("No law is fitted yet: run scaling fit on runs.jsonl.")
+    if plan is None:
+        said.append("Nothing is planned yet: run scaling plan.")
+    elif plan.seal is None:
+        said.append("The plan is not sealed: what it says was not promised before the run.")
+    if comparison is None:
+        said.append("No sealed prediction has met its run yet: train it, then run scaling compare.")
+    return said
+
+
+def _with_doubts(seen: Seen, doubts: list[str]) -> Seen:
+    from dataclasses import replace
+
+    annealed = [run for run in seen.runs if run.annealed]
+    if seen.law is not None and len(seen.lawful) < len(annealed):
+        doubts.append(
+            f"{len(annealed) - len(seen.lawful)} of {len(annealed)} runs have another group, eval set or "
+            "count of N than the law; figures of the law leave them out"
+        )
+    sets = {run.eval_set for run in seen.runs}
+    if len(sets) > 1:
+        doubts.append(f"losses are on {len(sets)} eval sets: {', '.join(sorted(sets))}; they do not compare")
+    sizes = {run.params or run.params_non_embedding for run in seen.runs}
+    if len(seen.runs) > 1 and len(sizes) == 1:
+        doubts.append("all runs are of one size: how loss depends on N cannot be told")
+    return replace(seen, doubts=tuple(doubts))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _curves(place: Study) -> list[Curve]:
+    """Every metrics.jsonl under runs/, in the order of names; a line that is being written is passed over."""
+    root = place.folder / "runs"
+    found = []
+    for path in sorted(root.glob("**/metrics.jsonl")):
+        parts = path.relative_to(root).parts
+        rows = _lines(path)
+        timing = {row.get("step"): row.get("tokens_per_s") for row in _lines(path.with_name("timing.jsonl"))}
+        rows = [row for row in rows if _positive(row.get("tokens")) and _positive(row.get("loss"))]
+        if not rows:
+            continue
+        speeds = [row.get("tokens_per_s") or timing.get(row.get("step")) for row in rows]
+        found.append(
+            Curve(
+                run=parts[0],
+                part=parts[1] if len(parts) > 2 else "",
+                tokens=np.array([row["tokens"] for row in rows], dtype=np.float64),
+                loss=np.array([row["loss"] for row in rows], dtype=np.float64),
+                tokens_per_s=np.array([s for s in speeds if _positive(s)], dtype=np.float64),
+            )
+        )
+    return found
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 < value < float("inf")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

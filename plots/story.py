@@ -1,0 +1,137 @@
+"""What a report says in sentences, and its lists of facts: worked out from the values, the same in every format."""
+
+import math
+
+from families.errors import BadInput
+from families.units import format_duration, format_size
+from scaling.predictor import Status
+
+from .promised import verdicts
+from .seen import Seen
+
+Facts = list[tuple[str, str]]
+
+
+def headline(seen: Seen) -> str:
+    """The whole study in one sentence."""
+    if seen.comparison and seen.comparison.rows:
+        return verdicts(seen.comparison.rows) + "."
+    if seen.plan and seen.plan.seal:
+        sealed = [member for member in seen.plan.members if member.prediction]
+        if sealed and sealed[0].prediction:
+            return (
+                f"Sealed, not yet met by its run: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
+                f"is to reach a loss of {sealed[0].prediction.loss:.3f}."
+            )
+    if seen.law:
+        return f"A law fitted on {seen.law.rows} points of {seen.law.runs} runs; nothing is sealed yet."
+    if seen.runs:
+        return f"{len(seen.runs)} observations; no law is fitted yet."
+    return "A plan; nothing is trained yet."
+
+
+def asked(seen: Seen) -> Facts:
+    """The question, the text and the machine."""
+    facts: Facts = [("study", seen.title)]
+    if seen.plan and seen.plan.budget:
+        facts.append(("budget", f"{seen.plan.budget.text}, {format_size(seen.plan.budget.flops)} FLOPs"))
+    if seen.study:
+        facts.append(("seed", str(seen.study.seed)))
+        if seen.study.seconds:
+            facts.append(("sized to", f"{format_duration(seen.study.seconds)} of training"))
+        if seen.study.machine:
+            facts.append(("machine", f"{seen.study.machine}, Python {seen.study.python}"))
+    data = seen.data
+    files = data.get("files")
+    if isinstance(files, list):
+        facts.append(("text", f"{len(files)} files" + _bytes(files)))
+    for key, words in (("train_tokens", "training tokens"), ("heldout_tokens", "held-out tokens")):
+        if isinstance(data.get(key), int | float):
+            facts.append((words, format_size(float(data[key]))))
+    for key, words in (("vocab_size", "vocabulary"), ("eval_set", "eval set")):
+        if data.get(key):
+            facts.append((words, str(data[key])))
+    if seen.runs:
+        names = {run.run for run in seen.runs}
+        facts.append(("observations", f"{len(seen.runs)} of {len(names)} training runs"))
+    if seen.work:
+        flops, seconds = sum(w.flops for w in seen.work), sum(w.wall_s for w in seen.work)
+        facts.append(("booked", f"{format_size(flops)} FLOPs in {format_duration(seconds)} of training"))
+    return facts
+
+
+def _bytes(files: list[object]) -> str:
+    total = sum(f["bytes"] for f in files if isinstance(f, dict) and isinstance(f.get("bytes"), int))
+    return f", {format_size(total)} bytes" if total else ""
+
+
+def sealed(seen: Seen) -> Facts:
+    """When the promise was frozen, under which law, and whether it is whole."""
+    if seen.plan is None or seen.plan.seal is None:
+        return []
+    seal = seen.plan.seal
+    facts = [("sealed at", seal.sealed_at), ("digest (SHA-256)", seal.digest)]
+    if seen.plan.law:
+        facts.append(("law", f"{seen.plan.law.name}, SHA-256 {seal.law_sha256 or 'none'}"))
+    whole = (
+        "unbroken: the plan is as it was sealed"
+        if seen.seal_intact
+        else "BROKEN: the plan was edited after it was sealed"
+    )
+    return [*facts, ("seal", whole)]
+
+
+def law_facts(seen: Seen) -> Facts:
+    """The fit card, led by the verdict."""
+    if seen.law is None:
+        return []
+    status = seen.law.status
+    facts = [("verdict", f"{status.value}: {seen.law.detail or status.message}")]
+    return [*facts, *((key, text) for key, text in seen.law.card.items() if key != "status")]
+
+
+def advice(seen: Seen) -> list[str]:
+    """What to do next, and why: each sentence follows from a number in the study."""
+    said: list[str] = []
+    law = seen.law
+    if law is None:
+        return list(seen.missing)
+    if law.status is not Status.OK:
+        said.append(f"The fit is {law.status.value}: {law.status.message}. Mend that before spending more.")
+    predictor = law.predictor()
+    try:
+        best = predictor.allocate(predictor.domain.C[1])
+    except BadInput as error:
+        said.append(f"No split of a budget can be advised: {error}.")
+    else:
+        low, high = predictor.domain.N
+        if low > best.N:
+            said.append(
+                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, lies below the smallest "
+                f"run ({format_size(low)}): add smaller members on more tokens, so that the optimum lies among the runs."
+            )
+        elif high < best.N:
+            said.append(
+                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, lies above the largest "
+                f"run ({format_size(high)}): add a larger member, so that the optimum lies among the runs."
+            )
+        reach = math.log10(predictor.domain.C[1] / predictor.domain.C[0])
+        if reach < 1.5:
+            said.append(
+                f"The fitted runs span {reach:.1f} factors of ten in compute; a rung ten times cheaper or dearer "
+                "would tell the exponents more than another seed."
+            )
+    if seen.comparison and seen.comparison.rows:
+        if any(not row.inside_95 for row in seen.comparison.rows):
+            said.append(
+                "A sealed prediction missed its 95 % interval: look at that run before trusting the next one."
+            )
+        said.append(
+            "The sealed runs are not in the law yet: refit with them (scaling fit) before the next plan."
+        )
+    elif seen.plan and seen.plan.seal:
+        said.append("Train what is sealed (scaling ladder plan.json), then run scaling compare.")
+    warnings = law.card.get("warnings", "none")
+    if warnings != "none":
+        said.append(f"The fit warns: {warnings}.")
+    return said

@@ -1,0 +1,353 @@
+"""Figures of the law: its surface over N and D, isoFLOP curves, the compute-optimal frontier, residuals."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from families.errors import BadInput
+from families.units import format_size
+from scaling.compare import ComparisonRow
+from scaling.predictor import Predictor
+from scaling.runs import Run, columns
+
+from .style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    conclude,
+    house,
+    log_losses,
+    log_sizes,
+    new_figure,
+    plain,
+    tips,
+)
+from .training import bare
+
+Array = NDArray[np.float64]
+BEYOND = 10.0  # the frontier is drawn to this many times the largest compute seen
+TREND = 2.0  # standard errors of a slope beyond which residuals are said to have a trend
+
+
+def _label(run: Run, convention: str) -> str:
+    size = run.params if convention == "total" else run.params_non_embedding
+    return f"{run.run}\nN {format_size(size or 0)}, D {format_size(run.tokens)}: loss {run.loss:.4g}"
+
+
+def _optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array] | None:
+    """N*, D* and loss along budgets; None where the law has no optimum."""
+    try:
+        found = [predictor.allocate(float(c), force=True) for c in compute]
+    except BadInput:
+        return None
+    return tuple(np.array([getattr(a, key) for a in found]) for key in ("N", "D", "loss"))  # type: ignore[return-value]
+
+
+def _points(
+    axes: Axes, x: Array, y: Array, runs: Sequence[Run], held: frozenset[str], convention: str
+) -> None:
+    sealed = np.array([run.run in held for run in runs], dtype=bool)
+    for mask, colour, marker, size in ((~sealed, BLUE, "o", 26), (sealed, ORANGE, "D", 44)):
+        if mask.any():
+            found = axes.scatter(
+                x[mask], y[mask], s=size, color=colour, marker=marker, edgecolor="none", zorder=5
+            )
+            tips(found, [_label(run, convention) for run, ok in zip(runs, mask, strict=True) if ok])
+
+
+def _legend(axes: Axes, held: bool, extra: Sequence[Line2D] = ()) -> None:
+    handles = [Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=5, label="runs fitted")]
+    if held:
+        handles.append(
+            Line2D(
+                [], [], color=ORANGE, marker="D", linestyle="", markersize=5.5, label="sealed, then trained"
+            )
+        )
+    axes.legend(
+        handles=[*handles, *extra],
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=4,
+        columnspacing=1.1,
+        handlelength=1.5,
+        borderaxespad=0.1,
+    )
+
+
+def _check(runs: Sequence[Run]) -> None:
+    if not runs:
+        raise BadInput("there are 0 annealed runs that the law can be held against; the figure needs 1")
+
+
+def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+    """Contours of the law's loss over N and D, the runs, isoFLOP lines and the compute-optimal frontier.
+
+    Raises:
+        BadInput: no runs.
+    """
+    _check(runs)
+    predictor = bare(predictor)
+    table = columns(runs, predictor.convention)
+    n_low, n_high = float(table.N.min()) / 2, float(table.N.max()) * 2.2
+    d_low, d_high = float(table.D.min()) / 2, float(table.D.max()) * 2.2
+    N, D = np.meshgrid(np.geomspace(n_low, n_high, 70), np.geomspace(d_low, d_high, 70), indexing="ij")
+    loss = np.asarray(predictor.predict(N, D, force=True).loss)
+    levels = _levels(float(loss.min()), float(loss.max()))
+    with house():
+        figure, (axes,) = new_figure(height=4.3)
+        axes.grid(visible=False)
+        axes.set_xlim(n_low, n_high)
+        axes.set_ylim(d_low, d_high)
+        log_sizes(axes, "x")
+        log_sizes(axes, "y")
+        shades = [(*to_rgb(GREEN), 0.34 * (1 - i / len(levels)) ** 1.2) for i in range(len(levels) - 1)]
+        axes.contourf(N, D, loss, levels=levels, colors=shades)
+        lines = axes.contour(N, D, loss, levels=levels[1:-1], colors=[GREEN], linewidths=0.9)
+        axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK])
+        _isoflop_lines(axes, table.C, (n_low, n_high), (d_low, d_high))
+        compute = np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, 60)
+        best = _optimum(predictor, compute)
+        if best is not None:
+            axes.plot(best[0], best[1], color=PALETTE[3], linewidth=2.2, zorder=4)
+        _points(axes, table.N, table.D, runs, held, predictor.convention)
+        axes.set_xlabel(
+            "parameters, N" + ("" if predictor.convention == "total" else " (without embeddings)")
+        )
+        axes.set_ylabel("tokens, D")
+        _legend(
+            axes,
+            any(run.run in held for run in runs),
+            [
+                Line2D([], [], color=PALETTE[3], linewidth=2.2, label="optimal"),
+                Line2D([], [], color=MUTED, linewidth=1, linestyle=":", label="isoFLOP"),
+            ],
+        )
+    law = predictor.law
+    if best is None:
+        return conclude(
+            figure, "The fitted loss surface; the law sees one variable only, so no split is optimal"
+        )
+    exponent = law.beta / (law.alpha + law.beta) if law.alpha + law.beta > 0 else math.nan
+    top = predictor.allocate(float(table.C.max()), force=True)
+    return conclude(
+        figure,
+        f"At {format_size(top.C, 2)} FLOPs the law wants {format_size(top.N, 2)} parameters and "
+        f"{format_size(top.tokens_per_param, 2)} tokens for each; N* grows as C^{exponent:.2f}",
+    )
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """Round losses that span the surface, at most about ten, and an edge on either side."""
+    step = next(
+        (s for s in (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0) if (high - low) / s < 11),
+        (high - low) / 8,
+    )
+    inner = [round(i * step, 6) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [low * 0.999, *[value for value in inner if low < value < high], high * 1.001]
+
+
+def _isoflop_lines(
+    axes: Axes, compute: Array, n_span: tuple[float, float], d_span: tuple[float, float]
+) -> None:
+    """Straight lines 6·N·D = C through the range of the runs, named at their upper ends."""
+    low, high = math.log10(compute.min()), math.log10(compute.max())
+    for C in np.logspace(low, high, max(2, min(5, round((high - low) * 1.5) + 1))):
+        grid = np.geomspace(*n_span, 50)
+        line = C / (6 * grid)
+        inside = (line >= d_span[0]) & (line <= d_span[1])
+        if inside.sum() < 2:
+            continue
+        axes.plot(grid[inside], line[inside], color=MUTED, linewidth=1, linestyle=":", zorder=2)
+        axes.annotate(
+            format_size(float(C), 2),
+            (grid[inside][-1], line[inside][-1]),
+            color=MUTED,
+            fontsize=7.5,
+            xytext=(-3, 5),
+            textcoords="offset points",
+            ha="right",
+        )
+
+
+def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+    """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest.
+
+    Raises:
+        BadInput: no runs.
+    """
+    _check(runs)
+    predictor = bare(predictor)
+    table = columns(runs, predictor.convention)
+    C = 6 * table.N * table.D
+    budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
+    grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
+    nearest = np.abs(np.log(C[:, None] / budgets)).argmin(axis=1)
+    law = np.asarray(predictor.predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
+    at_budget = predictor.predict(table.N, budgets[nearest] / (6 * table.N), force=True).loss
+    moved = table.L / law * np.asarray(at_budget)  # each run keeps its residual
+    worth = []
+    with house():
+        figure, (axes,) = new_figure(height=4.0)
+        for i, budget in enumerate(budgets):
+            colour = PALETTE[i % len(PALETTE)]
+            D = budget / (6 * grid)
+            inside = (table.D.min() / 3 < D) & (table.D.max() * 5 > D)
+            if inside.sum() < 2:
+                continue
+            N = grid[inside]
+            axes.plot(N, np.asarray(predictor.predict(N, D[inside], force=True).loss), color=colour)
+            best = _optimum(predictor, np.array([budget]))
+            name = f"{format_size(float(budget), 2)} FLOPs"
+            if best is not None and N[0] <= best[0][0] <= N[-1]:
+                floor = float(predictor.predict(float(best[0][0]), float(best[1][0]), force=True).loss)
+                axes.scatter(best[0], [floor], marker="*", s=110, color=colour, zorder=6, edgecolor="none")
+                worth.append((float(budget), float(best[0][0])))
+            L = np.asarray(predictor.predict(N, D[inside], force=True).loss)
+            rising = L[len(L) // 4] > L[0]
+            axes.annotate(
+                name,
+                (N[0], L[0]),
+                color=colour,
+                fontsize=8,
+                xytext=(2, -4 if rising else 4),
+                textcoords="offset points",
+                va="top" if rising else "bottom",
+            )
+            mine = np.flatnonzero((nearest == i) & (np.abs(np.log(C / budget)) < 0.7))
+            if len(mine):
+                found = axes.scatter(
+                    table.N[mine], moved[mine], s=24, color=colour, marker="o", zorder=5, alpha=0.8
+                )
+                tips(found, [_label(runs[int(k)], predictor.convention) for k in mine])
+        log_sizes(axes, "x")
+        log_losses(axes)
+        axes.set_xlabel("parameters, N")
+        axes.set_ylabel("loss, nats per token")
+    if len(worth) > 1:
+        return conclude(
+            figure,
+            f"The best size goes from {format_size(worth[0][1], 2)} parameters at {format_size(worth[0][0], 2)} FLOPs "
+            f"to {format_size(worth[-1][1], 2)} at {format_size(worth[-1][0], 2)}",
+        )
+    return conclude(
+        figure,
+        "Loss against size at fixed compute; no budget's best size lies among these sizes"
+        if not worth
+        else f"At {format_size(worth[0][0], 2)} FLOPs the best size is {format_size(worth[0][1], 2)} parameters",
+    )
+
+
+def frontier(predictor: Predictor, runs: Sequence[Run], rows: Sequence[ComparisonRow] = ()) -> Figure:
+    """Loss against compute: the runs, the law's best at each budget with its 80 % interval, sealed predictions.
+
+    Raises:
+        BadInput: no runs, or the law has no optimum.
+    """
+    _check(runs)
+    predictor = bare(predictor)
+    table = columns(runs, predictor.convention)
+    C = 6 * table.N * table.D
+    compute = np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
+    best = _optimum(predictor, compute)
+    if best is None:
+        raise BadInput("the law depends on only one of N and D, so it has no frontier")
+    guess = predictor.predict(best[0], best[1], force=True)
+    loss = np.asarray(guess.loss)
+    held = frozenset(row.run for row in rows)
+    edge = float(predictor.domain.C[1])
+    with house():
+        figure, (axes,) = new_figure(height=3.9)
+        if guess.interval_80 is not None:
+            axes.fill_between(compute, *guess.interval_80, color=PALETTE[3], alpha=0.2, linewidth=0)
+        seen = compute <= edge
+        axes.plot(compute[seen], loss[seen], color=PALETTE[3], linewidth=2.2)
+        axes.plot(compute[~seen], loss[~seen], color=PALETTE[3], linewidth=2.2, linestyle=(0, (3, 1.5)))
+        _points(axes, C, table.L, runs, held, predictor.convention)
+        axes.axvline(edge, color=MUTED, linewidth=1, linestyle=":")
+        log_sizes(axes, "x")
+        log_losses(axes)
+        axes.annotate(
+            "fitted so far ", (edge, axes.get_ylim()[1]), color=MUTED, fontsize=8, ha="right", va="top"
+        )
+        axes.set_xlabel("compute, C = 6·N·D, FLOPs")
+        axes.set_ylabel("loss, nats per token")
+        _legend(
+            axes,
+            any(run.run in held for run in runs),
+            [Line2D([], [], color=PALETTE[3], linewidth=2.2, label="law's best, 80 %")],
+        )
+    far = 10 * edge
+    goal = predictor.allocate(far, force=True)
+    there = predictor.predict(goal.N, goal.D, force=True)
+    spread = f" ({there.interval_80[0]:.3g} to {there.interval_80[1]:.3g})" if there.interval_80 else ""
+    return conclude(
+        figure,
+        f"Ten times the fitted compute, {format_size(far, 2)} FLOPs well spent, would reach {there.loss:.3g}{spread}",
+    )
+
+
+def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
+    """100·(actual/predicted − 1) of each run: positive where it came out worse than the law says."""
+    table = columns(runs, predictor.convention)
+    predicted = np.asarray(bare(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
+    return np.asarray(100 * (table.L / predicted - 1))
+
+
+def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+    """Percent by which each run came out above the law, against N, D and C.
+
+    Raises:
+        BadInput: no runs.
+    """
+    _check(runs)
+    predictor = bare(predictor)
+    table = columns(runs, predictor.convention)
+    error = residual_percent(predictor, runs)
+    fitted = np.array([run.run not in held for run in runs], dtype=bool)
+    inside = fitted if fitted.any() else ~fitted
+    with house():
+        figure, panels = new_figure(height=2.9, columns=3, sharey=True)
+        for axes, x, name in zip(
+            panels, (table.N, table.D, 6 * table.N * table.D), ("N", "D", "C"), strict=True
+        ):
+            axes.axhline(0, color=INK, linewidth=0.8)
+            _points(axes, x, error, runs, held, predictor.convention)
+            log_sizes(axes, "x")
+            ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+            if len(ticks) > 3:
+                axes.set_xticks(ticks[:: math.ceil(len(ticks) / 3)])
+            axes.set_xlabel({"N": "parameters, N", "D": "tokens, D", "C": "FLOPs, C"}[name])
+        panels[0].set_ylabel("actual over law, percent")
+    spread = float(np.sqrt(np.mean(error[inside] ** 2)))
+    worst = int(np.abs(error).argmax())
+    trend = [
+        name
+        for name, x in (("N", table.N), ("D", table.D), ("C", 6 * table.N * table.D))
+        if _trend(np.log(x[inside]), error[inside])
+    ]
+    tail = f"a trend is left in {' and '.join(trend)}" if trend else "no trend is left"
+    return conclude(
+        figure,
+        f"Fitted runs lie within {spread:.2g} % (rms) of the law, {tail}; "
+        f"farthest is {plain(runs[worst].run)} at {error[worst]:+.2g} %",
+    )
+
+
+def _trend(x: Array, y: Array) -> bool:
+    """Is the slope of y on x more than 2 standard errors from 0?"""
+    if len(x) < 5 or np.ptp(x) == 0:
+        return False
+    x, y = x - x.mean(), y - y.mean()
+    slope = (x @ y) / (x @ x)
+    rest = y - slope * x
+    error = math.sqrt(float(rest @ rest) / (len(x) - 2) / float(x @ x))
+    return bool(abs(slope) > TREND * error) if error > 0 else False

@@ -1,0 +1,257 @@
+"""The tables of a study, as values: every way of writing them (page, card, paper) shows the same."""
+
+import math
+from dataclasses import dataclass, replace
+
+from families.errors import BadInput
+from families.units import format_duration, format_size
+from scaling.planfile import PlannedMember
+from scaling.runs import compute_of
+
+from .seen import Seen
+
+TIMES = (1.0, 3.0, 10.0, 100.0)  # the largest fitted compute
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A shown text, and the number it stands for where it is one."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Header and rows. Cells without a value are text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def size(value: float | None, unit: str = "") -> Cell:
+    """A count as 52M."""
+    return Cell("–") if value is None else Cell(format_size(value) + unit, float(value))
+
+
+def number(value: float | None, digits: int = 3) -> Cell:
+    """A number with that many decimals."""
+    return Cell("–") if value is None else Cell(f"{value:.{digits}f}", float(value))
+
+
+def percent(value: float | None) -> Cell:
+    """A signed share in percent."""
+    return Cell("–") if value is None else Cell(f"{100 * value:+.2f} %", float(value))
+
+
+def interval(bounds: tuple[float, float] | None) -> Cell:
+    """An interval by its ends; sorted by its width."""
+    return Cell("–") if bounds is None else Cell(f"{bounds[0]:.3f} to {bounds[1]:.3f}", bounds[1] - bounds[0])
+
+
+def duration(hours: float | None) -> Cell:
+    """Hours as a person says them."""
+    return Cell("–") if hours is None else Cell(format_duration(3600 * hours), hours)
+
+
+def outcome(seen: Seen) -> Table | None:
+    """Predicted against actual."""
+    if seen.comparison is None or not seen.comparison.rows:
+        return None
+    header = (
+        "member",
+        "tokens",
+        "predicted loss",
+        "actual loss",
+        "error",
+        "predicted ppl",
+        "actual ppl",
+        "80 % interval",
+        "95 % interval",
+        "z",
+        "inside",
+    )
+    rows = tuple(
+        (
+            Cell(row.member),
+            size(row.tokens),
+            number(row.predicted_loss),
+            number(row.actual_loss),
+            percent(row.error),
+            number(row.predicted_ppl, 2),
+            number(row.actual_ppl, 2),
+            interval(row.interval_80),
+            interval(row.interval_95),
+            Cell(f"{row.z:+.2f}", row.z),
+            Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
+        )
+        for row in seen.comparison.rows
+    )
+    return Table(title="Predicted against actual, losses in nats per token", header=header, rows=rows)
+
+
+def planned(seen: Seen) -> Table | None:
+    """What was to be trained: the ladder, and what was sealed."""
+    members = [*(seen.ladder.members if seen.ladder else ()), *(seen.plan.members if seen.plan else ())]
+    if not members:
+        return _chosen(seen)
+    header = (
+        "member",
+        "params",
+        "tokens",
+        "rungs",
+        "FLOPs",
+        "predicted loss",
+        "80 % interval",
+        "predicted ppl",
+    )
+    return Table(
+        title="Members planned", header=header, rows=tuple(_planned_row(member) for member in members)
+    )
+
+
+def _planned_row(member: PlannedMember) -> tuple[Cell, ...]:
+    guess = member.prediction
+    return (
+        Cell(member.member),
+        size(member.params),
+        size(member.tokens),
+        Cell(str(max(len(member.rungs), 1)), max(len(member.rungs), 1)),
+        size(member.flops),
+        number(guess.loss if guess else None),
+        interval(guess.interval_80 if guess else None),
+        number(guess.ppl if guess else None, 2),
+    )
+
+
+def _chosen(seen: Seen) -> Table | None:
+    """A plan without members: its frontier of choices."""
+    if seen.plan is None or not (seen.plan.frontier or seen.plan.recommended):
+        return None
+    choices = seen.plan.frontier or (seen.plan.recommended,)
+    rows = tuple(
+        (
+            Cell(c.member),
+            size(c.params),
+            size(c.tokens),
+            size(c.flops),
+            number(c.loss),
+            interval(c.interval_80),
+            number(c.ppl, 2),
+            duration(c.hours),
+        )
+        for c in choices
+        if c is not None
+    )
+    header = ("member", "params", "tokens", "FLOPs", "predicted loss", "80 % interval", "ppl", "time")
+    return Table(title="Choices planned", header=header, rows=rows)
+
+
+def forms(seen: Seen) -> Table | None:
+    """The law's forms and their constants."""
+    if seen.law is None:
+        return None
+    header = ("form", "weight", "E", "A", "B", "alpha", "beta", "gamma", "backtest error", "status")
+    rows = tuple(
+        (
+            Cell(f.name),
+            Cell(f"{100 * f.weight:.0f} %", f.weight),
+            number(f.E),
+            Cell(f"{f.A:.4g}", f.A),
+            Cell(f"{f.B:.4g}", f.B),
+            number(f.alpha),
+            number(f.beta),
+            number(f.gamma),
+            Cell("–") if f.rollout_error is None else Cell(f"{100 * f.rollout_error:.2f} %", f.rollout_error),
+            Cell(f.status.value),
+        )
+        for f in seen.law.forms
+    )
+    return Table(title="L = E + (A/N^alpha + B/D^beta)^gamma, in nats per token", header=header, rows=rows)
+
+
+def next_runs(seen: Seen) -> Table | None:
+    """The law's best member at 1, 3, 10 and 100 times the compute fitted so far."""
+    if seen.law is None:
+        return None
+    predictor = seen.law.predictor()
+    rows = []
+    for times in TIMES:
+        try:
+            best = predictor.allocate(times * predictor.domain.C[1])
+        except BadInput:
+            continue
+        guess = predictor.predict(best.N, best.D, force=True)
+        rows.append(
+            (
+                Cell(f"{times:g} ×", times),
+                size(best.C),
+                size(best.N),
+                size(best.D),
+                Cell(f"{best.tokens_per_param:.3g}", best.tokens_per_param),
+                number(guess.loss),
+                interval(guess.interval_80),
+                number(math.exp(guess.loss), 2),
+            )
+        )
+    if not rows:
+        return None
+    header = (
+        "compute",
+        "FLOPs",
+        "parameters",
+        "tokens",
+        "tokens per parameter",
+        "loss",
+        "80 % interval",
+        "ppl",
+    )
+    return Table(title="Compute-optimal next runs, by this law", header=header, rows=tuple(rows))
+
+
+def observed(seen: Seen) -> Table | None:
+    """Every run."""
+    if not seen.runs:
+        return None
+    header = (
+        "run",
+        "params",
+        "tokens",
+        "loss",
+        "ppl",
+        "FLOPs",
+        "annealed",
+        "learning rate",
+        "time",
+        "group",
+        "eval set",
+    )
+    rows = tuple(
+        (
+            Cell(r.run),
+            size(r.params or r.params_non_embedding),
+            size(r.tokens),
+            number(r.loss),
+            number(math.exp(min(r.loss, 700)), 2),
+            size(compute_of(r)),
+            Cell("yes" if r.annealed else "no"),
+            Cell("–") if r.lr is None else Cell(f"{r.lr:.3g}", r.lr),
+            duration(None if r.wall_s is None else r.wall_s / 3600),
+            Cell(r.group or "–"),
+            Cell(r.eval_set or "–"),
+        )
+        for r in seen.runs
+    )
+    table = Table(title=f"All {len(rows)} observations", header=header, rows=rows)
+    return without_constants(table)
+
+
+def without_constants(table: Table) -> Table:
+    """Columns in which every row says the same nothing ("–") are left out."""
+    keep = [i for i in range(len(table.header)) if any(row[i].text != "–" for row in table.rows)]
+    return replace(
+        table,
+        header=tuple(table.header[i] for i in keep),
+        rows=tuple(tuple(row[i] for i in keep) for row in table.rows),
+    )

@@ -1,0 +1,48 @@
+"""scaling plot: one figure of a study."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from families.errors import BadInput
+
+from ..files import write_whole
+from .show import JsonOption, StudyOption, print_json, say
+
+EPILOG = "Example: scaling plot surface --study demo --out surface.png"
+
+
+def plot(
+    name: Annotated[
+        str, typer.Argument(help="predicted, learning, surface, isoflops, frontier, residuals, …")
+    ],
+    study: StudyOption = Path("study"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A .png, .svg or .csv file (default: NAME.png).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw one figure of a study as PNG or SVG, or write the data it shows as CSV."""
+    path = out or Path(f"{name}.png")
+    if path.suffix.lower() not in (".png", ".svg", ".csv"):
+        raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")
+    from plots import style
+    from plots.figures import picture
+    from plots.seen import see
+
+    drawn = picture(name, see(study))
+    suffix = path.suffix.lower()
+    write_whole(
+        path,
+        style.png(drawn.figure)
+        if suffix == ".png"
+        else style.svg(drawn.figure, name)
+        if suffix == ".svg"
+        else drawn.csv(),
+    )
+    if as_json:
+        print_json({"name": name, "title": drawn.title, "about": drawn.about, "out": str(path)})
+        return
+    say(drawn.title)
+    say(f"figure: {path}")

@@ -1,0 +1,67 @@
+"""scaling report: the page, the figures and the card of a study."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from families.errors import BadInput
+
+from ..files import write_whole
+from .show import JsonOption, StudyOption, note, print_json, say
+
+EPILOG = "Example: scaling report --study demo"
+NAMES = {"html": "report.html", "md": "report.md", "json": "report.json", "latex": "report.tex"}
+
+
+def report(
+    study: StudyOption = Path("study"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write (default: in the study).")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="html, md, json or latex.")] = "html",
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
+    if form not in NAMES:
+        raise BadInput(f"format is {form!r}; it must be html, md, json or latex")
+    path, values = _write(study, out or study / NAMES[form], form)
+    if as_json:
+        print_json({**values, "report": str(path)})
+        return
+    say(str(values["headline"]))
+    for name, why in values["not_drawn"].items():
+        note(f"no figure {name}: {why}")
+    say(f"report: {path}")
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html and figures/ of a study, and return the page's path."""
+    return _write(folder, folder / NAMES["html"], "html")[0]
+
+
+def _write(folder: Path, out: Path, form: str) -> tuple[Path, dict[str, Any]]:
+    import json
+
+    from plots import card, style
+    from plots.figures import pictures
+    from plots.report import report as page
+    from plots.seen import see
+
+    seen = see(folder)
+    drawn, lacking = pictures(seen)
+    values = card.values(seen, drawn, lacking)
+    figures = out.parent / "figures"
+    if form in ("html", "md"):
+        for picture in drawn:
+            write_whole(figures / f"{picture.name}.png", style.png(picture.figure))
+            write_whole(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
+            write_whole(figures / f"{picture.name}.csv", picture.csv())
+    text = {
+        "html": lambda: page(seen, drawn, lacking),
+        "md": lambda: card.markdown(seen, drawn),
+        "json": lambda: json.dumps(values, indent=2, allow_nan=False) + "\n",
+        "latex": lambda: card.latex(seen),
+    }[form]()
+    write_whole(out, text)
+    return out, values
