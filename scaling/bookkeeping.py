@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from families import params, params_non_embedding, train_flops
 
 from .budget import ASSUMED_MFU
-from .findings import Finding, Verdict
+from .findings import FEW, Finding, Verdict
 from .hardware import Accelerator, recognise
 from .shapes import is_gpt2, spec_of
 from .tables import Entry, Table, folded, stated
@@ -16,6 +16,7 @@ _FILES = "the family's own training files: {steps:,} steps x 512 sequences x 102
 FAMILY_STEPS = {"gpt252m": 9_000, "gpt283m": 11_000, "gpt2125m": 14_000}  # MosaicML Composer's GPT-2 recipes
 FAMILY_BATCH = 512 * 1024
 LOW_MFU = 0.2  # engines of one node reach .3 to .55; below this the hours hold something else besides
+LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
 _TELLING_DIGITS = 7  # of a single loss, for two equal ones to be no accident
 _QUANTISED = 0.1  # share of rows that repeat an earlier loss, beyond which the losses came off a grid
 _LOSSES = ("loss", "loss_train", "loss_adjusted", "ppl")
@@ -128,9 +129,13 @@ def _compute(entry: Entry) -> list[Finding]:
 
 
 def _why_compute(off: float) -> str:
+    if not 1e-2 < 1 + off < 1e2:
+        return ": another unit, or another run's"
     if 0 < off < 2:
         return ": an exact count, with head and attention, would be so, more at small sizes; or other tokens"
-    return ": not all parameters counted, or other tokens" if off < 0 else ": another unit"
+    if off > 0:
+        return ": other tokens, or more than training counted"
+    return ": not all parameters counted, or other tokens"
 
 
 def devices_of(entry: Entry) -> tuple[int, Accelerator] | None:
@@ -187,7 +192,7 @@ def _perplexity(entry: Entry) -> list[Finding]:
     found = []
     for loss_field, ppl_field in (("loss", "ppl"), ("loss_predicted", "ppl_predicted")):
         loss, number = entry.numbers.get(loss_field), entry.numbers.get(ppl_field)
-        if loss is None or number is None:
+        if loss is None or number is None or loss.value > LARGEST_LOSS:
             continue
         low, high = (math.exp(loss.value + sign * loss.unit / 2) for sign in (-1, 1))
         half = number.unit / 2
@@ -359,7 +364,7 @@ def _repeated(table: Table) -> list[Finding]:
             why = f"line {before} has the same measurements: copied, or one run under two names"
             cells = ", ".join(key)
             shared.append(_repeat("duplicated measurement", f"line {line}", cells, Verdict.SUSPICIOUS, why))
-    if len(shared) > _QUANTISED * len(table.rows):
+    if len(shared) > max(FEW, _QUANTISED * len(table.rows)):
         why = f"{len(results)} distinct losses in {len(table.rows)} rows: read off a figure or a colour scale, or rounded"
         shared = [_repeat("quantised losses", f"{len(shared)} rows", "", Verdict.SUSPICIOUS, why)]
     return found + shared

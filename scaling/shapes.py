@@ -53,7 +53,7 @@ def spec_of(entry: Entry) -> ModelSpec | None:
     if not {"n_layer", "n_embd"} <= value.keys():
         return None
     width = value["n_embd"]
-    heads = value.get("n_head") or (width // 64 if width % 64 == 0 else 1)
+    heads = value.get("n_head") or max(1, width // 64 if width % 64 == 0 else 1)
     try:
         return ModelSpec(
             n_layer=value["n_layer"],
@@ -265,7 +265,7 @@ def _attention(entry: Entry, spec: ModelSpec, rows: Sequence[Entry]) -> list[Fin
             )
         )
     heads = entry.numbers.get("n_head")
-    if heads is not None and spec.n_embd % round(heads.value):
+    if heads is not None and spec.n_embd % max(1, round(heads.value)):
         found.append(
             Finding(
                 check="heads",

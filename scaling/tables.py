@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
+_LARGEST_EXPONENT = 60  # beyond any count of anything here
 _ROUNDED = 4  # a whole number of at most so many digits before its zeros is a rounded one
 
 # Header, without case, spaces and signs -> field. The fields of Run, and those of published tables.
@@ -93,9 +93,11 @@ def stated(text: str) -> Stated | None:
         return None
     whole, decimals, exponent, word = match.groups()
     digits = re.sub("[_,]", "", whole)
+    if abs(int(exponent or 0)) > _LARGEST_EXPONENT or len(digits) > _LARGEST_EXPONENT:
+        return None
     factor = _WORDS[(word or "").lower()] * 10.0 ** int(exponent or 0)
     value = float(digits + (decimals or "")) * factor
-    if not (math.isfinite(value) and value > 0):
+    if value <= 0:
         return None
     unit = 10.0 ** -(len(decimals) - 1 if decimals else 0) * factor
     zeros = len(digits) - len(digits.rstrip("0"))

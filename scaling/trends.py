@@ -10,6 +10,7 @@ from families import params_kaplan
 from families.errors import BadInput
 from families.units import format_size
 
+from .bookkeeping import LARGEST_LOSS
 from .budget import PF_DAY
 from .findings import Finding, Verdict
 from .laws import KaplanFrontier, Law
@@ -73,7 +74,7 @@ def _loss(entry: Entry, suffix: str) -> float | None:
     ppl, loss = entry.numbers.get("ppl" + suffix), entry.numbers.get("loss" + suffix)
     if ppl is not None and (loss is None or ppl.relative < loss.unit / 2):
         return math.log(ppl.value)
-    return None if loss is None else loss.value
+    return None if loss is None or loss.value > LARGEST_LOSS else loss.value
 
 
 def _against_frontier(both: Sequence[tuple[Entry, float, float]]) -> list[Finding]:

@@ -1,0 +1,293 @@
+"""What does not add up in a table is found, explained, and nothing else is accused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from families import member, params
+from families.errors import BadInput
+from scaling.audit import audit, audit_text
+from scaling.findings import Verdict
+from scaling.laws import Law
+from scaling.shapes import EARLIER, explanations
+from scaling.tables import stated
+
+# Figures of MosaicML Composer's GPT-2 model card, typed in: its architecture table, and its table of trained members.
+CARD = """# ð\x9f GPT-2
+
+| Name       | $n_{layer}$ | $d_{model}$ | $d_{ff}$ | $d_{attn}$ | $n_{heads}$ |
+|------------|-------------|-------------|----------|------------|-------------|
+| GPT-2 52M  | 8           | 512         | 2048     | 8          | 8           |
+| GPT-2 83M  | 10          | 640         | 2560     | 640        | 10          |
+| GPT-2 125M | 12          | 768         | 3072     | 768        | 12          |
+
+| Member | Parameters | Training Hours on 8xA100s | Training Tokens | Final Loss | Predicted Perplexity | Actual Perplexity |
+|--------|------|-------|------|------|-------|-------|
+| GPT 52M | 53.9M | 02:44 | 4.6B | 3.43 | 32.54 | 30.88 |
+| gpt2-83m | 85.8M | 04:52 | 5.5B | 3.28 | 27.84 | 26.57 |
+| GPT-2 125M | 114M | 08:25 | 6.7B | 3.18 | 24.64 | 24.04 |
+"""
+ARCHITECTURE_AND_COUNTS = """
+| Model | Layers | Hidden size | Parameters |
+|---|--:|:-:|---|
+| gpt2 | 12 | 768 | {small} |
+| gpt2-medium | 24 | 1024 | {medium} |
+"""
+RUNS = "run,group,params,tokens,compute,loss\n"
+
+
+@pytest.fixture(scope="module")
+def card():
+    return audit_text(CARD.replace("GPT 52M", "GPT-2 52M").replace("gpt2-83m", "GPT-2 83M"))
+
+
+def of(findings, check, verdict=None):
+    return [one for one in findings if one.check == check and verdict in (None, one.verdict)]
+
+
+def file(tmp_path, text, name="table.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_cards_counts_are_not_those_of_its_own_shapes(card):
+    found = of(card, "parameters", Verdict.MISMATCH)
+    assert [one.stated for one in found] == ["53.9M", "85.8M", "114M"]
+    own = [f"{params(member(name).spec):,}" for name in ("gpt2-52m", "gpt2-83m", "gpt2-125m")]
+    assert [one.recomputed for one in found] == own
+
+
+def test_the_cards_parameter_column_is_explained_by_the_earlier_shapes(card):
+    (found,) = of(card, "parameters column")
+    assert found.verdict is Verdict.MISMATCH
+    for count in ("53,969,904", "85,842,800", "114,677,880"):
+        assert count in found.explanation
+
+
+@pytest.mark.parametrize(("text", "earlier"), list(zip(("53.9M", "85.8M", "114M"), EARLIER, strict=True)))
+def test_the_search_alone_finds_the_earlier_shape_among_those_that_print_so(text, earlier, monkeypatch):
+    monkeypatch.setattr("scaling.shapes.EARLIER", ())
+    monkeypatch.setattr("scaling.shapes._SHOWN", 10_000)
+    layers, width, *_ = earlier
+    shapes, fitting = explanations(stated(text), member("gpt2-52m").spec)
+    assert fitting > 10  # a rounded count names no single shape
+    assert all(stated(text).agrees(shape.count) for shape in shapes)
+    assert any((one.spec.n_layer, one.spec.n_embd) == (layers, width) for one in shapes)
+
+
+def test_the_cards_names_carry_the_count_of_its_shapes(card):
+    assert [one.verdict for one in of(card, "name")] == [Verdict.OK] * 3
+
+
+def test_one_attention_width_of_the_card_is_a_slip(card):
+    (slip,) = of(card, "attention width", Verdict.MISMATCH)
+    assert (slip.where, slip.stated, slip.recomputed) == ("GPT-2 52M", "8", "512")
+    assert len(of(card, "attention width", Verdict.OK)) == 2
+
+
+def test_the_cards_tokens_are_not_its_steps_times_its_batch(card):
+    found = of(card, "tokens", Verdict.MISMATCH)
+    assert [one.recomputed for one in found] == ["4,718,592,000", "5,767,168,000", "7,340,032,000"]
+
+
+def test_the_cards_hours_imply_a_utilisation_of_7_to_8_per_cent(card):
+    found = of(card, "MFU", Verdict.SUSPICIOUS)
+    assert [one.recomputed for one in found] == ["6.8%", "7.5%", "8.3%"]
+    assert "off 5.9x" in found[0].explanation
+
+
+def test_the_cards_perplexities_are_its_losses(card):
+    assert [one.verdict for one in of(card, "perplexity")] == [Verdict.OK] * 3
+
+
+def test_the_cards_predictions_err_on_one_side_by_less_the_larger_the_model(card):
+    assert [one.recomputed for one in of(card, "prediction")] == ["+5.4%", "+4.8%", "+2.5%"]
+    (sided,) = of(card, "one-sided errors")
+    assert "by less the larger" in sided.explanation
+
+
+def test_the_cards_losses_have_another_exponent_than_the_law_it_quotes(card):
+    assert [one.verdict for one in of(card, "law")] == [Verdict.OK] * 3
+    (found,) = of(card, "exponent")
+    assert found.recomputed == "0.0456"
+    assert "7.5x the budget of GPT-2 125M" in found.explanation
+
+
+def test_members_join_across_tables_though_their_names_are_spelled_otherwise():
+    assert len(of(audit_text(CARD), "parameters", Verdict.MISMATCH)) == 3
+
+
+def test_what_does_not_add_up_comes_first(card):
+    rank = [list(Verdict).index(one.verdict) for one in card]
+    assert rank == sorted(rank)
+
+
+def test_true_counts_are_accused_of_nothing():
+    small, medium = (params(member(name).spec) for name in ("gpt2", "gpt2-medium"))
+    for digits in ((f"{small:,}", f"{medium:,}"), ("124M", "355M"), ("124 million", "354.8M")):
+        text = ARCHITECTURE_AND_COUNTS.format(small=digits[0], medium=digits[1])
+        found = audit_text(text)
+        assert [one.verdict for one in found] == [Verdict.OK] * 2
+
+
+def test_radfords_own_miscount_of_gpt2_is_found():
+    found = audit_text(ARCHITECTURE_AND_COUNTS.format(small="117M", medium="345M"))
+    assert len(of(found, "parameters", Verdict.MISMATCH)) == 2
+
+
+def test_a_count_without_embeddings_is_named_as_one():
+    found = audit_text(ARCHITECTURE_AND_COUNTS.format(small="85.1M", medium="302.3M"))
+    assert all("non-embedding" in one.explanation for one in of(found, "parameters", Verdict.SUSPICIOUS))
+    assert len(of(found, "parameters", Verdict.SUSPICIOUS)) == 2
+
+
+def test_a_perplexity_beyond_rounding_is_a_mismatch(tmp_path):
+    found = audit(file(tmp_path, "model,loss,perplexity\na,3.00,20.09\nb,3.00,20.18\nc,3.00,20.30\n"))
+    assert [one.where for one in found.of("perplexity") if one.verdict is Verdict.MISMATCH] == ["c"]
+
+
+def test_stated_numbers_know_what_they_are_rounded_to():
+    for text, value, unit in (
+        ("53.9M", 53.9e6, 1e5),
+        ("117 million", 117e6, 1e6),
+        ("02:44", 2 + 44 / 60, 1 / 60),
+        ("1,234,567", 1234567, 1),
+        ("111000000", 111e6, 1e6),
+        ("2.6e+18", 2.6e18, 1e17),
+        ("3.38 (loss going up)", 3.38, 0.01),
+    ):
+        found = stated(text)
+        assert (found.value, found.unit) == pytest.approx((value, unit))
+    assert stated("12-13h") is None
+    assert stated("n/a") is None
+    assert stated("1e999") is None
+
+
+def surface(noise=0.002, seed=0, sizes=6, per_size=6):
+    """Rows of an annealed grid on Besiroglu's surface: N from 50M to 5B, D/N from 5 to 160."""
+    law = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for size in range(sizes):
+        for ratio in np.geomspace(5, 160, per_size):
+            N = 5e7 * 10 ** (size * 2 / (sizes - 1))
+            rows.append([N, N * ratio, law.loss(N, N * ratio) * math.exp(noise * rng.normal())])
+    return rows
+
+
+def runs_text(rows):
+    lines = (f"r{at},g,{N:.9g},{D:.9g},{6 * N * D:.9g},{loss:.7g}" for at, (N, D, loss) in enumerate(rows))
+    return RUNS + "\n".join(lines) + "\n"
+
+
+def test_a_clean_table_of_runs_adds_up(tmp_path):
+    for seed in range(5):
+        found = audit(file(tmp_path, runs_text(surface(seed=seed))))
+        assert {one.verdict for one in found.findings} == {Verdict.OK}
+        assert found.of("residuals")
+
+
+def test_two_per_cent_on_the_smallest_rung_are_flagged(tmp_path):
+    rows = [[N, D, loss * (1.02 if at < 6 else 1)] for at, (N, D, loss) in enumerate(surface())]
+    (found,) = audit(file(tmp_path, runs_text(rows))).of("smallest rung")
+    assert found.verdict is Verdict.SUSPICIOUS
+    assert float(found.recomputed.strip("%")) == pytest.approx(2, abs=0.7)
+
+
+def test_a_single_run_off_the_surface_is_named(tmp_path):
+    rows = surface()
+    rows[20][2] *= 1.05
+    (found,) = audit(file(tmp_path, runs_text(rows))).of("outlier")
+    assert found.where == "g: r20"
+
+
+def test_compute_is_told_by_its_convention_and_a_wrong_unit_is_flagged(tmp_path):
+    text = "run,params,tokens,compute,loss\na,100M,2.0B,1.20e18,3.1\nb,100M,2.0B,1.20e9,3.2\n"
+    found = audit(file(tmp_path, text)).of("compute")
+    assert [(one.where, one.verdict) for one in found] == [("b", Verdict.SUSPICIOUS), ("a", Verdict.OK)]
+    assert "another unit" in found[0].explanation
+
+
+def test_tokens_are_held_against_steps_times_batch(tmp_path):
+    text = "run,params,tokens,steps,batch_tokens,loss\na,100M,524288000,1000,524288,3.1\nb,100M,600M,1000,524288,3.2\n"
+    found = audit(file(tmp_path, text)).of("tokens")
+    assert [(one.where, one.verdict) for one in found] == [("b", Verdict.MISMATCH), ("a", Verdict.OK)]
+
+
+def test_rows_given_twice_and_measurements_given_twice_are_found(tmp_path):
+    text = "| model | train loss | val loss |\n|-|-|-|\n| a | 2.71 | 2.51 |\n| a | 2.71 | 2.51 |\n| b | 2.71 | 2.51 |\n"
+    found = audit(file(tmp_path, text, "card.md"))
+    assert [one.where for one in found.of("duplicated row")] == ["line 4"]
+    assert [one.where for one in found.of("duplicated measurement")] == ["line 5"]
+
+
+def test_a_row_that_lacks_a_cell_is_found(tmp_path):
+    text = "| model | val loss | best epoch | run |\n|-|-|-|-|\n| a | 2.71 | 1 | x |\n| b | 2.72 | y |\n"
+    (found,) = audit(file(tmp_path, text, "card.md")).of("cells")
+    assert (found.where, found.verdict) == ("line 4", Verdict.MISMATCH)
+
+
+def test_a_loss_in_bits_per_byte_is_not_taken_for_nats_per_token(tmp_path):
+    found = audit(file(tmp_path, "run,params,tokens,loss\na,91M,730M,1.03\n")).of("loss unit")
+    assert "bits per byte" in found[0].explanation
+
+
+def test_the_programs_own_runs_add_up(tmp_path):
+    spec = member("gpt2-52m").spec
+    own = {
+        "run": "r",
+        "params": float(params(spec)),
+        "tokens": 1e9,
+        "loss": 3.9,
+        "n_layer": 8,
+        "n_embd": 512,
+        "n_head": 8,
+    }
+    text = '{"kind": "runs", "version": 1, "created_at": "", "inputs": {}}\n' + json.dumps(own) + "\n"
+    found = audit(file(tmp_path, text, "runs.jsonl"))
+    assert {one.verdict for one in found.findings} == {Verdict.OK}
+    assert found.of("parameters")[0].recomputed == "51,475,968"
+
+
+def test_an_audit_is_a_document_that_reads_back(tmp_path):
+    found = audit(file(tmp_path, CARD, "card.md"))
+    found.write(tmp_path / "audit.json")
+    assert type(found).read(tmp_path / "audit.json") == found
+    assert set(found.inputs) == {"card.md"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("card.md", "no table here\n"),
+        ("card.md", "| a | b |\n|---|---|\n| x | y |\n"),
+        ("table.csv", ""),
+        ("table.csv", "run,loss\n"),
+        ("table.txt", "a"),
+        ("runs.jsonl", "{nonsense\n"),
+        ("runs.jsonl", "[1]\n"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, text):
+    with pytest.raises(BadInput) as error:
+        audit(file(tmp_path, text, name))
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_leaves_with_0_when_it_ran_and_2_on_bad_input(cli, tmp_path):
+    path = file(tmp_path, CARD, "card.md")
+    text, as_json = cli("audit", str(path)), cli("audit", str(path), "--json")
+    assert text.returncode == as_json.returncode == 0
+    assert (
+        text.stdout.index("Does not add up") < text.stdout.index("Looks wrong") < text.stdout.index("Adds up")
+    )
+    assert max(map(len, text.stdout.splitlines())) <= 100
+    value = json.loads(as_json.stdout)
+    assert {"check", "where", "column", "stated", "recomputed", "verdict", "explanation"} <= set(
+        value["findings"][0]
+    )
+    bad = cli("audit", str(tmp_path / "nowhere.md"))
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
