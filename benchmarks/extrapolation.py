@@ -137,9 +137,8 @@ def row(one: GroupScore) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """The result for a person."""
-    lines = [
-        f"{'group':<22}{'fit/held':>9}{'chinch.':>9}{'general':>9}{'kaplan':>9}{'default':>9}{'bias':>9}{'in 80 %':>9}{'width':>8}"
-    ]
+    columns = ("fit/held", "chinch.", "general", "kaplan", "default", "bias", "in 80 %")
+    lines = [f"{'group':<22}" + "".join(f"{name:>9}" for name in columns) + f"{'width':>8}"]
     lines += [
         f"{g['group'][:21]:<22}{g['fit_rows']:>5}/{g['held_rows']:<3}"
         + "".join(f"{g[form]:>9.2%}" for form in ("chinchilla", "general", "kaplan", "default"))

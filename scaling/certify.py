@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .laws import Law
-from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, spectrum
+from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, spectrum, thinned
 from .predictor import CONSTANTS, Status
 from .starts import starts
 
@@ -19,6 +19,7 @@ GAMMA_RANGE = (
     30.0,
 )  # beyond these the two terms' maximum or their product is fitted, and gamma has no value
 NEGLIGIBLE = 1e-4  # a term below this share of the smallest loss, everywhere, has left the fit
+MANY_ROWS, FEW_ROWS = 1000, 400  # above the first, starts come near the optimum on the second
 JITTER = 0.15  # standard deviation of log-coordinates when an optimum found once is tried again
 
 
@@ -41,7 +42,11 @@ class Certificate:
 def certify(problem: Problem, shape: Shape, given: Array | None = None, seed: int = 0) -> Certificate:
     """Fit one form from variable-projection starts, or from those `given` (k, 6), and judge the result."""
     theta = starts(problem, shape) if given is None else np.atleast_2d(given)
-    solution = minimise(problem, shape, theta)
+    if len(problem.x) > MANY_ROWS:
+        near = minimise(thinned(problem, FEW_ROWS), shape, theta).theta
+        solution = minimise(problem, shape, near, continuation=(1.0,))
+    else:
+        solution = minimise(problem, shape, theta)
     best = int(np.nanargmin(solution.objective))
     tried = len(theta)
     agreeing = _agreeing(solution.objective, solution.objective[best], problem)
