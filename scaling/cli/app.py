@@ -13,6 +13,7 @@ from . import (
     fit,
     hardware,
     ladder,
+    pilot,
     plan,
     plot,
     predict,
@@ -41,6 +42,7 @@ def build() -> typer.Typer:
     app.callback()(show.root)
     app.add_typer(families_verb.app, name="families")
     app.command("design", epilog=design.EPILOG)(design.design_members)
+    app.command("pilot", epilog=pilot.EPILOG)(pilot.pilot)
     app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("hardware", epilog=hardware.EPILOG)(hardware.hardware)
     app.command("fit", epilog=fit.EPILOG)(fit.fit)

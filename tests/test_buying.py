@@ -1,0 +1,142 @@
+"""Which pilot runs to buy."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families import accounting, member
+from families.design import DesignRule
+from families.errors import BadInput
+from scaling.buying import RUN_NOISE, buy, information, jacobian, ladders, prior
+from scaling.candidates import candidates
+from scaling.laws import Law
+from scaling.pilot_plan import Wish, optimal_tokens, pilot_plan
+from scaling.planfile import PlanFile
+from scaling.published import published
+
+LAW = published("chinchilla").law
+SHAPES = candidates("all", DesignRule(ratio=40, head_size=32))
+SIZES = SHAPES.params.astype(float)
+TARGET = member("gpt2-125m")
+N, D = float(accounting.params(TARGET.spec)), 2.5e9
+BUDGET = 0.05 * accounting.train_flops(TARGET.spec, D)
+BASKET = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=BUDGET)
+
+
+@given(
+    n=st.floats(1e5, 1e10),
+    d=st.floats(1e7, 1e12),
+    gamma=st.floats(0.3, 1.5),
+)
+def test_the_jacobian_is_the_slope_of_log_loss(n, d, gamma):
+    law = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37, gamma=gamma)
+    found = jacobian(law, np.array([n]), np.array([d]))[0]
+
+    def log_loss(step, place):
+        e, a, alpha, b, beta, g = (step if i == place else 0.0 for i in range(6))
+        moved = Law(
+            E=law.E * math.exp(e),
+            A=law.A * math.exp(a),
+            alpha=law.alpha + alpha,
+            B=law.B * math.exp(b),
+            beta=law.beta + beta,
+            gamma=law.gamma * math.exp(g),
+        )
+        return math.log(moved.loss(n, d))
+
+    for place in range(6):
+        slope = (log_loss(1e-6, place) - log_loss(-1e-6, place)) / 2e-6
+        assert found[place] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def deviation(purchases):
+    total = prior(math.sqrt(1 / 600) * N, D / 10) + sum(information(LAW, one, 6 * N * D) for one in purchases)
+    g = jacobian(LAW, np.array([N]), np.array([D]))[0]
+    return math.sqrt(g @ np.linalg.solve(total, g))
+
+
+def test_the_basket_is_within_its_cost_and_has_one_ladder_per_member():
+    assert BASKET.flops <= BUDGET
+    assert BASKET.flops == pytest.approx(sum(one.flops for one in BASKET.purchases))
+    assert len({one.member.name for one in BASKET.purchases}) == len(BASKET.purchases) >= 4
+    assert max(one.flops for one in BASKET.purchases) <= 0.25 * BUDGET * (1 + 1e-9)
+    assert BASKET.deviation == pytest.approx(deviation(BASKET.purchases))
+
+
+def test_no_exchange_of_one_ladder_for_another_narrows_it_further():
+    offered = ladders(SHAPES, SIZES, N, BUDGET)
+    for place in range(len(BASKET.purchases)):
+        others = [*BASKET.purchases[:place], *BASKET.purchases[place + 1 :]]
+        left = BUDGET - sum(one.flops for one in others)
+        names = {one.member.name for one in others}
+        for one in offered[::7]:
+            if one.flops <= left and one.member.name not in names:
+                assert deviation([*others, one]) >= BASKET.deviation * (1 - 1e-4)
+
+
+@settings(deadline=None, max_examples=10)
+@given(share=st.floats(0.02, 0.2))
+def test_more_money_narrows_more(share):
+    compute = accounting.train_flops(TARGET.spec, D)
+    less = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=share * compute)
+    more = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=3 * share * compute)
+    assert more.deviation < less.deviation
+
+
+def test_no_ladder_starts_before_a_token_per_parameter():
+    assert all(one.rungs[0] >= 0.99 * one.N for one in BASKET.purchases)
+    assert all(one.N <= N / 2 for one in BASKET.purchases)
+
+
+def test_the_interval_never_falls_below_the_noise_of_one_run():
+    assert BASKET.half_width_80 > 1.28 * RUN_NOISE
+
+
+def test_optimal_tokens_invert_the_allocation():
+    best = LAW.allocate(1e21)
+    assert optimal_tokens(LAW, best.N) == pytest.approx(best.D)
+
+
+def test_the_plan_is_ladders_in_whole_steps_without_predictions():
+    plan, basket = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    assert len(plan.members) == len(basket.purchases)
+    for one in plan.members:
+        assert one.prediction is None
+        assert one.rungs[-1] == one.tokens
+        assert all(rung % one.recipe.batch_tokens == 0 for rung in one.rungs)
+        assert one.recipe.warmup_steps * one.recipe.batch_tokens <= 0.11 * one.rungs[0]
+
+
+def test_the_command_writes_a_plan(cli, tmp_path):
+    out = tmp_path / "ladder.json"
+    result = cli("pilot", "--target", "125M", "--budget", "5%", "--out", str(out), "--json")
+    value = json.loads(result.stdout)
+    assert value["share_of_target"] <= 0.05
+    assert [one.member for one in PlanFile.read(out).members] == [one["member"] for one in value["members"]]
+    assert "%" in cli("pilot", "--target", "gpt2-83m", "--budget", "1e17").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--target", "big"), "target"),
+        (("--target", "125M", "--budget", "200%"), "too late"),
+        (("--target", "125M", "--budget", "1e9"), "budget"),
+        (("--target", "125M", "--law", "kaplam"), "did you mean kaplan"),
+        ((), "--target"),
+    ],
+)
+def test_the_command_refuses_in_one_line(cli, arguments, said):
+    result = cli("pilot", *arguments)
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert said in result.stderr
+
+
+def test_too_little_money_is_refused():
+    with pytest.raises(BadInput, match="budget"):
+        buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=1e10)
