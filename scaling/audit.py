@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from families.errors import BadInput
 
-from .bookkeeping import bookkeeping_findings, table_findings
-from .files import Document, hashes
+from .bookkeeping import bookkeeping_findings
+from .files import Document, hashes, read_text
 from .findings import Finding, Verdict, collapsed, ordered
+from .prose import prose_entries
+from .rows import table_findings
 from .runs import read_runs
 from .shapes import shape_findings
 from .tables import Entry, Table, entries, markdown_tables, read_tables
@@ -47,32 +49,34 @@ def audit(path: Path) -> Audit:
     """
     tables = read_tables(path)
     rows = entries(tables)
-    known = sorted({field for entry in rows for field in entry.numbers})
+    prose = prose_entries(read_text(path)) if path.suffix.lower() not in _RUNS else ()
+    known = {field for entry in (*rows, *prose) for field in entry.numbers}
     if not known:
         raise BadInput(
             f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
-    found = _findings(tables, rows)
-    if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= set(known):
+    found = _findings(tables, rows, prose)
+    if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= known:
         found += _residuals(path)
     return Audit(
         source=path.name,
         tables=len(tables),
-        rows=len(rows),
+        rows=len(rows) + len(prose),
         findings=ordered(collapsed(found)),
         inputs=hashes([path]),
     )
 
 
 def audit_text(markdown: str) -> tuple[Finding, ...]:
-    """The findings on the tables of a Markdown text, mismatches first."""
+    """The findings on a Markdown text, mismatches first."""
     tables = markdown_tables(markdown)
-    return ordered(collapsed(_findings(tables, entries(tables))))
+    return ordered(collapsed(_findings(tables, entries(tables), prose_entries(markdown))))
 
 
-def _findings(tables: Sequence[Table], rows: Sequence[Entry]) -> list[Finding]:
+def _findings(tables: Sequence[Table], rows: Sequence[Entry], prose: Sequence[Entry]) -> list[Finding]:
     return [
         *shape_findings(rows),
+        *shape_findings(prose),
         *bookkeeping_findings(rows),
         *prediction_findings(rows),
         *table_findings(tables),

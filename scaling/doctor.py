@@ -17,7 +17,7 @@ from .laws import Law
 from .predictor import Status
 from .published import published
 from .runs import Run
-from .shapes import EARLIER
+from .shapesearch import EARLIER
 
 Array = NDArray[np.float64]
 GOPHER = 5.76e23  # FLOPs of Gopher, the budget at which Hoffmann et al. 2022 compare their approaches

@@ -1,67 +1,68 @@
-"""Parameters recomputed from shapes, and the shapes that a parameter count could have come from."""
+"""Parameters, names and attention widths recomputed from shapes."""
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from families import ModelSpec, params, params_kaplan, params_non_embedding
+from families import Member, ModelSpec, params, params_kaplan, params_non_embedding
+from families.architectures import architecture
 from families.errors import BadInput
+from families.presets import MEMBERS
 
 from .findings import Finding, Verdict
-from .tables import Entry, Stated, size_in
+from .shapesearch import Shape, explanations
+from .stated import Stated, size_in, stated
+from .tables import Entry, folded
 
 VOCABULARY, CONTEXT = 50257, 1024  # GPT-2's, where a table does not say
 NAMES = ("gpt2", "gpt-2", "gpt 2")
-
-_GENERATOR = "an earlier generator of the same GPT-2 family (heads of 48, feed-forward not 4·d)"
-EARLIER: tuple[tuple[int, int, int, int], ...] = (
-    # n_layer, n_embd, n_inner, n_head: shapes under which the 52M, 83M and 125M members were first sized
-    (6, 576, 2376, 12),
-    (8, 720, 2800, 15),
-    (9, 816, 3320, 17),
-)
-_HEADS = (32, 48, 64, 80, 96, 128)  # widths of an attention head that people use
-_INNER = (3.5, 4.5)  # n_inner per n_embd of GPT-2-like shapes
-_ASPECT = (24.0, 144.0)  # n_embd per layer
-_TILE = 8  # n_inner comes in multiples of this
-_SHOWN = 3
+_BERT = (512, 30522)
+_KNOWN = {folded(name): known for name, known in MEMBERS.items()}
+# OpenAI's own first counts, which the repository of GPT-2 calls an error: stated -> true.
+_MISCOUNTED = {117e6: 124_439_808, 345e6: 354_823_168}
+_MISCOUNT = "OpenAI's own first count, which its repository calls an error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A shape whose count prints as a stated one."""
+def architecture_of(entry: Entry) -> str:
+    """gpt2, bert or llama where a row's name or its group says so, else nothing."""
+    said = f"{entry.name} {entry.words.get('group', '')}".lower()
+    if any(name in said for name in NAMES):
+        return "gpt2"
+    words = re.split(r"[^a-z]+", said)
+    return next((name for name in ("bert", "llama") if name in words), "")
 
-    spec: ModelSpec
-    source: str = ""
 
-    @property
-    def count(self) -> int:
-        """All its parameters."""
-        return params(self.spec)
-
-    def __str__(self) -> str:
-        spec = self.spec
-        return f"L{spec.n_layer} d{spec.n_embd} ff{spec.n_inner} h{spec.n_head} ({self.count:,})"
+def known_member(entry: Entry) -> Member | None:
+    """The published member that a row names, by itself ("gpt2-medium") or under its heading ("tiny" under BERT)."""
+    group = entry.words.get("group", "")
+    return _KNOWN.get(folded(entry.name)) or _KNOWN.get(folded(group + entry.name))
 
 
 def spec_of(entry: Entry) -> ModelSpec | None:
-    """The GPT-2 shape a row states, or None where layers or width are missing.
+    """The shape a row states, else that of the published member it names, else None.
 
-    A row without heads gets heads of 64 where they fit, else one: they decide no count.
+    A row that names no architecture is taken for a GPT-2. One without heads gets heads of 64 where they fit, else one:
+    they decide no count. A Llama's count needs what tables leave out.
     """
     value = {field: round(number.value) for field, number in entry.numbers.items()}
+    architecture = architecture_of(entry) or "gpt2"
     if not {"n_layer", "n_embd"} <= value.keys():
+        known = known_member(entry)
+        return None if known is None else known.spec
+    if architecture == "llama":
         return None
+    context, vocabulary = (CONTEXT, VOCABULARY) if architecture == "gpt2" else _BERT
     width = value["n_embd"]
     heads = value.get("n_head") or max(1, width // 64 if width % 64 == 0 else 1)
     try:
         return ModelSpec(
+            architecture=architecture,
             n_layer=value["n_layer"],
             n_embd=width,
             n_head=heads if width % heads == 0 else 1,
             n_inner=value.get("n_inner", 0),
-            n_positions=value.get("n_positions", CONTEXT),
-            vocab_size=value.get("vocab_size", VOCABULARY),
+            n_positions=value.get("n_positions", context),
+            vocab_size=value.get("vocab_size", vocabulary),
         )
     except BadInput:
         return None
@@ -69,57 +70,7 @@ def spec_of(entry: Entry) -> ModelSpec | None:
 
 def is_gpt2(entry: Entry) -> bool:
     """Whether the row says that it is a GPT-2."""
-    return any(name in entry.name.lower() for name in NAMES)
-
-
-def explanations(count: Stated, like: ModelSpec) -> tuple[tuple[Shape, ...], int]:
-    """Shapes whose parameters print as `count`: known ones first, then those most like GPT-2; and how many fit.
-
-    Args:
-        like: vocabulary and context, and the depth-to-width ratio that a plausible shape is near.
-    """
-    known = [
-        Shape(spec=spec, source=_GENERATOR)
-        for layers, width, inner, heads in EARLIER
-        if count.agrees(params(spec := _spec(like, layers, width, inner, heads)))
-    ]
-    aspect = like.n_embd / like.n_layer
-    found: list[tuple[float, Shape]] = []
-    for layers in range(2, 65):
-        low, high = (max(_TILE, round(ratio * layers)) for ratio in _ASPECT)
-        for width in range(low - low % 16, high + 1, 16):
-            head = next((size for size in (64, *_HEADS) if width % size == 0), None)
-            if head is None:
-                continue
-            for inner in _inners(count, like, layers, width):
-                spec = _spec(like, layers, width, inner, width // head)
-                oddity = abs(inner / width - 4) + 0.2 * abs(math.log(width / layers / aspect))
-                found.append((oddity + (0.05 if head != 64 else 0), Shape(spec=spec)))
-    found.sort(key=lambda pair: pair[0])
-    distinct = {(shape.spec.n_layer, shape.spec.n_embd): shape for shape in known}
-    for _, shape in found:
-        distinct.setdefault((shape.spec.n_layer, shape.spec.n_embd), shape)
-    return tuple(distinct.values())[: len(known) + _SHOWN], len(found)
-
-
-def _spec(like: ModelSpec, layers: int, width: int, inner: int, heads: int) -> ModelSpec:
-    return ModelSpec(
-        n_layer=layers,
-        n_embd=width,
-        n_inner=inner,
-        n_head=heads,
-        n_positions=like.n_positions,
-        vocab_size=like.vocab_size,
-    )
-
-
-def _inners(count: Stated, like: ModelSpec, layers: int, width: int) -> range:
-    """The feed-forward widths with which that depth and width print as `count`: parameters are linear in n_inner."""
-    base = params(_spec(like, layers, width, 1, 1))
-    slope = layers * (2 * width + 1)
-    low = max(1 + (count.value - count.unit / 2 - base) / slope, _INNER[0] * width)
-    high = min(1 + (count.value + count.unit - base) / slope, _INNER[1] * width)
-    return range(_TILE * math.ceil(low / _TILE), math.floor(high) + 1, _TILE)
+    return architecture_of(entry) == "gpt2"
 
 
 def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
@@ -137,7 +88,7 @@ def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
             found.append(finding)
         if shapes:
             foreign.append((entry, shapes))
-        found += _name(entry, spec) + _attention(entry, spec, rows)
+        found += _name(entry, spec) + _attention(entry, spec, rows) + _published(entry)
     if len(foreign) > 1 and len(foreign) == checked:
         known = [shapes[0] for _, shapes in foreign if shapes[0].source]
         told = (
@@ -165,10 +116,11 @@ def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
 
 def _params(entry: Entry, spec: ModelSpec) -> tuple[Finding | None, tuple[Shape, ...]]:
     """One row's count against its shape, and the other shapes that would explain a GPT-2's wrong one."""
-    for field, count in (("params", params(spec)), ("params_non_embedding", params_non_embedding(spec))):
+    for field in ("params", "params_non_embedding"):
         number = entry.numbers.get(field)
         if number is None:
             continue
+        count, model = _nearest_count(number, spec) if field == "params" else (params_non_embedding(spec), "")
         off = number.value / count - 1
         common = {
             "check": "parameters",
@@ -179,13 +131,18 @@ def _params(entry: Entry, spec: ModelSpec) -> tuple[Finding | None, tuple[Shape,
             "severity": abs(off),
         }
         if number.agrees(count) or abs(off) < 1e-6:
-            cut = "" if number.rounds(count) else "cut off rather than rounded"
-            return Finding(**common, verdict=Verdict.OK, explanation=cut), ()
+            cut = "" if number.rounds(count) or abs(off) < 1e-6 else "cut off rather than rounded"
+            return Finding(
+                **common, verdict=Verdict.OK, explanation=", ".join(filter(None, (model, cut)))
+            ), ()
+        if _MISCOUNTED.get(number.value) == count:
+            return Finding(**common, verdict=Verdict.MISMATCH, explanation=f"{off:+.1%}: {_MISCOUNT}"), ()
         other = _other_count(number, spec)
         if other:
             return Finding(**common, verdict=Verdict.SUSPICIOUS, explanation=f"it counts {other}"), ()
         if not is_gpt2(entry):
-            why = f"{off:+.1%} of a GPT-2 of this shape, by any count: another architecture, or other shapes"
+            kind = {"bert": "BERT"}.get(architecture_of(entry), "GPT-2")
+            why = f"{off:+.1%} of a {kind} of this shape, by any count: another architecture, or other shapes"
             return Finding(**common, verdict=Verdict.SUSPICIOUS, explanation=why), ()
         shapes, fitting = explanations(number, spec)
         listed = ", ".join(map(str, shapes))
@@ -197,6 +154,13 @@ def _params(entry: Entry, spec: ModelSpec) -> tuple[Finding | None, tuple[Shape,
         )
         return Finding(**common, verdict=Verdict.MISMATCH, explanation=why), shapes
     return None, ()
+
+
+def _nearest_count(number: Stated, spec: ModelSpec) -> tuple[int, str]:
+    """The count of the model class that comes nearest, and its name where a spec makes several."""
+    counts = architecture(spec.architecture).counts(spec)
+    model = min(counts, key=lambda name: abs(counts[name] - number.value))
+    return counts[model], model if len(counts) > 1 else ""
 
 
 def _other_count(number: Stated, spec: ModelSpec) -> str:
@@ -219,24 +183,53 @@ def _other_count(number: Stated, spec: ModelSpec) -> str:
 
 
 def _name(entry: Entry, spec: ModelSpec) -> list[Finding]:
-    """The size in a name against the shape; names are rounded up as often as down."""
-    size = size_in(entry.name)
-    if size is None or "params" not in entry.numbers:
-        return []
+    """The sizes in a name against the shape; names are rounded up as often as down."""
+    own = size_in(entry.name) if "params" in entry.numbers else None
+    also = [stated(word) for word in entry.words.get("aliases", "").split(", ")]
     count = params(spec)
-    fits = abs(count - size.value) < size.unit
-    return [
-        Finding(
-            check="name",
-            where=entry.where,
-            column=entry.headers.get("name", ""),
-            stated=size.text,
-            recomputed=f"{count:,}",
-            verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
-            explanation="" if fits else f"the name is {size.value / count - 1:+.1%} off its shape",
-            severity=abs(size.value / count - 1),
+    found = []
+    for size in (own, *also):
+        if size is None:
+            continue
+        fits, off = abs(count - size.value) < size.unit, size.value / count - 1
+        miscount = f": {_MISCOUNT}" if _MISCOUNTED.get(size.value) == count else ""
+        found.append(
+            Finding(
+                check="name",
+                where=entry.where,
+                column=entry.headers.get("name", ""),
+                stated=size.text,
+                recomputed=f"{count:,}",
+                verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
+                explanation="" if fits else f"the name is {off:+.1%} off its shape{miscount}",
+                severity=abs(off),
+            )
         )
-    ]
+    return found
+
+
+def _published(entry: Entry) -> list[Finding]:
+    """Stated layers, width and heads against those of the published member that the row names."""
+    known = known_member(entry)
+    if known is None:
+        return []
+    found = []
+    for field in ("n_layer", "n_embd", "n_head"):
+        number, true = entry.numbers.get(field), getattr(known.spec, field)
+        if number is not None and number.value != true:
+            found.append(
+                Finding(
+                    check="published shape",
+                    where=entry.where,
+                    column=entry.headers[field],
+                    stated=number.text,
+                    recomputed=str(true),
+                    verdict=Verdict.MISMATCH,
+                    explanation=f"{field} of {known.name}, {known.source}",
+                    severity=abs(number.value / true - 1),
+                )
+            )
+    return found
 
 
 def _attention(entry: Entry, spec: ModelSpec, rows: Sequence[Entry]) -> list[Finding]:

@@ -149,9 +149,11 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
     except BadInput as error:
         return [Finding(check="fit", where=where, verdict=Verdict.SUSPICIOUS, explanation=str(error))]
     if fitted.status is not Status.OK:
-        why = "the rows do not hold a Chinchilla law, or do not tell its constants apart: "
+        why = "no residuals: the rows do not follow a Chinchilla law, or do not tell its constants apart: "
         why += f"{fitted.status.value}, {fitted.detail or fitted.status.message}"
-        return [Finding(check="fit", where=where, verdict=Verdict.SUSPICIOUS, explanation=why)]
+        silent = fitted.status in (Status.ILL_CONDITIONED, Status.TOO_FEW)
+        verdict = Verdict.OK if silent else Verdict.SUSPICIOUS
+        return [Finding(check="fit", where=where, verdict=verdict, explanation=why)]
     expected = fitted.predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     residual = np.log(table.L) - np.log(expected)
     scatter = float(1.4826 * np.median(np.abs(residual - np.median(residual))))

@@ -11,8 +11,8 @@ from families.errors import BadInput
 from scaling.audit import audit, audit_text
 from scaling.findings import Verdict
 from scaling.laws import Law
-from scaling.shapes import EARLIER, explanations
-from scaling.tables import stated
+from scaling.shapesearch import EARLIER, explanations
+from scaling.stated import stated
 
 # Figures of MosaicML Composer's GPT-2 model card, typed in: its architecture table, and its table of trained members.
 CARD = """# ð\x9f GPT-2
@@ -69,8 +69,8 @@ def test_the_cards_parameter_column_is_explained_by_the_earlier_shapes(card):
 
 @pytest.mark.parametrize(("text", "earlier"), list(zip(("53.9M", "85.8M", "114M"), EARLIER, strict=True)))
 def test_the_search_alone_finds_the_earlier_shape_among_those_that_print_so(text, earlier, monkeypatch):
-    monkeypatch.setattr("scaling.shapes.EARLIER", ())
-    monkeypatch.setattr("scaling.shapes._SHOWN", 10_000)
+    monkeypatch.setattr("scaling.shapesearch.EARLIER", ())
+    monkeypatch.setattr("scaling.shapesearch._SHOWN", 10_000)
     layers, width, *_ = earlier
     shapes, fitting = explanations(stated(text), member("gpt2-52m").spec)
     assert fitting > 10  # a rounded count names no single shape
@@ -142,6 +142,36 @@ def test_a_count_without_embeddings_is_named_as_one():
     found = audit_text(ARCHITECTURE_AND_COUNTS.format(small="85.1M", medium="302.3M"))
     assert all("non-embedding" in one.explanation for one in of(found, "parameters", Verdict.SUSPICIOUS))
     assert len(of(found, "parameters", Verdict.SUSPICIOUS)) == 2
+
+
+def test_shapes_in_lists_are_read_with_their_heading():
+    found = audit_text(
+        "**GPT-2:**\n\n- `small` (also called `117M` or `124M`): 12 layers (blocks), 768 hidden size, 12 attention heads\n"
+        "\n**BERT:**\n\n- `tiny`: 2 layers, 128 hidden size, 4 attention heads.\n"
+        "- `base`: 12 layers, 768 hidden size, 12 attention heads, 109,482,240 parameters.\n"
+    )
+    assert [(one.stated, one.verdict) for one in of(found, "name")] == [
+        ("117M", Verdict.SUSPICIOUS),
+        ("124M", Verdict.OK),
+    ]
+    (heads,) = of(found, "published shape")
+    assert (heads.where, heads.stated, heads.recomputed) == ("tiny, line 7", "4", "2")
+    assert of(found, "parameters")[0].recomputed == "109,482,240"  # transformers' BertModel
+
+
+def test_shapes_in_bullets_and_in_commands_are_read():
+    bullets = audit_text(
+        "# [gpt2-medium](x)\n- 24-layer\n- 1024 hidden dimension\n- 16 attention heads\n- 345M parameters.\n"
+    )
+    assert [one.recomputed for one in of(bullets, "parameters", Verdict.MISMATCH)] == ["354,823,168"]
+    command = "- shallow:\n\nNHIDDEN=2048; NLAYERS=24; SEQ_LEN=2048; VOCAB_SIZE=50257; python\nModel size: {}B, ratio=85\n"
+    assert [one.verdict for one in audit_text(command.format("1.32"))] == [Verdict.OK]
+    assert [one.verdict for one in audit_text(command.format("1.23"))] == [Verdict.SUSPICIOUS]
+
+
+def test_a_known_name_stands_for_its_shape():
+    found = audit_text("- gpt2 - 124M parameters\n- gpt2-xl - 1.3B parameters\n")
+    assert [one.verdict for one in of(found, "parameters")] == [Verdict.MISMATCH, Verdict.OK]
 
 
 def test_a_perplexity_beyond_rounding_is_a_mismatch(tmp_path):

@@ -29,7 +29,7 @@ def audit(
     if as_json:
         print_json(found.model_dump(mode="json"))
         return 0
-    tables = f"{found.tables} table{'s' if found.tables > 1 else ''}"
+    tables = f"{found.tables} table{'' if found.tables == 1 else 's'}"
     say(f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks")
     for verdict, number in found.counts.items():
         if number:
