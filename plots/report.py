@@ -104,20 +104,15 @@ def _doubts(seen: Seen) -> str:
 def _table(table: tables.Table | None) -> str:
     if table is None:
         return ""
-    texts = [
-        any(row[i].value is None and row[i].text != "–" for row in table.rows)
-        for i in range(len(table.header))
-    ]
-    wide = [text and i == 0 for i, text in enumerate(texts)]
+    kinds = [_kind(table, column) for column in range(len(table.header))]
     head = "".join(
-        f'<th scope="col"{_kind(t, w)}>{escape(h)}</th>'
-        for h, t, w in zip(table.header, texts, wide, strict=True)
+        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.header, kinds, strict=True)
     )
     body = "".join(
         "<tr>"
         + "".join(
-            f"<td{_kind(t, w)}{_sorted_by(cell)}>{escape(cell.text)}</td>"
-            for cell, t, w in zip(row, texts, wide, strict=True)
+            f"<td{kind}{_sorted_by(cell)}>{escape(cell.text)}</td>"
+            for cell, kind in zip(row, kinds, strict=True)
         )
         + "</tr>"
         for row in table.rows
@@ -133,8 +128,15 @@ def _sorted_by(cell: tables.Cell) -> str:
     return "" if cell.value is None else f' data-v="{float(cell.value)!r}"'
 
 
-def _kind(text: bool, wide: bool) -> str:
-    return ' class="t"' if wide else ' class="n" style="text-align:left"' if text else ' class="n"'
+def _kind(table: tables.Table, column: int) -> str:
+    """Numbers stay whole and to the right; names to the left, broken only where they are very long."""
+    cells = [row[column] for row in table.rows]
+    if all(cell.value is not None or cell.text == "–" for cell in cells):
+        return ' class="n"'
+    if column:
+        return ' class="l"'
+    longest = max(len(cell.text) for cell in cells)
+    return f' class="t" style="min-width:min({min(longest, 24) + 2}ch,40vw)"'
 
 
 def _figures(drawn: Sequence[Picture], names: Sequence[str], lacking: dict[str, str]) -> str:

@@ -170,10 +170,19 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
         )
 
 
+def _lay_out_afresh(figure: Figure) -> None:
+    """Undo the last layout: a second one starts from the first one's and would differ in the fifth digit."""
+    for axes in figure.axes:
+        place = axes.get_subplotspec()
+        if place is not None:
+            axes.set_subplotspec(place)
+
+
 def png(figure: Figure, *, dpi: int = 200) -> bytes:
     """The picture as PNG, with its conclusion."""
     buffer = io.BytesIO()
     with house():
+        _lay_out_afresh(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -191,6 +200,7 @@ def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
         heading.set_visible(not inline)
         heading.set_in_layout(not inline)
     with house():
+        _lay_out_afresh(figure)
         figure.savefig(buffer, format="svg", transparent=inline, metadata={"Date": None, "Creator": None})
     if heading is not None:
         heading.set_visible(True)

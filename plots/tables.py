@@ -1,7 +1,7 @@
 """The tables of a study, as values: every way of writing them (page, card, paper) shows the same."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from families.errors import BadInput
 from families.units import format_duration, format_size
@@ -47,7 +47,7 @@ def percent(value: float | None) -> Cell:
 
 def interval(bounds: tuple[float, float] | None) -> Cell:
     """An interval by its ends; sorted by its width."""
-    return Cell("–") if bounds is None else Cell(f"{bounds[0]:.3f} to {bounds[1]:.3f}", bounds[1] - bounds[0])
+    return Cell("–") if bounds is None else Cell(f"{bounds[0]:.3f}–{bounds[1]:.3f}", bounds[1] - bounds[0])
 
 
 def duration(hours: float | None) -> Cell:
@@ -62,15 +62,15 @@ def outcome(seen: Seen) -> Table | None:
     header = (
         "member",
         "tokens",
-        "predicted loss",
-        "actual loss",
+        "predicted",
+        "actual",
         "error",
-        "predicted ppl",
-        "actual ppl",
+        "ppl predicted",
+        "ppl",
         "80 % interval",
         "95 % interval",
         "z",
-        "inside",
+        "held",
     )
     rows = tuple(
         (
@@ -243,15 +243,20 @@ def observed(seen: Seen) -> Table | None:
         )
         for r in seen.runs
     )
-    table = Table(title=f"All {len(rows)} observations", header=header, rows=rows)
-    return without_constants(table)
+    return _common_aside(Table(title=f"{len(rows)} observations", header=header, rows=rows))
 
 
-def without_constants(table: Table) -> Table:
-    """Columns in which every row says the same nothing ("–") are left out."""
-    keep = [i for i in range(len(table.header)) if any(row[i].text != "–" for row in table.rows)]
-    return replace(
-        table,
+def _common_aside(table: Table) -> Table:
+    """A text that every row shares is said once, in the title; a column that says nothing is left out."""
+    keep, said = [], []
+    for i, name in enumerate(table.header):
+        texts = {row[i].text for row in table.rows}
+        if len(texts) > 1 or i == 0 or (texts != {"–"} and table.rows[0][i].value is not None):
+            keep.append(i)
+        elif texts != {"–"}:
+            said.append(f"{name} {texts.pop()}")
+    return Table(
+        title="; ".join([table.title, *said]),
         header=tuple(table.header[i] for i in keep),
         rows=tuple(tuple(row[i] for i in keep) for row in table.rows),
     )

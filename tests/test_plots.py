@@ -1,0 +1,164 @@
+"""Figures: functions of values, the same bytes every time, conclusions that follow from the numbers."""
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from families.errors import BadInput
+from plots import promised, style, surface, training
+from plots.figures import FIGURES, picture, pictures
+from plots.seen import see
+from scaling.compare import SealedPrediction, score
+from scaling.runs import Run
+
+from .synthetic import TRUTH, write_study
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    return see(write_study(tmp_path_factory.mktemp("plots") / "study"))
+
+
+def _row(loss, actual, half=0.05):
+    prediction = SealedPrediction(
+        member="m",
+        params=1e6,
+        tokens=1e7,
+        loss=loss,
+        interval_80=(loss - half, loss + half),
+        interval_95=(loss - 2 * half, loss + 2 * half),
+        sealed_at="2026-11-21T12:00:00Z",
+    )
+    return score(prediction, Run(run="r", params=1e6, tokens=1e7, loss=actual))
+
+
+def test_the_conclusion_states_the_miss_and_the_interval_that_held():
+    assert (
+        promised.verdict(_row(4.12, 4.15))
+        == "Predicted 4.120, actual 4.150: 0.72 % off, inside the 80 % interval"
+    )
+    assert promised.verdict(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
+    assert promised.verdict(_row(4.12, 4.50)).endswith("outside the 95 % interval")
+
+
+def test_many_predictions_are_counted():
+    rows = [_row(4.0, 4.01), _row(4.0, 3.99), _row(4.0, 4.3)]
+    figure = promised.predicted_against_actual(rows)
+    assert "80 % intervals held 2 of 3" in style.conclusion(figure)
+    assert "80 % intervals held 2 of 3" in style.conclusion(promised.calibration([row.z for row in rows]))
+
+
+def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
+    drawn, lacking = pictures(seen)
+    assert {p.name for p in drawn} == set(FIGURES) - {"calibration"}
+    assert lacking == {"calibration": "there are 1 scored predictions; calibration needs at least 3"}
+    assert all(p.title and p.about and p.rows for p in drawn)
+
+
+@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"calibration"}))
+def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
+    first = picture(name, seen)
+    texts = [style.svg(one.figure, name) for one in (first, first, picture(name, seen))]
+    assert texts[0] == texts[1] == texts[2]
+    root = ET.fromstring(texts[0])
+    assert root.get("role") == "img"
+    assert root.get("aria-label") == first.title == root[0].text
+    assert "<text" in texts[0], "text stays text"
+    assert re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d", texts[0]) is None, "no date of drawing"
+
+
+def test_inline_svg_takes_the_pages_colours(seen):
+    text = style.svg(picture("frontier", seen).figure, "frontier", inline=True)
+    assert not [colour for colour in style.DARK if colour in text]
+    assert f"var(--{style.variable(style.BLUE)})" in text
+
+
+def test_png_is_the_same_twice(seen):
+    one = picture("residuals", seen).figure
+    assert style.png(one) == style.png(one)
+    assert style.png(one)[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_each_run_of_the_law_has_a_point_with_its_name(seen):
+    text = style.svg(picture("frontier", seen).figure, "frontier")
+    assert text.count('class="pt"') == len(seen.lawful)
+    assert "gpt2-d192-s0" in text
+
+
+def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
+    rows = list(csv.DictReader(io.StringIO(picture("residuals", seen).csv())))
+    assert len(rows) == len(seen.lawful)
+    for row in rows:
+        assert float(row["percent"]) == pytest.approx(100 * (float(row["loss"]) / float(row["law"]) - 1))
+
+
+def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
+    error = surface.residual_percent(seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held])
+    assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
+
+
+def test_a_trend_in_the_residuals_is_said(seen):
+    bent = [
+        r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))}) for r in seen.lawful
+    ]
+    assert "a trend is left in D" in style.conclusion(surface.residuals(seen.law.predictor(), bent))
+    assert "no trend" in style.conclusion(surface.residuals(seen.law.predictor(), seen.lawful, seen.held))
+
+
+def test_smoothing_keeps_a_constant_and_the_mean_level():
+    assert training.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
+    rng = np.random.default_rng(0)
+    noisy = TRUTH.loss(1e6, np.geomspace(1e5, 1e7, 400)) + rng.normal(0, 0.1, 400)
+    assert abs(training.smooth(noisy) - noisy).mean() < 0.1
+    assert np.std(np.diff(training.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
+
+
+def test_a_cooldown_starts_on_its_trunk(seen):
+    branch = next(c for c in seen.curves if c.part.startswith("rung"))
+    tokens, loss = training.joined(branch, seen.curves)
+    assert tokens[0] < branch.tokens[0]
+    assert len(tokens) == len(loss) == len(branch.tokens) + 1
+
+
+def test_labels_at_line_ends_do_not_overlap():
+    with style.house():
+        _, (axes,) = style.new_figure()
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        style.label_ends(axes, [(1, 0.97 + i / 1000, f"n{i}", style.INK) for i in range(6)])
+    heights = sorted(text.xy[1] for text in axes.texts)
+    assert heights[-1] <= 1 + 1e-9
+    assert min(np.diff(heights)) > 0.054
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: promised.predicted_against_actual([]), "0 sealed predictions"),
+        (lambda: promised.calibration([0.1]), "needs at least 3"),
+        (lambda: promised.backtest([]), "no form"),
+        (lambda: training.learning_curves([], []), "0 learning curves"),
+        (lambda: training.cost([]), "0 entries"),
+        (lambda: training.throughput([], []), "no run was timed"),
+    ],
+)
+def test_a_figure_without_data_is_one_clear_line(draw, message):
+    with pytest.raises(BadInput, match=message):
+        draw()
+
+
+def test_an_unknown_figure_names_the_nearest(seen):
+    with pytest.raises(BadInput, match="did you mean surface"):
+        picture("surfcae", seen)
+
+
+def test_no_setting_of_the_callers_matplotlib_changes(seen):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    style.png(picture("surface", seen).figure)
+    assert dict(mpl.rcParams) == before

@@ -1,0 +1,211 @@
+"""The report: one file that needs nothing else, true to the files, whatever there is of them."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+
+from families.errors import BadInput
+from plots import card, story
+from plots.figures import pictures
+from plots.report import report
+from plots.seen import see
+from scaling.cli.report import write_report
+from scaling.compare import Comparison
+
+from .synthetic import HOSTILE, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("report") / "study")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile") / "study"
+    return write_study(folder, title=HOSTILE, rename=lambda name: name + HOSTILE)
+
+
+def _page(folder):
+    seen = see(folder)
+    return report(seen, *pictures(seen))
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    return _page(study)
+
+
+class _Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def _tags(page):
+    parser = _Tags()
+    parser.feed(page)
+    return parser
+
+
+def test_the_page_asks_for_nothing_outside_itself(page):
+    for _, attributes in _tags(page).tags:
+        for key in ("src", "href", "xlink:href", "data"):
+            assert (attributes.get(key) or "#").startswith(("#", "data:"))
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_picture_has_a_text(page):
+    pictures_ = [attributes for tag, attributes in _tags(page).tags if tag == "svg"]
+    assert len(pictures_) == 9
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in pictures_)
+
+
+def test_ids_are_used_once(page):
+    ids = [a["id"] for _, a in _tags(page).tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_states_the_seal_and_the_numbers_of_the_comparison(study, page):
+    row = Comparison.read(study / "comparison.json").rows[0]
+    for text in (
+        f"{row.predicted_loss:.3f}",
+        f"{row.actual_loss:.3f}",
+        f"{row.actual_ppl:.2f}",
+        row.sealed_at,
+        "unbroken",
+    ):
+        assert text in page
+
+
+def test_the_page_is_the_same_for_the_same_files(study, page):
+    assert _page(study) == page
+
+
+def test_an_edit_after_sealing_shows(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "edited")
+    text = (folder / "plan.json").read_text()
+    (folder / "plan.json").write_text(
+        text.replace('"notes": []', '"notes": ["better"]', 1)
+        if '"notes": []' in text
+        else text.replace('"member": "gpt2-d192"', '"member": "gpt2-d193"')
+    )
+    page = _page(folder)
+    assert "BROKEN" in page
+    assert "the seal is broken" in page
+
+
+def test_hostile_names_stay_text(hostile):
+    page = _page(hostile)
+    parsed = _tags(page)
+    assert [tag for tag, _ in parsed.tags].count("script") == 1, "ours"
+    assert not [tag for tag, _ in parsed.tags if tag == "img"]
+    assert not [a for _, a in parsed.tags if any(key.startswith("on") for key in a)]
+    assert HOSTILE in parsed.text
+
+
+def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
+    seen = see(hostile)
+    text = card.markdown(seen)
+    assert "<script" not in text
+    assert "<img" not in text
+    tex = card.latex(seen)
+    assert re.search(r"(?<!\\)[#%&_]", tex.replace(" & ", " ").replace("% ", "")) is None
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        (("runs.jsonl",), "No law is fitted yet"),
+        (("runs.jsonl", "law.json"), "Nothing is planned yet"),
+        (("law.json",), "No run is finished yet"),
+        (("plan.json",), "No run is finished yet"),
+        (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has met its run yet"),
+    ],
+)
+def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, said):
+    for name in kept:
+        shutil.copy(study / name, tmp_path / name)
+    page = _page(tmp_path)
+    assert said in page
+    assert "Traceback" not in page
+    assert card.markdown(see(tmp_path))
+    assert card.latex(see(tmp_path))
+
+
+def test_an_empty_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(BadInput, match="nothing to report"):
+        see(tmp_path)
+
+
+def test_one_run_and_all_one_size_are_reported(study, tmp_path):
+    lines = (study / "runs.jsonl").read_text().splitlines()
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines[:2]) + "\n")
+    assert "1 observations" in _page(tmp_path)
+    (tmp_path / "runs.jsonl").write_text("\n".join(lines[:4]) + "\n")
+    assert "all runs are of one size" in _page(tmp_path)
+
+
+def test_a_line_that_is_being_written_is_left_out_and_said(study, tmp_path):
+    shutil.copytree(study, tmp_path / "s")
+    with (tmp_path / "s" / "runs.jsonl").open("a") as file:
+        file.write('{"run": "torn", "par')
+    assert "not JSON" in _page(tmp_path / "s")
+
+
+def test_runs_on_another_eval_set_stay_out_of_the_laws_figures(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "s")
+    row = json.loads((folder / "runs.jsonl").read_text().splitlines()[1])
+    with (folder / "runs.jsonl").open("a") as file:
+        file.write(json.dumps({**row, "run": "stranger", "eval_set": "other"}) + "\n")
+    seen = see(folder)
+    assert "stranger" not in {run.run for run in seen.lawful}
+    assert any("2 eval sets" in line for line in seen.doubts)
+
+
+def test_advice_follows_from_the_numbers(study):
+    said = " ".join(story.advice(see(study)))
+    assert "refit with them" in said
+    seen = see(study)
+    assert story.headline(seen).startswith("Predicted ")
+
+
+def test_write_report_leaves_page_and_figures(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "s")
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    names = {p.name for p in (folder / "figures").iterdir()}
+    for name in ("predicted", "learning", "surface", "residuals", "frontier"):
+        assert {f"{name}.png", f"{name}.svg", f"{name}.csv"} <= names
+
+
+def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "s")
+    found = cli("report", "--study", folder, "--json")
+    assert found.returncode == 0, found.stderr
+    value = json.loads(found.stdout)
+    assert value["comparison"][0]["member"] == "gpt2-d192"
+    assert set(value["not_drawn"]) == {"calibration"}
+    drawn = cli("plot", "residuals", "--study", folder, "--out", tmp_path / "r.svg", "--json")
+    assert json.loads(drawn.stdout)["name"] == "residuals"
+    assert (tmp_path / "r.svg").read_text().startswith("<svg")
+    for arguments, word in (
+        (("report", "--study", folder, "--format", "pdf"), "html, md, json or latex"),
+        (("plot", "surfcae", "--study", folder), "did you mean surface"),
+        (("plot", "surface", "--study", folder, "--out", "x.gif"), ".png, .svg or .csv"),
+        (("report", "--study", tmp_path / "none"), "nothing to report"),
+    ):
+        refused = cli(*arguments)
+        assert refused.returncode == 2
+        assert word in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
