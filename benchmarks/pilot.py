@@ -17,12 +17,12 @@ import numpy as np
 
 from families import accounting, member
 from families.design import DesignRule
-from scaling.buying import ROW_NOISE, RUN_NOISE, Purchase, buy
+from scaling.buying import Purchase, buy
 from scaling.candidates import Candidates, candidates
 from scaling.fits import fit
 from scaling.laws import Law
 from scaling.published import published
-from scaling.runs import Run
+from scaling.simulate import Sweep
 
 TARGET, TOKENS, SHARE = "gpt2-125m", 2.5e9, 0.05
 REPLICATES = 12
@@ -60,18 +60,6 @@ def isoflop_grid(law: Law, shapes: Candidates, budget: float) -> list[Purchase]:
     return found
 
 
-def sample(surface: Law, design: list[Purchase], rng: np.random.Generator) -> list[Run]:
-    """Observations of a design: noise shared by a run's rungs, and each rung's own."""
-    runs = []
-    for number, one in enumerate(design):
-        shared = RUN_NOISE * rng.standard_normal()
-        for tokens in one.rungs:
-            noise = shared + ROW_NOISE * rng.standard_normal()
-            loss = float(surface.loss(one.N, tokens)) * math.exp(noise)
-            runs.append(Run(run=f"{one.member.name}-{number}", params=one.N, tokens=tokens, loss=loss))
-    return runs
-
-
 def main() -> int:
     """Print the bars; exit status 1 under --check where one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,7 +85,8 @@ def main() -> int:
         for replicate in range(options.replicates):
             for name, design in designs.items():
                 rng = np.random.default_rng([number, replicate, name == "bought"])
-                found = fit(sample(surface, design, rng), seed=replicate).predict(size, TOKENS)
+                sweep = Sweep(members=tuple((one.member.name, one.N, one.rungs) for one in design))
+                found = fit(sweep.observe(surface, rng), seed=replicate).predict(size, TOKENS)
                 low, high = found.interval_80
                 widths[name].append(math.log(high / low))
                 errors[name].append(math.log(found.loss / truth))

@@ -64,9 +64,11 @@ class PlanLaw:
         )
 
     def count(self, spec: ModelSpec) -> Any:
-        """N as this law counts it; an array for shapes in arrays."""
-        if self.frontier is not None:
-            return accounting.params_kaplan(spec)
+        """N as a plan under this law counts it; an array for shapes in arrays."""
+        return accounting.params_kaplan(spec) if self.frontier is not None else self.size(spec)
+
+    def size(self, spec: ModelSpec) -> Any:
+        """N by the law's convention, as its law of N and D takes it; a frontier counts otherwise."""
         return (
             accounting.params(spec) if self.convention == "total" else accounting.params_non_embedding(spec)
         )

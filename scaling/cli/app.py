@@ -19,6 +19,7 @@ from . import (
     predict,
     report,
     show,
+    simulate,
     train_verb,
 )
 
@@ -43,6 +44,7 @@ def build() -> typer.Typer:
     app.add_typer(families_verb.app, name="families")
     app.command("design", epilog=design.EPILOG)(design.design_members)
     app.command("pilot", epilog=pilot.EPILOG)(pilot.pilot)
+    app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate_plan)
     app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("hardware", epilog=hardware.EPILOG)(hardware.hardware)
     app.command("fit", epilog=fit.EPILOG)(fit.fit)
