@@ -3,6 +3,7 @@ mean.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, mode
@@ -99,32 +100,29 @@ def _runs(study: Path | None) -> tuple[Run, ...]:
     return read_runs(path).runs if path is not None and path.exists() else ()
 
 
-def _shapes(question: Question, runs: tuple[Run, ...]) -> Candidates:
-    """Candidates by the options; what they leave out is as in the runs that the law was fitted on, else
-    GPT-2's.
-    """
+def rule_of(runs: Sequence[Run]) -> DesignRule:
+    """The design rule that the runs' members seem to follow; GPT-2's where they do not say."""
     usual = DesignRule()
-    shaped = [run for run in runs if run.n_layer and run.n_embd and run.n_head]
+    shaped = [
+        (run.n_layer, run.n_embd, run.n_head) for run in runs if run.n_layer and run.n_embd and run.n_head
+    ]
     vocabularies, contexts = {run.vocab_size for run in runs}, {run.n_positions for run in runs}
+    return DesignRule(
+        ratio=median(width / layers for layers, width, _ in shaped) if shaped else usual.ratio,
+        head_size=mode(width // heads for _, width, heads in shaped) if shaped else usual.head_size,
+        vocab_size=(vocabularies.pop() if len(vocabularies) == 1 else None) or usual.vocab_size,
+        n_positions=(contexts.pop() if len(contexts) == 1 else None) or usual.n_positions,
+    )
+
+
+def _shapes(question: Question, runs: tuple[Run, ...]) -> Candidates:
+    """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
+    usual = rule_of(runs)
     rule = DesignRule(
-        ratio=question.ratio
-        or (
-            median(run.n_embd / run.n_layer for run in shaped if run.n_embd and run.n_layer)
-            if shaped
-            else usual.ratio
-        ),
-        head_size=question.head_size
-        or (
-            mode(run.n_embd // run.n_head for run in shaped if run.n_embd and run.n_head)
-            if shaped
-            else usual.head_size
-        ),
-        vocab_size=parse_count(question.vocab, "vocab")
-        if question.vocab
-        else (vocabularies.pop() if len(vocabularies) == 1 else None) or usual.vocab_size,
-        n_positions=parse_count(question.context, "context")
-        if question.context
-        else (contexts.pop() if len(contexts) == 1 else None) or usual.n_positions,
+        ratio=usual.ratio if question.ratio is None else question.ratio,
+        head_size=usual.head_size if question.head_size is None else question.head_size,
+        vocab_size=parse_count(question.vocab, "vocab") if question.vocab else usual.vocab_size,
+        n_positions=parse_count(question.context, "context") if question.context else usual.n_positions,
     )
     if question.params is not None:
         return designed(parse_size(question.params, "params"), rule)

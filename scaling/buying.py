@@ -48,6 +48,11 @@ class Purchase:
     rungs: tuple[int, ...]
     flops: float
 
+    @property
+    def points(self) -> tuple[Array, Array]:
+        """N and D of each rung."""
+        return np.full(len(self.rungs), self.N), np.array(self.rungs, dtype=np.float64)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basket:
@@ -102,16 +107,20 @@ def prior(N: float, D: float) -> Array:
     return np.asarray(rows.T @ rows)
 
 
-def information(law: Law, purchase: Purchase, target_compute: float) -> Array:
-    """What one ladder tells: its rungs share the run's noise, and drift grows with the distance from the
+def rows_information(law: Law, N: Array, D: Array, target_compute: float) -> Array:
+    """What the rungs of one run tell: they share the run's noise, and drift grows with the distance from the
     target.
     """
-    D = np.array(purchase.rungs, dtype=np.float64)
-    N = np.full(len(D), purchase.N)
     rows = jacobian(law, N, D)
     decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
     covariance = np.diag(ROW_NOISE**2 + (DRIFT * decades) ** 2) + RUN_NOISE**2
     return np.asarray(rows.T @ np.linalg.solve(covariance, rows))
+
+
+def variance(information: Array, gradient: Array) -> Array:
+    """g'·M⁻¹·g for one information matrix or a stack of them."""
+    column = np.broadcast_to(gradient[:, None], (*information.shape[:-1], 1))
+    return np.asarray(np.linalg.solve(information, column)[..., 0] @ gradient)
 
 
 def ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) -> list[Purchase]:
@@ -149,11 +158,6 @@ class Offers:
     gradient: Array
     budget: float
 
-    def variance(self, information: Array) -> Array:
-        """g'·M⁻¹·g for a stack of information matrices."""
-        column = np.broadcast_to(self.gradient[:, None], (*information.shape[:-1], 1))
-        return np.asarray(np.linalg.solve(information, column)[..., 0] @ self.gradient)
-
     def total(self, chosen: Sequence[int]) -> Array:
         """Information of a choice."""
         return np.asarray(self.start + self.told[list(chosen)].sum(axis=0))
@@ -169,19 +173,19 @@ class Offers:
         rows = self.allowed(chosen)
         if not len(rows):
             return None
-        before = self.variance(self.total(chosen))
-        gain = before - self.variance(self.total(chosen) + self.told[rows])
+        before = variance(self.total(chosen), self.gradient)
+        gain = before - variance(self.total(chosen) + self.told[rows], self.gradient)
         if gain.max() <= WORTH * before:
             return None
         return [*chosen, int(rows[np.argmax(gain / self.costs[rows])])]
 
     def exchange(self, chosen: list[int]) -> list[int] | None:
         """With one ladder changed for another that narrows most, or None."""
-        best, found = float(self.variance(self.total(chosen))) * (1 - WORTH), None
+        best, found = float(variance(self.total(chosen), self.gradient)) * (1 - WORTH), None
         for place in range(len(chosen)):
             others = chosen[:place] + chosen[place + 1 :]
             rows = self.allowed(others)
-            values = self.variance(self.total(others) + self.told[rows])
+            values = variance(self.total(others) + self.told[rows], self.gradient)
             if len(rows) and values.min() < best:
                 best, found = float(values.min()), [*others, int(rows[np.argmin(values)])]
         return found
@@ -206,7 +210,7 @@ def buy(
         )
     names = [one.member.name for one in offered]
     offers = Offers(
-        told=np.stack([information(law, one, 6 * N * D) for one in offered]),
+        told=np.stack([rows_information(law, *one.points, 6 * N * D) for one in offered]),
         costs=np.array([one.flops for one in offered]),
         owners=np.array([names.index(name) for name in names]),
         start=prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10),
@@ -228,7 +232,7 @@ def buy(
     )
     return Basket(
         purchases=bought,
-        deviation=math.sqrt(float(offers.variance(offers.total(chosen)))),
+        deviation=math.sqrt(float(variance(offers.total(chosen), offers.gradient))),
         flops=math.fsum(one.flops for one in bought),
         target=member,
         target_tokens=D,

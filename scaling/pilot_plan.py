@@ -58,14 +58,14 @@ def pilot_plan(wish: Wish) -> tuple[PlanFile, Basket]:
         shapes,
         np.asarray(law.count(shapes.as_spec), dtype=np.float64),
         target=(target, N, D),
-        budget=_budget(wish.budget, compute),
+        budget=budget_of(wish.budget, compute),
     )
     members = tuple(_planned(one) for one in basket.purchases)
     note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
     return PlanFile(law=law.reference, members=members, notes=(note,)), basket
 
 
-def _budget(text: str, compute: float) -> float:
+def budget_of(text: str, compute: float) -> float:
     """A share of the target's cost, or a budget of its own."""
     if not text.strip().endswith("%"):
         return parse_budget(text).flops

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from families import accounting, member
 from families.design import DesignRule
 from families.errors import BadInput
-from scaling.buying import RUN_NOISE, buy, information, jacobian, ladders, prior
+from scaling.buying import RUN_NOISE, buy, jacobian, ladders, prior, rows_information
 from scaling.candidates import candidates
 from scaling.laws import Law
 from scaling.pilot_plan import Wish, optimal_tokens, pilot_plan
@@ -54,7 +54,9 @@ def test_the_jacobian_is_the_slope_of_log_loss(n, d, gamma):
 
 
 def deviation(purchases):
-    total = prior(math.sqrt(1 / 600) * N, D / 10) + sum(information(LAW, one, 6 * N * D) for one in purchases)
+    total = prior(math.sqrt(1 / 600) * N, D / 10) + sum(
+        rows_information(LAW, *one.points, 6 * N * D) for one in purchases
+    )
     g = jacobian(LAW, np.array([N]), np.array([D]))[0]
     return math.sqrt(g @ np.linalg.solve(total, g))
 

@@ -13,6 +13,7 @@ from . import (
     fit,
     hardware,
     ladder,
+    next_verb,
     pilot,
     plan,
     plot,
@@ -44,6 +45,7 @@ def build() -> typer.Typer:
     app.add_typer(families_verb.app, name="families")
     app.command("design", epilog=design.EPILOG)(design.design_members)
     app.command("pilot", epilog=pilot.EPILOG)(pilot.pilot)
+    app.command("next", epilog=next_verb.EPILOG)(next_verb.next_run)
     app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate_plan)
     app.command("plan", epilog=plan.EPILOG)(plan.plan)
     app.command("hardware", epilog=hardware.EPILOG)(hardware.hardware)

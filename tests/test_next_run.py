@@ -1,0 +1,85 @@
+"""Which run to do next, given the runs there are."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from families import accounting
+from families.design import DesignRule, design_family
+from families.errors import BadInput
+from scaling.candidates import candidates
+from scaling.laws import Law
+from scaling.next_run import advise
+from scaling.runs import Run, append_run
+
+LAW = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)
+RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
+SHAPES = candidates("all", RULE)
+TARGET = (5e6, 8e7)
+
+
+def runs_of(widths):
+    found = []
+    for member in design_family(RULE, widths).members:
+        size = accounting.params(member.spec)
+        for tokens in (1e6, 2e6, 4e6):
+            loss = LAW.loss(size, tokens)
+            spec = member.spec
+            shape = {"n_layer": spec.n_layer, "n_embd": spec.n_embd, "n_head": spec.n_head}
+            where = {"n_positions": spec.n_positions, "vocab_size": spec.vocab_size}
+            found.append(Run(run=member.name, params=size, tokens=tokens, loss=loss, **shape, **where))
+    return found
+
+
+def ask(runs, budget=2e14):
+    sizes = SHAPES.params.astype(float)
+    return advise(runs, LAW, SHAPES, sizes, target=TARGET, budget=budget, convention="total")
+
+
+def test_every_offer_narrows_and_the_best_saves_most_per_flop():
+    advice = ask(runs_of((32, 48, 64, 96)))
+    assert all(offer.half_width_80 < advice.half_width_80 for offer in advice.offers)
+    saved = [offer.saved_per_flop for offer in advice.offers]
+    assert saved == sorted(saved, reverse=True)
+    assert all(offer.purchase.flops <= 2e14 * (1 + 1e-9) for offer in advice.offers)
+    assert len({offer.purchase.member.name for offer in advice.offers}) == len(advice.offers) == 5
+
+
+def test_more_runs_leave_less_to_learn():
+    few, many = ask(runs_of((32, 64))), ask(runs_of((32, 48, 64, 96, 128, 160)))
+    assert many.half_width_80 < few.half_width_80
+
+
+def test_mid_schedule_points_tell_nothing():
+    runs = runs_of((32, 48, 64, 96))
+    unfinished = [run.model_copy(update={"run": f"{run.run}-x", "annealed": False}) for run in runs]
+    assert ask(runs + unfinished).half_width_80 == ask(runs).half_width_80
+
+
+def test_a_budget_for_nothing_is_refused():
+    with pytest.raises(BadInput, match="no ladder"):
+        ask(runs_of((32, 48)), budget=1e6)
+
+
+def test_the_command_advises_on_a_study(cli, tmp_path):
+    from scaling.fits import fit
+    from scaling.lawfile import LawFile
+
+    rng = np.random.default_rng(0)
+    runs = [
+        run.model_copy(update={"loss": run.loss * math.exp(0.003 * rng.standard_normal())})
+        for run in runs_of((32, 48, 64, 96, 128))
+    ]
+    for run in runs:
+        append_run(tmp_path / "runs.jsonl", run)
+    LawFile.of(fit(runs, seed=0), {}).write(tmp_path / "law.json")
+    value = json.loads(
+        cli("next", "--study", str(tmp_path), "--target", "5M", "--tokens", "80M", "--json").stdout
+    )
+    assert len(value["offers"]) == 5
+    assert all(offer["half_width_80"] < value["half_width_80"] for offer in value["offers"])
+    missing = cli("next", "--study", str(tmp_path / "no"), "--target", "5M", "--tokens", "80M")
+    assert missing.returncode == 2
+    assert "does not exist" in missing.stderr
