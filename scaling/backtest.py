@@ -61,11 +61,12 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """Every group's score; `skipped` names groups that could not be split, and why."""
+    """Every group's score; `skipped` names groups that could not be scored, `left_out` rows that were not, and why."""
 
     holdout: str
     groups: tuple[GroupScore, ...]
     skipped: dict[str, str]
+    left_out: dict[str, str]
 
 
 def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
@@ -117,12 +118,22 @@ def backtest(
 ) -> Backtest:
     """Backtest each group. The held rows are seen by no fit and by no choice of form.
 
+    A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all".
+
     Raises:
-        BadInput: an unknown hold-out rule, a mixture that no law may be fitted to, or no group that can be split.
+        BadInput: an unknown hold-out rule, or no group that can be scored.
     """
-    scores, skipped = [], {}
+    scores, skipped, left_out = [], {}, {}
     for name, members in by_group(runs).items():
-        cheap, held = split(choose(members, group=None, annealed=annealed)[0], holdout)
+        mixed = len({run.annealed for run in members}) > 1
+        try:
+            chosen, excluded = choose(members, group=None, annealed=annealed or ("only" if mixed else None))
+        except BadInput as error:
+            skipped[name] = str(error)
+            continue
+        if excluded != "none":
+            left_out[name] = excluded
+        cheap, held = split(chosen, holdout)
         clusters = {run.run for run in cheap}
         if len(cheap) < FEWEST_FIT_ROWS or len(clusters) < 4 or not held:
             skipped[name] = (
@@ -134,7 +145,7 @@ def backtest(
     if not scores:
         reasons = "; ".join(f"group {name!r}: {reason}" for name, reason in list(skipped.items())[:3])
         raise BadInput(f"holdout {holdout} leaves nothing to score: {reasons}")
-    return Backtest(holdout=holdout, groups=tuple(scores), skipped=skipped)
+    return Backtest(holdout=holdout, groups=tuple(scores), skipped=skipped, left_out=left_out)
 
 
 def _score(

@@ -45,10 +45,9 @@ def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[
     found = conventions(runs)
     lines = ["N* grows as C^a, chinchilla form:"]
     lines += [
-        f"  {c.convention:<16}a {c.exponent:.3f}  alpha {c.law.alpha:.3f}  beta {c.law.beta:.3f}"
-        for c in found
+        f"  {c.counted:<30}a {c.exponent:.3f}  alpha {c.law.alpha:.3f}  beta {c.law.beta:.3f}" for c in found
     ]
-    return [{"convention": c.convention, "exponent": c.exponent, **asdict(c.law)} for c in found], lines
+    return [{"counted": c.counted, "exponent": c.exponent, **asdict(c.law)} for c in found], lines
 
 
 def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:

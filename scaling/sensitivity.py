@@ -90,24 +90,43 @@ def fan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountedAs:
-    """Chinchilla's form with N counted one way: N* grows as C^exponent, C = 6·N·D in that count."""
+    """Chinchilla's form with N and C counted one way: N* grows as C^exponent."""
 
-    convention: Convention
+    counted: str
     law: Law
     status: Status
     exponent: float
 
 
 def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
-    """The exponent of N* under each convention that every run can be counted by."""
+    """The exponent of N* under each way to count that every run allows, C = 6·N·D in the same count or in the other.
+
+    The mixed count, N without embeddings against compute with them, is the optimum of the first count with its N
+    translated by the runs' own sizes.
+    """
     found = []
-    for name in ("total", "non_embedding"):
+    ways: dict[Convention, str] = {
+        "total": "N and C with embeddings",
+        "non_embedding": "N and C without embeddings",
+    }
+    for name, counted in ways.items():
         try:
             one = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
         except BadInput:
             continue
         exponent = one.law.beta / (one.law.alpha + one.law.beta)
-        found.append(CountedAs(convention=one.convention, law=one.law, status=one.status, exponent=exponent))
+        found.append(CountedAs(counted=counted, law=one.law, status=one.status, exponent=exponent))
+    if len(found) == 2:
+        whole, body = (np.log(columns(runs, name).N) for name in ways)
+        slope = float(np.polyfit(whole, body, 1)[0])
+        found.append(
+            CountedAs(
+                counted="N without, C with embeddings",
+                law=found[0].law,
+                status=found[0].status,
+                exponent=found[0].exponent * slope,
+            )
+        )
     return tuple(found)
 
 

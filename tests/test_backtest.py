@@ -111,3 +111,22 @@ def test_losses_two_per_cent_too_high_on_the_smallest_rung_are_flagged_and_move_
     assert found.default.mean_error < 0.0075
     assert "smallest runs lie +" in fit(bent, bootstrap=0).card["warnings"]
     assert fit(runs, bootstrap=0).card["warnings"] == "none"
+
+
+def test_mid_schedule_rows_of_a_mixed_group_are_left_out_and_said_to_be():
+    runs = sweep()
+    extra = [
+        run.model_copy(update={"annealed": False, "loss": run.loss * 1.1, "run": f"hot{run.run}"})
+        for run in runs
+    ]
+    alone, mixed = backtest(runs, bootstrap=20), backtest([*runs, *extra], bootstrap=20)
+    assert mixed.groups == alone.groups
+    assert mixed.left_out == {"": "45 rows not annealed"}
+    assert backtest(extra, bootstrap=20).left_out == {}
+
+
+def test_a_group_of_two_eval_sets_is_skipped_with_the_reason():
+    two = [run.model_copy(update={"eval_set": "ab"[i % 2]}) for i, run in enumerate(sweep(group="two"))]
+    found = backtest([*sweep(group="one"), *two], bootstrap=20)
+    assert [one.group for one in found.groups] == ["one"]
+    assert "2 eval sets" in found.skipped["two"]

@@ -120,6 +120,25 @@ def test_json_is_one_object_and_a_study_keeps_its_law(table, tmp_path):
     assert json.loads((study / "law.json").read_text())["convention"] == "total"
 
 
+def test_pictures_of_the_fit_are_written_on_request(table, tmp_path):
+    words = (
+        "fit",
+        table,
+        "--columns",
+        "params=size,tokens=D",
+        "--bootstrap",
+        "20",
+        "--plot",
+        tmp_path / "figures",
+    )
+    assert scaling(*words).returncode == 0
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "surface.svg",
+        "isoflops.svg",
+        "residuals.svg",
+    }
+
+
 def test_fitting_and_predicting_load_no_heavy_library():
     heavy = "('torch', 'scipy', 'matplotlib')"
     code = f"import sys, scaling.fits, scaling.lawfile; print([m for m in {heavy} if m in sys.modules])"

@@ -27,7 +27,8 @@ def backtest(
     ] = "",
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
     annealed: Annotated[
-        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: mix them in.")
+        str | None,
+        typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: mix them in."),
     ] = None,
     bad_rows: Annotated[
         float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
@@ -48,9 +49,11 @@ def backtest(
         of_group(reading.runs, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
-        annealed=one_of_annealed(annealed or ("only" if runs is None else None)),
+        annealed=one_of_annealed(annealed),
         seed=seed,
     )
+    for name, excluded in found.left_out.items():
+        note(f"group {name!r}: left out {excluded}")
     for name, reason in found.skipped.items():
         note(f"skipped group {name!r}: {reason}")
     if as_json:

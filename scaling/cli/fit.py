@@ -1,11 +1,17 @@
 """scaling fit: a law from runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..predictor import Predictor
+    from ..runs import Run
 
 EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
 DOUBTFUL = 1
@@ -48,6 +54,10 @@ def fit(
     isoflop: Annotated[
         bool, typer.Option("--isoflop", help="Show approaches 1 and 2 and their bias beside the fit.")
     ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Write surface.svg, isoflops.svg and residuals.svg into this folder."),
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
@@ -91,6 +101,8 @@ def fit(
     document = found.document(input_hashes(source))
     if out is not None:
         document.write(out)
+    if plot is not None:
+        _draw(found.predictor, chosen, plot)
     if as_json:
         print_json({**document.model_dump(mode="json"), **extras})
     else:
@@ -104,3 +116,16 @@ def fit(
         note(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
         return DOUBTFUL
     return 0
+
+
+def _draw(predictor: "Predictor", runs: "Sequence[Run]", folder: Path) -> None:
+    from plots.style import house, svg
+    from plots.surface import isoflops, residuals, surface
+
+    from ..files import write_whole
+
+    for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
+        with house():
+            figure = picture(predictor, runs)
+        write_whole(folder / f"{name}.svg", svg(figure, name))
+        note(f"wrote {folder / name}.svg")
