@@ -20,6 +20,9 @@ from .seen import Seen
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
 
 
+OF_OUTCOMES = ("predicted", "calibration")  # what a folder of studies has
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A figure, what it concludes, and its data. `about` says how to read it."""
@@ -139,7 +142,7 @@ def _backtest(seen: Seen) -> tuple[Figure, Table]:
 
 def _calibration(seen: Seen) -> tuple[Figure, Table]:
     rows = seen.comparison.rows if seen.comparison else ()
-    return promised.calibration([row.z for row in rows]), (
+    return promised.calibration(rows), (
         ("member", "tokens", "z", "inside_80", "inside_95"),
         [(row.member, row.tokens, row.z, row.inside_80, row.inside_95) for row in rows],
     )
@@ -215,8 +218,9 @@ def picture(name: str, seen: Seen) -> Picture:
     return Picture(name=name, about=about, figure=figure, header=header, rows=tuple(rows))
 
 
-def pictures(seen: Seen, names: Sequence[str] = tuple(FIGURES)) -> tuple[tuple[Picture, ...], dict[str, str]]:
+def pictures(seen: Seen, names: Sequence[str] | None = None) -> tuple[tuple[Picture, ...], dict[str, str]]:
     """(the figures this study can have, name → why the others cannot be drawn)."""
+    names = names or (tuple(FIGURES) if seen.studies == 1 else OF_OUTCOMES)
     drawn, lacking = [], {}
     for name in names:
         try:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -26,7 +25,8 @@ from .style import (
 )
 
 FEWEST_TO_CALIBRATE = 3
-LEVELS = (0.5, 0.8, 0.9, 0.95)
+LEVELS = (0.5, 0.8, 0.95)
+Z_50 = 0.6744897501960817  # standard normal quantile at 0.75
 
 
 def verdict(row: ComparisonRow) -> str:
@@ -113,43 +113,45 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
     return conclude(figure, verdicts(rows))
 
 
-def calibration(z: Sequence[float]) -> Figure:
-    """Nominal against observed coverage of predictions whose misses were z standard deviations.
+def calibration(rows: Sequence[ComparisonRow]) -> Figure:
+    """Promised against observed coverage: the 80 and 95 % intervals, and the 50 % one that the 80 % one implies.
 
     Raises:
         BadInput: fewer than 3 predictions.
     """
-    if len(z) < FEWEST_TO_CALIBRATE:
+    if len(rows) < FEWEST_TO_CALIBRATE:
         raise BadInput(
-            f"there are {len(z)} scored predictions; calibration needs at least {FEWEST_TO_CALIBRATE}"
+            f"there are {len(rows)} scored predictions; calibration needs at least {FEWEST_TO_CALIBRATE}"
         )
-    from statistics import NormalDist
-
-    size = np.abs(np.asarray(z))
-    observed = [float((size <= NormalDist().inv_cdf(0.5 + level / 2)).mean()) for level in LEVELS]
-    error = [math.sqrt(level * (1 - level) / len(z)) for level in LEVELS]
+    inside = (
+        sum(abs(row.z) <= Z_50 for row in rows),
+        sum(row.inside_80 for row in rows),
+        sum(row.inside_95 for row in rows),
+    )
+    observed = [count / len(rows) for count in inside]
+    error = [math.sqrt(level * (1 - level) / len(rows)) for level in LEVELS]
     with house():
         figure, (axes,) = new_figure(height=3.2)
         axes.plot([0.4, 1], [0.4, 1], color=MUTED, linestyle="--", linewidth=1)
-        axes.annotate("as promised", (0.43, 0.45), color=MUTED, fontsize=8, rotation=35)
+        axes.annotate("as promised", (0.64, 0.57), color=MUTED, fontsize=8)
         axes.errorbar(LEVELS, LEVELS, yerr=error, fmt="none", ecolor=MUTED, elinewidth=6, alpha=0.25)
         point = axes.scatter(LEVELS, observed, s=46, color=BLUE, zorder=4)
         tips(
             point,
             [
-                f"{100 * level:.0f} % intervals held {100 * o:.0f} % of {len(z)}"
+                f"{100 * level:.0f} % intervals held {100 * o:.0f} % of {len(rows)}"
                 for level, o in zip(LEVELS, observed, strict=True)
             ],
         )
-        ticks = (0.5, 0.8, 0.95)
+        ticks = LEVELS
         axes.set_xticks(ticks, [f"{100 * t:.0f} %" for t in ticks])
         axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_ylim(-0.03, 1.05)
         axes.set_xlabel("interval's promise")
         axes.set_ylabel("share of runs inside")
-    held = round(observed[1] * len(z))
     return conclude(
-        figure, f"80 % intervals held {held} of {len(z)} runs; the grey bars are chance, one standard error"
+        figure,
+        f"80 % intervals held {inside[1]} of {len(rows)} runs; the grey bars are chance, one standard error",
     )
 
 

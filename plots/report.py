@@ -7,8 +7,7 @@ from html import escape
 from pathlib import Path
 
 from . import story, tables
-from .figures import FIGURES, Picture
-from .promised import verdict
+from .figures import FIGURES, OF_OUTCOMES, Picture
 from .seen import Seen
 from .style import DARK, svg, variable
 
@@ -35,10 +34,11 @@ def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str
         "next": _next(seen),
         "runs": _table(tables.observed(seen)) or _none("No run is finished yet."),
     }
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in SECTIONS)
+    shown = SECTIONS if seen.studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened")
+    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in shown)
     sections = "".join(
         f'<section aria-labelledby="{key}"><h2 id="{key}">{escape(title)}</h2>{bodies[key]}</section>'
-        for key, title in SECTIONS
+        for key, title in shown
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -48,7 +48,7 @@ def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str
         f"<title>{escape(seen.title)}</title><style>{_style()}</style></head><body><main>"
         f'<header><h1>{escape(seen.title)}</h1><p class="lead">{escape(story.headline(seen))}</p>'
         f'{_tiles(seen)}<nav aria-label="Sections">{links}</nav></header>'
-        f"{sections}{_footer(seen)}</main>"
+        f"{sections}{_footer(seen) if seen.studies == 1 else ''}</main>"
         f'<div id="tip" role="tooltip" hidden></div><script>{script}</script></body></html>\n'
     )
 
@@ -171,21 +171,12 @@ def _planned(seen: Seen) -> str:
 
 def _happened(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
     found = tables.outcome(seen)
-    head = "".join(
-        f"<p>{escape(row.member)}: {escape(verdict(row))}.</p>"
-        for row in (seen.comparison.rows if seen.comparison else ())[:6]
-    )
     if found is None:
+        lacking = {name: why for name, why in lacking.items() if name not in OF_OUTCOMES}
         head = _none("No sealed prediction has met its run yet: train it, then run scaling compare.")
-    return (
-        head
-        + _table(found)
-        + _figures(
-            drawn,
-            ("predicted", *_OF_RESULT),
-            lacking if found else {k: v for k, v in lacking.items() if k not in ("predicted", "calibration")},
-        )
-    )
+    else:
+        head = _table(found)
+    return head + _figures(drawn, ("predicted", *_OF_RESULT), lacking)
 
 
 def _law(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 """What there is to look at in a study's folder: whatever files exist, read once, and what is missing said."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from families.errors import BadInput
+from scaling.calibration import comparisons_under
 from scaling.compare import Comparison
 from scaling.lawfile import LawFile
 from scaling.ledger import Work, read_ledger
@@ -49,10 +50,13 @@ class Seen:
     curves: tuple[Curve, ...]
     missing: tuple[str, ...]
     doubts: tuple[str, ...]
+    studies: int = 1  # more where this is the outcome of all studies under a folder
 
     @property
     def title(self) -> str:
         """The study's own title, else its folder's name."""
+        if self.studies != 1:
+            return f"Sealed predictions of {self.studies} studies in {self.folder.resolve().name}"
         return self.study.title if self.study else self.folder.resolve().name
 
     @property
@@ -77,13 +81,15 @@ class Seen:
 
 
 def see(folder: Path) -> Seen:
-    """Read a study.
+    """Read a study; of a folder that holds studies, all their predictions.
 
     Raises:
         BadInput: a file is broken or newer than this program, or there is nothing to look at.
     """
     place = open_study(folder)
     if not any(path.exists() for path in (place.runs, place.law, place.plan)):
+        if any(folder.glob("*/**/comparison.json")):
+            return _studies(folder)
         raise BadInput(f"{folder} holds no runs.jsonl, law.json or plan.json; there is nothing to report")
     doubts: list[str] = []
     runs: tuple[Run, ...] = ()
@@ -110,6 +116,32 @@ def see(folder: Path) -> Seen:
         doubts=(),
     )
     return _with_doubts(seen, doubts)
+
+
+def _studies(folder: Path) -> Seen:
+    """The outcomes of every study under a folder, members named with their study."""
+    found = comparisons_under(folder)
+    rows = tuple(
+        row.model_copy(update={"member": f"{name}: {row.member}"})
+        for name, one in found.items()
+        for row in one.rows
+    )
+    return Seen(
+        folder=folder,
+        study=None,
+        data={},
+        ladder=None,
+        plan=None,
+        seal_intact=False,
+        runs=(),
+        work=(),
+        law=None,
+        comparison=Comparison(rows=rows),
+        curves=(),
+        missing=(),
+        doubts=(),
+        studies=len(found),
+    )
 
 
 def _plan(place: Study, doubts: list[str]) -> tuple[PlanFile | None, bool]:
@@ -143,8 +175,6 @@ def _missing(
 
 
 def _with_doubts(seen: Seen, doubts: list[str]) -> Seen:
-    from dataclasses import replace
-
     annealed = [run for run in seen.runs if run.annealed]
     if seen.law is not None and len(seen.lawful) < len(annealed):
         doubts.append(

@@ -49,7 +49,7 @@ def test_many_predictions_are_counted():
     rows = [_row(4.0, 4.01), _row(4.0, 3.99), _row(4.0, 4.3)]
     figure = promised.predicted_against_actual(rows)
     assert "80 % intervals held 2 of 3" in style.conclusion(figure)
-    assert "80 % intervals held 2 of 3" in style.conclusion(promised.calibration([row.z for row in rows]))
+    assert "80 % intervals held 2 of 3" in style.conclusion(promised.calibration(rows))
 
 
 def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
@@ -139,7 +139,7 @@ def test_labels_at_line_ends_do_not_overlap():
     ("draw", "message"),
     [
         (lambda: promised.predicted_against_actual([]), "0 sealed predictions"),
-        (lambda: promised.calibration([0.1]), "needs at least 3"),
+        (lambda: promised.calibration([_row(4.0, 4.1)]), "needs at least 3"),
         (lambda: promised.backtest([]), "no form"),
         (lambda: training.learning_curves([], []), "0 learning curves"),
         (lambda: training.cost([]), "0 entries"),

@@ -209,3 +209,14 @@ def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp
         assert refused.returncode == 2
         assert word in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        shutil.copy(study / "comparison.json", tmp_path / name)
+    page = _page(tmp_path)
+    assert "Sealed predictions of 3 studies" in page
+    assert "80 % intervals held 3 of 3" in page
+    assert "two: gpt2-d192" in page
+    assert "What to run next" not in page

@@ -1,0 +1,45 @@
+"""Calibration over studies: counts that follow from the rows."""
+
+import json
+
+import pytest
+
+from families.errors import BadInput
+from scaling.calibration import calibrate, comparisons_under
+from scaling.compare import Comparison, SealedPrediction, score
+from scaling.runs import Run
+
+
+def _comparison(*pairs):
+    def row(loss, actual):
+        sealed = SealedPrediction(
+            member="m", params=1e6, tokens=1e7, loss=loss, interval_80=(loss - 0.1, loss + 0.1),
+            interval_95=(loss - 0.2, loss + 0.2), sealed_at="2026-11-21T12:00:00Z",
+        )  # fmt: skip
+        return score(sealed, Run(run="r", params=1e6, tokens=1e7, loss=actual))
+
+    return Comparison(rows=tuple(row(*pair) for pair in pairs))
+
+
+def test_counts_and_errors_are_those_of_all_rows():
+    found = calibrate([_comparison((4.0, 4.05), (4.0, 4.15)), _comparison((4.0, 5.0))])
+    assert (found.predictions, found.studies, found.inside_80, found.inside_95) == (3, 2, 1, 2)
+    assert found.largest_absolute_error == pytest.approx(0.2)
+    assert found.mean_bias == pytest.approx((4 / 4.05 + 4 / 4.15 + 0.8) / 3 - 1)
+    assert found.sentence.startswith("80 % intervals held 1 of 3, 95 % intervals 2")
+
+
+def test_every_study_under_a_folder_counts(tmp_path, cli):
+    for name in ("b", "a/deep"):
+        _comparison((4.0, 4.02)).write(tmp_path / name / "comparison.json")
+    assert list(comparisons_under(tmp_path)) == ["a/deep", "b"]
+    found = cli("compare", "--under", tmp_path, "--json")
+    assert json.loads(found.stdout)["predictions"] == 2
+    assert "held 2 of 2" in cli("compare", "--under", tmp_path).stdout
+
+
+def test_no_study_is_one_clear_line(tmp_path):
+    with pytest.raises(BadInput, match=r"holds no comparison\.json"):
+        comparisons_under(tmp_path)
+    with pytest.raises(BadInput, match="0 scored predictions"):
+        calibrate([])
