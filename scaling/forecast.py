@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 from pydantic import field_validator
 
 from families import accounting, member
@@ -13,19 +14,21 @@ from .files import Record
 from .lawfile import LawFile
 from .predictor import Domain, Extrapolation
 from .published import PUBLISHED, published
+from .repetition import PUBLISHED_REPETITION
 from .runs import Convention
 
 Interval = tuple[float, float]
 
 
 class Question(Record):
-    """family (a published member) or params (in the law's convention), with tokens."""
+    """family (a published member) or params (in the law's convention), with tokens and how many of them are distinct."""
 
     family: str = ""
     params: float | None = None
     tokens: float
+    unique_tokens: float | None = None
 
-    @field_validator("params", "tokens", mode="before")
+    @field_validator("params", "tokens", "unique_tokens", mode="before")
     @classmethod
     def _size(cls, value: str | float) -> float:
         return parse_size(value)
@@ -90,7 +93,7 @@ def forecast(law: str, question: Question, *, force: bool = False) -> Answer:
     file = LawFile.read(Path(law))
     predictor = file.predictor()
     N = question.count(file.convention)
-    found = predictor.predict(N, question.tokens, force=force)
+    found = predictor.predict(N, question.tokens, unique_tokens=question.unique_tokens, force=force)
     warnings = [found.extrapolation.message] if not found.extrapolation.inside else []
     if file.status != "ok":
         warnings.append(f"the law is doubtful ({file.status}): {file.detail}")
@@ -127,7 +130,9 @@ def _published(name: str, question: Question, force: bool) -> Answer:
         warnings.append(f"{law.name} is superseded: use {law.superseded_by}")
     if not reach.inside:
         warnings.append(reach.message)
-    loss = law.law.loss(N, question.tokens)
+    unique = question.tokens if question.unique_tokens is None else question.unique_tokens
+    worth = PUBLISHED_REPETITION.effective(np.array([N]), np.array([question.tokens]), np.array([unique]))
+    loss = float(law.law.loss(*worth)[0])
     return Answer(
         law=law.name,
         source=law.source,

@@ -63,6 +63,13 @@ def test_leaving_the_domain_is_flagged_with_the_factor(law):
     assert scaling("predict", law, "params=500B", "tokens=30T", "--force").returncode == 0
 
 
+def test_repeated_tokens_predict_a_higher_loss(law):
+    def answer(*more):
+        return json.loads(scaling("predict", law, "params=1B", "tokens=40B", *more, "--json").stdout)["loss"]
+
+    assert answer("unique_tokens=1B") > answer("unique_tokens=10B") > answer() - 1e-9
+
+
 def test_a_published_law_predicts_and_the_superseded_one_warns():
     good = scaling("predict", "chinchilla", "params=70B", "tokens=1.4T")
     assert good.returncode == 0
