@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .curvature import spectrum
 from .laws import Law
-from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, spectrum, thinned
+from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, thinned
 from .predictor import CONSTANTS, Status
 from .starts import starts
 

@@ -21,7 +21,6 @@ Mask = NDArray[np.bool_]
 E_, A_, B_, ALPHA_, BETA_, G_ = range(6)
 ABSENT = -1000.0  # exp(ABSENT) is 0 in double precision: a term that a form does not have
 MAX_STEPS = 200
-DIFFERENCE = 1e-6  # step of central differences in θ, whose error is its square
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +179,7 @@ def objective(problem: Problem, theta: Array) -> Array:
     return np.asarray((cost * problem.weights).sum(axis=1) + prior)
 
 
-def _evaluate(
+def evaluate(
     problem: Problem, shape: Shape, theta: Array, weights: Array, delta: float
 ) -> tuple[Array, Array, Array, Array]:
     """Objective (k,), gradient (k, p), Hessian (k, p, p) and its positive Gauss-Newton part, over free
@@ -246,23 +245,6 @@ def _evaluate(
     return cost, gradient, base + curved + diagonal, upper + diagonal
 
 
-def influence(problem: Problem, shape: Shape, theta: Array) -> Array:
-    """How θ (6,) moves when one row's weight grows by 1, to first order: shape (6, n)."""
-    n = len(problem.x)
-    free = list(shape.free)
-    _, _, newton, upper = _evaluate(problem, shape, theta[None], np.ones((1, n)), problem.delta)
-    scale = 1 / np.sqrt(np.diag(upper[0]))
-    values, vectors = np.linalg.eigh(newton[0] * scale[:, None] * scale[None])
-    inverse = (vectors / np.maximum(np.abs(values), 1e-12)) @ vectors.T * scale[:, None] * scale[None]
-    psi = np.clip(log_loss(theta[None], problem.x, problem.z)[0] - problem.y, -problem.delta, problem.delta)
-    shift = np.eye(6)[free] * DIFFERENCE
-    up, down = (log_loss(shape.at(theta + sign * shift), problem.x, problem.z) for sign in (1, -1))
-    slopes = (up - down) / (2 * DIFFERENCE) * psi
-    moves = np.zeros((6, n))
-    moves[free] = -inverse @ slopes
-    return moves
-
-
 def minimise(
     problem: Problem,
     shape: Shape,
@@ -297,7 +279,7 @@ def _descend(
     weights = np.broadcast_to(problem.weights, (k, len(problem.x)))
     damping = np.full(k, 1e-3)
     active = np.arange(k)
-    cost, slope, newton, upper = _evaluate(problem, shape, theta, weights, delta)
+    cost, slope, newton, upper = evaluate(problem, shape, theta, weights, delta)
     scaled = _scaled(cost, slope, upper, delta)
     used = 0
     for _ in range(steps):
@@ -310,7 +292,7 @@ def _descend(
         trial = theta[active].copy()
         trial[:, free] -= step
         trial = shape.at(trial)
-        new = _evaluate(problem, shape, trial, weights[active], delta)
+        new = evaluate(problem, shape, trial, weights[active], delta)
         better = new[0] < cost[active]
         winners, losers = active[better], active[~better]
         theta[winners] = trial[better]
@@ -344,13 +326,3 @@ def _scaled(cost: Array, slope: Array, upper: Array, delta: float) -> Array:
     """The largest gradient in units of what the objective could gain: |g| / sqrt(U_ii · objective)."""
     scale = np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300) * np.maximum(cost, 1e-30)[:, None])
     return np.asarray((np.abs(slope) / scale).max(axis=1))
-
-
-def spectrum(problem: Problem, shape: Shape, theta: Array) -> float:
-    """Condition number of J'J with unit diagonal at one θ (6,), by the rows alone: the prior left out."""
-    weights = np.ones((1, len(problem.x)))
-    bare = replace(problem, precision=np.zeros(6))
-    upper = _evaluate(bare, shape, shape.at(theta[None]), weights, 1e6)[3][0]
-    scale = 1 / np.sqrt(np.maximum(np.diag(upper), 1e-300))
-    values = np.linalg.eigvalsh(upper * scale[:, None] * scale[None])
-    return float(values[-1] / max(values[0], 1e-18))

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .optimise import ABSENT, Problem, Shape, influence, minimise
+from .curvature import influence
+from .optimise import ABSENT, Problem, Shape, minimise
 from .runs import Columns
 
 Array = NDArray[np.float64]

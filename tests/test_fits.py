@@ -116,7 +116,7 @@ def test_no_random_start_of_scipy_finds_a_better_objective():
 
 
 def test_gradient_and_curvature_agree_with_differences():
-    from scaling.optimise import _evaluate
+    from scaling.optimise import evaluate
 
     table = columns(grid(GENERAL, noise=0.01))
     problem = Problem.of(table.N, table.D, table.L, delta=10.0)
@@ -125,12 +125,12 @@ def test_gradient_and_curvature_agree_with_differences():
     for name in ("general", "kaplan"):
         shape = SHAPES[name]
         at = shape.at(theta)
-        _, gradient, hessian, _ = _evaluate(problem, shape, at[None], weights, 10.0)
+        _, gradient, hessian, _ = evaluate(problem, shape, at[None], weights, 10.0)
         for i, coordinate in enumerate(shape.free):
             step = np.zeros(6)
             step[coordinate] = 1e-6
             up, down = (
-                _evaluate(problem, shape, shape.at(at + s * step)[None], weights, 10.0) for s in (1, -1)
+                evaluate(problem, shape, shape.at(at + s * step)[None], weights, 10.0) for s in (1, -1)
             )
             assert gradient[0, i] == pytest.approx(float(up[0][0] - down[0][0]) / 2e-6, rel=1e-5, abs=1e-8)
             if name == "general":

@@ -7,9 +7,10 @@ import pytest
 
 from families.errors import BadInput
 from scaling.certify import certify
+from scaling.curvature import influence
 from scaling.fits import fit
 from scaling.laws import Law
-from scaling.optimise import ALPHA_, SHAPES, Problem, influence, minimise
+from scaling.optimise import ALPHA_, SHAPES, Problem, minimise
 from scaling.runs import Run, columns
 from scaling.sensitivity import fan, profiles
 from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
