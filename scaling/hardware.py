@@ -59,194 +59,46 @@ def _entry(
     )
 
 
-_NV = "NVIDIA datasheet"
-CATALOGUE: dict[str, Accelerator] = {
-    entry.name: entry
-    for entry in (
-        _entry("V100", 16, 900, 3.06, f"{_NV}, V100 SXM2 16 GB; price AWS p3.2xlarge", fp16=125, fp32=15.7),
-        _entry(
-            "V100-32GB",
-            32,
-            900,
-            3.90,
-            f"{_NV}, V100 SXM2 32 GB; price AWS p3dn.24xlarge / 8",
-            fp16=125,
-            fp32=15.7,
-        ),
-        _entry(
-            "A100-40GB",
-            40,
-            1555,
-            1.29,
-            f"{_NV}, A100 SXM4 40 GB; price Lambda",
-            bf16=312,
-            fp16=312,
-            tf32=156,
-            fp32=19.5,
-        ),
-        _entry(
-            "A100",
-            80,
-            2039,
-            1.79,
-            f"{_NV}, A100 SXM4 80 GB; price Lambda",
-            bf16=312,
-            fp16=312,
-            tf32=156,
-            fp32=19.5,
-        ),
-        _entry(
-            "H100-PCIe",
-            80,
-            2000,
-            2.49,
-            f"{_NV}, H100 PCIe: half of its sparse figures; price Lambda",
-            fp8=1513,
-            bf16=756,
-            fp16=756,
-            tf32=378,
-            fp32=51,
-        ),
-        _entry(
-            "H100",
-            80,
-            3350,
-            2.99,
-            f"{_NV}, H100 SXM5: half of its sparse figures; price Lambda, 8x",
-            fp8=1979,
-            bf16=989,
-            fp16=989,
-            tf32=494.5,
-            fp32=67,
-        ),
-        _entry(
-            "H200",
-            141,
-            4800,
-            3.59,
-            f"{_NV}, H200 SXM: half of its sparse figures; price RunPod",
-            fp8=1979,
-            bf16=989,
-            fp16=989,
-            tf32=494.5,
-            fp32=67,
-        ),
-        _entry(
-            "B200",
-            180,
-            7700,
-            4.99,
-            f"{_NV}, DGX B200 / 8: half of its sparse figures; price Lambda",
-            fp8=4500,
-            bf16=2250,
-            fp16=2250,
-            tf32=1125,
-            fp32=75,
-        ),
-        _entry(
-            "L4",
-            24,
-            300,
-            0.71,
-            f"{_NV}, L4: half of its sparse figures; price Google g2-standard-4",
-            fp8=242.5,
-            bf16=121,
-            fp16=121,
-            tf32=60,
-            fp32=30.3,
-        ),
-        _entry(
-            "L40S",
-            48,
-            864,
-            0.86,
-            f"{_NV}, L40S, without sparsity; price RunPod",
-            fp8=733,
-            bf16=362,
-            fp16=362,
-            tf32=183,
-            fp32=91.6,
-        ),
-        _entry(
-            "A10G",
-            24,
-            600,
-            1.01,
-            f"{_NV}, A10G, without sparsity; price AWS g5.xlarge",
-            bf16=70,
-            fp16=70,
-            tf32=35,
-            fp32=31.5,
-        ),
-        _entry("T4", 16, 320, 0.53, f"{_NV}, T4; price AWS g4dn.xlarge", fp16=65, fp32=8.1),
-        _entry(
-            "RTX-3090",
-            24,
-            936,
-            0.46,
-            "NVIDIA GA102 whitepaper, FP32 accumulate, without sparsity; price RunPod",
-            bf16=71,
-            fp16=71,
-            tf32=35.6,
-            fp32=35.6,
-        ),
-        _entry(
-            "RTX-4090",
-            24,
-            1008,
-            0.69,
-            "NVIDIA Ada whitepaper, FP32 accumulate, without sparsity; price RunPod",
-            fp8=330.3,
-            bf16=165.2,
-            fp16=165.2,
-            tf32=82.6,
-            fp32=82.6,
-        ),
-        _entry(
-            "RTX-5090",
-            32,
-            1792,
-            0.94,
-            "NVIDIA RTX Blackwell whitepaper, FP32 accumulate, without sparsity; price RunPod",
-            fp8=419,
-            bf16=209.5,
-            fp16=209.5,
-            tf32=104.8,
-            fp32=104.8,
-        ),
-        _entry(
-            "MI250X",
-            128,
-            3277,
-            None,
-            "AMD datasheet, both dies; sold in supercomputers, not by the hour",
-            bf16=383,
-            fp16=383,
-            fp32=47.9,
-        ),
-        _entry(
-            "MI300X",
-            192,
-            5300,
-            2.49,
-            "AMD datasheet, without sparsity; price RunPod",
-            fp8=2614.9,
-            bf16=1307.4,
-            fp16=1307.4,
-            tf32=653.7,
-            fp32=163.4,
-        ),
-        _entry(
-            "TPU-v4", 32, 1228, 3.22, "Google Cloud TPU v4 documentation and price list, per chip", bf16=275
-        ),
-        _entry(
-            "TPU-v5e", 16, 819, 1.20, "Google Cloud TPU v5e documentation and price list, per chip", bf16=197
-        ),
-        _entry(
-            "TPU-v5p", 95, 2765, 4.20, "Google Cloud TPU v5p documentation and price list, per chip", bf16=459
-        ),
-    )
-}
+# Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them. Typical on-demand prices
+# of 2025 per device-hour. RTX cards at 32-bit accumulation, which is half of what their boxes say for fp16.
+_TABLE = """
+accelerator   GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
+V100          16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
+V100-32GB     32   900   3.90       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 32 GB; AWS p3dn.24xlarge / 8
+A100-40GB     40  1555   1.29       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 40 GB; Lambda
+A100          80  2039   1.79       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 80 GB; Lambda
+H100-PCIe     80  2000   2.49    1513     756     756    378     51  NVIDIA datasheet, H100 PCIe; Lambda
+H100          80  3350   2.99    1979     989     989  494.5     67  NVIDIA datasheet, H100 SXM5; Lambda, 8x
+H200         141  4800   3.59    1979     989     989  494.5     67  NVIDIA datasheet, H200 SXM; RunPod
+B200         180  7700   4.99    4500    2250    2250   1125     75  NVIDIA datasheet, DGX B200 / 8; Lambda
+L4            24   300   0.71   242.5     121     121     60   30.3  NVIDIA datasheet, L4; Google g2-standard-4
+L40S          48   864   0.86     733     362     362    183   91.6  NVIDIA datasheet, L40S; RunPod
+A10G          24   600   1.01       -      70      70     35   31.5  NVIDIA datasheet, A10G; AWS g5.xlarge
+T4            16   320   0.53       -       -      65      -    8.1  NVIDIA datasheet, T4; AWS g4dn.xlarge
+RTX-3090      24   936   0.46       -      71      71   35.6   35.6  NVIDIA GA102 whitepaper, 32-bit sums; RunPod
+RTX-4090      24  1008   0.69   330.3   165.2   165.2   82.6   82.6  NVIDIA Ada whitepaper, 32-bit sums; RunPod
+RTX-5090      32  1792   0.94     419   209.5   209.5  104.8  104.8  NVIDIA RTX Blackwell whitepaper, 32-bit sums; RunPod
+MI250X       128  3277      -       -     383     383      -   47.9  AMD datasheet, both dies; not rented by the hour
+MI300X       192  5300   2.49  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; RunPod
+TPU-v4        32  1228   3.22       -     275       -      -      -  Google Cloud TPU v4 documentation, per chip; list
+TPU-v5e       16   819   1.20       -     197       -      -      -  Google Cloud TPU v5e documentation, per chip; list
+TPU-v5p       95  2765   4.20       -     459       -      -      -  Google Cloud TPU v5p documentation, per chip; list
+"""
+
+
+def _read_table(text: str) -> dict[str, Accelerator]:
+    header, *rows = text.strip().splitlines()
+    formats = header.split()[4:9]
+    found = {}
+    for row in rows:
+        name, memory, bandwidth, price, *rest = row.split(maxsplit=9)
+        peaks = {key: float(cell) for key, cell in zip(formats, rest, strict=False) if cell != "-"}
+        cost = None if price == "-" else float(price)
+        found[name] = _entry(name, float(memory), float(bandwidth), cost, rest[5], **peaks)
+    return found
+
+
+CATALOGUE = _read_table(_TABLE)
 
 _ALIASES = {
     "A100-80GB": "A100",
