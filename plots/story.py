@@ -26,7 +26,7 @@ def headline(seen: Seen) -> str:
     if seen.law:
         return f"A law fitted on {seen.law.rows} points of {seen.law.runs} runs; nothing is sealed yet."
     if seen.runs:
-        return f"{len(seen.runs)} observations; no law is fitted yet."
+        return f"Runs without a law: {len(seen.runs)} observed, nothing fitted yet."
     return "A plan; nothing is trained yet."
 
 

@@ -113,7 +113,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
         axes.contourf(N, D, loss, levels=levels, colors=shades)
         lines = axes.contour(N, D, loss, levels=levels[1:-1], colors=[GREEN], linewidths=0.9)
         axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK])
-        _isoflop_lines(axes, table.C, (n_low, n_high), (d_low, d_high))
+        _isoflop_lines(axes, 6 * table.N * table.D, (n_low, n_high), (d_low, d_high))
         compute = np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, 60)
         best = _optimum(predictor, compute)
         if best is not None:
@@ -137,7 +137,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
             figure, "The fitted loss surface; the law sees one variable only, so no split is optimal"
         )
     exponent = law.beta / (law.alpha + law.beta) if law.alpha + law.beta > 0 else math.nan
-    top = predictor.allocate(float(table.C.max()), force=True)
+    top = predictor.allocate(float((6 * table.N * table.D).max()), force=True)
     return conclude(
         figure,
         f"At {format_size(top.C, 2)} FLOPs the law wants {format_size(top.N, 2)} parameters and "
@@ -158,7 +158,7 @@ def _levels(low: float, high: float) -> list[float]:
 def _isoflop_lines(
     axes: Axes, compute: Array, n_span: tuple[float, float], d_span: tuple[float, float]
 ) -> None:
-    """Straight lines 6·N·D = C through the range of the runs, named at their upper ends."""
+    """Straight lines 6·N·D = C through the range of the runs, named where they enter."""
     low, high = math.log10(compute.min()), math.log10(compute.max())
     for C in np.logspace(low, high, max(2, min(5, round((high - low) * 1.5) + 1))):
         grid = np.geomspace(*n_span, 50)
@@ -169,12 +169,12 @@ def _isoflop_lines(
         axes.plot(grid[inside], line[inside], color=MUTED, linewidth=1, linestyle=":", zorder=2)
         axes.annotate(
             format_size(float(C), 2),
-            (grid[inside][-1], line[inside][-1]),
+            (grid[inside][0], line[inside][0]),
             color=MUTED,
             fontsize=7.5,
-            xytext=(-3, 5),
+            xytext=(7, -3),
             textcoords="offset points",
-            ha="right",
+            va="top",
         )
 
 

@@ -65,7 +65,7 @@ def outcome(seen: Seen) -> Table | None:
         "predicted",
         "actual",
         "error",
-        "ppl predicted",
+        "ppl pred.",
         "ppl",
         "80 % interval",
         "95 % interval",
@@ -243,7 +243,11 @@ def observed(seen: Seen) -> Table | None:
         )
         for r in seen.runs
     )
-    return _common_aside(Table(title=f"{len(rows)} observations", header=header, rows=rows))
+    return _common_aside(
+        Table(
+            title="1 observation" if len(rows) == 1 else f"{len(rows)} observations", header=header, rows=rows
+        )
+    )
 
 
 def _common_aside(table: Table) -> Table:

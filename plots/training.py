@@ -179,12 +179,17 @@ def learning_curves(
     if every:
         best = min(every, key=lambda r: r.loss)
         title = (
-            f"{len(names)} runs, {len(every)} annealed points; the best is {format_size(size_of(best))} parameters "
+            f"{_count(len(names), 'run')}, {_count(len(every), 'annealed point')}; "
+            f"the best is {format_size(size_of(best))} parameters "
             f"on {format_size(best.tokens)} tokens: loss {best.loss:.3g}"
         )
     else:
-        title = f"{len(names)} runs, none annealed yet: lines are training loss"
+        title = f"{_count(len(names), 'run')}, none annealed yet: lines are training loss"
     return conclude(figure, title)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: str, last: float) -> None:

@@ -151,7 +151,7 @@ def test_an_empty_folder_is_one_clear_line(tmp_path):
 def test_one_run_and_all_one_size_are_reported(study, tmp_path):
     lines = (study / "runs.jsonl").read_text().splitlines()
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:2]) + "\n")
-    assert "1 observations" in _page(tmp_path)
+    assert "1 observation" in _page(tmp_path)
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:4]) + "\n")
     assert "all runs are of one size" in _page(tmp_path)
 
