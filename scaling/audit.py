@@ -1,7 +1,7 @@
 """audit(path): recompute what a table states, and say what does not add up and what would explain it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,13 +41,17 @@ class Audit(Document):
         return tuple(finding for finding in self.findings if finding.check == check)
 
 
-def audit(path: Path) -> Audit:
+def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit:
     """Audit the tables of a .csv, .tsv, .jsonl or Markdown file.
+
+    Args:
+        column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
 
     Raises:
         BadInput: the file cannot be read, or it holds nothing that could be recomputed.
     """
-    tables = read_tables(path)
+    names = column_names or {}
+    tables = tuple(table.renamed(names) for table in read_tables(path))
     rows = entries(tables)
     prose = prose_entries(read_text(path)) if path.suffix.lower() not in _RUNS else ()
     known = {field for entry in (*rows, *prose) for field in entry.numbers}
@@ -57,7 +61,7 @@ def audit(path: Path) -> Audit:
         )
     found = _findings(tables, rows, prose)
     if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= known:
-        found += _residuals(path)
+        found += _residuals(path, names)
     return Audit(
         source=path.name,
         tables=len(tables),
@@ -83,10 +87,10 @@ def _findings(tables: Sequence[Table], rows: Sequence[Entry], prose: Sequence[En
     ]
 
 
-def _residuals(path: Path) -> list[Finding]:
+def _residuals(path: Path, names: Mapping[str, str]) -> list[Finding]:
     """Trends of a fit, where the file is a table of runs; the rows that are not runs by themselves."""
     try:
-        reading = read_runs(path, max_bad_share=0.5)
+        reading = read_runs(path, column_names=names, max_bad_share=0.5)
     except BadInput as error:
         return [
             Finding(

@@ -15,6 +15,7 @@ from .tables import Entry, folded
 _FILES = "the family's own training files: {steps:,} steps x 512 sequences x 1024 tokens"
 FAMILY_STEPS = {"gpt252m": 9_000, "gpt283m": 11_000, "gpt2125m": 14_000}  # MosaicML Composer's GPT-2 recipes
 FAMILY_BATCH = 512 * 1024
+_TOKENS = 32768  # a batch size above this counts tokens, not sequences
 LOW_MFU = 0.2  # engines of one node reach .3 to .55; below this the hours hold something else besides
 LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
 # Tokens per parameter: laws of loss were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
@@ -40,7 +41,8 @@ def _known_tokens(entry: Entry) -> tuple[float, str] | None:
         batch = numbers["batch_tokens"].value
         return numbers["steps"].value * batch, f"{numbers['steps'].text} steps x {batch:g} tokens"
     if {"steps", "batch", "n_positions"} <= numbers.keys():
-        batch = numbers["batch"].value * numbers["n_positions"].value
+        batch = numbers["batch"].value
+        batch *= 1 if batch > _TOKENS else numbers["n_positions"].value
         return numbers["steps"].value * batch, f"{numbers['steps'].text} steps x {batch:g} tokens"
     return None
 

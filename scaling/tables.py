@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,6 +74,11 @@ class Table:
     def fields(self) -> tuple[str | None, ...]:
         """What each column means, or None where that is not known."""
         return tuple(field_of(header) for header in self.header)
+
+    def renamed(self, names: Mapping[str, str]) -> "Table":
+        """With our names in place of the headers that `names` maps them to: {"params": "N"}."""
+        ours = {theirs: name for name, theirs in names.items()}
+        return replace(self, header=tuple(ours.get(header, header) for header in self.header))
 
 
 def folded(text: str) -> str:

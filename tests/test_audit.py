@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -245,6 +246,30 @@ def test_tokens_are_held_against_steps_times_batch(tmp_path):
     text = "run,params,tokens,steps,batch_tokens,loss\na,100M,524288000,1000,524288,3.1\nb,100M,600M,1000,524288,3.2\n"
     found = audit(file(tmp_path, text)).of("tokens")
     assert [(one.where, one.verdict) for one in found] == [("b", Verdict.MISMATCH), ("a", Verdict.OK)]
+
+
+def test_columns_of_other_names_are_read_when_told(tmp_path):
+    path = file(tmp_path, "run,N,D,C,loss\na,100M,2.0B,1.20e18,3.1\n")
+    assert not audit(path).of("compute")
+    names = {"params": "N", "tokens": "D", "compute": "C"}
+    assert [one.verdict for one in audit(path, column_names=names).of("compute")] == [Verdict.OK]
+
+
+def test_more_than_the_hardware_can_do_is_a_mismatch():
+    found = audit_text(
+        "| model | tokens | hours on 8xA100 |\n|-|-|-|\n| gpt2-xl | 1T | 01:00 |\n| gpt2 | 10B | 02:00 |\n"
+    )
+    assert [one.verdict for one in of(found, "MFU")] == [Verdict.MISMATCH, Verdict.OK]
+
+
+def test_thousands_of_rows_take_seconds_and_a_screen(tmp_path):
+    lines = (f"gpt2-{at},{100_000_001 + at},12,768,1e9,{3 + at / 1e4:.4f}" for at in range(4000))
+    path = file(tmp_path, "run,params,n_layer,n_embd,tokens,loss\n" + "\n".join(lines) + "\n")
+    began = time.perf_counter()
+    found = audit(path)
+    assert time.perf_counter() - began < 10
+    assert len(found.findings) < 20
+    assert len(found.dump()) < 10_000
 
 
 def test_rows_given_twice_and_measurements_given_twice_are_found(tmp_path):

@@ -17,20 +17,26 @@ _TITLES = {"mismatch": "Does not add up", "suspicious": "Looks wrong", "ok": "Ad
 
 def audit(
     table: Annotated[Path, typer.Argument(help="A .csv, .tsv, .jsonl or Markdown file with tables.")],
+    columns: Annotated[
+        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("--out", help="Write the audit here as JSON.")] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Recompute parameters, tokens, FLOPs, MFU, perplexity and trends of a table, and explain what is off."""
     from ..audit import audit as audit_table
+    from ..runs import parse_columns
 
-    found = audit_table(table)
+    found = audit_table(table, column_names=parse_columns(columns))
     if out is not None:
         found.write(out)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return 0
     tables = f"{found.tables} table{'' if found.tables == 1 else 's'}"
-    say(f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks")
+    say(
+        f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks; stated -> recomputed"
+    )
     for verdict, number in found.counts.items():
         if number:
             say()
