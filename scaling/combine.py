@@ -45,9 +45,9 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate(name="general, weak prior", shape=SHAPES["general"], strength=0.1),
+    Candidate(name="general (weak prior)", shape=SHAPES["general"], strength=0.1),
     Candidate(name="general", shape=SHAPES["general"], strength=1.0),
-    Candidate(name="general, strong prior", shape=SHAPES["general"], strength=4.0),
+    Candidate(name="general (strong prior)", shape=SHAPES["general"], strength=4.0),
     Candidate(name="chinchilla", shape=SHAPES["chinchilla"], strength=1.0, share=0.5),
 )
 
