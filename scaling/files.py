@@ -1,6 +1,7 @@
 """Files at the joints: written whole or not at all, opening with kind, version and the hashes of what they came from."""
 
 import datetime
+import fcntl
 import hashlib
 import json
 import os
@@ -113,15 +114,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append one line and fsync. A half-written last line, left by a crash, is cut off first."""
+def append_line(path: Path, line: str, *, first: str = "") -> None:
+    """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
+
+    `first` is the line that a new file opens with. Writers in several processes take turns: the lock is the kernel's,
+    so a killed process holds none.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
-            file.truncate(_whole_lines(file.read()))
-            file.seek(0, os.SEEK_END)
-            file.write(line.encode() + b"\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            end = _whole_lines(file.read())
+            file.truncate(end)
+            file.seek(end)
+            file.write(((first + "\n") if first and not end else "").encode() + line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -28,11 +28,8 @@ class Work(Record):
 
 def book(path: Path, work: Work) -> None:
     """Append one entry to a ledger.jsonl, which opens with its kind and version."""
-    if not path.exists():
-        append_line(
-            path, json.dumps({"kind": "ledger", "version": LEDGER_VERSION, "created_at": now(), "inputs": {}})
-        )
-    append_line(path, work.model_dump_json())
+    opening = json.dumps({"kind": "ledger", "version": LEDGER_VERSION, "created_at": now(), "inputs": {}})
+    append_line(path, work.model_dump_json(), first=opening)
 
 
 def read_ledger(path: Path) -> tuple[Work, ...]:

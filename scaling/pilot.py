@@ -64,16 +64,27 @@ def _deeper(spec: ModelSpec, least: int) -> ModelSpec:
     )
 
 
-def longest_rung(pilot: Pilot, step_seconds: Mapping[str, float], seconds: float, unique_tokens: int) -> int:
+def longest_rung(
+    pilot: Pilot,
+    step_seconds: Mapping[str, float],
+    seconds: float,
+    unique_tokens: int,
+    *,
+    side_by_side: int = 1,
+) -> int:
     """Tokens D of the pilots' longest rung, such that all of the training takes `seconds`; no text is read twice.
 
     A ladder to D with cooldown share f takes D·(1 − f) + f·ΣD_rung of its member's time, the target REACH·D of its own.
+    Ladders that climb side by side take their sum over the number that do, and no less than the longest.
+
+    Args:
+        step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
     """
     batch = pilot.batch_sequences * pilot.target.n_positions
     ladder = (1 - COOLDOWN) + COOLDOWN * sum(RUNGS)
-    per_token = sum(step_seconds[name_of(spec)] for spec in pilot.learn) * ladder
-    per_token += step_seconds[name_of(pilot.target)] * REACH
-    tokens = min(seconds * batch / per_token, unique_tokens / REACH)
+    each = [step_seconds[name_of(spec)] for spec in pilot.learn]
+    per_step = ladder * max(sum(each) / side_by_side, max(each)) + REACH * step_seconds[name_of(pilot.target)]
+    tokens = min(seconds * batch / per_step, unique_tokens / REACH)
     return max(round(tokens / batch), round(20 / RUNGS[0])) * batch
 
 

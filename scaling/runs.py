@@ -263,11 +263,8 @@ def _jsonl_rows(text: str, name: str) -> Iterable[tuple[int, dict[str, Any] | st
 
 def append_run(path: Path, run: Run) -> None:
     """Append one observation to a runs.jsonl, which opens with its kind and version."""
-    if not path.exists():
-        append_line(
-            path, json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
-        )
-    append_line(path, run.model_dump_json(exclude_none=True))
+    opening = json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
+    append_line(path, run.model_dump_json(exclude_none=True), first=opening)
 
 
 def record_run(path: Path, run: Run) -> None:

@@ -82,23 +82,27 @@ def estimate(settings: Settings, steps: int, device: str) -> Estimate:
     )
 
 
-def probe_members(specs: Sequence[ModelSpec], batch_size: int, *, steps: int = 12) -> dict[str, float]:
-    """Seconds of a real training step on this machine's CPU, by the member's name: medians of interleaved steps.
+def probe_members(
+    specs: Sequence[ModelSpec], batch_size: int, *, threads: int, steps: int = 12
+) -> dict[str, float]:
+    """Seconds of a real training step on this machine's CPU on so many threads, by the member's name.
 
-    Interleaving spreads a moment's disturbance over all members.
+    Medians of steps that are interleaved over the members, which spreads a moment's disturbance over all of them.
     """
-    sessions = {name_of(spec): _probe_session(spec, batch_size) for spec in specs}
-    windows = torch.randint(
-        specs[0].vocab_size,
-        (batch_size, specs[0].n_positions + 1),
-        generator=torch.Generator().manual_seed(0),
-    )
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    for _ in range(steps + 1):
-        for name, session in sessions.items():
-            began = time.perf_counter()
-            train_step(session, windows, session.settings.lr)
-            times[name].append(time.perf_counter() - began)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        sessions = {name_of(spec): _probe_session(spec, batch_size) for spec in specs}
+        shape = (batch_size, specs[0].n_positions + 1)
+        windows = torch.randint(specs[0].vocab_size, shape, generator=torch.Generator().manual_seed(0))
+        times: dict[str, list[float]] = {name: [] for name in sessions}
+        for _ in range(steps + 1):
+            for name, session in sessions.items():
+                began = time.perf_counter()
+                train_step(session, windows, session.settings.lr)
+                times[name].append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
     return {name: sorted(seconds[1:])[steps // 2] for name, seconds in times.items()}
 
 

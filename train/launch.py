@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Self
+
+import torch
 
 from families import ModelSpec, train_flops_per_token
 from families.errors import BadInput
@@ -19,10 +20,10 @@ from .autotune import Estimate, estimate, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig
 from .ladder import Habits, Places, RungFile, Text, climb, planned_steps
 from .loop import Stop, pick_device
+from .pack import Job, Report, climb_all
 from .prepare import DataManifest, Need, prepare
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
-Report = Callable[[float, float, str, bool], None]  # done, of how much, what, whether just now
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
 
 
@@ -132,6 +133,14 @@ def _settings(
     )
 
 
+def as_begun(settings: Settings, folder: Path) -> Settings:
+    """The settings of a run that goes on, with the micro-batch that it began with: another would round otherwise."""
+    path = folder / "run.json"
+    if not path.exists():
+        return settings
+    return settings.model_copy(update={"micro_batch": Settings.read(path).micro_batch})
+
+
 def check_machine(
     settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, tell: Callable[[str], None]
 ) -> Estimate:
@@ -183,7 +192,7 @@ def train(
         need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
-    settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
+    settings = as_begun(settings_of(config, TextFacts.of(manifest, spec.architecture), device), folder)
     total = planned_steps(settings, rungs)
     habits = Habits(
         device=device,
@@ -199,38 +208,37 @@ def train(
 
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
-    report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto",
+    report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
+    threads: int | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
+
+    Args:
+        side_by_side: how many members train at a time on a CPU, one thread each; 1 gives each all of `threads` in turn.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     manifest = DataManifest.read(study.data / "data.json")
     device = pick_device(device)
     jobs = []
     for planned in sorted(members, key=lambda planned: planned.flops):
         facts = TextFacts.of(manifest, planned.architecture)
         settings = settings_of_planned(planned, facts, device, seed=seed)
+        settings = as_begun(settings, study.run_folder(settings.run))
         rungs = planned.rungs or (planned.tokens,)
         check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
-        jobs.append((settings, rungs, settings.batch_tokens * train_flops_per_token(settings.spec())))
-    total = float(sum(planned_steps(settings, rungs) * per_step for settings, rungs, per_step in jobs))
-    done: list[RungFile] = []
-    before = 0.0
-    for settings, rungs, per_step in jobs:
-        progress = partial(_report_flops, report, before, per_step, total)
-        habits = Habits(
-            device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell, progress=progress
+        jobs.append(
+            Job(
+                settings=settings,
+                rungs=rungs,
+                places=Places(folder=study.run_folder(settings.run), runs=study.runs, ledger=study.ledger),
+                data=study.data,
+                work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
+                steps=planned_steps(settings, rungs),
+            )
         )
-        places = Places(folder=study.run_folder(settings.run), runs=study.runs, ledger=study.ledger)
-        text = Text.open(study.data, manifest, settings.n_positions)
-        done.extend(climb(settings, rungs, text, places, habits, stop))
-        before += planned_steps(settings, rungs) * per_step
-    return tuple(done)
-
-
-def _report_flops(
-    report: Report, before: float, per_step: float, total: float, position: int, what: str, trained: bool
-) -> None:
-    report(before + position * per_step, total, what, trained)
+    habits = Habits(device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
+    return climb_all(jobs, habits, stop, report, side_by_side=1 if device == "cuda" else side_by_side)

@@ -43,13 +43,20 @@ class Session:
     norms: list[torch.Tensor] = field(default_factory=list)
 
 
-@dataclass(slots=True)
 class Stop:
-    """Whether a person or a scheduler has asked the loop to stop."""
+    """Whether a person, a scheduler or a parent process has asked the loop to stop."""
 
-    asked: bool = False
-    signal_name: str = ""
-    _previous: dict[int, Any] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._asked = False
+
+    @property
+    def asked(self) -> bool:
+        """Looked at after every step."""
+        return self._asked
+
+    def ask(self) -> None:
+        """Stop after the step in hand."""
+        self._asked = True
 
 
 @contextmanager
@@ -60,8 +67,7 @@ def stop_on_signals() -> Iterator[Stop]:
     def handler(number: int, frame: FrameType | None) -> None:
         if stop.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.asked = True
-        stop.signal_name = signal.Signals(number).name
+        stop.ask()
 
     previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,5 +1,6 @@
 """scaling demo: a whole study on this machine, from text to report, in about five minutes."""
 
+import os
 import platform
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +24,9 @@ EPILOG = "Example: scaling demo --study demo --seed 1"
 WIDTHS = (32, 48, 64, 96, 128)
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
-SECONDS = 210.0  # of training; text, probe, fit and report take about a minute more
+SECONDS = 230.0  # of training; text, probe, fit and report take about a minute more
 QUICK_SECONDS = 25.0
+MOST_THREADS = 4
 EVAL_TOKENS = 2**16
 SAVE_EVERY = 10.0  # seconds between checkpoints: an interrupted demo loses at most these
 
@@ -59,11 +61,11 @@ def demo(
     note(f"2/6  plan: {len(WIDTHS)} members sized to {seconds:.0f} s of training on this machine")
     ladders, target = _plans(place, seconds, manifest)
     note("3/6  train the smaller members as ladders")
-    train_members(ladders, place, **habits)
+    train_members(ladders, place, side_by_side=cores(), **habits)
     note("4/6  fit the laws, and seal the prediction for the largest member")
     sealed = _seal(place, target, seed)
     note("5/6  train the largest member, whose loss is sealed")
-    train_members(sealed, place, **habits)
+    train_members(sealed, place, threads=threads(), **habits)
     note("6/6  compare and report")
     found = compared(place)
     from .report import write_report
@@ -74,6 +76,16 @@ def demo(
         return
     say(comparison_table(found))
     say(f"report: {report}")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Threads for one model of this size: more than a few wait for each other."""
+    return min(MOST_THREADS, cores())
 
 
 def _begin(place: Study, seed: int, seconds: float) -> None:
@@ -122,8 +134,11 @@ def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, Plann
 
     pilot = pilot_family(RULE, WIDTHS, batch_sequences=BATCH_SEQUENCES)
     if not place.ladder.exists():
-        speeds = probe_members(pilot.specs, pilot.batch_sequences)
-        longest = longest_rung(pilot, speeds, seconds, manifest.train_tokens)
+        speeds = probe_members(pilot.learn, BATCH_SEQUENCES, threads=1)
+        speeds |= probe_members((pilot.target,), BATCH_SEQUENCES, threads=threads())
+        longest = longest_rung(
+            pilot, speeds, seconds, manifest.train_tokens, side_by_side=min(cores(), len(pilot.learn))
+        )
         inputs = hashes((place.data / "data.json",))
         ladder_plan(pilot, longest).model_copy(update={"inputs": inputs}).write(place.ladder)
     plan = PlanFile.read(place.ladder)

@@ -1,0 +1,155 @@
+"""Small runs packed side by side: each climbs its ladder in a process of its own, on its own share of the cores.
+
+A model of under a million parameters keeps one core busy and two waiting for each other: on two cores, width 32 takes
+9 ms a step on one thread and 18 on two (docs/log.md).
+"""
+
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .config import Settings
+from .ladder import Habits, Interrupted, Places, RungFile, Text, climb
+from .loop import Stop
+from .prepare import DataManifest
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One ladder: what to train, to which rungs, where, and how much work that is, in any unit."""
+
+    settings: Settings
+    rungs: tuple[int, ...]
+    places: Places
+    data: Path
+    work_per_step: float
+    steps: int
+
+    @property
+    def work(self) -> float:
+        """The whole ladder's."""
+        return self.steps * self.work_per_step
+
+
+Report = Callable[[float, float, str, bool], None]  # done, of how much, what, whether just now
+
+
+def climb_all(
+    jobs: Sequence[Job], habits: Habits, stop: Stop, report: Report, *, side_by_side: int
+) -> tuple[RungFile, ...]:
+    """Climb every ladder, `side_by_side` at a time; rungs in the order of the jobs.
+
+    Raises:
+        Interrupted: asked to stop; every run is saved at the step it was at.
+    """
+    if side_by_side > 1 and len(jobs) > 1:
+        return _in_processes(jobs, habits, stop, report, min(side_by_side, len(jobs)))
+    total = sum(job.work for job in jobs)
+    done: list[RungFile] = []
+    before = 0.0
+    for job in jobs:
+
+        def progress(position: int, what: str, trained: bool, job: Job = job, before: float = before) -> None:
+            report(before + position * job.work_per_step, total, what, trained)
+
+        done.extend(_climb(job, replace(habits, progress=progress), stop))
+        before += job.work
+    return tuple(done)
+
+
+def _climb(job: Job, habits: Habits, stop: Stop) -> tuple[RungFile, ...]:
+    manifest = DataManifest.read(job.data / "data.json")
+    text = Text.open(job.data, manifest, job.settings.n_positions)
+    return climb(job.settings, job.rungs, text, job.places, habits, stop)
+
+
+def _in_processes(
+    jobs: Sequence[Job], habits: Habits, stop: Stop, report: Report, workers: int
+) -> tuple[RungFile, ...]:
+    """The longest job first, so that the workers end together."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # a worker must not find a train.py of the current folder
+    context = multiprocessing.get_context("spawn")
+    messages: Any = context.Queue()
+    ask: Any = context.Event()
+    quiet = replace(habits, tell=_say_nothing, progress=_report_nothing)
+    total = sum(job.work for job in jobs)
+    positions = [0.0] * len(jobs)
+    order = sorted(range(len(jobs)), key=lambda index: -jobs[index].work)
+    with ProcessPoolExecutor(workers, context, _begin_worker, (messages, ask, os.getpid())) as pool:
+        futures: dict[int, Future[tuple[RungFile, ...]]] = {
+            index: pool.submit(_work, index, jobs[index], quiet) for index in order
+        }
+        while not all(future.done() for future in futures.values()):
+            if stop.asked and not ask.is_set():
+                ask.set()
+            try:
+                index, position, what, trained = messages.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+            if index is None:
+                habits.tell(what)
+                continue
+            positions[index] = position * jobs[index].work_per_step
+            report(sum(positions), total, what, trained)
+        results: list[RungFile] = []
+        interrupted: Interrupted | None = None
+        for index in range(len(jobs)):
+            try:
+                results.extend(futures[index].result())
+            except Interrupted as error:
+                interrupted = error
+        if interrupted is not None:
+            raise Interrupted(*interrupted.args)
+        return tuple(results)
+
+
+class _SharedStop(Stop):
+    """Set by the parent, or by its death: an orphan saves and ends."""
+
+    def __init__(self, ask: Any, parent: int) -> None:
+        super().__init__()
+        self._ask, self._parent = ask, parent
+
+    @property
+    def asked(self) -> bool:
+        """Looked at after every step."""
+        return bool(self._ask.is_set()) or os.getppid() != self._parent
+
+
+_shared: dict[str, Any] = {}
+
+
+def _begin_worker(messages: Any, ask: Any, parent: int) -> None:
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and asks
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _shared.update(messages=messages, stop=_SharedStop(ask, parent))
+
+
+def _work(index: int, job: Job, habits: Habits) -> tuple[RungFile, ...]:
+    messages = _shared["messages"]
+    told = replace(
+        habits,
+        tell=lambda line: messages.put((None, 0, line, False)),
+        progress=lambda position, what, trained: messages.put((index, position, what, trained)),
+    )
+    return _climb(job, told, _shared["stop"])
+
+
+def _say_nothing(line: str) -> None:
+    """A worker speaks through the queue."""
+
+
+def _report_nothing(position: int, what: str, trained: bool) -> None:
+    """Likewise."""
