@@ -6,6 +6,7 @@ from enum import StrEnum
 from .files import Record
 
 FEW = 4  # findings of one kind that are told one by one; more become one with the worst of them
+FEW_WRONG = 8  # where they do not add up
 
 
 class Verdict(StrEnum):
@@ -42,7 +43,7 @@ def collapsed(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         kinds.setdefault((finding.check, finding.column, finding.verdict), []).append(finding)
     found: list[Finding] = []
     for same in kinds.values():
-        if len(same) <= FEW:
+        if len(same) <= (FEW if same[0].verdict is Verdict.OK else FEW_WRONG):
             found += same
             continue
         worst = max(same, key=lambda finding: finding.severity)

@@ -1,6 +1,7 @@
 """The famous results hold, each check can fail, and the installation's known traps are named."""
 
 import json
+import sys
 
 import pytest
 
@@ -95,3 +96,12 @@ def test_the_command_leaves_with_1_when_a_check_fails(monkeypatch, capsys):
     assert "FAIL" in capsys.readouterr().out
     assert verb.doctor(as_json=True) == 1
     assert json.loads(capsys.readouterr().out)["passed"] is False
+
+
+def test_a_torch_that_does_not_load_is_a_warning(monkeypatch):
+    from scaling.cli.doctor import compute_parts
+
+    monkeypatch.setitem(sys.modules, "train.probe", None)
+    (part,) = compute_parts()
+    assert (part.name, part.state) == ("torch works", "no")
+    assert part.warning
