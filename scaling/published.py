@@ -70,5 +70,7 @@ def published(name: str) -> PublishedLaw:
     key = name.strip().lower()
     found = PUBLISHED.get(_ALIASES.get(key, key))
     if found is None:
-        raise BadInput(f"law is {name!r}; {nearest(name, [*PUBLISHED, *_ALIASES])}, or the path of a law.json")
+        raise BadInput(
+            f"law is {name!r}; {nearest(name, [*PUBLISHED, *_ALIASES])}, or the path of a law.json"
+        )
     return found

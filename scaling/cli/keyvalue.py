@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
 from families.errors import BadInput
 from families.units import nearest
-from pydantic import BaseModel, ValidationError
 
 from ..files import first_problem
 
