@@ -107,6 +107,15 @@ def test_residual_projections_start_narrower_by_the_root_of_twice_the_depth():
             assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
 
 
+@pytest.mark.parametrize("std", [0.02, 0.08])
+def test_a_run_starts_with_the_weights_and_the_dropout_that_its_settings_say(std, text):
+    model = start(settings(text, init_std=std, dropout=0.25), "cpu").model
+    assert model.transformer.wte.weight.std().item() == pytest.approx(std, rel=0.05)
+    assert model.transformer.h[0].mlp.c_proj.weight.std().item() == pytest.approx(std / 2, rel=0.05)
+    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.25}
+    assert model.config.initializer_range == std
+
+
 def test_the_same_seed_draws_the_same_weights():
     spec = ModelSpec(**SHAPE)
     first, again, other = build(spec, seed=1), build(spec, seed=1), build(spec, seed=2)

@@ -87,7 +87,11 @@ def pick_device(wanted: str) -> str:
 def start(settings: Settings, device: str) -> Session:
     """A session at step 0: a function of the settings."""
     model = build(
-        settings.spec(), seed=settings.seed, dropout=settings.dropout, eos_token_id=settings.eos_token_id
+        settings.spec(),
+        seed=settings.seed,
+        dropout=settings.dropout,
+        init_std=settings.init_std,
+        eos_token_id=settings.eos_token_id,
     )
     model.to(device).train()
     return Session(settings=settings, model=model, optimizer=make_optimizer(settings, model), device=device)

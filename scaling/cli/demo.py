@@ -24,7 +24,7 @@ EPILOG = "Example: scaling demo --study demo --seed 1"
 WIDTHS = (32, 48, 64, 96, 128)
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
-SECONDS = 230.0  # of training; text, probe, fit and report take about a minute more
+SECONDS = 190.0  # of training; text, probe, fit and report take about a minute more
 QUICK_SECONDS = 25.0
 MOST_THREADS = 4
 EVAL_TOKENS = 2**16
