@@ -19,6 +19,7 @@ from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from train.launch import TextFacts, settings_of
 from train.loop import Diverged, Stop, start, token_losses, train_step
 from train.model import build, hugging_face_config
+from train.pack import Job, climb_all
 from train.prepare import prepare
 from train.schedule import Schedule
 
@@ -240,6 +241,40 @@ def test_evaluation_is_the_mean_over_tokens_with_its_standard_error(ladder, text
     assert found.bits_per_byte == pytest.approx(
         found.loss / math.log(2) * text.manifest.heldout.tokens / text.manifest.heldout_bytes
     )
+
+
+def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
+    folders = {}
+    for side_by_side in (1, 2):
+        root = tmp_path / str(side_by_side)
+        jobs = [
+            Job(
+                settings=chosen,
+                rungs=(1024, 2048),
+                places=Places(
+                    folder=root / chosen.run, runs=root / "runs.jsonl", ledger=root / "ledger.jsonl"
+                ),
+                data=text.folder,
+                work_per_step=1.0,
+                steps=planned_steps(chosen, (1024, 2048)),
+            )
+            for chosen in (settings(text), settings(text, family="other", seed=1))
+        ]
+        heard = []
+        rungs = climb_all(
+            jobs, Habits(), Stop(), lambda *said, heard=heard: heard.append(said), side_by_side=side_by_side
+        )
+        folders[side_by_side] = [
+            (rung.observation.run, rung.observation.tokens, rung.observation.loss) for rung in rungs
+        ]
+        assert {run.run for run in read_runs(root / "runs.jsonl").runs} == {"tiny-s0", "other-s1"}
+        assert heard[-1][0] == heard[-1][1]
+    assert folders[1] == folders[2]
+
+
+def test_rungs_that_round_to_one_step_are_one_rung(text, tmp_path):
+    rungs = climb(settings(text), (1024, 1030), text, places(tmp_path), Habits(), Stop())
+    assert [rung.observation.tokens for rung in rungs] == [1024]
 
 
 # Resume

@@ -95,7 +95,9 @@ def trunk_schedule(settings: Settings, steps: int) -> Schedule:
 
 def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
     """Steps that a ladder trains in all: its longest trunk and every branch."""
-    schedules = [trunk_schedule(settings, rung_steps(settings, tokens)) for tokens in rungs]
+    schedules = [
+        trunk_schedule(settings, steps) for steps in {rung_steps(settings, tokens) for tokens in rungs}
+    ]
     if settings.schedule == "cosine":
         return sum(schedule.steps for schedule in schedules)
     return max(s.decay_starts for s in schedules) + sum(s.cooldown_steps for s in schedules)
@@ -119,8 +121,7 @@ def climb(
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens)
     done = []
     before = 0  # steps of the branches so far: the ladder's position is the step plus these
-    for tokens in sorted(set(rungs)):
-        steps = rung_steps(settings, tokens)
+    for steps in sorted({rung_steps(settings, tokens) for tokens in rungs}):
         schedule = trunk_schedule(settings, steps)
         branch = places.folder / f"rung-{steps * settings.batch_tokens}"
         finished = branch / "rung.json"

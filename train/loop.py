@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from families.errors import RunFailed
 from scaling.files import writing
 
 from .config import Settings
@@ -25,7 +26,7 @@ from .schedule import Schedule
 ADAM_EPS = 1e-8  # torch's default
 
 
-class Diverged(RuntimeError):
+class Diverged(RunFailed):
     """The loss is no longer a number."""
 
 

@@ -9,9 +9,12 @@ import os
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from families.errors import RunFailed
 
 from .config import Settings
 from .ladder import Habits, Interrupted, Places, RungFile, Text, climb
@@ -86,18 +89,21 @@ def _in_processes(
         futures: dict[int, Future[tuple[RungFile, ...]]] = {
             index: pool.submit(_work, index, jobs[index], quiet) for index in order
         }
-        while not all(future.done() for future in futures.values()):
-            if stop.asked and not ask.is_set():
-                ask.set()
-            try:
-                index, position, what, trained = messages.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
-            if index is None:
-                habits.tell(what)
-                continue
-            positions[index] = position * jobs[index].work_per_step
-            report(sum(positions), total, what, trained)
+        try:
+            while not all(future.done() for future in futures.values()):
+                if stop.asked or any(future.done() and future.exception() for future in futures.values()):
+                    ask.set()
+                try:
+                    index, position, what, trained = messages.get(timeout=POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if index is None:
+                    habits.tell(what)
+                    continue
+                positions[index] = position * jobs[index].work_per_step
+                report(sum(positions), total, what, trained)
+        finally:
+            ask.set()  # an impatient second Ctrl-C must not wait for whole ladders
         results: list[RungFile] = []
         interrupted: Interrupted | None = None
         for index in range(len(jobs)):
@@ -105,8 +111,14 @@ def _in_processes(
                 results.extend(futures[index].result())
             except Interrupted as error:
                 interrupted = error
+            except BrokenProcessPool as error:
+                raise RunFailed(
+                    f"the process that trained {jobs[index].settings.run} was killed (memory, perhaps); "
+                    "the same command goes on from the last checkpoints"
+                ) from error
         if interrupted is not None:
             raise Interrupted(*interrupted.args)
+        report(total, total, "all ladders", False)
         return tuple(results)
 
 

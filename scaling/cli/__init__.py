@@ -3,7 +3,7 @@
 import os
 import sys
 
-from families.errors import BadInput
+from families.errors import BadInput, RunFailed
 
 INTERRUPTED = 130
 
@@ -20,6 +20,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except BadInput as error:
         fail(str(error))
+    except RunFailed as error:
+        fail(str(error), status=1)
     except KeyboardInterrupt as error:
         print(f"scaling: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -34,7 +36,7 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def fail(message: str) -> None:
-    """One line on standard error, status 2."""
+def fail(message: str, status: int = 2) -> None:
+    """One line on standard error, and leave."""
     print("scaling: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
