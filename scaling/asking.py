@@ -4,9 +4,12 @@ mean.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, mode
+
+import numpy as np
+from numpy.typing import NDArray
 
 from families.design import DesignRule
 from families.errors import BadInput
@@ -14,7 +17,7 @@ from families.units import parse_count, parse_size
 
 from .budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu
 from .candidates import Candidates, candidates, designed
-from .costing import Ask
+from .costing import Ask, answer
 from .devices import fit_times, parse_times
 from .files import hashes
 from .hardware import accelerator
@@ -59,7 +62,7 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
     """
     _check(question)
     law = find_law(question.law, question.study, force=question.force)
-    runs = _runs(question.study)
+    runs = own_runs(question.study)
     shapes = _shapes(question, runs if law.predictor is not None else ())
     asked = _asked(question)
     budgets = [_shared(budget, question.times) for budget in _budgets(question, asked, law, shapes, runs)]
@@ -69,6 +72,34 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
     )
     member = made.members[-1]
     return made, recipes(member.spec, member.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoFlop:
+    """The loss that each candidate reaches for one budget: arrays of shape (n,), smallest first."""
+
+    flops: float
+    params: NDArray[np.float64]
+    loss: NDArray[np.float64]
+
+
+def isoflops(question: Question, plan: PlanFile) -> tuple[IsoFlop, ...]:
+    """IsoFLOP curves through a third, one and three times the plan's training FLOPs, for a picture of it.
+
+    Empty under a law of one dial, which fixes each member's tokens and so has no such curve.
+    """
+    law = find_law(question.law, question.study, force=True)
+    if law.frontier is not None or plan.recommended is None:
+        return ()
+    shapes = _shapes(question, own_runs(question.study) if law.predictor is not None else ())
+    wanted = replace(_asked(question), target=None)
+    curves = []
+    for share in (1 / 3, 1.0, 3.0):
+        flops = share * plan.recommended.flops
+        costed = answer(replace(wanted, flops=flops), law, shapes)
+        able = costed.able
+        curves.append(IsoFlop(flops=flops, params=shapes.params[able].astype(float), loss=costed.loss[able]))
+    return tuple(curves)
 
 
 def _check(question: Question) -> None:
@@ -95,7 +126,8 @@ def _check(question: Question) -> None:
         )
 
 
-def _runs(study: Path | None) -> tuple[Run, ...]:
+def own_runs(study: Path | None) -> tuple[Run, ...]:
+    """The study's observations; none without a study."""
     path = None if study is None else study / "runs.jsonl"
     return read_runs(path).runs if path is not None and path.exists() else ()
 

@@ -32,7 +32,7 @@ SAVE_EVERY = 10.0  # seconds between checkpoints: an interrupted demo loses at m
 
 
 def demo(
-    study: StudyOption = Path("demo"),
+    study: StudyOption = Path("study"),
     seed: SeedOption = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="A much smaller study, to see that all works.")

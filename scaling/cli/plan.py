@@ -5,8 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..asking import Question, ask
-from ..planfile import write_plan
+from families.errors import BadInput
+
+from ..asking import Question, ask, isoflops, own_runs
+from ..files import write_whole
+from ..planfile import PlanFile, write_plan
 from ..recipe import DEFAULT_RULE
 from ..seal import seal
 from .plan_text import lines
@@ -88,39 +91,45 @@ def plan(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
+    ] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
     """Turn a budget into a model, its tokens and its expected loss. Writes nothing without --study or
     --out.
     """
-    made, advice = ask(
-        Question(
-            budget=budget,
-            law=law,
-            mfu=mfu,
-            family=family,
-            on=on,
-            target_loss=target_loss,
-            target_ppl=target_ppl,
-            params=params,
-            tokens_available=tokens_available,
-            inference_tokens=inference_tokens,
-            within=within,
-            rule=rule,
-            ratio=ratio,
-            head_size=head_size,
-            vocab=vocab,
-            context=context,
-            force=force,
-            study=study,
-            times=times,
-        )
+    if plot is not None and plot.suffix not in (".png", ".svg"):
+        raise BadInput(f"plot is {str(plot)!r}; it must end in .png or .svg")
+    question = Question(
+        budget=budget,
+        law=law,
+        mfu=mfu,
+        family=family,
+        on=on,
+        target_loss=target_loss,
+        target_ppl=target_ppl,
+        params=params,
+        tokens_available=tokens_available,
+        inference_tokens=inference_tokens,
+        within=within,
+        rule=rule,
+        ratio=ratio,
+        head_size=head_size,
+        vocab=vocab,
+        context=context,
+        force=force,
+        study=study,
+        times=times,
     )
+    made, advice = ask(question)
     target = out or (study / "plan.json" if study is not None else None)
     if target is not None:
         made = seal(made)
         write_plan(made, target, replace=yes)
+    if plot is not None:
+        _draw(made, question, plot)
     if as_json:
         summary: dict[str, Any] = made.model_dump(mode="json", exclude={"budget"})
         if recipes:
@@ -133,3 +142,13 @@ def plan(
         note(f"note: {line}")
     if target is not None:
         note(f"wrote {target}, sealed")
+
+
+def _draw(plan: PlanFile, question: Question, path: Path) -> None:
+    """The plan's picture, with the study's own runs."""
+    from plots.planned import planned
+    from plots.style import png, svg
+
+    figure = planned(plan, isoflops(question, plan), own_runs(question.study))
+    write_whole(path, png(figure) if path.suffix == ".png" else svg(figure, "plan"))
+    note(f"wrote {path}")

@@ -1,0 +1,136 @@
+"""A plan as a picture: what each size reaches for the budget, and which are about as good as the best."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from families.units import format_size
+from scaling.asking import IsoFlop
+from scaling.planfile import Choice, PlanFile
+from scaling.runs import Run
+
+from .style import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    conclude,
+    house,
+    log_losses,
+    log_sizes,
+    new_figure,
+    tips,
+)
+
+WIDE = 12.0  # sizes shown: this factor to either side of the recommended
+
+
+def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Figure:
+    """IsoFLOP curves of a plan's candidates, the frontier, the indifference band, and what other laws would choose.
+
+    Losses in nats per token, by the plan's law; another law's choice is shown by its size alone, since its losses are
+    of another text. Under a law of one dial there is the frontier alone.
+    """
+    best = plan.recommended
+    if best is None:
+        return conclude(new_figure()[0], "The plan recommends nothing")
+    with house():
+        figure, (axes,) = new_figure(height=4.1)
+        low, high = best.params / WIDE, best.params * WIDE
+        losses = [best.loss]
+        for curve in curves:
+            seen = (curve.params >= low) & (curve.params <= high)
+            main = abs(curve.flops / best.flops - 1) < 1e-6
+            axes.plot(
+                curve.params[seen],
+                curve.loss[seen],
+                color=BLUE if main else MUTED,
+                linewidth=2.0 if main else 1.0,
+                marker="o",
+                markersize=3.0 if main else 2.0,
+            )
+            if seen.any():
+                losses.extend((float(curve.loss[seen].min()), float(curve.loss[seen].min()) + 0.25))
+                lowest = int(curve.loss[seen].argmin())
+                axes.annotate(
+                    f"{format_size(curve.flops, 2)} FLOPs",
+                    (curve.params[seen][lowest], curve.loss[seen][lowest]),
+                    color=BLUE if main else MUTED,
+                    fontsize=7.5,
+                    ha="center",
+                    va="top",
+                    xytext=(0, -8),
+                    textcoords="offset points",
+                )
+        frontier = [choice for choice in plan.frontier if low <= choice.params <= high] if not curves else []
+        if frontier:
+            axes.plot(
+                [c.params for c in frontier], [c.loss for c in frontier], color=BLUE, marker="o", markersize=4
+            )
+            losses.extend(c.loss for c in frontier)
+        handles = _marks(axes, plan, best, runs, low, high)
+        axes.set_xlim(low, high)
+        pad = 0.08 * (max(losses) - min(losses)) or 0.05
+        axes.set_ylim(min(losses) - pad, max(losses) + pad)
+        log_sizes(axes, "x")
+        log_losses(axes, "y")
+        axes.set_xlabel("parameters, N")
+        axes.set_ylabel("expected loss, nats per token")
+        axes.legend(
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=3,
+            columnspacing=1.1,
+            borderaxespad=0.1,
+        )
+    return conclude(figure, _title(plan, best))
+
+
+def _marks(
+    axes: Axes, plan: PlanFile, best: Choice, runs: Sequence[Run], low: float, high: float
+) -> list[Line2D]:
+    """The band, the recommended, other laws' choices and runs of one's own; returns the legend's lines."""
+    handles = [Line2D([], [], color=ORANGE, marker="*", linestyle="", markersize=10, label=best.member)]
+    if plan.band is not None:
+        top = max(member.choice.loss for member in plan.band.members)
+        width = plan.band.within_nats if plan.band.within_nats is not None else top - best.loss
+        axes.axhspan(best.loss, best.loss + width, color=GREEN, alpha=0.18, linewidth=0)
+        points = axes.scatter(
+            [member.choice.params for member in plan.band.members],
+            [member.choice.loss for member in plan.band.members],
+            s=34, color=GREEN, edgecolor="none", zorder=4,
+        )  # fmt: skip
+        tips(points, [f"{member.choice.member}: +{member.nats:.4f} nats" for member in plan.band.members])
+        handles.append(
+            Line2D(
+                [], [], color=GREEN, marker="o", linestyle="", markersize=6, label=f"within {width:.2g} nats"
+            )
+        )
+    star = axes.scatter(
+        [best.params], [best.loss], s=150, marker="*", color=ORANGE, edgecolor="none", zorder=6
+    )
+    tips(star, [f"{best.member}: {best.loss:.4f} nats per token on {format_size(best.tokens)} tokens"])
+    for other in plan.others:
+        if low < other.choice.params < high:
+            axes.axvline(other.choice.params, color=PURPLE, linewidth=1.2, linestyle="--", zorder=1)
+            handles.append(Line2D([], [], color=PURPLE, linestyle="--", label=f"{other.law} would"))
+    near = [run for run in runs if run.params is not None and low < run.params < high and run.annealed]
+    if near:
+        found = axes.scatter(
+            [run.params or 0 for run in near], [run.loss for run in near], s=22, color=MUTED, marker="D"
+        )
+        tips(found, [f"{run.run}: {run.loss:.4f} on {format_size(run.tokens)} tokens" for run in near])
+        handles.append(Line2D([], [], color=MUTED, marker="D", linestyle="", markersize=4, label="own runs"))
+    return handles
+
+
+def _title(plan: PlanFile, best: Choice) -> str:
+    said = f"{format_size(best.flops, 2)} FLOPs: {best.member} on {format_size(best.tokens, 2)} tokens, loss {best.loss:.3g}"
+    if plan.band is None:
+        return said
+    sizes = [member.choice.params for member in plan.band.members]
+    return f"{said}; {format_size(min(sizes), 2)} to {format_size(max(sizes), 2)} do about as well"
