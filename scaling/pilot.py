@@ -13,12 +13,14 @@ from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
 from .recipe import COOLDOWN, recipe
 
 RUNGS = (
-    0.25,
-    0.4,
-    0.63,
+    0.35,
+    0.5,
+    0.71,
     1.0,
 )  # of the longest: evenly spread in log D, the shortest past the first bend of the curve
-REACH = 1.25  # the target's tokens in units of the pilots' longest rung: beyond the data in D as well as in N
+REACH = (
+    1.0  # the target's tokens in units of the pilots' longest rung: it extrapolates in N, not in D as well
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
