@@ -40,7 +40,7 @@ def run(folder, timeout=None):
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.communicate()
+        process.communicate(timeout=30)  # a worker that outlives its parent would hold the pipes
         return None
     return subprocess.CompletedProcess(words, process.returncode, out, err)
 

@@ -7,6 +7,8 @@ A model of under a million parameters keeps one core busy and two waiting for ea
 import multiprocessing
 import os
 import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -146,7 +148,17 @@ def _begin_worker(messages: Any, ask: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and asks
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _shared.update(messages=messages, stop=_SharedStop(ask, parent))
+    busy = threading.Lock()
+    _shared.update(messages=messages, stop=_SharedStop(ask, parent), busy=busy)
+    threading.Thread(target=_end_with_parent, args=(parent, busy), daemon=True).start()
+
+
+def _end_with_parent(parent: int, busy: threading.Lock) -> None:
+    """A killed parent leaves its workers waiting for work for ever: end, once the run in hand is saved."""
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    with busy:
+        os._exit(1)
 
 
 def _work(index: int, job: Job, habits: Habits) -> tuple[RungFile, ...]:
@@ -156,7 +168,8 @@ def _work(index: int, job: Job, habits: Habits) -> tuple[RungFile, ...]:
         tell=lambda line: messages.put((None, 0, line, False)),
         progress=lambda position, what, trained: messages.put((index, position, what, trained)),
     )
-    return _climb(job, told, _shared["stop"])
+    with _shared["busy"]:
+        return _climb(job, told, _shared["stop"])
 
 
 def _say_nothing(line: str) -> None:
