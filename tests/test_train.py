@@ -17,8 +17,9 @@ from train.data import batch
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from train.launch import TextFacts, settings_of
-from train.loop import Diverged, Stop, start, token_losses, train_step
+from train.loop import Diverged, Stop, start, train_step
 from train.model import build, hugging_face_config
+from train.objective import Causal
 from train.pack import Job, climb_all
 from train.prepare import prepare
 from train.schedule import Schedule
@@ -152,7 +153,7 @@ def test_the_loss_is_transformers_own(text):
     windows = torch.from_numpy(text.train.windows(np.arange(4)))[:, :-1]
     with torch.no_grad():
         theirs = session.model(windows, labels=windows).loss.item()
-        assert token_losses(session.model, windows).mean().item() == pytest.approx(theirs, rel=1e-6)
+        assert Causal().losses(session.model, windows).mean().item() == pytest.approx(theirs, rel=1e-6)
 
 
 # Ladders
@@ -233,7 +234,7 @@ def test_evaluation_is_the_mean_over_tokens_with_its_standard_error(ladder, text
     model = AutoModelForCausalLM.from_pretrained(ladder[0] / "run" / "rung-4096" / "model")
     found = evaluate(model, chosen, held, "cpu")
     losses = []
-    for window in torch.from_numpy(held.windows):
+    for window in torch.from_numpy(held.examples):
         logits = model(window[None, :-1]).logits
         losses.append(torch.nn.functional.cross_entropy(logits[0], window[1:]).item())
     assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
@@ -344,9 +345,8 @@ def test_a_folder_of_another_run_is_refused_and_the_difference_named(ladder, tex
 
 
 def test_a_loss_that_is_no_number_raises_with_the_step_and_saves_nothing(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "train.loop.token_losses", lambda model, window: token_losses(model, window) * math.nan
-    )
+    honest = Causal.losses
+    monkeypatch.setattr(Causal, "losses", lambda *inputs: honest(*inputs) * math.nan)
     with pytest.raises(Diverged, match="at step 4"):
         climb(settings(text), (4096,), text, places(tmp_path), Habits(log_every=4), Stop())
     assert not (tmp_path / "runs.jsonl").exists()

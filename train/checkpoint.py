@@ -12,11 +12,11 @@ from families.errors import BadInput
 from scaling.files import Document, sha256_file, whole_folder, write_whole
 
 from .config import Settings
-from .loop import Session, make_optimizer, start
+from .loop import Session, start
+from .optimizer import load_optimizer_state, make_optimizer, optimizer_state
 
 _STATE = "state.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class CheckpointFile(Document):
@@ -45,7 +45,7 @@ def save_model(model: Any, tokenizer: Path, folder: Path) -> None:
     special = next((word for word, number in vocabulary.items() if number == eos), "<|endoftext|>")
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": model.config.n_positions,
+        "model_max_length": model.config.max_position_embeddings,
         "bos_token": special,
         "eos_token": special,
         "unk_token": None,
@@ -73,12 +73,7 @@ def save(session: Session, folder: Path, tokenizer: Path) -> None:
 
 
 def _state(session: Session) -> dict[str, torch.Tensor]:
-    names = {weight: name for name, weight in session.model.named_parameters()}
-    state = {
-        f"{moment}.{names[weight]}": values[moment].detach().cpu().contiguous()
-        for weight, values in session.optimizer.state.items()
-        for moment in _MOMENTS
-    }
+    state = optimizer_state(session.optimizer, session.model)
     state["rng.cpu"] = torch.get_rng_state()
     if session.device == "cuda":
         state["rng.cuda"] = torch.cuda.get_rng_state()
@@ -109,19 +104,12 @@ def load(settings: Settings, folder: Path, device: str) -> Session:
     session = start(settings, device)
     weights = load_file(folder / "model.safetensors")
     missing, unexpected = session.model.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
+    if unexpected or set(missing) - set(session.model.all_tied_weights_keys):
         raise BadInput(f"checkpoint {folder} holds another model: {[*missing, *unexpected][:3]}")
     session.model.tie_weights()
     session.optimizer = make_optimizer(settings, session.model)
     state = load_file(folder / _STATE)
-    for name, weight in session.model.named_parameters():
-        if f"step.{name}" in state:
-            session.optimizer.state[weight] = {
-                moment: state[f"{moment}.{name}"].to(
-                    "cpu" if moment == "step" and device == "cpu" else device
-                )
-                for moment in _MOMENTS
-            }
+    load_optimizer_state(session.optimizer, session.model, state, device)
     torch.set_rng_state(state["rng.cpu"])
     if device == "cuda" and "rng.cuda" in state:
         torch.cuda.set_rng_state(state["rng.cuda"])

@@ -10,6 +10,8 @@ from families.units import parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 
 ScheduleKind = Literal["wsd", "cosine"]
+ObjectiveKind = Literal["causal", "mlm"]
+OptimizerKind = Literal["adamw", "adafactor"]
 
 
 def _count(value: Any, info: ValidationInfo) -> int:
@@ -146,6 +148,10 @@ class Settings(Document):
     dropout: float
     init_std: float
     dtype: Literal["fp32", "bf16"]
+    objective: ObjectiveKind = "causal"
+    mask_token_id: int | None = None  # of mlm
+    tokenizer_size: int | None = None  # of mlm, whose random tokens are real ones
+    optimizer: OptimizerKind = "adamw"
     data_sha256: str  # of data.json's token files, by way of their own hashes
     recipe: str = ""  # where lr, batch and warm-up come from
 

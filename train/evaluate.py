@@ -11,7 +11,8 @@ from scaling.files import sha256_bytes
 
 from .config import Settings
 from .data import Tokens
-from .loop import autocast, to_device, token_losses
+from .loop import autocast, to_device
+from .objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .prepare import DataManifest
 
 
@@ -37,22 +38,28 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """Windows of held-out text that follow one another, spread evenly over it; every token is scored at most once."""
+    """Windows of held-out text that follow one another, spread evenly over it; every token is scored at most once.
 
-    windows: NDArray[np.int64]
+    examples: as the objective reads them; what is masked is the same for every run and at every step.
+    """
+
+    examples: NDArray[np.int64]
     name: str
     tokens_per_byte: float
     tokens_per_word: float
 
 
-def eval_set(heldout: Tokens, manifest: DataManifest, limit: int) -> EvalSet:
-    """At most `limit` held-out tokens; `name` is a hash of the tokens and of how they are cut."""
+def eval_set(
+    heldout: Tokens, manifest: DataManifest, limit: int, objective: Objective | None = None
+) -> EvalSet:
+    """At most `limit` held-out tokens; `name` is a hash of the tokens, of how they are cut and of what is masked."""
     count = len(heldout)
     taken = max(1, min(count, limit // heldout.n_positions))
     windows = heldout.windows(np.linspace(0, count - 1, taken).round().astype(np.int64))
-    digest = sha256_bytes(windows.astype("<i8").tobytes())[:12]
+    examples = (objective or Causal()).examples(windows, EVALUATION_KEY)
+    digest = sha256_bytes(examples.astype("<i8").tobytes())[:12]
     return EvalSet(
-        windows=windows,
+        examples=examples,
         name=f"heldout-{digest}",
         tokens_per_byte=manifest.heldout.tokens / manifest.heldout_bytes,
         tokens_per_word=manifest.heldout.tokens / max(1, manifest.heldout_words),
@@ -67,11 +74,12 @@ def evaluate(
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
     model.eval()
+    objective = objective_of(settings)
     means: list[torch.Tensor] = []
-    for start in range(0, len(data.windows), batch_size):
-        windows = to_device(data.windows[start : start + batch_size], device)
+    for start in range(0, len(data.examples), batch_size):
+        examples = to_device(data.examples[start : start + batch_size], device)
         with autocast(settings, device):
-            means.append(token_losses(model, windows).mean(dim=1))
+            means.append(objective.losses(model, examples).mean(dim=1))
     model.train(was_training)
     per_window = torch.cat(means).double()
     loss = float(per_window.mean())
@@ -79,7 +87,7 @@ def evaluate(
     return Evaluation(
         loss=loss,
         se=se,
-        tokens=len(data.windows) * (data.windows.shape[1] - 1),
+        tokens=objective.scored(data.examples),
         bits_per_byte=loss * data.tokens_per_byte / math.log(2),
         loss_per_word=loss * data.tokens_per_word,
     )

@@ -17,6 +17,7 @@ from .config import Settings
 from .data import Tokens
 from .evaluate import Evaluation, eval_set, evaluate
 from .loop import Session, Stop, advance, start
+from .objective import objective_of
 from .prepare import DataManifest, Need, check_enough
 from .schedule import Schedule
 
@@ -118,7 +119,7 @@ def climb(
     """
     _claim(settings, places.folder)
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
-    held = eval_set(text.heldout, text.manifest, habits.eval_tokens)
+    held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
     done = []
     before = 0  # steps of the branches so far: the ladder's position is the step plus these
     for steps in sorted({rung_steps(settings, tokens) for tokens in rungs}):

@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from families.errors import RunFailed
 from scaling.files import writing
 
 from .config import Settings
-from .data import Tokens, batch
+from .data import Tokens
 from .model import build
+from .objective import batch_of, objective_of
+from .optimizer import make_optimizer
 from .schedule import Schedule
-
-ADAM_EPS = 1e-8  # torch's default
 
 
 class Diverged(RunFailed):
@@ -98,43 +97,20 @@ def start(settings: Settings, device: str) -> Session:
     return Session(settings=settings, model=model, optimizer=make_optimizer(settings, model), device=device)
 
 
-def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
-    """AdamW, fused; weight decay on matrices only, as GPT-2 and Chinchilla train."""
-    weights = list(model.parameters())
-    return torch.optim.AdamW(
-        [
-            {"params": [w for w in weights if w.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=ADAM_EPS,
-        fused=True,
-    )
-
-
 def autocast(settings: Settings, device: str) -> Any:
     """bf16 for the matmuls where the settings say so."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=settings.dtype == "bf16")
 
 
-def token_losses(model: Any, window: torch.Tensor) -> torch.Tensor:
-    """Nats of each predicted token, shape (batch, n_positions), from windows of n_positions + 1."""
-    logits_BxTxV = model(window[:, :-1], use_cache=False).logits
-    losses = functional.cross_entropy(
-        logits_BxTxV.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none"
-    )
-    return losses.view(window.shape[0], -1)
-
-
 def train_step(session: Session, windows: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimiser step; returns the mean loss and the gradient's norm before clipping, both still on the device."""
     settings = session.settings
+    objective = objective_of(settings)
     pieces = windows.split(settings.micro_batch)
     total = torch.zeros((), device=session.device)
     for piece in pieces:
         with autocast(settings, session.device):
-            loss = token_losses(session.model, piece).mean()
+            loss = objective.losses(session.model, piece).mean()
         share = piece.shape[0] / windows.shape[0]
         (loss * share).backward()
         total += loss.detach() * share
@@ -182,9 +158,7 @@ def advance(
     ):
         logged_at, logged_step = began, session.step
         while session.step < until:
-            windows = to_device(
-                batch(tokens, settings.batch_size, settings.seed, session.step), session.device
-            )
+            windows = to_device(batch_of(settings, tokens, session.step), session.device)
             lr = schedule.lr(session.step)
             loss, norm = train_step(session, windows, lr)
             session.losses.append(loss)
