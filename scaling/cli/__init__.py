@@ -29,6 +29,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, many lines of it
+            print(getattr(error, "message", error), file=sys.stderr)
+            sys.exit(2)
         message = usage_error(error)
         if message is None:
             raise

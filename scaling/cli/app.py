@@ -1,28 +1,13 @@
-"""The verbs, in the order of the flow."""
+"""The verbs, in the order of the flow. A verb's file is imported when the verb is used, so that help starts at once."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from . import (
-    audit,
-    backtest,
-    compare,
-    demo,
-    design,
-    doctor,
-    families_verb,
-    fit,
-    hardware,
-    ladder,
-    next_verb,
-    pilot,
-    plan,
-    plot,
-    predict,
-    report,
-    show,
-    simulate,
-    train_verb,
-)
+from . import show
 
 _HELP = """Plan, train and check language models with scaling laws.
 
@@ -30,7 +15,64 @@ The flow: design -> train -> fit -> plan -> seal -> train -> compare -> report. 
 """
 
 
-def build() -> typer.Typer:
+class Verb(NamedTuple):
+    """name; "file:function" in this folder, or "file:app" for a verb of verbs; what it does, at most 60 letters."""
+
+    name: str
+    where: str
+    summary: str
+
+
+VERBS = (
+    Verb("design", "design:design_members", "Turn one dial and a rule into realisable models."),
+    Verb("families", "families_verb:app", "Published members: list, show, emit a Hugging Face config."),
+    Verb("hardware", "hardware:hardware", "Accelerators and their peaks; time on more devices."),
+    Verb("pilot", "pilot:pilot", "Choose the pilot runs that narrow a prediction most."),
+    Verb("next", "next_verb:next_run", "Say which run to do next."),
+    Verb("simulate", "simulate:simulate_plan", "Try a planned sweep on a known surface, before any device."),
+    Verb("plan", "plan:plan", "Turn a budget into a model, its tokens and its loss."),
+    Verb("fit", "fit:fit", "Fit a scaling law to runs, certify it, print its card."),
+    Verb("predict", "predict:predict", "Predict loss and perplexity with intervals."),
+    Verb("backtest", "backtest:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
+    Verb("audit", "audit:audit", "Recompute a table, and explain what does not add up."),
+    Verb("train", "train_verb:train", "Train a member on real text, resumable."),
+    Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs."),
+    Verb("compare", "compare:compare_study", "Open the seal and score its predictions."),
+    Verb("report", "report:report", "Write report.html and every figure of a study."),
+    Verb("plot", "plot:plot", "Draw one figure of a study, or write its data."),
+    Verb("doctor", "doctor:doctor", "Derive five famous results again; check the installation."),
+    Verb("demo", "demo:demo", "Walk the whole flow on this machine's CPU."),
+)
+
+
+class _LazyCommand(TyperCommand):
+    """A verb's name and summary; the verb itself takes its place once it is called, asked for help or completed."""
+
+    def __init__(self, verb: Verb) -> None:
+        super().__init__(verb.name, help=verb.summary, short_help=verb.summary, rich_markup_mode=None)
+        self.verb = verb
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """The real command's; what runs after is the context's command, so this one is out of the way."""
+        return load(self.verb).make_context(*args, **extra)
+
+
+def load(verb: Verb) -> Any:
+    """The verb's own command, or group of commands."""
+    file, _, name = verb.where.partition(":")
+    module = import_module(f".{file}", __package__)
+    outer = typer.Typer(add_completion=False, rich_markup_mode=None)
+    outer.callback()(show.root)  # with a callback it is a group, whatever it holds
+    if name == "app":
+        outer.add_typer(module.app, name=verb.name)
+    else:
+        outer.command(verb.name, epilog=module.EPILOG)(getattr(module, name))
+    group = get_command(outer)
+    assert isinstance(group, TyperGroup)
+    return group.commands[verb.name]
+
+
+def build() -> TyperGroup:
     """The whole command line."""
     app = typer.Typer(
         name="scaling",
@@ -42,25 +84,11 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(show.root)
-    app.add_typer(families_verb.app, name="families")
-    app.command("design", epilog=design.EPILOG)(design.design_members)
-    app.command("pilot", epilog=pilot.EPILOG)(pilot.pilot)
-    app.command("next", epilog=next_verb.EPILOG)(next_verb.next_run)
-    app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate_plan)
-    app.command("plan", epilog=plan.EPILOG)(plan.plan)
-    app.command("hardware", epilog=hardware.EPILOG)(hardware.hardware)
-    app.command("fit", epilog=fit.EPILOG)(fit.fit)
-    app.command("predict", epilog=predict.EPILOG)(predict.predict)
-    app.command("backtest", epilog=backtest.EPILOG)(backtest.backtest)
-    app.command("audit", epilog=audit.EPILOG)(audit.audit)
-    app.command("train", epilog=train_verb.EPILOG)(train_verb.train)
-    app.command("ladder", epilog=ladder.EPILOG)(ladder.ladder)
-    app.command("compare", epilog=compare.EPILOG)(compare.compare_study)
-    app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
-    app.command("report", epilog=report.EPILOG)(report.report)
-    app.command("plot", epilog=plot.EPILOG)(plot.plot)
-    app.command("demo", epilog=demo.EPILOG)(demo.demo)
-    return app
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for verb in VERBS:
+        group.add_command(_LazyCommand(verb))
+    return group
 
 
 def usage_error(error: Exception) -> str | None:
