@@ -11,6 +11,7 @@ from families import ModelSpec, member, params
 from families.errors import BadInput
 from scaling.ledger import read_ledger
 from scaling.runs import read_runs
+from scaling.schedule import Schedule
 from train.checkpoint import checkpoints, load, save
 from train.config import TrainConfig
 from train.data import batch
@@ -22,7 +23,6 @@ from train.model import build, hugging_face_config
 from train.objective import Causal
 from train.pack import Job, climb_all
 from train.prepare import prepare
-from train.schedule import Schedule
 
 from .test_data import write_corpus
 

@@ -173,3 +173,8 @@ class Settings(Document):
                 )
             )
         )
+
+    def order_of_batches(self) -> str:
+        """SHA-256 of what decides which tokens a step reads: runs that share it read the same batches in the same order."""
+        names = ("seed", "batch_size", "n_positions", "data_sha256")
+        return sha256_bytes(canonical_json({name: getattr(self, name) for name in names}))

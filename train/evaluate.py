@@ -11,7 +11,7 @@ from scaling.files import sha256_bytes
 
 from .config import Settings
 from .data import Tokens
-from .loop import autocast, to_device
+from .loop import Glance, autocast, to_device
 from .objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .prepare import DataManifest
 
@@ -90,4 +90,22 @@ def evaluate(
         tokens=objective.scored(data.examples),
         bits_per_byte=loss * data.tokens_per_byte / math.log(2),
         loss_per_word=loss * data.tokens_per_word,
+    )
+
+
+GLANCE_WINDOWS = 16
+GLANCE_SHARE = 0.015  # of the training FLOPs, at most, go into looks at held-out text on the way
+
+
+def glance_of(heldout: Tokens, manifest: DataManifest, settings: Settings, log_every: int) -> Glance:
+    """Looks at 16 held-out windows, spread evenly, as often as their share of the work allows.
+
+    A forward pass is a third of a training step's work per token.
+    """
+    limit = GLANCE_WINDOWS * settings.n_positions
+    data = eval_set(heldout, manifest, limit, objective_of(settings))
+    least = len(data.examples) / 3 / (GLANCE_SHARE * settings.batch_size)
+    every = log_every * max(1, math.ceil(least / log_every))
+    return Glance(
+        look=lambda session: evaluate(session.model, settings, data, session.device).loss, every=every
     )

@@ -11,15 +11,16 @@ from families.errors import BadInput
 from scaling.files import Document, now
 from scaling.ledger import Work, book
 from scaling.runs import Run, record_run
+from scaling.schedule import Schedule
+from scaling.underway import Underway
 
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
 from .config import Settings
 from .data import Tokens
-from .evaluate import Evaluation, eval_set, evaluate
+from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Session, Stop, advance, start
 from .objective import objective_of
 from .prepare import DataManifest, Need, check_enough
-from .schedule import Schedule
 
 
 class Interrupted(KeyboardInterrupt):
@@ -118,6 +119,7 @@ def climb(
         Diverged: the loss is no longer finite.
     """
     _claim(settings, places.folder)
+    _announce(settings, rungs, places.folder)
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
     done = []
@@ -155,6 +157,25 @@ def _claim(settings: Settings, folder: Path) -> None:
             )
     else:
         settings.write(path)
+
+
+def _announce(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
+    """Say in underway.json where the run is going, so that its end can be foreseen; rungs asked for later are added."""
+    path = folder / "underway.json"
+    before = Underway.read(path).steps if path.exists() else ()
+    Underway(
+        run=settings.run,
+        steps=tuple(sorted({*before, *(rung_steps(settings, tokens) for tokens in rungs)})),
+        batch_tokens=settings.batch_tokens,
+        lr=settings.lr,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        cooldown=settings.cooldown,
+        params=params(settings.spec()),
+        params_non_embedding=params_non_embedding(settings.spec()),
+        group=settings.group,
+        batches=settings.order_of_batches(),
+    ).write(path)
 
 
 def _to_end(
@@ -224,6 +245,7 @@ def _advance(
         progress=lambda step, loss: habits.progress(
             before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}", True
         ),
+        glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
     )
     if not reached:
         raise Interrupted(

@@ -16,13 +16,13 @@ import torch
 
 from families.errors import RunFailed
 from scaling.files import writing
+from scaling.schedule import Schedule
 
 from .config import Settings
 from .data import Tokens
 from .model import build
 from .objective import batch_of, objective_of
 from .optimizer import make_optimizer
-from .schedule import Schedule
 
 
 class Diverged(RunFailed):
@@ -41,6 +41,17 @@ class Session:
     device: str = "cpu"
     losses: list[torch.Tensor] = field(default_factory=list)  # of the steps since the last line of metrics
     norms: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """A little held-out text, looked at on the way: its loss is logged as eval_loss.
+
+    every: steps between looks, a multiple of those between lines; the end of a part is looked at too.
+    """
+
+    look: Callable[[Session], float]
+    every: int
 
 
 class Stop:
@@ -141,6 +152,7 @@ def advance(
     save: Callable[[], None],
     save_every: float,
     progress: Callable[[int, float], None] | None = None,
+    glance: Glance | None = None,
 ) -> bool:
     """Train to step `until`; True when it is reached, False when asked to stop before. Saves on the way and at the end.
 
@@ -171,8 +183,10 @@ def advance(
                         f"{settings.run}: the loss is {mean} at step {session.step} (learning rate {lr:g}); "
                         "lower lr=, or lengthen warmup="
                     )
+                looks = glance is not None and (at_end or session.step % glance.every == 0)
+                seen = {"eval_loss": glance.look(session)} if glance is not None and looks else {}
                 _log(log, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                     grad_norm=float(torch.stack(session.norms).mean()))  # fmt: skip
+                     grad_norm=float(torch.stack(session.norms).mean()), **seen)  # fmt: skip
                 session.losses, session.norms = [], []
                 moment = time.monotonic()
                 session.wall_s = wall_before + moment - began

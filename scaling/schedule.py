@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Kind = Literal["wsd", "cosine"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -17,7 +19,7 @@ class Schedule:
     peak: float
     warmup: int
     steps: int
-    kind: Literal["wsd", "cosine"] = "wsd"
+    kind: Kind = "wsd"
     cooldown_steps: int = 0
 
     @property
