@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from families.errors import BadInput
 from scaling.calibration import comparisons_under
 from scaling.compare import Comparison
+from scaling.gather import written
 from scaling.lawfile import LawFile
 from scaling.ledger import Work, read_ledger
 from scaling.planfile import PlanFile
@@ -87,14 +88,14 @@ def see(folder: Path) -> Seen:
         BadInput: a file is broken or newer than this program, or there is nothing to look at.
     """
     place = open_study(folder)
-    if not any(path.exists() for path in (place.runs, place.law, place.plan)):
+    if not (written(place.runs) or place.law.exists() or place.plan.exists()):
         if any(folder.glob("*/**/comparison.json")):
             return _studies(folder)
         raise BadInput(f"{folder} holds no runs.jsonl, law.json or plan.json; there is nothing to report")
     doubts: list[str] = []
     runs: tuple[Run, ...] = ()
-    if place.runs.exists() and place.runs.read_text(encoding="utf-8", errors="replace").count("\n") > 1:
-        reading = read_runs(place.runs, max_bad_share=BAD_SHARE)
+    if written(place.runs):
+        reading = read_runs(place.runs, max_bad_share=BAD_SHARE, least=0)
         runs = reading.runs
         doubts += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
     plan, intact = _plan(place, doubts)
@@ -108,7 +109,7 @@ def see(folder: Path) -> Seen:
         plan=plan,
         seal_intact=intact,
         runs=runs,
-        work=read_ledger(place.ledger) if place.ledger.exists() else (),
+        work=read_ledger(place.ledger) if written(place.ledger) else (),
         law=law,
         comparison=comparison,
         curves=tuple(_curves(place)),

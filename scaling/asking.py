@@ -20,6 +20,7 @@ from .candidates import Candidates, candidates, designed
 from .costing import Ask, answer
 from .devices import fit_times, parse_times
 from .files import hashes
+from .gather import written
 from .hardware import accelerator
 from .mfu import measured_mfu
 from .planfile import PlanFile
@@ -129,7 +130,7 @@ def _check(question: Question) -> None:
 def own_runs(study: Path | None) -> tuple[Run, ...]:
     """The study's observations; none without a study."""
     path = None if study is None else study / "runs.jsonl"
-    return read_runs(path).runs if path is not None and path.exists() else ()
+    return read_runs(path).runs if path is not None and written(path) else ()
 
 
 def rule_of(runs: Sequence[Run]) -> DesignRule:

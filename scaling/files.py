@@ -1,7 +1,6 @@
 """Files at the joints: written whole or not at all, opening with kind, version and the hashes of what they came from."""
 
 import datetime
-import fcntl
 import hashlib
 import json
 import os
@@ -117,14 +116,13 @@ def sync_folder(folder: Path) -> None:
 def append_line(path: Path, line: str, *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
-    `first` is the line that a new file opens with. Writers in several processes take turns: the lock is the kernel's,
-    so a killed process holds none.
+    `first` is the line that a new file opens with. A file has one writer (scaling.gather): no lock is needed, and none is
+    left behind on a network file system by a machine that died.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
             end = _whole_lines(file.read())
             file.truncate(end)
             file.seek(end)

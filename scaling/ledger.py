@@ -1,6 +1,7 @@
 """The ledger: an append-only book of the work that was really done, counted in the training loop."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from families.errors import BadInput
 
 from .files import Record, append_line, check_kind, first_problem, now, read_text
+from .gather import part_lines, parts
 
 LEDGER_VERSION = 1
 
@@ -33,13 +35,21 @@ def book(path: Path, work: Work) -> None:
 
 
 def read_ledger(path: Path) -> tuple[Work, ...]:
-    """All entries.
+    """All entries of a ledger.jsonl; of a study's, its runs' own ledgers with it, by run.
 
     Raises:
         BadInput: no such file, a newer version, or a broken line, which is named.
     """
+    files = [part for part in parts(path) if part.exists()]
+    entries = _entries(read_text(path).splitlines(), path) if path.exists() or not files else []
+    for part in files:
+        entries += _entries(part_lines(part), part)
+    return tuple(entries)
+
+
+def _entries(lines: Sequence[str], path: Path) -> list[Work]:
     entries = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line)
             if number == 1:
@@ -50,7 +60,7 @@ def read_ledger(path: Path) -> tuple[Work, ...]:
             raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
         except ValidationError as error:
             raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
-    return tuple(entries)
+    return entries
 
 
 def booked_flops(entries: tuple[Work, ...], run: str | None = None) -> float:

@@ -17,6 +17,7 @@ from families.errors import BadInput
 from families.units import nearest, parse_size
 
 from .files import Record, append_line, check_kind, first_problem, now, read_text
+from .gather import append_new, gather, merged_text
 from .trackers import is_tracker, tracker_rows
 
 RUNS_VERSION = 1
@@ -159,12 +160,16 @@ def read_runs(
     *,
     column_names: Mapping[str, str] | None = None,
     max_bad_share: float = 0.0,
+    least: int = 1,
 ) -> Reading:
     """Read runs from .jsonl, .csv, a trainer_state.json, a TensorBoard event file, or a folder of the latter two.
+
+    A study's runs.jsonl is read with the observations in its run folders, whether or not they have been gathered.
 
     Args:
         column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
         max_bad_share: the share of bad rows that is tolerated; they are left out and named in `bad`.
+        least: rows without which it is refused; 0 for a study that may have none yet.
 
     Raises:
         BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones.
@@ -191,8 +196,8 @@ def read_runs(
         except BadInput as error:
             bad.append(f"line {line}: {error}")
     total = len(runs) + len(bad)
-    if total == 0:
-        raise BadInput(f"{path} has 0 runs; at least 1 is needed")
+    if total < least:
+        raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
     if len(bad) > max_bad_share * total:
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
@@ -202,8 +207,9 @@ def read_runs(
 def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | str]]:
     if is_tracker(path):
         return tracker_rows(path)
-    text = read_text(path)
-    return _csv_rows(text) if path.suffix.lower() in (".csv", ".tsv") else _jsonl_rows(text, str(path))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _csv_rows(read_text(path))
+    return _jsonl_rows(merged_text(path), str(path))
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -261,10 +267,13 @@ def _jsonl_rows(text: str, name: str) -> Iterable[tuple[int, dict[str, Any] | st
             yield number, value
 
 
+def _opening() -> str:
+    return json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
+
+
 def append_run(path: Path, run: Run) -> None:
     """Append one observation to a runs.jsonl, which opens with its kind and version."""
-    opening = json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
-    append_line(path, run.model_dump_json(exclude_none=True), first=opening)
+    append_line(path, run.model_dump_json(exclude_none=True), first=_opening())
 
 
 def record_run(path: Path, run: Run) -> None:
@@ -272,11 +281,13 @@ def record_run(path: Path, run: Run) -> None:
 
     A half-written last line, which a crash can leave, does not count; appending cuts it off.
     """
-    known: set[tuple[str, float, str]] = set()
-    if path.exists():
-        text = read_text(path)
-        for _, row in _jsonl_rows(text[: text.rfind("\n") + 1], str(path)):
-            if isinstance(row, dict):
-                known.add((row.get("run", ""), row.get("tokens", 0.0), row.get("eval_set", "")))
-    if (run.run, run.tokens, run.eval_set) not in known:
-        append_run(path, run)
+    append_new(path, run.model_dump_json(exclude_none=True), first=_opening())
+
+
+def gather_runs(path: Path) -> None:
+    """Bring a study's runs.jsonl up to date with the observations in its run folders.
+
+    Raises:
+        BadInput: a run's own file is broken, or the study cannot be written.
+    """
+    gather(path, _opening())

@@ -98,10 +98,10 @@ def test_report_and_pictures_are_there(study):
 
 def test_a_finished_demo_is_not_done_again_and_another_seed_is_refused(study, cli):
     folder, _ = study
-    before = (folder / "ledger.jsonl").read_bytes()
+    before = read_ledger(folder / "ledger.jsonl")
     again = cli("demo", "--quick", "--seed", "3", "--study", str(folder), "--json")
     assert again.returncode == 0, again.stderr
-    assert (folder / "ledger.jsonl").read_bytes() == before
+    assert read_ledger(folder / "ledger.jsonl") == before
     other = cli("demo", "--quick", "--seed", "4", "--study", str(folder))
     assert other.returncode == 2
     assert "seed 3; this one has 4" in other.stderr

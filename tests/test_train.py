@@ -12,12 +12,13 @@ from families.errors import BadInput
 from scaling.ledger import read_ledger
 from scaling.runs import read_runs
 from scaling.schedule import Schedule
+from scaling.study import Study
 from train.checkpoint import checkpoints, load, save
 from train.config import TrainConfig
 from train.data import batch
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
-from train.launch import TextFacts, settings_of
+from train.launch import TextFacts, places_of, settings_of
 from train.loop import Diverged, Stop, start, train_step
 from train.model import build, hugging_face_config
 from train.objective import Causal
@@ -252,9 +253,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             Job(
                 settings=chosen,
                 rungs=(1024, 2048),
-                places=Places(
-                    folder=root / chosen.run, runs=root / "runs.jsonl", ledger=root / "ledger.jsonl"
-                ),
+                places=places_of(Study(root), chosen.run),
                 data=text.folder,
                 work_per_step=1.0,
                 steps=planned_steps(chosen, (1024, 2048)),

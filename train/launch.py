@@ -12,8 +12,10 @@ from families import ModelSpec, train_flops_per_token
 from families.errors import BadInput
 from families.units import format_duration, format_size
 from scaling.files import canonical_json, sha256_bytes
+from scaling.gather import LEDGER, RUNS
 from scaling.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
+from scaling.runs import gather_runs
 from scaling.study import Study
 
 from .autotune import Estimate, estimate, fitting_micro_batch
@@ -202,19 +204,33 @@ def train(
         tell=tell,
         progress=lambda position, what, trained: report(position, total, what, trained),
     )
-    places = Places(folder=folder, runs=study / "runs.jsonl", ledger=study / "ledger.jsonl")
-    return climb(settings, rungs, Text.open(study / "data", manifest, spec.n_positions), places, habits, stop)
+    text = Text.open(study / "data", manifest, spec.n_positions)
+    places = places_of(Study(study), settings.run, folder)
+    try:
+        return climb(settings, rungs, text, places, habits, stop)
+    finally:
+        gather_runs(study / "runs.jsonl")
+
+
+def places_of(study: Study, run: str, folder: Path | None = None) -> Places:
+    """Where a run of a study writes: observations and ledger in its own folder, which has no other writer.
+
+    A run whose `folder` is the study itself (out=) is a study of one run.
+    """
+    own = study.folder if folder == study.folder else study.run_folder(run)
+    return Places(folder=folder or own, runs=own / RUNS, ledger=own / LEDGER)
 
 
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None,
+    threads: int | None = None, gathers: bool = True,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
 
     Args:
         side_by_side: how many members train at a time on a CPU, one thread each; 1 gives each all of `threads` in turn.
+        gathers: bring the study's runs.jsonl up to date at the end; one of many jobs leaves that to who collects.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
@@ -234,11 +250,15 @@ def train_plan(
             Job(
                 settings=settings,
                 rungs=rungs,
-                places=Places(folder=study.run_folder(settings.run), runs=study.runs, ledger=study.ledger),
+                places=places_of(study, settings.run),
                 data=study.data,
                 work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
                 steps=planned_steps(settings, rungs),
             )
         )
     habits = Habits(device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
-    return climb_all(jobs, habits, stop, report, side_by_side=1 if device == "cuda" else side_by_side)
+    try:
+        return climb_all(jobs, habits, stop, report, side_by_side=1 if device == "cuda" else side_by_side)
+    finally:
+        if gathers:
+            gather_runs(study.runs)

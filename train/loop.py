@@ -72,7 +72,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT and SIGTERM let the step in hand finish and be saved; a second SIGINT stops at once."""
+    """SIGINT, SIGTERM and a scheduler's SIGUSR1 let the step in hand finish and be saved; a second SIGINT stops at once."""
     stop = Stop()
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -80,7 +80,8 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.ask()
 
-    previous = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    previous = {number: signal.signal(number, handler) for number in asked}
     try:
         yield stop
     finally:

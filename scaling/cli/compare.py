@@ -8,7 +8,7 @@ import typer
 from ..calibration import calibrate, comparisons_under
 from ..compare import Comparison, compare
 from ..files import hashes
-from ..runs import read_runs
+from ..runs import gather_runs, read_runs
 from ..seal import open_seal
 from ..study import Study, open_study
 from .show import JsonOption, StudyOption, print_json, say, table
@@ -50,6 +50,7 @@ def _all_studies(folder: Path, as_json: bool) -> None:
 def compared(study: Study) -> Comparison:
     """Compare a study's sealed plan with its runs, and keep the result beside them."""
     plan = open_seal(study.plan)
+    gather_runs(study.runs)
     found = compare(plan, read_runs(study.runs).runs, hashes((study.plan, study.runs)))
     found.write(study.comparison)
     return found

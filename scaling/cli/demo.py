@@ -12,6 +12,7 @@ from families.errors import BadInput
 from families.units import format_size
 
 from ..files import hashes, sha256_file
+from ..gather import written
 from ..ledger import read_ledger
 from ..pilot import expected_hours, ladder_plan, longest_rung, pilot_family, sealed_plan, target_member
 from ..planfile import PlanFile, PlannedMember, write_plan
@@ -98,7 +99,7 @@ def _begin(place: Study, seed: int, seconds: float) -> None:
         machine=f"{platform.machine()}, {platform.system()}",
     )
     if not place.file.exists():
-        if place.runs.exists() or place.plan.exists():
+        if written(place.runs) or place.plan.exists():
             raise BadInput(f"{place.folder} holds another study; give another --study")
         wanted.write(place.file)
         return

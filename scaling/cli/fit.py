@@ -67,13 +67,14 @@ def fit(
     from .. import fitextras
     from ..fits import fit as fit_runs
     from ..predictor import Status
-    from ..runs import parse_columns, read_runs
+    from ..runs import gather_runs, parse_columns, read_runs
     from ..selection import choose, one_of_annealed, one_of_conventions
     from ..trackers import input_hashes
 
     source = runs or study / "runs.jsonl"
     if runs is None:
         out, annealed = out or study / "law.json", annealed or "only"
+        gather_runs(source)
     reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
     for line in reading.bad:
         note(f"left out {line}")

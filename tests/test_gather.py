@@ -1,0 +1,131 @@
+"""Several writers, one study: each run writes its own files, and readers put them together."""
+
+import json
+import multiprocessing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families.errors import BadInput
+from scaling.ledger import Work, book, read_ledger
+from scaling.runs import Run, append_run, gather_runs, read_runs, record_run
+
+
+def observation(run, tokens, loss=3.0, **more):
+    return Run(run=run, params=1e6, tokens=tokens, loss=loss, **more)
+
+
+def work(run, to_step):
+    return Work(
+        run=run,
+        part="trunk",
+        from_step=to_step - 1,
+        to_step=to_step,
+        tokens=1,
+        flops=6.0,
+        wall_s=1.0,
+        settings_sha256="",
+        at="2026-11-21T00:00:00Z",
+    )
+
+
+def own(study, run, name="runs.jsonl"):
+    return study / "runs" / run / name
+
+
+def test_a_study_is_read_with_its_runs_whether_or_not_they_were_gathered(tmp_path):
+    study = tmp_path / "runs.jsonl"
+    append_run(study, observation("by hand", 5))
+    record_run(own(tmp_path, "b"), observation("b", 2))
+    record_run(own(tmp_path, "b"), observation("b", 1))
+    record_run(own(tmp_path, "a"), observation("a", 9))
+    before = read_runs(study).runs
+    assert [(run.run, run.tokens) for run in before] == [("by hand", 5), ("a", 9), ("b", 1), ("b", 2)]
+    gather_runs(study)
+    assert read_runs(study).runs == before
+    alone = tmp_path / "elsewhere" / "runs.jsonl"
+    alone.parent.mkdir()
+    alone.write_bytes(study.read_bytes())
+    assert read_runs(alone).runs == before
+
+
+@given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans()), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_gathering_in_any_order_and_as_often_as_one_likes_gives_one_file(rows, tmp_path_factory):
+    eager, late = tmp_path_factory.mktemp("eager"), tmp_path_factory.mktemp("late")
+    for study, order in ((eager, rows), (late, list(reversed(rows)))):
+        for run, tokens, gathers in order:
+            record_run(own(study, run), observation(run, tokens))
+            if gathers and study is eager:
+                gather_runs(study / "runs.jsonl")
+        gather_runs(study / "runs.jsonl")
+    if rows:
+        assert read_runs(eager / "runs.jsonl").runs == read_runs(late / "runs.jsonl").runs
+        assert len(read_runs(eager / "runs.jsonl").runs) == len({row[:2] for row in rows})
+        mark = (eager / "runs.jsonl").stat().st_mtime_ns
+        gather_runs(eager / "runs.jsonl")
+        assert (eager / "runs.jsonl").stat().st_mtime_ns == mark
+
+
+def test_what_a_person_wrote_stays_even_where_it_is_wrong_and_is_named(tmp_path):
+    study = tmp_path / "runs.jsonl"
+    study.write_text('{"run": "mine", "params": 1e6, "tokens": 4, "loss": 2}\n{"run": "slip",\n')
+    record_run(own(tmp_path, "a"), observation("a", 1))
+    gather_runs(study)
+    with pytest.raises(BadInput, match="line 2: it is not JSON"):
+        read_runs(study)
+    good = read_runs(study, max_bad_share=0.5).runs
+    assert [run.run for run in good] == ["mine", "a"]
+
+
+def test_a_line_that_another_machine_is_just_writing_is_not_there_yet(tmp_path):
+    record_run(own(tmp_path, "a"), observation("a", 1))
+    book(own(tmp_path, "a", "ledger.jsonl"), work("a", 1))
+    for name in ("runs.jsonl", "ledger.jsonl"):
+        with own(tmp_path, "a", name).open("a") as file:
+            file.write('{"run": "a", "tok')
+    assert len(read_runs(tmp_path / "runs.jsonl").runs) == 1
+    assert len(read_ledger(tmp_path / "ledger.jsonl")) == 1
+    record_run(own(tmp_path, "a"), observation("a", 2))
+    assert len(read_runs(tmp_path / "runs.jsonl").runs) == 2
+
+
+def test_a_broken_line_in_a_runs_own_file_is_named_with_its_file(tmp_path):
+    own(tmp_path, "a").parent.mkdir(parents=True)
+    own(tmp_path, "a").write_text("no json\n")
+    with pytest.raises(BadInput, match=r"runs/a/runs\.jsonl line 1: it is not JSON"):
+        read_runs(tmp_path / "runs.jsonl")
+
+
+def test_a_ledger_of_one_file_and_ledgers_of_runs_are_read_as_one(tmp_path):
+    book(tmp_path / "ledger.jsonl", work("old", 1))
+    for run in ("b", "a"):
+        for step in (1, 2):
+            book(own(tmp_path, run, "ledger.jsonl"), work(run, step))
+    found = [(entry.run, entry.to_step) for entry in read_ledger(tmp_path / "ledger.jsonl")]
+    assert found == [("old", 1), ("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+
+
+def _write_and_gather(folder, run, count):
+    for tokens in range(1, count + 1):
+        record_run(own(folder, run), observation(run, tokens))
+        gather_runs(folder / "runs.jsonl")
+
+
+def test_writers_in_several_processes_lose_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    workers = [
+        context.Process(target=_write_and_gather, args=(tmp_path, f"run{index}", 15)) for index in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    study = tmp_path / "runs.jsonl"
+    assert len(read_runs(study).runs) == 60
+    gather_runs(study)
+    lines = study.read_text().splitlines()
+    assert len(lines) == 61
+    assert json.loads(lines[0])["kind"] == "runs"
