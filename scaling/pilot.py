@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from families.design import DesignRule, name_of
 from families.errors import BadInput
 from families.spec import ModelSpec
+from families.units import format_size
 
 from .lawfile import LawFile
 from .ledger import Work
@@ -79,6 +80,9 @@ def longest_rung(
     A ladder to D with cooldown share f takes D·(1 − f) + f·ΣD_rung of its member's time, the target REACH·D of its own.
     Ladders that climb side by side take their sum over the number that do, and no less than the longest.
 
+    Raises:
+        BadInput: the text is too short for ladders of 20 steps and more.
+
     Args:
         step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
     """
@@ -87,7 +91,13 @@ def longest_rung(
     each = [step_seconds[name_of(spec)] for spec in pilot.learn]
     per_step = ladder * max(sum(each) / side_by_side, max(each)) + REACH * step_seconds[name_of(pilot.target)]
     tokens = min(seconds * batch / per_step, unique_tokens / REACH)
-    return max(round(tokens / batch), round(20 / RUNGS[0])) * batch
+    least = round(20 / RUNGS[0]) * batch
+    if unique_tokens < least * REACH:
+        raise BadInput(
+            f"the training text has {format_size(unique_tokens)} tokens; these ladders need "
+            f"{format_size(least * REACH)}, so that no text is read twice: give more text"
+        )
+    return max(round(tokens / batch) * batch, least)
 
 
 def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:

@@ -13,6 +13,7 @@ class StudyFile(Document):
     KIND: ClassVar[str] = "study"
 
     title: str
+    text: str = "stdlib"  # what it is trained on: a path, or the interpreter's own library
     seed: int = 0
     target: str = ""  # the member whose loss is predicted before it is trained
     seconds: float | None = None  # what the training was sized to

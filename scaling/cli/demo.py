@@ -21,7 +21,8 @@ from ..seal import open_seal, seal
 from ..study import Study, StudyFile, open_study
 from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
 
-EPILOG = "Example: scaling demo --study demo --seed 1"
+EPILOG = "Example: scaling demo --study demo --seed 1, or scaling demo --data text/ --study mine"
+LIBRARY = "stdlib"
 WIDTHS = (32, 48, 64, 96, 128)
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
@@ -35,6 +36,10 @@ SAVE_EVERY = 10.0  # seconds between checkpoints: an interrupted demo loses at m
 def demo(
     study: StudyOption = Path("study"),
     seed: SeedOption = 0,
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Text to learn: a file, a folder, or Python's own library (stdlib)."),
+    ] = LIBRARY,
     quick: Annotated[
         bool, typer.Option("--quick", help="A much smaller study, to see that all works.")
     ] = False,
@@ -56,9 +61,9 @@ def demo(
         "eval_tokens": EVAL_TOKENS,
         "device": "cpu",
     }
-    _begin(place, seed, seconds)
-    note("1/6  text: the sources of Python's standard library")
-    manifest = _text(place)
+    _begin(place, seed, seconds, data)
+    note(f"1/6  text: {_named(data)}")
+    manifest = _text(place, data)
     note(f"2/6  plan: {len(WIDTHS)} members sized to {seconds:.0f} s of training on this machine")
     ladders, target = _plans(place, seconds, manifest)
     note("3/6  train the smaller members as ladders")
@@ -89,10 +94,18 @@ def threads() -> int:
     return min(MOST_THREADS, cores())
 
 
-def _begin(place: Study, seed: int, seconds: float) -> None:
+def _named(data: str) -> str:
+    """What the text is, as a person says it."""
+    return "the sources of Python's own standard library" if data == LIBRARY else Path(data).name
+
+
+def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
     """Write study.json, or check that this is the study that was begun."""
+    from train.text import find_texts
+
     wanted = StudyFile(
-        title="A prediction made before the run, on the text of Python's own standard library",
+        title=f"A prediction made before the run, on {_named(data)}",
+        text=data,
         seed=seed,
         seconds=seconds,
         python=platform.python_version(),
@@ -101,10 +114,11 @@ def _begin(place: Study, seed: int, seconds: float) -> None:
     if not place.file.exists():
         if written(place.runs) or place.plan.exists():
             raise BadInput(f"{place.folder} holds another study; give another --study")
+        find_texts(data)  # a wrong path leaves no folder behind
         wanted.write(place.file)
         return
     found = StudyFile.read(place.file)
-    for key in ("seed", "seconds"):
+    for key in ("text", "seed", "seconds"):
         there, here = getattr(found, key), getattr(wanted, key)
         if there != here:
             raise BadInput(
@@ -112,15 +126,15 @@ def _begin(place: Study, seed: int, seconds: float) -> None:
             )
 
 
-def _text(place: Study) -> Any:
-    """Tokenise the standard library, or take what is there."""
+def _text(place: Study, data: str) -> Any:
+    """Tokenise the text, or take what is there."""
     from train.prepare import prepare
 
     from .progress import Progress
 
     bar = Progress()
     manifest = prepare(
-        "stdlib",
+        data,
         place.data,
         vocab_size=RULE.vocab_size,
         progress=lambda what, share: bar.at(share, 1.0, what),
