@@ -7,11 +7,15 @@ from typing import ClassVar
 
 from families.errors import BadInput
 
-from .files import Document, Record
+from .files import Document, Record, hashes
 from .planfile import PlanFile
-from .runs import Run
+from .refit import Refit, refit_study
+from .runs import Run, read_runs
+from .seal import open_seal
+from .study import Study
 
 Interval = tuple[float, float]
+LARGEST_EXPONENT = 700.0  # of a perplexity that a float holds; a diverged run can be beyond
 Z_80 = 1.2815515655446004  # standard normal quantile at 0.9
 
 
@@ -45,6 +49,8 @@ class Comparison(Document):
     KIND: ClassVar[str] = "comparison"
 
     rows: tuple[ComparisonRow, ...]
+    waiting: tuple[str, ...] = ()  # sealed members whose run is not finished
+    refit: Refit | None = None  # what the new runs changed; None where the study has no law of its own
 
     @property
     def mean_bias(self) -> float:
@@ -80,7 +86,7 @@ def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
         actual_loss=run.loss,
         actual_loss_se=run.loss_se,
         predicted_ppl=math.exp(prediction.loss),
-        actual_ppl=math.exp(run.loss),
+        actual_ppl=math.exp(min(run.loss, LARGEST_EXPONENT)),
         sealed_at=prediction.sealed_at,
         run=run.run,
         error=prediction.loss / run.loss - 1,
@@ -147,12 +153,30 @@ def compare(plan: PlanFile, runs: Sequence[Run], inputs: Mapping[str, str]) -> C
         BadInput: the plan is not sealed, or none of its members is finished.
     """
     rows: list[ComparisonRow] = []
+    waiting: list[str] = []
     missing: list[BadInput] = []
     for prediction in sealed_predictions(plan):
         try:
             rows.append(score(prediction, run_for(prediction, runs)))
         except BadInput as error:
+            waiting.append(prediction.member)
             missing.append(error)
     if not rows:
         raise missing[0]
-    return Comparison(rows=tuple(rows), inputs=dict(inputs))
+    return Comparison(rows=tuple(rows), waiting=tuple(waiting), inputs=dict(inputs))
+
+
+def compare_study(place: Study) -> tuple[Comparison, str]:
+    """Open a study's seal, score it, and refit with the new runs: (comparison, why there is no refit or "").
+
+    Raises:
+        BadInput: the seal is broken or missing, or none of its members is finished.
+    """
+    plan = open_seal(place.plan)
+    runs = read_runs(place.runs).runs
+    found = compare(plan, runs, hashes((place.plan, place.runs)))
+    try:
+        changed = refit_study(place, plan, runs, [row.run for row in found.rows])
+    except BadInput as error:
+        return found, str(error)
+    return found.model_copy(update={"refit": changed}), ""

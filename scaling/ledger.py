@@ -37,11 +37,13 @@ def book(path: Path, work: Work) -> None:
 def read_ledger(path: Path) -> tuple[Work, ...]:
     """All entries of a ledger.jsonl; of a study's, its runs' own ledgers with it, by run.
 
+    A last line without its end is still being written and passed over.
+
     Raises:
         BadInput: no such file, a newer version, or a broken line, which is named.
     """
     files = [part for part in parts(path) if part.exists()]
-    entries = _entries(read_text(path).splitlines(), path) if path.exists() or not files else []
+    entries = _entries(read_text(path).split("\n")[:-1], path) if path.exists() or not files else []
     for part in files:
         entries += _entries(part_lines(part), part)
     return tuple(entries)

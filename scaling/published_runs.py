@@ -21,6 +21,7 @@ class PublishedRun:
         spec: the shape; `params` counts it exactly.
         tokens: trained on, as exactly as a source says; None where none does.
         stated_params, stated_tokens: what the document's own table says, where it differs from those.
+        stated_attention: the width of attention (d_attn) as the document prints it.
         predicted_ppl, actual_ppl: as the document prints them.
         hours: of wall clock on `devices` accelerators of that name.
     """
@@ -31,6 +32,7 @@ class PublishedRun:
     loss: float
     stated_params: float | None = None
     stated_tokens: float | None = None
+    stated_attention: int | None = None
     predicted_ppl: float | None = None
     actual_ppl: float | None = None
     hours: float | None = None
@@ -104,6 +106,7 @@ def _card(
     loss: float,
     ppl: float,
     was: float,
+    attention: int,
 ) -> PublishedRun:
     """A row of the Composer card; its tokens are those of the family's own training files, steps of 512 × 1024."""
     whole, minutes = hours.split(":")
@@ -114,6 +117,7 @@ def _card(
         loss=loss,
         stated_params=stated,
         stated_tokens=stated_tokens,
+        stated_attention=attention,
         predicted_ppl=ppl,
         actual_ppl=was,
         hours=int(whole) + int(minutes) / 60,
@@ -147,9 +151,9 @@ PUBLISHED_RUNS: dict[str, PublishedRuns] = {
             "below those of the training files; it does not say on which split its loss is",
             law="kaplan",
             runs=(
-                _card("gpt2-52m", 53.9e6, "02:44", 4.6e9, 9_000, 3.43, 32.54, 30.88),
-                _card("gpt2-83m", 85.8e6, "04:52", 5.5e9, 11_000, 3.28, 27.84, 26.57),
-                _card("gpt2-125m", 114e6, "08:25", 6.7e9, 14_000, 3.18, 24.64, 24.04),
+                _card("gpt2-52m", 53.9e6, "02:44", 4.6e9, 9_000, 3.43, 32.54, 30.88, 8),
+                _card("gpt2-83m", 85.8e6, "04:52", 5.5e9, 11_000, 3.28, 27.84, 26.57, 640),
+                _card("gpt2-125m", 114e6, "08:25", 6.7e9, 14_000, 3.18, 24.64, 24.04, 768),
             ),
         ),
         PublishedRuns(

@@ -172,7 +172,8 @@ def read_runs(
         least: rows without which it is refused; 0 for a study that may have none yet.
 
     Raises:
-        BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones.
+        BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones. A last
+            line that is being written is named in `bad` and never too many.
     """
     path = Path(path)
     for ours in column_names or {}:
@@ -183,7 +184,9 @@ def read_runs(
     runs: list[Run] = []
     bad: list[str] = []
     ignored: dict[str, None] = {}
+    torn = 0  # of a file that grows while it is read; it is said, and no reason to refuse the rest
     for line, row in rows:
+        torn += row == _TORN
         if isinstance(row, str):
             bad.append(f"line {line}: {row}")
             continue
@@ -195,10 +198,10 @@ def read_runs(
             bad.append(f"line {line}: {first_problem(error)}")
         except BadInput as error:
             bad.append(f"line {line}: {error}")
-    total = len(runs) + len(bad)
+    total = len(runs) + len(bad) - torn
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
-    if len(bad) > max_bad_share * total:
+    if len(bad) - torn > max_bad_share * total:
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
     return Reading(runs=tuple(runs), bad=tuple(bad), ignored_columns=tuple(ignored))
@@ -229,6 +232,9 @@ def parse_columns(text: str) -> dict[str, str]:
     return names
 
 
+_TORN = "it has no line end and is not JSON: it is being written, or was cut off"
+
+
 def _run(row: Mapping[str, Any]) -> Run:
     values = {name: value for name, value in row.items() if name in _FIELDS and value not in (None, "")}
     for name in _SIZES:
@@ -251,12 +257,16 @@ def _csv_rows(text: str) -> Iterable[tuple[int, dict[str, Any] | str]]:
 
 
 def _jsonl_rows(text: str, name: str) -> Iterable[tuple[int, dict[str, Any] | str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = text.split("\n")  # the last is empty where the file is whole
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
+            if number == len(lines):
+                yield number, _TORN
+                continue
             yield number, f"it is not JSON: {error.msg} at column {error.colno}"
             continue
         if not isinstance(value, dict):

@@ -13,6 +13,7 @@ from families.units import format_size
 from .bookkeeping import LARGEST_LOSS
 from .budget import PF_DAY
 from .findings import Finding, Verdict
+from .frontier_fit import frontier_fit
 from .laws import KaplanFrontier, Law
 from .predictor import Status
 from .runs import Run, by_group, columns
@@ -101,22 +102,20 @@ def _against_frontier(both: Sequence[tuple[Entry, float, float]]) -> list[Findin
         return found
     compute = np.array([law.compute(params_kaplan(spec)) for _, spec, _, _ in shaped])
     actual = [real for _, _, _, real in shaped]
-    slope, level = np.polyfit(np.log(compute), np.log(actual), 1)
-    exponent = -float(slope)
-    gap = law.L_exponent - exponent
-    crossing = math.exp((law.L_exponent * math.log(law.C_scale) - float(level)) / gap) if gap else math.inf
+    own = frontier_fit(law, compute, np.array(actual))
+    gap = law.L_exponent - own.exponent
     differs = abs(gap) > 0.02 * law.L_exponent
-    factor = crossing / compute.max()
+    factor = own.crossing / compute.max()
     found.append(
         Finding(
             check="exponent",
             where=f"all {len(shaped)} rows",
             column=shaped[0][0].headers.get("loss", ""),
             stated=f"{law.L_exponent:.3f} (the law's)",
-            recomputed=f"{exponent:.4f}",
+            recomputed=f"{own.exponent:.4f}",
             verdict=Verdict.SUSPICIOUS if differs else Verdict.OK,
             explanation=f"of the actual losses against C_min(N); the law crosses its own data at {factor:.1f}x the "
-            f"budget of {shaped[int(compute.argmax())][0].name}, {format_size(crossing * PF_DAY)} FLOPs, and is too "
+            f"budget of {shaped[int(compute.argmax())][0].name}, {format_size(own.crossing * PF_DAY)} FLOPs, and is too "
             + ("optimistic beyond" if gap > 0 else "pessimistic beyond")
             if differs
             else "of the actual losses against C_min(N)",

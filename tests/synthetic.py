@@ -8,6 +8,7 @@ import numpy as np
 
 from families import ModelSpec, params, params_non_embedding, train_flops
 from scaling.compare import compare
+from scaling.files import sha256_file
 from scaling.fits import fit
 from scaling.laws import Law
 from scaling.ledger import Work, book
@@ -112,7 +113,8 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
     law.write(place.law)
     PlanFile(members=tuple(_planned(width, RUNGS) for width in WIDTHS[:-1])).write(place.ladder)
     plan = seal(
-        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law, "1" * 64), sealed_at="2026-11-21T12:00:00Z"
+        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law, sha256_file(place.law)),
+        sealed_at="2026-11-21T12:00:00Z",
     )
     write_plan(plan, place.plan)
     compare(plan, runs, {}).write(place.comparison)

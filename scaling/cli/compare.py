@@ -1,19 +1,23 @@
 """scaling compare: sealed predictions scored."""
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated
 
 import typer
 
-from ..calibration import calibrate, comparisons_under
-from ..compare import Comparison, compare
-from ..files import hashes
-from ..runs import gather_runs, read_runs
-from ..seal import open_seal
-from ..study import Study, open_study
-from .show import JsonOption, StudyOption, print_json, say, table
+from families.errors import BadInput
+from families.units import format_duration, format_size
 
-EPILOG = "Example: scaling compare --study demo, or scaling compare --under studies"
+from ..calibration import calibrate, comparisons_under
+from ..compare import Comparison
+from ..compare import compare_study as score_study
+from ..refit import Refit, change_interval, change_name, change_value
+from ..runs import gather_runs
+from ..study import Study, open_study
+from .show import JsonOption, StudyOption, note, print_json, say, table
+
+EPILOG = "Example: scaling compare --study demo, or --under studies, or --published composer-gpt2"
 
 
 def compare_study(
@@ -21,9 +25,18 @@ def compare_study(
     under: Annotated[
         Path | None, typer.Option("--under", help="Instead: how often all studies under a folder held.")
     ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option("--published", help="Instead: a published table against its own law: composer-gpt2."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Open the seal and score its predictions by the runs that came after; writes comparison.json."""
+    if under is not None and published is not None:
+        raise BadInput("--under and --published are given; give one of them")
+    if published is not None:
+        _published(published, as_json)
+        return
     if under is not None:
         _all_studies(under, as_json)
         return
@@ -31,7 +44,20 @@ def compare_study(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        say(comparison_table(found))
+        say(comparison_text(found))
+
+
+def _published(name: str, as_json: bool) -> None:
+    """A published table, recomputed."""
+    from ..published_compare import compare_published
+    from .published_text import published_lines
+
+    found = compare_published(name)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    for line in published_lines(found):
+        say(line)
 
 
 def _all_studies(folder: Path, as_json: bool) -> None:
@@ -43,23 +69,32 @@ def _all_studies(folder: Path, as_json: bool) -> None:
         print_json({**score.model_dump(mode="json"), "rows": studies})
         return
     rows = tuple(row for one in found.values() for row in one.rows)
-    say(comparison_table(Comparison(rows=rows)))
+    say(outcome_table(Comparison(rows=rows)))
     say(score.sentence)
 
 
 def compared(study: Study) -> Comparison:
     """Compare a study's sealed plan with its runs, and keep the result beside them."""
-    plan = open_seal(study.plan)
     gather_runs(study.runs)
-    found = compare(plan, read_runs(study.runs).runs, hashes((study.plan, study.runs)))
+    found, why_not = score_study(study)
     found.write(study.comparison)
+    for member in found.waiting:
+        note(f"{member} is sealed and not finished; it is not scored yet")
+    if why_not:
+        note(f"no refit: {why_not}")
     return found
 
 
-def comparison_table(found: Comparison) -> str:
-    """Predicted and actual loss and perplexity, a line for each member."""
-    from families.units import format_size
+def comparison_text(found: Comparison) -> str:
+    """What was predicted and what came, what it cost, and what the new runs change."""
+    parts = [outcome_table(found), cost_table(found)]
+    if found.refit is not None:
+        parts.append(refit_text(found.refit))
+    return "\n\n".join(parts)
 
+
+def outcome_table(found: Comparison) -> str:
+    """Predicted and actual loss and perplexity, a line for each member."""
     rows = [
         [
             row.member,
@@ -70,11 +105,12 @@ def comparison_table(found: Comparison) -> str:
             f"{row.predicted_ppl:.2f}",
             f"{row.actual_ppl:.2f}",
             f"{row.error:+.2%}",
+            f"{row.z:+.1f}",
             "80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside",
         ]
         for row in found.rows
     ]
-    headers = [
+    header = [
         "member",
         "tokens",
         "predicted",
@@ -83,6 +119,51 @@ def comparison_table(found: Comparison) -> str:
         "ppl pred.",
         "ppl",
         "error",
+        "z",
         "inside",
     ]
-    return table(headers, rows)
+    return table(header, rows)
+
+
+def cost_table(found: Comparison) -> str:
+    """Training FLOPs and time, planned and booked."""
+    rows = [
+        [
+            row.member,
+            *(
+                "–" if flops is None else format_size(flops)
+                for flops in (row.planned_flops, row.booked_flops)
+            ),
+            *(
+                "–" if hours is None else format_duration(3600 * hours)
+                for hours in (row.planned_hours, row.booked_hours)
+            ),
+        ]
+        for row in found.rows
+    ]
+    return table(["member", "FLOPs planned", "booked", "time planned", "booked"], rows)
+
+
+def refit_text(found: Refit) -> str:
+    """The law without and with the new runs."""
+    said = (
+        f"Refitted with the new runs, {found.rows_before} rows become {found.rows_after}: {found.form_before} -> "
+        f"{found.form_after} ({found.status})"
+    )
+    lines = [
+        *wrap(said, 100),
+        table(
+            ["", "before", "80 % interval", "after", "80 % interval"],
+            [
+                [
+                    change_name(found, one),
+                    change_value(one, one.before),
+                    change_interval(one, one.before_80),
+                    change_value(one, one.after),
+                    change_interval(one, one.after_80),
+                ]
+                for one in found.changes
+            ],
+        ),
+    ]
+    return "\n".join(lines)

@@ -43,17 +43,20 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A much smaller study, to see that all works.")
     ] = False,
+    sized_to: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="Training time on this machine to size the study to.")
+    ] = SECONDS,
     as_json: JsonOption = False,
 ) -> None:
     """Walk the whole flow on this machine's CPU: text, ladders, law, sealed prediction, target, comparison, report.
 
     Interrupt it at any point; the same command goes on where it was.
     """
-    from .compare import compared, comparison_table
+    from .compare import compared, comparison_text
     from .ladder import train_members
 
     place = open_study(study)
-    seconds = QUICK_SECONDS if quick else SECONDS
+    seconds = QUICK_SECONDS if quick else sized_to
     habits = {
         "seed": seed,
         "yes": True,
@@ -80,7 +83,7 @@ def demo(
     if as_json:
         print_json({**found.model_dump(mode="json"), "report": str(report)})
         return
-    say(comparison_table(found))
+    say(comparison_text(found))
     say(f"report: {report}")
 
 

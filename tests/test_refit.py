@@ -1,0 +1,109 @@
+"""What new runs teach: the law before and after, on a study whose truth is known."""
+
+import json
+import shutil
+
+import pytest
+
+from families.errors import BadInput
+from scaling.compare import Comparison, compare_study
+from scaling.lawfile import LawFile
+from scaling.refit import refit
+from scaling.runs import read_runs
+from scaling.study import Study
+
+from .synthetic import TRUTH, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("refit") / "study")
+
+
+@pytest.fixture(scope="module")
+def changed(study):
+    return compare_study(Study(study))[0].refit
+
+
+def test_the_new_run_is_counted_once(changed):
+    assert (changed.rows_before, changed.rows_after) == (16, 17)
+
+
+def test_both_laws_answer_the_same_questions(changed):
+    assert [one.quantity for one in changed.changes] == ["alpha", "beta", "exponent of N*", "N*", "loss"]
+    for one in changed.changes:
+        for value, bounds in ((one.before, one.before_80), (one.after, one.after_80)):
+            assert bounds[0] < value < bounds[1] or one.quantity in ("alpha", "beta"), one.quantity
+
+
+def test_the_next_prediction_is_of_one_point_ten_times_ahead(changed):
+    assert pytest.approx(changed.flops / 6, rel=1e-6) == changed.N * changed.D
+    loss = changed.change("loss")
+    assert loss.after == pytest.approx(TRUTH.loss(changed.N, changed.D), rel=0.03)
+
+
+def test_before_is_what_the_sealed_law_says(study, changed):
+    predictor = LawFile.read(study / "law.json").predictor()
+    found = predictor.predict(changed.N, changed.D)
+    assert changed.change("loss").before == pytest.approx(found.loss, rel=1e-12)
+    assert changed.change("loss").before_80 == pytest.approx(found.interval_80, rel=1e-12)
+
+
+def test_a_law_that_was_fitted_anew_is_taken_back(study, changed, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "s")
+    law = json.loads((folder / "law.json").read_text())
+    law["forms"][0]["alpha"] *= 1.2  # anything but what was sealed
+    (folder / "law.json").write_text(json.dumps(law))
+    again, _ = compare_study(Study(folder))
+    assert again.refit.rows_before == 16
+    assert again.refit.change("loss").after == pytest.approx(changed.change("loss").after, rel=1e-9)
+
+
+def test_runs_of_another_eval_set_teach_nothing(study):
+    law = LawFile.read(study / "law.json")
+    runs = [
+        run.model_copy(update={"eval_set": "other"}) if run.run == "gpt2-d192-s0" else run
+        for run in read_runs(study / "runs.jsonl").runs
+    ]
+    with pytest.raises(BadInput, match="no new run"):
+        refit(law, runs, ["gpt2-d192-s0"])
+
+
+def test_the_command_says_what_changed_and_keeps_it(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "s")
+    done = cli("compare", "--study", folder)
+    assert done.returncode == 0, done.stderr
+    for text in ("16 rows become 17", "exponent of N*", "FLOPs planned", "booked", "  z  "):
+        assert text in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert Comparison.read(folder / "comparison.json").refit.rows_after == 17
+
+
+def test_without_a_law_the_scores_stand_alone(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "s")
+    (folder / "law.json").unlink()
+    done = cli("compare", "--study", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["refit"] is None
+    assert "no refit" in done.stderr
+
+
+def test_sealed_members_without_a_run_are_waited_for(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "s")
+    text = (folder / "runs.jsonl").read_text().splitlines()
+    (folder / "runs.jsonl").write_text("\n".join(text[:-1]) + "\n")
+    done = cli("compare", "--study", folder)
+    assert done.returncode == 2
+    assert "no run of gpt2-d192" in done.stderr
+
+
+def test_a_diverged_run_is_scored_as_a_miss(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "s")
+    lines = (folder / "runs.jsonl").read_text().splitlines()
+    lines[-1] = json.dumps({**json.loads(lines[-1]), "loss": 1e4})
+    (folder / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    done = cli("compare", "--study", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert not row["inside_95"]
+    assert row["z"] > 100
