@@ -12,6 +12,7 @@ def _gpt2(name: str, n_layer: int, n_embd: int, n_head: int, source: str) -> Mem
     return Member(name=name, spec=ModelSpec(n_layer=n_layer, n_embd=n_embd, n_head=n_head), source=source)
 
 
+# Tiny has 2 heads of 64 in the published checkpoint (google/bert_uncased_L-2_H-128_A-2); lists that say 4 are wrong.
 _TURC = "Turc et al. 2019 (miniatures) and Devlin et al. 2019, as published on the Hugging Face hub"
 _PAIR = "HuggingFaceM4's deep and shallow pair at context 2048; heads of 64 are our choice"
 _LLAMA = "as published on the Hugging Face hub"

@@ -1,6 +1,7 @@
 """A plan as a picture: what each size reaches for the budget, and which are about as good as the best."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.lines import Line2D
 from families.units import format_size
 from scaling.asking import IsoFlop
 from scaling.planfile import Choice, PlanFile
+from scaling.published_runs import PUBLISHED_RUNS, PublishedRuns
 from scaling.runs import Run
 
 from .style import (
@@ -26,13 +28,19 @@ from .style import (
 )
 
 WIDE = 12.0  # sizes shown: this factor to either side of the recommended
+HIGH = (
+    0.5  # nats above the highest loss drawn at which a published run is still shown, the axis stretched to it
+)
+SHAPES = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
 
 def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Figure:
-    """IsoFLOP curves of a plan's candidates, the frontier, the indifference band, and what other laws would choose.
+    """IsoFLOP curves of a plan's candidates, the frontier, the indifference band, own and published runs, and what
+    other laws would choose.
 
     Losses in nats per token, by the plan's law; another law's choice is shown by its size alone, since its losses are
-    of another text. Under a law of one dial there is the frontier alone.
+    of another text. Published runs are hollow, each on its own text: under published laws and with a vocabulary like
+    theirs. Under a law of one dial there is the frontier alone.
     """
     best = plan.recommended
     if best is None:
@@ -61,8 +69,8 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
                     color=BLUE if main else MUTED,
                     fontsize=7.5,
                     ha="center",
-                    va="top",
-                    xytext=(0, -8),
+                    va="bottom",
+                    xytext=(0, 9 if main else 5),
                     textcoords="offset points",
                 )
         frontier = [choice for choice in plan.frontier if low <= choice.params <= high] if not curves else []
@@ -72,6 +80,9 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
             )
             losses.extend(c.loss for c in frontier)
         handles = _marks(axes, plan, best, runs, low, high)
+        for found in published_near(plan, (low, high), (min(losses), max(losses))):
+            handles.append(_published(axes, found, low))
+            losses.extend(run.loss for run in found.runs)
         axes.set_xlim(low, high)
         pad = 0.08 * (max(losses) - min(losses)) or 0.05
         axes.set_ylim(min(losses) - pad, max(losses) + pad)
@@ -83,7 +94,7 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
             handles=handles,
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
-            ncols=3,
+            ncols=3 if len(handles) <= 3 else 2,
             columnspacing=1.1,
             borderaxespad=0.1,
         )
@@ -126,6 +137,62 @@ def _marks(
         tips(found, [f"{run.run}: {run.loss:.4f} on {format_size(run.tokens)} tokens" for run in near])
         handles.append(Line2D([], [], color=MUTED, marker="D", linestyle="", markersize=4, label="own runs"))
     return handles
+
+
+def published_near(
+    plan: PlanFile, sizes: tuple[float, float], losses: tuple[float, float]
+) -> tuple[PublishedRuns, ...]:
+    """Published sets, each cut to the runs among the sizes drawn and near the losses; empty where the plan's law is
+    one's own fit of another vocabulary.
+    """
+    if plan.recommended is None or plan.law is None:
+        return ()
+    own = plan.law.name.endswith(".json")
+    cut = []
+    for found in PUBLISHED_RUNS.values():
+        near = tuple(
+            run
+            for run in found.runs
+            if sizes[0] < run.params < sizes[1]
+            and losses[0] - HIGH < run.loss < losses[1] + HIGH
+            and not (own and run.spec.vocab_size != plan.recommended.vocab_size)
+        )
+        if near:
+            cut.append(replace(found, runs=near))
+    return tuple(cut)
+
+
+def _published(axes: Axes, found: PublishedRuns, low: float) -> Line2D:
+    """A set's runs, hollow and named; returns its line of the legend."""
+    shape = SHAPES.get(found.name, "P")
+    points = axes.scatter(
+        [run.params for run in found.runs],
+        [run.loss for run in found.runs],
+        s=34, marker=shape, facecolor="none", edgecolor=PURPLE, linewidth=1.1, zorder=5,
+    )  # fmt: skip
+    tokens = ["" if run.tokens is None else f" on {format_size(run.tokens)} tokens" for run in found.runs]
+    tips(
+        points,
+        [
+            f"{run.member}: {run.loss:.{found.digits}f} nats per token of {found.text}{on} ({found.title})"
+            for run, on in zip(found.runs, tokens, strict=True)
+        ],
+    )
+    for run in found.runs:
+        axes.annotate(
+            run.member.removeprefix("cerebras-").removeprefix("gpt-"),
+            (run.params, run.loss),
+            fontsize=6.5,
+            color=PURPLE,
+            ha="right" if run.params > 2 * low else "left",
+            va="top",
+            xytext=(-5 if run.params > 2 * low else 5, -1),
+            textcoords="offset points",
+        )
+    return Line2D(
+        [], [], color=PURPLE, marker=shape, linestyle="", markersize=5, markerfacecolor="none",
+        label=f"{found.name}, {found.text}",
+    )  # fmt: skip
 
 
 def _title(plan: PlanFile, best: Choice) -> str:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from families.errors import BadInput
 
 from .budget import Budget
-from .costing import Array, Costed, answer, cost
+from .costing import Array, Costed, answer, cost, tokens_for
 from .hardware import accelerator
 from .planfile import Band, BandMember
 from .planlaw import PlanLaw
@@ -75,8 +75,7 @@ def _total_for(costed: Costed, law: PlanLaw, loss: float, rows: NDArray[np.bool_
     and elsewhere.
     """
     N = np.asarray(law.count(costed.shapes.as_spec), dtype=np.float64)[rows]
-    limit = costed.ask.limit(law)
-    tokens = limit.tokens_for(law, N, loss) if limit else law.tokens_for(N, loss)
+    tokens = tokens_for(costed.ask, law, N, loss)
     found = np.full(len(rows), np.inf)
     found[rows] = costed.shapes.flops_per_token[rows] * tokens + (costed.total - costed.flops)[rows]
     return found

@@ -85,8 +85,7 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
             raise BadInput(
                 f"target loss is {ask.target:.4g}; law {law.name} never goes below {law.irreducible_text()}"
             )
-        tokens = limit.tokens_for(law, N, ask.target) if limit else law.tokens_for(N, ask.target)
-        tokens = np.maximum(tokens, SHORTEST * shapes.n_positions)
+        tokens = np.maximum(tokens_for(ask, law, N, ask.target), SHORTEST * shapes.n_positions)
     else:
         assert ask.flops is not None
         tokens = (ask.flops - serving) / per_token
@@ -96,8 +95,8 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
     safe = np.where(able, tokens, SHORTEST * shapes.n_positions)
     worth_N, worth_D = limit.worth(N, safe) if limit else (N, safe)
     loss = law.losses(worth_N, worth_D)
-    if ask.target is not None:  # rounding in the last digits must not rank members that all meet the target
-        loss = np.where(np.abs(loss / ask.target - 1) < 1e-9, ask.target, loss)
+    if ask.target is not None:  # what is not held at the shortest run meets the target by its prediction
+        loss = np.where(tokens > SHORTEST * shapes.n_positions, ask.target, loss)
     return Costed(
         shapes=shapes,
         ask=ask,
@@ -109,6 +108,18 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
         total=per_token * safe + serving,
         able=able,
     )
+
+
+def tokens_for(ask: Ask, law: PlanLaw, N: Array, loss: float) -> Array:
+    """Tokens at which models of N parameters reach a loss, under the ask's data limit.
+
+    A target is met by what is predicted of each member; a budget is spent by the smooth law, whose optimum the
+    residuals of single runs must not move.
+    """
+    limit, as_predicted = ask.limit(law), ask.target is not None
+    if limit:
+        return limit.tokens_for(law, N, loss, as_predicted=as_predicted)
+    return law.tokens_for(N, loss, as_predicted=as_predicted)
 
 
 def _along_frontier(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:

@@ -24,13 +24,13 @@ class DataLimit:
         """Parameters and tokens as a law of fresh data sees them."""
         return self.repetition.effective(N, D, np.full(np.shape(D), self.unique))
 
-    def tokens_for(self, law: PlanLaw, N: Array, loss: float) -> Array:
+    def tokens_for(self, law: PlanLaw, N: Array, loss: float, *, as_predicted: bool = False) -> Array:
         """Tokens to draw, repeats among them, until models of N parameters reach that loss; infinite where
         none do.
         """
-        fresh = law.tokens_for(N, loss)
+        fresh = law.tokens_for(N, loss, as_predicted=as_predicted)
         worth, _ = self.worth(N, np.full(N.shape, 2 * self.unique))
-        needed = np.maximum(law.tokens_for(worth, loss), self.unique)
+        needed = np.maximum(law.tokens_for(worth, loss, as_predicted=as_predicted), self.unique)
         return np.where(fresh <= self.unique, fresh, self.draws_for(needed))
 
     def draws_for(self, worth: Array) -> Array:

@@ -59,8 +59,10 @@ def _entry(
     )
 
 
-# Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them. Typical on-demand prices
-# of 2025 per device-hour. RTX cards at 32-bit accumulation, which is half of what their boxes say for fp16.
+# Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them (NVIDIA prints them so from
+# the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, which is half
+# of what their boxes say for fp16. Prices are typical on-demand ones of 2025 per device-hour, of the firm named last;
+# they fall by the month, so a plan's money is an order and hardware.json has the place for one's own.
 _TABLE = """
 accelerator   GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
 V100          16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
@@ -70,7 +72,7 @@ A100          80  2039   1.79       -     312     312    156   19.5  NVIDIA data
 H100-PCIe     80  2000   2.49    1513     756     756    378     51  NVIDIA datasheet, H100 PCIe; Lambda
 H100          80  3350   2.99    1979     989     989  494.5     67  NVIDIA datasheet, H100 SXM5; Lambda, 8x
 H200         141  4800   3.59    1979     989     989  494.5     67  NVIDIA datasheet, H200 SXM; RunPod
-B200         180  7700   4.99    4500    2250    2250   1125     75  NVIDIA datasheet, DGX B200 / 8; Lambda
+B200         180  7700   4.99    4500    2250    2250   1100     75  NVIDIA Blackwell datasheet, HGX B200; Lambda
 L4            24   300   0.71   242.5     121     121     60   30.3  NVIDIA datasheet, L4; Google g2-standard-4
 L40S          48   864   0.86     733     362     362    183   91.6  NVIDIA datasheet, L40S; RunPod
 A10G          24   600   1.01       -      70      70     35   31.5  NVIDIA datasheet, A10G; AWS g5.xlarge

@@ -126,14 +126,15 @@ def _porian(spec: ModelSpec, tokens: float) -> _Advice:
 
 
 def _deepseek(spec: ModelSpec, tokens: float) -> _Advice:
-    compute = train_flops(spec, tokens)
+    head = 6 * spec.vocab_size * spec.n_embd  # their C is of the layers alone: 72·L·d² + 12·L·d·T a token
+    compute = train_flops(spec, tokens) - head * tokens
     return _Advice(
         lr=0.3118 * compute**-0.1250,
         batch_tokens=0.2920 * compute**0.3271,
         warmup_steps=2000,
         beta2=0.95,
         source="Bi et al. 2024 (DeepSeek LLM), arXiv:2401.02954: lr 0.3118·C^-0.1250, "
-        "batch 0.2920·C^0.3271 tokens, 2000 steps of warm-up",
+        "batch 0.2920·C^0.3271 tokens with C of the layers without the head, 2000 steps of warm-up",
     )
 
 

@@ -81,6 +81,25 @@ def test_tokens_for_a_loss_invert_the_fitted_law(study):
     assert 1.8 < law.irreducible < 2.2
 
 
+def test_a_planned_target_is_what_the_law_then_predicts_of_the_member(study):
+    law = find_law(None, study)
+    assert len(law.predictor.local.x), "the study's rows leave residuals to correct by"
+    plan = make_plan(parse_budget("1e13"), law, candidates("all", RULE), ask=Ask(target=3.0))
+    for choice in (plan.recommended, *(member.choice for member in plan.band.members)):
+        assert law.expect(choice.N, choice.tokens).loss == pytest.approx(3.0, rel=1e-7)
+    smooth = law.tokens_for(plan.recommended.N, 3.0)
+    assert law.expect(plan.recommended.N, float(smooth)).loss != pytest.approx(3.0, rel=1e-6)
+
+
+def test_a_target_with_data_that_runs_out_is_met_too(study):
+    law = find_law(None, study)
+    asked = Ask(target=3.0, tokens_available=2e6)
+    costed = answer(asked, law, candidates("all", RULE))
+    best = costed.best()
+    assert costed.tokens[best] > 2e6
+    assert law.expect(costed.N[best], costed.D[best]).loss == pytest.approx(3.0, rel=1e-7)
+
+
 def test_a_target_below_the_fitted_irreducible_loss_shows_its_interval(study):
     with pytest.raises(BadInput, match=r"E = 2\.\d+ nats/token \(80 % interval"):
         answer(Ask(target=1.5), find_law(None, study), candidates("all", RULE))

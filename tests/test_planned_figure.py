@@ -2,7 +2,7 @@
 
 import pytest
 
-from plots.planned import planned
+from plots.planned import HIGH, planned, published_near
 from plots.style import conclusion, svg
 from scaling.asking import Question, ask, isoflops
 
@@ -31,6 +31,26 @@ def test_the_main_curve_is_lowest_at_the_recommended():
 def test_a_law_of_one_dial_has_no_isoflop_curve():
     question = Question(budget="1e19", law="kaplan")
     assert isoflops(question, ask(question)[0]) == ()
+
+
+def test_published_runs_near_the_plan_are_drawn_hollow_and_named_with_their_text():
+    question = Question(budget="8xA100-hours", law="chinchilla")
+    plan, _ = ask(question)
+    drawn = svg(planned(plan, isoflops(question, plan)), "plan")
+    for words in ("gpt2-83m: 3.28 nats per token of OpenWebText on 5.77B tokens", "gpt2-medium: 2.84"):
+        assert words in drawn
+    assert "composer-gpt2, OpenWebText" in drawn
+    sizes, losses = (1e7, 1e9), (3.0, 3.3)
+    shown = published_near(plan, sizes, losses)
+    assert all(1e7 < run.params < 1e9 and run.loss < 3.3 + HIGH for one in shown for run in one.runs)
+    assert published_near(plan, (1e3, 1e4), losses) == ()
+
+
+def test_a_fit_of_another_vocabulary_shows_no_published_run():
+    plan, _ = ask(Question(budget="1e19", law="chinchilla", vocab="8192"))
+    own = plan.model_copy(update={"law": plan.law.model_copy(update={"name": "law.json"})})
+    assert published_near(plan, (1e7, 1e9), (2.5, 3.5))
+    assert not published_near(own, (1e7, 1e9), (2.5, 3.5))
 
 
 def test_the_command_draws_it_and_refuses_another_ending(cli, tmp_path):

@@ -77,6 +77,14 @@ def test_steplaw_is_its_formula():
     assert found.batch_tokens == pytest.approx(0.58 * 2e9**0.571, rel=0.05)
 
 
+def test_deepseeks_compute_is_of_the_layers_without_the_head():
+    spec = member("gpt2").spec
+    compute = (72 * 12 * 768**2 + 12 * 12 * 768 * 1024) * 2e9  # their equation 2: 72·L·d² + 12·L·d·T a token
+    found = recipe(spec, 2e9, rule="deepseek")
+    assert found.lr == pytest.approx(0.3118 * compute**-0.125, rel=5e-3)
+    assert found.batch_tokens == pytest.approx(0.2920 * compute**0.3271, rel=0.05)
+
+
 def test_all_rules_can_be_compared():
     assert set(recipes(member("gpt2-83m").spec, 6e9)) == set(RULES)
 

@@ -49,6 +49,7 @@ def hardware(
     if name is not None:
         say(f"source: {shown[0].source}")
     else:
+        say("prices are typical on-demand ones of 2025; `scaling hardware NAME` gives an entry's source")
         say(f"your own: {user_file()}, or the file that $SCALING_HARDWARE names")
 
 
