@@ -19,7 +19,7 @@ LEDGER = "ledger.jsonl"
 PARTS = "runs"  # the folder of the run folders
 _TRIES = 5  # to replace a view that somebody else is changing
 
-Key = tuple[str, float, str]
+Key = tuple[str, float, str, str]
 
 
 def parts(path: Path) -> list[Path]:
@@ -50,8 +50,13 @@ def part_lines(part: Path) -> list[str]:
 
 
 def key(row: dict[str, Any]) -> Key:
-    """What makes two rows one observation: the same run, tokens and eval set."""
-    return (str(row.get("run", "")), _number(row.get("tokens")), str(row.get("eval_set", "")))
+    """What makes two rows one observation: the same run, tokens, eval set and schedule."""
+    return (
+        str(row.get("run", "")),
+        _number(row.get("tokens")),
+        str(row.get("eval_set", "")),
+        str(row.get("schedule", "")),
+    )
 
 
 def _number(value: Any) -> float:

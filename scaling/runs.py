@@ -37,6 +37,7 @@ class Run(Record):
     compute: float | None = Field(default=None, gt=0)
     compute_kind: Literal["exact", "6ND"] | None = None
     annealed: bool = True
+    schedule: str = ""
     loss_se: float | None = Field(default=None, ge=0)
     seed: int | None = None
     eval_set: str = ""
@@ -287,7 +288,7 @@ def append_run(path: Path, run: Run) -> None:
 
 
 def record_run(path: Path, run: Run) -> None:
-    """Append an observation unless it is there already: the same run, tokens and eval set.
+    """Append an observation unless it is there already: the same run, tokens, eval set and schedule.
 
     A half-written last line, which a crash can leave, does not count; appending cuts it off.
     """

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["wsd", "cosine"]
+Shape = Literal["linear", "1-sqrt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,8 +13,8 @@ class Schedule:
     """Learning rate of step 0 … steps − 1.
 
     Linear warm-up over `warmup` steps (Kaplan et al. 2020). Then "cosine" to 0, or "wsd": constant, and over the last
-    `cooldown_steps` linear to 0 (Hägele et al. 2024, arXiv:2405.18392, who find a linear or 1−sqrt cooldown over 20 % of
-    the steps as good as a tuned cosine). A trunk is a WSD schedule before its cooldown begins.
+    `cooldown_steps` to 0: linear, or "1-sqrt", which falls faster at first (Hägele et al. 2024, arXiv:2405.18392, who find
+    either over 20 % of the steps as good as a tuned cosine). A trunk is a WSD schedule before its cooldown begins.
     """
 
     peak: float
@@ -21,6 +22,7 @@ class Schedule:
     steps: int
     kind: Kind = "wsd"
     cooldown_steps: int = 0
+    shape: Shape = "linear"
 
     @property
     def decay_starts(self) -> int:
@@ -36,8 +38,11 @@ class Schedule:
             return self.peak * scale * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         left = self.steps - step
         decay = left / (self.cooldown_steps + 1) if left <= self.cooldown_steps else 1.0
+        if self.shape == "1-sqrt":
+            decay = 1 - math.sqrt(1 - decay)
         return self.peak * scale * decay
 
-    def to(self, steps: int, cooldown: float) -> "Schedule":
+    def to(self, steps: int, cooldown: float, shape: Shape = "linear") -> "Schedule":
         """The same trunk, cooled down over the last share `cooldown` of `steps`."""
-        return replace(self, steps=steps, kind="wsd", cooldown_steps=max(1, round(cooldown * steps)))
+        cooldown_steps = max(1, round(cooldown * steps))
+        return replace(self, steps=steps, kind="wsd", cooldown_steps=cooldown_steps, shape=shape)

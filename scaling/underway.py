@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from .files import Document
-from .schedule import Kind, Schedule
+from .schedule import Kind, Schedule, Shape
 
 
 class Underway(Document):
@@ -24,6 +24,7 @@ class Underway(Document):
     warmup: int
     schedule: Kind
     cooldown: float
+    shape: Shape = "linear"
     params: int
     params_non_embedding: int
     group: str = ""
@@ -32,4 +33,4 @@ class Underway(Document):
     def to(self, steps: int) -> Schedule:
         """The learning rate of each step of the rung of so many steps."""
         base = Schedule(peak=self.lr, warmup=self.warmup, steps=steps, kind=self.schedule)
-        return base if self.schedule == "cosine" else base.to(steps, self.cooldown)
+        return base if self.schedule == "cosine" else base.to(steps, self.cooldown, self.shape)

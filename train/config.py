@@ -8,8 +8,10 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from families import ModelSpec, member
 from families.units import parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
+from scaling.schedule import Kind, Shape
 
-ScheduleKind = Literal["wsd", "cosine"]
+from .rungs import Rungs
+
 ObjectiveKind = Literal["causal", "mlm"]
 OptimizerKind = Literal["adamw", "adafactor"]
 
@@ -54,13 +56,13 @@ class TrainConfig(Record):
     )
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
-    schedule: ScheduleKind = Field(
-        default="wsd", description="wsd (constant, then a linear cooldown to 0) or cosine to 0."
-    )
+    schedule: Kind = Field(default="wsd", description="wsd (constant, then a cooldown to 0) or cosine to 0.")
     cooldown: float = Field(default=0.2, gt=0, le=1, description="Share of the steps in the cooldown of wsd.")
-    rungs: tuple[Count, ...] = Field(
-        default=(),
-        description="Token counts, comma-separated, at which a cooldown branch gives an annealed observation.",
+    cooldown_shape: Shape = Field(default="linear", description="Of the cooldown of wsd.")
+    rungs: Annotated[Rungs, BeforeValidator(Rungs.parse)] = Field(
+        default=Rungs(),
+        description="Where a cooldown branch gives an annealed observation: token counts like 1M,2M,4M, or a row that "
+        "ends at tokens: 5x2 is five rungs, each twice the one before.",
     )
     weight_decay: float | None = Field(default=None, ge=0)
     beta1: float | None = Field(default=None, gt=0, lt=1)
@@ -82,21 +84,15 @@ class TrainConfig(Record):
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
     save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _split_rungs(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("rungs"), str):
-            return {**values, "rungs": tuple(part for part in values["rungs"].split(",") if part)}
-        return values
-
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         if self.batch_size and self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch is {self.micro_batch}; it must divide batch_size, which is {self.batch_size}"
             )
-        if self.rungs and (self.schedule != "wsd" or max(self.rungs) > self.tokens):
-            raise ValueError("rungs need schedule=wsd, and none may exceed tokens")
+        if self.rungs.many and self.schedule != "wsd":
+            raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
+        self.rungs.at(self.tokens)
         self.spec()
         return self
 
@@ -116,6 +112,11 @@ class TrainConfig(Record):
         }
         inner = base.n_inner if given.get("n_embd") is None else 0
         return ModelSpec(**{**shape, "n_inner": inner, **given})
+
+
+NOT_IDENTITY = (
+    "created_at", "tool", "inputs", "micro_batch", "recipe", "cooldown", "cooldown_shape",
+)  # fmt: skip
 
 
 class Settings(Document):
@@ -139,8 +140,9 @@ class Settings(Document):
     micro_batch: int  # sequences per forward pass
     lr: float
     warmup: int  # steps
-    schedule: ScheduleKind
+    schedule: Kind
     cooldown: float  # share of a rung's steps
+    cooldown_shape: Shape = "linear"
     weight_decay: float
     beta1: float
     beta2: float
@@ -164,15 +166,17 @@ class Settings(Document):
         """Tokens per optimiser step."""
         return self.batch_size * self.n_positions
 
+    @property
+    def decay(self) -> str:
+        """How a branch ends: "wsd 0.2 linear", or "cosine"."""
+        return "cosine" if self.schedule == "cosine" else f"wsd {self.cooldown!r} {self.cooldown_shape}"
+
     def identity(self) -> str:
-        """SHA-256 of what decides the run's numbers; the micro-batch only changes rounding and is left out."""
-        return sha256_bytes(
-            canonical_json(
-                self.model_dump(
-                    mode="json", exclude={"created_at", "tool", "inputs", "micro_batch", "recipe"}
-                )
-            )
-        )
+        """SHA-256 of what decides the trunk's numbers, which every branch continues.
+
+        The cooldown is a branch's own (`decay`); the micro-batch only changes rounding.
+        """
+        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
 
     def order_of_batches(self) -> str:
         """SHA-256 of what decides which tokens a step reads: runs that share it read the same batches in the same order."""

@@ -15,7 +15,7 @@ from scaling.schedule import Schedule
 from scaling.underway import Underway
 
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
-from .config import Settings
+from .config import NOT_IDENTITY, Settings, TrainConfig
 from .data import Tokens
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Session, Stop, advance, start
@@ -33,6 +33,7 @@ class RungFile(Document):
     KIND: ClassVar[str] = "rung"
 
     observation: Run
+    trunk_checkpoint: str = ""  # of the step where its cooldown began, kept: another cooldown can start there
     perplexity: float
     bits_per_byte: float
     loss_per_word: float
@@ -92,7 +93,21 @@ def rung_steps(settings: Settings, tokens: int) -> int:
 def trunk_schedule(settings: Settings, steps: int) -> Schedule:
     """The schedule of a rung of so many steps: its trunk is the same for every rung of wsd."""
     base = Schedule(peak=settings.lr, warmup=settings.warmup, steps=steps, kind=settings.schedule)
-    return base if settings.schedule == "cosine" else base.to(steps, settings.cooldown)
+    return (
+        base if settings.schedule == "cosine" else base.to(steps, settings.cooldown, settings.cooldown_shape)
+    )
+
+
+def branch_name(settings: Settings, steps: int) -> str:
+    """A rung's folder: rung-TOKENS, and what its cooldown is where that is not the default."""
+    name = f"rung-{steps * settings.batch_tokens}"
+    usual = TrainConfig.model_fields
+    if settings.schedule == "cosine" or (settings.cooldown, settings.cooldown_shape) == (
+        usual["cooldown"].default,
+        usual["cooldown_shape"].default,
+    ):
+        return name
+    return f"{name}-{settings.decay.replace(' ', '-')}"
 
 
 def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
@@ -108,7 +123,7 @@ def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
 def climb(
     settings: Settings, rungs: tuple[int, ...], text: Text, places: Places, habits: Habits, stop: Stop
 ) -> tuple[RungFile, ...]:
-    """Train a member to each rung, cheapest first. What is done is not done again; a rung can be added later.
+    """Train a member to each rung, cheapest first. What is done is not done again; a rung or a cooldown can be added later.
 
     A branch starts from the trunk's own weights, optimiser state, random state and place in the data, and so equals an
     uninterrupted run of its schedule.
@@ -126,13 +141,13 @@ def climb(
     before = 0  # steps of the branches so far: the ladder's position is the step plus these
     for steps in sorted({rung_steps(settings, tokens) for tokens in rungs}):
         schedule = trunk_schedule(settings, steps)
-        branch = places.folder / f"rung-{steps * settings.batch_tokens}"
+        branch = places.folder / branch_name(settings, steps)
         finished = branch / "rung.json"
         if not finished.exists():
             session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
             result = evaluate(session.model, settings, held, habits.device)
             save_model(session.model, text.folder / "tokenizer.json", branch / "model")
-            _observe(session, result, held.name, text).write(finished)
+            _observe(session, schedule, result, held.name, text).write(finished)
             for _, folder in checkpoints(branch):
                 shutil.rmtree(folder)
         rung = RungFile.read(finished)
@@ -150,8 +165,7 @@ def _claim(settings: Settings, folder: Path) -> None:
         found = Settings.read(path)
         if found.identity() != settings.identity():
             ours, theirs = settings.model_dump(), found.model_dump()
-            skip = {"created_at", "tool", "inputs", "micro_batch", "recipe"}
-            key = next(name for name in ours if name not in skip and ours[name] != theirs[name])
+            key = next(name for name in ours if name not in NOT_IDENTITY and ours[name] != theirs[name])
             raise BadInput(
                 f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: choose another out=, or remove it"
             )
@@ -171,6 +185,7 @@ def _announce(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
         warmup=settings.warmup,
         schedule=settings.schedule,
         cooldown=settings.cooldown,
+        shape=settings.cooldown_shape,
         params=params(settings.spec()),
         params_non_embedding=params_non_embedding(settings.spec()),
         group=settings.group,
@@ -191,7 +206,14 @@ def _to_end(
         session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell)
         if session is None:
             session = start(settings, habits.device)
-        if session.step < starts:
+        if any(step > starts for step, _ in checkpoints(trunk)) and session.step < starts:
+            # The trunk's own record goes on beyond this point: what is trained again is the branch's.
+            habits.tell(
+                f"{settings.run}: the cooldown of {branch.name} starts at step {starts} and the nearest checkpoint before is "
+                f"at step {session.step}; the steps between are trained again"
+            )
+            _advance(session, schedule, starts, branch, text, places, habits, stop, before, saved_in=trunk)
+        elif session.step < starts:
             _advance(session, schedule, starts, trunk, text, places, habits, stop, before)
     if session.step < steps:
         _advance(session, schedule, steps, branch, text, places, habits, stop, before)
@@ -200,9 +222,10 @@ def _to_end(
 
 def _advance(
     session: Session, schedule: Schedule, until: int, folder: Path, text: Text, places: Places, habits: Habits,
-    stop: Stop, before: int,
+    stop: Stop, before: int, saved_in: Path | None = None,
 ) -> None:  # fmt: skip
     """Train to a step, booking and saving what is done; a trunk keeps the checkpoints that branches start from."""
+    parent = saved_in or folder
     name, part = session.settings.run, folder.name
     habits.progress(before + session.step, f"{name} {part}", False)
     booked_step, booked_wall = session.step, session.wall_s
@@ -210,7 +233,7 @@ def _advance(
 
     def keep() -> None:
         nonlocal booked_step, booked_wall, last
-        target = step_folder(folder, session.step)
+        target = step_folder(parent, session.step)
         save(session, target, text.folder / "tokenizer.json")
         if last is not None and last != target:
             shutil.rmtree(last, ignore_errors=True)
@@ -253,7 +276,9 @@ def _advance(
         )
 
 
-def _observe(session: Session, result: Evaluation, eval_name: str, text: Text) -> RungFile:
+def _observe(
+    session: Session, schedule: Schedule, result: Evaluation, eval_name: str, text: Text
+) -> RungFile:
     settings, spec = session.settings, session.settings.spec()
     tokens = session.step * settings.batch_tokens
     run = Run(
@@ -268,6 +293,7 @@ def _observe(session: Session, result: Evaluation, eval_name: str, text: Text) -
         compute=float(tokens * train_flops_per_token(spec)),
         compute_kind="exact",
         annealed=True,
+        schedule=settings.decay,
         seed=settings.seed,
         eval_set=eval_name,
         n_positions=spec.n_positions,
@@ -282,6 +308,9 @@ def _observe(session: Session, result: Evaluation, eval_name: str, text: Text) -
     )
     return RungFile(
         observation=run,
+        trunk_checkpoint=f"trunk/{step_folder(Path(), schedule.decay_starts).name}"
+        if schedule.kind == "wsd"
+        else "",
         perplexity=result.perplexity,
         bits_per_byte=result.bits_per_byte,
         loss_per_word=result.loss_per_word,

@@ -71,12 +71,13 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
     """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
     spec = config.spec()
     wanted = None if config.batch_size is None else float(config.batch_size * spec.n_positions)
-    shortest = min((*config.rungs, config.tokens))
+    shortest = min(config.rungs.at(config.tokens))
     advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
     return _settings(
         config.family, spec, advice, facts, device,
         seed=config.seed, batch_size=config.batch_size, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
-        cooldown=config.cooldown, weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
+        cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
+        weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, dtype=config.dtype,
     )  # fmt: skip
 
@@ -135,12 +136,23 @@ def _settings(
     )
 
 
-def as_begun(settings: Settings, folder: Path) -> Settings:
-    """The settings of a run that goes on, with the micro-batch that it began with: another would round otherwise."""
+_ADVISED = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "init_std", "recipe")
+
+
+def as_begun(settings: Settings, folder: Path, config: TrainConfig | None = None) -> Settings:
+    """The settings of a run that goes on, with the micro-batch that it began with: another would round otherwise.
+
+    What `config` leaves to the recipe stays as it began too: the recipe looks at the tokens, and a rung added later
+    must not move the trunk.
+    """
     path = folder / "run.json"
     if not path.exists():
         return settings
-    return settings.model_copy(update={"micro_batch": Settings.read(path).micro_batch})
+    begun = Settings.read(path)
+    keys = ["micro_batch"]
+    if config is not None:
+        keys += [key for key in _ADVISED if getattr(config, key, None) is None]
+    return settings.model_copy(update={key: getattr(begun, key) for key in keys})
 
 
 def check_machine(
@@ -181,7 +193,7 @@ def train(
     if config.tokens < spec.n_positions:
         raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
     device = pick_device(config.device)
-    rungs = (*config.rungs, config.tokens)
+    rungs = config.rungs.at(config.tokens)
     unread = settings_of(config, TextFacts(), device)
     folder = config.out or study / "runs" / unread.run
     check_machine(unread, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
@@ -194,7 +206,9 @@ def train(
         need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
-    settings = as_begun(settings_of(config, TextFacts.of(manifest, spec.architecture), device), folder)
+    settings = as_begun(
+        settings_of(config, TextFacts.of(manifest, spec.architecture), device), folder, config
+    )
     total = planned_steps(settings, rungs)
     habits = Habits(
         device=device,

@@ -1,0 +1,143 @@
+"""Ladders: rungs in a row, cooldowns changed without the trunk, and what all that costs."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from families.errors import BadInput
+from scaling.files import first_problem
+from scaling.ledger import read_ledger
+from scaling.runs import read_runs
+from scaling.schedule import Schedule
+from train.checkpoint import checkpoints
+from train.config import TrainConfig
+from train.ladder import Habits, RungFile, climb
+from train.loop import Stop
+from train.rungs import Rungs
+
+from .test_train import one_thread, places, settings, text, weights
+
+__all__ = ["one_thread", "text"]
+
+QUIET = Habits(save_every=1e9)
+
+
+def booked(folder):
+    return sum(work.tokens for work in read_ledger(folder / "ledger.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "rungs"),
+    [
+        ("1k,2k", (1000, 2000, 16000)),
+        ("5x2", (1000, 2000, 4000, 8000, 16000)),
+        ("3x1.5", (7111, 10667, 16000)),
+        ("1x2", (16000,)),
+        ("16k", (16000,)),
+    ],
+)
+def test_rungs_are_listed_or_a_row_that_ends_at_the_tokens(words, rungs):
+    assert Rungs.parse(words).at(16000) == rungs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("5xx2", "token counts like 1M,2M,4M, or a row like 5x2"),
+        ("5x1", "factor above 1"),
+        ("0x2", "1 to 64 rungs"),
+        ("20x2", "below one token"),
+        ("1k,two", "rungs is 'two'"),
+        ("1M", "none may exceed tokens"),
+    ],
+)
+def test_bad_rungs_are_one_line(words, message):
+    with pytest.raises(ValidationError) as caught:
+        TrainConfig.model_validate({"family": "gpt2-52m", "data": "x", "tokens": "100k", "rungs": words})
+    assert message in first_problem(caught.value)
+    assert "\n" not in first_problem(caught.value)
+
+
+def test_a_cooldown_of_one_minus_the_root_falls_as_its_name_says():
+    schedule = Schedule(peak=2.0, warmup=0, steps=0).to(100, 0.2, "1-sqrt")
+    assert {schedule.lr(step) for step in range(80)} == {2.0}
+    for step in range(80, 100):
+        progress = (step - 80 + 1) / 21
+        assert schedule.lr(step) == pytest.approx(2.0 * (1 - math.sqrt(progress)))
+
+
+@pytest.fixture(scope="module")
+def ladder(text, tmp_path_factory):
+    """Five rungs, each twice the one before, at a cooldown of 0.2."""
+    folder = tmp_path_factory.mktemp("five")
+    rungs = Rungs.parse("5x2").at(80 * 128)
+    return folder, rungs, climb(settings(text), rungs, text, places(folder), QUIET, Stop())
+
+
+def test_five_doubling_rungs_are_booked_at_under_0_62_of_separate_runs(ladder):
+    folder, rungs, _ = ladder
+    share = booked(folder) / sum(rungs)
+    assert share <= 0.62
+    assert share == pytest.approx((rungs[-1] + 0.2 * sum(rungs[:-1])) / sum(rungs))
+
+
+def test_each_rung_keeps_its_state_before_the_decay_and_its_model_after_it(ladder):
+    folder, rungs, found = ladder
+    for tokens, rung in zip(rungs, found, strict=True):
+        before = folder / "run" / rung.trunk_checkpoint
+        assert (before / "state.safetensors").is_file()
+        assert before.name == f"step-{round(tokens / 128 * 0.8):08d}"
+        assert (folder / "run" / f"rung-{tokens}" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("change", [{"cooldown": 0.1}, {"cooldown_shape": "1-sqrt"}, {"cooldown": 0.4}])
+def test_another_cooldown_repeats_no_trunk_that_is_kept_and_equals_a_run_of_its_own(
+    change, ladder, text, tmp_path
+):
+    folder = ladder[0]
+    other = settings(text, **change)
+    before = booked(folder)
+    said = []
+    found = climb(other, (40 * 128,), text, places(folder), Habits(save_every=1e9, tell=said.append), Stop())[
+        0
+    ]
+    name = {0.1: "-wsd-0.1-linear", 0.4: "-wsd-0.4-linear"}.get(other.cooldown, "-wsd-0.2-1-sqrt")
+    alone = climb(other, (40 * 128,), text, places(tmp_path), QUIET, Stop())[0]
+    ours, theirs = (weights(root / "run" / f"rung-{40 * 128}{name}") for root in (folder, tmp_path))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert found.observation.loss == alone.observation.loss
+    starts = round(40 * (1 - other.cooldown))
+    nearest = max(step for step in (4, 8, 16, 32, 64) if step <= starts)
+    assert booked(folder) - before == (40 - nearest) * 128
+    assert len(said) == (nearest != starts)
+    if said:
+        assert f"starts at step {starts} and the nearest checkpoint before is at step {nearest}" in said[0]
+
+
+def test_observations_of_different_cooldowns_are_told_apart(text, tmp_path):
+    for change in ({}, {"cooldown_shape": "1-sqrt"}, {"cooldown": 0.5}):
+        climb(settings(text, **change), (2048,), text, places(tmp_path), QUIET, Stop())
+    runs = read_runs(tmp_path / "runs.jsonl").runs
+    assert [run.schedule for run in runs] == ["wsd 0.2 linear", "wsd 0.2 1-sqrt", "wsd 0.5 linear"]
+    assert {(run.run, run.tokens) for run in runs} == {("tiny-s0", 2048)}
+    assert len({run.loss for run in runs}) == 3
+    assert len(list((tmp_path / "run").glob("rung-*/rung.json"))) == 3
+
+
+def test_training_again_from_an_earlier_trunk_leaves_the_trunks_own_record_alone(text, tmp_path):
+    habits = Habits(save_every=1e9, log_every=2)
+    climb(settings(text), (2048, 4096), text, places(tmp_path), habits, Stop())
+    trunk = tmp_path / "run" / "trunk" / "metrics.jsonl"
+    before = trunk.read_bytes()
+    rung = climb(settings(text), (3072,), text, places(tmp_path), habits, Stop())[0]
+    assert trunk.read_bytes() == before
+    assert rung.trunk_checkpoint == "trunk/step-00000019"
+    assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [13, 19, 26]
+    assert RungFile.read(tmp_path / "run" / "rung-3072" / "rung.json") == rung
+
+
+def test_a_trunk_under_another_rate_is_still_refused(ladder, text):
+    with pytest.raises(BadInput, match=r"lr 0\.003; this one has 0\.001"):
+        climb(settings(text, lr=1e-3, cooldown=0.1), (1024,), text, places(ladder[0]), QUIET, Stop())
