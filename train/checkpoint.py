@@ -14,6 +14,7 @@ from scaling.files import Document, sha256_file, whole_folder, write_whole
 from .config import Settings
 from .loop import Session, start
 from .optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from .tokenizer import END_OF_TEXT, MASKS
 
 _STATE = "state.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
@@ -37,18 +38,22 @@ def step_folder(parent: Path, step: int) -> Path:
 
 
 def save_model(model: Any, tokenizer: Path, folder: Path) -> None:
-    """Write a Hugging Face folder: AutoModelForCausalLM and AutoTokenizer load it, and generate from it."""
+    """Write a Hugging Face folder: AutoModelForCausalLM (AutoModelForMaskedLM) and AutoTokenizer load it."""
+    from tokenizers import Tokenizer
+
     model.save_pretrained(folder)
     eos = model.config.eos_token_id
     write_whole(folder / "tokenizer.json", tokenizer.read_bytes())
-    vocabulary = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
-    special = next((word for word, number in vocabulary.items() if number == eos), "<|endoftext|>")
+    coder = Tokenizer.from_file(str(tokenizer))
+    special = coder.id_to_token(eos) or END_OF_TEXT
+    mask = next((name for name in MASKS if coder.token_to_id(name) is not None), None)
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.max_position_embeddings,
         "bos_token": special,
         "eos_token": special,
         "unk_token": None,
+        **({"mask_token": mask} if mask else {}),
     }
     write_whole(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
 

@@ -6,6 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from families import ModelSpec, member
+from families.architectures import architecture
+from families.errors import BadInput
+from families.presets import MEMBERS
 from families.units import parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 from scaling.schedule import Kind, Shape
@@ -19,6 +22,8 @@ OptimizerKind = Literal["adamw", "adafactor"]
 def _count(value: Any, info: ValidationInfo) -> int:
     return parse_count(value, info.field_name or "count")
 
+
+_ENCODER = {"architecture": "bert", "n_positions": 512, "vocab_size": 30522}  # as the published BERTs have it
 
 SHAPE_FIELDS = ("architecture", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
 Count = Annotated[int, BeforeValidator(_count)]
@@ -54,6 +59,10 @@ class TrainConfig(Record):
     micro_batch: int | None = Field(
         default=None, ge=1, description="Sequences per forward pass; must divide batch_size."
     )
+    objective: ObjectiveKind | None = Field(
+        default=None, description="causal (decoders) or mlm (BERT): the architecture's own by default."
+    )
+    optimizer: OptimizerKind = Field(default="adamw", description="adamw or adafactor.")
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
     schedule: Kind = Field(default="wsd", description="wsd (constant, then a cooldown to 0) or cosine to 0.")
@@ -93,7 +102,7 @@ class TrainConfig(Record):
         if self.rungs.many and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         self.rungs.at(self.tokens)
-        self.spec()
+        check_objective(self.objective, self.spec())
         return self
 
     def spec(self) -> ModelSpec:
@@ -104,7 +113,11 @@ class TrainConfig(Record):
             if (value := getattr(self, name)) is not None
         }
         if {"n_layer", "n_head", "n_embd"} <= given.keys():
-            return ModelSpec(**given)
+            usual = {"architecture": "gpt2"} if self.objective != "mlm" else _ENCODER
+            known = MEMBERS.get(self.family.strip().lower())
+            return ModelSpec(
+                **{**(_ENCODER if known and known.spec.architecture == "bert" else usual), **given}
+            )
         base = member(self.family).spec
         shape = {
             name: getattr(base, name)
@@ -117,6 +130,23 @@ class TrainConfig(Record):
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "recipe", "cooldown", "cooldown_shape",
 )  # fmt: skip
+
+
+def objective_for(spec: ModelSpec) -> ObjectiveKind:
+    """What an architecture is trained on."""
+    return "causal" if architecture(spec.architecture).causal else "mlm"
+
+
+def check_objective(wanted: ObjectiveKind | None, spec: ModelSpec) -> None:
+    """Refuse an objective that the architecture cannot have.
+
+    Raises:
+        BadInput: saying what it is trained on.
+    """
+    own = objective_for(spec)
+    if wanted not in (None, own):
+        kind = "a decoder" if own == "causal" else "an encoder"
+        raise BadInput(f"objective is {wanted}; {spec.architecture} is {kind}, which is trained with {own}")
 
 
 class Settings(Document):

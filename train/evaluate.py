@@ -21,14 +21,15 @@ class Evaluation:
     """loss: nats per token. se: standard error of its mean over windows. tokens: how many were scored.
 
     bits_per_byte and loss_per_word ("adjusted" loss) divide by the bytes and the words of the whole held-out split, at
-    its own ratio of tokens to each; they compare across tokenizers, which perplexity per token does not.
+    its own ratio of tokens to each; they compare across tokenizers, which perplexity per token does not. Masked tokens
+    are told from both sides and not all of them, so that no code length follows: then both are None.
     """
 
     loss: float
     se: float
     tokens: int
-    bits_per_byte: float
-    loss_per_word: float
+    bits_per_byte: float | None
+    loss_per_word: float | None
 
     @property
     def perplexity(self) -> float:
@@ -88,8 +89,8 @@ def evaluate(
         loss=loss,
         se=se,
         tokens=objective.scored(data.examples),
-        bits_per_byte=loss * data.tokens_per_byte / math.log(2),
-        loss_per_word=loss * data.tokens_per_word,
+        bits_per_byte=loss * data.tokens_per_byte / math.log(2) if settings.objective == "causal" else None,
+        loss_per_word=loss * data.tokens_per_word if settings.objective == "causal" else None,
     )
 
 

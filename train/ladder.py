@@ -35,8 +35,8 @@ class RungFile(Document):
     observation: Run
     trunk_checkpoint: str = ""  # of the step where its cooldown began, kept: another cooldown can start there
     perplexity: float
-    bits_per_byte: float
-    loss_per_word: float
+    bits_per_byte: float | None  # None for masked tokens, of which no text's length in bits follows
+    loss_per_word: float | None
     eval_tokens: int
 
 

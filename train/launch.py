@@ -19,7 +19,7 @@ from scaling.runs import gather_runs
 from scaling.study import Study
 
 from .autotune import Estimate, estimate, fitting_micro_batch
-from .config import SHAPE_FIELDS, Settings, TrainConfig
+from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
 from .ladder import Habits, Places, RungFile, Text, climb, planned_steps
 from .loop import Stop, pick_device
 from .pack import Job, Report, climb_all
@@ -52,6 +52,7 @@ class TextFacts:
     group: str = ""
     vocab_size: int = 1
     eos_token_id: int = 0
+    mask_token_id: int | None = None
     data_sha256: str = ""
 
     @classmethod
@@ -63,6 +64,7 @@ class TextFacts:
             group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
             vocab_size=manifest.vocab_size,
             eos_token_id=manifest.eos_token_id,
+            mask_token_id=manifest.mask_token_id,
             data_sha256=sha256_bytes(canonical_json([files, shards, manifest.heldout_sha256])),
         )
 
@@ -79,6 +81,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, dtype=config.dtype,
+        optimizer=config.optimizer,
     )  # fmt: skip
 
 
@@ -105,6 +108,7 @@ def _settings(
             f"the tokenizer has {facts.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
         )
     chosen = {key: value for key, value in given.items() if value is not None}
+    objective = objective_for(spec)
     batch_size = int(str(chosen.pop("batch_size", advice.batch_sequences)))
     micro = chosen.pop("micro_batch", None)
     member_name = safe_name(name)
@@ -129,6 +133,9 @@ def _settings(
             "dropout": 0.0,
             "init_std": advice.init_std,
             "dtype": "fp32",
+            "objective": objective,
+            "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
+            "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
             "data_sha256": facts.data_sha256,
             "recipe": advice.source,
             **chosen,
@@ -203,6 +210,7 @@ def train(
         vocab_size=spec.vocab_size,
         tokenizer=config.tokenizer,
         held_out=config.held_out,
+        mask=objective_for(spec) == "mlm",
         need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
         progress=lambda what, share: report(share, 1.0, what, True),
     )

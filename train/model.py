@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from families import BadInput, ModelSpec, params
+from families import ModelSpec, params
 from families.architectures import architecture
 from scaling.files import write_whole
 
@@ -36,7 +36,6 @@ def build(
     """The model with freshly drawn weights: a function of (spec, seed).
 
     Raises:
-        BadInput: a model that is not trained on the next token.
         RuntimeError: transformers' own count is not the promised one.
     """
     import torch
@@ -45,11 +44,13 @@ def build(
     transformers.utils.logging.disable_progress_bar()
     eos = spec.vocab_size - 1 if eos_token_id is None else eos_token_id
     found = architecture(spec.architecture)
-    if not found.causal:
-        raise BadInput(f"family is {spec.architecture}, a masked language model; train takes decoders")
+    usual = found.to_hugging_face(spec)
     config = hugging_face_config(
         spec,
-        **{key: dropout for key in found.to_hugging_face(spec) if "drop" in key},
+        **{key: dropout for key in usual if "drop" in key},
+        **{
+            key: None for key in usual if key == "pad_token_id"
+        },  # windows are full: no number stands for padding
         initializer_range=init_std,
         bos_token_id=eos,
         eos_token_id=eos,

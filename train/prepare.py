@@ -22,7 +22,7 @@ from .text import (
     read_chunks,
     split_texts,
 )
-from .tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+from .tokenizer import ENDS, MASKS, load_tokenizer, special_token, train_tokenizer
 
 SHARD_TOKENS = 2**28
 
@@ -54,6 +54,7 @@ class DataManifest(Document):
     tokenizer: str
     vocab_size: int  # of the tokenizer; a model's may be larger
     eos_token_id: int
+    mask_token_id: int | None = None  # where the text was prepared for masked language modelling
     dtype: Literal["uint16", "uint32"]
     held_out: float
     train: tuple[Shard, ...]
@@ -84,12 +85,16 @@ def prepare(
     vocab_size: int,
     tokenizer: str | None = None,
     held_out: float = 0.05,
+    mask: bool = False,
     need: Need | None = None,
     progress: Progress | None = None,
 ) -> DataManifest:
     """Tokenise text into `folder`, once: tokenizer.json, train-*.bin, heldout.bin and data.json.
 
     A folder that already holds the same text under the same settings is used as it is.
+
+    Args:
+        mask: the tokenizer is to have a token that stands for a masked one.
 
     Raises:
         BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
@@ -103,6 +108,7 @@ def prepare(
         "vocab_size": str(vocab_size),
         "tokenizer": tokenizer or "",
         "held_out": repr(held_out),
+        **({"mask": "yes"} if mask else {}),
     }
     if manifest_path.exists():
         manifest = DataManifest.read(manifest_path)
@@ -121,8 +127,12 @@ def prepare(
     split = _Split.of(texts, held_out)
     report("training the tokenizer", 0.0)
     coder = (
-        train_tokenizer(split.train_pieces(), vocab_size) if tokenizer is None else load_tokenizer(tokenizer)
+        train_tokenizer(split.train_pieces(), vocab_size, mask=mask)
+        if tokenizer is None
+        else load_tokenizer(tokenizer)
     )
+    end = special_token(coder, ENDS)
+    masking = special_token(coder, MASKS) if mask else None
     size = coder.get_vocab_size()
     if size > vocab_size:
         raise BadInput(
@@ -134,7 +144,7 @@ def prepare(
         (place / "tokenizer.json").write_text(coder.to_str(pretty=False), encoding="utf-8")
         writer = Encoder(
             coder,
-            coder.token_to_id(END_OF_TEXT),
+            end,
             place,
             dtype,
             lambda done: report("tokenising", done / total),
@@ -146,7 +156,8 @@ def prepare(
             source=data,
             tokenizer=tokenizer or "byte-level BPE trained on the training split",
             vocab_size=size,
-            eos_token_id=writer.eos or 0,
+            eos_token_id=end,
+            mask_token_id=masking,
             dtype="uint16" if dtype.itemsize == 2 else "uint32",
             held_out=held_out,
             train=train.shards,
@@ -243,7 +254,7 @@ class Encoder:
     """Writes the tokens of texts, each closed by the end of text, into shards."""
 
     def __init__(
-        self, coder: Any, eos: int | None, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
+        self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
     ) -> None:
         self.eos = eos
         self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
@@ -288,7 +299,7 @@ class Encoder:
         for encoding, end in zip(
             self._coder.encode_batch(pieces, add_special_tokens=False), ends, strict=True
         ):
-            closing = [self.eos] if end and self.eos is not None else []
+            closing = [self.eos] if end else []
             yield np.asarray(encoding.ids + closing, dtype=self._dtype)
 
     def _flush(self, pending: list[NDArray[Any]], name: str) -> Shard:

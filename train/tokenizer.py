@@ -7,10 +7,29 @@ from typing import Any
 from families.errors import BadInput
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "[MASK]"
+ENDS = (
+    END_OF_TEXT,
+    "<|end_of_text|>",
+    "</s>",
+    "[SEP]",
+    "<eos>",
+)  # what closes a document, by the first that is there
+MASKS = (MASK, "<mask>", "<|mask|>")
 
 
-def train_tokenizer(pieces: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE like GPT-2's, its end of text the last entry, as GPT-2 has it."""
+def special_token(tokenizer: Any, names: tuple[str, ...]) -> int:
+    """The number of the first of these tokens that the tokenizer has; the first is added where it has none."""
+    for name in names:
+        number = tokenizer.token_to_id(name)
+        if number is not None:
+            return int(number)
+    tokenizer.add_special_tokens([names[0]])
+    return int(tokenizer.token_to_id(names[0]))
+
+
+def train_tokenizer(pieces: Iterable[str], vocab_size: int, *, mask: bool = False) -> Any:
+    """A byte-level BPE like GPT-2's, its end of text the last entry, as GPT-2 has it; `mask` asks for one of BERT's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -18,10 +37,10 @@ def train_tokenizer(pieces: Iterable[str], vocab_size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 1, initial_alphabet=sorted(alphabet), show_progress=False
+        vocab_size=vocab_size - 1 - mask, initial_alphabet=sorted(alphabet), show_progress=False
     )
     tokenizer.train_from_iterator(pieces, trainer)
-    tokenizer.add_special_tokens([END_OF_TEXT])
+    tokenizer.add_special_tokens([*([MASK] if mask else []), END_OF_TEXT])
     return tokenizer
 
 

@@ -30,7 +30,8 @@ def ladder(
     found = PlanFile.read(plan)
     place = open_study(study)
     vocab = max((member.vocab_size for member in found.members), default=0)
-    prepare(data, place.data, vocab_size=vocab, tokenizer=tokenizer)
+    masked = any(member.architecture == "bert" for member in found.members)
+    prepare(data, place.data, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
     rungs = train_members(found, place, seed=seed, yes=yes, eval_tokens=EVAL_TOKENS)
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})

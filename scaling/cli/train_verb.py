@@ -58,8 +58,8 @@ def rung_table(rungs: Any) -> str:
             format_size(rung.observation.tokens),
             f"{rung.observation.loss:.4f} ± {rung.observation.loss_se:.4f}",
             f"{rung.perplexity:.2f}",
-            f"{rung.bits_per_byte:.3f}",
-            f"{rung.loss_per_word:.2f}",
+            "-" if rung.bits_per_byte is None else f"{rung.bits_per_byte:.3f}",
+            "-" if rung.loss_per_word is None else f"{rung.loss_per_word:.2f}",
         ]
         for rung in rungs
     ]
