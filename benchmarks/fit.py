@@ -4,24 +4,25 @@ Run: python benchmarks/fit.py [--data DIR] [--starts N] [--json] [--check]
 """
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import Peer, peers
 from scipy.optimize import minimize
 
 from scaling.certify import certify
 from scaling.laws import Law
-from scaling.optimise import SHAPES, Problem, objective
+from scaling.optimise import SHAPES, Problem
 from scaling.predictor import Status
-from scaling.runs import columns, read_runs
+from scaling.runs import Columns, columns, read_runs
 from scaling.uncertainty import cluster_draws
 
 REPEATS = 7
@@ -34,9 +35,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[1] / "../shared/data")
     parser.add_argument("--starts", type=int, default=1000, help="random starts of L-BFGS-B")
-    parser.add_argument(
-        "--peers", action="store_true", help="time vpnls and chinchilla too, where installed: minutes"
-    )
+    parser.add_argument("--peers", action="store_true", help="time vpnls and chinchilla too: about a minute")
+    parser.add_argument("--cap", type=float, default=120, help="seconds after which a peer is stopped")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
@@ -69,17 +69,18 @@ def main() -> int:
         bar(f"{RESAMPLES} cluster bootstraps, s", resampling, at_most=2),
         bar(f"scaling fit on {BIG_ROWS} rows, s", big, at_most=2),
     ]
-    peers = [one for work in (vpnls, chinchilla) if options.peers and (one := work(table, problem))]
-    for one in peers:
-        bars.append(bar(f"times faster than {one['name']}", one["seconds"] / ours, at_least=1))
-        ratio = found.objective / one["objective"] - 1
-        bars.append(bar(f"objective over {one['name']}'s, minus 1", ratio, at_most=1e-6))
+    beside = measured_peers(table, problem, options.cap) if options.peers else []
+    for peer in beside:
+        if peer.seconds is not None and peer.objective is not None:
+            bars.append(bar(f"times faster than {peer.name}", peer.seconds / ours, at_least=1))
+            ratio = found.objective / peer.objective - 1
+            bars.append(bar(f"objective over {peer.name}'s, minus 1", ratio, at_most=1e-6))
     result = {
         "status": str(found.status),
         "certified": found.status is Status.OK,
         "objective": found.objective,
         "multistart_seconds": theirs,
-        "peers": peers,
+        "peers": [asdict(peer) for peer in beside],
         "bars": bars,
     }
     if options.json:
@@ -91,8 +92,15 @@ def main() -> int:
         for one in bars:
             bound = f"at most {one['at_most']:g}" if "at_most" in one else f"at least {one['at_least']:g}"
             print(f"{'ok  ' if one['holds'] else 'FAIL'} {one['name']}: {one['value']:.4g} ({bound})")
-        if not peers:
-            print("vpnls and chinchilla: not measured (--peers, where they are installed)")
+        for peer in beside:
+            told = (
+                "did not finish"
+                if peer.seconds is None
+                else f"{peer.seconds:.3g} s, objective {peer.objective:.6g}"
+            )
+            print(f"     {peer.name}: {told} ({peer.note})")
+        if not beside:
+            print("vpnls and chinchilla: not measured (--peers)")
     return 1 if options.check and not all(one["holds"] for one in bars) else 0
 
 
@@ -156,53 +164,12 @@ def big_file() -> float:
         return min(timed(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3))
 
 
-def vpnls(table: Any, problem: Problem) -> dict[str, Any] | None:
-    """Open-Athena/vpnls, at its defaults, if it is installed."""
-    if importlib.util.find_spec("vpnls") is None:
-        return None
-    from vpnls import fit_vpnls  # type: ignore[import-not-found]
-
-    seconds, found = [], None
-    for _ in range(3):
-        start = time.perf_counter()
-        found = fit_vpnls(table.N, table.D, table.L)
-        seconds.append(time.perf_counter() - start)
-    assert found is not None
-    return peer("vpnls", float(np.median(seconds)), found, problem)
-
-
-def chinchilla(table: Any, problem: Problem) -> dict[str, Any] | None:
-    """kyo-takano/chinchilla, at its defaults, if it is installed."""
-    if importlib.util.find_spec("chinchilla") is None:
-        return None
-    import pandas as pd  # type: ignore[import-not-found,import-untyped]
-    from chinchilla import Chinchilla  # type: ignore[import-not-found]
-
+def measured_peers(table: Columns, problem: Problem, cap: float) -> list[Peer]:
+    """The peers on the same rows, handed over as a file."""
     with tempfile.TemporaryDirectory() as folder:
-        pd.DataFrame({"C": 6 * table.N * table.D, "N": table.N, "D": table.D, "loss": table.L}).to_csv(
-            Path(folder) / "df.csv", index=False
-        )
-        grid = {
-            "E": np.log(np.linspace(1, 2, 5)),
-            "a": np.linspace(1, 10, 5),
-            "b": np.linspace(1, 10, 5),
-            "alpha": np.linspace(0.1, 0.7, 5),
-            "beta": np.linspace(0.1, 0.7, 5),
-        }
-        start = time.perf_counter()
-        model = Chinchilla(folder, param_grid=grid)
-        model.fit(simulation=False)
-        return peer("chinchilla", time.perf_counter() - start, model, problem)
-
-
-def peer(name: str, seconds: float, found: Any, problem: Problem) -> dict[str, Any]:
-    """A peer's time and its constants under the same objective."""
-    law = Law(**{key: float(getattr(found, key)) for key in ("E", "A", "B", "alpha", "beta")})
-    return {
-        "name": name,
-        "seconds": seconds,
-        "objective": float(objective(problem, problem.theta(law)[None])[0]),
-    }
+        path = Path(folder) / "rows.csv"
+        np.savetxt(path, np.column_stack([table.N, table.D, table.L]), fmt="%.17g", delimiter=",")
+        return peers(path, problem, cap)
 
 
 def bar(
