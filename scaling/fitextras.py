@@ -1,7 +1,7 @@
 """What `scaling fit` shows on request: the fan of loss functions, conventions, profiles, isoFLOP approaches."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from families.errors import BadInput
@@ -9,28 +9,40 @@ from families.units import format_size
 
 from .fits import Fit
 from .isoflop import approach_1, approach_2, bias_of_approach_2, isoflops
+from .optimise import SHAPES
+from .predictor import Status
 from .runs import Run, columns
-from .sensitivity import conventions, fan, profiles
+from .sensitivity import Profile, conventions, fan, profiles
 
 
 def sensitivity_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """The fan, as JSON and as lines."""
     one = fan(runs, convention=found.convention)
-    low, high = one.interval
-    lines = [
-        f"N* at {format_size(one.C)} FLOPs under other choices (interval {format_size(low)} to {format_size(high)}):"
+    (low, high), (least, most) = one.interval, one.spread
+    lines = [f"N* at {format_size(one.C)} FLOPs under other choices, chinchilla form:"]
+    lines += [
+        f"  {c.loss:<17}{c.rows:<24}N* {format_size(c.N):>7}  D* {format_size(c.D):>7}  D/N {c.D / c.N:.3g}"
+        + ("" if c.status is Status.OK else f"  ({c.status.value})")
+        for c in one.choices
     ]
     lines += [
-        f"  {c.loss:<10}{c.rows:<24}N* {format_size(c.N):>7}  D* {format_size(c.D):>7}  D/N {c.D / c.N:.3g}"
-        for c in one.choices
+        f"  the choice of loss and outliers moves N* by a factor of {one.factor:.2f} "
+        f"({format_size(least)} to {format_size(most)})",
+        f"  the noise moves it by a factor of {one.interval_factor:.2f} "
+        f"(80 % interval {format_size(low)} to {format_size(high)})",
     ]
     if one.wider:
         lines.append(
-            "  warning: the choice of loss function spreads N* further than the interval: it decides, not the data"
+            "  warning: that is wider than the interval: the choice of loss function decides N*, not the data"
         )
+    if one.outside:
+        names = ", ".join(dict.fromkeys(c.loss for c in one.outside))
+        lines.append(f"  warning: the interval does not hold for {names}")
     value = {
         "C": one.C,
         "interval_80": one.interval,
+        "factor": one.factor,
+        "interval_factor": one.interval_factor,
         "wider": one.wider,
         "choices": [
             {"loss": c.loss, "rows": c.rows, "status": c.status.value, "N": c.N, "D": c.D}
@@ -50,13 +62,27 @@ def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[
     return [{"counted": c.counted, "exponent": c.exponent, **asdict(c.law)} for c in found], lines
 
 
+def profiles_of(found: Fit, runs: Sequence[Run]) -> tuple[str, tuple[Profile, ...]]:
+    """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
+    name = found.forms[0].name if len(found.forms) == 1 else "general"
+    table = columns(runs, found.convention)
+    if found.predictor.repetition is not None:
+        N, D = found.predictor.repetition.effective(table.N, table.D, table.U)
+        table = replace(table, N=N, D=D)
+    if SHAPES[name].variable == "C":
+        table = replace(table, N=6 * table.N * table.D)
+    return name, profiles(table, name)
+
+
 def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Profile likelihood of the general form's exponents, as JSON and as lines."""
-    shown = profiles(columns(runs, found.convention), "general")
-    lines = ["profile likelihood, general form (alpha and beta times gamma):"]
-    lines += [
-        f"  {p.name:<8}{p.best:.3f}  80 %: {_span(p.interval_80)}  95 %: {_span(p.interval_95)}"
-        for p in shown
+    """Profile likelihood of the exponents, as JSON and as lines."""
+    form, shown = profiles_of(found, runs)
+    lines = [
+        f"profile likelihood, {form} form (alpha and beta times gamma; rows taken as independent):",
+        *(
+            f"  {p.name:<8}{p.best:.3f}  80 %: {_span(p.interval_80)}  95 %: {_span(p.interval_95)}"
+            for p in shown
+        ),
     ]
     return [asdict(p) for p in shown], lines
 

@@ -61,7 +61,8 @@ SHAPES: dict[str, Shape] = {
 class Problem:
     """Rows to fit, shape (n,): x, z centred logs of N and D, y log loss. `weights` (n,) or, one set per problem, (k, n).
 
-    objective = Σ w·huber_δ(log L − y) + ½ Σ precision·(θ − centre)²; the second sum is empty in a plain fit.
+    objective = Σ w·huber_δ(log L − y) + ½ Σ precision·(θ − centre)²; the second sum is empty in a plain fit. Rows that lie
+    below the law count `tilt` times: 1 fits their middle, 10 their lower envelope.
     """
 
     x: Array
@@ -73,6 +74,7 @@ class Problem:
     weights: Array
     centre: Array
     precision: Array
+    tilt: float = 1.0
 
     @classmethod
     def of(
@@ -173,10 +175,14 @@ def log_loss(theta: Array, x: Array, z: Array) -> Array:
 
 def objective(problem: Problem, theta: Array) -> Array:
     """The objective of each θ (k, 6)."""
-    r = np.abs(log_loss(theta, problem.x, problem.z) - problem.y)
+    residual = log_loss(theta, problem.x, problem.z) - problem.y
+    r = np.abs(residual)
     cost = np.where(r <= problem.delta, 0.5 * r * r, problem.delta * (r - 0.5 * problem.delta))
+    weights = (
+        problem.weights if problem.tilt == 1 else np.where(residual > 0, problem.tilt, 1) * problem.weights
+    )
     prior = 0.5 * (problem.precision * (theta - problem.centre) ** 2).sum(axis=1)
-    return np.asarray((cost * problem.weights).sum(axis=1) + prior)
+    return np.asarray((cost * weights).sum(axis=1) + prior)
 
 
 def evaluate(
@@ -200,6 +206,8 @@ def evaluate(
     big = 1 / (1 + s)
     p = np.where(gap >= 0, big, 1 - big)
     r = np.maximum(rho, e) + np.log1p(s) - problem.y
+    if problem.tilt != 1:
+        weights = np.where(r > 0, problem.tilt, 1) * weights
     psi = np.clip(r, -delta, delta)
     magnitude = np.abs(r)
     cost = (weights * psi * (r - 0.5 * psi)).sum(axis=1)

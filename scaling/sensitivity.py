@@ -1,7 +1,7 @@
 """What the answer owes to choices that are not data: the loss function, the outliers, what N counts, one exponent's value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,19 +11,24 @@ from families.errors import BadInput
 from .certify import certify
 from .fits import DELTA, fit
 from .laws import Law
-from .optimise import ALPHA_, BETA_, G_, SHAPES, Problem, log_loss, objective
+from .optimise import ALPHA_, BETA_, G_, SHAPES, Problem, Shape, log_loss, objective
 from .predictor import Status
 from .runs import Columns, Convention, Run, columns
 from .uncertainty import profile
 
 Array = NDArray[np.float64]
+# (δ, tilt) of each loss: a δ above every log residual means squares, one far below them absolute values. A tilt of 10 is the
+# asymmetric loss that kyo-takano/chinchilla fits by default, in logarithms.
 LOSSES = {
-    "log-Huber": DELTA,
-    "MSE": 10.0,
-    "LAD": 1e-6,
-}  # δ: above every log residual it is squares, below, absolutes
+    "log-Huber, 1e-3": (DELTA, 1.0),
+    "log-Huber, 1e-2": (10 * DELTA, 1.0),
+    "MSE": (10.0, 1.0),
+    "LAD": (1e-5, 1.0),
+    "lower envelope": (DELTA, 10.0),
+}
 TRIMMED = 0.05  # share of rows with the largest residuals that the second outlier policy leaves out
 CHI_SQUARE = {80: 1.642, 95: 3.841}  # one degree of freedom
+SHOWN_RISE = 12.0  # of χ²: how far a profile is followed, about three times the 95 % limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +45,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fan:
-    """Optima at C under every choice. `wider` says that they spread further than log-Huber's own 80 % interval of N*."""
+    """Optima at C under every choice, and log-Huber's own 80 % interval of N*."""
 
     C: float
     choices: tuple[Choice, ...]
@@ -53,10 +58,25 @@ class Fan:
         return min(sizes), max(sizes)
 
     @property
+    def factor(self) -> float:
+        """The largest N* over the smallest: what the choice alone decides."""
+        low, high = self.spread
+        return high / low
+
+    @property
+    def interval_factor(self) -> float:
+        """The interval's upper end over its lower: what the noise decides."""
+        return self.interval[1] / self.interval[0]
+
+    @property
     def wider(self) -> bool:
         """The choice of loss function decides more than the noise."""
-        low, high = self.spread
-        return high / low > self.interval[1] / self.interval[0]
+        return self.factor > self.interval_factor
+
+    @property
+    def outside(self) -> tuple[Choice, ...]:
+        """Choices whose N* lies outside the interval, which therefore does not hold for them."""
+        return tuple(one for one in self.choices if not self.interval[0] <= one.N <= self.interval[1])
 
 
 def fan(
@@ -74,12 +94,13 @@ def fan(
     target = 60 * float((table.N * table.D).max()) if C is None else C
     shape = SHAPES[form]
     choices = []
-    for name, delta in LOSSES.items():
-        problem = Problem.of(table.N, table.D, table.L, delta=delta)
+    for name, (delta, tilt) in LOSSES.items():
+        problem = replace(Problem.of(table.N, table.D, table.L, delta=delta), tilt=tilt)
         first = certify(problem, shape)
         size = np.abs(log_loss(first.theta[None], problem.x, problem.z)[0] - problem.y)
         keep = size <= np.quantile(size, 1 - TRIMMED)
-        second = certify(Problem.of(table.N[keep], table.D[keep], table.L[keep], delta=delta), shape)
+        rest = Problem.of(table.N[keep], table.D[keep], table.L[keep], delta=delta)
+        second = certify(replace(rest, tilt=tilt), shape)
         for rows, one in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
             best = one.law.allocate(target)
             choices.append(Choice(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D))
@@ -134,18 +155,20 @@ def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
 class Profile:
     """One exponent's profile: the least objective with it held at each value, and where it rises past χ² limits.
 
-    A bound of None lies beyond the values tried: the data do not set it.
+    rises is how far the objective lies above its least, in units of χ². A bound of None lies beyond the values tried: the
+    data do not set it.
     """
 
     name: str
     best: float
     values: tuple[float, ...]
     objectives: tuple[float, ...]
+    rises: tuple[float, ...]
     interval_80: tuple[float | None, float | None]
     interval_95: tuple[float | None, float | None]
 
 
-def profiles(table: Columns, form: str = "chinchilla", points: int = 25) -> tuple[Profile, ...]:
+def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[Profile, ...]:
     """Profile likelihood of alpha, beta and, where it is free, gamma.
 
     The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
@@ -161,26 +184,38 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 25) -> tupl
         if at not in shape.free:
             continue
         centre = float(certificate.theta[at])
-        grid = centre + np.linspace(-1, 1, points) * (0.6 * abs(centre) if at != G_ else 1.2)
-        half = points // 2
-        down, _ = profile(problem, shape, certificate.theta, at, grid[half::-1])
-        up, _ = profile(problem, shape, certificate.theta, at, grid[half:])
-        values = np.concatenate([down[:0:-1], up])
+        reach = 1.2 if at == G_ else 0.6 * abs(centre)
+        low, high = centre - reach, centre + reach
+        for _ in range(2):  # a coarse look, then the points where the rise is of interest
+            grid = np.concatenate(
+                [np.linspace(low, centre, points // 2 + 1), np.linspace(centre, high, points // 2 + 1)[1:]]
+            )
+            values = _both_ways(problem, shape, certificate.theta, at, grid)
+            rises = (values - floor) * 2 / unit
+            left, right = _bounds(grid, rises, SHOWN_RISE)
+            low, high = low if left is None else left, high if right is None else right
         shown = np.exp(grid) if at == G_ else grid
-        bounds = {
-            level: _bounds(shown, (values - floor) * 2 / unit, limit) for level, limit in CHI_SQUARE.items()
-        }
+        bounds = {level: _bounds(shown, rises, limit) for level, limit in CHI_SQUARE.items()}
         found.append(
             Profile(
                 name=name,
                 best=float(np.exp(centre)) if at == G_ else centre,
                 values=tuple(shown.tolist()),
                 objectives=tuple(values.tolist()),
+                rises=tuple(rises.tolist()),
                 interval_80=bounds[80],
                 interval_95=bounds[95],
             )
         )
     return tuple(found)
+
+
+def _both_ways(problem: Problem, shape: Shape, theta: Array, at: int, grid: Array) -> Array:
+    """The least objective along an ascending grid whose middle is the optimum, each point started from its neighbour."""
+    half = len(grid) // 2
+    down, _ = profile(problem, shape, theta, at, grid[half::-1])
+    up, _ = profile(problem, shape, theta, at, grid[half:])
+    return np.concatenate([down[:0:-1], up])
 
 
 def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, float | None]:

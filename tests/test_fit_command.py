@@ -143,6 +143,7 @@ def test_pictures_of_the_fit_are_written_on_request(table, tmp_path):
         "surface.svg",
         "isoflops.svg",
         "residuals.svg",
+        "profile.svg",
     }
 
 

@@ -1,6 +1,7 @@
 """The fit: recovers named surfaces, agrees with scipy, depends on nothing it should not, and names its doubts."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,11 +116,12 @@ def test_no_random_start_of_scipy_finds_a_better_objective():
             assert ours <= theirs * (1 + 1e-6)
 
 
-def test_gradient_and_curvature_agree_with_differences():
+@pytest.mark.parametrize("tilt", [1.0, 10.0])
+def test_gradient_and_curvature_agree_with_differences(tilt):
     from scaling.optimise import evaluate
 
     table = columns(grid(GENERAL, noise=0.01))
-    problem = Problem.of(table.N, table.D, table.L, delta=10.0)
+    problem = replace(Problem.of(table.N, table.D, table.L, delta=10.0), tilt=tilt)
     weights = np.ones((1, len(table)))
     theta = problem.theta(Law(E=1.5, A=900.0, B=2000.0, alpha=0.35, beta=0.4, gamma=0.8))
     for name in ("general", "kaplan"):

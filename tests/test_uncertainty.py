@@ -1,6 +1,7 @@
 """Intervals: by run, held to their promise, refused where they would be empty words, and marked beyond the data."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from families.errors import BadInput
 from scaling.certify import certify
 from scaling.curvature import influence
+from scaling.fitextras import sensitivity_report
 from scaling.fits import fit
 from scaling.laws import Law
-from scaling.optimise import ALPHA_, SHAPES, Problem, minimise
+from scaling.optimise import ALPHA_, SHAPES, Problem, log_loss, minimise, objective
+from scaling.predictor import Status
 from scaling.runs import Run, columns
 from scaling.sensitivity import fan, profiles
 from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
@@ -129,8 +132,6 @@ def test_first_order_resampling_agrees_with_refitting():
     theta = certify(problem, shape).theta
     rng = np.random.default_rng(0)
     weights = cluster_weights(table.cluster, 300, rng)
-    from dataclasses import replace
-
     refitted = minimise(
         replace(problem, weights=weights), shape, np.tile(theta, (300, 1)), continuation=(1.0,)
     ).theta
@@ -185,6 +186,28 @@ def test_the_fan_of_loss_functions_is_flagged_where_it_is_wider_than_the_interva
         for i, run in enumerate(runs)
     ]
     calm, wild = fan(runs), fan(spoiled)
-    assert {choice.loss for choice in calm.choices} == {"log-Huber", "MSE", "LAD"}
+    kinds = {"log-Huber, 1e-3", "log-Huber, 1e-2", "MSE", "LAD", "lower envelope"}
+    assert {choice.loss for choice in calm.choices} == kinds
+    assert len(calm.choices) == 2 * len(kinds)
+    assert all(choice.status is Status.OK for choice in calm.choices)
+    assert not calm.wider
     assert wild.wider
-    assert wild.spread[1] / wild.spread[0] > 2 * calm.spread[1] / calm.spread[0]
+    assert wild.factor > 1.5 * wild.interval_factor
+    assert "MSE" in {choice.loss for choice in wild.outside}
+    said = "\n".join(sensitivity_report(fit(spoiled, form="chinchilla"), spoiled)[1])
+    assert f"moves N* by a factor of {wild.factor:.2f}" in said
+    assert "warning: that is wider than the interval" in said
+    assert "warning: the interval does not hold for" in said
+    quiet = "\n".join(sensitivity_report(fit(runs, form="chinchilla"), runs)[1])
+    assert f"moves N* by a factor of {calm.factor:.2f}" in quiet
+    assert "warning: that is wider" not in quiet
+
+
+def test_the_lower_envelope_lies_below_nine_rows_of_ten():
+    table = columns(independent(0, count=12))
+    problem = replace(Problem.of(table.N, table.D, table.L, delta=1e-5), tilt=10.0)
+    certificate = certify(problem, SHAPES["chinchilla"])
+    residuals = log_loss(certificate.theta[None], problem.x, problem.z)[0] - problem.y
+    assert np.mean(residuals > 0) == pytest.approx(1 / 11, abs=0.04)  # the quantile of a tilt of 10 to 1
+    middle = certify(replace(problem, tilt=1.0), SHAPES["chinchilla"])
+    assert certificate.objective < float(objective(problem, middle.theta[None])[0])

@@ -10,7 +10,7 @@ from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..predictor import Predictor
+    from ..fits import Fit
     from ..runs import Run
 
 EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
@@ -56,7 +56,9 @@ def fit(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="Write surface.svg, isoflops.svg and residuals.svg into this folder."),
+        typer.Option(
+            "--plot", help="Write surface, isoflops, residuals and profile as .svg into this folder."
+        ),
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
@@ -103,7 +105,7 @@ def fit(
     if out is not None:
         document.write(out)
     if plot is not None:
-        _draw(found.predictor, chosen, plot)
+        _draw(found, chosen, plot)
     if as_json:
         print_json({**document.model_dump(mode="json"), **extras})
     else:
@@ -119,14 +121,18 @@ def fit(
     return 0
 
 
-def _draw(predictor: "Predictor", runs: "Sequence[Run]", folder: Path) -> None:
+def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
+    from plots.profile import profile
     from plots.style import house, svg
     from plots.surface import isoflops, residuals, surface
 
     from ..files import write_whole
+    from ..fitextras import profiles_of
 
     for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
         with house():
-            figure = picture(predictor, runs)
+            figure = picture(found.predictor, runs)
         write_whole(folder / f"{name}.svg", svg(figure, name))
         note(f"wrote {folder / name}.svg")
+    write_whole(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]), "profile"))
+    note(f"wrote {folder / 'profile'}.svg")
