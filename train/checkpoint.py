@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +15,18 @@ from scaling.files import Document, sha256_file, whole_folder, write_whole
 
 from .config import Settings
 from .loop import Session, start
-from .optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from .optimizer import load_optimizer_state, optimizer_state
+from .parallel import ALONE, World, put, whole
 from .tokenizer import END_OF_TEXT, MASKS
 
+_WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
+_LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics
 _NAME = re.compile(r"step-(\d{8})")
+
+
+class Damaged(BadInput):
+    """A checkpoint is not what it was when written."""
 
 
 class CheckpointFile(Document):
@@ -30,6 +39,7 @@ class CheckpointFile(Document):
     settings_sha256: str
     pending_losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
     pending_norms: tuple[float, ...] = ()
+    processes: int = 1  # that wrote it; any number can go on from it
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -37,11 +47,14 @@ def step_folder(parent: Path, step: int) -> Path:
     return parent / f"step-{step:08d}"
 
 
-def save_model(model: Any, tokenizer: Path, folder: Path) -> None:
+def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
     """Write a Hugging Face folder: AutoModelForCausalLM (AutoModelForMaskedLM) and AutoTokenizer load it."""
     from tokenizers import Tokenizer
 
-    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
     eos = model.config.eos_token_id
     write_whole(folder / "tokenizer.json", tokenizer.read_bytes())
     coder = Tokenizer.from_file(str(tokenizer))
@@ -58,31 +71,96 @@ def save_model(model: Any, tokenizer: Path, folder: Path) -> None:
     write_whole(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
 
 
+def weights_of(model: Any) -> dict[str, torch.Tensor]:
+    """Every weight in full, once, by its name; every process must ask."""
+    tied = set(model.all_tied_weights_keys)
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return {name: whole(weight.detach()) for name, weight in state.items() if name not in tied}
+
+
+def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) -> None:
+    """Write a finished model's folder; every process must ask, process 0 writes."""
+    weights = weights_of(model)
+    if world.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_model(model, weights, tokenizer, folder)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A session at a step, copied: training may go on while it is written."""
+
+    model: Any  # for its config
+    weights: dict[str, torch.Tensor]
+    state: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+    def write(self, folder: Path, tokenizer: Path) -> None:
+        """Write a checkpoint folder; it is there whole or not at all.
+
+        Raises:
+            BadInput: the disk is full or the folder cannot be written.
+        """
+        with whole_folder(folder) as place:
+            write_model(self.model, self.weights, tokenizer, place)
+            save_file(self.state, place / _STATE)
+            hashes = {path.name: sha256_file(path) for path in sorted(place.iterdir())}
+            CheckpointFile(inputs=hashes, **self.facts).write(place / "checkpoint.json")
+
+
+def snapshot(session: Session) -> Snapshot | None:
+    """Copy what resume needs. Every process must ask; process 0 gets it all, the others None."""
+    world = session.world
+    weights = weights_of(session.model)
+    state = {**optimizer_state(session.optimizer, session.model), **_random_state(session)}
+    losses = world.gather(torch.stack(session.losses)) if session.losses else torch.zeros(world.size, 0)
+    if not world.first:
+        return None
+    state[_LOSSES] = losses
+    return Snapshot(
+        model=session.model,
+        weights={name: _copy(weight) for name, weight in weights.items()},
+        state={name: _copy(value) for name, value in state.items()},
+        facts={
+            "step": session.step,
+            "wall_s": session.wall_s,
+            "settings_sha256": session.settings.identity(),
+            "pending_losses": tuple(losses.mean(dim=0).tolist()),
+            "pending_norms": tuple(float(norm) for norm in session.norms),
+            "processes": world.size,
+        },
+    )
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
 def save(session: Session, folder: Path, tokenizer: Path) -> None:
-    """Write a checkpoint folder; it is there whole or not at all.
-
-    Raises:
-        BadInput: the disk is full or the folder cannot be written.
-    """
-    with whole_folder(folder) as place:
-        save_model(session.model, tokenizer, place)
-        save_file(_state(session), place / _STATE)
-        CheckpointFile(
-            step=session.step,
-            wall_s=session.wall_s,
-            settings_sha256=session.settings.identity(),
-            pending_losses=tuple(float(loss) for loss in session.losses),
-            pending_norms=tuple(float(norm) for norm in session.norms),
-            inputs={path.name: sha256_file(path) for path in sorted(place.iterdir())},
-        ).write(place / "checkpoint.json")
+    """Copy a session and write the copy at once; every process must ask."""
+    if found := snapshot(session):
+        found.write(folder, tokenizer)
 
 
-def _state(session: Session) -> dict[str, torch.Tensor]:
-    state = optimizer_state(session.optimizer, session.model)
-    state["rng.cpu"] = torch.get_rng_state()
+def _random_state(session: Session) -> dict[str, torch.Tensor]:
+    """The generators' states of every process, one row each."""
+    state = {"rng.cpu": session.world.gather(torch.get_rng_state())}
     if session.device == "cuda":
-        state["rng.cuda"] = torch.cuda.get_rng_state()
+        state["rng.cuda"] = session.world.gather(torch.cuda.get_rng_state())
     return state
+
+
+def _restore_random_state(session: Session, state: dict[str, torch.Tensor], part: int) -> None:
+    """What this process draws next is what it would have drawn; one that was not there begins a sequence of its own."""
+    rank = session.world.rank
+    for name, restore in (("rng.cpu", torch.set_rng_state), ("rng.cuda", torch.cuda.set_rng_state)):
+        if name not in state or (name == "rng.cuda" and session.device != "cuda"):
+            continue
+        rows = state[name].reshape(-1, state[name].shape[-1])
+        if rank < len(rows):
+            restore(rows[rank].clone())
+        else:
+            session.world.seed_dropout(part)
 
 
 def checkpoints(parent: Path) -> list[tuple[int, Path]]:
@@ -91,52 +169,82 @@ def checkpoints(parent: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def load(settings: Settings, folder: Path, device: str) -> Session:
-    """The session that a checkpoint holds.
+def check(settings: Settings, folder: Path) -> CheckpointFile:
+    """What a checkpoint says of itself, once its files are found to be what was written.
 
     Raises:
-        BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
+        Damaged: a file is damaged or missing.
+        BadInput: the checkpoint belongs to other settings.
     """
-    facts = CheckpointFile.read(folder / "checkpoint.json")
+    try:
+        facts = CheckpointFile.read(folder / "checkpoint.json")
+    except BadInput as error:
+        raise Damaged(str(error)) from error
     for name, digest in facts.inputs.items():
         path = folder / name
         if not path.is_file() or sha256_file(path) != digest:
-            raise BadInput(f"checkpoint {folder} is damaged: {name} is not what it was when written")
+            raise Damaged(f"checkpoint {folder} is damaged: {name} is not what it was when written")
     if facts.settings_sha256 != settings.identity():
         raise BadInput(
             f"checkpoint {folder} belongs to a run with other settings; choose another out= or remove it"
         )
-    session = start(settings, device)
-    weights = load_file(folder / "model.safetensors")
-    missing, unexpected = session.model.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) - set(session.model.all_tied_weights_keys):
-        raise BadInput(f"checkpoint {folder} holds another model: {[*missing, *unexpected][:3]}")
-    session.model.tie_weights()
-    session.optimizer = make_optimizer(settings, session.model)
+    return facts
+
+
+def load(settings: Settings, folder: Path, device: str, world: World = ALONE) -> Session:
+    """The session that a checkpoint holds, whatever number of processes wrote it.
+
+    Raises:
+        BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
+    """
+    facts = CheckpointFile.model_validate(world.do(lambda: check(settings, folder).model_dump(mode="json")))
+    session = start(settings, device, world)
+    weights = load_file(folder / _WEIGHTS)
+    ours = dict(session.model.named_parameters())
+    if weights.keys() != ours.keys():
+        odd = sorted(weights.keys() ^ ours.keys())
+        raise BadInput(f"checkpoint {folder} holds another model: {odd[:3]}")
+    for name, weight in ours.items():
+        put(weight, weights[name])
     state = load_file(folder / _STATE)
     load_optimizer_state(session.optimizer, session.model, state, device)
-    torch.set_rng_state(state["rng.cpu"])
-    if device == "cuda" and "rng.cuda" in state:
-        torch.cuda.set_rng_state(state["rng.cuda"])
     session.step, session.wall_s = facts.step, facts.wall_s
-    session.losses = [torch.tensor(loss, device=device) for loss in facts.pending_losses]
+    _restore_random_state(session, state, settings.seed + facts.step)
+    rows = state.get(_LOSSES, torch.zeros(0))
+    losses = rows[world.rank].tolist() if len(rows) == world.size else facts.pending_losses
+    session.losses = [torch.tensor(loss, device=device) for loss in losses]
     session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
     return session
 
 
-def load_newest(settings: Settings, parent: Path, device: str, *, at_most: int, tell: Any) -> Session | None:
+def newest(settings: Settings, parent: Path, *, at_most: int, tell: Callable[[str], None]) -> Path | None:
     """The newest good checkpoint of at most that step; a damaged one is said so and passed over."""
     for step, folder in reversed(checkpoints(parent)):
         if step > at_most:
             continue
         try:
-            return load(settings, folder, device)
-        except BadInput as error:
-            if (
-                "damaged" not in str(error)
-                and "not JSON" not in str(error)
-                and "does not exist" not in str(error)
-            ):
-                raise
+            check(settings, folder)
+        except Damaged as error:
             tell(f"{error}; going back to the one before it")
+        else:
+            return folder
     return None
+
+
+def load_newest(
+    settings: Settings,
+    parent: Path,
+    device: str,
+    *,
+    at_most: int,
+    tell: Callable[[str], None],
+    world: World = ALONE,
+) -> Session | None:
+    """The session that the newest good checkpoint of at most that step holds."""
+
+    def name() -> str | None:
+        found = newest(settings, parent, at_most=at_most, tell=tell)
+        return found.name if found else None
+
+    found = world.do(name)
+    return load(settings, parent / found, device, world) if found else None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from families import ModelSpec, member
 from families.architectures import architecture
@@ -86,6 +86,15 @@ class TrainConfig(Record):
         default="fp32", description="Arithmetic of the matmuls; weights stay in fp32."
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(
+        default=1,
+        ge=1,
+        description="Processes of this machine that share the run, one GPU each or a share of the cores.",
+    )
+    zero: Literal[0, 2, 3] = Field(
+        default=0,
+        description="What they divide: 0 the batch (DDP), 2 also gradients and optimiser state, 3 also weights (FSDP2).",
+    )
     held_out: float = Field(
         default=0.05, gt=0, lt=0.5, description="Share of the text held out for evaluation."
     )
@@ -93,12 +102,21 @@ class TrainConfig(Record):
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
     save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
 
+    @field_validator("zero", mode="before")
+    @classmethod
+    def _known_stage(cls, value: Any) -> Any:
+        if str(value) == "1":
+            raise ValueError("zero=1 is DeepSpeed's alone; here 0 is DDP, 2 and 3 are FSDP2")
+        return int(value) if str(value).isdecimal() else value
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
         if self.batch_size and self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch is {self.micro_batch}; it must divide batch_size, which is {self.batch_size}"
             )
+        if self.batch_size and self.batch_size % self.devices:
+            raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         if self.rungs.many and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         self.rungs.at(self.tokens)

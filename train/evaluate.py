@@ -13,6 +13,7 @@ from .config import Settings
 from .data import Tokens
 from .loop import Glance, autocast, to_device
 from .objective import EVALUATION_KEY, Causal, Objective, objective_of
+from .parallel import ALONE, World
 from .prepare import DataManifest
 
 
@@ -69,20 +70,28 @@ def eval_set(
 
 @torch.no_grad()
 def evaluate(
-    model: object, settings: Settings, data: EvalSet, device: str, batch_size: int = 32
+    model: object,
+    settings: Settings,
+    data: EvalSet,
+    device: str,
+    batch_size: int = 32,
+    world: World = ALONE,
 ) -> Evaluation:
-    """Score a model, dropout off."""
+    """Score a model, dropout off; each process scores its share, and every one gets the whole result."""
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
     model.eval()
     objective = objective_of(settings)
     means: list[torch.Tensor] = []
-    for start in range(0, len(data.examples), batch_size):
-        examples = to_device(data.examples[start : start + batch_size], device)
+    count = len(data.examples)
+    share = -(-count // world.size)  # the last process scores some twice, so that all make the same calls
+    own = data.examples[np.arange(world.rank * share, (world.rank + 1) * share) % count]
+    for start in range(0, share, batch_size):
+        examples = to_device(own[start : start + batch_size], device)
         with autocast(settings, device):
             means.append(objective.losses(model, examples).mean(dim=1))
     model.train(was_training)
-    per_window = torch.cat(means).double()
+    per_window = world.gather(torch.cat(means)).flatten()[:count].double()
     loss = float(per_window.mean())
     se = float(per_window.std() / math.sqrt(len(per_window))) if len(per_window) > 1 else 0.0
     return Evaluation(
@@ -108,5 +117,8 @@ def glance_of(heldout: Tokens, manifest: DataManifest, settings: Settings, log_e
     least = len(data.examples) / 3 / (GLANCE_SHARE * settings.batch_size)
     every = log_every * max(1, math.ceil(least / log_every))
     return Glance(
-        look=lambda session: evaluate(session.model, settings, data, session.device).loss, every=every
+        look=lambda session: (
+            evaluate(session.model, settings, data, session.device, world=session.world).loss
+        ),
+        every=every,
     )

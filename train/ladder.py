@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from .data import Tokens
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Session, Stop, advance, start
 from .objective import objective_of
+from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
 
 
@@ -78,6 +80,7 @@ class Habits:
     """
 
     device: str = "cpu"
+    world: World = ALONE
     log_every: int = 10
     save_every: float = 300.0
     eval_tokens: int = 1_000_000
@@ -133,8 +136,9 @@ def climb(
         Interrupted: asked to stop; saved.
         Diverged: the loss is no longer finite.
     """
-    _claim(settings, places.folder)
-    _announce(settings, rungs, places.folder)
+    world = habits.world
+    world.do(lambda: _claim(settings, places.folder))
+    world.do(lambda: _announce(settings, rungs, places.folder))
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
     done = []
@@ -143,19 +147,26 @@ def climb(
         schedule = trunk_schedule(settings, steps)
         branch = places.folder / branch_name(settings, steps)
         finished = branch / "rung.json"
-        if not finished.exists():
+        if not world.do(finished.exists):
             session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
-            result = evaluate(session.model, settings, held, habits.device)
-            save_model(session.model, text.folder / "tokenizer.json", branch / "model")
-            _observe(session, schedule, result, held.name, text).write(finished)
-            for _, folder in checkpoints(branch):
-                shutil.rmtree(folder)
-        rung = RungFile.read(finished)
-        record_run(places.runs, rung.observation)
+            result = evaluate(session.model, settings, held, habits.device, world=world)
+            save_model(session.model, text.folder / "tokenizer.json", branch / "model", world)
+            if world.first:
+                _observe(session, schedule, result, held.name, text).write(finished)
+                for _, folder in checkpoints(branch):
+                    shutil.rmtree(folder)
+        rung = RungFile.model_validate_json(world.do(partial(_record, finished, places.runs)))
         habits.progress(before + steps, f"{settings.run} {branch.name}", False)
         before += steps if settings.schedule == "cosine" else schedule.cooldown_steps
         done.append(rung)
     return tuple(done)
+
+
+def _record(finished: Path, runs: Path) -> str:
+    """A finished rung among the study's observations; returns its text."""
+    rung = RungFile.read(finished)
+    record_run(runs, rung.observation)
+    return rung.dump()
 
 
 def _claim(settings: Settings, folder: Path) -> None:
@@ -199,14 +210,15 @@ def _to_end(
 ) -> Session:  # fmt: skip
     """The session at the end of a rung: from its own checkpoint, else from the trunk, trained as far as it takes."""
     steps = schedule.steps
-    session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell)
+    world = habits.world
+    session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell, world=world)
     if session is None:
         trunk = places.folder / "trunk"
         starts = 0 if settings.schedule == "cosine" else schedule.decay_starts
-        session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell)
+        session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell, world=world)
         if session is None:
-            session = start(settings, habits.device)
-        if any(step > starts for step, _ in checkpoints(trunk)) and session.step < starts:
+            session = start(settings, habits.device, world)
+        if session.step < starts and world.do(lambda: any(step > starts for step, _ in checkpoints(trunk))):
             # The trunk's own record goes on beyond this point: what is trained again is the branch's.
             habits.tell(
                 f"{settings.run}: the cooldown of {branch.name} starts at step {starts} and the nearest checkpoint before is "
@@ -235,6 +247,8 @@ def _advance(
         nonlocal booked_step, booked_wall, last
         target = step_folder(parent, session.step)
         save(session, target, text.folder / "tokenizer.json")
+        if not session.world.first:
+            return
         if last is not None and last != target:
             shutil.rmtree(last, ignore_errors=True)
         last = None if session.step == until else target
@@ -260,7 +274,7 @@ def _advance(
         schedule,
         until,
         text.train,
-        metrics=folder / "metrics.jsonl",
+        folder=folder,
         log_every=habits.log_every,
         stop=stop,
         save=keep,
@@ -304,7 +318,7 @@ def _observe(
         n_embd=spec.n_embd,
         n_head=spec.n_head,
         wall_s=round(session.wall_s, 3),
-        accelerator=session.device,
+        accelerator=session.device if session.world.size == 1 else f"{session.world.size}x{session.device}",
     )
     return RungFile(
         observation=run,

@@ -20,9 +20,10 @@ from scaling.study import Study
 
 from .autotune import Estimate, estimate, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
-from .ladder import Habits, Places, RungFile, Text, climb, planned_steps
-from .loop import Stop, pick_device
+from .ladder import Habits, Interrupted, Places, RungFile, Text, climb, planned_steps
+from .loop import Diverged, Stop, pick_device
 from .pack import Job, Report, climb_all
+from .parallel import join
 from .prepare import DataManifest, Need, prepare
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
@@ -193,16 +194,61 @@ def train(
 ) -> tuple[RungFile, ...]:
     """Train what `scaling train` was asked for; its observations go to the study's runs.jsonl.
 
+    Where a launcher has started several processes, this is one of them, and they train one run together.
+
     Raises:
         BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
+        PeerLost: another process has ended.
     """
     spec = config.spec()
     if config.tokens < spec.n_positions:
         raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
     device = pick_device(config.device)
     rungs = config.rungs.at(config.tokens)
+    folder = config.out or study / "runs" / settings_of(config, TextFacts(), device).run
+    with join(config.zero, device) as world:
+        if not world.first:
+            tell, report = _say_nothing, _report_nothing
+
+        def begin() -> list[str]:
+            found = _begin(config, study, folder, rungs, device, yes=yes, tell=tell, report=report)
+            return [document.dump() for document in found]
+
+        texts = world.do(begin)
+        settings, manifest = (
+            Settings.model_validate_json(texts[0]),
+            DataManifest.model_validate_json(texts[1]),
+        )
+        total = planned_steps(settings, rungs)
+        habits = Habits(
+            device=device,
+            world=world,
+            log_every=config.log_every,
+            save_every=config.save_every,
+            eval_tokens=config.eval_tokens,
+            tell=tell,
+            progress=lambda position, what, trained: report(position, total, what, trained),
+        )
+        places = places_of(Study(study), settings.run, folder)
+        text = Text.open(study / "data", manifest, spec.n_positions)
+        try:
+            return climb(settings, rungs, text, places, habits, stop)
+        except (Diverged, Interrupted) as error:
+            if world.first:
+                raise
+            raise SystemExit(1) from error  # every process meets these at the same step, and one says so
+        finally:
+            if world.first:
+                gather_runs(study / "runs.jsonl")
+
+
+def _begin(
+    config: TrainConfig, study: Path, folder: Path, rungs: tuple[int, ...], device: str, *, yes: bool,
+    tell: Callable[[str], None], report: Report,
+) -> tuple[Settings, DataManifest]:  # fmt: skip
+    """Ask whether the machine can, read the text, and resolve every default."""
+    spec = config.spec()
     unread = settings_of(config, TextFacts(), device)
-    folder = config.out or study / "runs" / unread.run
     check_machine(unread, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
     manifest = prepare(
         config.data,
@@ -214,24 +260,16 @@ def train(
         need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
-    settings = as_begun(
-        settings_of(config, TextFacts.of(manifest, spec.architecture), device), folder, config
-    )
-    total = planned_steps(settings, rungs)
-    habits = Habits(
-        device=device,
-        log_every=config.log_every,
-        save_every=config.save_every,
-        eval_tokens=config.eval_tokens,
-        tell=tell,
-        progress=lambda position, what, trained: report(position, total, what, trained),
-    )
-    text = Text.open(study / "data", manifest, spec.n_positions)
-    places = places_of(Study(study), settings.run, folder)
-    try:
-        return climb(settings, rungs, text, places, habits, stop)
-    finally:
-        gather_runs(study / "runs.jsonl")
+    settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
+    return as_begun(settings, folder, config), manifest
+
+
+def _say_nothing(line: str) -> None:
+    """Process 0 speaks for all."""
+
+
+def _report_nothing(done: float, total: float, what: str, fresh: bool) -> None:
+    """Likewise."""
 
 
 def places_of(study: Study, run: str, folder: Path | None = None) -> Places:

@@ -1,11 +1,10 @@
 """The training loop: from one step to another, at a schedule, exact on resume."""
 
-import json
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -14,15 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from families.errors import RunFailed
-from scaling.files import writing
+from families.errors import BadInput, RunFailed
 from scaling.schedule import Schedule
 
 from .config import Settings
 from .data import Tokens
+from .metrics import journal
 from .model import build
 from .objective import batch_of, objective_of
 from .optimizer import make_optimizer
+from .parallel import ALONE, World, divide, quietly, replicate, whole
+
+_SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
 
 
 class Diverged(RunFailed):
@@ -36,10 +38,14 @@ class Session:
     settings: Settings
     model: Any
     optimizer: torch.optim.Optimizer
+    loss: Callable[[torch.Tensor], torch.Tensor]  # of examples: their mean, over this process's
+    world: World = ALONE
     step: int = 0
     wall_s: float = 0.0
     device: str = "cpu"
-    losses: list[torch.Tensor] = field(default_factory=list)  # of the steps since the last line of metrics
+    losses: list[torch.Tensor] = field(
+        default_factory=list
+    )  # of the steps since the last line of metrics, each over this process's share of the batch
     norms: list[torch.Tensor] = field(default_factory=list)
 
 
@@ -96,8 +102,17 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def start(settings: Settings, device: str) -> Session:
-    """A session at step 0: a function of the settings."""
+def start(settings: Settings, device: str, world: World = ALONE) -> Session:
+    """A session at step 0: a function of the settings.
+
+    Raises:
+        BadInput: the processes cannot share the batch, or the optimiser cannot be divided.
+    """
+    world.local(settings.batch_size)
+    if world.zero and settings.optimizer != "adamw":
+        raise BadInput(
+            f"optimizer is {settings.optimizer}; zero={world.zero} divides adamw only: take zero=0"
+        )
     model = build(
         settings.spec(),
         seed=settings.seed,
@@ -105,8 +120,27 @@ def start(settings: Settings, device: str) -> Session:
         init_std=settings.init_std,
         eos_token_id=settings.eos_token_id,
     )
-    model.to(device).train()
-    return Session(settings=settings, model=model, optimizer=make_optimizer(settings, model), device=device)
+    world.seed_dropout(settings.seed)
+    divide(model.to(device).train(), world, device)
+    return Session(
+        settings=settings,
+        model=model,
+        optimizer=make_optimizer(settings, model),
+        loss=replicate(model, loss_of(settings, model, device), world),
+        world=world,
+        device=device,
+    )
+
+
+def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What a step computes of examples: their mean loss, in nats per predicted token."""
+    objective = objective_of(settings)
+
+    def loss(examples: torch.Tensor) -> torch.Tensor:
+        with autocast(settings, device):
+            return objective.losses(model, examples).mean()
+
+    return loss
 
 
 def autocast(settings: Settings, device: str) -> Any:
@@ -114,19 +148,20 @@ def autocast(settings: Settings, device: str) -> Any:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=settings.dtype == "bf16")
 
 
-def train_step(session: Session, windows: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimiser step; returns the mean loss and the gradient's norm before clipping, both still on the device."""
-    settings = session.settings
-    objective = objective_of(settings)
-    pieces = windows.split(settings.micro_batch)
+def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """One optimiser step on this process's share of a batch.
+
+    Returns the share's mean loss and the norm of the whole batch's gradient before clipping, both still on the device.
+    """
+    pieces = examples.split(session.settings.micro_batch)
     total = torch.zeros((), device=session.device)
-    for piece in pieces:
-        with autocast(settings, session.device):
-            loss = objective.losses(session.model, piece).mean()
-        share = piece.shape[0] / windows.shape[0]
-        (loss * share).backward()
+    for number, piece in enumerate(pieces, start=1):
+        share = piece.shape[0] / examples.shape[0]
+        with quietly(session.loss) if number < len(pieces) else nullcontext():
+            loss = session.loss(piece)
+            (loss * share).backward()
         total += loss.detach() * share
-    norm = torch.nn.utils.clip_grad_norm_(session.model.parameters(), settings.grad_clip)
+    norm = whole(torch.nn.utils.clip_grad_norm_(session.model.parameters(), session.settings.grad_clip))
     for group in session.optimizer.param_groups:
         group["lr"] = lr
     session.optimizer.step()
@@ -147,7 +182,7 @@ def advance(
     until: int,
     tokens: Tokens,
     *,
-    metrics: Path,
+    folder: Path,
     log_every: int,
     stop: Stop,
     save: Callable[[], None],
@@ -160,25 +195,20 @@ def advance(
     Raises:
         Diverged: the loss is not finite; nothing is saved then, so the last checkpoint is good.
     """
-    settings = session.settings
-    truncate_metrics(metrics, session.step)
+    settings, world = session.settings, session.world
     began = last_saved = time.monotonic()
     wall_before = session.wall_s
-    with (
-        writing(metrics),
-        metrics.open("a", encoding="utf-8") as log,
-        _timing(metrics).open("a", encoding="utf-8") as timing,
-    ):
+    with journal(folder, session.step, writes=world.first) as log:
         logged_at, logged_step = began, session.step
         while session.step < until:
-            windows = to_device(batch_of(settings, tokens, session.step), session.device)
+            examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
             lr = schedule.lr(session.step)
-            loss, norm = train_step(session, windows, lr)
+            loss, norm = train_step(session, examples, lr)
             session.losses.append(loss)
             session.norms.append(norm)
             at_end = session.step >= until
             if at_end or session.step % log_every == 0:
-                mean = float(torch.stack(session.losses).mean())
+                mean = float(world.gather(torch.stack(session.losses)).mean(dim=0).mean())
                 if not math.isfinite(mean):
                     raise Diverged(
                         f"{settings.run}: the loss is {mean} at step {session.step} (learning rate {lr:g}); "
@@ -186,42 +216,28 @@ def advance(
                     )
                 looks = glance is not None and (at_end or session.step % glance.every == 0)
                 seen = {"eval_loss": glance.look(session)} if glance is not None and looks else {}
-                _log(log, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                     grad_norm=float(torch.stack(session.norms).mean()), **seen)  # fmt: skip
+                log.write("metrics.jsonl", step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
+                          grad_norm=float(torch.stack(session.norms).mean()), **seen)  # fmt: skip
                 session.losses, session.norms = [], []
                 moment = time.monotonic()
                 session.wall_s = wall_before + moment - began
                 rate = (session.step - logged_step) * settings.batch_tokens / max(moment - logged_at, 1e-9)
-                _log(timing, step=session.step, wall_s=round(session.wall_s, 3), tokens_per_s=round(rate, 1))
+                log.write(
+                    "timing.jsonl",
+                    step=session.step,
+                    wall_s=round(session.wall_s, 3),
+                    tokens_per_s=round(rate, 1),
+                )
                 logged_at, logged_step = moment, session.step
                 if progress:
                     progress(session.step, mean)
-            if stop.asked or at_end or time.monotonic() - last_saved > save_every:
+            due = world.first and time.monotonic() - last_saved > save_every
+            wish = world.agree(_STOP if stop.asked else _SAVE if due else 0)
+            if wish or at_end:
                 session.wall_s = wall_before + time.monotonic() - began
                 log.flush()
                 save()
                 last_saved = time.monotonic()
-                if stop.asked and not at_end:
+                if wish == _STOP and not at_end:
                     return False
     return True
-
-
-def _timing(metrics: Path) -> Path:
-    return metrics.with_name("timing.jsonl")
-
-
-def _log(file: Any, **values: float) -> None:
-    file.write(json.dumps(values) + "\n")
-
-
-def truncate_metrics(path: Path, step: int) -> None:
-    """Drop the lines beyond a step: what a killed run had logged after its last checkpoint will be logged again."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (path, _timing(path)):
-            if not file.exists():
-                continue
-            lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            if len(kept) != len(lines):
-                file.write_text("".join(kept), encoding="utf-8")

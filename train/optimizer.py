@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from .config import Settings
+from .parallel import like, whole
 
 ADAM_EPS = 1e-8  # torch's default
 
@@ -50,16 +51,16 @@ def load_optimizer_state(
     for key, kept in state.items():
         value, _, name = key.partition(".")
         if name in weights:
-            optimizer.state[weights[name]][value] = _restored(kept, device, optimizer)
+            optimizer.state[weights[name]][value] = _restored(kept, weights[name], device)
 
 
 def _tensor(kept: Any) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
-        return kept.detach().cpu().contiguous()
+        return whole(kept.detach()).cpu().contiguous()
     return torch.tensor(kept, dtype=torch.int64 if isinstance(kept, int) else torch.float64)
 
 
-def _restored(kept: torch.Tensor, device: str, optimizer: torch.optim.Optimizer) -> Any:
+def _restored(kept: torch.Tensor, weight: torch.Tensor, device: str) -> Any:
     if kept.ndim == 0 and kept.dtype in (torch.int64, torch.float64):
         return kept.item()
-    return kept.to(device)
+    return like(weight, kept) if kept.shape == weight.shape else kept.to(device)

@@ -1,5 +1,7 @@
 """scaling train key=value …"""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,24 +22,46 @@ def train(
 ) -> None:
     """Train a member on real text, resumable, and record what it reaches on held-out text."""
     from train.config import TrainConfig
-    from train.launch import train as launch
-    from train.loop import stop_on_signals
 
     from .keyvalue import merge
-    from .progress import Progress
 
     config = merge(TrainConfig, words)
-    if config.out is not None and study == Path("study"):
-        study = config.out  # a run with a folder of its own is a study of its own
-    open_study(study)
-    bar = Progress()
-    with stop_on_signals() as stop:
-        rungs = launch(config, study, yes=yes, stop=stop, tell=note, report=bar.at)
-    bar.end()
+    if config.devices > 1 and "RANK" not in os.environ:
+        from train.workers import run_together
+
+        sys.exit(run_together(sys.argv[1:], config.devices))
+    rungs = _train(config, study, yes)
+    if int(os.environ.get("RANK", "0")):
+        return  # process 0 speaks for all
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})
         return
     say(rung_table(rungs))
+
+
+def _train(config: Any, study: Path, yes: bool) -> Any:
+    from train.launch import train as launch
+    from train.loop import stop_on_signals
+    from train.parallel import PeerLost
+    from train.workers import LOST, end_with_parent, started_here
+
+    from .progress import Progress
+
+    if started_here():
+        end_with_parent()
+    if config.out is not None and study == Path("study"):
+        study = config.out  # a run with a folder of its own is a study of its own
+    open_study(study)
+    bar = Progress()
+    try:
+        with stop_on_signals() as stop:
+            rungs = launch(config, study, yes=yes, stop=stop, tell=note, report=bar.at)
+    except PeerLost:
+        if started_here():
+            sys.exit(LOST)  # the process that started this one says what happened
+        raise
+    bar.end()
+    return rungs
 
 
 def rung_facts(rung: Any) -> dict[str, Any]:
