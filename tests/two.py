@@ -1,9 +1,11 @@
 """What two real processes do together, for test_parallel.py: every case in one pair, which costs one start of torch."""
 
+import multiprocessing
 import os
-from dataclasses import replace
+from contextlib import suppress
+from pathlib import Path
 
-RUNGS = (1024, 2048)
+RUNGS = (1024, 2048)  # tokens; 8 and 16 steps
 
 
 class StopAfter:
@@ -25,18 +27,63 @@ def places(folder):
 
 
 def climb_in(folder, settings, text, *, zero=None, stop_after=10**9):
-    """Climb alone (zero None) or with the other process; an asked stop is not an error."""
+    """Climb alone (zero is None) or with the other process; an asked stop is no error."""
     from train.ladder import Habits, Interrupted, climb
     from train.parallel import ALONE, join
 
-    habits = Habits(log_every=3)
-    try:
-        if zero is None:
-            climb(settings, RUNGS, text, places(folder), replace(habits, world=ALONE), StopAfter(stop_after))
-            return
-        number = len(list(folder.parent.glob("meeting-*")))
-        os.environ["SCALING_RENDEZVOUS"] = (folder.parent / f"meeting-{number}").as_uri()
-        with join(zero, "cpu") as world:
-            climb(settings, RUNGS, text, places(folder), replace(habits, world=world), StopAfter(stop_after))
-    except Interrupted:
-        pass
+    def go(world):
+        with suppress(Interrupted):
+            climb(
+                settings, RUNGS, text, places(folder), Habits(log_every=3, world=world), StopAfter(stop_after)
+            )
+
+    if zero is None:
+        go(ALONE)
+        return
+    with join(zero, "cpu") as world:
+        go(world)
+
+
+def all_cases(folder, plain, pieces, dropout, text):
+    """Every case, in the same order in both processes."""
+    first = os.environ["RANK"] == "0"
+    met = iter(range(100))
+
+    def together(name, settings, zero, stop_after=10**9):
+        # torch removes the file of a meeting that is over
+        os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{next(met)}").as_uri()
+        climb_in(folder / name, settings, text, zero=zero, stop_after=stop_after)
+
+    for zero in (0, 2, 3):
+        together(f"z{zero}", plain, zero)
+    together("pieces", pieces, 0)
+    together("pieces3", pieces, 3)
+    for zero in (0, 3):
+        together(f"whole{zero}", dropout, zero)
+        together(f"cut{zero}", dropout, zero, stop_after=4)
+        together(f"cut{zero}", dropout, zero, stop_after=5)
+        together(f"cut{zero}", dropout, zero)
+    together("moved", plain, 2, stop_after=4)
+    if first:
+        climb_in(folder / "moved", plain, text, stop_after=4)
+    together("moved", plain, 3)
+
+
+def _process(rank, folder, *inputs):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    import torch
+
+    torch.set_num_threads(1)
+    all_cases(folder, *inputs)
+
+
+def run_pair(folder: Path, *inputs):
+    """Run every case in two processes; both must end well."""
+    context = multiprocessing.get_context("spawn")
+    pair = [context.Process(target=_process, args=(rank, folder, *inputs)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(240)
+        process.kill()
+    return [process.exitcode for process in pair]

@@ -1,0 +1,183 @@
+"""One run on several processes: what it reaches, who writes, and how it moves between process counts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from families.errors import BadInput
+from scaling.files import first_problem
+from scaling.ledger import read_ledger
+from scaling.runs import read_runs
+from train.config import TrainConfig
+from train.ladder import Text, planned_steps
+from train.launch import TextFacts, settings_of
+from train.parallel import World
+from train.prepare import prepare
+
+from .test_data import write_corpus
+from .two import RUNGS, climb_in, run_pair
+
+SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300}
+SCALING = Path(sys.executable).with_name("scaling")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    corpus = write_corpus(tmp_path_factory.mktemp("parallel") / "corpus")
+    folder = tmp_path_factory.mktemp("tokens")
+    return Text.open(folder, prepare(str(corpus), folder, vocab_size=300), 32)
+
+
+def settings(text, **changes):
+    common = {"family": "tiny", "data": "x", "tokens": RUNGS[-1], "batch_size": 4, "lr": 3e-3, "warmup": 4}
+    config = {**common, **SHAPE, **changes}
+    return settings_of(TrainConfig.model_validate(config), TextFacts.of(text.manifest, "gpt2"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def cases(text, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    plain, pieces, dropout = settings(text), settings(text, micro_batch=1), settings(text, dropout=0.1)
+    assert run_pair(folder, plain, pieces, dropout, text) == [0, 0]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    climb_in(folder / "one", plain, text)
+    torch.set_num_threads(before)
+    return folder
+
+
+def metrics(folder):
+    paths = sorted((folder / "run").glob("*/metrics.jsonl"))
+    return [(path.parent.name, json.loads(line)) for path in paths for line in path.read_text().splitlines()]
+
+
+def files_under(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "pieces3", "moved"])
+def test_two_processes_log_what_one_does(name, cases):
+    ours, theirs = metrics(cases / name), metrics(cases / "one")
+    assert [part for part, _ in ours] == [part for part, _ in theirs]
+    for (_, found), (_, expected) in zip(ours, theirs, strict=True):
+        assert found.keys() == expected.keys()
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+        assert (found["step"], found["lr"]) == (expected["step"], expected["lr"])
+
+
+@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "moved"])
+def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
+    for ours, theirs in zip(
+        *(read_runs(cases / which / "runs.jsonl").runs for which in (name, "one")), strict=True
+    ):
+        assert (ours.run, ours.tokens, ours.eval_set) == (theirs.run, theirs.tokens, theirs.eval_set)
+        assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
+        assert ours.loss_se == pytest.approx(theirs.loss_se, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["z0", "z2", "z3"])
+def test_the_files_of_a_run_are_those_of_one_process_and_its_ledger_too(name, cases, text):
+    assert files_under(cases / name) == files_under(cases / "one")
+    booked = sum(work.tokens for work in read_ledger(cases / name / "ledger.jsonl"))
+    assert booked == planned_steps(settings(text), RUNGS) * settings(text).batch_tokens
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_two_processes_with_dropout_that_were_stopped_twice_log_every_byte_again(zero, cases):
+    for part in ("trunk", *(f"rung-{rung}" for rung in RUNGS)):
+        cut, whole = (
+            (cases / f"{which}{zero}" / "run" / part / "metrics.jsonl").read_bytes()
+            for which in ("cut", "whole")
+        )
+        assert cut == whole
+
+
+def test_the_processes_draw_dropout_of_their_own(cases, text):
+    plain, dropped = metrics(cases / "z0")[0][1], metrics(cases / "whole0")[0][1]
+    assert plain["loss"] != dropped["loss"]
+
+
+def test_the_batch_is_shared_evenly_or_not_at_all():
+    rows = list(range(12))
+    parts = [World(rank=rank, size=3).part(rows) for rank in range(3)]
+    assert [*parts[0], *parts[1], *parts[2]] == rows
+    assert {len(part) for part in parts} == {4}
+    with pytest.raises(BadInput, match="batch_size is 8; it must be a multiple of the 3 processes"):
+        World(size=3).local(8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"zero": "1"}, "DeepSpeed"),
+        ({"zero": "4"}, "0, 2 or 3"),
+        ({"devices": 3, "batch_size": 4}, "devices=3 must divide it"),
+        ({"devices": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_stage_or_count_is_one_clear_line(change, message):
+    from pydantic import ValidationError
+
+    with pytest.raises(ValidationError) as caught:
+        TrainConfig.model_validate({"family": "gpt2-52m", "data": "x", "tokens": "100k", **change})
+    assert message in first_problem(caught.value)
+
+
+def workers_of(parent):
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = dict(
+                part.split(b"=", 1) for part in (folder / "environ").read_bytes().split(b"\0") if b"=" in part
+            )
+        except OSError:
+            continue
+        if environment.get(b"SCALING_PARENT") == str(parent).encode():
+            found[int(environment[b"RANK"])] = int(folder.name)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", files=20)
+    (tmp_path / "work").mkdir()
+    for name in ("train", "plots", "scaling", "families", "torch"):
+        (tmp_path / "work" / f"{name}.py").write_text('raise SystemExit("a file of the folder was run")\n')
+    words = [
+        "train", "family=tiny", "tokens=40k", *(f"{key}={value}" for key, value in SHAPE.items()), "batch_size=4", "lr=3e-3",
+        f"data={corpus}", "dropout=0.1", "save_every=0.2", "devices=2", "--json",
+    ]  # fmt: skip
+
+    def begin(out):
+        return subprocess.Popen(
+            [SCALING, *words, f"out={out}"], cwd=tmp_path / "work", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    whole = begin("whole")
+    cut = begin("cut")
+    trunk = tmp_path / "work" / "cut" / "trunk"
+    while not list(trunk.glob("step-*")):
+        assert cut.poll() is None, cut.stderr.read()
+        time.sleep(0.05)
+    os.kill(workers_of(cut.pid)[1], signal.SIGKILL)
+    _, errors = cut.communicate(timeout=60)
+    assert cut.returncode == 1
+    assert "process 1 of 2 was killed by SIGKILL" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    again = begin("cut")
+    found, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    expected, _ = whole.communicate(timeout=120)
+    assert json.loads(found)["rungs"][0]["loss"] == json.loads(expected)["rungs"][0]["loss"]
+    for part in ("trunk", "rung-39936"):
+        one, other = (tmp_path / "work" / out / part / "metrics.jsonl" for out in ("cut", "whole"))
+        assert one.read_bytes() == other.read_bytes()
