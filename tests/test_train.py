@@ -325,7 +325,7 @@ def test_a_checkpoint_gives_back_weights_moments_and_random_state(text, tmp_path
 
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=0.0), StopAfter(9))
+        climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=0.0), StopAfter(4))
     trunk = tmp_path / "run" / "trunk"
     newest = checkpoints(trunk)[-1][1]
     payload = bytearray((newest / "model.safetensors").read_bytes())
