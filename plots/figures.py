@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import nearest
+from scaling.pilot import ladder_flops
 from scaling.predictor import Predictor
 from scaling.runs import columns
 
-from . import promised, style, surface, training
+from . import frontier, planned, promised, style, surface, training
 from .seen import Seen
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -123,11 +124,36 @@ def _of_law(
     return made
 
 
+def _isoflops(seen: Seen) -> tuple[Figure, Table]:
+    predictor = _predictor(seen)
+    figure = surface.isoflops(predictor, seen.lawful, seen.held)
+    rows: list[tuple[Any, ...]] = []
+    for curve in surface.iso_curves(predictor, seen.lawful):
+        rows += [("law", "", curve.C, float(N), float(L)) for N, L in zip(curve.N, curve.loss, strict=True)]
+        if curve.optimum is not None:
+            rows.append(("best", "", curve.C, *curve.optimum))
+        for k, moved in zip(curve.near.tolist(), curve.moved.tolist(), strict=True):
+            run = seen.lawful[k]
+            rows.append(("run", run.run, curve.C, training.size_of(run, predictor.convention), moved))
+    return figure, (("what", "run", "C", "N", "loss"), rows)
+
+
 def _frontier(seen: Seen) -> tuple[Figure, Table]:
     predictor = _predictor(seen)
     rows = seen.comparison.rows if seen.comparison else ()
-    figure = surface.frontier(predictor, seen.lawful, rows)
-    return figure, _law_rows(seen, predictor)
+    figure = frontier.frontier(predictor, seen.lawful, rows)
+    found = frontier.along(predictor, frontier.spanned(predictor, seen.lawful))
+    low, high = found.interval_80 or (("",) * len(found.C), ("",) * len(found.C))
+    drawn: list[tuple[Any, ...]] = [
+        ("law's best", "", *(float(v) if v != "" else "" for v in values))
+        for values in zip(found.C, found.N, found.D, found.loss, low, high, *found.band, strict=True)
+    ]
+    drawn += [
+        ("run", run, C, N, D, loss, "", "", "", "")
+        for run, N, D, C, loss, *_ in _law_rows(seen, predictor)[1]
+    ]
+    header = ("what", "run", "C", "N", "D", "loss", "low_80", "high_80", "band_low_N", "band_high_N")
+    return figure, (header, drawn)
 
 
 def _backtest(seen: Seen) -> tuple[Figure, Table]:
@@ -148,9 +174,19 @@ def _calibration(seen: Seen) -> tuple[Figure, Table]:
     )
 
 
+def planned_flops(seen: Seen) -> dict[str, float]:
+    """Training FLOPs that the plans meant for each run by name: of a ladder, its trunk once and each cooldown.
+
+    A member's run is named after it, with its seed: gpt2-52m-s0.
+    """
+    members = [*(seen.ladder.members if seen.ladder else ()), *(seen.plan.members if seen.plan else ())]
+    meant = {member.member: ladder_flops(member) for member in members}
+    names = dict.fromkeys([*(work.run for work in seen.work), *(run.run for run in seen.runs)])
+    return {name: meant[stem] for name in names if (stem := name.rpartition("-s")[0]) in meant}
+
+
 def _cost(seen: Seen) -> tuple[Figure, Table]:
-    rows = seen.comparison.rows if seen.comparison else ()
-    planned = {row.run: row.planned_flops for row in rows if row.planned_flops}
+    planned = planned_flops(seen)
     return training.cost(seen.work, planned), (
         ("run", "part", "from_step", "to_step", "tokens", "flops", "wall_s", "planned_flops"),
         [
@@ -163,12 +199,38 @@ def _cost(seen: Seen) -> tuple[Figure, Table]:
 def _throughput(seen: Seen) -> tuple[Figure, Table]:
     figure = training.throughput(seen.curves, seen.runs)
     return figure, (
-        ("run", "part", "median_tokens_per_s"),
-        [(c.run, c.part, float(np.median(c.tokens_per_s))) for c in seen.curves if len(c.tokens_per_s)],
+        (
+            "run",
+            "low_10_tokens_per_s",
+            "median_tokens_per_s",
+            "high_90_tokens_per_s",
+            "flops_per_token",
+            "mfu",
+            "peak",
+        ),
+        [
+            (s.run, s.low, s.median, s.high, s.flops_per_token, s.mfu, s.peak)
+            for s in training.speeds(seen.curves, seen.runs)
+        ],
+    )
+
+
+def _planned(seen: Seen) -> tuple[Figure, Table]:
+    if seen.plan is None or seen.plan.recommended is None:
+        raise BadInput(f"{seen.folder} has no plan of choices; run scaling plan first")
+    choices = seen.plan.frontier or (seen.plan.recommended,)
+    band = {member.choice.member for member in seen.plan.band.members} if seen.plan.band else set()
+    return planned.planned(seen.plan, (), seen.runs), (
+        ("member", "params", "tokens", "flops", "loss", "within_band"),
+        [(c.member, c.params, c.tokens, c.flops, c.loss, c.member in band) for c in choices],
     )
 
 
 FIGURES: dict[str, tuple[str, Callable[[Seen], tuple[Figure, Table]]]] = {
+    "planned": (
+        "The sizes on offer for the budget. Star: recommended. Green: about as good. Dashed: what other laws would choose.",
+        _planned,
+    ),
     "predicted": (
         "Thick bar 80 %, thin bar 95 % interval of the sealed prediction; diamond: what came.",
         _predicted,
@@ -183,11 +245,13 @@ FIGURES: dict[str, tuple[str, Callable[[Seen], tuple[Figure, Table]]]] = {
         _of_law(surface.surface),
     ),
     "isoflops": (
-        "One curve for each budget. Star: the law's best size. Points: runs, moved along the law to the nearest budget.",
-        _of_law(surface.isoflops),
+        "One curve for each budget. Star: the law's best size. Points: runs, moved along the law to the nearest budget; "
+        "a diamond was sealed.",
+        _isoflops,
     ),
     "frontier": (
-        "Line: the least loss each budget can buy, by the law; dashed beyond the fitted runs.",
+        "Line: the least loss each budget can buy by the law, and the size that does it; dashed beyond the fitted runs. "
+        "Green: the indifference band, sizes within 0.01 nats of the best.",
         _frontier,
     ),
     "residuals": (
@@ -200,8 +264,15 @@ FIGURES: dict[str, tuple[str, Callable[[Seen], tuple[Figure, Table]]]] = {
         _backtest,
     ),
     "calibration": ("On the dashed line the intervals hold as often as they promise.", _calibration),
-    "cost": ("Counted in the training loop, not planned; a black tick marks what was planned.", _cost),
-    "throughput": ("Measured while training, evaluation and saving left out.", _throughput),
+    "cost": (
+        "Counted in the training loop; a tick marks what was planned, a ladder's trunk counted once.",
+        _cost,
+    ),
+    "throughput": (
+        "Measured while training, evaluation and saving left out. To the right: MFU, the share of the named dense peak; where "
+        "no peak is known for the device, the model's own FLOP/s.",
+        _throughput,
+    ),
 }
 
 
@@ -218,9 +289,17 @@ def picture(name: str, seen: Seen) -> Picture:
     return Picture(name=name, about=about, figure=figure, header=header, rows=tuple(rows))
 
 
+def _fitting(seen: Seen) -> tuple[str, ...]:
+    """Names of the figures that such a folder is meant to have, drawn or not."""
+    if seen.studies != 1:
+        return OF_OUTCOMES
+    chosen = seen.plan is not None and seen.plan.recommended is not None
+    return tuple(name for name in FIGURES if chosen or name != "planned")
+
+
 def pictures(seen: Seen, names: Sequence[str] | None = None) -> tuple[tuple[Picture, ...], dict[str, str]]:
     """(the figures this study can have, name → why the others cannot be drawn)."""
-    names = names or (tuple(FIGURES) if seen.studies == 1 else OF_OUTCOMES)
+    names = names or _fitting(seen)
     drawn, lacking = [], {}
     for name in names:
         try:

@@ -120,9 +120,8 @@ def calibration(rows: Sequence[ComparisonRow]) -> Figure:
         BadInput: fewer than 3 predictions.
     """
     if len(rows) < FEWEST_TO_CALIBRATE:
-        raise BadInput(
-            f"there are {len(rows)} scored predictions; calibration needs at least {FEWEST_TO_CALIBRATE}"
-        )
+        there = "is 1 scored prediction" if len(rows) == 1 else f"are {len(rows)} scored predictions"
+        raise BadInput(f"there {there}; calibration needs at least {FEWEST_TO_CALIBRATE}")
     inside = (
         sum(abs(row.z) <= Z_50 for row in rows),
         sum(row.inside_80 for row in rows),

@@ -28,7 +28,7 @@ def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str
     script = _asset("page.js")
     bodies = {
         "asked": _facts(story.asked(seen)) + _doubts(seen),
-        "planned": _planned(seen),
+        "planned": _planned(seen, drawn),
         "happened": _happened(seen, drawn, lacking),
         "law": _law(seen, drawn, lacking),
         "next": _next(seen),
@@ -77,7 +77,7 @@ def _tiles(seen: Seen) -> str:
     tiles = (
         (f"{row.predicted_ppl:.2f}", "perplexity predicted"),
         (f"{row.actual_ppl:.2f}", "perplexity measured"),
-        (f"{100 * row.error:+.2f} %", "error of the predicted loss"),
+        (tables.percent(row.error).text, "error of the predicted loss"),
         (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
     )
     return (
@@ -161,12 +161,18 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _planned(seen: Seen) -> str:
+def _planned(seen: Seen, drawn: Sequence[Picture]) -> str:
     if seen.plan is None and seen.ladder is None:
         return _none("Nothing is planned yet: run scaling plan.")
     facts = story.sealed(seen)
     note = "" if facts else _none("The plan is not sealed: what it says was not promised before the run.")
-    return _facts(facts) + note + _table(tables.planned(seen))
+    return (
+        _facts(facts)
+        + note
+        + _figures(drawn, ("planned",), {})
+        + _table(tables.planned(seen))
+        + _table(tables.indifferent(seen))
+    )
 
 
 def _happened(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
@@ -175,7 +181,7 @@ def _happened(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> 
         lacking = {name: why for name, why in lacking.items() if name not in OF_OUTCOMES}
         head = _none("No sealed prediction has met its run yet: train it, then run scaling compare.")
     else:
-        head = _table(found)
+        head = _table(found) + _table(tables.costs(seen))
     return head + _figures(drawn, ("predicted", *_OF_RESULT), lacking)
 
 
@@ -192,7 +198,12 @@ def _law(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
 
 def _next(seen: Seen) -> str:
     said = "".join(f"<li>{escape(line)}</li>" for line in story.advice(seen))
-    return (f"<ul>{said}</ul>" if said else "") + _table(tables.next_runs(seen))
+    return (
+        (f"<ul>{said}</ul>" if said else "")
+        + _table(tables.refitted(seen))
+        + _table(tables.telling(seen))
+        + _table(tables.next_runs(seen))
+    )
 
 
 def _footer(seen: Seen) -> str:
@@ -216,4 +227,4 @@ def _footer(seen: Seen) -> str:
     return f"<footer><details><summary>Files this page was made from</summary><ul>{lines}</ul></details></footer>"
 
 
-assert {*_OF_RESULT, *_OF_LAW, "predicted"} == set(FIGURES)
+assert {*_OF_RESULT, *_OF_LAW, "predicted", "planned"} == set(FIGURES)

@@ -8,6 +8,7 @@ from scaling.predictor import Status
 
 from .promised import verdicts
 from .seen import Seen
+from .tables import advised
 
 Facts = list[tuple[str, str]]
 
@@ -90,6 +91,22 @@ def law_facts(seen: Seen) -> Facts:
     return [*facts, *((key, text) for key, text in seen.law.card.items() if key != "status")]
 
 
+def _refit(seen: Seen) -> str:
+    """What the sealed runs change, or that they are not in the law yet."""
+    found = seen.comparison.refit if seen.comparison else None
+    loss = found.change("loss") if found else None
+    if found is None or loss is None:
+        return "The sealed runs are not in the law yet: refit with them (scaling fit) before the next plan."
+    said = (
+        f"The sealed runs are not in the law yet: refit with them (scaling fit). At {format_size(found.flops)} FLOPs "
+        f"that moves the prediction from {loss.before:.3f} to {loss.after:.3f}"
+    )
+    if loss.before_80 and loss.after_80:
+        before, after = (high - low for low, high in (loss.before_80, loss.after_80))
+        said += f" and its 80 % interval from {before:.2g} to {after:.2g} nats wide"
+    return said + "."
+
+
 def advice(seen: Seen) -> list[str]:
     """What to do next, and why: each sentence follows from a number in the study."""
     said: list[str] = []
@@ -126,11 +143,18 @@ def advice(seen: Seen) -> list[str]:
             said.append(
                 "A sealed prediction missed its 95 % interval: look at that run before trusting the next one."
             )
-        said.append(
-            "The sealed runs are not in the law yet: refit with them (scaling fit) before the next plan."
-        )
+        said.append(_refit(seen))
     elif seen.plan and seen.plan.seal:
         said.append("Train what is sealed (scaling ladder plan.json), then run scaling compare.")
+    found = advised(seen)
+    if found is not None and found[1].offers:
+        target, best_offer = found[0], found[1].offers[0]
+        said.append(
+            f"To foretell {format_size(target.N)} parameters on {format_size(target.D)} tokens more surely, train a ladder of "
+            f"{best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
+            f"({format_size(best_offer.purchase.flops)} FLOPs): the 80 % interval goes from "
+            f"±{100 * found[1].half_width_80:.2g} % to ±{100 * best_offer.half_width_80:.2g} % (scaling next)."
+        )
     warnings = law.card.get("warnings", "none")
     if warnings != "none":
         said.append(f"The fit warns: {warnings}.")

@@ -75,12 +75,14 @@ def house() -> Iterator[None]:
         yield
 
 
-def new_figure(*, height: float = 3.7, columns: int = 1, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its axes, side by side."""
+def new_figure(
+    *, height: float = 3.7, rows: int = 1, columns: int = 1, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, sharey=sharey, squeeze=False)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
+    return figure, list(axes.ravel())
 
 
 def conclude(figure: Figure, title: str) -> Figure:

@@ -1,9 +1,11 @@
-"""Figures of the law: its surface over N and D, isoFLOP curves, the compute-optimal frontier, residuals."""
+"""Figures of the law: its surface over N and D, isoFLOP curves, residuals."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -12,7 +14,6 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 from families.units import format_size
-from scaling.compare import ComparisonRow
 from scaling.predictor import Predictor
 from scaling.runs import Run, columns
 
@@ -34,7 +35,6 @@ from .style import (
 from .training import bare
 
 Array = NDArray[np.float64]
-BEYOND = 10.0  # the frontier is drawn to this many times the largest compute seen
 TREND = 2.0  # standard errors of a slope beyond which residuals are said to have a trend
 
 
@@ -52,9 +52,10 @@ def _optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array]
     return tuple(np.array([getattr(a, key) for a in found]) for key in ("N", "D", "loss"))  # type: ignore[return-value]
 
 
-def _points(
+def draw_points(
     axes: Axes, x: Array, y: Array, runs: Sequence[Run], held: frozenset[str], convention: str
 ) -> None:
+    """Runs as points with their tips: fitted ones round, sealed ones as diamonds."""
     sealed = np.array([run.run in held for run in runs], dtype=bool)
     for mask, colour, marker, size in ((~sealed, BLUE, "o", 26), (sealed, ORANGE, "D", 44)):
         if mask.any():
@@ -64,26 +65,29 @@ def _points(
             tips(found, [_label(run, convention) for run, ok in zip(runs, mask, strict=True) if ok])
 
 
-def _legend(axes: Axes, held: bool, extra: Sequence[Line2D] = ()) -> None:
-    handles = [Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=5, label="runs fitted")]
+def draw_legend(axes: Axes, held: bool, extra: Sequence[Artist] = ()) -> None:
+    """A legend above the axes."""
+    handles: list[Artist] = []
+    handles.append(Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=5, label="runs fitted"))
     if held:
-        handles.append(
-            Line2D(
-                [], [], color=ORANGE, marker="D", linestyle="", markersize=5.5, label="sealed, then trained"
-            )
-        )
+        handles.append(Line2D([], [], color=ORANGE, marker="D", linestyle="", markersize=5.5, label="sealed"))
     axes.legend(
         handles=[*handles, *extra],
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         ncols=4,
-        columnspacing=1.1,
+        columnspacing=1.0,
         handlelength=1.5,
         borderaxespad=0.1,
     )
 
 
-def _check(runs: Sequence[Run]) -> None:
+def check(runs: Sequence[Run]) -> None:
+    """Refuse no runs.
+
+    Raises:
+        BadInput: saying so.
+    """
     if not runs:
         raise BadInput("there are 0 annealed runs that the law can be held against; the figure needs 1")
 
@@ -94,7 +98,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
     Raises:
         BadInput: no runs.
     """
-    _check(runs)
+    check(runs)
     predictor = bare(predictor)
     table = columns(runs, predictor.convention)
     n_low, n_high = float(table.N.min()) / 2, float(table.N.max()) * 2.2
@@ -118,12 +122,12 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
         best = _optimum(predictor, compute)
         if best is not None:
             axes.plot(best[0], best[1], color=PALETTE[3], linewidth=2.2, zorder=4)
-        _points(axes, table.N, table.D, runs, held, predictor.convention)
+        draw_points(axes, table.N, table.D, runs, held, predictor.convention)
         axes.set_xlabel(
             "parameters, N" + ("" if predictor.convention == "total" else " (without embeddings)")
         )
         axes.set_ylabel("tokens, D")
-        _legend(
+        draw_legend(
             axes,
             any(run.run in held for run in runs),
             [
@@ -158,7 +162,7 @@ def _levels(low: float, high: float) -> list[float]:
 def _isoflop_lines(
     axes: Axes, compute: Array, n_span: tuple[float, float], d_span: tuple[float, float]
 ) -> None:
-    """Straight lines 6·N·D = C through the range of the runs, named where they enter."""
+    """Straight lines 6·N·D = C through the range of the runs, named where they leave."""
     low, high = math.log10(compute.min()), math.log10(compute.max())
     for C in np.logspace(low, high, max(2, min(5, round((high - low) * 1.5) + 1))):
         grid = np.geomspace(*n_span, 50)
@@ -169,13 +173,71 @@ def _isoflop_lines(
         axes.plot(grid[inside], line[inside], color=MUTED, linewidth=1, linestyle=":", zorder=2)
         axes.annotate(
             format_size(float(C), 2),
-            (grid[inside][0], line[inside][0]),
+            (grid[inside][-1], line[inside][-1]),
             color=MUTED,
             fontsize=7.5,
-            xytext=(7, -3),
+            xytext=(-9, 3),
             textcoords="offset points",
-            va="top",
+            ha="right",
+            va="bottom",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoCurve:
+    """The law's loss against N at one budget, and its optimum (N, loss) where that lies among those sizes.
+
+    near: which runs are shown with it; moved: their losses at its budget, each keeping its residual.
+    """
+
+    C: float
+    N: Array
+    loss: Array
+    optimum: tuple[float, float] | None
+    near: NDArray[np.intp]
+    moved: Array
+
+
+def iso_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoCurve]:
+    """Curves at up to four budgets that span the runs'.
+
+    Raises:
+        BadInput: no runs.
+    """
+    check(runs)
+    predictor = bare(predictor)
+    table = columns(runs, predictor.convention)
+    C = 6 * table.N * table.D
+    budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
+    grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
+    nearest = np.abs(np.log(C[:, None] / budgets)).argmin(axis=1)
+    law = np.asarray(predictor.predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
+    found = []
+    for i, budget in enumerate(budgets.tolist()):
+        D = budget / (6 * grid)
+        inside = (table.D.min() / 3 < D) & (table.D.max() * 5 > D)
+        if inside.sum() < 2:
+            continue
+        N = grid[inside]
+        best = _optimum(predictor, np.array([budget]))
+        among = best is not None and N[0] <= best[0][0] <= N[-1]
+        near = np.flatnonzero((nearest == i) & (np.abs(np.log(C / budget)) < 0.7))
+        at_budget = (
+            np.asarray(predictor.predict(table.N[near], budget / (6 * table.N[near]), force=True).loss)
+            if len(near)
+            else np.empty(0)
+        )
+        found.append(
+            IsoCurve(
+                C=budget,
+                N=N,
+                loss=np.asarray(predictor.predict(N, D[inside], force=True).loss),
+                optimum=(float(best[0][0]), float(best[2][0])) if among and best is not None else None,
+                near=near,
+                moved=table.L[near] / law[near] * at_budget,
+            )
+        )
+    return found
 
 
 def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
@@ -184,54 +246,43 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = f
     Raises:
         BadInput: no runs.
     """
-    _check(runs)
-    predictor = bare(predictor)
+    curves = iso_curves(predictor, runs)
     table = columns(runs, predictor.convention)
-    C = 6 * table.N * table.D
-    budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
-    grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
-    nearest = np.abs(np.log(C[:, None] / budgets)).argmin(axis=1)
-    law = np.asarray(predictor.predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
-    at_budget = predictor.predict(table.N, budgets[nearest] / (6 * table.N), force=True).loss
-    moved = table.L / law * np.asarray(at_budget)  # each run keeps its residual
-    worth = []
     with house():
         figure, (axes,) = new_figure(height=4.0)
-        for i, budget in enumerate(budgets):
+        for i, curve in enumerate(curves):
             colour = PALETTE[i % len(PALETTE)]
-            D = budget / (6 * grid)
-            inside = (table.D.min() / 3 < D) & (table.D.max() * 5 > D)
-            if inside.sum() < 2:
-                continue
-            N = grid[inside]
-            axes.plot(N, np.asarray(predictor.predict(N, D[inside], force=True).loss), color=colour)
-            best = _optimum(predictor, np.array([budget]))
-            name = f"{format_size(float(budget), 2)} FLOPs"
-            if best is not None and N[0] <= best[0][0] <= N[-1]:
-                floor = float(predictor.predict(float(best[0][0]), float(best[1][0]), force=True).loss)
-                axes.scatter(best[0], [floor], marker="*", s=110, color=colour, zorder=6, edgecolor="none")
-                worth.append((float(budget), float(best[0][0])))
-            L = np.asarray(predictor.predict(N, D[inside], force=True).loss)
-            rising = L[len(L) // 4] > L[0]
+            axes.plot(curve.N, curve.loss, color=colour)
+            if curve.optimum is not None:
+                N, floor = curve.optimum
+                axes.scatter([N], [floor], marker="*", s=110, color=colour, zorder=6, edgecolor="none")
+            rising = curve.loss[len(curve.loss) // 4] > curve.loss[0]
             axes.annotate(
-                name,
-                (N[0], L[0]),
+                f"{format_size(curve.C, 2)} FLOPs",
+                (curve.N[0], curve.loss[0]),
                 color=colour,
                 fontsize=8,
                 xytext=(2, -4 if rising else 4),
                 textcoords="offset points",
                 va="top" if rising else "bottom",
             )
-            mine = np.flatnonzero((nearest == i) & (np.abs(np.log(C / budget)) < 0.7))
-            if len(mine):
-                found = axes.scatter(
-                    table.N[mine], moved[mine], s=24, color=colour, marker="o", zorder=5, alpha=0.8
-                )
-                tips(found, [_label(runs[int(k)], predictor.convention) for k in mine])
+            if len(curve.near):
+                x, sealed = table.N[curve.near], np.array([runs[int(k)].run in held for k in curve.near])
+                for mask, marker, size in ((~sealed, "o", 24), (sealed, "D", 40)):
+                    points = axes.scatter(
+                        x[mask], curve.moved[mask], s=size, color=colour, marker=marker, zorder=5, alpha=0.8
+                    )
+                    tips(
+                        points,
+                        [_label(runs[int(k)], predictor.convention) for k in curve.near[mask]],
+                    )
+        low, high = axes.get_ylim()
+        axes.set_ylim(low - 0.06 * (high - low), high)  # room for the name of the lowest curve
         log_sizes(axes, "x")
         log_losses(axes)
         axes.set_xlabel("parameters, N")
         axes.set_ylabel("loss, nats per token")
+    worth = [(curve.C, curve.optimum[0]) for curve in curves if curve.optimum is not None]
     if len(worth) > 1:
         return conclude(
             figure,
@@ -243,55 +294,6 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = f
         "Loss against size at fixed compute; no budget's best size lies among these sizes"
         if not worth
         else f"At {format_size(worth[0][0], 2)} FLOPs the best size is {format_size(worth[0][1], 2)} parameters",
-    )
-
-
-def frontier(predictor: Predictor, runs: Sequence[Run], rows: Sequence[ComparisonRow] = ()) -> Figure:
-    """Loss against compute: the runs, the law's best at each budget with its 80 % interval, sealed predictions.
-
-    Raises:
-        BadInput: no runs, or the law has no optimum.
-    """
-    _check(runs)
-    predictor = bare(predictor)
-    table = columns(runs, predictor.convention)
-    C = 6 * table.N * table.D
-    compute = np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
-    best = _optimum(predictor, compute)
-    if best is None:
-        raise BadInput("the law depends on only one of N and D, so it has no frontier")
-    guess = predictor.predict(best[0], best[1], force=True)
-    loss = np.asarray(guess.loss)
-    held = frozenset(row.run for row in rows)
-    edge = float(predictor.domain.C[1])
-    with house():
-        figure, (axes,) = new_figure(height=3.9)
-        if guess.interval_80 is not None:
-            axes.fill_between(compute, *guess.interval_80, color=PALETTE[3], alpha=0.2, linewidth=0)
-        seen = compute <= edge
-        axes.plot(compute[seen], loss[seen], color=PALETTE[3], linewidth=2.2)
-        axes.plot(compute[~seen], loss[~seen], color=PALETTE[3], linewidth=2.2, linestyle=(0, (3, 1.5)))
-        _points(axes, C, table.L, runs, held, predictor.convention)
-        axes.axvline(edge, color=MUTED, linewidth=1, linestyle=":")
-        log_sizes(axes, "x")
-        log_losses(axes)
-        axes.annotate(
-            "fitted so far ", (edge, axes.get_ylim()[1]), color=MUTED, fontsize=8, ha="right", va="top"
-        )
-        axes.set_xlabel("compute, C = 6·N·D, FLOPs")
-        axes.set_ylabel("loss, nats per token")
-        _legend(
-            axes,
-            any(run.run in held for run in runs),
-            [Line2D([], [], color=PALETTE[3], linewidth=2.2, label="law's best, 80 %")],
-        )
-    far = 10 * edge
-    goal = predictor.allocate(far, force=True)
-    there = predictor.predict(goal.N, goal.D, force=True)
-    spread = f" ({there.interval_80[0]:.3g} to {there.interval_80[1]:.3g})" if there.interval_80 else ""
-    return conclude(
-        figure,
-        f"Ten times the fitted compute, {format_size(far, 2)} FLOPs well spent, would reach {there.loss:.3g}{spread}",
     )
 
 
@@ -308,7 +310,7 @@ def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = 
     Raises:
         BadInput: no runs.
     """
-    _check(runs)
+    check(runs)
     predictor = bare(predictor)
     table = columns(runs, predictor.convention)
     error = residual_percent(predictor, runs)
@@ -320,7 +322,7 @@ def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = 
             panels, (table.N, table.D, 6 * table.N * table.D), ("N", "D", "C"), strict=True
         ):
             axes.axhline(0, color=INK, linewidth=0.8)
-            _points(axes, x, error, runs, held, predictor.convention)
+            draw_points(axes, x, error, runs, held, predictor.convention)
             log_sizes(axes, "x")
             ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
             if len(ticks) > 3:

@@ -3,13 +3,22 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
+from families import params, params_non_embedding
 from families.errors import BadInput
 from families.units import format_duration, format_size
+from scaling.asking import rule_of
+from scaling.candidates import candidates
+from scaling.laws import Allocation
+from scaling.next_run import Advice, advise
 from scaling.planfile import PlannedMember
+from scaling.refit import change_interval, change_name, change_value
 from scaling.runs import compute_of
 
 from .seen import Seen
 
+SHARE = 0.05  # of the next run's cost, for a ladder that makes it surer (scaling next's own default)
 TIMES = (1.0, 3.0, 10.0, 100.0)  # the largest fitted compute
 
 
@@ -42,7 +51,17 @@ def number(value: float | None, digits: int = 3) -> Cell:
 
 def percent(value: float | None) -> Cell:
     """A signed share in percent."""
-    return Cell("–") if value is None else Cell(f"{100 * value:+.2f} %", float(value))
+    return Cell("–") if value is None else Cell(signed(100 * value) + " %", float(value))
+
+
+def signed(value: float) -> str:
+    """Two decimals with a sign; the minus is a minus, not a hyphen."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def scientific(value: float) -> str:
+    """Four digits; beyond a million as 2.122e6."""
+    return f"{value:.4g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
 def interval(bounds: tuple[float, float] | None) -> Cell:
@@ -83,12 +102,86 @@ def outcome(seen: Seen) -> Table | None:
             number(row.actual_ppl, 2),
             interval(row.interval_80),
             interval(row.interval_95),
-            Cell(f"{row.z:+.2f}", row.z),
+            Cell(signed(row.z), row.z),
             Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
         )
         for row in seen.comparison.rows
     )
     return Table(title="Predicted against actual, losses in nats per token", header=header, rows=rows)
+
+
+def costs(seen: Seen) -> Table | None:
+    """What each scored prediction was to cost and what it did."""
+    if seen.comparison is None or not seen.comparison.rows:
+        return None
+    header = ("member", "FLOPs planned", "FLOPs booked", "time planned", "time booked")
+    rows = tuple(
+        (
+            Cell(row.member),
+            size(row.planned_flops),
+            size(row.booked_flops),
+            duration(row.planned_hours),
+            duration(row.booked_hours),
+        )
+        for row in seen.comparison.rows
+    )
+    return Table(title="Cost, planned and booked", header=header, rows=rows)
+
+
+def _width(bounds: tuple[float, float] | None) -> float | None:
+    return None if bounds is None else bounds[1] - bounds[0]
+
+
+def refitted(seen: Seen) -> Table | None:
+    """The law without and with the runs that were sealed."""
+    found = seen.comparison.refit if seen.comparison else None
+    if found is None:
+        return None
+    rows = tuple(
+        (
+            Cell(change_name(found, one)),
+            Cell(change_value(one, one.before), one.before),
+            Cell(change_interval(one, one.before_80), _width(one.before_80)),
+            Cell(change_value(one, one.after), one.after),
+            Cell(change_interval(one, one.after_80), _width(one.after_80)),
+        )
+        for one in found.changes
+    )
+    title = f"What refitting with the new runs changes: {found.rows_before} rows become {found.rows_after}"
+    return Table(
+        title=title, header=("quantity", "before", "80 % interval", "after", "80 % interval "), rows=rows
+    )
+
+
+def indifferent(seen: Seen) -> Table | None:
+    """The plan's indifference band."""
+    band = seen.plan.band if seen.plan else None
+    if band is None:
+        return None
+    rows = tuple(
+        (
+            Cell(one.choice.member),
+            size(one.choice.params),
+            size(one.choice.tokens),
+            number(one.choice.loss),
+            Cell(f"+{one.nats:.4f}", one.nats),
+            size(one.extra_flops),
+            duration(one.extra_hours),
+            Cell("–") if one.extra_price is None else Cell(f"{one.extra_price:,.2f}", one.extra_price),
+        )
+        for one in band.members
+    )
+    header = (
+        "member",
+        "params",
+        "tokens",
+        "loss",
+        "nats above the best",
+        "extra FLOPs to match it",
+        "extra time",
+        "extra USD",
+    )
+    return Table(title="About as good as the best", header=header, rows=rows)
 
 
 def planned(seen: Seen) -> Table | None:
@@ -158,8 +251,8 @@ def forms(seen: Seen) -> Table | None:
             Cell(f.name),
             Cell(f"{100 * f.weight:.0f} %", f.weight),
             number(f.E),
-            Cell(f"{f.A:.4g}", f.A),
-            Cell(f"{f.B:.4g}", f.B),
+            Cell(scientific(f.A), f.A),
+            Cell(scientific(f.B), f.B),
             number(f.alpha),
             number(f.beta),
             number(f.gamma),
@@ -210,6 +303,59 @@ def next_runs(seen: Seen) -> Table | None:
     return Table(title="Compute-optimal next runs, by this law", header=header, rows=tuple(rows))
 
 
+def telling(seen: Seen) -> Table | None:
+    """The ladders that narrow the prediction at ten times the fitted compute most, for their cost."""
+    found = advised(seen)
+    if found is None:
+        return None
+    target, advice = found
+    rows = tuple(
+        (
+            Cell(offer.purchase.member.name),
+            size(offer.purchase.tokens),
+            Cell(str(len(offer.purchase.rungs)), len(offer.purchase.rungs)),
+            size(offer.purchase.flops),
+            Cell(f"±{100 * offer.half_width_80:.2g} %", offer.half_width_80),
+        )
+        for offer in advice.offers
+    )
+    title = (
+        f"Ladders that tell most about {format_size(target.N)} parameters on {format_size(target.D)} tokens, "
+        f"now known to ±{100 * advice.half_width_80:.2g} %"
+    )
+    return Table(
+        title=title, header=("member", "tokens", "rungs", "FLOPs", "80 % interval with it"), rows=rows
+    )
+
+
+def advised(seen: Seen) -> tuple[Allocation, Advice] | None:
+    """Which run to do next (`scaling next`), for the law's best use of ten times the fitted compute; None where the law
+    has no optimum or the runs do not say their shapes.
+    """
+    runs = seen.lawful
+    if seen.law is None or not runs or not all(run.n_layer and run.n_embd and run.n_head for run in runs):
+        return None
+    predictor = seen.law.predictor()
+    try:
+        target = predictor.allocate(10 * predictor.domain.C[1])
+        count = params if seen.law.convention == "total" else params_non_embedding
+        shapes = candidates("all", rule_of(runs))
+        able = np.asarray(count(shapes.as_spec)) >= predictor.domain.N[0]  # smaller ones may obey no law
+        shapes = shapes.chosen(able)
+        found = advise(
+            runs,
+            seen.law.law,
+            shapes,
+            np.asarray(count(shapes.as_spec), dtype=np.float64),
+            target=(target.N, target.D),
+            budget=SHARE * target.C,
+            convention=seen.law.convention,
+        )
+    except BadInput:
+        return None
+    return target, found
+
+
 def observed(seen: Seen) -> Table | None:
     """Every run."""
     if not seen.runs:
@@ -241,7 +387,7 @@ def observed(seen: Seen) -> Table | None:
             Cell(r.group or "–"),
             Cell(r.eval_set or "–"),
         )
-        for r in seen.runs
+        for r in sorted(seen.runs, key=lambda r: (r.params or r.params_non_embedding or 0, r.run, r.tokens))
     )
     return _common_aside(
         Table(

@@ -1,7 +1,7 @@
 """Figures of training: learning curves with cooldown branches, work booked, speed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 from families.units import format_duration, format_size
+from scaling.hardware import recognise
 from scaling.ledger import Work
 from scaling.local import Local
 from scaling.predictor import Predictor
@@ -218,7 +219,7 @@ def cost(work: Sequence[Work], planned: Mapping[str, float] | None = None) -> Fi
         figure, (axes,) = new_figure(height=1.5 + 0.34 * len(names))
         axes.barh(range(len(names)), trunk, height=0.55, color=BLUE, label="trunk")
         axes.barh(range(len(names)), cool, left=trunk, height=0.55, color=ORANGE, label="cooldowns")
-        labels = []
+        labels, told = [], False
         for y, name in enumerate(names):
             spent = trunk[y] + cool[y]
             share = f"{100 * spent / total:.0f} %"
@@ -238,10 +239,9 @@ def cost(work: Sequence[Work], planned: Mapping[str, float] | None = None) -> Fi
                     [y - 0.42, y + 0.42],
                     color=INK,
                     linewidth=2,
-                    label="planned"
-                    if not any(line.get_label() == "planned" for line in axes.get_lines())
-                    else None,
+                    label="planned" if not told else None,
                 )
+                told = True
         axes.set_yticks(range(len(names)), labels)
         axes.set_xlim(0, max(t + c for t, c in zip(trunk, cool, strict=True)) * 1.3)
         axes.xaxis.set_major_formatter(lambda value, _: format_size(value))
@@ -249,61 +249,144 @@ def cost(work: Sequence[Work], planned: Mapping[str, float] | None = None) -> Fi
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("training FLOPs, exact")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.1, handlelength=1.3)
+        handles, said = axes.get_legend_handles_labels()
+        order = sorted(range(len(said)), key=lambda i: ("trunk", "cooldowns", "planned").index(said[i]))
+        axes.legend(
+            [handles[i] for i in order],
+            [said[i] for i in order],
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=3,
+            borderaxespad=0.1,
+            handlelength=1.3,
+        )
     cooling = sum(cool) / total
+    wanted = [planned[name] for name in names if planned and name in planned]
+    against = f" of {format_size(sum(wanted))} planned" if len(wanted) == len(names) else ""
     return conclude(
         figure,
-        f"Booked {format_size(total)} FLOPs in {format_duration(seconds)} of training; "
+        f"Booked {format_size(total)} FLOPs{against} in {format_duration(seconds)} of training; "
         f"cooldowns took {100 * cooling:.0f} %",
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Tokens per second of a run: median, and the ends of the middle 80 %. flops_per_token: exact, training; None where
+    no observation says. mfu: of the median, as a share of `peak`, a device's dense peak named so; None without one.
+    """
+
+    run: str
+    low: float
+    median: float
+    high: float
+    flops_per_token: float | None = None
+    mfu: float | None = None
+    peak: str = ""
+
+    @property
+    def said(self) -> str:
+        """The model's FLOP/s, or its MFU where the peak is known."""
+        if self.mfu is not None:
+            return f"{100 * self.mfu:.0f} % MFU" if self.mfu >= 0.1 else f"{100 * self.mfu:.1f} % MFU"
+        if self.flops_per_token is None:
+            return ""
+        return f"{flops_per_second(self.median * self.flops_per_token)}"
+
+
+def flops_per_second(value: float) -> str:
+    """As 5.6 GFLOP/s."""
+    for unit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= unit:
+            return f"{value / unit:.3g} {prefix}FLOP/s"
+    return f"{value / 1e6:.3g} MFLOP/s"
+
+
+def speeds(curves: Sequence[Curve], runs: Sequence[Run]) -> list[Speed]:
+    """Of every timed run, smallest first."""
+    found = []
+    for name in ordered(curves, runs):
+        timed = [c.tokens_per_s for c in curves if c.run == name and len(c.tokens_per_s)]
+        if not timed:
+            continue
+        low, middle, high = (float(v) for v in np.quantile(np.concatenate(timed), [0.1, 0.5, 0.9]))
+        run = next((r for r in runs if r.run == name and r.compute and r.compute_kind == "exact"), None)
+        each = run.compute / run.tokens if run is not None and run.compute else None
+        count, device = recognise(run.accelerator) if run is not None and run.accelerator else (1, None)
+        mfu, peak = None, ""
+        if device is not None and each is not None:
+            mfu = middle * each / (count * device.training_peak)
+            several = f"{count} × " if count > 1 else ""
+            peak = f"{several}{device.name}'s {flops_per_second(device.training_peak)} {device.training_format} dense"
+        found.append(
+            Speed(run=name, low=low, median=middle, high=high, flops_per_token=each, mfu=mfu, peak=peak)
+        )
+    return found
+
+
 def throughput(curves: Sequence[Curve], runs: Sequence[Run]) -> Figure:
-    """Tokens per second of each run: median, and the range of the middle 80 %.
+    """Tokens per second of each run: median, and the range of the middle 80 %; beside it the MFU, or the model's FLOP/s
+    where the device's peak is not known.
 
     Raises:
         BadInput: no curve was timed.
     """
-    timed = {
-        name: np.concatenate([c.tokens_per_s for c in curves if c.run == name])
-        for name in {c.run for c in curves}
-    }
-    timed = {name: speeds for name, speeds in timed.items() if len(speeds)}
+    timed = speeds(curves, runs)
     if not timed:
         raise BadInput("no run was timed; metrics.jsonl or timing.jsonl holds tokens_per_s")
-    names = [name for name in ordered(curves, runs) if name in timed]
     with house():
-        figure, (axes,) = new_figure(height=1.2 + 0.36 * len(names))
-        for y, name in enumerate(reversed(names)):
-            low, middle, high = np.quantile(timed[name], [0.1, 0.5, 0.9])
-            axes.plot((low, high), (y, y), color=BLUE, linewidth=6, alpha=0.3, solid_capstyle="butt")
-            point = axes.scatter([middle], [y], s=44, color=BLUE, zorder=3)
+        figure, (axes,) = new_figure(height=1.2 + 0.36 * len(timed))
+        for y, speed in enumerate(reversed(timed)):
+            axes.plot(
+                (speed.low, speed.high), (y, y), color=BLUE, linewidth=6, alpha=0.3, solid_capstyle="butt"
+            )
+            point = axes.scatter([speed.median], [y], s=44, color=BLUE, zorder=3)
             tips(
                 point,
                 [
-                    f"{name}\nmedian {format_size(middle)} tokens/s; middle 80 % {format_size(low)} to {format_size(high)}"
+                    f"{speed.run}\nmedian {format_size(speed.median)} tokens/s; "
+                    f"middle 80 % {format_size(speed.low)} to {format_size(speed.high)}"
+                    + (f"\n{speed.said}" if speed.said else "")
+                    + (f" of {speed.peak}" if speed.peak else "")
                 ],
             )
             axes.annotate(
-                format_size(middle),
-                (middle, y),
+                format_size(speed.median),
+                (speed.median, y),
                 xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=8,
             )
-        axes.set_yticks(range(len(names)), [plain(name, 26) for name in reversed(names)])
-        axes.set_ylim(-0.6, len(names) - 0.3)
+            axes.annotate(
+                speed.said,
+                (1.015, y),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+                annotation_clip=False,
+            )
+        axes.set_yticks(range(len(timed)), [plain(speed.run, 26) for speed in reversed(timed)])
+        axes.set_ylim(-0.6, len(timed) - 0.3)
         log_sizes(axes, "x")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_edgecolor(MUTED)
         axes.set_xlabel("tokens per second; bar: middle 80 %")
-    fast, slow = (float(np.median(timed[name])) for name in (names[0], names[-1]))
-    if len(names) == 1:
-        return conclude(figure, f"Trained at {format_size(fast)} tokens per second")
-    return conclude(
-        figure,
-        f"From the smallest to the largest member, speed went from {format_size(fast, 2)} "
-        f"to {format_size(slow, 2)} tokens per second",
+    return conclude(figure, _speed_title(timed))
+
+
+def _speed_title(timed: Sequence[Speed]) -> str:
+    first, last = timed[0], timed[-1]
+    known = [speed.mfu for speed in timed if speed.mfu is not None]
+    peaks = {speed.peak for speed in timed if speed.mfu is not None}
+    tail = ""
+    if known and len(peaks) == 1:
+        ends = sorted({f"{100 * mfu:.2g}" for mfu in (min(known), max(known))}, key=float)
+        tail = f": {' to '.join(ends)} % of {peaks.pop()}"
+    if len(timed) == 1:
+        return f"Trained at {format_size(first.median)} tokens per second" + tail
+    return (
+        f"From the smallest to the largest member, speed went from {format_size(first.median, 2)} "
+        f"to {format_size(last.median, 2)} tokens per second" + tail
     )

@@ -1,7 +1,7 @@
 """The shapes a plan chooses from, as arrays: a published family, a design rule's members, or a whole grid."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -45,6 +45,11 @@ class Candidates:
     def as_spec(self) -> ModelSpec:
         """Itself, for functions that count a ModelSpec's fields."""
         return cast(ModelSpec, self)
+
+    def chosen(self, mask: NDArray[np.bool_]) -> "Candidates":
+        """Those where the mask of shape (n,) is true."""
+        columns = {name: getattr(self, name)[mask] for name in _FIELDS}
+        return replace(self, **columns)
 
     @property
     def params(self) -> Ints:

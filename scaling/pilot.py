@@ -100,6 +100,15 @@ def longest_rung(
     return max(round(tokens / batch) * batch, least)
 
 
+def ladder_flops(member: PlannedMember) -> float:
+    """Exact training FLOPs of a member's ladder: the trunk to the last cooldown's start once, and each rung's cooldown."""
+    rungs = member.rungs or (member.tokens,)
+    branch = (
+        member.recipe.cooldown_fraction if member.recipe.schedule == "wsd" else 1.0
+    )  # others share no trunk
+    return float(member.flops / member.tokens * ((1 - branch) * max(rungs) + branch * sum(rungs)))
+
+
 def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
     """What to train first: each small member to every rung. Nothing is predicted yet."""
     batch = pilot.batch_sequences * pilot.target.n_positions

@@ -15,6 +15,7 @@ from scaling.ledger import Work, book
 from scaling.pilot import sealed_plan
 from scaling.planfile import PlanFile, PlannedMember, write_plan
 from scaling.recipe import recipe
+from scaling.refit import refit_study
 from scaling.runs import Run, append_run
 from scaling.seal import seal
 from scaling.study import Study, StudyFile
@@ -117,7 +118,9 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
         sealed_at="2026-11-21T12:00:00Z",
     )
     write_plan(plan, place.plan)
-    compare(plan, runs, {}).write(place.comparison)
+    found = compare(plan, runs, {})
+    changed = refit_study(place, plan, runs, [row.run for row in found.rows])
+    found.model_copy(update={"refit": changed}).write(place.comparison)
     for width in WIDTHS:
         spec, name = _spec(width), rename(f"gpt2-d{width}-s0")
         safe = folder / "runs" / f"gpt2-d{width}-s0"

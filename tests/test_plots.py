@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from plots import promised, style, surface, training
-from plots.figures import FIGURES, picture, pictures
-from plots.seen import see
+from plots import frontier, promised, style, surface, training
+from plots.figures import FIGURES, picture, pictures, planned_flops
+from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
 from scaling.runs import Run
 
 from .synthetic import TRUTH, write_study
+
+# A plan of choices has a figure of its own; the study's plan promises one member.
+DRAWN = set(FIGURES) - {"calibration", "planned"}
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +57,12 @@ def test_many_predictions_are_counted():
 
 def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
     drawn, lacking = pictures(seen)
-    assert {p.name for p in drawn} == set(FIGURES) - {"calibration"}
-    assert lacking == {"calibration": "there are 1 scored predictions; calibration needs at least 3"}
+    assert {p.name for p in drawn} == DRAWN
+    assert lacking == {"calibration": "there is 1 scored prediction; calibration needs at least 3"}
     assert all(p.title and p.about and p.rows for p in drawn)
 
 
-@pytest.mark.parametrize("name", sorted(set(FIGURES) - {"calibration"}))
+@pytest.mark.parametrize("name", sorted(DRAWN))
 def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
     first = picture(name, seen)
     texts = [style.svg(one.figure, name) for one in (first, first, picture(name, seen))]
@@ -85,7 +88,7 @@ def test_png_is_the_same_twice(seen):
 
 def test_each_run_of_the_law_has_a_point_with_its_name(seen):
     text = style.svg(picture("frontier", seen).figure, "frontier")
-    assert text.count('class="pt"') == len(seen.lawful)
+    assert text.count('class="pt"') == 2 * len(seen.lawful), "above against loss, below against size"
     assert "gpt2-d192-s0" in text
 
 
@@ -162,3 +165,56 @@ def test_no_setting_of_the_callers_matplotlib_changes(seen):
     before = dict(mpl.rcParams)
     style.png(picture("surface", seen).figure)
     assert dict(mpl.rcParams) == before
+
+
+def test_the_bands_edges_cost_what_the_band_allows(seen):
+    predictor = training.bare(seen.law.predictor())
+    found = frontier.along(predictor, np.geomspace(1e11, 1e13, 7))
+    for edge in found.band:
+        loss = predictor.predict(edge, found.C / (6 * edge)).loss
+        assert loss - found.loss == pytest.approx(np.full(7, found.nats), rel=0.02)
+    assert (found.band[0] < found.N).all()
+    assert (found.band[1] > found.N).all()
+
+
+def test_a_wider_band_holds_the_narrower_one(seen):
+    compute = np.array([1e12])
+    narrow, wide = (frontier.along(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02))
+    assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
+
+
+def _timed(run):
+    size = np.array([5e5])
+    return [Curve(run=run, part="trunk", tokens=size, loss=np.array([3.0]), tokens_per_s=size)]
+
+
+def _run(**changes):
+    flops = 8e8 * 1e9
+    fields = {"params": 1e8, "tokens": 1e9, "loss": 3.0, "compute": flops, "compute_kind": "exact", **changes}
+    return Run(run="r", **fields)
+
+
+def test_mfu_is_of_a_named_dense_peak():
+    (speed,) = training.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    assert speed.mfu == pytest.approx(5e5 * 8e8 / 989e12)
+    assert speed.peak == "H200's 989 TFLOP/s bf16 dense"
+    assert "40 % of H200's 989 TFLOP/s bf16 dense" in style.conclusion(
+        training.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    )
+    (eight,) = training.speeds(_timed("r"), [_run(accelerator="8xA100")])
+    assert eight.mfu == pytest.approx(5e5 * 8e8 / (8 * 312e12))
+
+
+def test_without_a_known_peak_the_models_own_flops_are_said():
+    (speed,) = training.speeds(_timed("r"), [_run(accelerator="cpu")])
+    assert (speed.mfu, speed.said) == (None, "400 TFLOP/s")
+    (unknown,) = training.speeds(_timed("r"), [_run(compute_kind="6ND")])
+    assert unknown.said == "", "6ND is no exact count"
+
+
+def test_a_ladders_trunk_is_planned_once(seen):
+    ladder = seen.ladder.members[0]
+    flops = planned_flops(seen)[f"{ladder.member}-s0"]
+    each = ladder.flops / ladder.tokens
+    assert flops == pytest.approx(each * (0.8 * max(ladder.rungs) + 0.2 * sum(ladder.rungs)))
+    assert flops < each * sum(ladder.rungs)

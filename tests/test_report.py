@@ -3,12 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from families.errors import BadInput
-from plots import card, story
+from plots import card, story, tables
 from plots.figures import pictures
 from plots.report import report
 from plots.seen import see
@@ -178,6 +179,37 @@ def test_advice_follows_from_the_numbers(study):
     assert "refit with them" in said
     seen = see(study)
     assert story.headline(seen).startswith("Predicted ")
+
+
+def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(study, page):
+    text = " ".join(_tags(page).text)
+    for said in (
+        "What refitting with the new runs changes: 16 rows become 17",
+        "exponent of N*",
+        "Cost, planned",
+    ):
+        assert said in text
+    found = Comparison.read(study / "comparison.json").refit
+    assert f"{found.change('loss').after:.3f}" in text
+
+
+def test_the_page_names_the_ladder_that_tells_most(study):
+    shaped = see(study)
+    runs = tuple(r.model_copy(update={"n_layer": 2, "n_head": 4, "vocab_size": 1024}) for r in shaped.runs)
+    found = tables.telling(replace(shaped, runs=runs))
+    widths = [row[-1].value for row in found.rows]
+    assert 0 < min(widths) <= max(widths) < 0.1
+    assert "now known to" in found.title
+    assert tables.telling(shaped) is None, "runs that do not say their shape"
+
+
+def test_a_plan_of_choices_shows_its_band(study, tmp_path, cli):
+    shutil.copy(study / "law.json", tmp_path / "law.json")
+    planned = cli("plan", "--budget", "5e12", "--study", tmp_path, "--vocab", "1024", "--context", "128")
+    assert planned.returncode == 0, planned.stderr
+    page = _page(tmp_path)
+    assert 'id="figure-planned"' in page
+    assert "About as good as the best" in page
 
 
 def test_write_report_leaves_page_and_figures(study, tmp_path):
