@@ -82,8 +82,20 @@ class TrainConfig(Record):
         default=None, gt=0, le=1, description="Standard deviation of the weights at the start (GPT-2: 0.02)."
     )
 
-    dtype: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="Arithmetic of the matmuls; weights stay in fp32."
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Arithmetic of the matmuls; weights stay in fp32. auto: the faster, as a probe of this machine says.",
+    )
+    compile: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Compile the step. auto: where the steps it saves are worth the time it takes.",
+    )
+    attention: Literal["auto", "eager", "sdpa", "flash", "cudnn"] = Field(
+        default="auto",
+        description="Attention's backend; flash and cudnn are a GPU's. auto: the fastest probed.",
+    )
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto", description="CPU threads. auto: the fastest probed."
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(
@@ -108,6 +120,15 @@ class TrainConfig(Record):
         if str(value) == "1":
             raise ValueError("zero=1 is DeepSpeed's alone; here 0 is DDP, 2 and 3 are FSDP2")
         return int(value) if str(value).isdecimal() else value
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return (
+            {"true": True, "false": False}.get(value.strip().lower(), value)
+            if isinstance(value, str)
+            else value
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
@@ -146,7 +167,7 @@ class TrainConfig(Record):
 
 
 NOT_IDENTITY = (
-    "created_at", "tool", "inputs", "micro_batch", "recipe", "cooldown", "cooldown_shape",
+    "created_at", "tool", "inputs", "micro_batch", "threads", "recipe", "cooldown", "cooldown_shape",
 )  # fmt: skip
 
 
@@ -198,6 +219,9 @@ class Settings(Document):
     dropout: float
     init_std: float
     dtype: Literal["fp32", "bf16"]
+    compile: bool = False
+    attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
+    threads: int = 0  # of the CPU; 0: as many as the process has
     objective: ObjectiveKind = "causal"
     mask_token_id: int | None = None  # of mlm
     tokenizer_size: int | None = None  # of mlm, whose random tokens are real ones
@@ -222,7 +246,7 @@ class Settings(Document):
     def identity(self) -> str:
         """SHA-256 of what decides the trunk's numbers, which every branch continues.
 
-        The cooldown is a branch's own (`decay`); the micro-batch only changes rounding.
+        The cooldown is a branch's own (`decay`); micro-batch and threads only change rounding.
         """
         return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
 

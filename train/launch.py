@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -13,12 +13,14 @@ from families.errors import BadInput
 from families.units import format_duration, format_size
 from scaling.files import canonical_json, sha256_bytes
 from scaling.gather import LEDGER, RUNS
+from scaling.machine import Engine
 from scaling.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
 from scaling.runs import gather_runs
 from scaling.study import Study
 
 from .autotune import Estimate, estimate, fitting_micro_batch
+from .choose import Wanted, choose
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
 from .ladder import Habits, Interrupted, Places, RungFile, Text, climb, planned_steps
 from .loop import Diverged, Stop, pick_device
@@ -81,7 +83,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         seed=config.seed, batch_size=config.batch_size, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
-        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, dtype=config.dtype,
+        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, **Wanted.of(config).plain().model_dump(),
         optimizer=config.optimizer,
     )  # fmt: skip
 
@@ -148,7 +150,7 @@ _ADVISED = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "ini
 
 
 def as_begun(settings: Settings, folder: Path, config: TrainConfig | None = None) -> Settings:
-    """The settings of a run that goes on, with the micro-batch that it began with: another would round otherwise.
+    """The settings of a run that goes on, with the micro-batch and the engine that it began with: others would round otherwise.
 
     What `config` leaves to the recipe stays as it began too: the recipe looks at the tokens, and a rung added later
     must not move the trunk.
@@ -157,7 +159,7 @@ def as_begun(settings: Settings, folder: Path, config: TrainConfig | None = None
     if not path.exists():
         return settings
     begun = Settings.read(path)
-    keys = ["micro_batch"]
+    keys = ["micro_batch", *(key for key in Engine.model_fields if getattr(config, key, "auto") == "auto")]
     if config is not None:
         keys += [key for key in _ADVISED if getattr(config, key, None) is None]
     return settings.model_copy(update={key: getattr(begun, key) for key in keys})
@@ -249,7 +251,8 @@ def _begin(
     """Ask whether the machine can, read the text, and resolve every default."""
     spec = config.spec()
     unread = settings_of(config, TextFacts(), device)
-    check_machine(unread, rungs, device, yes=yes or (folder / "run.json").exists(), tell=tell)
+    begun = (folder / "run.json").exists()
+    need = check_machine(unread, rungs, device, yes=yes or begun, tell=tell)
     manifest = prepare(
         config.data,
         study / "data",
@@ -261,7 +264,16 @@ def _begin(
         progress=lambda what, share: report(share, 1.0, what, True),
     )
     settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
-    return as_begun(settings, folder, config), manifest
+    if begun:
+        return as_begun(settings, folder, config), manifest
+    wanted = Wanted.of(config)
+    if config.zero and wanted.compile == "auto":
+        wanted = replace(
+            wanted, compile=False
+        )  # hooks gather divided weights, and break the graph at each block
+    steps = planned_steps(settings, rungs)
+    engine = choose(wanted, settings, steps=steps, expected=need.seconds, device=device, tell=tell)
+    return settings.model_copy(update=engine.model_dump()), manifest
 
 
 def _say_nothing(line: str) -> None:

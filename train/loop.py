@@ -16,8 +16,10 @@ import torch
 from families.errors import BadInput, RunFailed
 from scaling.schedule import Schedule
 
+from .attention import use_attention
 from .config import Settings
 from .data import Tokens
+from .engine import compiled, frozen_collector, prepare_process
 from .metrics import journal
 from .model import build
 from .objective import batch_of, objective_of
@@ -113,6 +115,7 @@ def start(settings: Settings, device: str, world: World = ALONE) -> Session:
         raise BadInput(
             f"optimizer is {settings.optimizer}; zero={world.zero} divides adamw only: take zero=0"
         )
+    prepare_process(settings.compile, settings.threads)
     model = build(
         settings.spec(),
         seed=settings.seed,
@@ -121,6 +124,7 @@ def start(settings: Settings, device: str, world: World = ALONE) -> Session:
         eos_token_id=settings.eos_token_id,
     )
     world.seed_dropout(settings.seed)
+    use_attention(model, settings.attention)
     divide(model.to(device).train(), world, device)
     return Session(
         settings=settings,
@@ -133,14 +137,14 @@ def start(settings: Settings, device: str, world: World = ALONE) -> Session:
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a step computes of examples: their mean loss, in nats per predicted token."""
+    """What a step computes of examples: their mean loss, in nats per predicted token; trunk and loss compiled together."""
     objective = objective_of(settings)
 
     def loss(examples: torch.Tensor) -> torch.Tensor:
         with autocast(settings, device):
             return objective.losses(model, examples).mean()
 
-    return loss
+    return compiled(loss) if settings.compile else loss
 
 
 def autocast(settings: Settings, device: str) -> Any:
@@ -198,7 +202,7 @@ def advance(
     settings, world = session.settings, session.world
     began = last_saved = time.monotonic()
     wall_before = session.wall_s
-    with journal(folder, session.step, writes=world.first) as log:
+    with frozen_collector(), journal(folder, session.step, writes=world.first) as log:
         logged_at, logged_step = began, session.step
         while session.step < until:
             examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)

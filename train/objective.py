@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from .config import Settings
 from .data import Tokens, batch
+from .engine import logits_of
 
 MASKED_SHARE = 0.15  # of a window's tokens, and of these so many become [MASK] and a random token (Devlin et al. 2019, 3.1)
 MASK_SHARE = 0.8
@@ -47,7 +48,7 @@ class Causal:
 
     def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
         """Nats of each next token, shape (batch, n_positions)."""
-        logits_BxTxV = model(examples[:, :-1], use_cache=False).logits
+        logits_BxTxV = logits_of(model, examples[:, :-1])
         losses = functional.cross_entropy(
             logits_BxTxV.flatten(0, 1).float(), examples[:, 1:].flatten(), reduction="none"
         )

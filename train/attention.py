@@ -1,0 +1,93 @@
+"""Attention for training windows: every backend by name, and no mask made where causality says enough."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Attention = Literal["eager", "sdpa", "flash", "cudnn"]
+
+_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+def use_attention(model: Any, attention: Attention) -> None:
+    """Let a transformers model compute attention our way: sequences without padding, causal where the model is.
+
+    eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
+    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU and no other.
+
+    transformers makes a mask as a tensor while it is compiled, and a mask keeps torch from its flash kernel; for an
+    attention function that it does not know it makes none.
+    """
+    from transformers import AttentionInterface
+
+    name = f"scaling_{attention}"
+    AttentionInterface.register(name, _written_out if attention == "eager" else _fused(attention))
+    model.config._attn_implementation = name
+
+
+def _causal(module: Any, query: torch.Tensor) -> bool:
+    return bool(getattr(module, "is_causal", False)) and query.shape[2] > 1
+
+
+def _written_out(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """softmax(q·k^T·scaling + mask)·v, shapes (batch, heads, time, head size)."""
+    key, value = _all_heads(query, key), _all_heads(query, value)
+    scores = torch.matmul(query * scaling, key.transpose(2, 3)).float()
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    elif _causal(module, query):
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        seen = seen.tril(key.shape[2] - query.shape[2])
+        scores = scores.masked_fill(~seen, float("-inf"))
+    weights = functional.softmax(scores, dim=-1).to(value.dtype)
+    weights = functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2), None
+
+
+def _fused(attention: str) -> Callable[..., tuple[torch.Tensor, None]]:
+    def attend(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        scaling: float,
+        dropout: float = 0.0,
+        **rest: Any,
+    ) -> tuple[torch.Tensor, None]:
+        key, value = _all_heads(query, key), _all_heads(query, value)
+        backend = _BACKENDS.get(attention)
+        with nullcontext() if backend is None else sdpa_kernel(backend):
+            out = functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=attention_mask,
+                dropout_p=dropout if module.training else 0.0,
+                is_causal=attention_mask is None and _causal(module, query),
+                scale=scaling,
+            )
+        return out.transpose(1, 2), None
+
+    return attend
+
+
+def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """Keys or values of grouped-query attention, repeated for each query head."""
+    groups = query.shape[1] // shared.shape[1]
+    return shared if groups == 1 else shared.repeat_interleave(groups, dim=1)

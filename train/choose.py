@@ -1,0 +1,232 @@
+"""The engine of a run: what its keys leave to `auto` is probed on this machine, at the run's own shape, and remembered."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from families.errors import BadInput
+from families.units import format_duration
+from scaling.machine import Engine, MachineFile, Measured, quickest, remember, shape_key, step_flops
+
+from .config import Settings, TrainConfig
+from .loop import start, train_step
+from .probe import probe
+
+WORTH = 90.0  # seconds of plain training below which a run is not worth a probe
+COMPILE_SHARE = 0.1  # of a run that compiling may take before anything is known about it
+COMPILE_SECONDS = 40.0  # what compiling takes on two CPU cores, 15 to 60: only until it has been measured
+GAIN = 1.2  # bf16 is probed where a matrix product gains at least this
+MARGIN = 0.98  # a rival of the plain engine must beat it by more than the noise
+STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The keys of a run that decide its engine; "auto" leaves one to the probe."""
+
+    dtype: str = "auto"
+    compile: bool | str = "auto"
+    attention: str = "auto"
+    threads: int | str = "auto"
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Wanted":
+        """What a person typed."""
+        return cls(
+            dtype=config.dtype, compile=config.compile, attention=config.attention, threads=config.threads
+        )
+
+    def allows(self, engine: Engine) -> bool:
+        """Whether an engine is one of those wanted."""
+        return all(
+            getattr(self, key) in ("auto", getattr(engine, key))
+            for key in ("dtype", "compile", "attention", "threads")
+        )
+
+    def plain(self) -> Engine:
+        """The engine that needs no probe: as given, and in 32 bits, not compiled, at torch's own attention where not."""
+        given = {key: value for key in Engine.model_fields if (value := getattr(self, key)) != "auto"}
+        return Engine.model_validate(given)
+
+
+def machine_id(device: str) -> str:
+    """The name under which measurements are remembered: processor or GPU, cores, torch."""
+    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    except OSError:
+        return platform.processor() or platform.machine()
+    flags = found.get("flags", "").split()
+    units = " ".join(unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if unit in flags)
+    return f"{found.get('model name', platform.machine())} {found.get('model', '')} {units}".strip()
+
+
+def choose(
+    wanted: Wanted,
+    settings: Settings,
+    *,
+    steps: int,
+    expected: float,
+    device: str,
+    tell: Callable[[str], None],
+    measure: Callable[[Settings, Engine, str], Measured] | None = None,
+) -> Engine:
+    """The engine that finishes so many steps first.
+
+    A run expected to take less than a minute and a half takes the plain engine: a probe would cost more than it saves.
+
+    Args:
+        expected: seconds of the run with the plain engine, a rough estimate.
+        measure: the probe; by default real steps in this process.
+
+    Raises:
+        BadInput: a backend that the device does not have.
+    """
+    if wanted.attention == "cudnn" and device != "cuda":
+        raise BadInput("attention is cudnn, which a GPU has; here it is eager, sdpa or flash")
+    plain = wanted.plain()
+    if expected < WORTH or not _open(wanted):
+        return plain
+    spec = settings.spec()
+    micro_steps = steps * settings.batch_size / settings.micro_batch
+    machine = machine_id(device)
+    known = {
+        one.engine: one
+        for one in MachineFile.open().of(machine, spec, device, settings.micro_batch)
+        if wanted.allows(one.engine)
+    }
+    ask = _Asker(settings, device, measure or time_step, known, tell)
+    best = _search(wanted, ask, micro_steps, device)
+    if ask.new:
+        remember(machine, ask.new)
+        tell(f"{settings.run}: probed {len(ask.new)} engines for {shape_key(spec)}; takes {best.engine.name}, "
+             f"{format_duration(best.seconds)} a step of {settings.micro_batch} sequences")  # fmt: skip
+    return best.engine
+
+
+def _open(wanted: Wanted) -> bool:
+    return "auto" in (wanted.dtype, wanted.compile, wanted.attention, wanted.threads)
+
+
+@dataclass(slots=True)
+class _Asker:
+    """Measures what is not known yet."""
+
+    settings: Settings
+    device: str
+    measure: Callable[[Settings, Engine, str], Measured]
+    known: dict[Engine, Measured]
+    tell: Callable[[str], None]
+    new: list[Measured]
+
+    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, tell: Any) -> None:
+        self.settings, self.device, self.measure, self.tell = settings, device, measure, tell
+        self.known, self.new = known, []
+
+    def __call__(self, engine: Engine) -> Measured:
+        if engine not in self.known:
+            self.known[engine] = self.measure(self.settings, engine, self.device)
+            self.new.append(self.known[engine])
+        return self.known[engine]
+
+
+def _search(wanted: Wanted, ask: _Asker, micro_steps: float, device: str) -> Measured:
+    """One choice after another, each from the best so far: number format, attention, threads, and then the compiler."""
+    dtypes = _allowed(wanted.dtype, _dtypes(device))
+    kinds = _allowed(wanted.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
+    most = torch.get_num_threads()
+    threads = _allowed(wanted.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
+    first = Engine(dtype=dtypes[0], compile=wanted.compile is True, attention=kinds[0], threads=threads[0])
+    best = ask(first)
+    for changes in (
+        [{"dtype": one} for one in dtypes[1:]],
+        [{"attention": one} for one in kinds[1:]],
+        [{"threads": one} for one in threads[1:]],
+    ):
+        for change in changes:
+            rival = ask(best.engine.model_copy(update=change))
+            if rival.seconds < MARGIN * best.seconds:
+                best = rival
+    if wanted.compile != "auto":
+        return best
+    left = micro_steps * best.seconds
+    written_out = [
+        kind for kind in ("eager", "flash") if kind in kinds
+    ]  # a compiler fuses best what is written out
+    for kind in dict.fromkeys([*written_out, best.engine.attention]):
+        engine = best.engine.model_copy(update={"compile": True, "attention": kind})
+        if engine in ask.known or COMPILE_SHARE * left > COMPILE_SECONDS:
+            ask(engine)
+    return quickest(ask.known.values(), micro_steps)
+
+
+def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(candidates) if given == "auto" else (given,)
+
+
+def _dtypes(device: str) -> tuple[str, ...]:
+    """fp32 first on a CPU, the format to beat; on a GPU bf16 where it has it."""
+    if device == "cuda":
+        return ("bf16",) if torch.cuda.is_bf16_supported() else ("fp32",)
+    return ("fp32", "bf16") if probe().bf16_gain >= GAIN else ("fp32",)
+
+
+def time_step(settings: Settings, engine: Engine, device: str) -> Measured:
+    """Real steps of one micro-batch of random tokens, in this process; the fastest of a few: a rival only slows."""
+    spec, micro = settings.spec(), settings.micro_batch
+    changes = {**engine.model_dump(), "batch_size": micro, "micro_batch": micro, "run": "probe"}
+    with _own_threads():
+        session = start(settings.model_copy(update=changes), device)
+        windows = random_examples(settings, micro).to(device)
+        first = _seconds(lambda: train_step(session, windows, 1e-4), device)
+        times = [_seconds(lambda: train_step(session, windows, 1e-4), device) for _ in range(STEPS)]
+    return Measured(
+        shape=shape_key(spec),
+        device=device,
+        micro_batch=micro,
+        engine=engine,
+        seconds=min(times),
+        first_seconds=max(0.0, first - min(times)),
+        flops=step_flops(spec, micro),
+    )
+
+
+def random_examples(settings: Settings, count: int) -> torch.Tensor:
+    """Examples of random tokens, as the objective wants them."""
+    from .objective import objective_of
+
+    rng = torch.Generator().manual_seed(0)
+    windows = torch.randint(settings.vocab_size, (count, settings.n_positions + 1), generator=rng)
+    return torch.from_numpy(objective_of(settings).examples(windows.numpy(), (0, 0)))
+
+
+def _seconds(step: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    before, random = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_rng_state(random)
