@@ -74,9 +74,11 @@ def _run_name(file: Path) -> str:
 
 
 def _sizes(file: Path) -> dict[str, float]:
-    """Parameters by the config.json beside the file or up to two folders above; empty where there is none we know."""
-    for folder in list(file.parents)[:3]:
-        config = folder / "config.json"
+    """Parameters by the config.json beside the file, in the model/ of one of our rungs, or up to two folders above; empty
+    where there is none we know.
+    """
+    near = list(file.parents)[:3]
+    for config in (near[0] / "model" / "config.json", *(folder / "config.json" for folder in near)):
         if config.exists():
             values = json.loads(read_text(config))
             kind = values.get("model_type", "")
@@ -113,7 +115,7 @@ def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
             yield f"{file}: step {step} tells no tokens: neither num_input_tokens_seen nor total_flos is there"
         else:
             yield {
-                "run": _run_name(file),
+                "run": state.get("trial_name") or _run_name(file),
                 **sizes,
                 "tokens": tokens,
                 "loss": entry["eval_loss"],

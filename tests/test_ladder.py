@@ -13,8 +13,9 @@ from scaling.runs import read_runs
 from scaling.schedule import Schedule
 from train.checkpoint import checkpoints
 from train.config import TrainConfig
-from train.ladder import Habits, RungFile, climb
+from train.ladder import Habits, climb
 from train.loop import Stop
+from train.rung import RungFile
 from train.rungs import Rungs
 
 from .test_train import one_thread, places, settings, text, weights

@@ -50,19 +50,33 @@ class EvalSet:
     tokens_per_byte: float
     tokens_per_word: float
 
+    @classmethod
+    def of(
+        cls,
+        heldout: Tokens,
+        limit: int,
+        objective: Objective,
+        *,
+        tokens_per_byte: float,
+        tokens_per_word: float,
+    ) -> "EvalSet":
+        """At most `limit` tokens; `name` is a hash of the tokens, of how they are cut and of what is masked."""
+        count = len(heldout)
+        taken = max(1, min(count, limit // heldout.n_positions))
+        windows = heldout.windows(np.linspace(0, count - 1, taken).round().astype(np.int64))
+        examples = objective.examples(windows, EVALUATION_KEY)
+        digest = sha256_bytes(examples.astype("<i8").tobytes())[:12]
+        return cls(examples, f"heldout-{digest}", tokens_per_byte, tokens_per_word)
+
 
 def eval_set(
     heldout: Tokens, manifest: DataManifest, limit: int, objective: Objective | None = None
 ) -> EvalSet:
-    """At most `limit` held-out tokens; `name` is a hash of the tokens, of how they are cut and of what is masked."""
-    count = len(heldout)
-    taken = max(1, min(count, limit // heldout.n_positions))
-    windows = heldout.windows(np.linspace(0, count - 1, taken).round().astype(np.int64))
-    examples = (objective or Causal()).examples(windows, EVALUATION_KEY)
-    digest = sha256_bytes(examples.astype("<i8").tobytes())[:12]
-    return EvalSet(
-        examples=examples,
-        name=f"heldout-{digest}",
+    """At most `limit` of a study's held-out tokens, the next token of each by default."""
+    return EvalSet.of(
+        heldout,
+        limit,
+        objective or Causal(),
         tokens_per_byte=manifest.heldout.tokens / manifest.heldout_bytes,
         tokens_per_word=manifest.heldout.tokens / max(1, manifest.heldout_words),
     )

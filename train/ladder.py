@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 from families import params, params_non_embedding, train_flops_per_token
 from families.errors import BadInput
-from scaling.files import Document, now
+from scaling.files import now
 from scaling.ledger import Work, book
 from scaling.runs import Run, record_run
 from scaling.schedule import Schedule
@@ -23,23 +22,12 @@ from .loop import Session, Stop, advance, start
 from .objective import objective_of
 from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
+from .product import leave
+from .rung import RungFile
 
 
 class Interrupted(KeyboardInterrupt):
     """Asked to stop; everything up to the last step is saved, and the same command goes on from there."""
-
-
-class RungFile(Document):
-    """rung.json, written last: the observation a finished rung gives, and what perplexity cannot say."""
-
-    KIND: ClassVar[str] = "rung"
-
-    observation: Run
-    trunk_checkpoint: str = ""  # of the step where its cooldown began, kept: another cooldown can start there
-    perplexity: float
-    bits_per_byte: float | None  # None for masked tokens, of which no text's length in bits follows
-    loss_per_word: float | None
-    eval_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +140,9 @@ def climb(
             result = evaluate(session.model, settings, held, habits.device, world=world)
             save_model(session.model, text.folder / "tokenizer.json", branch / "model", world)
             if world.first:
-                _observe(session, schedule, result, held.name, text).write(finished)
+                rung = _observe(session, schedule, result, held.name, text)
+                leave(branch, text.folder.parent, settings, rung, text.manifest)
+                rung.write(finished)
                 for _, folder in checkpoints(branch):
                     shutil.rmtree(folder)
         rung = RungFile.model_validate_json(world.do(partial(_record, finished, places.runs)))

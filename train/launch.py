@@ -22,11 +22,12 @@ from scaling.study import Study
 from .autotune import Estimate, estimate, fitting_micro_batch
 from .choose import Wanted, choose
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
-from .ladder import Habits, Interrupted, Places, RungFile, Text, climb, planned_steps
+from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from .loop import Diverged, Stop, pick_device
 from .pack import Job, Report, climb_all
 from .parallel import join
 from .prepare import DataManifest, Need, prepare
+from .rung import RungFile
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")

@@ -19,9 +19,10 @@ from typing import Any
 from families.errors import RunFailed
 
 from .config import Settings
-from .ladder import Habits, Interrupted, Places, RungFile, Text, climb
+from .ladder import Habits, Interrupted, Places, Text, climb
 from .loop import Stop
 from .prepare import DataManifest
+from .rung import RungFile
 
 POLL_SECONDS = 0.2
 

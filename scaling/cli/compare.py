@@ -78,11 +78,21 @@ def compared(study: Study) -> Comparison:
     gather_runs(study.runs)
     found, why_not = score_study(study)
     found.write(study.comparison)
+    _complete_cards(study)
     for member in found.waiting:
         note(f"{member} is sealed and not finished; it is not scored yet")
     if why_not:
         note(f"no refit: {why_not}")
     return found
+
+
+def _complete_cards(study: Study) -> None:
+    """Write predicted and actual into the model cards of the study's rungs."""
+    from train.card import write_cards
+
+    written = write_cards(study)
+    if written:
+        note(f"{len(written)} model card{'s' * (len(written) != 1)} now tell what was predicted")
 
 
 def comparison_text(found: Comparison) -> str:

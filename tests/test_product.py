@@ -1,0 +1,281 @@
+"""A finished rung is a product: a folder that others load, that says what it is, and that can be measured again."""
+
+import json
+import shlex
+import shutil
+import sys
+
+import pytest
+import yaml as outside_yaml
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling.cli import main
+from scaling.cli.keyvalue import merge
+from scaling.planfile import PlanFile, PlannedLoss, PlannedMember
+from scaling.runs import read_runs
+from scaling.seal import seal
+from train.card import Facts, card, front_matter, outcome, yaml
+from train.config import Settings, TrainConfig
+from train.launch import TextFacts, settings_of
+from train.prepare import DataManifest
+from train.rung import RungFile
+
+from .test_data import write_corpus
+
+SHAPE = ["n_layer=1", "n_head=2", "n_embd=16", "n_positions=32", "vocab_size=300", "batch_size=4"]
+RUN = ["family=tiny", "tokens=4096", *SHAPE, "rungs=2x2", "lr=3e-3", "warmup=3", "log_every=3", "seed=5"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, cli):
+    """A study of one run with two rungs, trained from the command line."""
+    place = tmp_path_factory.mktemp("product")
+    corpus = write_corpus(place / "a: 'corpus' #1", files=20)
+    done = cli("train", *RUN, f"data={corpus}", "--study", str(place / "study"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "study"
+
+
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """Run a command in this process, which has torch loaded: (status, standard output, standard error)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["scaling", *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        return (left.value.code or 0, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def copy(study, tmp_path):
+    """A study of one's own, to do harm to."""
+    shutil.copytree(study, tmp_path / "study")
+    return tmp_path / "study"
+
+
+def branch_of(study, tokens=4096):
+    return study / "runs" / "tiny-s5" / f"rung-{tokens}"
+
+
+def facts_of(study, tokens=4096):
+    model = branch_of(study, tokens) / "model"
+    return Facts(
+        settings=Settings.read(model / "run.json"),
+        rung=RungFile.read(model / "rung.json"),
+        manifest=DataManifest.read(study / "data" / "data.json"),
+    )
+
+
+def test_the_hub_reads_the_results_from_the_card(study):
+    loaded = ModelCard.load(branch_of(study) / "model" / "README.md")
+    loaded.validate = None  # asks the network
+    rung = facts_of(study).rung
+    found = {result.metric_type: result for result in loaded.data.eval_results}
+    assert found["loss"].metric_value == rung.observation.loss
+    assert found["perplexity"].metric_value == rung.perplexity
+    assert found["bits_per_byte"].metric_value == rung.bits_per_byte
+    assert found["loss"].dataset_name == "a: 'corpus' #1, held out"
+    assert (loaded.data.pipeline_tag, loaded.data.library_name) == ("text-generation", "transformers")
+
+
+def test_a_model_folder_holds_tokenizer_generation_config_and_what_made_it(study):
+    names = {path.name for path in (branch_of(study) / "model").iterdir()}
+    assert names >= {
+        "README.md", "config.json", "generation_config.json", "model.safetensors", "run.json", "rung.json",
+        "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+
+
+def test_the_cards_command_gives_the_very_settings(study):
+    facts = facts_of(study)
+    text = card(facts)
+    (command,) = [line for line in text.splitlines() if line.startswith("scaling train ")]
+    words = shlex.split(command)[2:]
+    again = settings_of(merge(TrainConfig, words), TextFacts.of(facts.manifest, "gpt2"), "cpu")
+    assert again.identity() == facts.settings.identity()
+    assert (again.cooldown, again.cooldown_shape) == (facts.settings.cooldown, facts.settings.cooldown_shape)
+    assert f"data={facts.manifest.source}" in words
+
+
+YAML_VALUES = st.recursive(
+    st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "value", "task-id"]), inner)
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(value=st.dictionaries(st.sampled_from(["name", "tags", "x"]), YAML_VALUES, min_size=1))
+@settings(deadline=None, max_examples=200)
+def test_any_text_survives_the_front_matter(value):
+    assert outside_yaml.safe_load(yaml(value)) == value
+
+
+@pytest.mark.parametrize(
+    "name", ["---", "yes", "a: b", '"', "'", "x\n---\ny", "\u2028", "1e3", "null", "😀", "#", "`|"]
+)
+def test_hostile_names_stay_names(study, name):
+    facts = facts_of(study)
+    manifest = facts.manifest.model_copy(update={"source": name})
+    hostile = Facts(settings=facts.settings, rung=facts.rung, manifest=manifest)
+    text = card(hostile)
+    head = text.split("\n---\n", 1)[0].removeprefix("---\n")
+    assert outside_yaml.safe_load(head) == front_matter(hostile)
+
+
+def sealed(study, low, high, member="tiny", tokens=4096):
+    """Seal a plan that foretells the run's longest rung."""
+    facts = facts_of(study)
+    from scaling.recipe import recipe
+
+    spec = facts.settings.spec()
+    loss = PlannedLoss.of((low + high) / 2, (low, high), (low - 0.1, high + 0.1))
+    planned = PlannedMember.of(member, spec, tokens=tokens, recipe=recipe(spec, tokens), prediction=loss)
+    plan = seal(PlanFile(members=(planned,)))
+    (study / "plan.json").write_text(plan.dump())
+    return plan
+
+
+def test_compare_completes_the_card_with_what_was_predicted(copy, here):
+    readme = branch_of(copy) / "model" / "README.md"
+    assert "No prediction of this rung was sealed" in readme.read_text()
+    actual = facts_of(copy).rung.observation.loss
+    plan = sealed(copy, actual - 0.05, actual + 0.15)
+    status, _, said = here("compare", "--study", str(copy))
+    assert status == 0, said
+    assert "model cards now tell" in said
+    text = readme.read_text()
+    assert f"| predicted | {plan.members[0].prediction.loss:.4f} |" in text
+    assert f"| actual | {actual:.4f} |" in text
+    assert plan.seal.sealed_at in text
+    assert "inside the 80 % interval" in text
+    other = (branch_of(copy, 2048) / "model" / "README.md").read_text()
+    assert "No prediction of this rung was sealed" in other
+
+
+def test_an_edited_plan_promises_nothing(copy):
+    rung = facts_of(copy).rung
+    sealed(copy, 3.0, 4.0)
+    assert outcome(copy / "plan.json", rung) is not None
+    path = copy / "plan.json"
+    path.write_text(path.read_text().replace('"tokens": 4096', '"tokens": 4097'))
+    assert outcome(path, rung) is None
+
+
+def test_transformers_reads_the_trainer_state(study):
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(branch_of(study) / "trainer_state.json"))
+    assert (state.global_step, state.max_steps, state.num_input_tokens_seen) == (32, 32, 4096)
+    trained = [entry for entry in state.log_history if "loss" in entry]
+    steps = [entry["step"] for entry in trained]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 32
+    assert {"loss", "learning_rate", "grad_norm", "epoch", "step"} <= set(trained[0])
+    lines = (branch_of(study).parent / "trunk" / "metrics.jsonl").read_text().splitlines()
+    assert trained[0]["loss"] == json.loads(lines[0])["loss"]
+    final = [entry for entry in state.log_history if "eval_loss" in entry]
+    assert [entry["eval_loss"] for entry in final] == [facts_of(study).rung.observation.loss]
+
+
+def test_fit_reads_the_trainer_states_of_a_study_as_its_runs(study):
+    found = {run.tokens: run for run in read_runs(study / "runs").runs}
+    for tokens in (2048, 4096):
+        own = facts_of(study, tokens).rung.observation
+        assert found[tokens].loss == own.loss
+        assert found[tokens].params == own.params
+        assert found[tokens].run == own.run
+        assert found[tokens].annealed
+
+
+def test_validate_measures_the_recorded_loss_again_and_generates(study, cli):
+    done = cli("validate", str(study / "runs" / "tiny-s5"), "--prompt", "loss token", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["equal"] is True
+    assert abs(found["difference"]) < 1e-5
+    assert found["eval_set"] == found["recorded_eval_set"] == facts_of(study).rung.observation.eval_set
+    assert found["generated"].startswith("loss token")
+    assert len(found["generated"]) > len("loss token")
+
+
+def test_validate_fails_when_the_weights_are_not_those_that_were_measured(copy, here):
+    from safetensors.torch import load_file, save_file
+
+    path = branch_of(copy) / "model" / "model.safetensors"
+    weights = load_file(path)
+    weights["transformer.wte.weight"] *= 1.01
+    save_file(weights, path, metadata={"format": "pt"})
+    status, out, _ = here("validate", str(branch_of(copy)))
+    assert status == 1
+    assert "NOT equal" in out
+    assert here("validate", str(branch_of(copy)), "--tolerance", "1")[0] == 0
+
+
+def test_validate_of_a_moved_folder_takes_the_data_by_name_or_another_text(study, tmp_path, here):
+    shutil.copytree(branch_of(study) / "model", tmp_path / "model")
+    status, _, said = here("validate", str(tmp_path / "model"))
+    assert status == 2
+    assert "--data" in said
+    status, out, _ = here("validate", str(tmp_path / "model"), "--data", str(study))
+    assert status == 0
+    assert ": equal within 0.0001" in out
+    other = tmp_path / "other.txt"
+    other.write_text("the law of the budget\n" * 200)
+    status, out, _ = here("validate", str(tmp_path / "model"), "--data", str(other), "--json")
+    found = json.loads(out)
+    assert (status, found["equal"]) == (0, None)
+    assert found["eval_set"] != found["recorded_eval_set"]
+
+
+def test_validate_of_a_folder_that_is_not_ours_measures_the_text_given(study, tmp_path, here):
+    model = tmp_path / "theirs"
+    shutil.copytree(branch_of(study) / "model", model)
+    for name in ("run.json", "rung.json", "README.md"):
+        (model / name).unlink()
+    other = tmp_path / "other.txt"
+    other.write_text("the law of the budget\n" * 200)
+    status, out, _ = here("validate", str(model), "--data", str(other))
+    assert status == 0
+    assert "nothing is recorded to compare with" in out
+
+
+def test_validate_refuses_data_that_is_not_what_was_measured(copy, here):
+    heldout = copy / "data" / "heldout.bin"
+    tokens = bytearray(heldout.read_bytes())
+    tokens[40] ^= 1
+    heldout.write_bytes(tokens)
+    status, _, said = here("validate", str(branch_of(copy)))
+    assert status == 2
+    assert "the recorded loss is of heldout-" in said
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "holds no config.json"),
+        ("{}", "cannot be loaded"),
+        ("{nonsense", "cannot be loaded"),
+        ('{"model_type": "gpt2"}', "cannot be loaded"),
+    ],
+)
+def test_validate_of_what_is_no_model_is_one_line(config, message, tmp_path, here):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    status, _, said = here("validate", str(tmp_path))
+    assert status == 2
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(study, here):
+    status, _, said = here("validate", str(branch_of(study)), "--prompt", "budget " * 50)
+    assert status == 2
+    assert "the model's context is 32" in said

@@ -1,0 +1,25 @@
+"""What a finished rung leaves for others: a model folder that says what it is, and the run's account of itself."""
+
+from pathlib import Path
+
+from scaling.study import Study
+
+from .card import Facts, outcome, write_card
+from .config import Settings
+from .prepare import DataManifest
+from .rung import MODEL, RUN, RUNG, RungFile
+from .trainer_state import write_state
+
+
+def leave(branch: Path, study: Path, settings: Settings, rung: RungFile, manifest: DataManifest) -> None:
+    """Beside the weights: the settings, the observation and the model card; beside the metrics: trainer_state.json.
+
+    Args:
+        study: the folder whose sealed plan, if there is one, may have foretold this rung.
+    """
+    model = branch / MODEL
+    settings.write(model / RUN)
+    rung.write(model / RUNG)
+    sealed = outcome(Study(study).plan, rung)
+    write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
+    write_state(branch, branch.parent / "trunk", settings, rung, manifest.train_tokens)

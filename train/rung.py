@@ -1,0 +1,31 @@
+"""A finished rung: what it gives, and where it lies. Nothing here needs torch."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from scaling.files import Document
+from scaling.runs import Run
+
+RUNG = "rung.json"
+RUN = "run.json"
+MODEL = "model"  # the folder in a rung's own that Hugging Face's libraries load
+
+
+class RungFile(Document):
+    """rung.json, written last: the observation a finished rung gives, and what perplexity cannot say."""
+
+    KIND: ClassVar[str] = "rung"
+
+    observation: Run
+    trunk_checkpoint: str = ""  # of the step where its cooldown began, kept: another cooldown can start there
+    perplexity: float
+    bits_per_byte: float | None  # None for masked tokens, of which no text's length in bits follows
+    loss_per_word: float | None
+    eval_tokens: int
+
+
+def finished_rungs(study: Path) -> tuple[Path, ...]:
+    """The rung folders of a study that are done, by name; a study of one run (out=) has them beside its other files."""
+    return tuple(
+        sorted(path.parent for form in ("runs/*/rung-*", "rung-*") for path in study.glob(f"{form}/{RUNG}"))
+    )

@@ -1,0 +1,249 @@
+"""A model folder measured again by the libraries that others will load it with, and held against what is recorded."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from families.errors import BadInput
+from scaling.files import Record
+
+from .config import Settings
+from .data import Tokens
+from .evaluate import EvalSet, eval_set, evaluate
+from .loop import pick_device
+from .objective import objective_of
+from .prepare import DataManifest, Encoder
+from .rung import MODEL, RUN, RUNG, RungFile
+from .text import find_texts, read_chunks
+
+DATA = "data.json"
+# Nats per token. In 32 bits the same sums differ in their last digits from machine to machine; bf16 has 8 bits.
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
+FRESH = 20  # tokens generated
+ABOVE = 5  # folders above a model in which its data may lie
+
+
+class Validation(Record):
+    """What a folder's model reaches, in nats per token, beside what is recorded.
+
+    Args:
+        equal: within the tolerance; None where nothing is recorded of this text.
+        eval_set: of the measured text, a hash; `recorded_eval_set` of the recorded one.
+        generated: what follows the prompt, by greedy decoding.
+    """
+
+    folder: str
+    parameters: int
+    data: str
+    eval_set: str
+    eval_tokens: int
+    loss: float
+    loss_se: float
+    perplexity: float
+    bits_per_byte: float | None  # None for masked tokens
+    loss_per_word: float | None
+    recorded_loss: float | None = None
+    recorded_eval_set: str | None = None
+    difference: float | None = None
+    tolerance: float
+    equal: bool | None = None
+    prompt: str | None = None
+    generated: str | None = None
+
+
+def validate(
+    folder: Path,
+    *,
+    data: str | None = None,
+    prompt: str | None = None,
+    tolerance: float | None = None,
+    eval_tokens: int = 1_000_000,
+    device: str = "auto",
+) -> Validation:
+    """Load with AutoModel and AutoTokenizer, measure the loss on held-out text, and go on from a prompt.
+
+    Args:
+        data: a study's prepared data, or a text file or folder (then all of it is held out); the recorded data, found
+            beside the model, where it is not given.
+
+    Raises:
+        BadInput: no model in the folder, no data, or data that is not what the recorded loss was measured on.
+    """
+    place = model_folder(folder)
+    recorded = RungFile.read(place / RUNG) if (place / RUNG).exists() else None
+    loaded = load(place, pick_device(device))
+    settings = _settings(place, loaded)
+    held, where = _held_out(place, data, settings, recorded, loaded, eval_tokens)
+    found = evaluate(loaded.model, settings, held, loaded.device)
+    allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
+    same = recorded is not None and recorded.observation.eval_set == held.name
+    difference = found.loss - recorded.observation.loss if same and recorded is not None else None
+    return Validation(
+        folder=str(place),
+        parameters=sum(weight.numel() for weight in loaded.model.parameters()),
+        data=where,
+        eval_set=held.name,
+        eval_tokens=found.tokens,
+        loss=found.loss,
+        loss_se=found.se,
+        perplexity=found.perplexity,
+        bits_per_byte=found.bits_per_byte,
+        loss_per_word=found.loss_per_word,
+        recorded_loss=None if recorded is None else recorded.observation.loss,
+        recorded_eval_set=None if recorded is None else recorded.observation.eval_set,
+        difference=difference,
+        tolerance=allowed,
+        equal=None if difference is None else abs(difference) <= allowed,
+        prompt=prompt,
+        generated=None if prompt is None else continuation(loaded, prompt),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model and its tokenizer, as transformers loads them."""
+
+    model: Any
+    tokenizer: Any
+    device: str
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder to load: itself, a rung's model, or the model of a run's longest rung.
+
+    Raises:
+        BadInput: there is no config.json in any of them.
+    """
+    rungs = sorted(folder.glob(f"rung-*/{RUNG}"), key=lambda path: RungFile.read(path).observation.tokens)
+    for place in (folder, folder / MODEL, *(path.parent / MODEL for path in reversed(rungs))):
+        if (place / "config.json").is_file():
+            return place
+    raise BadInput(f"{folder} holds no config.json; it must be a Hugging Face model folder, a rung or a run")
+
+
+def load(folder: Path, device: str) -> Loaded:
+    """From files of this machine alone, and none of the folder's own code.
+
+    Raises:
+        BadInput: transformers cannot load it.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        masked = any("MaskedLM" in name for name in config.architectures or ())
+        kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+        model = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()
+        raise BadInput(
+            f"{folder} cannot be loaded: {reason[0] if reason else type(error).__name__}"
+        ) from error
+    return Loaded(model=model.to(device).eval(), tokenizer=tokenizer, device=device)
+
+
+def continuation(loaded: Loaded, prompt: str) -> str:
+    """The prompt and what a causal model adds to it, the likeliest token each time.
+
+    Raises:
+        BadInput: the model does not generate, or the prompt fills its context.
+    """
+    if not loaded.model.can_generate():
+        raise BadInput("the model fills in masked tokens and does not generate; leave out --prompt")
+    start = loaded.tokenizer(prompt)["input_ids"] or [loaded.tokenizer.bos_token_id]
+    context = loaded.model.config.max_position_embeddings
+    if len(start) >= context:
+        raise BadInput(
+            f"prompt has {len(start)} tokens; the model's context is {context}, and one must be left"
+        )
+    ids = torch.tensor([start], device=loaded.device)
+    out = loaded.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=min(FRESH, context - len(start)),
+        pad_token_id=loaded.tokenizer.eos_token_id,
+    )
+    return str(loaded.tokenizer.decode(out[0], skip_special_tokens=True))
+
+
+def _settings(place: Path, loaded: Loaded) -> Settings:
+    """How it was trained, as far as measuring needs it; a folder that is not ours is measured in 32 bits."""
+    if (place / RUN).exists():
+        return Settings.read(place / RUN)
+    config = loaded.model.config
+    context, size = config.max_position_embeddings, config.vocab_size
+    if not loaded.model.can_generate():
+        raise BadInput(
+            f"{place} is a masked language model without {RUN}, which says what it was trained to predict"
+        )
+    return Settings(
+        run=place.name or "model", member=place.name or "model", group="", architecture=config.model_type,
+        n_layer=config.num_hidden_layers, n_head=config.num_attention_heads, n_embd=config.hidden_size, n_inner=0,
+        n_positions=context, vocab_size=size, eos_token_id=loaded.tokenizer.eos_token_id or 0, seed=0, batch_size=1,
+        micro_batch=1, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.0, beta1=0.9, beta2=0.999,
+        grad_clip=1.0, dropout=0.0, init_std=0.02, dtype="fp32", data_sha256="",
+    )  # fmt: skip
+
+
+def _held_out(
+    place: Path, data: str | None, settings: Settings, recorded: RungFile | None, loaded: Loaded, limit: int
+) -> tuple[EvalSet, str]:
+    prepared = _prepared(place, data)
+    if prepared is None:
+        if data is None:
+            raise BadInput(
+                f"there is no {DATA} beside {place} or above it; --data names the text to measure on"
+            )
+        return _text(data, settings, loaded, limit), data
+    manifest = DataManifest.read(prepared / DATA)
+    heldout = Tokens.open(prepared, (manifest.heldout,), manifest.dtype, settings.n_positions)
+    objective = objective_of(settings)
+    if recorded is not None:
+        window = heldout.windows(np.zeros(1, dtype=np.int64))
+        scored = objective.scored(objective.examples(window, (0,)))
+        limit = recorded.eval_tokens // scored * settings.n_positions
+    held = eval_set(heldout, manifest, limit, objective)
+    if recorded is not None and held.name != recorded.observation.eval_set:
+        raise BadInput(
+            f"data is {prepared}, whose held-out text is {held.name}; the recorded loss is of "
+            f"{recorded.observation.eval_set}: --data names the study's own data, or another text"
+        )
+    return held, str(prepared)
+
+
+def _prepared(place: Path, data: str | None) -> Path | None:
+    """The folder of prepared tokens: the one that is named, or the nearest above the model."""
+    above = [parent / "data" for parent in list(place.resolve().parents)[:ABOVE]]
+    named = above if data is None else [Path(data), Path(data) / "data"]
+    return next((folder for folder in named if (folder / DATA).is_file()), None)
+
+
+def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:
+    """All of a text, in the model's own tokens, each document closed by the end of text."""
+    texts = find_texts(data)
+    dtype = np.dtype("<u4")
+    coder = loaded.tokenizer.backend_tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        writer = Encoder(coder, settings.eos_token_id, Path(folder), dtype, lambda done: None)
+        written = writer.write([(text, read_chunks(text)) for text in texts], "heldout")
+        total = sum(shard.tokens for shard in written.shards)
+        if total <= settings.n_positions:
+            raise BadInput(
+                f"data is {data!r}, which has {total} tokens; one context of {settings.n_positions} and one more are needed"
+            )
+        tokens = Tokens.open(Path(folder), written.shards, "uint32", settings.n_positions)
+        return EvalSet.of(
+            tokens,
+            limit,
+            objective_of(settings),
+            tokens_per_byte=total / written.bytes,
+            tokens_per_word=total / max(1, written.words),
+        )
