@@ -296,6 +296,7 @@ def _reproduce(facts: Facts) -> str:
         "eval_tokens": facts.rung.eval_tokens if settings.objective == "causal" else None,
     }
     words |= {key: getattr(settings, key) for key in TrainConfig.model_fields if key in Settings.model_fields}
+    words["threads"] = settings.threads or None  # 0 is as many as there are
     command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)
     fence = "`" * (1 + max(2, *(len(run) for run in ["", *re.findall("`+", command)])))
     return (
