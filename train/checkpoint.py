@@ -198,7 +198,7 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
         BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
     """
     facts = CheckpointFile.model_validate(world.do(lambda: check(settings, folder).model_dump(mode="json")))
-    session = start(settings, device, world)
+    session = start(settings, device, world, fresh=False)
     weights = load_file(folder / _WEIGHTS)
     ours = dict(session.model.named_parameters())
     if weights.keys() != ours.keys():

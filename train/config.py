@@ -33,12 +33,26 @@ class TrainConfig(Record):
     """One training run. Sizes read as 52M, 200k or 1e6; every default that is not here comes from the recipe."""
 
     family: str = Field(
-        description="A published member (scaling families list), or a name for the shape that n_layer, n_head and n_embd give."
+        default="",
+        description="A published member (scaling families list), or a name for the shape that n_layer, n_head and n_embd "
+        "give; with init= the checkpoint's.",
     )
     data: str = Field(
         description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources."
     )
-    tokens: Count = Field(description="Tokens to train on.")
+    tokens: Count = Field(default=0, description="Tokens to train on.")
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Passes over the training text, in place of tokens; the best one is noted.",
+    )
+    init: str | None = Field(
+        default=None,
+        description="Weights to begin from: a Hugging Face folder, a rung's or a checkpoint's, or a name on the hub.",
+    )
+    name: str | None = Field(
+        default=None, description="The run is called NAME-sSEED (default: the family's)."
+    )
     out: Path | None = Field(default=None, description="The run's folder (default: STUDY/runs/NAME).")
     seed: int = Field(default=0, ge=0, description="Seed of the initialisation and of the order of the data.")
     tokenizer: str | None = Field(
@@ -61,6 +75,16 @@ class TrainConfig(Record):
     )
     objective: ObjectiveKind | None = Field(
         default=None, description="causal (decoders) or mlm (BERT): the architecture's own by default."
+    )
+    ablate: Literal["steps", "data"] | None = Field(
+        default=None,
+        description="steps: rungs at fractions of tokens; data: the same steps on fractions of the text, repeated.",
+    )
+    fractions: tuple[float, ...] = Field(
+        default=(0.25, 0.5, 1.0), description="Of ablate, comma-separated, each above 0 and at most 1."
+    )
+    data_fraction: float = Field(
+        default=1.0, gt=0, le=1, description="Share of the training windows that is used, and repeated."
     )
     optimizer: OptimizerKind = Field(default="adamw", description="adamw or adafactor.")
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
@@ -130,27 +154,63 @@ class TrainConfig(Record):
             else value
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("fractions"), str):
+            return {**values, "fractions": tuple(part for part in values["fractions"].split(",") if part)}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainConfig":
+        if not (self.family or self.init):
+            raise ValueError("family= is missing; it is needed, or init=")
+        self._check_length()
         if self.batch_size and self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch is {self.micro_batch}; it must divide batch_size, which is {self.batch_size}"
             )
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
-        if self.rungs.many and self.schedule != "wsd":
+        if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
-        self.rungs.at(self.tokens)
         check_objective(self.objective, self.spec())
         return self
 
+    def _check_length(self) -> None:
+        if bool(self.tokens) == bool(self.epochs):
+            given = (
+                f"tokens is {self.tokens} and epochs {self.epochs}" if self.tokens else "tokens= is missing"
+            )
+            raise ValueError(f"{given}; one of tokens= and epochs= is needed")
+        if self.epochs and (self.rungs.many or self.ablate == "steps"):
+            raise ValueError(f"epochs is {self.epochs}; rungs and ablate=steps need tokens= in its place")
+        if self.rungs.many and self.ablate == "steps":
+            raise ValueError("rungs and ablate=steps are both given; choose one")
+        if self.data_fraction < 1 and self.ablate == "data":
+            raise ValueError("data_fraction and ablate=data are both given; choose one")
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ValueError(f"fractions has {fraction:g}; each must be above 0 and at most 1")
+        if self.tokens:
+            self.rung_tokens()
+
+    def rung_tokens(self) -> tuple[int, ...]:
+        """Token counts of all rungs, ascending; `tokens` is the last."""
+        if self.ablate == "steps":
+            rungs = {round(fraction * self.tokens) for fraction in self.fractions}
+            return Rungs(listed=tuple(sorted(rung for rung in rungs if rung > 0))).at(self.tokens)
+        return self.rungs.at(self.tokens)
+
     def spec(self) -> ModelSpec:
-        """The model's shape: the member's, changed where a key says so."""
+        """The model's shape: the checkpoint's or the member's, changed where a key says so."""
         given = {
             name: value
             for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
             if (value := getattr(self, name)) is not None
         }
+        if self.init is not None:
+            return self._spec_of_init(given)
         if {"n_layer", "n_head", "n_embd"} <= given.keys():
             usual = {"architecture": "gpt2"} if self.objective != "mlm" else _ENCODER
             known = MEMBERS.get(self.family.strip().lower())
@@ -165,9 +225,25 @@ class TrainConfig(Record):
         inner = base.n_inner if given.get("n_embd") is None else 0
         return ModelSpec(**{**shape, "n_inner": inner, **given})
 
+    def _spec_of_init(self, given: dict[str, Any]) -> ModelSpec:
+        from .init import check_same_shape, checkpoint_folder, checkpoint_spec
+
+        assert self.init is not None
+        theirs = checkpoint_spec(checkpoint_folder(self.init))
+        asked = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head")}
+        known = MEMBERS.get(self.family.strip().lower())
+        if known is not None:
+            asked = {field: getattr(known.spec, field) for field in asked} | {
+                "n_positions": theirs.n_positions
+            }
+        spec = ModelSpec(**{**asked, **given})
+        check_same_shape(spec, theirs, self.init)
+        return spec
+
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "recipe", "cooldown", "cooldown_shape",
+    "init", "epochs", "dataset",
 )  # fmt: skip
 
 
@@ -226,6 +302,11 @@ class Settings(Document):
     mask_token_id: int | None = None  # of mlm
     tokenizer_size: int | None = None  # of mlm, whose random tokens are real ones
     optimizer: OptimizerKind = "adamw"
+    init: str = ""  # the folder whose weights it began with
+    init_sha256: str = ""
+    epochs: int = 0  # passes after each of which the held-out text is scored
+    dataset: str = ""  # what people call the text
+    data_fraction: float = 1.0  # of the training windows
     data_sha256: str  # of data.json's token files, by way of their own hashes
     recipe: str = ""  # where lr, batch and warm-up come from
 
@@ -252,5 +333,5 @@ class Settings(Document):
 
     def order_of_batches(self) -> str:
         """SHA-256 of what decides which tokens a step reads: runs that share it read the same batches in the same order."""
-        names = ("seed", "batch_size", "n_positions", "data_sha256")
+        names = ("seed", "batch_size", "n_positions", "data_sha256", "data_fraction")
         return sha256_bytes(canonical_json({name: getattr(self, name) for name in names}))

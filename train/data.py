@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 
-from .prepare import Shard
+from .prepare import DataManifest, Shard
+
+_DRAW = 0  # seed of the choice of a fraction of the windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +22,16 @@ class Tokens:
 
     maps: tuple[NDArray[Any], ...]
     n_positions: int
+    chosen: NDArray[np.int64] | None = None  # the windows that there are; None stands for all
 
     @staticmethod
-    def open(folder: Path, shards: Sequence[Shard], dtype: str, n_positions: int) -> "Tokens":
+    def open(
+        folder: Path, shards: Sequence[Shard], dtype: str, n_positions: int, fraction: float = 1.0
+    ) -> "Tokens":
         """Map the shards.
+
+        Args:
+            fraction: of the windows, drawn alike for every run: a smaller fraction's are among a larger one's.
 
         Raises:
             BadInput: a shard is missing, or not as long as the manifest says.
@@ -38,16 +46,23 @@ class Tokens:
             if len(mapped) != shard.tokens:
                 raise BadInput(f"{path} holds {len(mapped)} tokens; data.json says {shard.tokens}")
             maps.append(mapped)
-        return Tokens(tuple(maps), n_positions)
+        whole = Tokens(tuple(maps), n_positions)
+        if fraction == 1:
+            return whole
+        taken = _taken(len(whole), fraction)
+        chosen = np.sort(np.random.default_rng(_DRAW).permutation(len(whole))[:taken]).astype(np.int64)
+        return Tokens(tuple(maps), n_positions, chosen)
 
     def __len__(self) -> int:
-        return sum(self._counts())
+        return sum(self._counts()) if self.chosen is None else len(self.chosen)
 
     def _counts(self) -> list[int]:
         return [(len(mapped) - 1) // self.n_positions for mapped in self.maps]
 
     def windows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Windows of those indices, shape (len(indices), n_positions + 1)."""
+        if self.chosen is not None:
+            indices = self.chosen[indices]
         starts = np.cumsum([0, *self._counts()])
         shard_of = np.searchsorted(starts, indices, side="right") - 1
         out = np.empty((len(indices), self.n_positions + 1), dtype=np.int64)
@@ -55,6 +70,15 @@ class Tokens:
             begin = (index - int(starts[shard])) * self.n_positions
             out[row] = self.maps[shard][begin : begin + self.n_positions + 1]
         return out
+
+
+def _taken(count: int, fraction: float) -> int:
+    return max(1, round(fraction * count))
+
+
+def count_windows(manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> int:
+    """How many training windows `Tokens.open` would give."""
+    return _taken(sum((shard.tokens - 1) // n_positions for shard in manifest.train), fraction)
 
 
 @lru_cache(maxsize=2)

@@ -17,6 +17,7 @@ from scaling.underway import Underway
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
 from .config import NOT_IDENTITY, Settings, TrainConfig
 from .data import Tokens
+from .epochs import best_model, end_epoch, epoch_ends, epochs_until, mean_train_loss
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Session, Stop, advance, start
 from .objective import objective_of
@@ -40,12 +41,12 @@ class Text:
     heldout: Tokens
 
     @staticmethod
-    def open(folder: Path, manifest: DataManifest, n_positions: int) -> "Text":
-        """Map both splits."""
+    def open(folder: Path, manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> "Text":
+        """Map both splits; of the training windows a fraction."""
         return Text(
             folder=folder,
             manifest=manifest,
-            train=Tokens.open(folder, manifest.train, manifest.dtype, n_positions),
+            train=Tokens.open(folder, manifest.train, manifest.dtype, n_positions, fraction),
             heldout=Tokens.open(folder, (manifest.heldout,), manifest.dtype, n_positions),
         )
 
@@ -140,7 +141,7 @@ def climb(
             result = evaluate(session.model, settings, held, habits.device, world=world)
             save_model(session.model, text.folder / "tokenizer.json", branch / "model", world)
             if world.first:
-                rung = _observe(session, schedule, result, held.name, text)
+                rung = _observe(session, schedule, result, held.name, text, places.folder)
                 leave(branch, text.folder.parent, settings, rung, text.manifest)
                 rung.write(finished)
                 for _, folder in checkpoints(branch):
@@ -204,7 +205,7 @@ def _to_end(
     session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell, world=world)
     if session is None:
         trunk = places.folder / "trunk"
-        starts = 0 if settings.schedule == "cosine" else schedule.decay_starts
+        starts = trunk_end(schedule)
         session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell, world=world)
         if session is None:
             session = start(settings, habits.device, world)
@@ -259,31 +260,52 @@ def _advance(
         )
         booked_step, booked_wall = session.step, session.wall_s
 
-    reached = advance(
-        session,
-        schedule,
-        until,
-        text.train,
-        folder=folder,
-        log_every=habits.log_every,
-        stop=stop,
-        save=keep,
-        save_every=habits.save_every,
-        progress=lambda step, loss: habits.progress(
-            before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}", True
-        ),
-        glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
-    )
-    if not reached:
-        raise Interrupted(
-            f"{session.settings.run} is saved at step {session.step} of {part}; the same command goes on from there"
+    ends = epoch_ends(session.settings, len(text.train))
+
+    def note() -> None:
+        if session.step in ends and session.step < schedule.steps:  # the last is the rung's own evaluation
+            place = places.folder / "trunk" if session.step <= trunk_end(schedule) else folder
+            number = ends.index(session.step) + 1
+            held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(session.settings))
+            end_epoch(session, number, place, held, text.folder / "tokenizer.json", habits.tell)
+
+    note()  # stopped between a save and its evaluation
+    for end in (*(end for end in ends if session.step < end < until), until):
+        reached = advance(
+            session,
+            schedule,
+            end,
+            text.train,
+            folder=folder,
+            log_every=habits.log_every,
+            stop=stop,
+            save=keep,
+            save_every=habits.save_every,
+            progress=lambda step, loss: habits.progress(
+                before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}", True
+            ),
+            glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
         )
+        if not reached:
+            raise Interrupted(
+                f"{session.settings.run} is saved at step {session.step} of {part}; the same command goes on from there"
+            )
+        note()
+
+
+def trunk_end(schedule: Schedule) -> int:
+    """The last step of a rung that is the trunk's: where its cooldown begins."""
+    return 0 if schedule.kind == "cosine" else schedule.decay_starts
 
 
 def _observe(
-    session: Session, schedule: Schedule, result: Evaluation, eval_name: str, text: Text
+    session: Session, schedule: Schedule, result: Evaluation, eval_name: str, text: Text, folder: Path
 ) -> RungFile:
     settings, spec = session.settings, session.settings.spec()
+    branch = folder / branch_name(settings, session.step)
+    epoch_steps = max(1, round(len(text.train) / settings.batch_size))
+    parts = [(folder / "trunk", trunk_end(schedule)), (branch, session.step)]
+    epochs = epochs_until(settings, len(text.train), result, branch, trunk_end(schedule))
     tokens = session.step * settings.batch_tokens
     run = Run(
         run=settings.run,
@@ -319,4 +341,7 @@ def _observe(
         bits_per_byte=result.bits_per_byte,
         loss_per_word=result.loss_per_word,
         eval_tokens=result.tokens,
+        train_loss=mean_train_loss(parts, max(0, session.step - epoch_steps), session.step),
+        epochs=epochs,
+        best_model=best_model(branch, epochs),
     )

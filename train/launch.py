@@ -11,7 +11,7 @@ import torch
 from families import ModelSpec, train_flops_per_token
 from families.errors import BadInput
 from families.units import format_duration, format_size
-from scaling.files import canonical_json, sha256_bytes
+from scaling.files import canonical_json, sha256_bytes, sha256_file
 from scaling.gather import LEDGER, RUNS
 from scaling.machine import Engine
 from scaling.planfile import PlannedMember
@@ -22,6 +22,8 @@ from scaling.study import Study
 from .autotune import Estimate, estimate, fitting_micro_batch
 from .choose import Wanted, choose
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
+from .data import count_windows
+from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256, has_tokenizer
 from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from .loop import Diverged, Stop, pick_device
 from .pack import Job, Report, climb_all
@@ -29,6 +31,16 @@ from .parallel import join
 from .prepare import DataManifest, Need, prepare
 from .rung import RungFile
 
+# Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
+# tables people compare with.
+FINE_TUNING = {
+    "lr": 5e-5,
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "beta2": 0.999,
+    "source": "fine-tuning: AdamW at 5e-5 without weight decay or warm-up, as transformers' Trainer has it",
+}
+FINE_TUNING_BATCH = 8
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
 
@@ -58,6 +70,7 @@ class TextFacts:
     eos_token_id: int = 0
     mask_token_id: int | None = None
     data_sha256: str = ""
+    dataset: str = ""
 
     @classmethod
     def of(cls, manifest: DataManifest, architecture: str) -> Self:
@@ -70,22 +83,41 @@ class TextFacts:
             eos_token_id=manifest.eos_token_id,
             mask_token_id=manifest.mask_token_id,
             data_sha256=sha256_bytes(canonical_json([files, shards, manifest.heldout_sha256])),
+            dataset=Path(manifest.source).name,
         )
+
+
+def run_name(config: TrainConfig) -> str:
+    """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs."""
+    if config.name:
+        return safe_name(config.name)
+    name = config.family
+    if config.init is not None:
+        name = f"{config.family or checkpoint_name(config.init)}-ft"
+    if config.data_fraction < 1:
+        name += f"-data{config.data_fraction:g}"
+    return safe_name(name)
 
 
 def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
     """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
     spec = config.spec()
-    wanted = None if config.batch_size is None else float(config.batch_size * spec.n_positions)
-    shortest = min(config.rungs.at(config.tokens))
+    batch = FINE_TUNING_BATCH if config.init and config.batch_size is None else config.batch_size
+    wanted = None if batch is None else float(batch * spec.n_positions)
+    shortest = min(config.rung_tokens())
     advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
+    init = {}
+    if config.init is not None:
+        weights = checkpoint_folder(config.init)
+        advice = advice.model_copy(update=FINE_TUNING)
+        init = {"init": str(weights), "init_sha256": checkpoint_sha256(weights)}
     return _settings(
-        config.family, spec, advice, facts, device,
-        seed=config.seed, batch_size=config.batch_size, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
+        config.family or checkpoint_name(config.init or ""), spec, advice, facts, device, run=run_name(config),
+        seed=config.seed, batch_size=batch, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, **Wanted.of(config).plain().model_dump(),
-        optimizer=config.optimizer,
+        optimizer=config.optimizer, epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
 
 
@@ -105,6 +137,7 @@ def _settings(
     device: str,
     *,
     seed: int,
+    run: str = "",
     **given: object,
 ) -> Settings:
     if facts.vocab_size > spec.vocab_size:
@@ -118,7 +151,7 @@ def _settings(
     member_name = safe_name(name)
     return Settings.model_validate(
         {
-            "run": f"{member_name}-s{seed}",
+            "run": f"{run or member_name}-s{seed}",
             "member": member_name,
             "group": facts.group,
             **{field: getattr(spec, field) for field in SHAPE_FIELDS},
@@ -141,6 +174,7 @@ def _settings(
             "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
             "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
             "data_sha256": facts.data_sha256,
+            "dataset": facts.dataset,
             "recipe": advice.source,
             **chosen,
         }
@@ -203,25 +237,24 @@ def train(
         BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
         PeerLost: another process has ended.
     """
-    spec = config.spec()
-    if config.tokens < spec.n_positions:
-        raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
     device = pick_device(config.device)
-    rungs = config.rungs.at(config.tokens)
-    folder = config.out or study / "runs" / settings_of(config, TextFacts(), device).run
+    folder = config.out or study / "runs" / f"{run_name(config)}-s{config.seed}"
     with join(config.zero, device) as world:
         if not world.first:
             tell, report = _say_nothing, _report_nothing
 
-        def begin() -> list[str]:
-            found = _begin(config, study, folder, rungs, device, yes=yes, tell=tell, report=report)
-            return [document.dump() for document in found]
+        def asked() -> list[str]:
+            settings, manifest, rungs = begin(
+                config, study, folder, device, yes=yes, tell=tell, report=report
+            )
+            return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
-        texts = world.do(begin)
+        texts = world.do(asked)
         settings, manifest = (
             Settings.model_validate_json(texts[0]),
             DataManifest.model_validate_json(texts[1]),
         )
+        rungs = tuple(map(int, texts[2:]))
         total = planned_steps(settings, rungs)
         habits = Habits(
             device=device,
@@ -233,7 +266,7 @@ def train(
             progress=lambda position, what, trained: report(position, total, what, trained),
         )
         places = places_of(Study(study), settings.run, folder)
-        text = Text.open(study / "data", manifest, spec.n_positions)
+        text = Text.open(study / "data", manifest, settings.n_positions, settings.data_fraction)
         try:
             return climb(settings, rungs, text, places, habits, stop)
         except (Diverged, Interrupted) as error:
@@ -245,36 +278,75 @@ def train(
                 gather_runs(study / "runs.jsonl")
 
 
-def _begin(
-    config: TrainConfig, study: Path, folder: Path, rungs: tuple[int, ...], device: str, *, yes: bool,
-    tell: Callable[[str], None], report: Report,
-) -> tuple[Settings, DataManifest]:  # fmt: skip
-    """Ask whether the machine can, read the text, and resolve every default."""
+def begin(
+    config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, tell: Callable[[str], None],
+    report: Report,
+) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
+    """Ask whether the machine can, read the text, and resolve every default; the rungs' tokens come last.
+
+    Raises:
+        BadInput: as `train`.
+    """
     spec = config.spec()
-    unread = settings_of(config, TextFacts(), device)
     begun = (folder / "run.json").exists()
-    need = check_machine(unread, rungs, device, yes=yes or begun, tell=tell)
+    need, batch = None, config.batch_size or 1
+    if config.epochs is None:  # else the text says how long the run is
+        _check_length(config, spec)
+        unread = settings_of(config, TextFacts(), device)
+        batch = unread.batch_size
+        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, tell=tell)
     manifest = prepare(
         config.data,
         study / "data",
         vocab_size=spec.vocab_size,
-        tokenizer=config.tokenizer,
+        tokenizer=_tokenizer(config, study / "data"),
         held_out=config.held_out,
         mask=objective_for(spec) == "mlm",
-        need=Need(n_positions=spec.n_positions, batch_size=unread.batch_size),
+        need=Need(n_positions=spec.n_positions, batch_size=batch),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
+    windows = count_windows(manifest, spec.n_positions, config.data_fraction)
+    if config.epochs is not None:
+        config = config.model_copy(update={"tokens": config.epochs * windows * spec.n_positions})
     settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
+    if config.data_fraction < 1 and windows < settings.batch_size:
+        raise BadInput(
+            f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
+            f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
+        )
+    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, tell=tell)
     if begun:
-        return as_begun(settings, folder, config), manifest
+        return as_begun(settings, folder, config), manifest, config.rung_tokens()
     wanted = Wanted.of(config)
     if config.zero and wanted.compile == "auto":
         wanted = replace(
             wanted, compile=False
         )  # hooks gather divided weights, and break the graph at each block
-    steps = planned_steps(settings, rungs)
+    steps = planned_steps(settings, config.rung_tokens())
     engine = choose(wanted, settings, steps=steps, expected=need.seconds, device=device, tell=tell)
-    return settings.model_copy(update=engine.model_dump()), manifest
+    return settings.model_copy(update=engine.model_dump()), manifest, config.rung_tokens()
+
+
+def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
+    if config.tokens < spec.n_positions:
+        raise BadInput(f"tokens is {config.tokens}; it must be at least one context of {spec.n_positions}")
+
+
+def _tokenizer(config: TrainConfig, data: Path) -> str | None:
+    """The tokenizer that was asked for; with init= the checkpoint's own, or the study's where it is the same one.
+
+    Raises:
+        BadInput: a checkpoint without a tokenizer, and none was asked for.
+    """
+    if config.tokenizer is not None or config.init is None:
+        return config.tokenizer
+    folder = checkpoint_folder(config.init)
+    if not has_tokenizer(folder):
+        raise BadInput(f"init is {config.init!r}, which brings no tokenizer: give tokenizer=")
+    ours, theirs = data / "tokenizer.json", folder / "tokenizer.json"
+    if ours.is_file() and theirs.is_file() and sha256_file(ours) == sha256_file(theirs):
+        return DataManifest.read(data / "data.json").inputs.get("tokenizer") or None
+    return str(folder)
 
 
 def _say_nothing(line: str) -> None:

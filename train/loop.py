@@ -20,6 +20,7 @@ from .attention import use_attention
 from .config import Settings
 from .data import Tokens
 from .engine import compiled, frozen_collector, prepare_process
+from .init import load_weights
 from .metrics import journal
 from .model import build
 from .objective import batch_of, objective_of
@@ -104,8 +105,8 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def start(settings: Settings, device: str, world: World = ALONE) -> Session:
-    """A session at step 0: a function of the settings.
+def start(settings: Settings, device: str, world: World = ALONE, *, fresh: bool = True) -> Session:
+    """A session at step 0: a function of the settings. Not `fresh`: a checkpoint's weights come next.
 
     Raises:
         BadInput: the processes cannot share the batch, or the optimiser cannot be divided.
@@ -123,6 +124,8 @@ def start(settings: Settings, device: str, world: World = ALONE) -> Session:
         init_std=settings.init_std,
         eos_token_id=settings.eos_token_id,
     )
+    if settings.init and fresh:
+        load_weights(model, settings.spec(), Path(settings.init))
     world.seed_dropout(settings.seed)
     use_attention(model, settings.attention)
     divide(model.to(device).train(), world, device)

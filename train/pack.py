@@ -72,7 +72,7 @@ def climb_all(
 
 def _climb(job: Job, habits: Habits, stop: Stop) -> tuple[RungFile, ...]:
     manifest = DataManifest.read(job.data / "data.json")
-    text = Text.open(job.data, manifest, job.settings.n_positions)
+    text = Text.open(job.data, manifest, job.settings.n_positions, job.settings.data_fraction)
     return climb(job.settings, job.rungs, text, job.places, habits, stop)
 
 

@@ -3,12 +3,22 @@
 from pathlib import Path
 from typing import ClassVar
 
-from scaling.files import Document
+from scaling.files import Document, Record
 from scaling.runs import Run
 
 RUNG = "rung.json"
 RUN = "run.json"
 MODEL = "model"  # the folder in a rung's own that Hugging Face's libraries load
+
+
+class Epoch(Record):
+    """The end of one epoch; losses in nats per predicted token."""
+
+    epoch: int
+    step: int
+    loss: float
+    loss_se: float
+    loss_per_word: float | None
 
 
 class RungFile(Document):
@@ -22,6 +32,11 @@ class RungFile(Document):
     bits_per_byte: float | None  # None for masked tokens, of which no text's length in bits follows
     loss_per_word: float | None
     eval_tokens: int
+    train_loss: float | None = (
+        None  # mean over the last pass over the text; over the whole run if that is shorter
+    )
+    epochs: tuple[Epoch, ...] = ()  # where epochs were asked for
+    best_model: str = ""  # folder of the best epoch's model, in the run's
 
 
 def finished_rungs(study: Path) -> tuple[Path, ...]:

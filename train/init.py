@@ -1,0 +1,198 @@
+"""Weights to begin from: a Hugging Face folder on this machine, or a name on the hub."""
+
+import json
+import os
+import threading
+import urllib.error
+import urllib.request
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from families import ModelSpec
+from families.architectures import REGISTRY, architecture
+from families.errors import BadInput
+from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
+
+from .model import hugging_face_config
+
+NETWORK_SECONDS = (
+    5.0  # to hear from the hub; without a network its own client keeps a person waiting for 49 s
+)
+_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
+_FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}  # fmt: skip
+
+
+def hub_answers() -> bool:
+    """Whether the hub (HF_ENDPOINT) can be reached now; the proxies of the environment are used."""
+    if os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "on", "yes", "true"):
+        return False
+    heard = threading.Event()
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(endpoint, timeout=NETWORK_SECONDS):  # noqa: S310, the user's own endpoint
+                heard.set()
+        except urllib.error.HTTPError:
+            heard.set()  # an answer, if not a kind one
+        except OSError:
+            return
+
+    thread = threading.Thread(target=ask, daemon=True)  # a name that does not resolve ignores the timeout
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return heard.is_set()
+
+
+@lru_cache(maxsize=8)
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint: a path, what the hub's cache holds, or a download from the hub.
+
+    A rung's folder stands for the model in it.
+
+    Raises:
+        BadInput: no such folder, no weights in a form that is safe to read, or a hub that does not answer.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if (folder / "config.json").is_file():
+                return _with_weights(name, folder.resolve())
+        raise BadInput(f"init is {name!r}, a folder without a config.json; it must be a Hugging Face model's")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BadInput(f"init is {name!r}, which does not exist")
+    return _with_weights(name, _from_hub(name))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+    except HFValidationError as error:
+        raise BadInput(f"init is {name!r}; it must be a folder or a name on the hub") from error
+    except LocalEntryNotFoundError:
+        pass
+    if not hub_answers():
+        raise BadInput(
+            f"init is {name!r}: there is no such folder, it was not downloaded to this machine before, and the hub "
+            "cannot be reached"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, etag_timeout=NETWORK_SECONDS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(
+            f"init is {name!r}, which the hub does not give: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _with_weights(name: str, folder: Path) -> Path:
+    if not _weight_files(folder):
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        found = f"{pickled[0]}, a pickle that can run code" if pickled else "no weights"
+        raise BadInput(f"init is {name!r}, which holds {found}; only model.safetensors is read")
+    return folder
+
+
+def checkpoint_spec(folder: Path) -> ModelSpec:
+    """The shape that a checkpoint's config.json says.
+
+    Raises:
+        BadInput: an architecture that is not known here.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is not JSON: {error.msg}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in REGISTRY:
+        raise BadInput(f"{path} has model_type {kind!r}; known: {', '.join(REGISTRY)}")
+    return REGISTRY[kind].from_hugging_face(config)
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Of the weights, whatever the folder is called."""
+    return sha256_bytes(canonical_json([sha256_file(path) for path in _weight_files(folder)]))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the checkpoint brings its own."""
+    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+
+
+def checkpoint_name(name: str) -> str:
+    """What to call the model: a name on the hub without its owner; of a run's rung, the run."""
+    parts = Path(name).expanduser().resolve().parts if Path(name).expanduser().is_dir() else Path(name).parts
+    while len(parts) > 1 and (parts[-1] in ("model", "trunk") or parts[-1].startswith(("rung-", "step-"))):
+        parts = parts[:-1]
+    return parts[-1]
+
+
+def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
+    """Copy a checkpoint's weights into a model of the same shape, in 32 bits.
+
+    Of a checkpoint with a longer context the first n_positions rows of the position table are taken: the others would
+    see no token. Parts that `model` does not have (a pooler) are left out.
+
+    Raises:
+        BadInput: another shape or another arithmetic, or weights that are missing.
+    """
+    import transformers
+
+    theirs = checkpoint_spec(folder)
+    check_same_shape(spec, theirs, str(folder))
+    found = architecture(spec.architecture)
+    kind = getattr(transformers, found.model_class)
+    with torch.random.fork_rng(devices=[]):  # what the library draws must not move the run's own draws
+        loaded, info = kind.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    missing = sorted(set(info["missing_keys"]) - set(loaded.all_tied_weights_keys))
+    if missing:
+        raise BadInput(f"init is {folder}, which has no {missing[0]}: {len(missing)} weights are missing")
+    _check_arithmetic(loaded.config, spec, folder)
+    ours = model.state_dict()
+    taken = {
+        name: weight[: spec.n_positions] if weight.shape != ours[name].shape else weight
+        for name, weight in loaded.state_dict().items()
+        if name in ours
+    }
+    model.load_state_dict(taken)
+
+
+def check_same_shape(spec: ModelSpec, theirs: ModelSpec, name: str) -> None:
+    """A checkpoint fits a model of its own shape, with its own context or a shorter one.
+
+    Raises:
+        BadInput: naming the first difference.
+    """
+    for field in ("architecture", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "vocab_size"):
+        ours, its = getattr(spec, field), getattr(theirs, field)
+        if ours != its:
+            raise BadInput(f"init is {name}, a model with {field} {its}; this one has {field} {ours}")
+    if spec.n_positions > theirs.n_positions:
+        raise BadInput(
+            f"n_positions is {spec.n_positions}; init {name} has {theirs.n_positions} positions, which is the most"
+        )
+
+
+def _check_arithmetic(config: Any, spec: ModelSpec, folder: Path) -> None:
+    """What the shape does not say, as the activation, must be what a model of ours computes."""
+    usual = hugging_face_config(spec)
+    for key in architecture(spec.architecture).to_hugging_face(spec):
+        if key in _FREE or "drop" in key or "position" in key or key == "n_inner":
+            continue
+        ours, theirs = getattr(usual, key), getattr(config, key, None)
+        if ours != theirs:
+            raise BadInput(
+                f"init is {folder}, a model with {key} {theirs}; {spec.architecture} is trained with {ours}"
+            )
