@@ -1,0 +1,278 @@
+"""Beginning from a checkpoint, epochs, and a fraction of the text."""
+
+import json
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from families import ModelSpec
+from families.errors import BadInput
+from scaling.files import first_problem
+from scaling.runs import read_runs
+from train import init
+from train.config import TrainConfig
+from train.data import Tokens
+from train.epochs import best, epoch_ends, mean_train_loss
+from train.evaluate import eval_set, evaluate
+from train.ladder import Habits, Interrupted, Text, climb
+from train.launch import TextFacts, settings_of, train
+from train.loop import Stop, start
+from train.model import build
+
+from .test_data import write_corpus
+from .test_train import SHAPE, StopAfter, ladder, one_thread, places, text
+
+__all__ = ["ladder", "one_thread", "text"]
+
+
+@pytest.fixture(scope="module")
+def base(ladder):
+    return ladder[0] / "run" / "rung-4096"
+
+
+def tuned(text, base, **changes):
+    config = TrainConfig.model_validate(
+        {"data": "x", "tokens": 2048, "init": str(base), "batch_size": 4, **changes}
+    )
+    return settings_of(config, TextFacts.of(text.manifest, "gpt2"), "cpu")
+
+
+def quiet(done, total, what, fresh):
+    """No progress."""
+
+
+# Weights
+
+
+def test_a_run_begins_with_the_checkpoints_weights(base, text):
+    chosen = tuned(text, base)
+    model = start(chosen, "cpu").model
+    theirs = load_file(base / "model" / "model.safetensors")
+    assert all(torch.equal(weight, theirs[name]) for name, weight in model.named_parameters())
+    held = eval_set(text.heldout, text.manifest, 10**6)
+    reached = json.loads((base / "rung.json").read_text())["observation"]["loss"]
+    assert evaluate(model, chosen, held, "cpu").loss == pytest.approx(reached, rel=1e-6)
+
+
+def test_a_shorter_context_takes_the_first_positions_and_computes_the_same(base, text):
+    model, short = (start(tuned(text, base, n_positions=n), "cpu").model.eval() for n in (32, 16))
+    assert short.config.n_positions == 16
+    ids = torch.from_numpy(text.train.windows(np.arange(2))[:, :16])
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, short(ids).logits, atol=1e-6)
+
+
+def test_what_is_not_given_is_the_recipe_of_fine_tuning(base, text):
+    chosen = tuned(text, base, batch_size=None)
+    assert (chosen.lr, chosen.batch_size, chosen.warmup, chosen.weight_decay) == (5e-5, 8, 0, 0.0)
+    assert "fine-tuning" in chosen.recipe
+    assert tuned(text, base, lr=1e-3).lr == 1e-3
+
+
+def test_the_identity_knows_the_weights_and_not_where_they_lie(base, text, tmp_path):
+    import shutil
+
+    shutil.copytree(base / "model", tmp_path / "copy")
+    one, copy = tuned(text, base, name="a"), tuned(text, tmp_path / "copy", name="a", family="tiny")
+    assert one.model_copy(update={"member": "tiny"}).identity() == copy.identity()
+    weights = load_file(tmp_path / "copy" / "model.safetensors")
+    weights["transformer.ln_f.bias"] += 1
+    save_file(weights, tmp_path / "copy" / "model.safetensors", metadata={"format": "pt"})
+    assert tuned(text, tmp_path / "copy", name="a", family="tiny").identity() != copy.identity()
+
+
+def test_a_run_goes_on_where_its_first_weights_are_gone(base, text, tmp_path):
+    import shutil
+
+    shutil.copytree(base / "model", tmp_path / "copy")
+    chosen = tuned(text, tmp_path / "copy")
+    with pytest.raises(Interrupted):
+        climb(chosen, (2048,), text, places(tmp_path), Habits(), StopAfter(5))
+    shutil.rmtree(tmp_path / "copy")
+    climb(chosen, (2048,), text, places(tmp_path), Habits(), Stop())
+    assert (tmp_path / "run" / "rung-2048" / "rung.json").exists()
+
+
+def test_a_model_that_transformers_saved_is_read_and_the_published_bert_without_a_head_is_refused(tmp_path):
+    from transformers import BertConfig, BertModel
+
+    spec = ModelSpec(architecture="bert", n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=300)
+    build(spec, seed=3).save_pretrained(tmp_path / "whole")
+    other = build(spec, seed=4)
+    init.load_weights(other, spec, init.checkpoint_folder(str(tmp_path / "whole")))
+    theirs = build(spec, seed=3).state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in other.state_dict().items())
+    encoder = BertModel(BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                   intermediate_size=64, max_position_embeddings=16))  # fmt: skip
+    encoder.save_pretrained(tmp_path / "bare")
+    with pytest.raises(BadInput, match=r"which has no cls\.predictions"):
+        init.load_weights(other, spec, init.checkpoint_folder(str(tmp_path / "bare")))
+
+
+def refused(**changes):
+    given = {"data": "x", "tokens": 2048, **changes}
+    given = {key: value for key, value in given.items() if value is not None}
+    with pytest.raises((BadInput, ValidationError)) as caught:
+        TrainConfig.model_validate(given)
+    error = caught.value
+    line = first_problem(error) if isinstance(error, ValidationError) else str(error)
+    assert "\n" not in line
+    return line
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_clear_line(base, tmp_path):
+    name = str(base)
+    assert "n_layer 2; this one has n_layer 4" in refused(init=name, n_layer=4)
+    assert "n_layer 2; this one has n_layer 12" in refused(init=name, family="gpt2")
+    assert "n_positions is 64; init" in refused(init=name, n_positions=64)
+    assert "which is trained with causal" in refused(init=name, objective="mlm")
+    assert "which does not exist" in refused(init=str(tmp_path / "nothing"))
+    assert "without a config.json" in refused(init=str(tmp_path))
+    (tmp_path / "config.json").write_text((base / "model" / "config.json").read_text())
+    assert "holds no weights" in refused(init=str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin, a pickle" in refused(init=str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "opt"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "model_type 'opt'; known: gpt2" in refused(init=str(tmp_path))
+
+
+def test_another_activation_is_refused_by_name(base, text, tmp_path):
+    import shutil
+
+    shutil.copytree(base / "model", tmp_path / "relu")
+    config = json.loads((tmp_path / "relu" / "config.json").read_text())
+    (tmp_path / "relu" / "config.json").write_text(json.dumps({**config, "activation_function": "relu"}))
+    with pytest.raises(BadInput, match=r"activation_function relu; gpt2 is trained with gelu_new"):
+        start(tuned(text, tmp_path / "relu"), "cpu")
+
+
+def test_a_hub_name_without_a_network_fails_fast_in_one_line(monkeypatch, tmp_path):
+    def nowhere(*arguments, **options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    began = time.monotonic()
+    assert "the hub cannot be reached" in refused(init="nobody/never-downloaded-this")
+    assert time.monotonic() - began < init.NETWORK_SECONDS + 10
+
+
+# Epochs
+
+
+def test_epochs_end_at_the_whole_step_nearest_to_each_pass(base, text):
+    chosen = tuned(text, base).model_copy(update={"epochs": 3})
+    ends = epoch_ends(chosen, 110)
+    assert ends == (28, 55, 82)  # 27.5, 55, 82.5 steps of 4 windows; a half goes to the even neighbour
+    assert epoch_ends(chosen.model_copy(update={"epochs": 0}), 110) == ()
+
+
+@pytest.fixture(scope="module")
+def epochs(base, tmp_path_factory):
+    """Three passes over a text small enough to be learned by heart, at a rate that lets it."""
+    root = tmp_path_factory.mktemp("epochs")
+    corpus = write_corpus(root / "corpus", files=6, lines=12)
+    config = TrainConfig.model_validate({
+        "data": str(corpus), "init": str(base), "epochs": 3, "batch_size": 2, "lr": 1e-2, "held_out": 0.2, "log_every": 3,
+    })  # fmt: skip
+
+    def run(study, stop):
+        return train(config, study, yes=True, stop=stop, tell=lambda line: None, report=quiet)
+
+    return root, run, run(root / "study", Stop())[0]
+
+
+def test_each_epoch_is_scored_and_the_best_has_its_model(epochs):
+    root, _, rung = epochs
+    assert [epoch.epoch for epoch in rung.epochs] == [1, 2, 3]
+    assert rung.epochs[-1].loss == rung.observation.loss
+    found = best(rung.epochs)
+    assert found.loss == min(epoch.loss for epoch in rung.epochs)
+    folder = root / "study" / "runs" / "run-ft-s0"
+    config = json.loads((folder / rung.best_model / "config.json").read_text())
+    assert config["model_type"] == "gpt2"
+
+
+def test_the_observation_counts_the_passes(epochs):
+    root = epochs[0]
+    run = read_runs(root / "study" / "runs.jsonl").runs[0]
+    assert run.tokens == pytest.approx(3 * run.unique_tokens, rel=0.05)
+    assert run.annealed
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_of_its_steps(epochs):
+    root, _, rung = epochs
+    folder = root / "study" / "runs" / "run-ft-s0"
+    branch = next(folder.glob("rung-*"))
+    rows = [json.loads(line) for part in (folder / "trunk", branch) for line in
+            (part / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+    ends = [epoch.step for epoch in rung.epochs]
+    weights, total, before = 0, 0.0, 0
+    for row in rows:
+        if row["step"] > ends[1]:
+            total += row["loss"] * (row["step"] - before)
+            weights += row["step"] - before
+        before = row["step"]
+    assert weights == ends[2] - ends[1]
+    assert mean_train_loss([(folder / "trunk", 10**9), (branch, 10**9)], ends[1], ends[2]) == pytest.approx(
+        total / weights
+    )
+
+
+@pytest.mark.parametrize("after", [4, 9])
+def test_a_stopped_fine_tuning_goes_on_to_the_same_epochs(after, epochs, tmp_path):
+    _, run, whole = epochs
+    with pytest.raises(Interrupted):
+        run(tmp_path, StopAfter(after))
+    again = run(tmp_path, Stop())[0]
+    assert again.epochs == whole.epochs
+    assert again.train_loss == whole.train_loss
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 2}, "one of tokens= and epochs= is needed"),
+        ({"tokens": None}, "tokens= is missing"),
+        ({"tokens": None, "epochs": 2, "rungs": "3x2"}, "rungs and ablate=steps need tokens="),
+        ({"tokens": None, "epochs": 0}, "greater than or equal to 1"),
+        ({"family": None}, "family= is missing; it is needed, or init="),
+        ({"ablate": "data", "fractions": "0.5,1.5"}, "fractions has 1.5; each must be above 0 and at most 1"),
+        ({"ablate": "data", "fractions": "half"}, "number"),
+        ({"ablate": "layers"}, "'steps' or 'data'"),
+        ({"data_fraction": 0}, "greater than 0"),
+    ],
+)
+def test_what_cannot_be_together_is_one_clear_line(change, message):
+    assert message in refused(**{"family": "gpt2-52m", "tokens": "100k", **change})
+
+
+# A fraction of the text
+
+
+def test_a_fraction_of_the_windows_is_among_a_larger_one(text):
+    def opened(fraction):
+        return Tokens.open(text.folder, text.manifest.train, text.manifest.dtype, 32, fraction)
+
+    whole, half, tenth = (opened(fraction) for fraction in (1.0, 0.5, 0.1))
+    assert len(half) == round(0.5 * len(whole))
+    rows = [
+        {row.tobytes() for row in tokens.windows(np.arange(len(tokens)))} for tokens in (whole, half, tenth)
+    ]
+    assert rows[2] <= rows[1] <= rows[0]
+
+
+def test_the_same_steps_on_a_fraction_repeat_it_and_book_it(text, tmp_path):
+    config = {"family": "tiny", "data": "x", "tokens": 8192, "batch_size": 4, "data_fraction": 0.1, **SHAPE}
+    chosen = settings_of(TrainConfig.model_validate(config), TextFacts.of(text.manifest, "gpt2"), "cpu")
+    assert chosen.run == "tiny-data0.1-s0"
+    part = Text.open(text.folder, text.manifest, 32, 0.1)
+    rung = climb(chosen, (8192,), part, places(tmp_path), Habits(save_every=1e9), Stop())[0]
+    assert rung.observation.tokens == 8192
+    assert rung.observation.unique_tokens == len(part.train) * 32 < 0.2 * 8192 * 10
