@@ -24,7 +24,9 @@ COMPILE_SHARE = 0.1  # of a run that compiling may take before anything is known
 COMPILE_SECONDS = 40.0  # what compiling takes on two CPU cores, 15 to 60: only until it has been measured
 GAIN = 1.2  # bf16 is probed where a matrix product gains at least this
 MARGIN = 0.98  # a rival of the plain engine must beat it by more than the noise
-STEPS = 3
+NEAR = 1.4  # bf16 that is no faster than this times fp32 may still win compiled, where its casts cost nothing
+STEPS, MANY = 3, 10
+PROBE = 0.5  # seconds of steps, where a step is short
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +167,13 @@ def _search(wanted: Wanted, ask: _Asker, micro_steps: float, device: str) -> Mea
     written_out = [
         kind for kind in ("eager", "flash") if kind in kinds
     ]  # a compiler fuses best what is written out
-    for kind in dict.fromkeys([*written_out, best.engine.attention]):
-        engine = best.engine.model_copy(update={"compile": True, "attention": kind})
+    rivals = [best.engine.model_copy(update={"compile": True, "attention": kind})
+              for kind in dict.fromkeys([*written_out, best.engine.attention])]  # fmt: skip
+    if best.engine.dtype == "fp32" and "bf16" in dtypes:
+        plain = ask.known.get(first.model_copy(update={"dtype": "bf16"}))
+        if plain is not None and plain.seconds < NEAR * ask.known[first].seconds:
+            rivals.append(rivals[0].model_copy(update={"dtype": "bf16"}))
+    for engine in rivals:
         if engine in ask.known or COMPILE_SHARE * left > COMPILE_SECONDS:
             ask(engine)
     return quickest(ask.known.values(), micro_steps)
@@ -191,7 +198,9 @@ def time_step(settings: Settings, engine: Engine, device: str) -> Measured:
         session = start(settings.model_copy(update=changes), device)
         windows = random_examples(settings, micro).to(device)
         first = _seconds(lambda: train_step(session, windows, 1e-4), device)
-        times = [_seconds(lambda: train_step(session, windows, 1e-4), device) for _ in range(STEPS)]
+        times: list[float] = []
+        while len(times) < STEPS or (sum(times) < PROBE and len(times) < MANY * STEPS):
+            times.append(_seconds(lambda: train_step(session, windows, 1e-4), device))
     return Measured(
         shape=shape_key(spec),
         device=device,
