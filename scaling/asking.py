@@ -21,8 +21,8 @@ from .costing import Ask, answer
 from .devices import fit_times, parse_times
 from .files import hashes
 from .gather import written
-from .hardware import accelerator
-from .mfu import measured_mfu
+from .hardware import Accelerator, accelerator
+from .mfu import measured_mfu, profiled_mfu
 from .planfile import PlanFile
 from .planlaw import PlanLaw, find_law
 from .planner import budget_for, estimate_budget, make_plan
@@ -181,8 +181,8 @@ def _asked(question: Question) -> Ask:
 def _budgets(
     question: Question, asked: Ask, law: PlanLaw, shapes: Candidates, runs: tuple[Run, ...]
 ) -> list[Budget]:
-    """One budget or several; the MFU is given, estimated, measured on the study's runs, or assumed, in that
-    order.
+    """One budget or several; the MFU is given, estimated, measured on the study's runs, in probes
+    of this user's machines, or assumed, in that order.
     """
     texts = _split(question.budget)
     if question.mfu == "estimate":
@@ -196,7 +196,7 @@ def _budgets(
         goal = "loss" if question.target_ppl is None else "perplexity"
         value = question.target_loss if question.target_ppl is None else question.target_ppl
         name = parse_devices(question.on)[1].name if question.on else None
-        measured = measured_mfu(runs, accelerator(name)) if name and mfu is None else None
+        measured = _measured(runs, accelerator(name)) if name and mfu is None else None
         text = f"target {goal} {value:g}"
         source: MfuSource = "measured" if measured else "assumed"
         return [
@@ -206,11 +206,17 @@ def _budgets(
     for text in texts:
         budget = parse_budget(text, mfu=mfu, on=question.on)
         if mfu is None and budget.accelerator is not None:
-            measured = measured_mfu(runs, accelerator(budget.accelerator))
+            measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
                 budget = parse_budget(text, mfu=measured, mfu_source="measured", on=question.on)
         budgets.append(budget)
     return budgets
+
+
+def _measured(runs: tuple[Run, ...], device: Accelerator) -> float | None:
+    """On the study's own runs, else in probes of this user's machines."""
+    found = measured_mfu(runs, device)
+    return profiled_mfu(device) if found is None else found
 
 
 def _shared(budget: Budget, times: str | None) -> Budget:

@@ -8,6 +8,7 @@ from families import ModelSpec, accounting
 from families.architectures import architecture
 
 from .hardware import Accelerator, recognise
+from .machine import MachineFile
 from .runs import Run
 
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
@@ -38,6 +39,20 @@ def measured_mfu(runs: Sequence[Run], device: Accelerator) -> float | None:
         if found == device and run.compute and run.wall_s and run.compute_kind == "exact":
             shares.append(run.compute / (run.wall_s * count * device.training_peak))
     return median(shares) if shares else None
+
+
+def profiled_mfu(device: Accelerator) -> float | None:
+    """Median over shapes of the fastest step probed on that device, as a share of its peak; None where none was.
+
+    From the user's cache, which `scaling train` and `scaling tune` fill.
+    """
+    best: dict[str, float] = {}
+    for machine, measured in MachineFile.open().machines.items():
+        if recognise(machine.partition(",")[0])[1] == device:
+            for one in measured:
+                if one.device == "cuda":
+                    best[one.shape] = max(best.get(one.shape, 0.0), one.flops_per_s / device.training_peak)
+    return median(best.values()) if best else None
 
 
 def estimated_mfu(

@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is probed and compiled stays out of the user's cache."""
+    os.environ["SCALING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def cli():
     """Run the console script in a process of its own, as a person would: cli("plan", "--budget", "1e18")."""

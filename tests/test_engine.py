@@ -10,9 +10,10 @@ from families import ModelSpec
 from families.errors import BadInput
 from scaling.machine import PLAIN, Engine, MachineFile, Measured, quickest, remember, shape_key, step_flops
 from train.attention import use_attention
-from train.choose import Wanted, choose, machine_id, random_examples, time_step
+from train.choose import Wanted, choose, random_examples, time_step
 from train.config import Settings, TrainConfig
 from train.engine import logits_of, padded_logits
+from train.host import machine_id
 from train.launch import TextFacts, as_begun, settings_of
 from train.loop import start, train_step
 from train.model import build
@@ -250,3 +251,30 @@ def test_the_quickest_counts_the_start():
     other = measured(Engine(threads=1), 2.0)
     assert quickest([slow_start, other], 50) is other
     assert quickest([slow_start, other], 200) is slow_start
+
+
+def test_a_plan_reads_the_mfu_that_was_probed_on_the_device():
+    from scaling.hardware import accelerator
+    from scaling.mfu import profiled_mfu
+
+    assert profiled_mfu(accelerator("H200")) is None
+    peak = accelerator("H200").training_peak
+    for share, engine in ((0.4, PLAIN), (0.5, Engine(dtype="bf16", compile=True, attention="flash"))):
+        seconds = step_flops(SPEC, 4) / (share * peak)
+        remember(
+            "NVIDIA H200, 16 cores, torch 2.13.0",
+            [measured(engine, seconds).model_copy(update={"device": "cuda"})],
+        )
+    assert profiled_mfu(accelerator("H200")) == pytest.approx(0.5)
+    assert profiled_mfu(accelerator("A100")) is None
+
+
+def test_the_time_said_beforehand_is_the_one_measured_at_this_shape():
+    from train.autotune import estimate
+
+    chosen = settings()
+    assert estimate(chosen, 100, "cpu").source == "estimated from a probe"
+    remember(machine_id("cpu"), [measured(PLAIN, 0.25)])
+    found = estimate(chosen, 100, "cpu")
+    assert (found.source, found.seconds) == ("measured here at this shape", pytest.approx(25.0))
+    assert found.plain_seconds < 25.0

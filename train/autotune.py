@@ -10,8 +10,10 @@ import torch
 from families import ModelSpec, train_flops_per_token
 from families.accounting import training_memory
 from families.design import name_of
+from scaling.machine import MachineFile, quickest
 
 from .config import SHAPE_FIELDS, Settings
+from .host import machine_id
 from .loop import Session, start, train_step
 
 MEMORY_SHARE = 0.8  # of what is free: the rest is for everything the arithmetic leaves out
@@ -21,13 +23,19 @@ PROBE_WIDTH = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run will need: bytes, and seconds at `flops_per_s`, the speed of a plain matmul times the efficiency."""
+    """What a run will need: bytes, and seconds at `flops_per_s`.
+
+    That speed was measured on this shape, or is a plain matrix product's times the efficiency; `source` says which.
+    plain_seconds: by the latter, in any case.
+    """
 
     memory: float
     available: float
     seconds: float
+    plain_seconds: float
     flops_per_s: float
     machine: str
+    source: str
 
 
 def free_memory(device: str) -> float:
@@ -73,12 +81,17 @@ def estimate(settings: Settings, steps: int, device: str) -> Estimate:
     dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
     speed = matmul_speed(device, dtype) * STEP_EFFICIENCY
     flops = steps * settings.batch_tokens * train_flops_per_token(spec)
+    known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
+    found = quickest(known, steps * settings.batch_size / settings.micro_batch) if known else None
+    actual = found.flops_per_s if found else speed
     return Estimate(
         memory=float(sum(training_memory(spec, settings.micro_batch).values())),
         available=free_memory(device),
-        seconds=flops / speed,
-        flops_per_s=speed,
+        seconds=flops / actual,
+        plain_seconds=flops / speed,
+        flops_per_s=actual,
         machine=machine_name(device),
+        source="measured here at this shape" if found else "estimated from a probe",
     )
 
 

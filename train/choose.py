@@ -1,12 +1,9 @@
 """The engine of a run: what its keys leave to `auto` is probed on this machine, at the run's own shape, and remembered."""
 
-import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +13,7 @@ from families.units import format_duration
 from scaling.machine import Engine, MachineFile, Measured, quickest, remember, shape_key, step_flops
 
 from .config import Settings, TrainConfig
+from .host import machine_id
 from .loop import start, train_step
 from .probe import probe
 
@@ -56,23 +54,6 @@ class Wanted:
         """The engine that needs no probe: as given, and in 32 bits, not compiled, at torch's own attention where not."""
         given = {key: value for key in Engine.model_fields if (value := getattr(self, key)) != "auto"}
         return Engine.model_validate(given)
-
-
-def machine_id(device: str) -> str:
-    """The name under which measurements are remembered: processor or GPU, cores, torch."""
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
-    except OSError:
-        return platform.processor() or platform.machine()
-    flags = found.get("flags", "").split()
-    units = " ".join(unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if unit in flags)
-    return f"{found.get('model name', platform.machine())} {found.get('model', '')} {units}".strip()
 
 
 def choose(

@@ -214,7 +214,7 @@ def check_machine(
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
         f"{format_duration(need.seconds)} on {need.machine} "
-        f"(estimated from a probe: {need.flops_per_s / 1e9:.0f} GFLOP/s)"
+        f"({need.source}: {need.flops_per_s / 1e9:.0f} GFLOP/s)"
     )
     too_big = need.memory > need.available
     if (too_big or need.seconds > PATIENCE) and not yes:
@@ -319,11 +319,10 @@ def begin(
         return as_begun(settings, folder, config), manifest, config.rung_tokens()
     wanted = Wanted.of(config)
     if config.zero and wanted.compile == "auto":
-        wanted = replace(
-            wanted, compile=False
-        )  # hooks gather divided weights, and break the graph at each block
+        # Hooks gather divided weights, and break the graph at each block.
+        wanted = replace(wanted, compile=False)
     steps = planned_steps(settings, config.rung_tokens())
-    engine = choose(wanted, settings, steps=steps, expected=need.seconds, device=device, tell=tell)
+    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
     return settings.model_copy(update=engine.model_dump()), manifest, config.rung_tokens()
 
 
@@ -369,13 +368,14 @@ def places_of(study: Study, run: str, folder: Path | None = None) -> Places:
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None, gathers: bool = True,
+    threads: int | None = None, gathers: bool = True, wanted: Wanted | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
 
     Args:
         side_by_side: how many members train at a time on a CPU, one thread each; 1 gives each all of `threads` in turn.
         gathers: bring the study's runs.jsonl up to date at the end; one of many jobs leaves that to who collects.
+        wanted: how steps are computed, auto where a probe shall say; by default the plain engine, unprobed.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
@@ -384,13 +384,23 @@ def train_plan(
         torch.set_num_threads(threads)
     manifest = DataManifest.read(study.data / "data.json")
     device = pick_device(device)
+    side_by_side = 1 if device == "cuda" else side_by_side
+    if wanted is not None and side_by_side > 1:
+        wanted = replace(wanted, threads=1)
     jobs = []
     for planned in sorted(members, key=lambda planned: planned.flops):
         facts = TextFacts.of(manifest, planned.architecture)
         settings = settings_of_planned(planned, facts, device, seed=seed)
-        settings = as_begun(settings, study.run_folder(settings.run))
+        folder = study.run_folder(settings.run)
+        settings = as_begun(settings, folder)
         rungs = planned.rungs or (planned.tokens,)
-        check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
+        need = check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
+        if wanted is not None and not (folder / "run.json").exists():
+            steps = planned_steps(settings, rungs)
+            engine = choose(
+                wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell
+            )
+            settings = settings.model_copy(update=engine.model_dump())
         jobs.append(
             Job(
                 settings=settings,
@@ -403,7 +413,7 @@ def train_plan(
         )
     habits = Habits(device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
     try:
-        return climb_all(jobs, habits, stop, report, side_by_side=1 if device == "cuda" else side_by_side)
+        return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
     finally:
         if gathers:
             gather_runs(study.runs)

@@ -17,12 +17,17 @@ def ladder(
     plan: Annotated[Path, typer.Argument(help="A plan.json.")],
     data: Annotated[str, typer.Option("--data", help="Text file or folder, or stdlib.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Tokenizer folder or file.")] = None,
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", min=1, help="Members at a time, one CPU thread each; pays for small ones."),
+    ] = 1,
     study: StudyOption = Path("study"),
     seed: SeedOption = 0,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train every member of a plan to each of its rungs; what is done is not done again."""
+    from train.choose import Wanted
     from train.prepare import prepare
 
     from .train_verb import rung_facts, rung_table
@@ -32,7 +37,9 @@ def ladder(
     vocab = max((member.vocab_size for member in found.members), default=0)
     masked = any(member.architecture == "bert" for member in found.members)
     prepare(data, place.data, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
-    rungs = train_members(found, place, seed=seed, yes=yes, eval_tokens=EVAL_TOKENS)
+    rungs = train_members(
+        found, place, seed=seed, yes=yes, eval_tokens=EVAL_TOKENS, side_by_side=jobs, wanted=Wanted()
+    )
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})
     else:
