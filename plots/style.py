@@ -129,8 +129,10 @@ def log_losses(axes: Axes, which: str = "y") -> None:
     for step in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
         first, last = int(low / step) + 1, int(high / step)
         if last - first < 7:
+            axis.set_major_locator(FixedLocator([i * step for i in range(first, last + 1)]))
             break
-    axis.set_major_locator(FixedLocator([i * step for i in range(first, last + 1)]))
+    else:  # a loss that ran away: decades, not a tick for every five nats up to a million
+        axis.set_major_locator(LogLocator(numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from plots import frontier, promised, style, surface, training
@@ -218,3 +219,10 @@ def test_a_ladders_trunk_is_planned_once(seen):
     each = ladder.flops / ladder.tokens
     assert flops == pytest.approx(each * (0.8 * max(ladder.rungs) + 0.2 * sum(ladder.rungs)))
     assert flops < each * sum(ladder.rungs)
+
+
+def test_a_loss_that_ran_away_gets_a_handful_of_ticks():
+    axes = Figure().add_subplot()
+    axes.set_ylim(3.0, 1e6)
+    style.log_losses(axes)
+    assert 2 <= len(axes.yaxis.get_major_locator()()) <= 12
