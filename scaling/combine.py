@@ -16,12 +16,6 @@ from .starts import starts
 
 Array = NDArray[np.float64]
 DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
-# Prior of θ. Slopes of the two terms: Kaplan 0.08 to Porian 0.5, most 0.25 to 0.45. gamma: 0.35 to 1 over public tables.
-SLOPE, SLOPE_WIDTH = 0.35, 0.1
-LOG_GAMMA, LOG_GAMMA_WIDTH = float(np.log(0.7)), 0.4
-FLOOR_SHARE, FLOOR_WIDTH = 0.6, 0.3  # E as a share of the smallest loss, and the deviation of its logarithm
-TERM_SHARE, TERM_WIDTH = 0.3, 1.0  # each term in mid-data, as a share of the smallest loss
-WIDTHS = np.array([FLOOR_WIDTH, TERM_WIDTH, TERM_WIDTH, SLOPE_WIDTH, SLOPE_WIDTH, LOG_GAMMA_WIDTH])
 FEWEST_TRAINING_ROWS = 8
 FEWEST_HELD_ROWS = 2
 CUTS = (0.3, 0.5, 0.75, 1.0)  # decades of compute below the largest at which rollouts cut
@@ -32,6 +26,38 @@ UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' 
 USUAL_DRIFT = 0.005  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
 LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
 USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are few, and all from its cheap end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """Where the constants of public fits lie: normal, in the coordinates of `optimise`.
+
+    slope is of either term in log N or log D: Kaplan 0.08 to Porian 0.5, most 0.25 to 0.45. gamma is 0.35 to 1 over public
+    tables. The floor E and each term in mid-data are shares of the smallest loss. Widths are of logarithms, but the slope's.
+    """
+
+    slope: float = 0.35
+    slope_width: float = 0.1
+    gamma: float = 0.7
+    gamma_width: float = 0.4
+    floor: float = 0.6
+    floor_width: float = 0.3
+    term: float = 0.3
+    term_width: float = 1.0
+
+    def centre(self, log_smallest: float) -> Array:
+        """θ at the middle of the prior, for rows whose smallest log loss is given."""
+        floor, term = log_smallest + np.log([self.floor, self.term])
+        return np.array([floor, term, term, self.slope, self.slope, np.log(self.gamma)])
+
+    @property
+    def widths(self) -> Array:
+        """Standard deviation of each coordinate of θ."""
+        term, slope = self.term_width, self.slope_width
+        return np.array([self.floor_width, term, term, slope, slope, self.gamma_width])
+
+
+PRIOR = Prior()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,11 +87,12 @@ class Table:
     D: Array
     L: Array
     noise: float
+    prior: Prior = PRIOR
 
     @classmethod
-    def of(cls, N: Array, D: Array, L: Array) -> "Table":
+    def of(cls, N: Array, D: Array, L: Array, prior: Prior = PRIOR) -> "Table":
         """Weigh the rows by a first fit of the general form with hardly any prior."""
-        rough = cls(N=N, D=D, L=L, noise=1e-5)
+        rough = cls(N=N, D=D, L=L, noise=1e-5, prior=prior)
         few = rough.thinned()
         problem = few.problem(CANDIDATES[0])
         theta = solve(problem, CANDIDATES[0].shape)
@@ -89,10 +116,11 @@ class Table:
     def problem(self, candidate: Candidate) -> Problem:
         """The rows with the candidate's prior."""
         problem = Problem.of(self.N, self.D, self.L, delta=DELTA)
-        low = float(problem.y.min())
-        term = low + np.log(TERM_SHARE)
-        centre = np.array([low + np.log(FLOOR_SHARE), term, term, SLOPE, SLOPE, LOG_GAMMA])
-        return replace(problem, centre=centre, precision=candidate.strength * self.noise / WIDTHS**2)
+        return replace(
+            problem,
+            centre=self.prior.centre(float(problem.y.min())),
+            precision=candidate.strength * self.noise / self.prior.widths**2,
+        )
 
 
 def solve(problem: Problem, shape: Shape) -> Array:

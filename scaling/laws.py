@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from families.errors import BadInput
+from families.units import format_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Allocation:
     """The compute-optimal split of a budget: C FLOPs into N parameters and D tokens, and the loss it reaches."""
 
@@ -18,6 +19,13 @@ class Allocation:
     N: float
     D: float
     loss: float
+
+    def __repr__(self) -> str:
+        """As a notebook shows it."""
+        return (
+            f"{format_size(self.C)} FLOPs: N {format_size(self.N)}, D {format_size(self.D)}, "
+            f"D/N {self.tokens_per_param:.3g}, loss {self.loss:.4f}"
+        )
 
     @property
     def tokens_per_param(self) -> float:

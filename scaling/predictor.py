@@ -18,6 +18,7 @@ from .runs import Convention
 
 Array = NDArray[np.float64]
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
+SHOWN = 12  # points of a prediction that a notebook shows
 REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
 # Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
 # Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
@@ -94,7 +95,7 @@ class Extrapolation:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prediction:
     """Loss in nats per token with intervals for one run's loss: floats for one point, arrays for many.
 
@@ -105,6 +106,20 @@ class Prediction:
     interval_80: tuple[Any, Any] | None
     interval_95: tuple[Any, Any] | None
     extrapolation: Extrapolation
+
+    def __repr__(self) -> str:
+        """Losses with their intervals, a line each, as a notebook shows them."""
+        losses, lines = np.ravel(self.loss), []
+        for i, loss in enumerate(losses[:SHOWN].tolist()):
+            text = f"loss {loss:.4f}, perplexity {math.exp(loss):.4g}"
+            for level, interval in ((80, self.interval_80), (95, self.interval_95)):
+                if interval is not None:
+                    low, high = (float(np.ravel(edge)[i]) for edge in interval)
+                    text += f", {level} % {low:.4f} to {high:.4f}"
+            lines.append(text)
+        if len(losses) > SHOWN:
+            lines.append(f"… {len(losses)} losses in all")
+        return "\n".join([*lines, *filter(None, [self.extrapolation.message])])
 
     @property
     def perplexity(self) -> Any:

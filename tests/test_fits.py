@@ -351,3 +351,16 @@ def test_repeated_tokens_are_worth_less_and_their_worth_is_recovered():
 def test_fresh_tokens_are_left_as_they_are():
     N, D = np.array([1e8, 1e9]), np.array([1e9, 1e10])
     np.testing.assert_allclose(Repetition(R_N=5, R_D=15).effective(N, D, D), (N, D))
+
+
+def test_a_notebook_shows_a_fit_a_prediction_and_an_allocation_in_words():
+    found = fit(grid(BESIROGLU, noise=0.003), form="chinchilla", bootstrap=20)
+    assert repr(found).startswith("form ")
+    one = found.predict(1e9, 2e10)
+    assert repr(one).startswith(f"loss {one.loss:.4f}, perplexity ")
+    assert f"80 % {one.interval_80[0]:.4f} to {one.interval_80[1]:.4f}" in repr(one)
+    far = found.predict(np.full(20, 1e10), np.full(20, 2e12))
+    assert "… 20 losses in all" in repr(far)
+    assert "x the largest fitted" in repr(far)
+    assert "95 %" not in repr(fit(grid(BESIROGLU), form="chinchilla", bootstrap=0).predict(1e9, 2e10))
+    assert repr(found.allocate(1e21)).startswith("1e+21 FLOPs: N ")

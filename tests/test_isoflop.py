@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
+from scaling.fitextras import isoflop_report
+from scaling.fits import fit
 from scaling.isoflop import Verdict, approach_1, approach_2, bias_of_approach_2, isoflops, parabola
 from scaling.laws import Law
 from scaling.runs import Run, columns
@@ -103,3 +105,19 @@ def test_approach_1_follows_the_envelope_of_training_curves():
 def test_one_budget_gives_no_power_law():
     with pytest.raises(BadInput, match="needs at least 2"):
         approach_2(isoflops(sampled(SYMMETRIC, points=9, budgets=(6e18,))))
+
+
+def test_the_bias_of_approach_2_stands_beside_the_parametric_fit_and_after_it():
+    # PITFALLS row 6: shown, never alone.
+    runs = [
+        Run(run=f"{i}", params=N, tokens=D, loss=ASYMMETRIC.loss(N, D))
+        for i, (N, D) in enumerate(
+            zip(*(getattr(sampled(ASYMMETRIC, points=9), name).tolist() for name in "ND"), strict=True)
+        )
+    ]
+    found = fit(runs, form="chinchilla", bootstrap=0)
+    value, lines = isoflop_report(found, runs)
+    bias = value["bias_of_approach_2"]
+    assert bias["ratio"] > 1.2
+    assert f"on the fitted surface approach 2 would say {bias['ratio'] - 1:+.1%} of N*" in lines[-1]
+    assert "the parametric fit goes first" in lines[0]

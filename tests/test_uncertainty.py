@@ -13,7 +13,7 @@ from scaling.fitextras import sensitivity_report
 from scaling.fits import fit
 from scaling.laws import Law
 from scaling.optimise import ALPHA_, SHAPES, Problem, log_loss, minimise, objective
-from scaling.predictor import Status
+from scaling.predictor import Z_80, Status
 from scaling.runs import Run, columns
 from scaling.sensitivity import fan, profiles
 from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
@@ -105,6 +105,10 @@ def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
         for n, d in zip(N, D, strict=True)
     ]
     assert all(a < b for a, b in itertools.pairwise(widths))
+    # No narrower than what the rollouts inside the data say that two decades add.
+    calm = replace(found.predictor, drift=0.03)
+    low, high = calm.predict(N[2], D[2]).interval_80
+    assert np.log(high / low) > 2 * Z_80 * 0.03 * 2
     far = found.predict(N[2], D[2]).extrapolation
     assert far.compute_factor == pytest.approx(100)
     assert far.N_factor == pytest.approx(10)
