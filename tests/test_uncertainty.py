@@ -114,6 +114,8 @@ def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
     assert far.compute_factor == pytest.approx(100)
     assert far.N_factor == pytest.approx(10)
     assert "100x the largest" in far.message
+    assert "N is 10x outside the fitted range" in far.message
+    assert "D is 10x outside the fitted range" in far.message
     inside = found.predict(found.domain.N[0] * 2, found.domain.D[0] * 2).extrapolation
     assert inside.inside
     assert inside.message == ""
