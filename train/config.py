@@ -80,6 +80,11 @@ class TrainConfig(Record):
         default=None,
         description="steps: rungs at fractions of tokens; data: the same steps on fractions of the text, repeated.",
     )
+    jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Runs of a sweep at a time, a thread each (default: the cores where models are below 1M parameters).",
+    )
     fractions: tuple[float, ...] = Field(
         default=(0.25, 0.5, 1.0), description="Of ablate, comma-separated, each above 0 and at most 1."
     )

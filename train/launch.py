@@ -305,6 +305,11 @@ def begin(
         need=Need(n_positions=spec.n_positions, batch_size=batch),
         progress=lambda what, share: report(share, 1.0, what, True),
     )
+    if config.ablate == "data" and config.data_fraction < 1 and config.epochs is None:
+        # of what the run would read, which may be less than there is: its steps are to repeat it
+        there = count_windows(manifest, spec.n_positions) * spec.n_positions
+        part = config.data_fraction * min(1.0, config.tokens / there)
+        config = config.model_copy(update={"name": run_name(config), "data_fraction": part})
     windows = count_windows(manifest, spec.n_positions, config.data_fraction)
     if config.epochs is not None:
         config = config.model_copy(update={"tokens": config.epochs * windows * spec.n_positions})

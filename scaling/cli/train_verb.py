@@ -11,7 +11,10 @@ from ..study import open_study
 from .show import JsonOption, StudyOption, YesOption, note, print_json, say, table
 
 EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"
-_KEYS = "Keys: family, data, tokens (needed); out, seed, tokenizer, rungs, lr, batch_size, schedule, n_positions, …"
+_KEYS = (
+    "Keys: family, data, tokens (needed); out, seed, tokenizer, rungs, lr, batch_size, schedule, n_positions, init, "
+    "epochs, objective, ablate, … A list makes a sweep: lr=1e-3,2e-3 batch_size=8,16."
+)
 
 
 def train(
@@ -22,10 +25,15 @@ def train(
 ) -> None:
     """Train a member on real text, resumable, and record what it reaches on held-out text."""
     from train.config import TrainConfig
+    from train.sweep import entries, expand
 
     from .keyvalue import merge
 
-    config = merge(TrainConfig, words)
+    asked = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
+    if len(asked) > 1:
+        _sweep(asked, study, yes, as_json)
+        return
+    config = asked[0].config
     if config.devices > 1 and "RANK" not in os.environ:
         from train.workers import run_together
 
@@ -37,6 +45,27 @@ def train(
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})
         return
     say(rung_table(rungs))
+
+
+def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
+    from train.loop import stop_on_signals
+    from train.sweep import train_many, winners
+
+    from .progress import Progress
+
+    open_study(study)
+    bar = Progress()
+    with stop_on_signals() as stop:
+        rungs = train_many(asked, study, yes=yes, stop=stop, tell=note, report=bar.at)
+    bar.end()
+    best = winners(asked, rungs)
+    rows = [(rung, (i, j) in best) for i, found in enumerate(rungs) for j, rung in enumerate(found)]
+    if as_json:
+        print_json({"rungs": [{**rung_facts(rung), "best": mark} for rung, mark in rows]})
+        return
+    say(rung_table([rung for rung, _ in rows], [mark for _, mark in rows] if best else None))
+    if best:
+        say("* the best of its cell: the lowest loss of one model at one length")
 
 
 def _train(config: Any, study: Path, yes: bool) -> Any:
@@ -72,19 +101,20 @@ def rung_facts(rung: Any) -> dict[str, Any]:
     return {**facts.pop("observation"), **facts}
 
 
-def rung_table(rungs: Any) -> str:
-    """What the rungs reached."""
+def rung_table(rungs: Any, best: Any = None) -> str:
+    """What the rungs reached; the best of a sweep are marked."""
     from families.units import format_size
 
+    marks = [" *" if mark else "" for mark in best] if best else [""] * len(rungs)
     rows = [
         [
-            rung.observation.run,
+            rung.observation.run + mark,
             format_size(rung.observation.tokens),
             f"{rung.observation.loss:.4f} ± {rung.observation.loss_se:.4f}",
             f"{rung.perplexity:.2f}",
             "-" if rung.bits_per_byte is None else f"{rung.bits_per_byte:.3f}",
             "-" if rung.loss_per_word is None else f"{rung.loss_per_word:.2f}",
         ]
-        for rung in rungs
+        for rung, mark in zip(rungs, marks, strict=True)
     ]
     return table(["run", "tokens", "loss ± se", "perplexity", "bits/byte", "loss/word"], rows)

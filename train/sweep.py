@@ -1,0 +1,189 @@
+"""Many runs from one command: values in lists, and ablations of the text; and which of them was the best."""
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from families import params, train_flops_per_token
+from families.errors import BadInput
+from scaling.runs import gather_runs
+from scaling.study import Study
+
+from .config import TrainConfig
+from .ladder import Habits, planned_steps, rung_steps
+from .launch import begin, places_of, run_name, safe_name
+from .loop import Stop, pick_device
+from .pack import Job, Report, climb_all
+from .rung import RungFile
+
+# What a sweep is over: these are compared with each other, best first …
+TUNED = (
+    "lr", "batch_size", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "dropout", "init_std", "optimizer",
+)  # fmt: skip
+# … within each of these, which make a cell of their own. Seeds are averaged over.
+CELLS = ("family", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "init")
+SWEPT = (*TUNED, *CELLS, "seed")
+SMALL = 10**6  # parameters below which a model keeps one core busy and two waiting (docs/log.md)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One run of a sweep: its key=value words, and the values that it has of the lists."""
+
+    words: tuple[str, ...]
+    chosen: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What tells it apart in the name of the run; the family and the seed are in there anyway."""
+        return "-".join(
+            f"{key}{value.rstrip('/').rsplit('/', 1)[-1]}"
+            for key, value in self.chosen
+            if key not in ("family", "seed")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A run to be made, and where it stands: its cell, and what is compared within the cell."""
+
+    config: TrainConfig
+    cell: tuple[object, ...] = ()
+    tuned: tuple[object, ...] = ()
+
+
+def expand(words: Sequence[str]) -> tuple[Point, ...]:
+    """Every combination of the values that are given as lists: lr=1e-3,2e-3 batch_size=8,16 are four runs.
+
+    Raises:
+        BadInput: a value is empty or given twice.
+    """
+    lists: list[list[tuple[str, str]]] = []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in SWEPT or "," not in value:
+            continue
+        values = [part.strip() for part in value.split(",")]
+        if "" in values or len(set(values)) < len(values):
+            raise BadInput(f"{key} is {value!r}; each value of a sweep must be there, and once")
+        lists.append([(key, part) for part in values])
+    swept = {pairs[0][0] for pairs in lists}
+    fixed = tuple(word for word in words if word.partition("=")[0] not in swept)
+    return tuple(
+        Point(words=(*fixed, *(f"{key}={value}" for key, value in chosen)), chosen=chosen)
+        for chosen in itertools.product(*lists)
+    )
+
+
+def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
+    """The runs that were asked for, each with a name of its own; ablate=data makes one for each fraction.
+
+    Raises:
+        BadInput: two runs would have one name, or many runs one folder.
+    """
+    found = []
+    for point, config in points:
+        if point.label:
+            config = config.model_copy(update={"name": safe_name(f"{run_name(config)}-{point.label}")})
+        cell = tuple(pair for pair in point.chosen if pair[0] in CELLS)
+        tuned = tuple(pair for pair in point.chosen if pair[0] in TUNED)
+        for fraction in config.fractions if config.ablate == "data" else (config.data_fraction,):
+            one = config.model_copy(update={"data_fraction": fraction})
+            if config.name and fraction < 1:
+                one = one.model_copy(update={"name": safe_name(f"{config.name}-data{fraction:g}")})
+            found.append(Entry(config=one, cell=(*cell, fraction), tuned=tuned))
+    if len(found) > 1:
+        named: dict[str, int] = {}
+        for entry in found:
+            if entry.config.out is not None:
+                raise BadInput(f"out is {entry.config.out}, one folder; {len(found)} runs need --study")
+            if entry.config.devices > 1:
+                raise BadInput(f"devices is {entry.config.devices}; a sweep trains each run on one")
+            name = f"{run_name(entry.config)}-s{entry.config.seed}"
+            named[name] = named.get(name, 0) + 1
+            if named[name] > 1:
+                raise BadInput(
+                    f"two of the {len(found)} runs would be called {name}; give shorter values or names"
+                )
+    return tuple(found)
+
+
+def side_by_side(asked: int | None, configs: Sequence[TrainConfig], device: str) -> int:
+    """How many runs train at a time: as asked; by default one for each core where all models are small, on a CPU."""
+    if device != "cpu":
+        return 1
+    if asked is not None:
+        return asked
+    small = all(params(config.spec()) < SMALL for config in configs)
+    return len(os.sched_getaffinity(0)) if small else 1
+
+
+def train_many(
+    asked: Sequence[Entry], study: Path, *, yes: bool, stop: Stop, tell: Callable[[str], None], report: Report
+) -> tuple[tuple[RungFile, ...], ...]:
+    """Train every run, small ones side by side; the rungs of each, in the order of the runs.
+
+    Raises:
+        BadInput: as `launch.train`, before anything is trained.
+        Interrupted: asked to stop; every run is saved at the step it was at.
+    """
+    first = asked[0].config
+    device = pick_device(first.device)
+    at_once = side_by_side(first.jobs, [entry.config for entry in asked], device)
+    jobs, lengths = [], []
+    for entry in asked:
+        config = entry.config
+        if at_once > 1 and config.threads == "auto":
+            config = config.model_copy(update={"threads": 1})
+        folder = study / "runs" / f"{run_name(config)}-s{config.seed}"
+        settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
+        jobs.append(
+            Job(
+                settings=settings,
+                rungs=rungs,
+                places=places_of(Study(study), settings.run),
+                data=Study(study).data,
+                work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
+                steps=planned_steps(settings, rungs),
+            )
+        )
+        lengths.append(len({rung_steps(settings, tokens) for tokens in rungs}))
+    habits = Habits(
+        device=device,
+        log_every=first.log_every,
+        save_every=first.save_every,
+        eval_tokens=first.eval_tokens,
+        tell=tell,
+    )
+    try:
+        done = iter(climb_all(jobs, habits, stop, report, side_by_side=at_once))
+    finally:
+        gather_runs(study / "runs.jsonl")
+    return tuple(tuple(itertools.islice(done, length)) for length in lengths)
+
+
+def winners(asked: Sequence[Entry], rungs: Sequence[Sequence[RungFile]]) -> set[tuple[int, int]]:
+    """(run, rung) of the best of each cell: the lowest loss, in the mean over seeds, where there is a choice.
+
+    A cell is one model, context and fraction of the text at one rung; what differs within it are the tuned values.
+    """
+    losses: dict[tuple[object, ...], dict[tuple[object, ...], list[tuple[int, int]]]] = {}
+    for run, (entry, found) in enumerate(zip(asked, rungs, strict=True)):
+        for rung in range(len(found)):
+            place = (
+                len(found) - rung
+            )  # counted from the longest: rungs of a large batch may fall together at the short end
+            losses.setdefault((entry.cell, place), {}).setdefault(entry.tuned, []).append((run, rung))
+
+    def mean(places: list[tuple[int, int]]) -> float:
+        return math.fsum(rungs[run][rung].observation.loss for run, rung in places) / len(places)
+
+    best: set[tuple[int, int]] = set()
+    for cell in losses.values():
+        if len(cell) > 1:
+            lowest = min(cell.values(), key=mean)
+            best.update(lowest)
+    return best
