@@ -77,7 +77,10 @@ class RunCurves:
         branch = self.branches.get(steps, EMPTY)
         if self.underway.schedule == "cosine":
             return branch
-        return self.trunk.until(self.underway.to(steps).decay_starts).then(branch)
+        leaves = self.underway.to(steps).decay_starts
+        if len(branch.step):  # one that left between two checkpoints repeats steps of its trunk
+            leaves = min(leaves, int(branch.step[0]) - 1)
+        return self.trunk.until(leaves).then(branch)
 
     @property
     def last_step(self) -> int:
@@ -103,13 +106,13 @@ def read_run(folder: Path) -> RunCurves:
         raise BadInput(f"{folder} holds no underway.json; it is no run, or one that an older version began")
     underway = Underway.read(folder / "underway.json")
     branches, finals = {}, {}
-    for steps in underway.steps:
-        branch = folder / f"rung-{steps * underway.batch_tokens}"
+    for rung in underway.rungs:
+        branch = folder / rung.folder
         if (branch / "metrics.jsonl").exists():
-            branches[steps] = read_curve(branch / "metrics.jsonl")
+            branches[rung.steps] = read_curve(branch / "metrics.jsonl")
         final = _final(branch / "rung.json")
         if final is not None:
-            finals[steps] = final
+            finals[rung.steps] = final
     trunk = read_curve(folder / "trunk" / "metrics.jsonl")
     return RunCurves(name=underway.run, underway=underway, trunk=trunk, branches=branches, finals=finals)
 
@@ -140,14 +143,14 @@ def read_curve(path: Path) -> Curve:
     )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, whole: bool = False) -> Iterator[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    for line in lines:
+    for line in [text] if whole else text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -162,7 +165,6 @@ def _finite(value: Any) -> bool:
 
 def _final(path: Path) -> float | None:
     """The observed loss of a finished rung; its file is written whole or not at all."""
-    for row in [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []:
-        loss = row.get("observation", {}).get("loss")
-        return float(loss) if _finite(loss) else None
-    return None
+    rows = list(_rows(path, whole=True))
+    loss = rows[0].get("observation", {}).get("loss") if rows else None
+    return float(loss) if _finite(loss) else None

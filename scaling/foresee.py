@@ -19,22 +19,23 @@ MOST_LINES = 200  # of training loss; more are averaged, for speed
 
 # Chosen on the studies code-a and code-c of benchmarks/forecast.py; docs-b and code-d were held back (docs/log.md).
 # In units of the loss so far, so that they carry over to other sizes: (mean, standard deviation).
-_SLOPE, _GAIN, _SHIFT, _DRIFT = (0.065, 0.035), (0.07, 0.03), (0.0, 0.15), (0.0, 0.015)
-_ALPHA, _LOG_MEMORY = (0.45, 0.25), (math.log(12.0), 0.8)
+_SLOPE, _GAIN, _SHIFT, _DRIFT = (0.075, 0.025), (0.07, 0.03), (0.0, 0.15), (0.0, 0.015)
+_ALPHA, _LOG_MEMORY = (0.5, 0.15), (math.log(12.0), 0.8)
 # Between runs of one study, of level, slope, gain, shift, drift (shares of the loss), alpha and log memory, and of the
 # offset between a run's own curve and its loss on the whole eval set: the trend per e-fold of parameters, how far that
 # may be off, and the scatter of single runs around it.
-_TREND = np.array([-0.04, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-_TREND_SD = np.array([0.06, 0.01, 0.004, 0.01, 0.01, 0.06, 0.2, 0.006])
-_WANDER = np.array([0.015, 0.006, 0.0016, 0.006, 0.004, 0.06, 0.2, 0.003])
-_SCATTER = np.array([0.02, 0.006, 0.0025, 0.01, 0.006, 0.06, 0.25, 0.003])
+_TREND = np.array([-0.04, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0])
+_TREND_SD = np.array([0.06, 0.01, 0.004, 0.01, 0.01, 0.06, 0.2])
+_WANDER = np.array([0.015, 0.006, 0.0016, 0.006, 0.004, 0.1, 0.2])
+_SCATTER = np.array([0.02, 0.006, 0.0025, 0.01, 0.006, 0.08, 0.25])
 # What a sibling under another schedule may be off by, and the offset per e-fold of length, in the same units.
-_OTHER_SCHEDULE = np.array([0.015, 0.006, 0.02, 0.004, 0.004, 0.1, 0.5, 0.008])
-_OTHER_LENGTH = 0.015
-_LOOK_NOISE = 0.004  # of the loss: what a look wanders at constant rate, beyond any trend
+_OTHER_SCHEDULE = np.array([0.015, 0.006, 0.02, 0.004, 0.004, 0.1, 0.5])
+_SAME_LENGTH = 0.1  # log of the ratio of two rungs that count as equally long
+_OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
+_LOOK_NOISE = 0.006  # of the loss: what a look wanders at constant rate, beyond any trend
 _BORROWED = 0.3  # of a sibling's residual that may be its own
 _BEND = 0.1  # of a run's steps, which its siblings' law leaves out: the first bend is no power law
-_OWN_BEND = 0.3  # of the steps so far, where no sibling says what the bend looks like
+_OWN_BEND = 0.5  # of the steps so far, where no sibling says what the bend looks like
 _WIDEN, _MODEL_ERROR = 1.2, 0.004
 
 
@@ -55,7 +56,7 @@ class Foreseen:
     siblings: int
     trajectory: Trajectory
     profile: Profile
-    offset: float
+    offset: float  # of the target's loss from the curve's own at the end
 
     def interval(self, z: float) -> tuple[float, float]:
         """The loss give or take z standard deviations."""
@@ -69,13 +70,15 @@ class Foreseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """What one finished sibling teaches: its constants, how far its curve lies from its final loss, and its residuals."""
+    """What one finished sibling teaches: its constants, how its curve's end relates to its final loss, and its residuals."""
 
     log_params: float
     constants: Array  # level, slope, gain, shift, drift, alpha, log memory
     sd: Array
-    offset: float
-    offset_sd: float
+    ends: tuple[
+        tuple[float, float], ...
+    ]  # of each rung: the curve's last loss, and the loss on the whole eval set
+    residual: float | None  # of the law at the end of a rung of the run's own length and schedule
     other: bool  # it had another schedule
     lines: dict[float, float]  # by step: how much harder than expected the batches were
     looks: dict[float, float]
@@ -88,7 +91,8 @@ class School:
 
     lessons: tuple[Lesson, ...]
     prior: Prior
-    offset: tuple[float, float] | None  # mean and standard deviation; None where no sibling tells
+    ends: tuple[tuple[float, float], ...]
+    residual: float
     lines: dict[float, float]
     looks: dict[float, float]
 
@@ -111,7 +115,7 @@ def foresee(
         raise BadInput(f"{run.name} is finished; there is nothing left to foresee")
     curve = run.rung(rung) if until is None else run.rung(rung).until(until)
     reference = reference_of(run, rung)
-    school = attend(run, siblings, rung, reference, _last(curve))
+    school = attend(run, siblings, rung, reference, scale_of(curve))
     points = observe(run, rung, curve, school)
     if points is None:
         raise BadInput(
@@ -120,23 +124,28 @@ def foresee(
     trajectory = learn((points,), school.prior, reference)
     profile = Profile.of(run.underway.to(rung))
     mean, sd = trajectory.at(profile, np.array([float(rung)]))
-    offset, offset_sd = school.offset or (0.0, 0.0)
+    end = float(mean[0]) + school.residual
+    own = tuple(
+        _ends(run, shorter) for shorter in run.finals if shorter != rung and shorter <= (until or rung)
+    )
+    ends = school.ends + own
+    offset, offset_sd = offset_at(end, ends) if ends else (0.0, 0.0)
     looked = bool(len(curve.eval_step))
     return Foreseen(
         run=run.name,
         steps=rung,
         at_step=int(curve.step[-1]),
-        loss=float(mean[0]) + offset,
-        sd=math.hypot(_WIDEN * float(sd[0]), offset_sd, _MODEL_ERROR * float(mean[0])),
-        target="held-out" if school.offset else "glance" if looked else "training",
+        loss=end + offset,
+        sd=math.hypot(_WIDEN * float(sd[0]), offset_sd, _MODEL_ERROR * end),
+        target="held-out" if ends else "glance" if looked else "training",
         siblings=len(school.lessons),
         trajectory=trajectory,
         profile=profile,
-        offset=offset,
+        offset=school.residual + offset,
     )  # fmt: skip
 
 
-def _last(curve: Curve) -> float:
+def scale_of(curve: Curve) -> float:
     """The loss so far: the scale of the prior."""
     values = curve.eval_loss if len(curve.eval_loss) else curve.loss
     return float(np.mean(values[-3:])) if len(values) else 1.0
@@ -159,21 +168,16 @@ def attend(
     lessons = tuple(lesson for one in siblings if (lesson := study(one, run, steps, reference)) is not None)
     base = universal(scale)
     if not lessons:
-        return School(lessons=(), prior=base, offset=None, lines={}, looks={})
+        return School(lessons=(), prior=base, ends=(), residual=0.0, lines={}, looks={})
     here = math.log(run.underway.params)
     distance = np.array([lesson.log_params - here for lesson in lessons])
-    scales = np.array([scale] * 5 + [1.0, 1.0, scale])
-    values = np.array([[*lesson.constants, lesson.offset] for lesson in lessons])
-    sds = np.array(
-        [
-            np.hypot([*lesson.sd, lesson.offset_sd], lesson.other * _OTHER_SCHEDULE * scales)
-            for lesson in lessons
-        ]
-    )
-    own_mean = np.array([*base.mean, base.alpha[0], base.log_memory[0], 0.0])
-    own_sd = np.array([*base.sd, base.alpha[1], base.log_memory[1], scale])
-    means, deviations = np.empty(8), np.empty(8)
-    for i in range(8):
+    scales = np.array([scale] * 5 + [1.0, 1.0])
+    values = np.array([lesson.constants for lesson in lessons])
+    sds = np.array([np.hypot(lesson.sd, lesson.other * _OTHER_SCHEDULE * scales) for lesson in lessons])
+    own_mean = np.array([*base.mean, base.alpha[0], base.log_memory[0]])
+    own_sd = np.array([*base.sd, base.alpha[1], base.log_memory[1]])
+    means, deviations = np.empty(7), np.empty(7)
+    for i in range(7):
         size = scales[i]
         means[i], deviations[i] = at_own_size(
             distance, values[:, i], sds[:, i], before=(own_mean[i], own_sd[i]),
@@ -184,12 +188,14 @@ def attend(
         for lesson, one in zip(lessons, siblings, strict=False)
         if one.underway.batches == run.underway.batches
     ]
+    residuals = [lesson.residual for lesson in lessons if lesson.residual is not None]
     return School(
         lessons=lessons,
         prior=Prior(
             mean=means[:5], sd=deviations[:5], alpha=(means[5], deviations[5]), log_memory=(means[6], deviations[6])
         ),
-        offset=(float(means[7]), float(deviations[7])),
+ends=tuple(end for lesson in lessons for end in lesson.ends),
+        residual=sum(residuals) / (len(residuals) + 1),
         lines=_mean([lesson.lines for lesson in same]),
         looks=_mean([lesson.looks for lesson in same]),
     )  # fmt: skip
@@ -244,36 +250,59 @@ def study(sibling: RunCurves, run: RunCurves, steps: int, reference: float) -> L
             pieces.append(piece)
     if not pieces:
         return None
-    scale = _last(sibling.rung(longest))
+    scale = scale_of(sibling.rung(longest))
     trajectory = learn(tuple(pieces), universal(scale), here)
     constants, sd = trajectory.constants()
-    offsets: dict[int, float] = {}
     lines: dict[float, float] = {}
     looks: dict[float, float] = {}
     for length in sorted(sibling.finals):
         profile = Profile.of(sibling.underway.to(length))
         curve = sibling.rung(length)
         looked = bool(len(curve.eval_step))
-        end = trajectory.at(profile, np.array([float(length)]))[0][0]
-        offsets[length] = sibling.finals[length] - float(end)
         past = curve.middle > 1.5 * sibling.underway.warmup
         expected = trajectory.at(profile, np.maximum(curve.middle, 1.0), train=looked)[0]
         lines |= dict(zip(curve.step[past].tolist(), (curve.loss - expected)[past].tolist(), strict=True))
         if looked:
             expected = trajectory.at(profile, curve.eval_step)[0]
             looks |= dict(zip(curve.eval_step.tolist(), (curve.eval_loss - expected).tolist(), strict=True))
-    nearest = min(offsets, key=lambda one: abs(math.log(one / steps)))
+    nearest = min(sibling.finals, key=lambda one: abs(math.log(one / steps)))
+    other = sibling.underway.schedule != run.underway.schedule
+    residual = None
+    if not other and abs(math.log(nearest / steps)) < _SAME_LENGTH:
+        profile = Profile.of(sibling.underway.to(nearest))
+        law = float(trajectory.at(profile, np.array([float(nearest)]))[0][0])
+        residual = _ends(sibling, nearest)[0] - law
     return Lesson(
         log_params=math.log(sibling.underway.params),
         constants=constants,
         sd=sd,
-        offset=offsets[nearest],
-        offset_sd=_OTHER_LENGTH * scale * abs(math.log(nearest / steps)),
-        other=sibling.underway.schedule != run.underway.schedule,
+        ends=tuple(_ends(sibling, length) for length in sorted(sibling.finals)),
+        residual=residual,
+        other=other,
         lines=lines,
         looks=looks,
         looked=bool(looks),
     )
+
+
+def _ends(run: RunCurves, steps: int) -> tuple[float, float]:
+    """The last loss of a finished rung's curve, and its loss on the whole eval set."""
+    curve = run.rung(steps)
+    return (
+        float(curve.eval_loss[-1]) if len(curve.eval_step) else float(curve.loss[-3:].mean())
+    ), run.finals[steps]
+
+
+def offset_at(loss: float, ends: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """How far the whole eval set lies from a curve that ends at `loss`, a line through the finished rungs, and its deviation."""
+    here = np.array([end - loss for end, _ in ends])
+    values = np.array([final - end for end, final in ends])
+    design = np.column_stack([np.ones(len(ends)), here])
+    noise = _OFFSET_NOISE * loss
+    total = np.diag([loss**-2.0, _OFFSET_SLOPE[1] ** -2.0]) + design.T @ design / noise**2
+    right = np.array([0.0, _OFFSET_SLOPE[0] / _OFFSET_SLOPE[1] ** 2]) + design.T @ values / noise**2
+    covariance = np.linalg.inv(total)
+    return float((covariance @ right)[0]), math.hypot(math.sqrt(covariance[0, 0]), noise / 2)
 
 
 def observe(run: RunCurves, steps: int, curve: Curve, school: School) -> Points | None:

@@ -12,7 +12,7 @@ from scaling.files import now
 from scaling.ledger import Work, book
 from scaling.runs import Run, record_run
 from scaling.schedule import Schedule
-from scaling.underway import Underway
+from scaling.underway import RungAhead, Underway
 
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
 from .config import NOT_IDENTITY, Settings, TrainConfig
@@ -178,21 +178,29 @@ def _claim(settings: Settings, folder: Path) -> None:
 def _announce(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
     """Say in underway.json where the run is going, so that its end can be foreseen; rungs asked for later are added."""
     path = folder / "underway.json"
-    before = Underway.read(path).steps if path.exists() else ()
-    Underway(
+    rungs_ahead = tuple(
+        RungAhead(
+            steps=steps,
+            folder=branch_name(settings, steps),
+            cooldown=settings.cooldown if settings.schedule == "wsd" else 0.0,
+            shape=settings.cooldown_shape,
+        )
+        for steps in sorted({rung_steps(settings, tokens) for tokens in rungs})
+    )
+    asked = Underway(
         run=settings.run,
-        steps=tuple(sorted({*before, *(rung_steps(settings, tokens) for tokens in rungs)})),
+        rungs=rungs_ahead,
         batch_tokens=settings.batch_tokens,
         lr=settings.lr,
         warmup=settings.warmup,
         schedule=settings.schedule,
-        cooldown=settings.cooldown,
-        shape=settings.cooldown_shape,
         params=params(settings.spec()),
         params_non_embedding=params_non_embedding(settings.spec()),
         group=settings.group,
         batches=settings.order_of_batches(),
-    ).write(path)
+    )
+    before = Underway.read(path).rungs if path.exists() else ()
+    asked.model_copy(update={"rungs": before}).also(rungs_ahead).write(path)
 
 
 def _to_end(

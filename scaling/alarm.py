@@ -1,0 +1,190 @@
+"""Faults seen early: a run held against its finished siblings at the same step, and against its own earlier curve."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .curves import Curve, RunCurves
+from .foresee import School, attend, observe, reference_of, scale_of, spread
+from .trajectory import learn
+
+Array = NDArray[np.float64]
+Fault = Literal["diverging", "not learning", "repeating data"]
+
+# Chosen on the studies code-a and code-c of benchmarks/forecast.py; shares are of the loss (docs/log.md).
+_RECENT = 3  # lines whose mean is looked at
+_SIGMAS = 4.0
+# How far a healthy run may lie above or below all its siblings at the same step, beyond noise. A larger model is ahead of
+# smaller ones, by up to 6 % while the loss falls steeply, and was never more than 1.3 % behind.
+_BEHIND, _AHEAD = 0.045, 0.12
+_JUMP, _JUMP_ALONE = (
+    0.035,
+    0.07,
+)  # the least departure from its own earlier curve that counts; without siblings
+_JUMP_SIGMAS = 5.0
+_GAP = 0.12  # that training loss may fall below held-out loss, beyond what siblings show
+# A plateau: early, still near the first line's loss, and falling by less than this share of it per e-fold of steps.
+# Healthy runs fell by 0.083 to 0.25, runs with ten times the rate or shuffled labels by 0.066 at most.
+_PLATEAU, _NEAR_START, _EARLY = 0.075, 0.6, (0.065, 0.2)
+MOST_LOOKS = 80  # at a run's past
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """What is wrong, the step it was seen at, and the evidence in one clause."""
+
+    fault: Fault
+    step: int
+    evidence: str
+
+
+def first_alarm(run: RunCurves, siblings: Sequence[RunCurves], steps: int, since: int = 0) -> Alarm | None:
+    """The first line of a rung's curve, after step `since`, at which a fault showed."""
+    curve = run.rung(steps)
+    if not len(curve.step):
+        return None
+    school = attend(run, siblings, steps, reference_of(run, steps), scale_of(curve))
+    others = [expected_at_same_place(run, one, steps) for one in nearest(run, siblings)]
+    ends = curve.step[curve.step > since]
+    if len(ends) > MOST_LOOKS:
+        ends = ends[np.linspace(0, len(ends) - 1, MOST_LOOKS).round().astype(int)]
+    for end in ends:
+        found = alarm(run, steps, curve.until(float(end)), school, others)
+        if found is not None:
+            return found
+    return None
+
+
+def alarm(
+    run: RunCurves, steps: int, curve: Curve, school: School, others: Sequence[tuple[int, Array, Array]]
+) -> Alarm | None:
+    """Whether the last lines of a curve show a fault."""
+    if len(curve.step) < _RECENT + 1:
+        return None
+    return (
+        _gap(curve, school)
+        or _beside(run, curve, others)
+        or _before(run, steps, curve, school)
+        or _plateau(run, steps, curve)
+    )
+
+
+def nearest(run: RunCurves, siblings: Sequence[RunCurves], most: int = 3) -> list[RunCurves]:
+    """The siblings nearest in size."""
+    size = math.log(run.underway.params)
+    return sorted(siblings, key=lambda one: abs(math.log(one.underway.params) - size))[:most]
+
+
+def expected_at_same_place(run: RunCurves, sibling: RunCurves, steps: int) -> tuple[int, Array, Array]:
+    """A sibling's parameters, and its training loss by the run's own steps (equal tokens), from the rung nearest in length."""
+    length = min(sibling.finals, key=lambda one: abs(math.log(one / steps)))
+    curve = sibling.rung(length)
+    ratio = sibling.underway.batch_tokens / run.underway.batch_tokens
+    return sibling.underway.params, curve.step * ratio, curve.loss
+
+
+def _recent(curve: Curve) -> tuple[float, float, float]:
+    """Mean step and loss of the last lines, and the last step."""
+    return float(curve.middle[-_RECENT:].mean()), float(curve.loss[-_RECENT:].mean()), float(curve.step[-1])
+
+
+def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Array, Array]]) -> Alarm | None:
+    """Against siblings at the same step: above the highest of them, or below the lowest."""
+    _, mine, last = _recent(curve)
+    if not others or last < 2 * run.underway.warmup:
+        return None
+    first = float(curve.step[-_RECENT - 1])
+    theirs, sizes = [], []
+    for size, step, loss in others:
+        inside = (step > first) & (step <= last)
+        if inside.any() and step[-1] >= last:
+            theirs.append(float(loss[inside].mean()))
+            sizes.append(size)
+    if not theirs:
+        return None
+    noise = _SIGMAS * spread(curve.loss) / math.sqrt(_RECENT)
+    largest = run.underway.params >= max(sizes)
+    above, below = mine - max(theirs), min(theirs) - mine
+    if above > max(noise, (_BEHIND if largest else _AHEAD) * mine):
+        return _said("diverging", last, mine, above, "its siblings at the same step")
+    if below > max(noise, _AHEAD * mine):
+        return _said("repeating data", last, mine, -below, "its siblings at the same step")
+    return None
+
+
+def _before(run: RunCurves, steps: int, curve: Curve, school: School) -> Alarm | None:
+    """Against what its own earlier curve, under the schedule, led one to expect of the last lines."""
+    earlier = curve.until(float(curve.step[-_RECENT - 1]))
+    points = observe(run, steps, earlier, school)
+    if points is None or earlier.step[-1] < 0.1 * steps:
+        return None
+    trajectory = learn((points,), school.prior, reference_of(run, steps))
+    middle = curve.middle[-_RECENT:]
+    looked = bool(len(earlier.eval_step))
+    mean, sd = trajectory.at(points.profile, middle, train=looked)
+    harder = np.array([school.lines.get(float(step), math.nan) for step in curve.step[-_RECENT:]])
+    off = curve.loss[-_RECENT:] - mean - np.nan_to_num(harder)
+    noise = (
+        spread(earlier.loss)
+        if np.isnan(harder).any()
+        else float(np.median(points.noise[points.train > 0] if looked else points.noise))
+    )
+    single = np.hypot(noise, sd)
+    if not (np.all(off > 2 * single) or np.all(off < -2 * single)):
+        return None
+    mean_off, expected = float(off.mean()), float(mean.mean())
+    jump = (_JUMP if school.lessons else _JUMP_ALONE) * expected
+    if abs(mean_off) < max(_JUMP_SIGMAS * math.hypot(noise / math.sqrt(_RECENT), float(sd.mean())), jump):
+        return None
+    fault: Fault = "diverging" if mean_off > 0 else "repeating data"
+    return _said(
+        fault, float(curve.step[-1]), float(curve.loss[-_RECENT:].mean()), mean_off, "its own earlier curve"
+    )
+
+
+def _gap(curve: Curve, school: School) -> Alarm | None:
+    """Training loss far below the loss on held-out text: what is read has been read before."""
+    if not len(curve.eval_step):
+        return None
+    look = float(curve.eval_step[-1])
+    near = np.abs(curve.step - look) <= np.diff(curve.step[-2:])[0] * 1.5
+    training = float(curve.loss[near].mean()) if near.any() else math.nan
+    held = float(curve.eval_loss[-1])
+    usual = min(0.0, school.prior.mean[3]) if school.lessons else 0.0
+    if not math.isfinite(training) or training - held > usual - _GAP * held:
+        return None
+    return Alarm(
+        fault="repeating data",
+        step=int(curve.step[-1]),
+        evidence=f"training loss {training:.2f}, but {held:.2f} on held-out text",
+    )
+
+
+def _plateau(run: RunCurves, steps: int, curve: Curve) -> Alarm | None:
+    """Early, and the loss hardly falls."""
+    last = float(curve.step[-1])
+    if not (_EARLY[0] * steps <= last <= _EARLY[1] * steps) or last < 2 * run.underway.warmup:
+        return None
+    half = curve.middle > last / 2
+    if half.sum() < 3:
+        return None
+    slope = -float(np.polyfit(np.log(curve.middle[half]), curve.loss[half], 1)[0])
+    level = float(curve.loss[half].mean())
+    if slope > _PLATEAU * level or level < _NEAR_START * curve.loss[0]:
+        return None
+    return Alarm(
+        fault="not learning",
+        step=int(last),
+        evidence=f"training loss stays near {level:.2f}; it fell by {max(0.0, slope * math.log(2)):.2f} while the steps doubled",
+    )
+
+
+def _said(fault: Fault, step: float, loss: float, off: float, than: str) -> Alarm:
+    side = "above" if off > 0 else "below"
+    return Alarm(
+        fault=fault, step=int(step), evidence=f"training loss {loss:.2f}, {abs(off):.2f} {side} {than}"
+    )
