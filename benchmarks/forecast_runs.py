@@ -171,7 +171,7 @@ def _faulty(setup: Setup, settings: Settings, folder: Path, text: Text, fault: s
         return
     session: Session | None = None
     if late:
-        branching = json.loads((folder / "underway.json").read_text())["steps"][0]
+        branching = Underway.read(folder / "underway.json").steps[0]
         session = load_newest(settings, folder / "trunk", "cpu", at_most=branching, tell=print)
     if session is None:
         session = start(settings, "cpu")
@@ -187,7 +187,7 @@ def _faulty(setup: Setup, settings: Settings, folder: Path, text: Text, fault: s
     glance = glance_of(text.heldout, text.manifest, settings, LOG_EVERY)
     until = session.step + round(FAULTY_SHARE * setup.steps)
     try:
-        advance(session, schedule, until, tokens, metrics=metrics, log_every=LOG_EVERY, stop=Stop(),
+        advance(session, schedule, until, tokens, folder=metrics.parent, log_every=LOG_EVERY, stop=Stop(),
                 save=lambda: None, save_every=1e9, glance=glance)  # fmt: skip
     except Diverged as error:
         metrics.with_name("diverged.txt").write_text(str(error))
@@ -197,24 +197,24 @@ def collect(folder: Path) -> Iterator[dict[str, Any]]:
     """One object for each part of each run: what it logged, how it was made, and the loss that it came to."""
     for setup in SETUPS:
         for path in sorted((folder / setup.name / "runs").glob("*/*/metrics.jsonl")):
-            run = path.parents[1]
-            underway = Underway.read(run / "underway.json")
-            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            run, part = path.parents[1], path.parent.name
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             looks = [row for row in rows if "eval_loss" in row]
-            part = path.parent.name
             line: dict[str, Any] = {"study": setup.name, "run": run.name, "part": part}
-            if part == "trunk":
-                line["underway"] = underway.model_dump(
-                    mode="json", exclude={"kind", "version", "tool", "created_at", "inputs"}
-                )
-                line["text"], line["seed"] = setup.text, setup.seed
-                if (run / "constant.json").exists():
-                    line["constant"] = json.loads((run / "constant.json").read_text())
+            if part == "trunk" or "cosine" in run.name:
+                skip = {"kind", "version", "tool", "created_at", "inputs"}
+                line["underway"] = Underway.read(run / "underway.json").model_dump(mode="json", exclude=skip)
+                line["made"] = {
+                    "text": setup.text,
+                    "seed": setup.seed,
+                    "lr_factor": setup.lr,
+                    "held_back": setup.held_back,
+                }
+            if (run / "constant.json").exists() and part == "trunk":
+                line["constant"] = json.loads((run / "constant.json").read_text(encoding="utf-8"))
             rung = path.parent / "rung.json"
             if rung.exists():
-                line["final"] = json.loads(rung.read_text())["observation"]["loss"]
-            if part.startswith("fault"):
-                line["diverged"] = path.with_name("diverged.txt").exists()
+                line["final"] = round(json.loads(rung.read_text(encoding="utf-8"))["observation"]["loss"], 5)
             yield {
                 **line,
                 "step": [row["step"] for row in rows],

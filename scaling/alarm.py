@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .curves import Curve, RunCurves
 from .foresee import School, attend, observe, reference_of, scale_of, spread
 from .trajectory import learn
 
-Array = NDArray[np.float64]
 Fault = Literal["diverging", "not learning", "repeating data"]
 
 # Chosen on the studies code-a and code-c of benchmarks/forecast.py; shares are of the loss (docs/log.md).
@@ -27,9 +25,13 @@ _JUMP, _JUMP_ALONE = (
 )  # the least departure from its own earlier curve that counts; without siblings
 _JUMP_SIGMAS = 5.0
 _GAP = 0.12  # that training loss may fall below held-out loss, beyond what siblings show
-# A plateau: early, still near the first line's loss, and falling by less than this share of it per e-fold of steps.
-# Healthy runs fell by 0.083 to 0.25, runs with ten times the rate or shuffled labels by 0.066 at most.
-_PLATEAU, _NEAR_START, _EARLY = 0.075, 0.6, (0.065, 0.2)
+# Sluggish beside siblings that have begun to learn: behind them, and falling less than half as fast or with a gradient
+# norm well under theirs. Healthy runs fell at least 0.74 times as fast, with 0.99 of the norm; this rule was added after
+# docs-b, where text that took 70 steps to learn from looked like a plateau of its own.
+_LAG, _FALLS, _NORM, _BEGUN = 0.01, 0.5, 0.75, 0.04
+# A plateau, where there are no siblings: early, near the first line's loss, falling by less than this share per e-fold of
+# steps. Healthy runs fell by 0.054 or more by then.
+_PLATEAU, _NEAR_START, _EARLY = 0.03, 0.6, (0.08, 0.2)
 MOST_LOOKS = 80  # at a run's past
 
 
@@ -60,7 +62,7 @@ def first_alarm(run: RunCurves, siblings: Sequence[RunCurves], steps: int, since
 
 
 def alarm(
-    run: RunCurves, steps: int, curve: Curve, school: School, others: Sequence[tuple[int, Array, Array]]
+    run: RunCurves, steps: int, curve: Curve, school: School, others: Sequence[tuple[int, Curve]]
 ) -> Alarm | None:
     """Whether the last lines of a curve show a fault."""
     if len(curve.step) < _RECENT + 1:
@@ -69,7 +71,7 @@ def alarm(
         _gap(curve, school)
         or _beside(run, curve, others)
         or _before(run, steps, curve, school)
-        or _plateau(run, steps, curve)
+        or (_sluggish(run, steps, curve, others) if others else _plateau(run, steps, curve))
     )
 
 
@@ -79,12 +81,12 @@ def nearest(run: RunCurves, siblings: Sequence[RunCurves], most: int = 3) -> lis
     return sorted(siblings, key=lambda one: abs(math.log(one.underway.params) - size))[:most]
 
 
-def expected_at_same_place(run: RunCurves, sibling: RunCurves, steps: int) -> tuple[int, Array, Array]:
-    """A sibling's parameters, and its training loss by the run's own steps (equal tokens), from the rung nearest in length."""
+def expected_at_same_place(run: RunCurves, sibling: RunCurves, steps: int) -> tuple[int, Curve]:
+    """A sibling's parameters, and its curve by the run's own steps (equal tokens), from the rung nearest in length."""
     length = min(sibling.finals, key=lambda one: abs(math.log(one / steps)))
     curve = sibling.rung(length)
     ratio = sibling.underway.batch_tokens / run.underway.batch_tokens
-    return sibling.underway.params, curve.step * ratio, curve.loss
+    return sibling.underway.params, replace(curve, step=curve.step * ratio, eval_step=curve.eval_step * ratio)
 
 
 def _recent(curve: Curve) -> tuple[float, float, float]:
@@ -92,17 +94,17 @@ def _recent(curve: Curve) -> tuple[float, float, float]:
     return float(curve.middle[-_RECENT:].mean()), float(curve.loss[-_RECENT:].mean()), float(curve.step[-1])
 
 
-def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Array, Array]]) -> Alarm | None:
+def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
     """Against siblings at the same step: above the highest of them, or below the lowest."""
     _, mine, last = _recent(curve)
     if not others or last < 2 * run.underway.warmup:
         return None
     first = float(curve.step[-_RECENT - 1])
     theirs, sizes = [], []
-    for size, step, loss in others:
-        inside = (step > first) & (step <= last)
-        if inside.any() and step[-1] >= last:
-            theirs.append(float(loss[inside].mean()))
+    for size, other in others:
+        inside = (other.step > first) & (other.step <= last)
+        if inside.any() and other.step[-1] >= last:
+            theirs.append(float(other.loss[inside].mean()))
             sizes.append(size)
     if not theirs:
         return None
@@ -164,22 +166,52 @@ def _gap(curve: Curve, school: School) -> Alarm | None:
     )
 
 
-def _plateau(run: RunCurves, steps: int, curve: Curve) -> Alarm | None:
-    """Early, and the loss hardly falls."""
-    last = float(curve.step[-1])
-    if not (_EARLY[0] * steps <= last <= _EARLY[1] * steps) or last < 2 * run.underway.warmup:
+def _fall(curve: Curve) -> tuple[float, float] | None:
+    """Fall of the loss per e-fold of steps over the later half of the steps, as a share of the loss, and that loss."""
+    if not len(curve.step):
         return None
-    half = curve.middle > last / 2
+    half = curve.middle > curve.step[-1] / 2
     if half.sum() < 3:
         return None
-    slope = -float(np.polyfit(np.log(curve.middle[half]), curve.loss[half], 1)[0])
     level = float(curve.loss[half].mean())
-    if slope > _PLATEAU * level or level < _NEAR_START * curve.loss[0]:
+    return -float(np.polyfit(np.log(curve.middle[half]), curve.loss[half], 1)[0]) / level, level
+
+
+def _sluggish(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
+    """Early: siblings have begun to learn at the same step, and this run has not."""
+    last = float(curve.step[-1])
+    size, nearest_one = others[0]
+    theirs = nearest_one.until(last)
+    mine, other = _fall(curve), _fall(theirs)
+    if not (2 * run.underway.warmup <= last <= _EARLY[1] * steps) or mine is None or other is None:
+        return None
+    here, there = float(curve.loss[-_RECENT:].mean()), float(theirs.loss[-_RECENT:].mean())
+    norm = float(curve.norm[-_RECENT:].mean() / theirs.norm[-_RECENT:].mean())
+    behind = size <= run.underway.params and here > (1 + _LAG) * there and other[0] > _BEGUN
+    if not behind or (mine[0] > _FALLS * other[0] and not norm < _NORM):
         return None
     return Alarm(
         fault="not learning",
         step=int(last),
-        evidence=f"training loss stays near {level:.2f}; it fell by {max(0.0, slope * math.log(2)):.2f} while the steps doubled",
+        evidence=f"training loss {here:.2f}, {here - there:.2f} above a smaller sibling that falls "
+        f"{'faster' if mine[0] < other[0] else 'as fast'}; gradient norm {norm:.2f} of its",
+    )
+
+
+def _plateau(run: RunCurves, steps: int, curve: Curve) -> Alarm | None:
+    """Early, and the loss hardly falls."""
+    last = float(curve.step[-1])
+    fall = _fall(curve)
+    if not (_EARLY[0] * steps <= last <= _EARLY[1] * steps) or last < 2 * run.underway.warmup or fall is None:
+        return None
+    share, level = fall
+    if share > _PLATEAU or level < _NEAR_START * curve.loss[0]:
+        return None
+    fell = max(0.0, share * level * math.log(2))
+    return Alarm(
+        fault="not learning",
+        step=int(last),
+        evidence=f"training loss stays near {level:.2f}; it fell by {fell:.2f} while the steps doubled",
     )
 
 

@@ -167,4 +167,4 @@ def _final(path: Path) -> float | None:
     """The observed loss of a finished rung; its file is written whole or not at all."""
     rows = list(_rows(path, whole=True))
     loss = rows[0].get("observation", {}).get("loss") if rows else None
-    return float(loss) if _finite(loss) else None
+    return float(loss) if loss is not None and _finite(loss) else None

@@ -25,9 +25,9 @@ _ALPHA, _LOG_MEMORY = (0.5, 0.15), (math.log(12.0), 0.8)
 # offset between a run's own curve and its loss on the whole eval set: the trend per e-fold of parameters, how far that
 # may be off, and the scatter of single runs around it.
 _TREND = np.array([-0.04, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0])
-_TREND_SD = np.array([0.06, 0.01, 0.004, 0.01, 0.01, 0.06, 0.2])
-_WANDER = np.array([0.015, 0.006, 0.0016, 0.006, 0.004, 0.1, 0.2])
-_SCATTER = np.array([0.02, 0.006, 0.0025, 0.01, 0.006, 0.08, 0.25])
+_TREND_SD = np.array([0.06, 0.005, 0.004, 0.01, 0.01, 0.06, 0.2])
+_WANDER = np.array([0.015, 0.003, 0.0016, 0.006, 0.004, 0.1, 0.2])
+_SCATTER = np.array([0.02, 0.003, 0.0025, 0.01, 0.006, 0.08, 0.25])
 # What a sibling under another schedule may be off by, and the offset per e-fold of length, in the same units.
 _OTHER_SCHEDULE = np.array([0.015, 0.006, 0.02, 0.004, 0.004, 0.1, 0.5])
 _SAME_LENGTH = 0.1  # log of the ratio of two rungs that count as equally long
@@ -35,8 +35,9 @@ _OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
 _LOOK_NOISE = 0.006  # of the loss: what a look wanders at constant rate, beyond any trend
 _BORROWED = 0.3  # of a sibling's residual that may be its own
 _BEND = 0.1  # of a run's steps, which its siblings' law leaves out: the first bend is no power law
+_PAST = 0.5  # of the steps so far that may be left out for the bend, at most
 _OWN_BEND = 0.5  # of the steps so far, where no sibling says what the bend looks like
-_WIDEN, _MODEL_ERROR = 1.2, 0.004
+_WIDEN, _MODEL_ERROR = 1.0, 0.004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +313,7 @@ def observe(run: RunCurves, steps: int, curve: Curve, school: School) -> Points 
         return None
     last = float(curve.step[-1])
     begin = (
-        max(warm, min(_BEND * max(run.underway.steps), 0.5 * last))
+        max(warm, min(_BEND * max(run.underway.steps), _PAST * last))
         if school.lines
         else max(warm, _OWN_BEND * last)
     )

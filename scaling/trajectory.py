@@ -14,8 +14,8 @@ with S_k(s) the share of x from step k to s. For given alpha and memory the law 
 in its other constants: these are integrated out in closed form, and the two by a grid (variable projection with a prior).
 """
 
-import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class Profile:
     rate: Array  # in the middle of each cell
 
     @staticmethod
+    @lru_cache(maxsize=64)
     def of(schedule: Schedule) -> "Profile":
         """Cut finely where the rate falls."""
         steps = schedule.steps
@@ -52,8 +53,8 @@ class Profile:
                 [np.linspace(0, rises, 9), np.linspace(rises, falls, 9), np.linspace(falls, steps, CELLS)]
             )
         )
-        rate = np.array([schedule.lr(round(edge)) for edge in edges[:-1]] + [schedule.lr(steps - 1)])
-        rate = rate / schedule.peak
+        # of the step before each edge, so that the first cell of a cooldown begins at the peak
+        rate = np.array([schedule.lr(max(0, round(edge) - 1)) for edge in edges]) / schedule.peak
         rate[-1] = 0.0 if falls < steps else rate[-1]
         middle = (rate[1:] + rate[:-1]) / 2
         area = np.concatenate([[0.0], np.cumsum(middle**PROGRESS * np.diff(edges))])
@@ -169,8 +170,3 @@ def learn(points: tuple[Points, ...], prior: Prior, reference: float) -> Traject
     return Trajectory(
         reference=reference, weight=weight / weight.sum(), mean=prior.mean + shift, covariance=covariance
     )
-
-
-def log_spacing() -> float:
-    """Between neighbouring memories of the grid, in its logarithm."""
-    return math.log(MEMORIES[1] / MEMORIES[0])

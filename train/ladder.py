@@ -13,6 +13,7 @@ from scaling.ledger import Work, book
 from scaling.runs import Run, record_run
 from scaling.schedule import Schedule
 from scaling.underway import RungAhead, Underway
+from scaling.watch import Outlook
 
 from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
 from .config import NOT_IDENTITY, Settings, TrainConfig
@@ -240,6 +241,7 @@ def _advance(
     name, part = session.settings.run, folder.name
     habits.progress(before + session.step, f"{name} {part}", False)
     booked_step, booked_wall = session.step, session.wall_s
+    outlook = Outlook(places.folder, schedule.steps, silent=not session.world.first)
     last: Path | None = None
 
     def keep() -> None:
@@ -290,7 +292,7 @@ def _advance(
             save=keep,
             save_every=habits.save_every,
             progress=lambda step, loss: habits.progress(
-                before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}", True
+                before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}", True
             ),
             glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
         )

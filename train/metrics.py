@@ -45,7 +45,7 @@ def journal(folder: Path, step: int, *, writes: bool) -> Iterator[Journal]:
         try:
             for name in NAMES:
                 cut(folder / name, step)
-                files[name] = (folder / name).open("a", encoding="utf-8")
+                files[name] = (folder / name).open("a", buffering=1, encoding="utf-8")  # read as they grow
             yield Journal(files)
         finally:
             for file in files.values():
