@@ -67,12 +67,10 @@ def alarm(
     """Whether the last lines of a curve show a fault."""
     if len(curve.step) < _RECENT + 1:
         return None
-    return (
-        _gap(curve, school)
-        or _beside(run, curve, others)
-        or _before(run, steps, curve, school)
-        or (_sluggish(run, steps, curve, others) if others else _plateau(run, steps, curve))
-    )
+    found = _gap(curve, school) or _beside(run, curve, others) or _before(run, steps, curve, school)
+    if found is not None or not run.underway.fresh:  # what begins from trained weights need not fall
+        return found
+    return _sluggish(run, steps, curve, others) if others else _plateau(run, steps, curve)
 
 
 def nearest(run: RunCurves, siblings: Sequence[RunCurves], most: int = 3) -> list[RunCurves]:

@@ -125,7 +125,8 @@ def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
             other = read_run(path.parent)
         except BadInput:
             continue  # a neighbour's broken file says nothing about this run
-        if other.name != run.name and other.underway.group == run.underway.group and other.finals:
+        same = (other.underway.group, other.underway.fresh) == (run.underway.group, run.underway.fresh)
+        if other.name != run.name and same and other.finals:
             found.append(other)
     return tuple(found)
 

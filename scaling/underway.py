@@ -26,6 +26,7 @@ class Underway(Document):
 
     Args:
         rungs: by length, ascending; a run without rungs has one.
+        fresh: it begins from random weights, and so with a fall; else from a checkpoint's.
         batches: hash of what decides which tokens a step reads; runs that share it read the same batches in the same order.
     """
 
@@ -40,6 +41,7 @@ class Underway(Document):
     params: int
     params_non_embedding: int
     group: str = ""
+    fresh: bool = True
     batches: str = ""
 
     @property

@@ -198,6 +198,7 @@ def _announce(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
         params=params(settings.spec()),
         params_non_embedding=params_non_embedding(settings.spec()),
         group=settings.group,
+        fresh=not settings.init,
         batches=settings.order_of_batches(),
     )
     before = Underway.read(path).rungs if path.exists() else ()
