@@ -1,17 +1,22 @@
 """Checkpoints: Hugging Face folders that also hold what resume needs, written whole or not at all."""
 
+import errno
 import json
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from families.errors import BadInput
 from scaling.files import Document, sha256_file, whole_folder, write_whole
+from scaling.ledger import Work
 
 from .config import Settings
 from .loop import Session, start
@@ -22,6 +27,8 @@ from .tokenizer import END_OF_TEXT, MASKS
 _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
 _LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics
+_WATCH = "watch.losses"  # of the last steps: what a spike is held against
+_NOTHING = torch.empty(0)
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -40,6 +47,16 @@ class CheckpointFile(Document):
     pending_losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
     pending_norms: tuple[float, ...] = ()
     processes: int = 1  # that wrote it; any number can go on from it
+    starts_branch: bool = False  # a rung's cooldown begins here: never pruned
+    work: Work | None = None  # what the ledger is to hold for the steps since the checkpoint before
+
+    @classmethod
+    def found(cls, folder: Path) -> "CheckpointFile | None":
+        """A checkpoint's file, or None where it cannot be read."""
+        try:
+            return cls.read(folder / "checkpoint.json")
+        except BadInput:
+            return None
 
 
 def step_folder(parent: Path, step: int) -> Path:
@@ -54,7 +71,7 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    save_file(weights, folder / _WEIGHTS, metadata={"format": "pt"})
+    _write_tensors(weights, folder / _WEIGHTS)
     eos = model.config.eos_token_id
     write_whole(folder / "tokenizer.json", tokenizer.read_bytes())
     coder = Tokenizer.from_file(str(tokenizer))
@@ -71,16 +88,25 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     write_whole(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
 
 
-def weights_of(model: Any) -> dict[str, torch.Tensor]:
-    """Every weight in full, once, by its name; every process must ask."""
+def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight in full, once, with its name; every process must ask."""
     tied = set(model.all_tied_weights_keys)
     state: dict[str, torch.Tensor] = model.state_dict()
-    return {name: whole(weight.detach()) for name, weight in state.items() if name not in tied}
+    return ((name, whole(weight.detach())) for name, weight in state.items() if name not in tied)
 
 
 def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) -> None:
     """Write a finished model's folder; every process must ask, process 0 writes."""
-    weights = weights_of(model)
+    weights = {name: _copy(weight, world) for name, weight in weights_of(model)}
     if world.first:
         folder.mkdir(parents=True, exist_ok=True)
         write_model(model, weights, tokenizer, folder)
@@ -103,24 +129,28 @@ class Snapshot:
         """
         with whole_folder(folder) as place:
             write_model(self.model, self.weights, tokenizer, place)
-            save_file(self.state, place / _STATE)
+            _write_tensors(self.state, place / _STATE)
             hashes = {path.name: sha256_file(path) for path in sorted(place.iterdir())}
             CheckpointFile(inputs=hashes, **self.facts).write(place / "checkpoint.json")
 
 
-def snapshot(session: Session) -> Snapshot | None:
+def snapshot(session: Session, *, work: Work | None = None, starts_branch: bool = False) -> Snapshot | None:
     """Copy what resume needs. Every process must ask; process 0 gets it all, the others None."""
     world = session.world
-    weights = weights_of(session.model)
-    state = {**optimizer_state(session.optimizer, session.model), **_random_state(session)}
+    # One tensor at a time: what is divided among processes is never whole in all of them at once.
+    weights = {name: _copy(weight, world) for name, weight in weights_of(session.model)}
+    moments = optimizer_state(session.optimizer, session.model)
+    state = {name: _copy(value, world) for name, value in moments}
+    state.update(_random_state(session))
     losses = world.gather(torch.stack(session.losses)) if session.losses else torch.zeros(world.size, 0)
     if not world.first:
         return None
-    state[_LOSSES] = losses
+    state[_LOSSES] = losses.cpu()
+    state[_WATCH] = torch.tensor(list(session.watch.losses), dtype=torch.float64)
     return Snapshot(
         model=session.model,
-        weights={name: _copy(weight) for name, weight in weights.items()},
-        state={name: _copy(value) for name, value in state.items()},
+        weights=weights,
+        state=state,
         facts={
             "step": session.step,
             "wall_s": session.wall_s,
@@ -128,12 +158,14 @@ def snapshot(session: Session) -> Snapshot | None:
             "pending_losses": tuple(losses.mean(dim=0).tolist()),
             "pending_norms": tuple(float(norm) for norm in session.norms),
             "processes": world.size,
+            "starts_branch": starts_branch,
+            "work": work,
         },
     )
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _copy(tensor: torch.Tensor, world: World) -> torch.Tensor:
+    return tensor.to("cpu", copy=True).contiguous() if world.first else _NOTHING
 
 
 def save(session: Session, folder: Path, tokenizer: Path) -> None:
@@ -167,6 +199,14 @@ def checkpoints(parent: Path) -> list[tuple[int, Path]]:
     """(step, folder) of the checkpoints under a folder, oldest first."""
     found = [(int(match[1]), path) for path in parent.glob("step-*") if (match := _NAME.fullmatch(path.name))]
     return sorted(found)
+
+
+def discard(folder: Path) -> None:
+    """Remove a checkpoint: by one rename, so that a kill leaves no half of it under its name."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.replace(gone)
+    shutil.rmtree(gone)
 
 
 def check(settings: Settings, folder: Path) -> CheckpointFile:
@@ -214,6 +254,7 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
     losses = rows[world.rank].tolist() if len(rows) == world.size else facts.pending_losses
     session.losses = [torch.tensor(loss, device=device) for loss in losses]
     session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
+    session.watch.losses.extend(state.get(_WATCH, torch.zeros(0)).tolist())
     return session
 
 

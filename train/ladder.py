@@ -1,6 +1,5 @@
 """The checkpoint ladder: one trunk at constant learning rate, a cooldown branch for each rung, many observations."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,23 +8,24 @@ from pathlib import Path
 from families import params, params_non_embedding, train_flops_per_token
 from families.errors import BadInput
 from scaling.files import now
-from scaling.ledger import Work, book
+from scaling.ledger import Work
 from scaling.runs import Run, record_run
 from scaling.schedule import Schedule
 from scaling.underway import RungAhead, Underway
 from scaling.watch import Outlook
 
-from .checkpoint import checkpoints, load_newest, save, save_model, step_folder
+from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
 from .config import NOT_IDENTITY, Settings, TrainConfig
 from .data import Tokens
 from .epochs import best_model, end_epoch, epoch_ends, epochs_until, mean_train_loss
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
-from .loop import Session, Stop, advance, start
+from .loop import Diverged, Session, Stop, advance, start
 from .objective import objective_of
 from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
 from .product import leave
 from .rung import RungFile
+from .saver import Saver, check_room, keep_for_branch, recover
 
 
 class Interrupted(KeyboardInterrupt):
@@ -128,6 +128,7 @@ def climb(
     """
     world = habits.world
     world.do(lambda: _claim(settings, places.folder))
+    world.do(lambda: recover(places.folder, places.ledger))
     world.do(lambda: _announce(settings, rungs, places.folder))
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
@@ -138,6 +139,8 @@ def climb(
         branch = places.folder / branch_name(settings, steps)
         finished = branch / "rung.json"
         if not world.do(finished.exists):
+            micro_batch = world.do(lambda: Settings.read(places.folder / "run.json").micro_batch)
+            settings = settings.model_copy(update={"micro_batch": micro_batch})  # it may have been lowered
             session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
             result = evaluate(session.model, settings, held, habits.device, world=world)
             save_model(session.model, text.folder / "tokenizer.json", branch / "model", world)
@@ -146,7 +149,7 @@ def climb(
                 leave(branch, text.folder.parent, settings, rung, text.manifest)
                 rung.write(finished)
                 for _, folder in checkpoints(branch):
-                    shutil.rmtree(folder)
+                    discard(folder)
         rung = RungFile.model_validate_json(world.do(partial(_record, finished, places.runs)))
         habits.progress(before + steps, f"{settings.run} {branch.name}", False)
         before += steps if settings.schedule == "cosine" else schedule.cooldown_steps
@@ -209,6 +212,20 @@ def _to_end(
     settings: Settings, schedule: Schedule, branch: Path, text: Text, places: Places, habits: Habits, stop: Stop,
     before: int,
 ) -> Session:  # fmt: skip
+    """The session at the end of a rung, and everything of it saved."""
+    try:
+        with Saver(tokenizer=text.folder / "tokenizer.json", ledger=places.ledger) as saver:
+            return _reach(settings, schedule, branch, text, places, habits, stop, before, saver)
+    except Diverged as error:
+        good = checkpoints(branch) or checkpoints(places.folder / "trunk")
+        said = f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint had been written"
+        raise Diverged(f"{error}; {said}") from error
+
+
+def _reach(
+    settings: Settings, schedule: Schedule, branch: Path, text: Text, places: Places, habits: Habits, stop: Stop,
+    before: int, saver: Saver,
+) -> Session:  # fmt: skip
     """The session at the end of a rung: from its own checkpoint, else from the trunk, trained as far as it takes."""
     steps = schedule.steps
     world = habits.world
@@ -225,50 +242,47 @@ def _to_end(
                 f"{settings.run}: the cooldown of {branch.name} starts at step {starts} and the nearest checkpoint before is "
                 f"at step {session.step}; the steps between are trained again"
             )
-            _advance(session, schedule, starts, branch, text, places, habits, stop, before, saved_in=trunk)
+            _advance(
+                session, schedule, starts, branch, text, places, habits, stop, before, saver, saved_in=trunk
+            )
         elif session.step < starts:
-            _advance(session, schedule, starts, trunk, text, places, habits, stop, before)
+            _advance(session, schedule, starts, trunk, text, places, habits, stop, before, saver)
+        elif world.first:
+            keep_for_branch(step_folder(trunk, starts))
     if session.step < steps:
-        _advance(session, schedule, steps, branch, text, places, habits, stop, before)
+        _advance(session, schedule, steps, branch, text, places, habits, stop, before, saver)
     return session
 
 
 def _advance(
     session: Session, schedule: Schedule, until: int, folder: Path, text: Text, places: Places, habits: Habits,
-    stop: Stop, before: int, saved_in: Path | None = None,
+    stop: Stop, before: int, saver: Saver, saved_in: Path | None = None,
 ) -> None:  # fmt: skip
     """Train to a step, booking and saving what is done; a trunk keeps the checkpoints that branches start from."""
     parent = saved_in or folder
     name, part = session.settings.run, folder.name
     habits.progress(before + session.step, f"{name} {part}", False)
+    if session.world.first:
+        check_room(session, parent)
     booked_step, booked_wall = session.step, session.wall_s
     outlook = Outlook(places.folder, schedule.steps, silent=not session.world.first)
-    last: Path | None = None
 
     def keep() -> None:
-        nonlocal booked_step, booked_wall, last
-        target = step_folder(parent, session.step)
-        save(session, target, text.folder / "tokenizer.json")
-        if not session.world.first:
-            return
-        if last is not None and last != target:
-            shutil.rmtree(last, ignore_errors=True)
-        last = None if session.step == until else target
+        nonlocal booked_step, booked_wall
         tokens = (session.step - booked_step) * session.settings.batch_tokens
-        book(
-            places.ledger,
-            Work(
-                run=session.settings.run,
-                part=part,
-                from_step=booked_step,
-                to_step=session.step,
-                tokens=tokens,
-                flops=float(tokens * train_flops_per_token(session.settings.spec())),
-                wall_s=round(session.wall_s - booked_wall, 3),
-                settings_sha256=session.settings.identity(),
-                at=now(),
-            ),
+        work = Work(
+            run=session.settings.run,
+            part=part,
+            from_step=booked_step,
+            to_step=session.step,
+            tokens=tokens,
+            flops=float(tokens * train_flops_per_token(session.settings.spec())),
+            wall_s=round(session.wall_s - booked_wall, 3),
+            settings_sha256=session.settings.identity(),
+            at=now(),
         )
+        ends_trunk = parent.name == "trunk" and session.step == until
+        saver.save(session, step_folder(parent, session.step), work, starts_branch=ends_trunk)
         booked_step, booked_wall = session.step, session.wall_s
 
     ends = epoch_ends(session.settings, len(text.train))
@@ -295,6 +309,7 @@ def _advance(
             progress=lambda step, loss: habits.progress(
                 before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}", True
             ),
+            lower=lambda micro_batch, before: _lower(micro_batch, before, places.folder, habits.tell),
             glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
         )
         if not reached:
@@ -307,6 +322,15 @@ def _advance(
 def trunk_end(schedule: Schedule) -> int:
     """The last step of a rung that is the trunk's: where its cooldown begins."""
     return 0 if schedule.kind == "cosine" else schedule.decay_starts
+
+
+def _lower(micro_batch: int, before: int, folder: Path, tell: Callable[[str], None]) -> None:
+    """What goes on from here, and what resumes, takes the micro-batch that fits."""
+    path = folder / "run.json"
+    Settings.read(path).model_copy(update={"micro_batch": micro_batch}).write(path)
+    tell(
+        f"out of memory with micro_batch={before}: it is {micro_batch} from now on; the batch stays what it is"
+    )
 
 
 def _observe(

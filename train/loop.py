@@ -5,7 +5,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,11 +22,13 @@ from .config import Settings
 from .data import Tokens
 from .engine import compiled, frozen_collector, prepare_process
 from .init import load_weights
-from .metrics import journal
+from .memory import OutOfMemory, within_memory
+from .metrics import EVENTS, METRICS, TIMING, Journal, journal
 from .model import build
 from .objective import batch_of, objective_of
 from .optimizer import make_optimizer
 from .parallel import ALONE, World, divide, quietly, replicate, whole
+from .spikes import Watch
 
 _SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
 
@@ -50,6 +53,7 @@ class Session:
         default_factory=list
     )  # of the steps since the last line of metrics, each over this process's share of the batch
     norms: list[torch.Tensor] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,14 @@ def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[tor
 
     Returns the share's mean loss and the norm of the whole batch's gradient before clipping, both still on the device.
     """
-    pieces = examples.split(session.settings.micro_batch)
+    total = gradients(session, examples, session.settings.micro_batch)
+    return total, update(session, lr)
+
+
+def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> torch.Tensor:
+    """Leave the batch's mean gradient on the weights; returns the mean loss of this process's share."""
+    session.optimizer.zero_grad(set_to_none=True)
+    pieces = examples.split(micro_batch)
     total = torch.zeros((), device=session.device)
     for number, piece in enumerate(pieces, start=1):
         share = piece.shape[0] / examples.shape[0]
@@ -168,13 +179,18 @@ def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[tor
             loss = session.loss(piece)
             (loss * share).backward()
         total += loss.detach() * share
+    return total
+
+
+def update(session: Session, lr: float) -> torch.Tensor:
+    """Clip the gradient and take the step; returns the gradient's norm before."""
     norm = whole(torch.nn.utils.clip_grad_norm_(session.model.parameters(), session.settings.grad_clip))
     for group in session.optimizer.param_groups:
         group["lr"] = lr
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
     session.step += 1
-    return total, norm
+    return norm
 
 
 def to_device(array: np.ndarray[Any, np.dtype[np.int64]], device: str) -> torch.Tensor:
@@ -196,10 +212,15 @@ def advance(
     save_every: float,
     progress: Callable[[int, float], None] | None = None,
     glance: Glance | None = None,
+    lower: Callable[[int, int], None] = lambda micro_batch, before: None,
 ) -> bool:
     """Train to step `until`; True when it is reached, False when asked to stop before. Saves on the way and at the end.
 
+    Args:
+        lower: hears of a micro-batch that was lowered for want of memory, and of the one before it.
+
     Raises:
+        OutOfMemory: one sequence at a time is too much, or there are other processes, which cannot follow at once.
         Diverged: the loss is not finite; nothing is saved then, so the last checkpoint is good.
     """
     settings, world = session.settings, session.world
@@ -210,27 +231,30 @@ def advance(
         while session.step < until:
             examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
             lr = schedule.lr(session.step)
-            loss, norm = train_step(session, examples, lr)
+            loss = within_memory(
+                partial(gradients, session, examples),
+                session.settings.micro_batch,
+                len(examples),
+                partial(_lower, session, log, lower),
+            )
+            norm = update(session, lr)
             session.losses.append(loss)
             session.norms.append(norm)
             at_end = session.step >= until
             if at_end or session.step % log_every == 0:
-                mean = float(world.gather(torch.stack(session.losses)).mean(dim=0).mean())
-                if not math.isfinite(mean):
-                    raise Diverged(
-                        f"{settings.run}: the loss is {mean} at step {session.step} (learning rate {lr:g}); "
-                        "lower lr=, or lengthen warmup="
-                    )
+                losses, norms = _finite(session, lr)
+                _note_spikes(session, losses.tolist(), log)
                 looks = glance is not None and (at_end or session.step % glance.every == 0)
                 seen = {"eval_loss": glance.look(session)} if glance is not None and looks else {}
-                log.write("metrics.jsonl", step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                          grad_norm=float(torch.stack(session.norms).mean()), **seen)  # fmt: skip
+                mean = float(losses.mean())
+                log.write(METRICS, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
+                          grad_norm=float(norms.mean()), **seen)  # fmt: skip
                 session.losses, session.norms = [], []
                 moment = time.monotonic()
                 session.wall_s = wall_before + moment - began
                 rate = (session.step - logged_step) * settings.batch_tokens / max(moment - logged_at, 1e-9)
                 log.write(
-                    "timing.jsonl",
+                    TIMING,
                     step=session.step,
                     wall_s=round(session.wall_s, 3),
                     tokens_per_s=round(rate, 1),
@@ -241,6 +265,8 @@ def advance(
             due = world.first and time.monotonic() - last_saved > save_every
             wish = world.agree(_STOP if stop.asked else _SAVE if due else 0)
             if wish or at_end:
+                if session.losses:
+                    _finite(session, lr)
                 session.wall_s = wall_before + time.monotonic() - began
                 log.flush()
                 save()
@@ -248,3 +274,43 @@ def advance(
                 if wish == _STOP and not at_end:
                     return False
     return True
+
+
+def _finite(session: Session, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses (of the whole batch) and gradient norms of the steps since the last line; looked at before anything is saved.
+
+    Raises:
+        Diverged: one is not a number, which the weights then are not either.
+    """
+    losses = session.world.gather(torch.stack(session.losses)).mean(dim=0)
+    norms = torch.stack(session.norms)
+    good = (torch.isfinite(losses) & torch.isfinite(norms)).tolist()
+    if all(good):
+        return losses, norms
+    first = good.index(False)
+    step = session.step - len(good) + first + 1
+    what = f"loss is {float(losses[first])}" if not math.isfinite(losses[first]) else "gradient is not finite"
+    raise Diverged(
+        f"{session.settings.run}: the {what} at step {step} (learning rate {lr:g}); lower lr=, or lengthen warmup="
+    )
+
+
+def _note_spikes(session: Session, losses: list[float], log: Journal) -> None:
+    for step, loss in enumerate(losses, start=session.step - len(losses) + 1):
+        if spike := session.watch.look(step, loss):
+            log.write(EVENTS, **asdict(spike), event="spike")
+
+
+def _lower(
+    session: Session, log: Journal, hear: Callable[[int, int], None], micro_batch: int, before: int
+) -> None:
+    """Keep the lower micro-batch for the rest of the run, and write it down."""
+    session.settings = session.settings.model_copy(update={"micro_batch": micro_batch})
+    log.write(EVENTS, step=session.step, event="out of memory", micro_batch=micro_batch, before=before)
+    hear(micro_batch, before)
+    if session.world.size > 1:
+        raise OutOfMemory(
+            f"out of memory with micro_batch={before}; it is {micro_batch} from now on, "
+            "and the same command goes on from the last checkpoint",
+            lowered=True,
+        )

@@ -9,24 +9,34 @@ from typing import IO
 
 from scaling.files import writing
 
-NAMES = ("metrics.jsonl", "timing.jsonl")
+METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
 
 
 class Journal:
-    """The open files of a part of a run: metrics (what the numbers decide) and timing (what the machine decides)."""
+    """The files of a part of a run: metrics (what the numbers decide), timing (what the machine decides), and events."""
 
-    def __init__(self, files: dict[str, IO[str]]) -> None:
-        self._files = files
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder  # None: this process writes nothing
+        self._files: dict[str, IO[str]] = {}
 
     def write(self, name: str, **values: object) -> None:
-        """Add a line; only the process that has the files open does."""
-        if name in self._files:
-            self._files[name].write(json.dumps(values) + "\n")
+        """Add a line; an event opens its file when it happens."""
+        if self._folder is None:
+            return
+        if name not in self._files:
+            # line by line: others read it as it grows
+            self._files[name] = (self._folder / name).open("a", buffering=1, encoding="utf-8")
+        self._files[name].write(json.dumps(values) + "\n")
 
     def flush(self) -> None:
         """Hand everything to the system: a killed process loses nothing then."""
         for file in self._files.values():
             file.flush()
+
+    def close(self) -> None:
+        """Close what is open."""
+        for file in self._files.values():
+            file.close()
 
 
 @contextmanager
@@ -37,19 +47,17 @@ def journal(folder: Path, step: int, *, writes: bool) -> Iterator[Journal]:
         BadInput: a file cannot be written.
     """
     if not writes:
-        yield Journal({})
+        yield Journal(None)
         return
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        files: dict[str, IO[str]] = {}
+        for name in (METRICS, TIMING, EVENTS):
+            cut(folder / name, step)
+        log = Journal(folder)
         try:
-            for name in NAMES:
-                cut(folder / name, step)
-                files[name] = (folder / name).open("a", buffering=1, encoding="utf-8")  # read as they grow
-            yield Journal(files)
+            yield log
         finally:
-            for file in files.values():
-                file.close()
+            log.close()
 
 
 def cut(path: Path, step: int) -> None:

@@ -1,5 +1,6 @@
 """Optimisers, and their state as named tensors that a checkpoint can hold."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,14 +34,17 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
     )
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, torch.Tensor]:
-    """Every value that the optimiser keeps for each weight, as "value.weight"; numbers as tensors of 64 bits."""
+def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every value that the optimiser keeps for each weight, as "value.weight"; numbers as tensors of 64 bits.
+
+    Every process must ask: what is divided among them is gathered.
+    """
     names = {weight: name for name, weight in model.named_parameters()}
-    return {
-        f"{value}.{names[weight]}": _tensor(kept)
+    return (
+        (f"{value}.{names[weight]}", _tensor(kept))
         for weight, values in optimizer.state.items()
         for value, kept in values.items()
-    }
+    )
 
 
 def load_optimizer_state(
@@ -56,7 +60,7 @@ def load_optimizer_state(
 
 def _tensor(kept: Any) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
-        return whole(kept.detach()).cpu().contiguous()
+        return whole(kept.detach())
     return torch.tensor(kept, dtype=torch.int64 if isinstance(kept, int) else torch.float64)
 
 

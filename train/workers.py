@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,8 @@ from families.errors import RunFailed
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0  # for the others to notice that one has ended
 PARENT = "SCALING_PARENT"  # the process that started this one; workers end with it
+LOST = 75  # status of a process that cannot go on because another has ended (EX_TEMPFAIL)
+AGAIN = 76  # status of one that ran out of memory, and has lowered the micro-batch
 # `-P` and PYTHONSAFEPATH: a train.py of the current folder must not be run in place of ours.
 _START = "from scaling.cli import main; main()"
 
@@ -37,20 +39,28 @@ class _Worker:
         return lines[-1] if lines else ""
 
 
-def run_together(words: Sequence[str], devices: int) -> int:
+def run_together(words: Sequence[str], devices: int, tell: Callable[[str], None]) -> int:
     """Run the same command in so many processes; returns its exit status.
 
     Process 0 has this one's standard output and error. Signals that ask it to stop are passed on: the run saves and stops.
+    Where one ran out of memory and has lowered the micro-batch, all begin again from the last checkpoint.
 
     Raises:
         RunFailed: a process was killed, or ended without saying why.
     """
+    while True:
+        status, words_left = _together(words, devices)
+        if status != AGAIN:
+            return status
+        if words_left:
+            tell(words_left)
+
+
+def _together(words: Sequence[str], devices: int) -> tuple[int, str]:
     with tempfile.TemporaryDirectory(prefix="scaling-") as meeting:
         workers: list[_Worker] = []
-        asked: list[int] = []
 
         def pass_on(number: int, frame: FrameType | None) -> None:
-            asked.append(number)
             for worker in workers:
                 if worker.process.poll() is None:
                     worker.process.send_signal(number)
@@ -61,7 +71,8 @@ def run_together(words: Sequence[str], devices: int) -> int:
             for rank in range(devices):
                 workers.append(_start(words, rank, devices, Path(meeting)))
             _wait(workers)
-            return _status(workers, devices)
+            again = [worker for worker in workers if worker.process.poll() == AGAIN]
+            return (AGAIN, again[0].last_words()) if again else (_status(workers, devices), "")
         finally:
             _end(workers)
             for number, old in previous.items():
@@ -131,9 +142,6 @@ def _status(workers: Sequence[_Worker], devices: int) -> int:
     if any(code == LOST for code in codes.values()):
         raise RunFailed("the processes lost each other; the same command goes on from the last checkpoint")
     return 0
-
-
-LOST = 75  # status of a process that cannot go on because another has ended (EX_TEMPFAIL)
 
 
 def started_here() -> bool:

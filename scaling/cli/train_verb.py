@@ -37,7 +37,7 @@ def train(
     if config.devices > 1 and "RANK" not in os.environ:
         from train.workers import run_together
 
-        sys.exit(run_together(sys.argv[1:], config.devices))
+        sys.exit(run_together(sys.argv[1:], config.devices, note))
     rungs = _train(config, study, yes)
     if int(os.environ.get("RANK", "0")):
         return  # process 0 speaks for all
@@ -71,8 +71,9 @@ def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
 def _train(config: Any, study: Path, yes: bool) -> Any:
     from train.launch import train as launch
     from train.loop import stop_on_signals
+    from train.memory import OutOfMemory
     from train.parallel import PeerLost
-    from train.workers import LOST, end_with_parent, started_here
+    from train.workers import AGAIN, LOST, end_with_parent, started_here
 
     from .progress import Progress
 
@@ -88,6 +89,11 @@ def _train(config: Any, study: Path, yes: bool) -> Any:
     except PeerLost:
         if started_here():
             sys.exit(LOST)  # the process that started this one says what happened
+        raise
+    except OutOfMemory as error:
+        if started_here() and error.lowered:
+            note(str(error))
+            sys.exit(AGAIN)
         raise
     bar.end()
     return rungs

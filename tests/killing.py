@@ -1,0 +1,140 @@
+"""Kills a run again and again, for test_exact.py: torch is imported once, every attempt is a fork of that.
+
+python -m tests.killing FOLDER PROCESSES COMPILE KILLS trains FOLDER/whole undisturbed, and FOLDER/cut under fire,
+and prints what it did as JSON. Half of the kills come at a random moment, half at one of the calls that a save is made of.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import GPT2LMHeadModel
+
+import train.checkpoint
+import train.saver
+from train.config import TrainConfig
+from train.ladder import Habits, Places, Text, climb
+from train.launch import TextFacts, settings_of
+from train.loop import Stop
+from train.parallel import join
+from train.prepare import prepare
+
+from .test_data import write_corpus
+
+RUNGS = (768, 1536)  # tokens; 6 and 12 steps
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": 300}
+CALLS = [
+    (train.checkpoint, "save_file"), (train.checkpoint, "sha256_file"), (train.checkpoint.CheckpointFile, "write"),
+    (Path, "replace"), (os, "fsync"), (train.saver, "book"), (train.saver, "prune"), (shutil, "rmtree"),
+]  # fmt: skip
+
+
+def die_at(call):
+    """SIGKILL at the n-th of the calls that a save is made of: before it or, every other time, just after."""
+    left = [call]
+
+    def fatal(honest):
+        def wrapped(*inputs, **named):
+            left[0] -= 1
+            if left[0] == 0 and call % 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = honest(*inputs, **named)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return wrapped
+
+    for owner, name in CALLS:
+        setattr(owner, name, fatal(getattr(owner, name)))
+
+
+def attempt(folder, settings, text, rank, processes, meeting, fatal_call):
+    """One process of one attempt, in a fork; never returns."""
+    status = 1
+    try:
+        if processes > 1:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(processes),
+                SCALING_RENDEZVOUS=meeting.as_uri(),
+            )  # fmt: skip
+        if fatal_call:
+            die_at(fatal_call)
+        places = Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
+        with join(0, "cpu") as world:
+            climb(settings, RUNGS, text, places, Habits(log_every=3, save_every=1e-6, world=world), Stop())
+        status = 0
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if processes == 1 or "lost another" not in str(error):
+            status = 3
+    finally:
+        os._exit(status)
+
+
+def one_attempt(folder, settings, text, processes, *, delay=None, fatal_call=0):
+    """Start, kill if asked, and wait; returns the exit statuses, negative where killed."""
+    meeting = folder.parent / "meeting"
+    meeting.unlink(missing_ok=True)
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            attempt(folder, settings, text, rank, processes, meeting, fatal_call if rank == 0 else 0)
+        children.append(child)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(random.choice(children), signal.SIGKILL)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def main():
+    """Train one run whole, and another under fire."""
+    folder, processes, compiled, kills = (
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3] == "1",
+        int(sys.argv[4]),
+    )
+    torch.set_num_threads(1)
+    assert GPT2LMHeadModel  # imported lazily: once here, and not in every fork
+    random.seed(0)
+    text = Text.open(folder, prepare(str(write_corpus(folder / "corpus")), folder, vocab_size=300), 32)
+    config = TrainConfig.model_validate(
+        {"family": "tiny", "data": "x", "tokens": RUNGS[-1], "batch_size": 4, "lr": 3e-3, "warmup": 2, "dropout": 0.1, **SHAPE}
+    )  # fmt: skip
+    settings = settings_of(config, TextFacts.of(text.manifest, "gpt2"), "cpu")
+    if compiled:
+        settings = settings.model_copy(update={"compile": True})
+    for name in ("whole", "again"):  # the second is as long as an attempt is once everything is cached
+        began = time.monotonic()
+        assert one_attempt(folder / name, settings, text, processes) == [0] * processes
+        length = time.monotonic() - began
+    shutil.rmtree(folder / "again")
+    killed, finished = [], 0
+    while len(killed) < kills:
+        how = (
+            {"delay": random.uniform(0.1, 1.0) * length}
+            if len(killed) % 2
+            else {"fatal_call": random.randint(1, 60)}
+        )
+        codes = one_attempt(folder / "cut", settings, text, processes, **how)
+        assert all(code in (0, 1, -signal.SIGKILL) for code in codes), codes
+        if -signal.SIGKILL in codes:
+            killed.append(how)
+        if all(code == 0 for code in codes):
+            finished += 1
+            (folder / "cut").rename(folder / f"finished-{finished}")
+    assert one_attempt(folder / "cut", settings, text, processes) == [0] * processes
+    (folder / "cut").rename(folder / f"finished-{finished + 1}")
+    print(json.dumps({"killed": killed, "finished": finished + 1}))
+
+
+if __name__ == "__main__":
+    main()
