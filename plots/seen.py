@@ -1,6 +1,7 @@
 """What there is to look at in a study's folder: whatever files exist, read once, and what is missing said."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from scaling.seal import open_seal
 from scaling.study import Study, StudyFile, open_study
 
 Array = NDArray[np.float64]
+FEWEST_POINTS = 10  # of a curve that can be said to rise
+LARGEST_VOCABULARY = 262_144  # Gemma's
 BAD_SHARE = 0.5  # a report shows the good rows and names the bad ones; a fit is stricter
 
 
@@ -62,7 +65,9 @@ class Seen:
 
     @property
     def lawful(self) -> tuple[Run, ...]:
-        """Annealed runs that the law can be held against: its group, its eval set, its convention of N."""
+        """Annealed runs that the law can be held against: its group, its eval set, its convention of N; those that did
+        not learn are left out.
+        """
         if self.law is None:
             return tuple(run for run in self.runs if run.annealed)
         field = "params" if self.law.convention == "total" else "params_non_embedding"
@@ -70,6 +75,7 @@ class Seen:
             run
             for run in self.runs
             if run.annealed
+            and run.loss <= _guessing(run)
             and getattr(run, field) is not None
             and (not self.law.group or run.group == self.law.group)
             and (not self.law.eval_set or run.eval_set == self.law.eval_set)
@@ -88,10 +94,12 @@ def see(folder: Path) -> Seen:
         BadInput: a file is broken or newer than this program, or there is nothing to look at.
     """
     place = open_study(folder)
-    if not (written(place.runs) or place.law.exists() or place.plan.exists()):
+    if not (written(place.runs) or any(p.exists() for p in (place.law, place.plan, place.ladder))):
         if any(folder.glob("*/**/comparison.json")):
             return _studies(folder)
-        raise BadInput(f"{folder} holds no runs.jsonl, law.json or plan.json; there is nothing to report")
+        raise BadInput(
+            f"{folder} holds no runs.jsonl, law.json, plan.json or ladder.json; there is nothing to report"
+        )
     doubts: list[str] = []
     runs: tuple[Run, ...] = ()
     if written(place.runs):
@@ -177,18 +185,42 @@ def _missing(
 
 def _with_doubts(seen: Seen, doubts: list[str]) -> Seen:
     annealed = [run for run in seen.runs if run.annealed]
-    if seen.law is not None and len(seen.lawful) < len(annealed):
+    others = len([run for run in annealed if run.loss <= _guessing(run)]) - len(seen.lawful)
+    if seen.law is not None and others:
         doubts.append(
-            f"{len(annealed) - len(seen.lawful)} of {len(annealed)} runs have another group, eval set or "
+            f"{others} of {len(annealed)} runs have another group, eval set or "
             "count of N than the law; figures of the law leave them out"
         )
     sets = {run.eval_set for run in seen.runs}
     if len(sets) > 1:
         doubts.append(f"losses are on {len(sets)} eval sets: {', '.join(sorted(sets))}; they do not compare")
+    lost = dict.fromkeys(run.run for run in seen.runs if run.loss > _guessing(run))
+    if lost:
+        doubts.append(
+            f"{len(lost)} of the runs end{'s' if len(lost) == 1 else ''} above the loss of guessing and did not learn; figures "
+            f"of the law leave them out: {', '.join(list(lost)[:5])}"
+        )
+    rose = dict.fromkeys(c.run for c in seen.curves if c.part in ("", "trunk") and _rose(c.loss))
+    if rose:
+        doubts.append(
+            f"training loss rose instead of falling in {len(rose)} run{'s' if len(rose) > 1 else ''}, which diverged: "
+            f"{', '.join(list(rose)[:5])}"
+        )
     sizes = {run.params or run.params_non_embedding for run in seen.runs}
     if len(seen.runs) > 1 and len(sizes) == 1:
         doubts.append("all runs are of one size: how loss depends on N cannot be told")
     return replace(seen, doubts=tuple(doubts))
+
+
+def _rose(loss: Array) -> bool:
+    """Did the last tenth of a curve lie above its first tenth?"""
+    tenth = max(len(loss) // 10, 1)
+    return len(loss) >= FEWEST_POINTS and bool(loss[-tenth:].mean() > loss[:tenth].mean())
+
+
+def _guessing(run: Run) -> float:
+    """Nats per token of a model that has learned nothing: ln of the vocabulary, of the largest in use where none is named."""
+    return 1.05 * math.log(run.vocab_size or LARGEST_VOCABULARY)
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from .style import (
 
 Array = NDArray[np.float64]
 MOST_POINTS = 400  # of one curve; more cannot be seen
+FROM_MIDDLE = 3.0  # times the median loss shown: a run that diverges leaves the picture, not the others
 MOST_NAMED = 14  # lines that can be named at their ends
 
 
@@ -149,7 +150,8 @@ def learning_curves(
             ]
             + [np.array([r.loss for points in rungs.values() for r in points])]
         )
-        low, high = float(visible.min()), float(np.quantile(visible, 0.995))
+        low = float(visible.min())
+        high = min(float(np.quantile(visible, 0.995)), FROM_MIDDLE * float(np.median(visible)))
         axes.set_ylim(low / 1.04, high * 1.04)
         if predictor is not None:
             for name in names:

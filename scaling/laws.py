@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 from families.errors import BadInput
 from families.units import format_size
 
+LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Allocation:
@@ -69,7 +71,7 @@ class Law:
         """The N and D that minimise loss at C = k·N·D, in closed form (Hoffmann et al. 2022, eq. 4): gamma drops out.
 
         Raises:
-            BadInput: C is not positive, or the law lacks one of its two terms, so that no optimum exists.
+            BadInput: C is not positive, or the law lacks one of its two terms, or nearly so, and no optimum exists.
         """
         if not C > 0 or not math.isfinite(C):
             raise BadInput(f"compute must be positive, got {C:g} FLOPs")
@@ -79,7 +81,10 @@ class Law:
             )
         product = C / flops_per_param_token
         log_g = math.log(self.alpha * self.A / (self.beta * self.B)) / (self.alpha + self.beta)
-        N = math.exp(log_g + self.beta / (self.alpha + self.beta) * math.log(product))
+        log_N = log_g + self.beta / (self.alpha + self.beta) * math.log(product)
+        if max(abs(log_N), abs(math.log(product) - log_N)) > LARGEST_LOG:
+            raise BadInput("the law hardly depends on N or on D; its optimum lies beyond every size")
+        N = math.exp(log_N)
         D = product / N
         return Allocation(C=C, N=N, D=D, loss=self.loss(N, D))
 

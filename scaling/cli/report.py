@@ -30,8 +30,13 @@ def report(
         print_json({**values, "report": str(path)})
         return
     say(str(values["headline"]))
+    reasons: dict[str, list[str]] = {}
     for name, why in values["not_drawn"].items():
-        note(f"no figure {name}: {why}")
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        note(f"no figure {', '.join(names)}: {why}")
+    for line in values["doubts"]:
+        note(line)
     say(f"report: {path}")
 
 
