@@ -40,14 +40,15 @@ def read_epochs(folder: Path) -> tuple[Epoch, ...]:
 
 
 def end_epoch(
-    session: Session, number: int, part: Path, held: EvalSet, tokenizer: Path, tell: Callable[[str], None]
-) -> None:
+    session: Session, number: int, part: Path, train_loss: Callable[[], float | None], held: EvalSet, tokenizer: Path,
+    tell: Callable[[str], None],
+) -> None:  # fmt: skip
     """Score the held-out text at the end of an epoch, once; `part`/epoch-NUMBER keeps the model of the best one there."""
     world = session.world
     if world.do(lambda: any(epoch.step == session.step for epoch in read_epochs(part))):
         return
     result = evaluate(session.model, session.settings, held, session.device, world=world)
-    found = _epoch(number, session.step, result)
+    found = _epoch(number, session.step, world.do(train_loss), result)
     best_before = world.do(lambda: min((epoch.loss for epoch in _before(part, found)), default=math.inf))
     if found.loss < best_before:
         save_model(session.model, tokenizer, part / f".epoch-{number}", world)
@@ -72,7 +73,12 @@ def _replace(part: Path, name: str) -> None:
 
 
 def epochs_until(
-    settings: Settings, windows: int, result: Evaluation, branch: Path, trunk_end: int
+    settings: Settings,
+    windows: int,
+    result: Evaluation,
+    train_loss: float | None,
+    branch: Path,
+    trunk_end: int,
 ) -> tuple[Epoch, ...]:
     """The trunk's epochs up to its end, the branch's own, and the last, which is the rung's own evaluation."""
     if not settings.epochs:
@@ -80,12 +86,17 @@ def epochs_until(
     last = epoch_ends(settings, windows)[-1]
     noted = [epoch for epoch in read_epochs(branch.parent / "trunk") if epoch.step <= trunk_end]
     noted += [epoch for epoch in read_epochs(branch) if trunk_end < epoch.step < last]
-    return (*noted, _epoch(settings.epochs, last, result))
+    return (*noted, _epoch(settings.epochs, last, train_loss, result))
 
 
-def _epoch(number: int, step: int, result: Evaluation) -> Epoch:
+def _epoch(number: int, step: int, train_loss: float | None, result: Evaluation) -> Epoch:
     return Epoch(
-        epoch=number, step=step, loss=result.loss, loss_se=result.se, loss_per_word=result.loss_per_word
+        epoch=number,
+        step=step,
+        train_loss=train_loss,
+        loss=result.loss,
+        loss_se=result.se,
+        loss_per_word=result.loss_per_word,
     )
 
 

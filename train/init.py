@@ -51,14 +51,15 @@ def hub_answers() -> bool:
 def checkpoint_folder(name: str) -> Path:
     """The folder of a checkpoint: a path, what the hub's cache holds, or a download from the hub.
 
-    A rung's folder stands for the model in it.
+    A rung's folder stands for the model in it, and a run's for its longest rung's.
 
     Raises:
         BadInput: no such folder, no weights in a form that is safe to read, or a hub that does not answer.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        for folder in (path, path / "model"):
+        longest = sorted(path.glob("rung-*/model"), key=lambda model: int(model.parent.name.split("-")[1]))
+        for folder in (path, path / "model", *longest[-1:]):
             if (folder / "config.json").is_file():
                 return _with_weights(name, folder.resolve())
         raise BadInput(f"init is {name!r}, a folder without a config.json; it must be a Hugging Face model's")

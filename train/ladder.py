@@ -289,10 +289,17 @@ def _advance(
 
     def note() -> None:
         if session.step in ends and session.step < schedule.steps:  # the last is the rung's own evaluation
-            place = places.folder / "trunk" if session.step <= trunk_end(schedule) else folder
-            number = ends.index(session.step) + 1
+            trunk, began = (
+                places.folder / "trunk",
+                max((end for end in ends if end < session.step), default=0),
+            )
+            place = trunk if session.step <= trunk_end(schedule) else folder
+            lines = [(trunk, trunk_end(schedule)), (folder, session.step)]
             held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(session.settings))
-            end_epoch(session, number, place, held, text.folder / "tokenizer.json", habits.tell)
+            end_epoch(
+                session, ends.index(session.step) + 1, place, lambda: mean_train_loss(lines, began, session.step), held,
+                text.folder / "tokenizer.json", habits.tell,
+            )  # fmt: skip
 
     note()  # stopped between a save and its evaluation
     for end in (*(end for end in ends if session.step < end < until), until):
@@ -338,9 +345,12 @@ def _observe(
 ) -> RungFile:
     settings, spec = session.settings, session.settings.spec()
     branch = folder / branch_name(settings, session.step)
-    epoch_steps = max(1, round(len(text.train) / settings.batch_size))
+    ends = (0, *epoch_ends(settings, len(text.train)))
+    one_pass = round(len(text.train) / settings.batch_size)
+    pass_began = ends[-2] if settings.epochs else max(0, session.step - max(1, one_pass))
     parts = [(folder / "trunk", trunk_end(schedule)), (branch, session.step)]
-    epochs = epochs_until(settings, len(text.train), result, branch, trunk_end(schedule))
+    train_loss = mean_train_loss(parts, pass_began, session.step)
+    epochs = epochs_until(settings, len(text.train), result, train_loss, branch, trunk_end(schedule))
     tokens = session.step * settings.batch_tokens
     run = Run(
         run=settings.run,
@@ -376,7 +386,7 @@ def _observe(
         bits_per_byte=result.bits_per_byte,
         loss_per_word=result.loss_per_word,
         eval_tokens=result.tokens,
-        train_loss=mean_train_loss(parts, max(0, session.step - epoch_steps), session.step),
+        train_loss=train_loss,
         epochs=epochs,
         best_model=best_model(branch, epochs),
     )

@@ -30,6 +30,7 @@ from .pack import Job, Report, climb_all
 from .parallel import join
 from .prepare import DataManifest, Need, prepare
 from .rung import RungFile
+from .text import dataset_name
 
 # Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
 # tables people compare with.
@@ -83,7 +84,7 @@ class TextFacts:
             eos_token_id=manifest.eos_token_id,
             mask_token_id=manifest.mask_token_id,
             data_sha256=sha256_bytes(canonical_json([files, shards, manifest.heldout_sha256])),
-            dataset=Path(manifest.source).name,
+            dataset=dataset_name(manifest.source),
         )
 
 

@@ -12,10 +12,11 @@ MODEL = "model"  # the folder in a rung's own that Hugging Face's libraries load
 
 
 class Epoch(Record):
-    """The end of one epoch; losses in nats per predicted token."""
+    """The end of one epoch; losses in nats per predicted token, train_loss the mean over its steps."""
 
     epoch: int
     step: int
+    train_loss: float | None = None
     loss: float
     loss_se: float
     loss_per_word: float | None

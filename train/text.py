@@ -23,6 +23,12 @@ class Text:
     path: Path
 
 
+def dataset_name(data: str) -> str:
+    """What people call a text: the last part of its path, without the ending of a file of text."""
+    name = Path(data).name
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
 def find_texts(data: str) -> list[Text]:
     """The files of text under a path; `stdlib` is the running interpreter's library without its tests.
 

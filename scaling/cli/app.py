@@ -39,6 +39,7 @@ VERBS = (
     Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs."),
     Verb("validate", "validate:validate", "Load a checkpoint with transformers; measure it again."),
     Verb("watch", "watch:watch_run", "Forecast a run's final loss while it runs; warn early."),
+    Verb("table", "table_verb:table", "Finished runs as the table of a fine-tuning report."),
     Verb("compare", "compare:compare_study", "Open the seal and score its predictions."),
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "plot:plot", "Draw one figure of a study, or write its data."),
