@@ -1,10 +1,15 @@
 """A study: a folder that holds the files of one question, from the text to the report."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from families.errors import BadInput
+
 from .files import Document
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
 
 
 class StudyFile(Document):
@@ -87,3 +92,15 @@ def open_study(folder: Path) -> Study:
     if study.file.exists():
         StudyFile.read(study.file)
     return study
+
+
+def safe_name(text: str) -> str:
+    """A name that is one harmless folder, whatever was typed.
+
+    Raises:
+        BadInput: nothing is left of it.
+    """
+    name = _UNSAFE.sub("-", text).strip(".-")
+    if not name:
+        raise BadInput(f"name is {text!r}; it must hold letters or digits")
+    return name[:80]

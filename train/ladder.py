@@ -21,6 +21,7 @@ from .epochs import best_model, end_epoch, epoch_ends, epochs_until, mean_train_
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Diverged, Session, Stop, advance, start
 from .objective import objective_of
+from .owned import owned
 from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
 from .product import leave
@@ -122,10 +123,18 @@ def climb(
     uninterrupted run of its schedule.
 
     Raises:
-        BadInput: the folder holds a run with other settings, the text is too small, or nothing can be written.
+        BadInput: the folder holds a run with other settings or one that another process is training, the text is too small,
+            or nothing can be written.
         Interrupted: asked to stop; saved.
         Diverged: the loss is no longer finite.
     """
+    with owned(places.folder, habits.world, stop) as held:
+        return _climb(settings, rungs, text, places, habits, held)
+
+
+def _climb(
+    settings: Settings, rungs: tuple[int, ...], text: Text, places: Places, habits: Habits, stop: Stop
+) -> tuple[RungFile, ...]:
     world = habits.world
     world.do(lambda: _claim(settings, places.folder))
     world.do(lambda: recover(places.folder, places.ledger))

@@ -1,6 +1,5 @@
 """From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from scaling.machine import Engine
 from scaling.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
 from scaling.runs import gather_runs
-from scaling.study import Study
+from scaling.study import Study, safe_name
 
 from .autotune import Estimate, estimate, fitting_micro_batch
 from .choose import Wanted, choose
@@ -43,19 +42,6 @@ FINE_TUNING = {
 }
 FINE_TUNING_BATCH = 8
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
-_UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
-
-
-def safe_name(text: str) -> str:
-    """A name that is one harmless folder, whatever was typed.
-
-    Raises:
-        BadInput: nothing is left of it.
-    """
-    name = _UNSAFE.sub("-", text).strip(".-")
-    if not name:
-        raise BadInput(f"name is {text!r}; it must hold letters or digits")
-    return name[:80]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,12 +360,14 @@ def places_of(study: Study, run: str, folder: Path | None = None) -> Places:
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None, gathers: bool = True, wanted: Wanted | None = None,
+    threads: int | None = None, gathers: bool = True, zero: int = 0,
+    wanted: Wanted | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
 
     Args:
         side_by_side: how many members train at a time on a CPU, one thread each; 1 gives each all of `threads` in turn.
+        zero: 0 to 3, how a member is divided among the processes that a launcher has started.
         gathers: bring the study's runs.jsonl up to date at the end; one of many jobs leaves that to who collects.
         wanted: how steps are computed, auto where a probe shall say; by default the plain engine, unprobed.
 
@@ -390,36 +378,59 @@ def train_plan(
         torch.set_num_threads(threads)
     manifest = DataManifest.read(study.data / "data.json")
     device = pick_device(device)
-    side_by_side = 1 if device == "cuda" else side_by_side
-    if wanted is not None and side_by_side > 1:
-        wanted = replace(wanted, threads=1)
-    jobs = []
-    for planned in sorted(members, key=lambda planned: planned.flops):
-        facts = TextFacts.of(manifest, planned.architecture)
-        settings = settings_of_planned(planned, facts, device, seed=seed)
-        folder = study.run_folder(settings.run)
-        settings = as_begun(settings, folder)
-        rungs = planned.rungs or (planned.tokens,)
-        need = check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
-        if wanted is not None and not (folder / "run.json").exists():
-            steps = planned_steps(settings, rungs)
-            engine = choose(
-                wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell
+    with join(zero, device) as world:
+        if not world.first:
+            tell, report = _say_nothing, _report_nothing
+        if device == "cuda" or world.size > 1:
+            side_by_side = 1
+        if world.size > 1:
+            wanted = None  # a probe would measure one process
+        if wanted is not None and side_by_side > 1:
+            wanted = replace(wanted, threads=1)
+
+        def begin() -> list[str]:
+            return [
+                _to_go_on(planned, manifest, study, device, seed, yes, wanted, tell).model_dump_json()
+                for planned in sorted(members, key=lambda planned: planned.flops)
+            ]
+
+        jobs = []
+        for planned, said in zip(sorted(members, key=lambda one: one.flops), world.do(begin), strict=True):
+            settings, rungs = Settings.model_validate_json(said), planned.rungs or (planned.tokens,)
+            jobs.append(
+                Job(
+                    settings=settings,
+                    rungs=rungs,
+                    places=places_of(study, settings.run),
+                    data=study.data,
+                    work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
+                    steps=planned_steps(settings, rungs),
+                )
             )
-            settings = settings.model_copy(update=engine.model_dump())
-        jobs.append(
-            Job(
-                settings=settings,
-                rungs=rungs,
-                places=places_of(study, settings.run),
-                data=study.data,
-                work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
-                steps=planned_steps(settings, rungs),
-            )
-        )
-    habits = Habits(device=device, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
-    try:
-        return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
-    finally:
-        if gathers:
-            gather_runs(study.runs)
+        habits = Habits(device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
+        try:
+            return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
+        except (Diverged, Interrupted) as error:
+            if world.first:
+                raise
+            raise SystemExit(1) from error  # every process meets these at the same step, and one says so
+        finally:
+            if gathers and world.first:
+                gather_runs(study.runs)
+
+
+def _to_go_on(
+    planned: PlannedMember, manifest: DataManifest, study: Study, device: str, seed: int, yes: bool, wanted: Wanted | None,
+    tell: Callable[[str], None],
+) -> Settings:  # fmt: skip
+    """A planned member's settings for this text, once the machine has been asked whether it can, and how best."""
+    settings = settings_of_planned(planned, TextFacts.of(manifest, planned.architecture), device, seed=seed)
+    folder = study.run_folder(settings.run)
+    settings = as_begun(settings, folder)
+    rungs = planned.rungs or (planned.tokens,)
+    need = check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
+    if wanted is None or (folder / "run.json").exists():
+        return settings
+    steps = planned_steps(settings, rungs)
+    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
+    return settings.model_copy(update=engine.model_dump())

@@ -10,7 +10,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
-    from .app import build, usage_error
+    from .app import Stopped, build, usage_error
 
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
@@ -22,7 +22,7 @@ def main() -> None:
         fail(str(error))
     except RunFailed as error:
         fail(str(error), status=1)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Stopped) as error:
         print(f"scaling: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

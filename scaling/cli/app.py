@@ -48,6 +48,21 @@ VERBS = (
 )
 
 
+class Stopped(Exception):
+    """A KeyboardInterrupt and what it says: typer ends at one by itself, and says nothing."""
+
+
+class _Verbs(TyperGroup):
+    """The group of all verbs."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped(str(error)) from error
+
+
 class _LazyCommand(TyperCommand):
     """A verb's name and summary; the verb itself takes its place once it is called, asked for help or completed."""
 
@@ -79,6 +94,7 @@ def build() -> TyperGroup:
     """The whole command line."""
     app = typer.Typer(
         name="scaling",
+        cls=_Verbs,
         help=_HELP,
         no_args_is_help=True,
         add_completion=True,

@@ -1,49 +1,111 @@
-"""scaling ladder plan.json: train every member of a plan."""
+"""scaling ladder plan.json: train every member of a plan, here or on a cluster."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from families.errors import BadInput, RunFailed
+from families.units import nearest
 
 from ..planfile import PlanFile
 from ..study import Study, open_study
 from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
-EPILOG = "Example: scaling ladder plan.json --data text/ --study study"
+if TYPE_CHECKING:
+    from ..launcher import Sweep
+    from ..profile import Profile
+    from ..submission import Following
+
+EPILOG = "Example: scaling ladder plan.json --data text/ --launcher slurm --profile cluster.yaml"
 EVAL_TOKENS = 2**20  # held-out tokens scored at each rung, at most
+LAUNCHERS = ("local", "slurm")
 
 
 def ladder(
     plan: Annotated[Path, typer.Argument(help="A plan.json.")],
-    data: Annotated[str, typer.Option("--data", help="Text file or folder, or stdlib.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Text file or folder, or stdlib; not needed where it is in the study."),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Tokenizer folder or file.")] = None,
+    member: Annotated[
+        list[str] | None, typer.Option("--member", help="Only this member (again for more).")
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            "--launcher",
+            help="local: a process for each run; slurm: jobs. Default: one after the other, here.",
+        ),
+    ] = None,
+    profile: Annotated[Path | None, typer.Option("--profile", help="The cluster's profile.yaml.")] = None,
     jobs: Annotated[
         int,
-        typer.Option("--jobs", min=1, help="Members at a time, one CPU thread each; pays for small ones."),
+        typer.Option("--jobs", min=1, help="Members at a time here, one CPU thread each; pays for small ones."),
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Send the jobs and leave; do not follow them.")
+    ] = False,
+    zero: Annotated[
+        int,
+        typer.Option(
+            "--zero", min=0, max=3, help="Under torchrun: how a member is divided among its processes."
+        ),
+    ] = 0,
     study: StudyOption = Path("study"),
     seed: SeedOption = 0,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train every member of a plan to each of its rungs; what is done is not done again."""
-    from train.choose import Wanted
-    from train.prepare import prepare
-
-    from .train_verb import rung_facts, rung_table
-
     found = PlanFile.read(plan)
     place = open_study(study)
-    vocab = max((member.vocab_size for member in found.members), default=0)
-    masked = any(member.architecture == "bert" for member in found.members)
-    prepare(data, place.data, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
-    rungs = train_members(
-        found, place, seed=seed, yes=yes, eval_tokens=EVAL_TOKENS, side_by_side=jobs, wanted=Wanted()
-    )
-    if as_json:
-        print_json({"rungs": [rung_facts(rung) for rung in rungs]})
-    else:
-        say(rung_table(rungs))
+    if launcher is None:
+        only = [found.member(name) for name in member or ()]
+        _text(found, place, data, tokenizer)
+        chosen = found.model_copy(update={"members": tuple(only)}) if only else found
+        from train.choose import Wanted
+
+        habits = {"eval_tokens": EVAL_TOKENS, "side_by_side": jobs, "gathers": not only, "zero": zero}
+        rungs = train_members(chosen, place, seed=seed, yes=yes, wanted=Wanted(), **habits)
+        if not int(os.environ.get("RANK", "0")):  # process 0 speaks for all
+            _show(rungs, as_json)
+        return
+    if launcher not in LAUNCHERS:
+        raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
+    from ..launcher import sweep
+    from ..profile import Profile, read_profile
+
+    cluster = read_profile(profile) if profile else Profile()
+    wanted = sweep(found, plan, place, seed=seed, profile=cluster, only=member or ())
+    if launcher == "slurm":
+        _slurm(
+            wanted, cluster, found, (data, tokenizer), dry_run=dry_run, detach=detach, yes=yes, as_json=as_json
+        )
+        return
+    if dry_run:
+        import shlex
+
+        for task in wanted.left():
+            say(shlex.join(wanted.words(task)))
+        return
+    from ..localqueue import run_here
+    from ..runs import gather_runs
+    from .progress import Progress
+
+    _text(found, place, data, tokenizer)
+    bar = Progress()
+    try:
+        outcome = run_here(wanted, at_once=jobs, tell=note, progress=bar.at)
+    finally:
+        gather_runs(place.runs)
+    bar.end()
+    _end(wanted, outcome, as_json)
 
 
 def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
@@ -58,3 +120,81 @@ def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
         rungs = train_plan(plan.members, study, stop=stop, tell=note, report=bar.at, **habits)
     bar.end()
     return rungs
+
+
+def _text(plan: PlanFile, study: Study, data: str | None, tokenizer: str | None) -> None:
+    """Tokenise the text into the study, or take what is there."""
+    if data is None:
+        if not (study.data / "data.json").exists():
+            raise BadInput(f"{study.folder} has no text yet; say which with --data")
+        return
+    from train.prepare import prepare
+
+    vocab = max((member.vocab_size for member in plan.members), default=0)
+    masked = any(member.architecture == "bert" for member in plan.members)
+    prepare(data, study.data, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
+
+
+def _slurm(
+    wanted: "Sweep", profile: "Profile", plan: PlanFile, text: tuple[str | None, str | None], *,
+    dry_run: bool, detach: bool, yes: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from dataclasses import replace
+
+    from .. import slurm
+    from ..submission import follow, next_number, render, submit, tasks_left, under_way
+    from .progress import Progress
+
+    if dry_run:
+        for file in render(replace(wanted, tasks=wanted.left()), profile, next_number(wanted.study)):
+            say(f"# {file.name}")
+            say(file.text)
+        return
+    slurm.need_slurm()
+    sent = under_way(wanted)
+    left = tasks_left(wanted, sent)
+    if left:
+        _text(plan, wanted.study, *text)
+        sent |= submit(replace(wanted, tasks=tuple(left)), profile, anyway=yes)
+    jobs = sorted({one.number.split("_")[0] for one in sent.values()}, key=int)
+    if jobs:
+        note(f"{len(sent)} of {len(wanted.tasks)} members in Slurm as job {', '.join(jobs)}")
+    if detach:
+        if as_json:
+            print_json({"jobs": {member: one.number for member, one in sent.items()}})
+        return
+    bar = Progress()
+    try:
+        outcome = follow(wanted, sent, profile, tell=note, progress=bar.at)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"the jobs go on; the same command follows them again, scancel {' '.join(jobs)} ends them"
+        ) from error
+    bar.end()
+    _end(wanted, outcome, as_json)
+
+
+def _end(wanted: "Sweep", outcome: "Following", as_json: bool) -> None:
+    """Show what is there, and say what is not.
+
+    Raises:
+        RunFailed: a member is not done.
+    """
+    from train.rung import RungFile
+
+    from ..submission import refuse_failures
+
+    files = [path for task in wanted.tasks for path in task.rung_files(wanted.study) if path is not None]
+    rungs = [RungFile.read(path) for path in files]
+    _show(rungs, as_json, outcome.failed)
+    if failure := refuse_failures(outcome):
+        raise RunFailed(failure)
+
+
+def _show(rungs: Any, as_json: bool, failed: dict[str, str] | None = None) -> None:
+    from .train_verb import rung_facts, rung_table
+
+    if as_json:
+        print_json({"rungs": [rung_facts(rung) for rung in rungs], **({"failed": failed} if failed else {})})
+    elif rungs:
+        say(rung_table(rungs))

@@ -1,0 +1,249 @@
+"""Members trained by a real Slurm of two nodes: sweeps, preemption, and what goes wrong, said in one line.
+
+Slow, and needs Slurm: CI installs it (.ci/run).
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scaling.ledger import read_ledger
+from scaling.planfile import PlanFile
+from scaling.runs import read_runs
+from scaling.study import Study
+from scaling.submission import Submission
+
+from ..small_plan import planned, small_study
+from . import cluster as slurm
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+
+PROFILE = {"partition": "main", "time": "10:00", "memory": "1500M", "cpus": 2, "save_before": 60}
+LONG = {"width": 160, "steps": 700}  # a run that takes a while
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory):
+    """A folder that the second node does not have."""
+    return tmp_path_factory.mktemp("hidden")
+
+
+@pytest.fixture(scope="module")
+def cluster(hidden):
+    if gone := slurm.missing():
+        pytest.fail(f"these tests need Slurm; {', '.join(gone)} not installed: {slurm.INSTALL}")
+    with slurm.cluster(hidden_from_n2=hidden) as found:
+        yield found
+
+
+@pytest.fixture
+def empty(cluster):
+    """The queue, and that a test left it empty."""
+    yield cluster
+    assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
+
+
+def ladder(cluster, plan, study, *options, profile=None, timeout=240, **more):
+    """Run the command as a person would."""
+    path = plan.with_name(f"{study.folder.name}.yaml")
+    path.write_text(yaml.safe_dump({**PROFILE, **(profile or {})}))
+    return subprocess.run(
+        [Path(sys.executable).with_name("scaling"), "ladder", plan, "--study", study.folder, "--launcher", "slurm",
+         "--profile", path, *options],
+        capture_output=True, text=True, timeout=timeout, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **cluster.environment, **more},
+    )  # fmt: skip
+
+
+def states(cluster, job):
+    """Job or task to its node, of what has ended well."""
+    said = cluster.run("squeue", "--array", "--noheader", "--states=all", "--jobs", job, "--format=%i %T %N")
+    return {words[0]: words[2] for line in said.splitlines() if (words := line.split())[1] == "COMPLETED"}
+
+
+def submissions(study):
+    return [Submission.read(path) for path in sorted(study.folder.glob("slurm/*/submission.json"))]
+
+
+def test_a_sweep_of_four_runs_on_two_nodes_is_one_study(empty, tmp_path):
+    members = [
+        planned(name, width) for name, width in (("a", 32), ("b; touch pwned", 32), ("c", 48), ("d", 64))
+    ]
+    plan, study = small_study(tmp_path, *members, name="a study")
+    done = ladder(empty, plan, study, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["rungs"]) == 4
+    (sent,) = submissions(study)
+    (job,) = sent.jobs
+    assert job.members == tuple(member.member for member in members)
+    assert set(states(empty, job.job).values()) == {"n1", "n2"}
+    runs = read_runs(study.runs).runs
+    assert {run.run for run in runs} == {"a-s0", "b-touch-pwned-s0", "c-s0", "d-s0"}
+    assert study.runs.read_text().count("\n") == 5
+    for run in runs:
+        assert sum(work.tokens for work in read_ledger(study.ledger) if work.run == run.run) == run.tokens
+    again = ladder(empty, plan, study, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+    assert submissions(study) == [sent]
+    assert not list(Path.cwd().glob("pwned"))
+
+
+def let_it_train(log, begun, seconds=90):
+    """Until a job has begun to train for that time, and a while longer."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (
+            log.exists()
+            and sum(line.endswith("long-s0 trunk") for line in log.read_text().splitlines()) >= begun
+        ):
+            time.sleep(0.5)
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{log} does not show {begun} beginnings within {seconds} s: {log.read_text()}")
+
+
+def undisturbed(folder, study):
+    """Another study with the same text."""
+    other = Study(folder / "undisturbed")
+    other.folder.mkdir()
+    (other.folder / "data").symlink_to(study.data)
+    return other
+
+
+def alone_and_undisturbed(plan, study):
+    """The only rung of a plan, trained by one process without Slurm."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("scaling"), "ladder", plan, "--study", study.folder, "--yes", "--json"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (rung,) = json.loads(done.stdout)["rungs"]
+    return rung
+
+
+def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_been(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("long", **LONG))
+    sent = ladder(empty, plan, study, "--detach", "--json")
+    assert sent.returncode == 0, sent.stderr
+    job = json.loads(sent.stdout)["jobs"]["long"]
+    log = study.folder / "slurm" / "0001" / f"{job}.log"
+    let_it_train(log, 1)
+    # What Slurm sends ahead of a time limit: --signal=B:USR1, to the batch shell alone.
+    empty.run("scancel", "--batch", "--signal=USR1", job)
+    empty.wait_for(("squeue", "-h", "-j", job, "-o", "%T"), "PENDING", 30)
+    let_it_train(log, 2)
+    urgent = empty.run(
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=sleep 2",
+    ).strip()
+    empty.wait_for(("squeue", "-h", "-j", urgent, "-t", "all", "-o", "%T"), "COMPLETED", 60)
+    done = ladder(empty, plan, study, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(submissions(study)) == 1
+    assert log.read_text().count("is saved at step") == 2, log.read_text()
+    alone = undisturbed(tmp_path, study)
+    theirs = alone_and_undisturbed(plan, alone)
+    same = {"loss", "loss_se", "tokens", "compute", "perplexity", "bits_per_byte"}
+    (ours,) = json.loads(done.stdout)["rungs"]
+    assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+    for part in ("trunk", f"rung-{ours['tokens']:.0f}"):
+        mine, its = (place.run_folder("long-s0") / part / "metrics.jsonl" for place in (study, alone))
+        assert mine.read_bytes() == its.read_bytes()
+    entries = read_ledger(study.ledger)
+    steps = [(entry.from_step, entry.to_step) for entry in entries]
+    assert steps[0][0] == 0
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(steps))
+    assert len(entries) > len(read_ledger(alone.ledger))
+    for sums in ("tokens", "flops"):
+        ours, theirs = (sum(getattr(w, sums) for w in read_ledger(s.ledger)) for s in (study, alone))
+        assert ours == theirs
+
+
+def test_a_member_on_two_nodes_is_divided_among_them_and_is_the_run_of_one_process(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("wide", 64))
+    two = {"members": {"wide": {"nodes": 2, "zero": 3, "memory": "2500M"}}}
+    loopback = {"GLOO_SOCKET_IFNAME": "lo"}  # the nodes are one machine, whose name may not resolve
+    done = ladder(empty, plan, study, "--json", profile={**two, "environment": loopback})
+    log = next(study.folder.glob("slurm/0001/*.log"))
+    assert done.returncode == 0, done.stderr + log.read_text()
+    (sent,) = submissions(study)
+    assert sent.jobs[0].file == "wide-on-2-nodes.sbatch"
+    assert states(empty, sent.jobs[0].job)[sent.jobs[0].job] == "n[1-2]"
+    alone = undisturbed(tmp_path, study)
+    whole = alone_and_undisturbed(plan, alone)
+    (ours,) = json.loads(done.stdout)["rungs"]
+    assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert ours["tokens"] == sum(work.tokens for work in read_ledger(study.ledger)) == whole["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"partition": "mian"}, "partition is 'mian'; did you mean main?"),
+        ({"memory": "100G"}, "memory is 100G; the largest node of partition main, n2, has 3.91G"),
+        ({"partition": "asleep"}, "0 of 1 nodes up and 1 are needed (n9 is "),
+        ({"gres": "gpu:8"}, "Slurm refuses sweep.sbatch: Invalid generic resource"),
+    ],
+)
+def test_what_the_cluster_cannot_run_is_one_line_and_nothing_is_submitted(change, message, empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("a"), planned("big", 48))
+    found = ladder(empty, plan, study, "--json", profile=change)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert "nothing was submitted" in found.stderr
+
+
+def test_a_file_that_slurm_refuses_takes_the_ones_before_it_out_again(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("a"), planned("z", 48))
+    found = ladder(empty, plan, study, profile={"members": {"z": {"gres": "gpu:8"}}})
+    assert found.returncode == 2
+    assert "Slurm refuses sweep-2.sbatch" in found.stderr
+    assert read_states(empty) == {}
+
+
+def read_states(cluster):
+    said = cluster.run("squeue", "--array", "--noheader", "--states=PENDING,RUNNING", "--format=%i %T")
+    return dict(line.split() for line in said.splitlines())
+
+
+def test_a_node_that_never_starts_is_given_up_after_the_time_one_allows(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("a"))
+    late = {"partition": "asleep", "start_within": 3}
+    found = ladder(empty, plan, study, "--yes", profile=late)
+    assert found.returncode == 1
+    last = found.stderr.splitlines()[-1]
+    assert "1 of 1 members are not done: a: no node has started it within 3 s" in last
+    assert read_states(empty) == {}
+
+
+def test_a_node_that_does_not_see_the_study_is_named(empty, hidden):
+    plan, study = small_study(hidden, planned("a"))
+    found = ladder(empty, plan, study, profile={"partition": "second"})
+    assert found.returncode == 1
+    last = found.stderr.splitlines()[-1]
+    assert "on n2 does not see" in last
+    assert "a study must lie where every node can read and write it" in last
+
+
+def test_a_dry_run_prints_the_files_and_sends_nothing(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("a"), planned("b", 48))
+    found = ladder(empty, plan, study, "--dry-run")
+    assert found.returncode == 0, found.stderr
+    assert "#SBATCH --array=0-1" in found.stdout
+    assert not (study.folder / "slurm").exists()
+    assert [member.member for member in PlanFile.read(plan).members] == ["a", "b"]

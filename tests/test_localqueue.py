@@ -1,0 +1,158 @@
+"""A queue that is the study's folder: killed and begun again, or shared, it does everything once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from families.errors import BadInput
+from scaling.claims import claimed
+from scaling.launcher import sweep
+from scaling.localqueue import run_here
+from scaling.planfile import PlanFile
+from scaling.profile import Profile
+from scaling.study import Study
+
+from .small_plan import BATCH, planned
+
+# Stands for the program: claims the run, books that it worked, and leaves the observation that the queue looks for.
+STAND_IN = """#!{python}
+import json, pathlib, sys, time
+from scaling.claims import claimed
+words = sys.argv[1:]
+study, member = pathlib.Path(words[words.index("--study") + 1]), words[words.index("--member") + 1]
+folder = study / "runs" / (member + "-s0")
+with claimed(folder):
+    if (folder / "rung-{tokens}" / "rung.json").exists():
+        sys.exit(0)  # somebody was faster: the program does nothing again
+    if member == "bad":
+        print("scaling: the loss is nan at step 4", file=sys.stderr)
+        sys.exit(1)
+    time.sleep({seconds})
+    with (folder / "worked").open("a") as file:
+        file.write("once\\n")
+    (folder / "rung-{tokens}").mkdir()
+    (folder / "rung-{tokens}" / "rung.json").write_text(json.dumps({{"member": member}}))
+"""
+DRIVER = """
+import sys
+from tests.test_localqueue import queue
+queue(sys.argv[1], sys.argv[2:])
+"""
+
+
+def program(folder, seconds=0.0):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "scaling"
+    path.write_text(STAND_IN.format(python=sys.executable, seconds=seconds, tokens=16 * BATCH))
+    path.chmod(0o755)
+
+
+def queue(folder, names, at_once=2, told=lambda line: None, **profile):
+    plan = PlanFile(members=tuple(planned(name) for name in names))
+    chosen = Profile.model_validate({"command": f"{folder}/scaling", **profile})
+    wanted = sweep(plan, Path(folder) / "plan.json", Study(Path(folder) / "study"), seed=0, profile=chosen)
+    return run_here(
+        wanted, at_once=at_once, tell=told, progress=lambda *said: None, pause=lambda s: time.sleep(0.02)
+    )
+
+
+def worked(folder):
+    return {path.parent.name: path.read_text().count("once") for path in folder.glob("study/runs/*/worked")}
+
+
+def test_every_member_is_done_once_and_one_that_fails_does_not_stop_the_others(tmp_path):
+    program(tmp_path)
+    found = queue(tmp_path, ["a", "bad", "c"])
+    assert found.done == {"a", "c"}
+    assert "the loss is nan at step 4" in found.failed["bad"]
+    assert "logs/bad-s0.log" in found.failed["bad"]
+    again = queue(tmp_path, ["a", "c", "d"])
+    assert again.done == {"a", "c", "d"}
+    assert worked(tmp_path) == {"a-s0": 1, "c-s0": 1, "d-s0": 1}
+
+
+def driven(folder, names):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, folder, *names])
+
+
+def test_a_queue_that_is_killed_leaves_no_process_and_goes_on_where_it_was(tmp_path):
+    program(tmp_path, seconds=1.0)
+    killed = driven(tmp_path, ["a", "b", "c"])
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.glob("study/runs/*/claim-*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    owners = [json.loads(path.read_text())["pid"] for path in tmp_path.glob("study/runs/*/claim-*.json")]
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    time.sleep(0.3)
+    assert len(owners) == 2
+    assert not any(_runs(pid) for pid in owners)
+    assert worked(tmp_path) == {}
+    found = queue(tmp_path, ["a", "b", "c"])
+    assert found.done == {"a", "b", "c"}
+    assert worked(tmp_path) == {"a-s0": 1, "b-s0": 1, "c-s0": 1}
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_two_queues_on_one_study_share_the_work(tmp_path):
+    program(tmp_path, seconds=0.3)
+    names = ["a", "b", "c", "d"]
+    other = driven(tmp_path, names)
+    found = queue(tmp_path, names)
+    assert other.wait(60) == 0
+    assert found.done == set(names)
+    assert worked(tmp_path) == {f"{name}-s0": 1 for name in names}
+
+
+def test_a_run_that_somebody_else_is_training_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("scaling.localqueue.ELSEWHERE", 0.1)
+    program(tmp_path)
+    heard = []
+    with claimed(tmp_path / "study" / "runs" / "a-s0"):
+        other = driven(tmp_path, ["a"])
+        time.sleep(0.5)
+        assert worked(tmp_path) == {}
+        other.send_signal(signal.SIGTERM)
+        other.wait()
+    assert queue(tmp_path, ["a"], told=heard.append).done == {"a"}
+    assert heard == ["a is done"]
+
+
+def test_a_member_of_several_nodes_is_refused(tmp_path):
+    program(tmp_path)
+    with pytest.raises(BadInput, match="a needs 2 nodes; --launcher local has this one"):
+        queue(tmp_path, ["a"], nodes=2)
+
+
+@pytest.mark.slow
+def test_the_real_program_in_a_queue_gives_what_it_gives_alone(tmp_path, cli):
+    from .small_plan import small_study
+
+    plan, study = small_study(tmp_path, planned("a"), planned("b", 48))
+    _, alone = small_study(tmp_path, planned("a"), planned("b", 48), name="alone")
+    (tmp_path / "alone-plan.json").unlink()
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    queued = cli(
+        "ladder", plan, "--study", study.folder, "--launcher", "local", "--jobs", "2", "--json", **environment
+    )
+    assert queued.returncode == 0, queued.stderr
+    in_turn = cli("ladder", plan, "--study", alone.folder, "--yes", "--json", **environment)
+    assert in_turn.returncode == 0, in_turn.stderr
+    ours, theirs = (
+        [(rung["run"], rung["loss"]) for rung in json.loads(done.stdout)["rungs"]]
+        for done in (queued, in_turn)
+    )
+    assert ours == theirs
+    assert study.runs.read_text().count("\n") == 3
