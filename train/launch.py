@@ -360,8 +360,7 @@ def places_of(study: Study, run: str, folder: Path | None = None) -> Places:
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None, gathers: bool = True, zero: int = 0,
-    wanted: Wanted | None = None,
+    threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: Wanted | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
 
@@ -388,14 +387,14 @@ def train_plan(
         if wanted is not None and side_by_side > 1:
             wanted = replace(wanted, threads=1)
 
-        def begin() -> list[str]:
+        def asked() -> list[str]:
             return [
                 _to_go_on(planned, manifest, study, device, seed, yes, wanted, tell).model_dump_json()
                 for planned in sorted(members, key=lambda planned: planned.flops)
             ]
 
         jobs = []
-        for planned, said in zip(sorted(members, key=lambda one: one.flops), world.do(begin), strict=True):
+        for planned, said in zip(sorted(members, key=lambda one: one.flops), world.do(asked), strict=True):
             settings, rungs = Settings.model_validate_json(said), planned.rungs or (planned.tokens,)
             jobs.append(
                 Job(

@@ -43,7 +43,9 @@ def ladder(
     profile: Annotated[Path | None, typer.Option("--profile", help="The cluster's profile.yaml.")] = None,
     jobs: Annotated[
         int,
-        typer.Option("--jobs", min=1, help="Members at a time here, one CPU thread each; pays for small ones."),
+        typer.Option(
+            "--jobs", min=1, help="Members at a time here, one CPU thread each; pays for small ones."
+        ),
     ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
@@ -85,7 +87,14 @@ def ladder(
     wanted = sweep(found, plan, place, seed=seed, profile=cluster, only=member or ())
     if launcher == "slurm":
         _slurm(
-            wanted, cluster, found, (data, tokenizer), dry_run=dry_run, detach=detach, yes=yes, as_json=as_json
+            wanted,
+            cluster,
+            found,
+            (data, tokenizer),
+            dry_run=dry_run,
+            detach=detach,
+            yes=yes,
+            as_json=as_json,
         )
         return
     if dry_run:
