@@ -10,11 +10,11 @@ from pathlib import Path
 from families import params, train_flops_per_token
 from families.errors import BadInput
 from scaling.runs import gather_runs
-from scaling.study import Study
+from scaling.study import Study, safe_name
 
 from .config import TrainConfig
 from .ladder import Habits, planned_steps, rung_steps
-from .launch import begin, places_of, run_name, safe_name
+from .launch import begin, places_of, run_name
 from .loop import Stop, pick_device
 from .pack import Job, Report, climb_all
 from .rung import RungFile
