@@ -132,7 +132,9 @@ def asked(source: str, name: str, runs: tuple[Run, ...], *, quick: bool) -> list
     if not quick:
         wanted += [("earlier decades", before(runs, shift), "top-decade") for shift in SHIFTS]
         wanted += [("top 20 % of the rows", runs, "top-20%")]
-        wanted += [(f"{SHARE:.0%} of the runs", drawn(runs, seed), "top-decade") for seed in range(DRAWS)]
+        wanted += [
+            (f"{100 * SHARE:g} % of the runs", drawn(runs, seed), "top-decade") for seed in range(DRAWS)
+        ]
     seen: set[tuple[frozenset[Run], frozenset[Run]]] = set()
     found = []
     for kind, rows, holdout in wanted:
@@ -245,16 +247,16 @@ def text(result: dict[str, Any]) -> str:
     """The result for a person."""
     lines = [_header("top decade by group", ("fit/held", *FORMS, "default", "bias", "in 80 %", "width"))]
     lines += [
-        f"{g['group'][:24]:<25}{g['fit_rows']:>7}/{g['held_rows']:<3}"
+        f"{g['group'][:24]:<25}{g['fit_rows']:>5}/{g['held_rows']:<3}"
         + _cells(g[form] for form in (*FORMS, "default"))
-        + f"{g['bias']:>+11.2%}{g['coverage_80']:>11.0%}{g['relative_width_80']:>11.1%}  {g['apart']}"
+        + f"{g['bias']:>+9.2%}{g['coverage_80']:>9.0%}{g['relative_width_80']:>9.1%}  {g['apart']}"
         for g in result["groups"]
     ]
     lines += ["", _header("mean over cases", ("cases", *METHODS, "/chinch.", "/mean", ">1.15"))]
     lines += [
-        f"{kind:<25}{s['cases']:>11}"
+        f"{kind:<25}{s['cases']:>9}"
         + _cells(s[name] for name in METHODS)
-        + f"{s['over_chinchilla']:>11.2f}{s['over_mean']:>11.2f}{s['notably_worse']:>11.0%}"
+        + f"{s['over_chinchilla']:>9.2f}{s['over_mean']:>9.2f}{s['notably_worse']:>9.0%}"
         for kind, s in result["splits"].items()
     ]
     lines.append(
@@ -269,7 +271,7 @@ def text(result: dict[str, Any]) -> str:
     if result["notably_worse"]:
         lines += ["", _header("worst of these cases", ("fit/held", *METHODS))]
         lines += [
-            f"{c['group'][:24]:<25}{c['fit_rows']:>7}/{c['held_rows']:<3}"
+            f"{c['group'][:24]:<25}{c['fit_rows']:>5}/{c['held_rows']:<3}"
             + _cells(c[name] for name in METHODS)
             + f"  {c['kind']}"
             for c in result["notably_worse"][:12]
@@ -295,11 +297,11 @@ def text(result: dict[str, Any]) -> str:
 
 
 def _header(title: str, columns: Sequence[str]) -> str:
-    return f"{title:<25}" + "".join(f"{name:>11}" for name in columns)
+    return f"{title:<25}" + "".join(f"{name.replace('chinchilla', 'chinch.'):>9}" for name in columns)
 
 
 def _cells(values: Iterable[float]) -> str:
-    return "".join(f"{value:>11.2%}" for value in values)
+    return "".join(f"{value:>9.2%}" for value in values)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def profile(profiles: Sequence[Profile]) -> Figure:
         panels[0].set_ylabel("rise of the misfit, χ²")
         panels[0].set_ylim(0, CEILING * CHI_SQUARE[95])
     found = [_bounds(one) for one in profiles]
-    return conclude(figure, "The misfit alone leaves " + ", ".join(found) + " (95 %)")
+    return conclude(figure, "At 95 %, " + ", ".join(found))
 
 
 def _panel(axes: Axes, one: Profile) -> None:

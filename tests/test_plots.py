@@ -10,11 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from families.errors import BadInput
-from plots import frontier, promised, style, surface, training
+from plots import frontier, profile, promised, style, surface, training
 from plots.figures import FIGURES, picture, pictures, planned_flops
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
 from scaling.runs import Run
+from scaling.sensitivity import Profile
 
 from .synthetic import TRUTH, write_study
 
@@ -226,3 +227,18 @@ def test_a_loss_that_ran_away_gets_a_handful_of_ticks():
     axes.set_ylim(3.0, 1e6)
     style.log_losses(axes)
     assert 2 <= len(axes.yaxis.get_major_locator()()) <= 12
+
+
+def test_the_profile_names_where_the_misfit_passes_its_limits_and_what_stays_open():
+    values = np.linspace(0.2, 0.4, 21)
+    rises = 12 * ((values - 0.3) / 0.1) ** 2
+    shared = {"objectives": tuple(rises), "rises": tuple(rises), "interval_80": (0.263, 0.337)}
+    alpha = Profile(name="alpha", best=0.3, values=tuple(values), interval_95=(0.243, 0.357), **shared)
+    gamma = Profile(name="gamma", best=0.3, values=tuple(values), interval_95=(0.243, None), **shared)
+    figure = profile.profile([alpha, gamma])
+    assert style.conclusion(figure) == "At 95 %, α 0.243 to 0.357, γ 0.243 to open"
+    assert len(figure.axes) == 2
+    line = figure.axes[0].lines[-2]
+    np.testing.assert_allclose(line.get_ydata(), rises)
+    with pytest.raises(BadInput, match="0 exponents"):
+        profile.profile([])
