@@ -38,7 +38,12 @@ class TrainConfig(Record):
         "give; with init= the checkpoint's.",
     )
     data: str = Field(
-        description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources."
+        description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources; "
+        "wikitext-2, wikitext-103, imdb, openwebtext or hub:OWNER/NAME from the Hugging Face hub (extra `hub`)."
+    )
+    validation: str | None = Field(
+        default=None,
+        description="Text that is held out, as a file or a folder (default: a share of data, or the data set's own).",
     )
     tokens: Count = Field(default=0, description="Tokens to train on.")
     epochs: int | None = Field(

@@ -288,6 +288,7 @@ def begin(
         vocab_size=spec.vocab_size,
         tokenizer=_tokenizer(config, study / "data"),
         held_out=config.held_out,
+        validation=config.validation,
         mask=objective_for(spec) == "mlm",
         need=Need(n_positions=spec.n_positions, batch_size=batch),
         progress=lambda what, share: report(share, 1.0, what, True),

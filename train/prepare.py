@@ -12,6 +12,7 @@ from families.errors import BadInput
 from families.units import format_size
 from scaling.files import Document, Record, sha256_file, whole_folder, write_whole
 
+from .hub import PREFIX, fetch, hub_set
 from .text import (
     CHUNK_CHARACTERS,
     Text,
@@ -85,6 +86,7 @@ def prepare(
     vocab_size: int,
     tokenizer: str | None = None,
     held_out: float = 0.05,
+    validation: str | None = None,
     mask: bool = False,
     need: Need | None = None,
     progress: Progress | None = None,
@@ -94,13 +96,14 @@ def prepare(
     A folder that already holds the same text under the same settings is used as it is.
 
     Args:
+        validation: text that is held out in place of a share of `data`; a data set of the hub may bring its own.
         mask: the tokenizer is to have a token that stands for a masked one.
 
     Raises:
         BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
     """
     manifest_path = folder / "data.json"
-    texts = find_texts(data)
+    texts, named = _texts(data, validation, folder.parent / "hub")
     report = progress or (lambda what, share: None)
     fingerprints = {text.name: fingerprint(text.path) for text in texts}
     wanted = {
@@ -109,6 +112,7 @@ def prepare(
         "tokenizer": tokenizer or "",
         "held_out": repr(held_out),
         **({"mask": "yes"} if mask else {}),
+        **({"validation": validation} if validation else {}),
     }
     if manifest_path.exists():
         manifest = DataManifest.read(manifest_path)
@@ -124,7 +128,7 @@ def prepare(
     if sum(size for size, _ in fingerprints.values()) == 0:
         raise BadInput(f"data is {data!r}, which is empty; it must hold text")
 
-    split = _Split.of(texts, held_out)
+    split = _Split.of(texts, held_out, named)
     report("training the tokenizer", 0.0)
     coder = (
         train_tokenizer(split.train_pieces(), vocab_size, mask=mask)
@@ -205,6 +209,28 @@ def check_enough(manifest: DataManifest, need: Need | None) -> None:
         )
 
 
+def _texts(data: str, validation: str | None, hub: Path) -> tuple[list[Text], frozenset[str]]:
+    """The texts, and the names of those that are held out because somebody said so."""
+    found = hub_set(data)
+    held: str | Path | None = validation
+    source: str | Path = data
+    if found is not None:
+        source, own = fetch(
+            data, found, hub / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
+        )
+        held = validation or own
+    texts = find_texts(str(source))
+    if held is None:
+        return texts, frozenset()
+    taken = [Text(f"validation/{text.name}", text.path) for text in find_texts(str(held))]
+    same = {text.path.resolve() for text in texts} & {text.path.resolve() for text in taken}
+    if same:
+        raise BadInput(
+            f"validation has {min(same)}, which is in data too; held-out text must not be trained on"
+        )
+    return [*texts, *taken], frozenset(text.name for text in taken)
+
+
 Pieces = Sequence[tuple[Text, Iterator[str]]]
 
 
@@ -217,7 +243,14 @@ class _Split:
     cut: tuple[list[str], list[str]] | None
 
     @classmethod
-    def of(cls, texts: Sequence[Text], share: float) -> "_Split":
+    def of(cls, texts: Sequence[Text], share: float, named: frozenset[str] = frozenset()) -> "_Split":
+        """By a share, unless the names of the held-out texts are given."""
+        if named:
+            return cls(
+                tuple(text for text in texts if text.name not in named),
+                tuple(text for text in texts if text.name in named),
+                None,
+            )
         learn, held = split_texts(texts, share)
         return cls(tuple(learn), tuple(held), None if held else cut(texts[0], share))
 

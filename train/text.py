@@ -4,11 +4,12 @@ import hashlib
 import json
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from families.errors import BadInput
-from scaling.files import read_text
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 CHUNK_CHARACTERS = 2**22
@@ -64,18 +65,30 @@ def read_chunks(text: Text) -> Iterator[str]:
     if suffix == ".parquet":
         yield from _parquet(text)
     elif suffix == ".jsonl":
-        for number, line in enumerate(read_text(text.path).splitlines(), start=1):
+        for number, line in enumerate(_lines(text.path), start=1):
             if line.strip():
                 yield _text_field(line, f"{text.path} line {number}")
     else:
-        try:
-            with text.path.open(encoding="utf-8", newline="") as file:
-                while lines := file.readlines(CHUNK_CHARACTERS):
-                    yield "".join(lines)
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{text.path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-        except OSError as error:
-            raise BadInput(f"cannot read {text.path}: {error.strerror}") from error
+        with _reading(text.path) as file:
+            while lines := file.readlines(CHUNK_CHARACTERS):
+                yield "".join(lines)
+
+
+@contextmanager
+def _reading(path: Path, newline: str = "") -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8", newline=newline) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines that end at a line feed alone: JSON may hold the other characters that end a line as they are."""
+    with _reading(path, newline="\n") as file:
+        yield from file
 
 
 def _text_field(line: str, where: str) -> str:
