@@ -67,6 +67,27 @@ class Measured(Record):
         return self.flops / self.seconds
 
 
+class Tuned(Record):
+    """What `scaling tune` found for a shape at a global batch: seconds of a whole step, and of one of the plain engine."""
+
+    shape: str
+    device: str
+    batch_size: int = Field(ge=1)
+    devices: int = Field(ge=1)
+    micro_batch: int = Field(ge=1)
+    checkpointing: bool = False
+    engine: Engine
+    seconds: float = Field(gt=0)
+    plain_seconds: float = Field(gt=0)
+    first_seconds: float = Field(ge=0)  # of the first step beyond a usual one
+    memory: float = Field(gt=0)  # bytes at the peak
+    flops: float = Field(gt=0)  # of a step, exact
+
+    def pays(self, steps: int) -> bool:
+        """Whether so many steps win back the start."""
+        return self.first_seconds + steps * self.seconds < steps * self.plain_seconds
+
+
 def shape_key(spec: ModelSpec) -> str:
     """gpt2 L4 d256 h4 i1024 t256 v8192: what a step's cost depends on."""
     return f"{spec.architecture} {spec.shape} i{spec.n_inner} t{spec.n_positions} v{spec.vocab_size}"
@@ -83,6 +104,7 @@ class MachineFile(Document):
     KIND: ClassVar[str] = "machine"
 
     machines: dict[str, tuple[Measured, ...]] = Field(default_factory=dict)
+    tuned: dict[str, tuple[Tuned, ...]] = Field(default_factory=dict)
 
     @staticmethod
     def path() -> Path:
@@ -106,18 +128,34 @@ class MachineFile(Document):
             if (one.shape, one.device, one.micro_batch) == wanted
         )
 
+    def tuned_for(self, machine: str, spec: ModelSpec, device: str, batch_size: int) -> Tuned | None:
+        """What was tuned for that shape at that batch on one device."""
+        wanted = (shape_key(spec), device, batch_size, 1)
+        found = [
+            one
+            for one in self.tuned.get(machine, ())
+            if (one.shape, one.device, one.batch_size, one.devices) == wanted
+        ]
+        return found[-1] if found else None
 
-def remember(machine: str, found: Iterable[Measured]) -> None:
-    """Add measurements to the cache, in the place of older ones of the same; a cache that cannot be written is left."""
-    new = {(one.shape, one.device, one.micro_batch, one.engine): one for one in found}
+
+def remember(machine: str, found: Iterable[Measured] = (), tuned: Iterable[Tuned] = ()) -> None:
+    """Add to the cache, in the place of older measurements of the same; a cache that cannot be written is left."""
     file = MachineFile.open()
-    kept = [
-        one
-        for one in file.machines.get(machine, ())
-        if (one.shape, one.device, one.micro_batch, one.engine) not in new
-    ]
+    measured = {
+        (one.shape, one.device, one.micro_batch, one.engine): one
+        for one in (*file.machines.get(machine, ()), *found)
+    }
+    settings = {
+        (one.shape, one.device, one.batch_size, one.devices): one
+        for one in (*file.tuned.get(machine, ()), *tuned)
+    }
+    new = MachineFile(
+        machines={**file.machines, machine: tuple(measured.values())},
+        tuned={**file.tuned, machine: tuple(settings.values())},
+    )
     try:
-        MachineFile(machines={**file.machines, machine: (*kept, *new.values())}).write(MachineFile.path())
+        new.write(MachineFile.path())
     except BadInput:
         return
 

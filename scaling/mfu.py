@@ -8,7 +8,7 @@ from families import ModelSpec, accounting
 from families.architectures import architecture
 
 from .hardware import Accelerator, recognise
-from .machine import MachineFile
+from .machine import MachineFile, Measured, Tuned
 from .runs import Run
 
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
@@ -47,11 +47,14 @@ def profiled_mfu(device: Accelerator) -> float | None:
     From the user's cache, which `scaling train` and `scaling tune` fill.
     """
     best: dict[str, float] = {}
-    for machine, measured in MachineFile.open().machines.items():
+    file = MachineFile.open()
+    for machine in {*file.machines, *file.tuned}:
         if recognise(machine.partition(",")[0])[1] == device:
-            for one in measured:
+            steps: tuple[Measured | Tuned, ...] = file.machines.get(machine, ())
+            for one in (*steps, *file.tuned.get(machine, ())):
                 if one.device == "cuda":
-                    best[one.shape] = max(best.get(one.shape, 0.0), one.flops_per_s / device.training_peak)
+                    share = one.flops / one.seconds / device.training_peak
+                    best[one.shape] = max(best.get(one.shape, 0.0), share)
     return median(best.values()) if best else None
 
 

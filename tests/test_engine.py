@@ -157,7 +157,9 @@ def no_amx(engine):
 
 def picked(bench, gain=2.4, wanted=None, **asks):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("train.choose._dtypes", lambda device: ("fp32", "bf16") if gain > 1.2 else ("fp32",))
+        patch.setattr(
+            "train.choose.available_dtypes", lambda device: ("fp32", "bf16") if gain > 1.2 else ("fp32",)
+        )
         given = {"steps": 1000, "expected": 1000.0, **asks}
         return choose(
             wanted or Wanted(), settings(), device="cpu", tell=lambda line: None, measure=bench, **given

@@ -52,12 +52,17 @@ def machine_name(device: str) -> str:
     return f"{torch.get_num_threads()} CPU threads"
 
 
-def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str) -> int:
-    """The largest divisor of the batch whose memory fits; 1 where none does."""
+def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkpointing: bool = False) -> int:
+    """What `scaling tune` found here; else the largest divisor of the batch whose memory fits, 1 where none does."""
+    tuned = MachineFile.open().tuned_for(machine_id(device), spec, device, batch_size)
+    if tuned is not None and tuned.checkpointing == checkpointing:
+        return tuned.micro_batch
     room = free_memory(device)
     for micro in range(batch_size, 0, -1):
-        if batch_size % micro == 0 and sum(training_memory(spec, micro).values()) <= room:
-            return micro
+        if batch_size % micro == 0:
+            need = training_memory(spec, micro, checkpointing=checkpointing)
+            if sum(need.values()) <= room:
+                return micro
     return 1
 
 
@@ -85,7 +90,9 @@ def estimate(settings: Settings, steps: int, device: str) -> Estimate:
     found = quickest(known, steps * settings.batch_size / settings.micro_batch) if known else None
     actual = found.flops_per_s if found else speed
     return Estimate(
-        memory=float(sum(training_memory(spec, settings.micro_batch).values())),
+        memory=float(
+            sum(training_memory(spec, settings.micro_batch, checkpointing=settings.checkpointing).values())
+        ),
         available=free_memory(device),
         seconds=flops / actual,
         plain_seconds=flops / speed,

@@ -85,6 +85,9 @@ def choose(
     spec = settings.spec()
     micro_steps = steps * settings.batch_size / settings.micro_batch
     machine = machine_id(device)
+    tuned = MachineFile.open().tuned_for(machine, spec, device, settings.batch_size)
+    if tuned is not None and tuned.micro_batch == settings.micro_batch and wanted.allows(tuned.engine):
+        return tuned.engine if tuned.pays(steps) else plain
     known = {
         one.engine: one
         for one in MachineFile.open().of(machine, spec, device, settings.micro_batch)
@@ -127,7 +130,7 @@ class _Asker:
 
 def _search(wanted: Wanted, ask: _Asker, micro_steps: float, device: str) -> Measured:
     """One choice after another, each from the best so far: number format, attention, threads, and then the compiler."""
-    dtypes = _allowed(wanted.dtype, _dtypes(device))
+    dtypes = _allowed(wanted.dtype, available_dtypes(device))
     kinds = _allowed(wanted.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
     most = torch.get_num_threads()
     threads = _allowed(wanted.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
@@ -164,7 +167,7 @@ def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(candidates) if given == "auto" else (given,)
 
 
-def _dtypes(device: str) -> tuple[str, ...]:
+def available_dtypes(device: str) -> tuple[str, ...]:
     """fp32 first on a CPU, the format to beat; on a GPU bf16 where it has it."""
     if device == "cuda":
         return ("bf16",) if torch.cuda.is_bf16_supported() else ("fp32",)

@@ -131,6 +131,10 @@ class TrainConfig(Record):
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="CPU threads. auto: the fastest probed."
     )
+    checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass: less memory, a third more work.",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(
         default=1,
@@ -252,7 +256,7 @@ class TrainConfig(Record):
 
 
 NOT_IDENTITY = (
-    "created_at", "tool", "inputs", "micro_batch", "threads", "recipe", "cooldown", "cooldown_shape",
+    "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
     "init", "epochs", "dataset",
 )  # fmt: skip
 
@@ -308,6 +312,7 @@ class Settings(Document):
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # of the CPU; 0: as many as the process has
+    checkpointing: bool = False  # activations are computed again
     objective: ObjectiveKind = "causal"
     mask_token_id: int | None = None  # of mlm
     tokenizer_size: int | None = None  # of mlm, whose random tokens are real ones

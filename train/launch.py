@@ -103,8 +103,10 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         seed=config.seed, batch_size=batch, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
-        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std, **Wanted.of(config).plain().model_dump(),
-        optimizer=config.optimizer, epochs=config.epochs, data_fraction=config.data_fraction, **init,
+        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
+        **Wanted.of(config).plain().model_dump(),
+        optimizer=config.optimizer, checkpointing=config.checkpointing,
+        epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
 
 
@@ -145,7 +147,8 @@ def _settings(
             "eos_token_id": facts.eos_token_id,
             "seed": seed,
             "batch_size": batch_size,
-            "micro_batch": micro or fitting_micro_batch(spec, batch_size, device),
+            "micro_batch": micro
+            or fitting_micro_batch(spec, batch_size, device, checkpointing=bool(chosen.get("checkpointing"))),
             "lr": advice.lr,
             "warmup": advice.warmup_steps,
             "schedule": advice.schedule,

@@ -132,6 +132,8 @@ def start(settings: Settings, device: str, world: World = ALONE, *, fresh: bool 
         load_weights(model, settings.spec(), Path(settings.init))
     world.seed_dropout(settings.seed)
     use_attention(model, settings.attention)
+    if settings.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     divide(model.to(device).train(), world, device)
     return Session(
         settings=settings,

@@ -1,0 +1,244 @@
+"""The tuner: lines through two probes pick what a whole grid would, and what runs out of memory harms nobody."""
+
+import json
+
+import numpy as np
+import pytest
+
+from families.errors import BadInput
+from scaling.machine import Engine, MachineFile
+from scaling.tuning import Line, Model, Probed, Way, micro_batches, pick, space_rows, two_micro_batches
+from train import tune as tuner
+from train.choose import Wanted, choose
+from train.config import TrainConfig
+from train.launch import TextFacts, settings_of
+from train.tune import run_probe, scaling_curve, tune
+
+PLAIN = Engine(threads=2)
+FAST = Engine(dtype="bf16", compile=True, attention="eager", threads=2)
+
+
+@pytest.fixture(autouse=True)
+def own_profile(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
+    monkeypatch.setattr("train.tune.available_dtypes", lambda device: ("fp32", "bf16"))
+
+
+def settings(**changes):
+    config = {
+        "family": "tiny", "data": "x", "tokens": 10**6, "batch_size": 16, "threads": 2,
+        "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300, **changes,
+    }  # fmt: skip
+    return settings_of(TrainConfig.model_validate(config), TextFacts(), "cpu")
+
+
+# The arithmetic
+
+
+def test_two_probes_draw_the_line_that_memory_and_time_follow():
+    rng = np.random.default_rng(0)
+    for fixed, slope in rng.uniform(0.1, 5.0, (50, 2)):
+        low, high = sorted(rng.choice(np.arange(1, 33), 2, replace=False).tolist())
+        line = Line.through((low, fixed + slope * low), (high, fixed + slope * high))
+        assert (line.fixed, line.slope) == (pytest.approx(fixed), pytest.approx(slope))
+
+
+def test_a_line_promises_nothing_below_nothing():
+    assert Line.through((1, 5.0), (4, 3.0)) == Line(fixed=5.0, slope=0.0)
+    assert Line.through((1, 1.0), (4, 8.0)) == Line(fixed=0.0, slope=2.0)
+    assert Line.through((4, 8.0), (4, 8.0)).at(2) == pytest.approx(4.0)
+
+
+def test_the_pick_is_the_best_of_the_whole_grid_that_fits():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        models = [
+            Model(
+                way=Way(engine=PLAIN, devices=int(rng.choice([1, 2, 4]))),
+                memory=Line(fixed=rng.uniform(1, 5), slope=rng.uniform(0.1, 1)),
+                seconds=Line(fixed=rng.uniform(0, 2), slope=rng.uniform(0.1, 1)),
+                update=rng.uniform(0, 2),
+            )
+            for _ in range(3)
+        ]
+        room = rng.uniform(4, 15)
+        grid = [
+            (16 // (model.way.devices * m) * model.seconds.at(m) + model.update, model.memory.at(m))
+            for model in models
+            for m in range(1, 17)
+            if 16 % (model.way.devices * m) == 0
+        ]
+        best = min((step for step, memory in grid if memory <= room), default=None)
+        found = pick(models, 16, room)
+        assert (None if found is None else pytest.approx(found.step)) == best
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 6, 8, 12, 64, 512])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_global_batch_is_what_it_was(batch, devices):
+    for micro in micro_batches(batch, devices):
+        name = Way(engine=PLAIN, devices=devices).name(micro, batch)
+        passes = int(name.split("_")[1].removeprefix("gas"))
+        assert passes * micro * devices == batch
+
+
+def test_probes_lie_within_what_is_allowed():
+    for batch in range(1, 65):
+        allowed = micro_batches(batch)
+        low, high = two_micro_batches(allowed)
+        assert {low, high} <= set(allowed)
+        assert low < high or len(allowed) == 1
+
+
+def test_the_table_has_a_row_for_each_space_and_one_for_all():
+    ways = [Way(engine=PLAIN), Way(engine=FAST)]
+    tried = [Probed(way=ways[0], micro=2, seconds=1.0), Probed(way=ways[1], micro=6, seconds=1.5),
+             Probed(way=ways[1], micro=12, fits=False)]  # fmt: skip
+    rows = space_rows(tried, 12)
+    assert [(row.space, row.experiments) for row in rows] == [
+        ("z0 fp32-plain-sdpa-2t", 1), ("z0 bf16-compiled-eager-2t", 2), ("global", 3),
+    ]  # fmt: skip
+    assert rows[-1].best_name == "z0_gas2_tmbspg6"
+    assert rows[-1].best == pytest.approx(4.0)
+
+
+# The search, on a machine made up
+
+
+class Machine:
+    """Answers probes by lines of its own; remembers what was asked. Memory in bytes."""
+
+    def __init__(self, room=8e9, each=0.2e9):
+        self.room, self.each, self.asked = room, each, []
+
+    def seconds(self, ask):
+        speed = (2.0 if ask["dtype"] == "bf16" else 1.0) * (1.5 if ask["compile"] else 1.0)
+        speed *= 0.6 if ask["threads"] == 1 else 1.0
+        return (0.05 + 0.1 * ask["micro_batch"]) * ask["n_layer"] / speed
+
+    def __call__(self, asks, devices=1):
+        answers = []
+        for text in asks:
+            ask = json.loads(text["settings"])
+            self.asked.append((ask, devices))
+            memory = 1e9 + self.each * ask["micro_batch"]
+            if memory > self.room:
+                answers.append({"fits": False})
+                continue
+            passes = ask["batch_size"] // (devices * ask["micro_batch"])
+            seconds = self.seconds(ask)
+            answers.append(
+                {
+                    "fits": True,
+                    "seconds": seconds,
+                    "update": 0.02,
+                    "first": 30.0 if ask["compile"] else 0.1,
+                    "memory": memory,
+                    "step": passes * seconds + 0.02,
+                }
+            )
+        return answers
+
+
+def search(monkeypatch, machine, room=8e9, wanted=None, **changes):
+    monkeypatch.setattr(tuner, "run_probe", machine)
+    return tune(
+        settings(**changes), wanted or Wanted(threads=2), device="cpu", room=room, tell=lambda line: None
+    )
+
+
+def test_four_probes_find_the_best_of_the_grid(monkeypatch):
+    machine = Machine()
+    found = search(monkeypatch, machine)
+    assert found.probes <= 4
+    assert found.picked.model.way.engine == FAST
+    ask = {"dtype": "bf16", "compile": True, "threads": 2, "n_layer": 2}
+    grid = {m: 16 / m * machine.seconds({**ask, "micro_batch": m}) + 0.02 for m in (1, 2, 4, 8, 16)}
+    assert found.picked.micro == min(grid, key=grid.get)
+    assert found.picked.step == pytest.approx(grid[found.picked.micro])
+    assert found.verified.step == pytest.approx(found.picked.step)
+    assert found.verified.probed.memory == pytest.approx(found.picked.memory)
+
+
+def test_memory_keeps_the_micro_batch_down_and_the_global_batch_as_it_is(monkeypatch):
+    found = search(monkeypatch, Machine(room=3e9), room=2.2e9)
+    assert found.picked.memory <= 2.2e9
+    assert found.picked.micro == 4
+    assert found.picked.name == "z0_gas4_tmbspg4"
+
+
+def test_a_probe_that_runs_out_of_memory_is_taken_again_smaller(monkeypatch):
+    found = search(monkeypatch, Machine(room=1.9e9), room=1e10)
+    assert any(not one.fits for one in found.tried)
+    assert found.verified.probed.fits
+    assert found.verified.probed.memory <= 1.9e9
+
+
+def test_a_member_too_big_for_the_memory_is_one_line(monkeypatch):
+    with pytest.raises(BadInput, match="memory is 600M bytes; one sequence of tiny needs"):
+        search(monkeypatch, Machine(), room=6e8)
+
+
+def test_training_takes_what_was_tuned(monkeypatch):
+    found = search(monkeypatch, Machine(room=3e9), room=2.2e9)
+    assert MachineFile.path().exists()
+    chosen = settings()
+    assert chosen.micro_batch == found.picked.micro == 4
+    asks = {"steps": 1000, "expected": 1000.0, "device": "cpu", "tell": lambda line: None}
+    assert choose(Wanted(), chosen, **asks, measure=None) == FAST
+    assert choose(Wanted(), chosen, **{**asks, "steps": 5}, measure=None) == Engine(), (
+        "compiling does not pay"
+    )
+
+
+def test_a_curve_is_measured_where_it_was_measured_and_fitted_through_it(monkeypatch):
+    found = search(monkeypatch, Machine())
+    monkeypatch.setattr(tuner.os, "sched_getaffinity", lambda pid: {0, 1})
+    curve = scaling_curve(found, [1, 2], lambda line: None)
+    assert set(curve.measured) == {1, 2}
+    for count, seconds in curve.measured.items():
+        assert curve.model.seconds(count) == pytest.approx(seconds, rel=1e-6)
+    assert curve.model.seconds(4) < curve.measured[2]
+    for bad in ([1], [1, 3], [0, 1]):
+        with pytest.raises(BadInput, match="devices is"):
+            scaling_curve(found, bad, lambda line: None)
+
+
+# Real processes
+
+
+def ask_of(limit, **changes):
+    return {
+        "settings": settings(**changes).model_copy(update={"threads": 1}).dump().replace("\n", " "),
+        "device": "cpu", "zero": 0, "limit": limit, "whole": True,
+    }  # fmt: skip
+
+
+def test_a_real_probe_answers_and_one_without_memory_says_so_and_harms_nobody():
+    good, greedy = run_probe(
+        [ask_of(None, batch_size=2), ask_of(1.5e9, batch_size=2048, micro_batch=2048, n_positions=256)]
+    )
+    assert good["fits"]
+    assert good["step"] == pytest.approx(good["seconds"] + good["update"], rel=0.9)
+    assert 5e7 < good["memory"] < 4e9
+    assert greedy == {"fits": False}
+
+
+@pytest.mark.slow
+def test_tune_prints_its_table_and_two_processes_are_measured(cli):
+    words = [
+        "family=tiny",
+        "n_layer=1",
+        "n_head=2",
+        "n_embd=32",
+        "n_positions=32",
+        "vocab_size=300",
+        "batch_size=4",
+    ]
+    done = cli("tune", *words, "compile=false", "--devices", "1,2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["probes"] <= 6
+    assert set(found["curve"]["measured_seconds"]) == {"1", "2"}
+    assert found["spaces"][-1]["space"] == "global"
+    assert found["step_seconds"]["measured"] > 0

@@ -1,0 +1,382 @@
+"""The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from families import train_flops_per_token
+from families.accounting import training_memory
+from families.errors import BadInput, RunFailed
+from families.units import format_size
+from scaling.devices import TimeModel, fit_times
+from scaling.machine import Engine, Measured, Tuned, remember, shape_key, step_flops
+from scaling.tuning import Model, Pick, Probed, Way, micro_batches, pick, two_micro_batches
+
+from .autotune import free_memory
+from .choose import MARGIN, Wanted, available_dtypes
+from .config import Settings
+from .host import machine_id
+
+PROCESS = 0.6e9  # bytes of a process before it holds a model: Python, torch and what compiled code needs
+BLOCK = 1  # layers of the member in the survey that compares engines
+SLACK = 1.5  # a probe may take so much more than what is free for it, before it is refused: the limit counts unused pages
+PATIENCE = 900.0  # seconds for one experiment
+_START = "from train.tune_probe import main; main()"  # with -P, so that a train.py of the current folder is not run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one experiment of a way at a micro-batch saw; step: of the whole global batch, where that was timed."""
+
+    probed: Probed
+    step: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Tuning:
+    """What was tried, and what it says. baseline, hand: of the plain engine, at its smallest probed micro-batch and at its best.
+
+    probes: processes that ran. verified: the pick, measured over the whole batch.
+    """
+
+    settings: Settings
+    device: str
+    room: float
+    tried: list[Probed] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    probes: int = 0
+    seconds: float = 0.0
+    picked: Pick | None = None
+    verified: Seen | None = None
+
+    @property
+    def batch(self) -> int:
+        """Sequences of a step, whatever the way."""
+        return self.settings.batch_size
+
+    @property
+    def baseline(self) -> Probed:
+        """The plain engine at the smaller of its micro-batches."""
+        return min(
+            (one for one in self.tried if one.way == Way(engine=self.plain)), key=lambda one: one.micro
+        )
+
+    @property
+    def plain(self) -> Engine:
+        """What a loop without choices does."""
+        return self.tried[0].way.engine
+
+    @property
+    def hand(self) -> Pick | None:
+        """The plain engine at its own best micro-batch, by its lines; None where it did not fit at all."""
+        own = [model for model in self.models if model.way.engine == self.plain]
+        return pick(own, self.batch, self.room)
+
+
+def tune(
+    settings: Settings, wanted: Wanted, *, device: str, room: float | None, tell: Callable[[str], None]
+) -> Tuning:
+    """Survey the engines on one block of the member, draw the lines of the best at two micro-batches, verify the pick.
+
+    Raises:
+        BadInput: not even one sequence fits into memory.
+    """
+    began = time.monotonic()
+    tuning = Tuning(settings=settings, device=device, room=room or free_memory(device))
+    again = settings.checkpointing or not _allowed(tuning, checkpointing=False)
+    allowed = _allowed(tuning, checkpointing=again)
+    if not allowed:
+        least = _analytic(settings, 1, checkpointing=True)
+        raise BadInput(
+            f"memory is {format_size(tuning.room)} bytes; one sequence of {settings.member} needs {format_size(least)}: "
+            "choose a smaller member or fewer n_positions"
+        )
+    low, high = two_micro_batches(allowed)
+    plain = wanted.plain().model_copy(update={"threads": _threads(wanted, device)[0]})
+    kept = _survey(tuning, wanted, plain, (low, high), again, tell)
+    if kept is not None:
+        way = Way(engine=kept, checkpointing=again)
+        _draw(tuning, way, (low, high), tell)
+    tuning.picked = pick(tuning.models, tuning.batch, tuning.room)
+    if tuning.picked is None:
+        raise BadInput(f"memory is {format_size(tuning.room)} bytes; nothing that was tried stays below it")
+    _verify(tuning, tell)
+    tuning.seconds = time.monotonic() - began
+    _remember(tuning)
+    return tuning
+
+
+def _allowed(tuning: Tuning, *, checkpointing: bool) -> list[int]:
+    """Micro-batches that the arithmetic lets into memory."""
+    return [
+        micro
+        for micro in micro_batches(tuning.batch)
+        if _analytic(tuning.settings, micro, checkpointing=checkpointing) <= tuning.room
+    ]
+
+
+def _analytic(settings: Settings, micro: int, *, checkpointing: bool) -> float:
+    return PROCESS + sum(training_memory(settings.spec(), micro, checkpointing=checkpointing).values())
+
+
+def _threads(wanted: Wanted, device: str) -> list[int]:
+    if device == "cuda":
+        return [0]
+    if isinstance(wanted.threads, int):
+        return [wanted.threads]
+    return list(dict.fromkeys((torch.get_num_threads(), 1)))
+
+
+def _survey(
+    tuning: Tuning,
+    wanted: Wanted,
+    plain: Engine,
+    micros: tuple[int, int],
+    again: bool,
+    tell: Callable[[str], None],
+) -> Engine | None:
+    """One process: the plain engine at both micro-batches, and every other on a single block. Returns the engine to keep.
+
+    None where it is the plain one itself.
+    """
+    dtypes = [wanted.dtype] if wanted.dtype != "auto" else available_dtypes(tuning.device)
+    kinds = ["flash", "cudnn"] if tuning.device == "cuda" else ["sdpa", "eager"]
+    kinds = [wanted.attention] if wanted.attention != "auto" else kinds
+    rivals = [
+        plain.model_copy(update={"dtype": dtype, "attention": kind, "threads": threads, "compile": False})
+        for dtype in dtypes
+        for kind in kinds
+        for threads in _threads(wanted, tuning.device)
+    ]
+    whole = [Way(engine=plain, checkpointing=again)] * 2
+    asks = [
+        _ask(tuning, way, micro, n_layer=tuning.settings.n_layer)
+        for way, micro in zip(whole, micros, strict=True)
+    ]
+    asks += [_ask(tuning, Way(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
+    tell(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
+    answers = _run(tuning, asks, 1)
+    lines = [_probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
+    tuning.tried += lines
+    fitting = [one for one in lines if one.fits]
+    if fitting:
+        tuning.models.append(Model.of(fitting[0], fitting[-1]))
+    timed = {
+        engine: answer["seconds"] + answer["update"]
+        for engine, answer in zip(rivals, answers[2:], strict=True)
+        if answer["fits"]
+    }
+    best = min(timed, key=timed.__getitem__, default=plain)
+    if plain in timed and timed[best] > MARGIN * timed[plain]:
+        best = plain
+    if wanted.compile in ("auto", True):
+        # A compiler fuses best what is written out; fused kernels win where scores no longer fit the caches.
+        short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds
+        best = best.model_copy(update={"compile": True, **({"attention": "eager"} if short else {})})
+    return None if best == plain else best
+
+
+def _draw(tuning: Tuning, way: Way, micros: tuple[int, int], tell: Callable[[str], None]) -> None:
+    """Two probes of a way give its lines; one that runs out of memory is taken again at half its sequences."""
+    seen: list[Probed] = []
+    for micro in sorted(micros):
+        while micro:
+            tell(f"{tuning.settings.member}: {way.space} at {micro} sequences")
+            found = _probed(way, micro, _run(tuning, [_ask(tuning, way, micro)], way.devices)[0])
+            tuning.tried.append(found)
+            if found.fits:
+                seen.append(found)
+                break
+            micro //= 2
+    if seen:
+        tuning.models.append(Model.of(seen[0], seen[-1]))
+
+
+def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
+    """Whole steps of the pick; where memory runs out after all, of the next smaller micro-batch."""
+    while tuning.picked is not None:
+        chosen = tuning.picked
+        tell(f"{tuning.settings.member}: verifying {chosen.name}")
+        ask = _ask(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
+        answer = _run(tuning, [ask], chosen.model.way.devices)[0]
+        probed = _probed(chosen.model.way, chosen.micro, answer)
+        tuning.tried.append(probed)
+        if probed.fits:
+            tuning.verified = Seen(probed=probed, step=answer["step"])
+            return
+        smaller = [m for m in micro_batches(tuning.batch, chosen.model.way.devices) if m < chosen.micro]
+        tuning.picked = replace(chosen, micro=smaller[-1]) if smaller else None
+    raise BadInput(f"memory is {format_size(tuning.room)} bytes; nothing that was tried stays below it")
+
+
+def _ask(
+    tuning: Tuning, way: Way, micro: int, *, batch: int | None = None, n_layer: int | None = None
+) -> dict[str, Any]:
+    """What a probe is told. Without a batch only passes and updates are timed."""
+    changes = {
+        **way.engine.model_dump(),
+        "run": "probe",
+        "micro_batch": micro,
+        "batch_size": batch or micro * way.devices,
+        "checkpointing": way.checkpointing,
+        "n_layer": n_layer or tuning.settings.n_layer,
+    }
+    return {
+        "settings": tuning.settings.model_copy(update=changes).dump().replace("\n", " "),
+        "device": tuning.device,
+        "zero": way.zero,
+        "limit": None if tuning.device == "cuda" else SLACK * tuning.room + PROCESS,
+        "whole": batch is not None,
+    }
+
+
+def _probed(way: Way, micro: int, answer: dict[str, Any]) -> Probed:
+    if not answer["fits"]:
+        return Probed(way=way, micro=micro, fits=False)
+    return Probed(
+        way=way,
+        micro=micro,
+        **{key: answer[key] for key in ("seconds", "update", "memory", "first")},
+    )
+
+
+def _run(tuning: Tuning, asks: Sequence[dict[str, Any]], devices: int) -> list[dict[str, Any]]:
+    """The answers of one experiment; what a killed or failed process did not answer did not fit.
+
+    Raises:
+        RunFailed: it failed for another reason than memory.
+    """
+    tuning.probes += 1
+    return run_probe(asks, devices)
+
+
+def run_probe(asks: Sequence[dict[str, Any]], devices: int = 1) -> list[dict[str, Any]]:
+    """Ask a process, or several that share the work; never out of memory here, whatever happens there."""
+    text = "".join(json.dumps(ask) + "\n" for ask in asks)
+    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+        errors = [(Path(folder) / f"{rank}.log").open("w+b") for rank in range(devices)]
+        processes = []
+        for rank in range(devices):
+            joint = {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices),
+                "SCALING_RENDEZVOUS": (Path(folder) / "processes").as_uri(),
+            }  # fmt: skip
+            processes.append(
+                subprocess.Popen(  # noqa: S603 - this program itself, and no shell
+                    [sys.executable, "-P", "-c", _START],
+                    env={**os.environ, **(joint if devices > 1 else {}), "PYTHONSAFEPATH": "1"},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors[rank],
+                )
+            )
+        try:
+            outputs = _talk(processes, text)
+            errors[0].seek(0)
+            said = errors[0].read().decode(errors="replace")
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+            for file in errors:
+                file.close()
+    answers = [json.loads(line) for line in outputs.splitlines()]
+    missing = len(asks) - len(answers)
+    if missing and processes[0].returncode not in (-9, 137):
+        words = said.strip().splitlines()
+        raise RunFailed(f"a probe failed: {words[-1] if words else f'status {processes[0].returncode}'}")
+    return answers + [{"fits": False}] * missing
+
+
+def _talk(processes: Sequence["subprocess.Popen[bytes]"], text: str) -> str:
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(text.encode())
+        process.stdin.close()
+        process.stdin = None
+    try:
+        output, _ = processes[0].communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed(f"a probe took more than {PATIENCE:.0f} s") from error
+    return output.decode()
+
+
+def _remember(tuning: Tuning) -> None:
+    """The machine profile that plan, train and tune read."""
+    assert tuning.verified is not None
+    assert tuning.picked is not None
+    settings, seen, spec = tuning.settings, tuning.verified, tuning.settings.spec()
+    measured = [
+        Measured(
+            shape=shape_key(spec), device=tuning.device, micro_batch=one.micro, engine=one.way.engine,
+            seconds=one.seconds + one.update, first_seconds=one.first, flops=step_flops(spec, one.micro), memory=one.memory,
+        )
+        for one in tuning.tried
+        if one.fits and one.way.devices == 1 and not one.way.checkpointing
+    ]  # fmt: skip
+    way, hand = tuning.picked.model.way, tuning.hand
+    tuned = Tuned(
+        shape=shape_key(spec),
+        device=tuning.device,
+        batch_size=settings.batch_size,
+        devices=way.devices,
+        micro_batch=tuning.picked.micro,
+        checkpointing=way.checkpointing,
+        engine=way.engine,
+        seconds=seen.step,
+        plain_seconds=seen.step if hand is None else max(seen.step, hand.step),
+        first_seconds=seen.probed.first,
+        memory=seen.probed.memory,
+        flops=float(train_flops_per_token(spec) * settings.batch_tokens),
+    )
+    remember(machine_id(tuning.device), measured, [tuned])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Seconds of a step of the same global batch on so many devices, and the model through them."""
+
+    measured: dict[int, float]
+    model: TimeModel
+    threads: int
+
+
+def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], None]) -> Curve:
+    """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
+    the share of the largest number.
+
+    Raises:
+        BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
+    """
+    most, batch = max(counts), tuning.batch
+    there = torch.cuda.device_count() if tuning.device == "cuda" else len(os.sched_getaffinity(0))
+    if len(set(counts)) < 2 or min(counts) < 1 or most > there:
+        raise BadInput(
+            f"devices is {','.join(map(str, counts))}; give two numbers or more from 1 to {there}, like 1,2"
+        )
+    bad = next((count for count in counts if batch % count), None)
+    if bad is not None:
+        raise BadInput(f"devices is {bad}; the batch of {batch} sequences cannot be shared evenly by so many")
+    assert tuning.picked is not None
+    threads = 0 if tuning.device == "cuda" else max(1, there // most)
+    engine = tuning.picked.model.way.engine.model_copy(update={"threads": threads})
+    micro = max(m for m in micro_batches(batch, most) if m <= tuning.picked.micro)
+    found = {}
+    for count in sorted(set(counts)):
+        tell(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
+        way = replace(tuning.picked.model.way, engine=engine, devices=count)
+        answer = _run(tuning, [_ask(tuning, way, micro, batch=batch)], count)[0]
+        if not answer["fits"]:
+            raise RunFailed(f"{count} devices ran out of memory at {micro} sequences each")
+        found[count] = answer["step"]
+    return Curve(measured=found, model=fit_times(found), threads=threads)
