@@ -5,7 +5,7 @@ Both tell losses and steps, not sizes: a config.json beside them (or in the fold
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,13 @@ def tracker_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """
     files = _find(path) if path.is_dir() else [path]
     number = 0
-    for file in files:
-        for row in _state_rows(file) if file.name == STATE else _event_rows(file):
+    states = [file for file in files if file.name == STATE]
+    folders = dict.fromkeys(file.parent for file in files if file.name != STATE)
+    for rows in (
+        *(_state_rows(file) for file in states),
+        *(_event_rows([file for file in files if file.parent == folder]) for folder in folders),
+    ):
+        for row in rows:
             number += 1
             yield number, row
 
@@ -134,14 +139,17 @@ def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | 
     return float(flops / (6 * sizes["params_non_embedding"] * steps))
 
 
-def _event_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
+    """One folder's event files, in the order of their names: a run that was stopped goes on in another file."""
     losses: dict[int, float] = {}
     tokens: dict[int, float] = {}
-    for step, tag, value in read_scalars(file):
-        if tag in _LOSS_TAGS:
-            losses[step] = value
-        elif tag in _TOKEN_TAGS:
-            tokens[step] = value
+    for one in files:
+        for step, tag, value in read_scalars(one):
+            if tag in _LOSS_TAGS:
+                losses[step] = value
+            elif tag in _TOKEN_TAGS:
+                tokens[step] = value
+    file = files[-1]
     sizes = _sizes(file)
     if not losses:
         yield f"{file}: none of the tags {', '.join(_LOSS_TAGS)} is in it"

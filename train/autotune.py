@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -80,11 +81,20 @@ def matmul_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
     return best
 
 
+def speed_of(device: str, dtype: str) -> float:
+    """FLOP/s of matmuls in fp32 or bf16 on as many threads as torch now has, measured once."""
+    return _measured(device, dtype, torch.get_num_threads())
+
+
+@lru_cache
+def _measured(device: str, dtype: str, threads: int) -> float:
+    return matmul_speed(device, torch.bfloat16 if dtype == "bf16" else torch.float32)
+
+
 def estimate(settings: Settings, steps: int, device: str) -> Estimate:
     """Memory and time of a run, from the arithmetic and a probe; an estimate, said as one."""
     spec = settings.spec()
-    dtype = torch.bfloat16 if settings.dtype == "bf16" else torch.float32
-    speed = matmul_speed(device, dtype) * STEP_EFFICIENCY
+    speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
     flops = steps * settings.batch_tokens * train_flops_per_token(spec)
     known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
     found = quickest(known, steps * settings.batch_size / settings.micro_batch) if known else None

@@ -22,9 +22,10 @@ from .evaluate import Evaluation, eval_set, evaluate, glance_of
 from .loop import Diverged, Session, Stop, advance, start
 from .objective import objective_of
 from .owned import owned
+from .pace import Peak, device_name, pace
 from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
-from .product import leave
+from .product import leave, mark_end
 from .rung import RungFile
 from .saver import Saver, check_room, keep_for_branch, recover
 
@@ -77,6 +78,8 @@ class Habits:
     eval_tokens: int = 1_000_000
     tell: Callable[[str], None] = lambda line: None
     progress: Callable[[int, str, bool], None] = lambda position, what, trained: None
+    peak: Peak | None = None  # what the progress line's MFU is of
+    tensorboard: bool = False
 
 
 def rung_steps(settings: Settings, tokens: int) -> int:
@@ -156,6 +159,8 @@ def _climb(
             if world.first:
                 rung = _observe(session, schedule, result, held.name, text, places.folder)
                 leave(branch, text.folder.parent, settings, rung, text.manifest)
+                if habits.tensorboard:
+                    mark_end(branch, steps, rung)
                 rung.write(finished)
                 for _, folder in checkpoints(branch):
                     discard(folder)
@@ -322,9 +327,13 @@ def _advance(
             stop=stop,
             save=keep,
             save_every=habits.save_every,
-            progress=lambda step, loss: habits.progress(
-                before + step, f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}", True
+            progress=lambda step, loss, rate: habits.progress(
+                before + step,
+                f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}, "
+                + pace(session.settings.spec(), rate, habits.peak),
+                True,
             ),
+            tensorboard=habits.tensorboard,
             lower=lambda micro_batch, before: _lower(micro_batch, before, places.folder, habits.tell),
             glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
         )
@@ -384,7 +393,7 @@ def _observe(
         n_embd=spec.n_embd,
         n_head=spec.n_head,
         wall_s=round(session.wall_s, 3),
-        accelerator=session.device if session.world.size == 1 else f"{session.world.size}x{session.device}",
+        accelerator=device_name(session.device, session.world.size),
     )
     return RungFile(
         observation=run,

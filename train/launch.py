@@ -18,13 +18,14 @@ from scaling.recipe import Recipe, recipe
 from scaling.runs import gather_runs
 from scaling.study import Study, safe_name
 
-from .autotune import Estimate, estimate, fitting_micro_batch
+from .autotune import Estimate, estimate, fitting_micro_batch, speed_of
 from .choose import Wanted, choose
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
 from .data import count_windows
 from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256, has_tokenizer
 from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from .loop import Diverged, Stop, pick_device
+from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
 from .parallel import join
 from .prepare import DataManifest, Need, prepare
@@ -254,6 +255,8 @@ def train(
             eval_tokens=config.eval_tokens,
             tell=tell,
             progress=lambda position, what, trained: report(position, total, what, trained),
+            peak=_peak(settings, device, world.size, tell) if world.first else None,
+            tensorboard=config.tensorboard,
         )
         places = places_of(Study(study), settings.run, folder)
         text = Text.open(study / "data", manifest, settings.n_positions, settings.data_fraction)
@@ -342,6 +345,13 @@ def _tokenizer(config: TrainConfig, data: Path) -> str | None:
     if ours.is_file() and theirs.is_file() and sha256_file(ours) == sha256_file(theirs):
         return DataManifest.read(data / "data.json").inputs.get("tokenizer") or None
     return str(folder)
+
+
+def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], None]) -> Peak:
+    """What the run's MFU is of, said once."""
+    found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
+    tell(found.sentence)
+    return found
 
 
 def _say_nothing(line: str) -> None:

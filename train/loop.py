@@ -212,13 +212,16 @@ def advance(
     stop: Stop,
     save: Callable[[], None],
     save_every: float,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float, float], None] | None = None,
     glance: Glance | None = None,
+    tensorboard: bool = False,
     lower: Callable[[int, int], None] = lambda micro_batch, before: None,
 ) -> bool:
     """Train to step `until`; True when it is reached, False when asked to stop before. Saves on the way and at the end.
 
     Args:
+        progress: hears the step, the mean loss and the tokens per second since the line before.
+        tensorboard: write TensorBoard's event files of the logged lines too.
         lower: hears of a micro-batch that was lowered for want of memory, and of the one before it.
 
     Raises:
@@ -228,7 +231,10 @@ def advance(
     settings, world = session.settings, session.world
     began = last_saved = time.monotonic()
     wall_before = session.wall_s
-    with frozen_collector(), journal(folder, session.step, writes=world.first) as log:
+    with (
+        frozen_collector(),
+        journal(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
+    ):
         logged_at, logged_step = began, session.step
         while session.step < until:
             examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
@@ -263,7 +269,7 @@ def advance(
                 )
                 logged_at, logged_step = moment, session.step
                 if progress:
-                    progress(session.step, mean)
+                    progress(session.step, mean, rate)
             due = world.first and time.monotonic() - last_saved > save_every
             wish = world.agree(_STOP if stop.asked else _SAVE if due else 0)
             if wish or at_end:

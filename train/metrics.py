@@ -9,14 +9,17 @@ from typing import IO
 
 from scaling.files import writing
 
+from .tensorboard import Scalars
+
 METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
 
 
 class Journal:
     """The files of a part of a run: metrics (what the numbers decide), timing (what the machine decides), and events."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, scalars: Scalars | None = None) -> None:
         self._folder = folder  # None: this process writes nothing
+        self._scalars = scalars
         self._files: dict[str, IO[str]] = {}
 
     def write(self, name: str, **values: object) -> None:
@@ -27,21 +30,30 @@ class Journal:
             # line by line: others read it as it grows
             self._files[name] = (self._folder / name).open("a", buffering=1, encoding="utf-8")
         self._files[name].write(json.dumps(values) + "\n")
+        if self._scalars is not None:
+            self._scalars.write(values)
 
     def flush(self) -> None:
         """Hand everything to the system: a killed process loses nothing then."""
         for file in self._files.values():
             file.flush()
+        if self._scalars is not None:
+            self._scalars.flush()
 
     def close(self) -> None:
         """Close what is open."""
         for file in self._files.values():
             file.close()
+        if self._scalars is not None:
+            self._scalars.close()
 
 
 @contextmanager
-def journal(folder: Path, step: int, *, writes: bool) -> Iterator[Journal]:
+def journal(folder: Path, step: int, *, writes: bool, tensorboard: bool = False) -> Iterator[Journal]:
     """The files of a part that goes on from a step; what was logged beyond it will be logged again.
+
+    Args:
+        tensorboard: write the same lines as TensorBoard's events too.
 
     Raises:
         BadInput: a file cannot be written.
@@ -53,7 +65,7 @@ def journal(folder: Path, step: int, *, writes: bool) -> Iterator[Journal]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS, TIMING, EVENTS):
             cut(folder / name, step)
-        log = Journal(folder)
+        log = Journal(folder, Scalars(folder, step) if tensorboard else None)
         try:
             yield log
         finally:

@@ -8,6 +8,7 @@ from .card import Facts, outcome, write_card
 from .config import Settings
 from .prepare import DataManifest
 from .rung import MODEL, RUN, RUNG, RungFile
+from .tensorboard import Scalars
 from .trainer_state import write_state
 
 
@@ -23,3 +24,11 @@ def leave(branch: Path, study: Path, settings: Settings, rung: RungFile, manifes
     sealed = outcome(Study(study).plan, rung)
     write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
     write_state(branch, branch.parent / "trunk", settings, rung, manifest.train_tokens)
+
+
+def mark_end(branch: Path, step: int, rung: RungFile) -> None:
+    """The rung's own loss as TensorBoard's eval/loss, beside the events of its steps."""
+    scalars = Scalars(branch, step)
+    run = rung.observation
+    scalars.write({"step": step, "rung_loss": run.loss, "tokens": run.tokens})
+    scalars.close()

@@ -1,5 +1,6 @@
 """Progress with time left, on standard error: a line that rewrites itself on a terminal, a line now and then elsewhere."""
 
+import shutil
 import sys
 import time
 
@@ -7,6 +8,14 @@ from families.units import format_duration
 
 QUIET_SECONDS = 10.0  # between lines where standard error is no terminal
 TICK_SECONDS = 0.2
+WIDTH = 120
+
+
+def fitted(what: str, tail: str, room: int) -> str:
+    """One line: what goes on, cut off where the time left would not fit behind it."""
+    if not tail:
+        return what[:room]
+    return f"{what[: max(0, room - len(tail) - 2)]}  {tail}"[:room]
 
 
 class Progress:
@@ -45,10 +54,11 @@ class Progress:
         left = (self.total - self.done) * (now - self._began) / fresh if fresh > 0 else None
         share = min(1.0, self.done / self.total) if self.total else 1.0
         tail = f"about {format_duration(max(0.0, left))} left" if left is not None else ""
-        line = f"{share:4.0%}  {what}  {tail}".rstrip()
+        room = min(WIDTH, shutil.get_terminal_size().columns - 1) if self._live else WIDTH
+        line = fitted(f"{share:4.0%}  {what}", tail, room)
         if self._live:
-            sys.stderr.write("\r" + line[:99].ljust(self._width))
-            self._width = len(line[:99])
+            sys.stderr.write("\r" + line.ljust(self._width))
+            self._width = len(line)
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()

@@ -1,0 +1,149 @@
+"""What a run says while it goes: events that TensorBoard reads, and a line with speed and a named peak."""
+
+import json
+import os
+import struct
+
+import pytest
+
+from families import accounting, member
+from scaling.cli.progress import fitted
+from scaling.hardware import accelerator
+from scaling.runs import read_runs
+from scaling.trackers import read_scalars
+from train import pace as pace_file
+from train.metrics import journal
+from train.pace import Peak, device_name, pace, peak_of
+from train.rung import RungFile
+from train.tensorboard import Scalars, crc32c, masked
+
+from .test_data import write_corpus
+
+SHAPE = ["n_layer=1", "n_head=2", "n_embd=16", "n_positions=32", "vocab_size=300", "batch_size=4"]
+
+
+# TensorBoard
+
+
+@pytest.mark.parametrize(
+    ("data", "crc"),
+    [
+        (b"123456789", 0xE3069283),
+        (bytes(32), 0x8A9136AA),
+        (b"\xff" * 32, 0x62A8AB43),
+        (bytes(range(32)), 0x46DD794E),
+    ],
+)  # the check value of CRC-32C, and RFC 3720, appendix B.4
+def test_checksums_are_castagnolis(data, crc):
+    assert crc32c(data) == crc
+
+
+def test_a_record_is_framed_as_tfrecord_is(tmp_path):
+    scalars = Scalars(tmp_path, 0)
+    scalars.write({"step": 300, "loss": 2.5})
+    scalars.close()
+    (path,) = tmp_path.iterdir()
+    data, at, records = path.read_bytes(), 0, 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        assert data[at + 8 : at + 12] == masked(data[at : at + 8])
+        body = data[at + 12 : at + 12 + length]
+        assert data[at + 12 + length : at + 16 + length] == masked(body)
+        at += 16 + length
+        records += 1
+    assert records == 3
+    assert list(read_scalars(path)) == [(300, "train/loss", 2.5)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, cli):
+    """A run that writes TensorBoard's files."""
+    place = tmp_path_factory.mktemp("tracking")
+    corpus = write_corpus(place / "corpus", files=20)
+    words = ["family=tiny", "tokens=4096", *SHAPE, "lr=3e-3", "warmup=3", "log_every=3", "tensorboard=true"]
+    done = cli("train", *words, f"data={corpus}", "--study", "study", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "study" / "runs" / "tiny-s0", done.stderr
+
+
+def test_events_hold_the_very_lines_of_metrics_and_the_rungs_own_loss(run):
+    folder, _ = run
+    (branch,) = folder.glob("rung-*")
+    for part in (folder / "trunk", branch):
+        lines = [json.loads(line) for line in (part / "metrics.jsonl").read_text().splitlines()]
+        found = [scalar for path in part.glob("events.*") for scalar in read_scalars(path)]
+        losses = {step: value for step, tag, value in found if tag == "train/loss"}
+        assert losses == {line["step"]: pytest.approx(line["loss"], rel=1e-6) for line in lines}
+    rung = RungFile.read(branch / "rung.json")
+    assert (32, "eval/loss", pytest.approx(rung.observation.loss, rel=1e-6)) in found
+
+
+def test_tensorboard_reads_them_and_forgets_what_a_killed_run_logged_again(tmp_path):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the tensorboard extra"
+    )
+    for start, stop, value in ((0, 40, 1.0), (20, 60, 2.0)):  # stopped at 40, its last checkpoint was at 20
+        with journal(tmp_path, start, writes=True, tensorboard=True) as log:
+            for step in range(start + 10, stop + 1, 10):
+                log.write("metrics.jsonl", step=step, loss=value)
+        os.utime(next(iter(tmp_path.glob(f"events.*.{start}"))), (start, start))
+    read = accumulator.EventAccumulator(str(tmp_path))
+    read.Reload()
+    found = [(event.step, event.value) for event in read.Scalars("train/loss")]
+    assert found == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0), (50, 2.0), (60, 2.0)]
+
+
+def test_a_run_without_the_key_writes_no_event(tmp_path):
+    with journal(tmp_path, 0, writes=True) as log:
+        log.write("metrics.jsonl", step=1, loss=1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "timing.jsonl"]
+
+
+def test_fit_reads_a_folder_of_events(run, tmp_path):
+    import shutil
+
+    folder, _ = run
+    (branch,) = folder.glob("rung-*")
+    shutil.copytree(branch, tmp_path / "theirs")
+    (tmp_path / "theirs" / "trainer_state.json").unlink()
+    (last,) = [one for one in read_runs(tmp_path / "theirs").runs if one.annealed]
+    rung = RungFile.read(branch / "rung.json").observation
+    assert last.loss == pytest.approx(rung.loss, rel=1e-6)
+    assert (last.tokens, last.params) == (rung.tokens, rung.params)
+
+
+# The progress line
+
+
+def test_a_run_says_what_its_mfu_is_of(run):
+    _, said = run
+    assert "MFU is of " in said
+    assert "FLOP/s: a plain fp32 matmul, measured here" in said
+
+
+def test_mfu_is_exact_flops_over_the_named_peak():
+    spec = member("gpt2").spec
+    peak = Peak(flops_per_s=accelerator("H200").training_peak, word="H200", source="")
+    rate = 0.45 * peak.flops_per_s / accounting.train_flops_per_token(spec)
+    assert pace(spec, rate, peak) == "521k tokens/s, MFU 45% of H200"
+    assert pace(spec, rate, None) == "521k tokens/s"
+
+
+def test_a_known_gpu_is_held_against_its_data_sheet_and_others_against_a_matmul(monkeypatch):
+    monkeypatch.setattr(pace_file.torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert device_name("cuda", 8) == "8xNVIDIA H200"
+    known = peak_of("cuda", 1e12, "bf16", 8)
+    assert (known.flops_per_s, known.word) == (8 * 989e12, "H200")
+    assert known.sentence.startswith("MFU is of 7.91e+03 TFLOP/s: 8 × H200, dense bf16")
+    monkeypatch.setattr(pace_file.torch.cuda, "get_device_name", lambda: "Some New GPU")
+    assert peak_of("cuda", 3e12, "bf16").flops_per_s == 3e12
+    assert "measured here" in peak_of("cpu", 4.2e10, "fp32").sentence
+
+
+@pytest.mark.parametrize("room", [20, 40, 80, 120])
+def test_the_time_left_is_always_in_the_line(room):
+    line = fitted(
+        " 12%  a-long-name-s0 rung-4718592000 step 40/9000 loss 3.115, 65k tokens/s", "3 s left", room
+    )
+    assert len(line) <= room
+    assert line.endswith("3 s left")
