@@ -247,6 +247,8 @@ def _training(facts: Facts) -> str:
             f"{format_duration(run.wall_s)} on {run.accelerator or 'an unnamed device'}" if run.wall_s else "not recorded",
         ),
     ]  # fmt: skip
+    if settings.init:
+        rows.insert(0, ("began from", f"{_code(settings.init)}, SHA-256 {_code(settings.init_sha256[:16])}"))
     if settings.recipe:
         rows.append(("recipe", settings.recipe))
     return _rows(rows)
@@ -295,8 +297,12 @@ def _reproduce(facts: Facts) -> str:
         "held_out": manifest.held_out,
         "eval_tokens": facts.rung.eval_tokens if settings.objective == "causal" else None,
     }
-    words |= {key: getattr(settings, key) for key in TrainConfig.model_fields if key in Settings.model_fields}
-    words["threads"] = settings.threads or None  # 0 is as many as there are
+    for key in (key for key in TrainConfig.model_fields if key in Settings.model_fields):
+        value, optional = getattr(settings, key), not Settings.model_fields[key].is_required()
+        unset = optional and not isinstance(value, bool) and not value  # "" or 0: it was not asked for
+        words[key] = None if unset else value
+    if settings.epochs:
+        words["tokens"] = None
     command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)
     fence = "`" * (1 + max(2, *(len(run) for run in ["", *re.findall("`+", command)])))
     return (
