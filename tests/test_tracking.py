@@ -96,7 +96,7 @@ def test_tensorboard_reads_them_and_forgets_what_a_killed_run_logged_again(tmp_p
 def test_a_run_without_the_key_writes_no_event(tmp_path):
     with journal(tmp_path, 0, writes=True) as log:
         log.write("metrics.jsonl", step=1, loss=1.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "timing.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 
 
 def test_fit_reads_a_folder_of_events(run, tmp_path):
