@@ -49,6 +49,14 @@ def format_size(value: float, digits: int = 3) -> str:
     return _plain(value, digits)
 
 
+def format_bytes(value: float) -> str:
+    """498 MB, 5.65 GB, 1.2 TB: decimal, as memory is sold."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= factor * 0.9995:
+            return f"{_plain(value / factor, 3)} {unit}"
+    return f"{value:.0f} B"
+
+
 def _plain(value: float, digits: int) -> str:
     """`digits` significant digits without an exponent, trailing zeros left out."""
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))

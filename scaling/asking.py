@@ -71,6 +71,10 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
     made = make_plan(
         budgets, law, shapes, ask=asked, nats=nats, share=share, rule=question.rule, inputs=_inputs(question)
     )
+    if question.times is not None:
+        made = made.model_copy(
+            update={"notes": (*made.notes, _sharing(question.times, budgets[-1].devices or 1))}
+        )
     member = made.members[-1]
     return made, recipes(member.spec, member.tokens)
 
@@ -217,6 +221,12 @@ def _measured(runs: tuple[Run, ...], device: Accelerator) -> float | None:
     """On the study's own runs, else in probes of this user's machines."""
     found = measured_mfu(runs, device)
     return profiled_mfu(device) if found is None else found
+
+
+def _sharing(times: str, devices: int) -> str:
+    """How much of a device is left when so many share the work."""
+    share = min(1.0, fit_times(parse_times(times)).efficiency(devices))
+    return f"the MFU is that of one device times {share:.3g}, what is left of each of {devices} by the measured --times"
 
 
 def _shared(budget: Budget, times: str | None) -> Budget:

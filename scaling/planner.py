@@ -9,14 +9,14 @@ import numpy as np
 
 from families import Member, accounting
 from families.errors import BadInput
-from families.units import format_size
+from families.units import format_bytes, format_size
 
 from .band import band, preferences
 from .budget import Budget, MfuSource, parse_budget
 from .candidates import Candidates
 from .costing import TOLERANCE, Ask, Costed, answer, cost, pareto
 from .hardware import accelerator
-from .mfu import estimated_mfu
+from .mfu import ERROR, estimated_mfu
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
 from .planlaw import PlanLaw
 from .published import PUBLISHED
@@ -195,9 +195,14 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> tuple[in
     needed = states / budget.devices + parts["activations"] + parts["logits"]
     if needed <= usable:
         return 1, True
+    how = (
+        "one sequence at a time"
+        if budget.devices == 1
+        else f"one sequence at a time, states sharded over {budget.devices}"
+    )
     raise BadInput(
-        f"{member.name} needs {format_size(needed)}B on each device, sharded over all {budget.devices} and one "
-        f"sequence at a time; {device.name} has {format_size(device.memory)}B: take more or larger devices"
+        f"{member.name} needs {format_bytes(needed)} of a device's memory, {how}; {device.name} has "
+        f"{format_bytes(device.memory)}: take more or larger devices"
     )
 
 
@@ -233,7 +238,12 @@ def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, 
             f"within {TOLERANCE:.0%} counts as affordable"
         )
     if budget.mfu is not None:
-        said.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}: hours and prices are as true as it is")
+        band = ""
+        if budget.mfu_source == "estimated":
+            band = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
+        said.append(
+            f"MFU {budget.mfu:.4g} is {budget.mfu_source}{band}: hours and prices are as true as it is"
+        )
     if choice.interval_80 is None:
         why = "is published constants" if law.predictor is None else "was fitted on fewer than 4 runs"
         said.append(f"law {law.name} {why}: its predictions have no interval")

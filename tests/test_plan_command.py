@@ -152,3 +152,62 @@ def test_an_unwritable_place_is_one_line(cli, tmp_path):
     result = cli("plan", "--budget", "1e18", "--out", str(tmp_path / "file" / "plan.json"))
     assert result.returncode == 2
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+ASKS = [
+    ["--budget", "8xA100-hours"],
+    ["--budget", "1e18,1e19,1e20"],
+    ["--budget", "1e22", "--on", "64xH100", "--recipes"],
+    ["--target-ppl", "20", "--on", "8xH100"],
+    ["--target-loss", "2.9", "--tokens-available", "1B"],
+    ["--budget", "1e20", "--params", "125M"],
+    ["--budget", "1e21", "--inference-tokens", "1T", "--within", "2%"],
+    ["--budget", "8xA100-hours", "--mfu", "estimate", "--times", "1=66m40s,2=40m19s,4=32m44s"],
+    ["--budget", "1e20", "--law", "kaplan"],
+]
+
+
+@pytest.mark.parametrize("asked", ASKS, ids=" ".join)
+def test_every_kind_of_answer_fits_a_hundred_columns(cli, asked):
+    done = cli("plan", *asked)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "BB" not in done.stdout + done.stderr
+
+
+def test_the_band_says_what_each_other_choice_costs_in_nats_time_and_money(cli):
+    done = cli("plan", "--budget", "8xA100-hours", "--json")
+    value = json.loads(done.stdout)
+    band = value["band"]["members"]
+    text = cli("plan", "--budget", "8xA100-hours").stdout.split("within 0.01 nats")[1]
+    for member in band:
+        (line,) = [line for line in text.splitlines() if line.startswith(member["choice"]["member"] + " ")]
+        if member["choice"]["member"] == value["recommended"]["member"]:
+            assert "the best" in line
+        else:
+            assert f"+{member['nats']:.4f}" in line
+            assert f"{member['extra_price']:.2f}" in line
+    best = min(band, key=lambda member: member["choice"]["inference_flops_per_token"])
+    assert best["choice"]["member"] == value["band"]["cheapest_to_serve"]
+
+
+def test_pareto_members_that_no_law_prefers_are_marked(cli):
+    text = cli("plan", "--budget", "8xA100-hours").stdout
+    rows = {line.split()[1]: line for line in text.splitlines() if line.startswith("frontier")}
+    assert rows["gpt2-52m"].endswith("no law")
+    assert rows["gpt2-125m"].endswith("chinchilla")
+
+
+def test_memory_that_fits_nowhere_says_how_much_and_of_what(cli):
+    alone = cli("plan", "--budget", "1e25", "--on", "1xT4").stderr
+    assert "needs 5.65 TB of a device's memory, one sequence at a time; T4 has 16 GB" in alone
+    shared = cli("plan", "--budget", "1e24", "--on", "4xH100").stderr
+    assert "states sharded over 4; H100 has 80 GB" in shared
+
+
+def test_an_estimated_mfu_has_its_band_and_shared_work_its_share(cli):
+    said = cli(
+        "plan", "--budget", "8xA100-hours", "--mfu", "estimate", "--times", "1=66m40s,2=40m19s,4=32m44s"
+    ).stderr
+    assert "is estimated, 0.12 to 0.18" in said
+    assert "that of one device times 0.273" in said

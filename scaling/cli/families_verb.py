@@ -7,7 +7,7 @@ import typer
 
 from families import MEMBERS, accounting, member
 from families.architectures import architecture
-from families.units import format_size
+from families.units import format_bytes, format_size
 
 from .show import JsonOption, print_json, say, table
 
@@ -57,7 +57,7 @@ def show_member(
     memory = fact["training_memory"]
     say(
         "training memory, one sequence, fp32: "
-        + ", ".join(f"{k} {format_size(v)}B" for k, v in memory.items())
+        + ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
     )
 
 

@@ -5,7 +5,7 @@ from textwrap import fill
 
 from families.units import format_duration, format_size
 
-from ..budget import Budget
+from ..budget import Budget, parse_flops
 from ..hardware import accelerator
 from ..planfile import Band, Choice, PlanFile, PlannedMember
 from ..recipe import Recipe
@@ -13,6 +13,7 @@ from .show import table
 
 WIDTH = 100
 NEARBY = 5  # frontier rows shown; --json has them all
+SHOWN = 6  # of the band, besides the best and the cheapest
 
 
 def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
@@ -21,28 +22,32 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     assert made.recommended is not None
     assert made.budget is not None
     chosen, member = made.recommended, made.members[-1]
-    yield f"budget  {_budget(made.budget)}"
+    yield f"budget  {_budget(made.budget, len(made.ladder))}"
     yield f"law     {made.law.name}: {made.law.source}"
     yield ""
     yield from _chosen(chosen, member)
     yield ""
-    rows = [_row("recommended", chosen)]
-    rows += [_row(f"{rung.budget.flops:.2g} FLOPs", rung.choice) for rung in made.ladder[:-1]]
-    rows += [_row(f"{other.law} would", other.choice) for other in made.others]
-    rows += [_row("frontier", choice) for choice in _nearby(made)]
-    yield table(
-        ["", "member", "tokens", "loss", "ppl", "of budget", "hours", "USD", "wanted by"], rows, left=2
-    )
+    timed = chosen.hours is not None  # by a budget that names no accelerator there is neither time nor money
+    rows = [_row("recommended", chosen, timed)]
+    rows += [_row(f"{rung.budget.flops:.2g} FLOPs", rung.choice, timed) for rung in made.ladder[:-1]]
+    rows += [_row(f"{other.law} would", other.choice, timed, other.law) for other in made.others]
+    rows += [_row("frontier", choice, timed) for choice in _nearby(made)]
+    spent = "of least" if made.budget.text.startswith("target ") else "of budget"
+    money = ["hours", "USD"] if timed else []
+    yield table(["", "member", "tokens", "loss", "ppl", spent, *money, "wanted by"], rows, left=2)
     if made.band is not None:
         yield ""
-        yield from _band(made.band)
+        yield from _band(made.band, chosen.member)
     if advice:
         yield ""
         yield _recipes(advice)
 
 
-def _budget(budget: Budget) -> str:
-    line = f"{budget.text} = {format_size(budget.flops)} FLOPs"
+def _budget(budget: Budget, several: int) -> str:
+    flops = f"{format_size(budget.flops)} FLOPs"
+    line = flops if parse_flops(budget.text) is not None else f"{budget.text} = {flops}"
+    if several:
+        line += f", the largest of {several}"
     if budget.accelerator is None or budget.mfu is None:
         return line + " (no accelerator named: --on 8xA100 gives hours)"
     device = accelerator(budget.accelerator)
@@ -86,7 +91,13 @@ def _nearby(made: PlanFile) -> list[Choice]:
     return sorted(near, key=lambda choice: choice.params)
 
 
-def _row(kind: str, choice: Choice) -> list[str]:
+def _row(kind: str, choice: Choice, timed: bool, law: str | None = None) -> list[str]:
+    wanted = choice.preferred_by if law is None else (law,)
+    named = [name.removesuffix(".json")[:10] for name in wanted]
+    money = [
+        "—" if choice.hours is None else f"{choice.hours:,.2f}",
+        "—" if choice.price is None else _money(choice.price),
+    ]
     return [
         kind,
         choice.member,
@@ -94,28 +105,50 @@ def _row(kind: str, choice: Choice) -> list[str]:
         f"{choice.loss:.4f}",
         f"{choice.ppl:.2f}",
         "—" if choice.share is None else f"{choice.share:.3f}",
-        "—" if choice.hours is None else f"{choice.hours:,.2f}",
-        "—" if choice.price is None else f"{choice.price:,.0f}",
-        "+".join(law.removesuffix(".json")[:10] for law in choice.preferred_by) or "—",
+        *(money if timed else ()),
+        f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law",
     ]
 
 
-def _band(band: Band) -> Iterator[str]:
+def _money(price: float) -> str:
+    """USD: cents where a few dollars are meant."""
+    return f"{price:,.2f}" if price < 10 else f"{price:,.0f}"
+
+
+def _band(band: Band, best: str) -> Iterator[str]:
+    """Which others do about as well, and what each costs instead of the best."""
     width = (
         f"{band.within_nats:g} nats"
         if band.within_nats is not None
-        else f"{band.within_share:.3g} of the cost"
+        else f"{100 * (band.within_share or 0):.3g} % of the cost"
     )
-    names = [member.choice.member for member in band.members]
-    few = names[0] if len(names) == 1 else f"{len(names)} members, {names[0]} to {names[-1]}"
-    yield f"within {width} of the best: {few}"
-    by_name = {member.choice.member: member for member in band.members}
+    others = [member for member in band.members if member.choice.member != best]
+    if not others:
+        yield f"within {width} of the best there is no other"
+        return
+    yield f"within {width} of the best, {len(others) + 1} members; what each needs more to equal it, and to serve:"
+    roles: dict[str, list[str]] = {}
     for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
-        member = by_name[name]
-        money = "" if member.extra_price is None else f", {member.extra_price:,.0f} USD"
-        hours = "" if member.extra_hours is None else f", {member.extra_hours:.3g} hours"
-        more = f"{format_size(member.extra_flops)} FLOPs{hours}{money}" if member.extra_flops else "nothing"
-        yield f"cheapest to {role}: {name}, {member.nats:.4f} nats above the best; equal for {more} more"
+        roles.setdefault(name, []).append(role)
+    names = {band.cheapest_to_train, band.cheapest_to_serve, best}
+    by_size = sorted(band.members, key=lambda member: member.choice.params)
+    step = -(-len(by_size) // SHOWN)
+    rows = [
+        [
+            member.choice.member,
+            "the best" if member.choice.member == best else f"+{member.nats:.4f}",
+            "—" if member.choice.member == best else format_size(member.extra_flops),
+            "—" if member.extra_hours is None or member.choice.member == best
+            else format_duration(3600 * member.extra_hours),
+            "—" if member.extra_price is None or member.choice.member == best else _money(member.extra_price),
+            format_size(member.choice.inference_flops_per_token),
+            " and ".join(roles.get(member.choice.member, [])) or "",
+        ]
+        for place, member in enumerate(by_size)
+        if place % step == 0 or member.choice.member in names
+    ]  # fmt: skip
+    header = ["member", "nats", "FLOPs more", "time", "USD", "FLOPs/token", "cheapest to"]
+    yield table(header, rows)
 
 
 def _recipes(advice: Mapping[str, Recipe]) -> str:
