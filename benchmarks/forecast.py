@@ -1,8 +1,8 @@
 """The live forecast on runs whose tails are held back, and its alarms on runs with faults.
 
 Run: python benchmarks/forecast.py [--json] [--check] [--regenerate DIR]. The runs are real (benchmarks/forecast_runs.py): ladders
-of tiny models under wsd, cosine and constant rates, in four studies. The forecast's constants were chosen on code-a and code-c;
-docs-b (another text) and code-d (another batch, context, rate and cooldown) were held back, and only they count for the bars.
+of tiny models under wsd, cosine and constant rates, in six studies. The forecast's constants were chosen on four of them (code-a,
+docs-b, code-c, code-d); code-e and docs-f, trained after, were held back, and only they count for the bars.
 
 A run is foreseen from the first third of its steps, taught by the study's smaller members, which a ladder trains before it. Bars
 on forecasts are over runs with smaller siblings of two sizes at least, as a plan's target has; the others are listed as facts.
@@ -29,7 +29,7 @@ from scaling.runs import Run
 from scaling.underway import RungAhead, Underway
 
 CURVES = Path(__file__).parent / "curves" / "runs.jsonl"
-HELD_BACK = ("docs-b", "code-d")
+HELD_BACK = ("code-e", "docs-f")
 WITHIN, BUDGET = 0.01, 0.10
 
 

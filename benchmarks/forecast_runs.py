@@ -1,6 +1,6 @@
 """The runs behind benchmarks/forecast.py: real ladders of tiny models, healthy and with faults, made by the engine.
 
-Four studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
+Six studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
 """
 
 import ast
@@ -54,11 +54,15 @@ SETUPS = (
     Setup(name="code-a", text="stdlib", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=900, batch_size=8,
           n_positions=128, seed=0, faulty=(1, 2)),
     Setup(name="docs-b", text="docstrings", shapes=((2, 36), (2, 52), (3, 72), (3, 104)), steps=640, batch_size=8,
-          n_positions=128, seed=3, faulty=(0, 2), held_back=True),
+          n_positions=128, seed=3, faulty=(0, 2)),
     Setup(name="code-c", text="stdlib", shapes=((1, 40), (2, 56), (3, 80)), steps=700, batch_size=16, n_positions=64,
           seed=1, lr=0.6, cooldown=0.15, faulty=(1,)),
     Setup(name="code-d", text="stdlib", shapes=((2, 32), (3, 48), (2, 80), (4, 96)), steps=1000, batch_size=12,
-          n_positions=96, seed=2, lr=1.5, cooldown=0.25, faulty=(1, 2), held_back=True),
+          n_positions=96, seed=2, lr=1.5, cooldown=0.25, faulty=(1, 2)),
+    Setup(name="code-e", text="stdlib", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
+          n_positions=128, seed=5, faulty=(1, 3), held_back=True),
+    Setup(name="docs-f", text="docstrings", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
+          n_positions=128, seed=6, faulty=(1, 3), held_back=True),
 )  # fmt: skip
 
 

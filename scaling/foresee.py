@@ -17,22 +17,23 @@ Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles 
 FEWEST_POINTS = 4  # with less nothing is foreseen
 MOST_LINES = 200  # of training loss; more are averaged, for speed
 
-# Chosen on the studies code-a and code-c of benchmarks/forecast.py; docs-b and code-d were held back (docs/log.md).
+# Chosen on four studies of benchmarks/forecast.py (code-a, docs-b, code-c, code-d); two others were held back (docs/log.md).
 # In units of the loss so far, so that they carry over to other sizes: (mean, standard deviation).
 _SLOPE, _GAIN, _SHIFT, _DRIFT = (0.075, 0.025), (0.07, 0.03), (0.0, 0.15), (0.0, 0.015)
 _ALPHA, _LOG_MEMORY = (0.5, 0.15), (math.log(12.0), 0.8)
 # Between runs of one study, of level, slope, gain, shift, drift (shares of the loss), alpha and log memory, and of the
 # offset between a run's own curve and its loss on the whole eval set: the trend per e-fold of parameters, how far that
 # may be off, and the scatter of single runs around it.
-_TREND = np.array([-0.04, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0])
-_TREND_SD = np.array([0.06, 0.005, 0.004, 0.01, 0.01, 0.06, 0.2])
-_WANDER = np.array([0.015, 0.003, 0.0016, 0.006, 0.004, 0.1, 0.2])
-_SCATTER = np.array([0.02, 0.003, 0.0025, 0.01, 0.006, 0.08, 0.25])
+_TREND = np.array([-0.03, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0])
+_TREND_SD = np.array([0.02, 0.005, 0.004, 0.01, 0.01, 0.06, 0.2])
+_WANDER = np.array([0.006, 0.003, 0.0016, 0.006, 0.004, 0.1, 0.2])
+_SCATTER = np.array([0.008, 0.003, 0.0025, 0.01, 0.006, 0.08, 0.25])
 # What a sibling under another schedule may be off by, and the offset per e-fold of length, in the same units.
 _OTHER_SCHEDULE = np.array([0.015, 0.006, 0.02, 0.004, 0.004, 0.1, 0.5])
 _SAME_LENGTH = 0.1  # log of the ratio of two rungs that count as equally long
 _OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
 _LOOK_NOISE = 0.006  # of the loss: what a look wanders at constant rate, beyond any trend
+_TOGETHER = 2.0  # how much more the mean of neighbouring points errs than if each erred alone
 _BORROWED = 0.3  # of a sibling's residual that may be its own
 _BEND = 0.1  # of a run's steps, which its siblings' law leaves out: the first bend is no power law
 _PAST = 0.5  # of the steps so far that may be left out for the bend, at most
@@ -339,7 +340,7 @@ def _points(
         profile=Profile.of(run.underway.to(steps)),
         step=np.concatenate([step, curve.eval_step[looked]]),
         loss=np.concatenate([loss, values]),
-        noise=np.concatenate([noise, look_noise]),
+        noise=_TOGETHER * np.concatenate([noise, look_noise]),
         train=np.concatenate([np.full(len(step), float(any_looks)), np.zeros(len(values))]),
     )
 

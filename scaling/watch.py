@@ -144,9 +144,7 @@ def watch(folder: Path, *, steps: int | None = None) -> Verdict:
 def study_of(folder: Path) -> Study:
     """The study that a run's folder belongs to: two above, or the folder itself for a run with a folder of its own."""
     own = folder.resolve()
-    return Study(
-        own if (own / "runs.jsonl").exists() else own.parents[1] if own.parent.name == "runs" else own
-    )
+    return Study(own.parents[1] if own.parent.name == "runs" else own)
 
 
 def judge(run: RunCurves, siblings: Sequence[RunCurves], steps: int, promise: Promise | None) -> Verdict:

@@ -1,6 +1,7 @@
 """The live forecast: a law of the curve that knows the schedule, what siblings teach, intervals, alarms and verdicts."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scaling.foresee import Z_80, at_own_size, foresee, offset_at, universal
 from scaling.schedule import Schedule
 from scaling.trajectory import NAMES, Points, Prior, Profile, learn
 from scaling.underway import RungAhead
-from scaling.watch import Outlook, Promise, brief, find_run, judge, watch
+from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
 
 from .simulated_runs import changed, family, going, law, level_of, seen_until, simulated, write
 
@@ -149,7 +150,7 @@ def test_without_siblings_the_forecast_is_of_the_runs_own_looks_and_much_wider()
     assert alone.sd > 1.5 * taught.sd
 
 
-def test_the_intervals_cover_simulated_runs_about_as_often_as_they_say():
+def test_the_intervals_cover_simulated_runs_at_least_as_often_as_they_say():
     inside, errors = [], []
     for seed in range(40):
         rng = np.random.default_rng([7, seed])
@@ -158,7 +159,6 @@ def test_the_intervals_cover_simulated_runs_about_as_often_as_they_say():
             "slope": rng.uniform(0.22, 0.36),
             "gain": rng.uniform(0.18, 0.32),
         }
-        batches = None
         siblings, batches = family(rng, **of_study)
         own = {key: value * rng.normal(1, 0.04) for key, value in of_study.items()}
         level = level_of(220_000) + rng.normal(0, 0.03)
@@ -167,8 +167,8 @@ def test_the_intervals_cover_simulated_runs_about_as_often_as_they_say():
         truth = run.finals[1000]
         errors.append(abs(seen.loss / truth - 1))
         inside.append(abs(seen.loss - truth) < Z_80 * seen.sd)
-    assert 0.7 <= np.mean(inside) <= 1.0
-    assert np.mean(np.array(errors) < 0.01) >= 0.8
+    assert np.mean(inside) >= 0.8
+    assert np.mean(errors) < 0.01
 
 
 def test_a_longer_look_makes_the_forecast_surer():
@@ -232,6 +232,25 @@ def test_a_run_that_stays_where_it_began_is_not_learning(study):
     assert found is not None
     assert found.fault == "not learning"
     assert found.step <= 100
+
+
+def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
+    siblings, healthy = study
+    looks = np.where(healthy.trunk.eval_step > 400, 5.5, healthy.trunk.eval_loss)
+    stale = replace(healthy, trunk=replace(healthy.trunk, eval_loss=looks), branches={}, finals={})
+    found = first_alarm(stale, siblings, 1000, since=400)
+    assert found is not None
+    assert (found.fault, found.step) == ("repeating data", 450)
+    assert "5.50 on held-out text" in found.evidence
+
+
+def test_a_run_that_begins_from_trained_weights_need_not_fall_at_first(study):
+    _, healthy = study
+    flat = changed(healthy, 0, lambda step, loss: 3.3 + 0.02 * np.sin(step))
+    flat = replace(flat, trunk=replace(flat.trunk, eval_loss=np.full(len(flat.trunk.eval_step), 3.4)))
+    assert first_alarm(flat, (), 1000) is not None
+    tuned = replace(flat, underway=flat.underway.model_copy(update={"fresh": False}))
+    assert first_alarm(seen_until(tuned, 190), (), 1000) is None
 
 
 # Verdicts
@@ -313,6 +332,14 @@ def test_a_run_is_found_by_folder_or_by_name_and_the_nearest_name_is_offered(tmp
         find_run("L2d46", tmp_path)
     with pytest.raises(BadInput, match="has no runs"):
         find_run("x", tmp_path / "elsewhere")
+
+
+def test_a_run_belongs_to_the_study_two_above_or_is_one_of_its_own(tmp_path, study):
+    _, healthy = study
+    inside, alone = write(healthy, tmp_path / "s" / "runs" / "x"), write(healthy, tmp_path / "alone")
+    (inside / "runs.jsonl").touch()  # a run's own observations
+    assert study_of(inside).folder == (tmp_path / "s").resolve()
+    assert study_of(alone).folder == alone.resolve()
 
 
 def test_a_progress_line_says_nothing_rather_than_fail(tmp_path):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..watch import Verdict, find_run, watch
+from ..watch import Verdict, find_run, study_of, watch
 from .show import JsonOption, StudyOption, note, print_json, readable_study, say
 
 EPILOG = "Example: scaling watch L4-d128-s0 --study demo, or scaling watch demo/runs/L4-d128-s0 --once"
@@ -29,7 +29,7 @@ def watch_run(
     Looks again until the run ends; --once and --json look once.
     """
     folder = find_run(run, study)
-    readable_study(folder.parent.parent)
+    readable_study(study_of(folder).folder)
     steps = _steps(folder, tokens)
     verdict = watch(folder, steps=steps)
     if as_json:
