@@ -57,7 +57,7 @@ SETUPS = (
           n_positions=128, seed=3, faulty=(0, 2)),
     Setup(name="code-c", text="stdlib", shapes=((1, 40), (2, 56), (3, 80)), steps=700, batch_size=16, n_positions=64,
           seed=1, lr=0.6, cooldown=0.15, faulty=(1,)),
-    Setup(name="code-d", text="stdlib", shapes=((2, 32), (3, 48), (2, 80), (4, 96)), steps=1000, batch_size=12,
+    Setup(name="code-d", text="stdlib", shapes=((2, 32), (3, 48), (2, 80)), steps=1000, batch_size=12,
           n_positions=96, seed=2, lr=1.5, cooldown=0.25, faulty=(1, 2)),
     Setup(name="code-e", text="stdlib", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
           n_positions=128, seed=5, faulty=(1, 3), held_back=True),
