@@ -1,5 +1,7 @@
 """Approaches 1 and 2: their known biases, and no optimum where there is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,12 @@ def test_approach_2_is_exact_on_a_symmetric_surface_sampled_symmetrically():
     bias = bias_of_approach_2(SYMMETRIC, sampled(SYMMETRIC, points=9), 1e22)
     assert bias.ratio == pytest.approx(1, abs=1e-6)
     assert bias.exponent == pytest.approx(bias.true_exponent, abs=1e-6)
+
+
+def test_the_bias_is_that_of_the_surface_whatever_the_noise_of_the_runs():
+    clean = sampled(ASYMMETRIC, points=9)
+    noisy = replace(clean, L=clean.L * np.exp(np.random.default_rng(0).normal(0, 0.01, len(clean))))
+    assert bias_of_approach_2(ASYMMETRIC, noisy, 1e22) == bias_of_approach_2(ASYMMETRIC, clean, 1e22)
 
 
 def test_a_grid_that_drifts_off_the_optimum_bends_even_the_exponent():

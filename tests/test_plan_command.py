@@ -36,6 +36,12 @@ def test_the_text_says_assumed_and_what_chinchilla_would_choose(cli):
     assert max(len(line) for line in result.stdout.splitlines()) <= 100
 
 
+def test_the_hours_of_a_target_are_said_to_be_assumed(cli):
+    words = ("plan", "--target-loss", "3", "--on", "8xA100")
+    assert json.loads(cli(*words, "--json").stdout)["mfu_source"] == "assumed"
+    assert "assumed" in cli(*words).stdout
+
+
 def test_without_study_or_out_it_writes_nothing(cli, tmp_path):
     cli("plan", "--budget", "8xA100-hours", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
