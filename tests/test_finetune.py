@@ -276,3 +276,25 @@ def test_the_same_steps_on_a_fraction_repeat_it_and_book_it(text, tmp_path):
     rung = climb(chosen, (8192,), part, places(tmp_path), Habits(save_every=1e9), Stop())[0]
     assert rung.observation.tokens == 8192
     assert rung.observation.unique_tokens == len(part.train) * 32 < 0.2 * 8192 * 10
+
+
+def test_the_cards_command_asks_for_the_same_fine_tuning(epochs):
+    import re
+    import shlex
+
+    from scaling.cli.keyvalue import merge
+    from train.config import Settings
+    from train.prepare import DataManifest
+
+    root = epochs[0] / "study"
+    folder = next((root / "runs" / "run-ft-s0").glob("rung-*"))
+    card = (folder / "model" / "README.md").read_text()
+    words = shlex.split(re.search(r"^scaling train (.*)$", card, re.MULTILINE)[1])
+    config = merge(TrainConfig, words)
+    begun = Settings.read(folder.parent / "run.json")
+    assert (config.epochs, config.init) == (3, begun.init)
+    facts = TextFacts.of(DataManifest.read(root / "data" / "data.json"), "gpt2")
+    again = settings_of(config.model_copy(update={"tokens": 1000}), facts, "cpu")
+    assert (
+        again.model_copy(update={"run": begun.run, "compile": begun.compile}).identity() == begun.identity()
+    )

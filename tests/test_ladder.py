@@ -6,6 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from families import member
 from families.errors import BadInput
 from scaling.files import first_problem
 from scaling.ledger import read_ledger
@@ -14,11 +15,13 @@ from scaling.schedule import Schedule
 from train.checkpoint import checkpoints
 from train.config import TrainConfig
 from train.ladder import Habits, climb
+from train.launch import TextFacts, settings_of, train
 from train.loop import Stop
 from train.rung import RungFile
 from train.rungs import Rungs
 
-from .test_train import one_thread, places, settings, text, weights
+from .test_data import write_corpus
+from .test_train import SHAPE, one_thread, places, settings, text, weights
 
 __all__ = ["one_thread", "text"]
 
@@ -142,3 +145,41 @@ def test_training_again_from_an_earlier_trunk_leaves_the_trunks_own_record_alone
 def test_a_trunk_under_another_rate_is_still_refused(ladder, text):
     with pytest.raises(BadInput, match=r"lr 0\.003; this one has 0\.001"):
         climb(settings(text, lr=1e-3, cooldown=0.1), (1024,), text, places(ladder[0]), QUIET, Stop())
+
+
+def test_a_rung_added_from_the_command_line_keeps_what_the_recipe_said_at_first(tmp_path):
+    """The recipe looks at the tokens: a longer run alone would have another batch, rate and warm-up."""
+    corpus = write_corpus(tmp_path / "corpus")
+
+    def run(**changes):
+        config = TrainConfig.model_validate({
+            "family": "tiny", "data": str(corpus), **SHAPE, "dtype": "fp32", "compile": False, "attention": "sdpa", **changes
+        })  # fmt: skip
+        hears = {"yes": True, "stop": Stop(), "tell": lambda line: None, "report": lambda *what: None}
+        return train(config, tmp_path / "study", **hears)
+
+    first = run(tokens=4096)[0].observation
+    alone = settings_of(
+        TrainConfig.model_validate({"family": "tiny", "data": "x", "tokens": 65536, **SHAPE}),
+        TextFacts(),
+        "cpu",
+    )
+    assert alone.batch_tokens != first.batch_tokens
+    before = booked(tmp_path / "study" / "runs" / "tiny-s0")
+    _, second = run(tokens=65536, rungs="4096")
+    assert (second.observation.batch_tokens, second.observation.lr) == (first.batch_tokens, first.lr)
+    ours = booked(tmp_path / "study" / "runs" / "tiny-s0") - before
+    assert ours == pytest.approx(second.observation.tokens - 0.8 * first.tokens, abs=2 * first.batch_tokens)
+
+
+def test_grouped_heads_reach_the_run_and_its_card_can_ask_for_them_again():
+    tiny = {"family": "tinyllama-1.1b", "data": "x", "tokens": "1M"}
+    spec = TrainConfig.model_validate(tiny).spec()
+    assert spec == member("tinyllama-1.1b").spec
+    chosen = settings_of(TrainConfig.model_validate(tiny), TextFacts(), "cpu")
+    assert chosen.spec() == spec
+    every = {
+        name: getattr(spec, name)
+        for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
+    }
+    assert TrainConfig.model_validate({**tiny, **every}).spec() == spec

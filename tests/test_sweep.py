@@ -166,3 +166,10 @@ def test_a_sweep_from_the_command_line_trains_packs_and_marks(cli, tmp_path):
     again = cli("train", *words, "--study", "study", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert f"{best['run']} *" in again.stdout
     assert all(len(line) <= 100 for line in again.stdout.splitlines())
+
+
+def test_a_name_that_was_given_stays_and_only_an_ablation_adds_to_it():
+    (one,) = asked("name=mine", "data_fraction=0.5")
+    assert one.config.name == "mine"
+    found = asked("name=mine", "ablate=data", "fractions=0.5,1")
+    assert [entry.config.name for entry in found] == ["mine-data0.5", "mine"]

@@ -301,6 +301,7 @@ def _reproduce(facts: Facts) -> str:
         value, optional = getattr(settings, key), not Settings.model_fields[key].is_required()
         unset = optional and not isinstance(value, bool) and not value  # "" or 0: it was not asked for
         words[key] = None if unset else value
+    words["validation"] = manifest.inputs.get("validation")
     if settings.epochs:
         words["tokens"] = None
     command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)

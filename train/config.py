@@ -229,18 +229,18 @@ class TrainConfig(Record):
         if self.init is not None:
             return self._spec_of_init(given)
         if {"n_layer", "n_head", "n_embd"} <= given.keys():
-            usual = {"architecture": "gpt2"} if self.objective != "mlm" else _ENCODER
+            usual: dict[str, Any] = {"architecture": "gpt2"} if self.objective != "mlm" else _ENCODER
             known = MEMBERS.get(self.family.strip().lower())
-            return ModelSpec(
-                **{**(_ENCODER if known and known.spec.architecture == "bert" else usual), **given}
-            )
+            if known is not None:
+                usual = _ENCODER if known.spec.architecture == "bert" else _kind_of(known.spec, given)
+            return ModelSpec(**{**usual, **given})
         base = member(self.family).spec
         shape = {
             name: getattr(base, name)
             for name in ("architecture", "n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
         }
         inner = base.n_inner if given.get("n_embd") is None else 0
-        return ModelSpec(**{**shape, "n_inner": inner, **given})
+        return ModelSpec(**{**shape, **_kind_of(base, given), "n_inner": inner, **given})
 
     def _spec_of_init(self, given: dict[str, Any]) -> ModelSpec:
         from .init import check_same_shape, checkpoint_folder, checkpoint_spec
@@ -262,6 +262,12 @@ NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
     "init", "epochs", "dataset",
 )  # fmt: skip
+
+
+def _kind_of(base: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """A member's architecture, and its grouping of heads where they are as many as it has."""
+    heads = base.n_kv_head if given.get("n_head", base.n_head) == base.n_head else 0
+    return {"architecture": base.architecture, "n_kv_head": heads}
 
 
 def objective_for(spec: ModelSpec) -> ObjectiveKind:
@@ -294,6 +300,7 @@ class Settings(Document):
     n_head: int
     n_embd: int
     n_inner: int
+    n_kv_head: int = 0  # of grouped-query attention; 0 stands for n_head
     n_positions: int
     vocab_size: int
     eos_token_id: int
@@ -330,7 +337,7 @@ class Settings(Document):
 
     def spec(self) -> ModelSpec:
         """The model's shape."""
-        return ModelSpec(**{name: getattr(self, name) for name in SHAPE_FIELDS})
+        return ModelSpec(**{name: getattr(self, name) for name in (*SHAPE_FIELDS, "n_kv_head")})
 
     @property
     def batch_tokens(self) -> int:

@@ -92,7 +92,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
         tuned = tuple(pair for pair in point.chosen if pair[0] in TUNED)
         for fraction in config.fractions if config.ablate == "data" else (config.data_fraction,):
             one = config.model_copy(update={"data_fraction": fraction})
-            if config.name and fraction < 1:
+            if config.ablate == "data" and config.name and fraction < 1:
                 one = one.model_copy(update={"name": safe_name(f"{config.name}-data{fraction:g}")})
             found.append(Entry(config=one, cell=(*cell, fraction), tuned=tuned))
     if len(found) > 1:
