@@ -36,6 +36,9 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
+figures: $(STAMP)
+	$(BIN)/python -m tests.gallery
+
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist
 

@@ -11,11 +11,15 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import nearest
+from scaling.curves import RunCurves, read_run, read_siblings
+from scaling.foresee import foresee
 from scaling.pilot import ladder_flops
 from scaling.predictor import Predictor
 from scaling.runs import columns
+from scaling.study import Study
+from scaling.watch import promise_for
 
-from . import frontier, planned, promised, style, surface, training
+from . import foreseen, frontier, planned, promised, style, surface, training
 from .seen import Seen
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -226,6 +230,30 @@ def _planned(seen: Seen) -> tuple[Figure, Table]:
     )
 
 
+def _forecast(seen: Seen) -> tuple[Figure, Table]:
+    """Of the first sealed member whose run has begun; of one that is finished, as it stood after a third of its steps."""
+    place = Study(seen.folder)
+    for member in seen.plan.members if seen.plan and seen.seal_intact else ():
+        for run in _begun(seen):
+            steps = round(member.tokens / run.underway.batch_tokens)
+            if run.underway.params != member.params or steps not in run.underway.steps:
+                continue
+            until = steps // 3 if steps in run.finals else None
+            siblings = read_siblings(place.folder / "runs", run)
+            promise = promise_for(place, run, steps)
+            drawn = foreseen.forecast(run, siblings, steps, promise, until=until)
+            header, rows = foreseen.rows(
+                foresee(run, siblings, steps=steps, until=until), steps, run.underway.batch_tokens
+            )
+            return drawn, (tuple(header), [tuple(row) for row in rows])
+    raise BadInput("no sealed member's run has begun; a forecast needs one")
+
+
+def _begun(seen: Seen) -> list[RunCurves]:
+    """Runs that say where they are going; those of older versions do not."""
+    return [read_run(path.parent) for path in sorted((seen.folder / "runs").glob("*/underway.json"))]
+
+
 FIGURES: dict[str, tuple[str, Callable[[Seen], tuple[Figure, Table]]]] = {
     "planned": (
         "The sizes on offer for the budget. Star: recommended. Green: about as good. Dashed: what other laws would choose.",
@@ -234,6 +262,11 @@ FIGURES: dict[str, tuple[str, Callable[[Seen], tuple[Figure, Table]]]] = {
     "predicted": (
         "Thick bar 80 %, thin bar 95 % interval of the sealed prediction; diamond: what came.",
         _predicted,
+    ),
+    "forecast": (
+        "Blue: where the run was likely to end, from its own curve so far and the schedule still to come, with 80 and 95 % "
+        "bands; of a finished run as it stood after a third of its steps. Diamond: what was sealed. Cross: what came.",
+        _forecast,
     ),
     "learning": (
         "Solid: loss on training batches, smoothed. Points: held-out loss of annealed rungs, which is what the law is "
@@ -294,7 +327,9 @@ def _fitting(seen: Seen) -> tuple[str, ...]:
     if seen.studies != 1:
         return OF_OUTCOMES
     chosen = seen.plan is not None and seen.plan.recommended is not None
-    return tuple(name for name in FIGURES if chosen or name != "planned")
+    begun = any((seen.folder / "runs").glob("*/underway.json"))
+    meant = {"planned": chosen, "forecast": begun}
+    return tuple(name for name in FIGURES if meant.get(name, True))
 
 
 def pictures(seen: Seen, names: Sequence[str] | None = None) -> tuple[tuple[Picture, ...], dict[str, str]]:

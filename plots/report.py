@@ -11,7 +11,7 @@ from .figures import FIGURES, OF_OUTCOMES, Picture
 from .seen import Seen
 from .style import DARK, svg, variable
 
-_OF_RESULT = ("learning", "cost", "throughput", "calibration")
+_OF_RESULT = ("forecast", "learning", "cost", "throughput", "calibration")
 _OF_LAW = ("surface", "frontier", "isoflops", "residuals", "backtest")
 SECTIONS = (
     ("asked", "What was asked"),

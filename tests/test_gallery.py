@@ -1,0 +1,96 @@
+"""The gallery: studies that were really run. Their seals open, their scores follow from their runs, their pictures draw."""
+
+from pathlib import Path
+
+import pytest
+
+from plots.figures import picture
+from plots.seen import see
+from plots.style import svg
+from scaling.calibration import calibrate, comparisons_under
+from scaling.compare import Comparison, compare
+from scaling.files import sha256_file
+from scaling.fits import fit
+from scaling.lawfile import LawFile
+from scaling.runs import read_runs
+from scaling.seal import open_seal
+from scaling.study import Study
+
+from .gallery import STUDIES, draw
+
+FOLDERS = sorted(path.parent for path in STUDIES.glob("*/study.json"))
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def place(request):
+    return Study(request.param)
+
+
+def test_there_are_studies_of_two_texts():
+    texts = {see(folder).study.text for folder in FOLDERS}
+    assert len(FOLDERS) >= 2
+    assert len(texts) >= 2
+
+
+def test_the_seal_opens_and_names_the_law_beside_it(place):
+    plan = open_seal(place.plan)
+    assert plan.seal.law_sha256 == sha256_file(place.law)
+
+
+def test_the_scores_follow_from_the_runs(place):
+    stored = Comparison.read(place.comparison)
+    again = compare(open_seal(place.plan), read_runs(place.runs).runs, {})
+    assert again.rows == stored.rows
+
+
+def test_the_prediction_follows_from_the_law(place):
+    plan, predictor = open_seal(place.plan), LawFile.read(place.law).predictor()
+    (member,) = plan.members
+    found = predictor.predict(member.params, member.tokens)
+    assert found.loss == pytest.approx(member.prediction.loss, rel=1e-9)
+    assert found.interval_80 == pytest.approx(member.prediction.interval_80, rel=1e-9)
+
+
+@pytest.mark.slow
+def test_the_law_follows_from_the_runs_that_it_was_fitted_on(place):
+    law, held = LawFile.read(place.law), {row.run for row in Comparison.read(place.comparison).rows}
+    runs = [run for run in read_runs(place.runs).runs if run.run not in held]
+    found = fit(runs, seed=see(place.folder).study.seed)
+    (row,) = Comparison.read(place.comparison).rows
+    member = open_seal(place.plan).members[0]
+    assert found.predict(member.params, member.tokens).loss == pytest.approx(row.predicted_loss, rel=2e-3)
+    assert found.rows == law.rows == 16
+
+
+def test_the_pages_sentence_is_what_the_studies_say():
+    said = calibrate(tuple(comparisons_under(STUDIES).values())).sentence
+    assert said in (STUDIES / "README.md").read_text(encoding="utf-8")
+    for folder in FOLDERS:
+        (row,) = Comparison.read(folder / "comparison.json").rows
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert f"{row.predicted_loss:.3f}" in text
+        assert f"{row.actual_loss:.3f}" in text
+
+
+def test_pictures_are_the_same_bytes_for_the_same_files(place, tmp_path):
+    name = "predicted"
+    first, second = (svg(picture(name, see(place.folder)).figure, name) for _ in range(2))
+    assert first == second
+    assert "<svg" in (place.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_a_folder_of_studies_is_drawn_as_one_outcome(tmp_path):
+    for folder in FOLDERS:
+        (tmp_path / folder.name).mkdir()
+        (tmp_path / folder.name / "comparison.json").write_bytes((folder / "comparison.json").read_bytes())
+    written = draw(tmp_path, ("predicted", "calibration"))
+    assert {path.name for path in written} == {"predicted.svg", "calibration.svg"}
+
+
+def test_no_text_was_kept_and_no_place_on_a_machine():
+    for path in STUDIES.rglob("*"):
+        if path.is_file():
+            assert path.suffix in {".json", ".jsonl", ".svg", ".md"}, path
+            assert "/home/" not in (text := path.read_text(encoding="utf-8"))
+            assert "/tmp/" not in text
+    assert sum(p.stat().st_size for p in Path(STUDIES).rglob("*") if p.is_file()) < 3_000_000
