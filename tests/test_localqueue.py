@@ -77,6 +77,12 @@ def test_every_member_is_done_once_and_one_that_fails_does_not_stop_the_others(t
     assert worked(tmp_path) == {"a-s0": 1, "c-s0": 1, "d-s0": 1}
 
 
+def written_claims(folder):
+    """Those of which a first line is there: a claim is made before it is written."""
+    texts = [path.read_text() for path in folder.glob("study/runs/*/claim-*.json")]
+    return [json.loads(text) for text in texts if text.endswith("\n")]
+
+
 def driven(folder, names):
     return subprocess.Popen([sys.executable, "-c", DRIVER, folder, *names])
 
@@ -85,9 +91,9 @@ def test_a_queue_that_is_killed_leaves_no_process_and_goes_on_where_it_was(tmp_p
     program(tmp_path, seconds=1.0)
     killed = driven(tmp_path, ["a", "b", "c"])
     deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("study/runs/*/claim-*.json"))) < 2 and time.monotonic() < deadline:
+    while len(claims := written_claims(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
-    owners = [json.loads(path.read_text())["pid"] for path in tmp_path.glob("study/runs/*/claim-*.json")]
+    owners = [claim["pid"] for claim in claims]
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     time.sleep(0.3)
