@@ -169,8 +169,11 @@ def follow(
             if member in found.done or member in found.failed:
                 continue
             state = states.get(one.number)
-            if one.task.done(sweep.study):
+            finished = one.task.done(sweep.study)
+            if finished and not (state is not None and state.state == "RUNNING"):
                 found.done.add(member)
+            elif finished:
+                continue  # its process is about to end
             elif state is not None and state.live:
                 ended.pop(member, None)
                 reason = _waits(state)

@@ -6,6 +6,7 @@ Slow, and needs Slurm: CI installs it (.ci/run).
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -47,7 +48,11 @@ def cluster(hidden):
 def empty(cluster):
     """The queue, and that a test left it empty."""
     yield cluster
-    assert cluster.run("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING") == ""
+    left = ("squeue", "--noheader", "--states=PENDING,RUNNING,COMPLETING")
+    deadline = time.monotonic() + 20
+    while (found := cluster.run(*left)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found == ""
 
 
 def ladder(cluster, plan, study, *options, profile=None, timeout=240, **more):
@@ -110,11 +115,12 @@ def let_it_train(log, begun, seconds=90):
     raise TimeoutError(f"{log} does not show {begun} beginnings within {seconds} s: {log.read_text()}")
 
 
-def undisturbed(folder, study):
-    """Another study with the same text."""
+def undisturbed(folder, study, run):
+    """Another study with the same text, and a run that is to compute its steps as this one did."""
     other = Study(folder / "undisturbed")
-    other.folder.mkdir()
+    other.run_folder(run).mkdir(parents=True)
     (other.folder / "data").symlink_to(study.data)
+    shutil.copy(study.run_folder(run) / "run.json", other.run_folder(run))
     return other
 
 
@@ -155,7 +161,7 @@ def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_be
     assert done.returncode == 0, done.stderr
     assert len(submissions(study)) == 1
     assert log.read_text().count("is saved at step") == 2, log.read_text()
-    alone = undisturbed(tmp_path, study)
+    alone = undisturbed(tmp_path, study, "long-s0")
     theirs = alone_and_undisturbed(plan, alone)
     same = {"loss", "loss_se", "tokens", "compute", "perplexity", "bits_per_byte"}
     (ours,) = json.loads(done.stdout)["rungs"]
@@ -183,7 +189,7 @@ def test_a_member_on_two_nodes_is_divided_among_them_and_is_the_run_of_one_proce
     (sent,) = submissions(study)
     assert sent.jobs[0].file == "wide-on-2-nodes.sbatch"
     assert states(empty, sent.jobs[0].job)[sent.jobs[0].job] == "n[1-2]"
-    alone = undisturbed(tmp_path, study)
+    alone = undisturbed(tmp_path, study, "wide-s0")
     whole = alone_and_undisturbed(plan, alone)
     (ours,) = json.loads(done.stdout)["rungs"]
     assert ours["loss"] == pytest.approx(whole["loss"], rel=1e-5)
