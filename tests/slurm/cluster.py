@@ -5,7 +5,9 @@ their own in one folder, so that several can run side by side and nothing is lef
 apt-get install --no-install-recommends slurmctld slurmd slurm-client munge
 """
 
+import functools
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -69,6 +71,13 @@ NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=
 def missing() -> list[str]:
     """The programs of Slurm and munge that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+
+
+@functools.cache
+def can_hide() -> bool:
+    """Whether a process may have mounts of its own here: not without root, nor in most containers."""
+    words = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/tmp"]
+    return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True).returncode == 0
 
 
 def _path() -> str:
@@ -150,8 +159,6 @@ def _configure(folder: Path) -> None:
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
-    import pwd
-
     nodes = "\n".join(NODE.format(name=name, host=host, port=next(ports), memory=MEMORY_MB) for name in NODES)
     (folder / "slurm.conf").write_text(
         CONFIG.format(
