@@ -17,6 +17,7 @@ from scaling.pilot import ladder_flops
 from scaling.predictor import Predictor
 from scaling.runs import columns
 from scaling.study import Study
+from scaling.thin import MOST_CURVES, spread
 from scaling.watch import promise_for
 
 from . import foreseen, frontier, planned, promised, style, surface, training
@@ -83,6 +84,10 @@ def _predicted(seen: Seen) -> tuple[Figure, Table]:
 def _learning(seen: Seen) -> tuple[Figure, Table]:
     predictor = seen.law.predictor() if seen.law else None
     runs = seen.lawful or tuple(run for run in seen.runs if run.annealed)
+    names = list(dict.fromkeys(curve.run for curve in seen.curves) or dict.fromkeys(run.run for run in runs))
+    if len({run.run for run in runs}) > MOST_CURVES:
+        chosen = set(spread(names, MOST_CURVES))
+        runs = tuple(run for run in runs if run.run in chosen)
     figure = training.learning_curves(seen.curves, runs, predictor)
     rows: list[tuple[Any, ...]] = [
         (curve.run, curve.part or "run", float(tokens), float(loss))
@@ -132,12 +137,13 @@ def _isoflops(seen: Seen) -> tuple[Figure, Table]:
     predictor = _predictor(seen)
     figure = surface.isoflops(predictor, seen.lawful, seen.held)
     rows: list[tuple[Any, ...]] = []
-    for curve in surface.iso_curves(predictor, seen.lawful):
+    lawful = seen.lawful
+    for curve in surface.iso_curves(predictor, lawful):
         rows += [("law", "", curve.C, float(N), float(L)) for N, L in zip(curve.N, curve.loss, strict=True)]
         if curve.optimum is not None:
             rows.append(("best", "", curve.C, *curve.optimum))
         for k, moved in zip(curve.near.tolist(), curve.moved.tolist(), strict=True):
-            run = seen.lawful[k]
+            run = lawful[k]
             rows.append(("run", run.run, curve.C, training.size_of(run, predictor.convention), moved))
     return figure, (("what", "run", "C", "N", "loss"), rows)
 
@@ -318,7 +324,7 @@ def picture(name: str, seen: Seen) -> Picture:
     if name not in FIGURES:
         raise BadInput(f"figure is {name!r}; {nearest(name, FIGURES)}")
     about, draw = FIGURES[name]
-    figure, (header, rows) = draw(seen)
+    figure, (header, rows) = draw(seen if name == "cost" else seen.thinned)
     return Picture(name=name, about=about, figure=figure, header=header, rows=tuple(rows))
 
 

@@ -14,11 +14,12 @@ from scaling.calibration import comparisons_under
 from scaling.compare import Comparison
 from scaling.gather import written
 from scaling.lawfile import LawFile
-from scaling.ledger import Work, read_ledger
+from scaling.ledger import Work, read_totals
 from scaling.planfile import PlanFile
-from scaling.runs import Run, read_runs
+from scaling.runs import Run, compute_of, read_runs
 from scaling.seal import open_seal
 from scaling.study import Study, StudyFile, open_study
+from scaling.thin import MOST_CURVES, MOST_DRAWN, spread
 
 Array = NDArray[np.float64]
 FEWEST_POINTS = 10  # of a curve that can be said to rise
@@ -48,7 +49,7 @@ class Seen:
     plan: PlanFile | None
     seal_intact: bool
     runs: tuple[Run, ...]
-    work: tuple[Work, ...]
+    work: tuple[Work, ...]  # one entry for each part of a run
     law: LawFile | None
     comparison: Comparison | None
     curves: tuple[Curve, ...]
@@ -80,6 +81,21 @@ class Seen:
             and (not self.law.group or run.group == self.law.group)
             and (not self.law.eval_set or run.eval_set == self.law.eval_set)
         )
+
+    @property
+    def thinned(self) -> "Seen":
+        """As figures draw it: of very many observations a few, spread evenly over compute, the best and the sealed among them.
+
+        Observations of runs whose curve is drawn stay, and curves have been chosen already.
+        """
+        if len(self.runs) <= MOST_DRAWN:
+            return self
+        drawn = {curve.run for curve in self.curves} | self.held
+        best = min(self.runs, key=lambda run: run.loss)
+        rest = [run for run in self.runs if run.run not in drawn and run is not best]
+        rest.sort(key=lambda run: (compute_of(run), run.run))
+        kept = {id(run) for run in spread(rest, MOST_DRAWN)} | {id(best)}
+        return replace(self, runs=tuple(run for run in self.runs if run.run in drawn or id(run) in kept))
 
     @property
     def held(self) -> frozenset[str]:
@@ -117,10 +133,10 @@ def see(folder: Path) -> Seen:
         plan=plan,
         seal_intact=intact,
         runs=runs,
-        work=read_ledger(place.ledger) if written(place.ledger) else (),
+        work=read_totals(place.ledger) if written(place.ledger) else (),
         law=law,
         comparison=comparison,
-        curves=tuple(_curves(place)),
+        curves=tuple(_curves(place, runs)),
         missing=tuple(_missing(runs, law, plan, comparison)),
         doubts=(),
     )
@@ -206,6 +222,12 @@ def _with_doubts(seen: Seen, doubts: list[str]) -> Seen:
             f"training loss rose instead of falling in {len(rose)} run{'s' if len(rose) > 1 else ''}, which diverged: "
             f"{', '.join(list(rose)[:5])}"
         )
+    drawn = len(seen.thinned.runs)
+    if drawn < len(seen.runs):
+        doubts.append(
+            f"figures draw {drawn:,} of {len(seen.runs):,} observations, spread evenly over compute, and the curves of "
+            f"{len({curve.run for curve in seen.curves})} runs; the law and the sums are of all"
+        )
     sizes = {run.params or run.params_non_embedding for run in seen.runs}
     if len(seen.runs) > 1 and len(sizes) == 1:
         doubts.append("all runs are of one size: how loss depends on N cannot be told")
@@ -233,11 +255,24 @@ def _object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _curves(place: Study) -> list[Curve]:
-    """Every metrics.jsonl under runs/, in the order of names; a line that is being written is passed over."""
+def _with_curves(root: Path, runs: tuple[Run, ...]) -> list[str]:
+    """Names of run folders, smallest runs first; of very many, a few spread evenly, since a page shows no more."""
+    try:
+        names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    except FileNotFoundError:
+        return []
+    if len(names) <= MOST_CURVES:
+        return names
+    sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
+    return list(spread(sorted(names, key=lambda name: (sizes.get(name, 0.0), name)), MOST_CURVES))
+
+
+def _curves(place: Study, runs: tuple[Run, ...]) -> list[Curve]:
+    """Every metrics.jsonl of those runs, in the order of names; a line that is being written is passed over."""
     root = place.folder / "runs"
     found = []
-    for path in sorted(root.glob("**/metrics.jsonl")):
+    names = _with_curves(root, runs)
+    for path in sorted(path for name in names for path in (root / name).glob("**/metrics.jsonl")):
         parts = path.relative_to(root).parts
         rows = _lines(path)
         timing = {row.get("step"): row.get("tokens_per_s") for row in _lines(path.with_name("timing.jsonl"))}

@@ -15,6 +15,7 @@ from scaling.next_run import Advice, advise
 from scaling.planfile import PlannedMember
 from scaling.refit import change_interval, change_name, change_value
 from scaling.runs import compute_of
+from scaling.thin import MOST_ROWS, spread
 
 from .seen import Seen
 
@@ -387,13 +388,16 @@ def observed(seen: Seen) -> Table | None:
             Cell(r.group or "–"),
             Cell(r.eval_set or "–"),
         )
-        for r in sorted(seen.runs, key=lambda r: (r.params or r.params_non_embedding or 0, r.run, r.tokens))
-    )
-    return _common_aside(
-        Table(
-            title="1 observation" if len(rows) == 1 else f"{len(rows)} observations", header=header, rows=rows
+        for r in spread(
+            sorted(seen.runs, key=lambda r: (r.params or r.params_non_embedding or 0, r.run, r.tokens)),
+            MOST_ROWS,
         )
     )
+    every = len(seen.runs)
+    title = "1 observation" if every == 1 else f"{every} observations"
+    if len(rows) < every:
+        title = f"{len(rows):,} of {every:,} observations, evenly by size; all are in runs.jsonl"
+    return _common_aside(Table(title=title, header=header, rows=rows))
 
 
 def _common_aside(table: Table) -> Table:

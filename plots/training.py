@@ -17,6 +17,7 @@ from scaling.ledger import Work
 from scaling.local import Local
 from scaling.predictor import Predictor
 from scaling.runs import Run
+from scaling.thin import MOST_BARS
 
 from .seen import Curve
 from .style import (
@@ -205,29 +206,46 @@ def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: s
     axes.plot(grid, loss, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), zorder=3)
 
 
+def _spent(work: Sequence[Work]) -> dict[str, tuple[float, float]]:
+    """Run to the FLOPs of its trunk and of its cooldowns."""
+    spent: dict[str, tuple[float, float]] = {}
+    for w in work:
+        trunk, cool = spent.get(w.run, (0.0, 0.0))
+        rung = w.part.startswith("rung")
+        spent[w.run] = (trunk, cool + w.flops) if rung else (trunk + w.flops, cool)
+    return spent
+
+
 def cost(work: Sequence[Work], planned: Mapping[str, float] | None = None) -> Figure:
     """Training FLOPs booked in the ledger by run, trunk and cooldowns apart; a tick where a plan says what was meant.
+
+    Of very many runs the costliest have a bar each, and the others one together.
 
     Raises:
         BadInput: the ledger is empty.
     """
     if not work:
         raise BadInput("the ledger has 0 entries; the figure needs 1")
-    names = sorted({w.run for w in work}, key=lambda n: (sum(w.flops for w in work if w.run == n), n))
-    trunk = [sum(w.flops for w in work if w.run == n and not w.part.startswith("rung")) for n in names]
-    cool = [sum(w.flops for w in work if w.run == n and w.part.startswith("rung")) for n in names]
-    total, seconds = sum(trunk) + sum(cool), sum(w.wall_s for w in work)
+    spent = _spent(work)
+    names = sorted(spent, key=lambda name: (sum(spent[name]), name))
+    total, seconds = sum(map(sum, spent.values())), sum(w.wall_s for w in work)
+    if len(names) > MOST_BARS:
+        rest, names = names[: 1 - MOST_BARS], names[1 - MOST_BARS :]
+        others = f"{len(rest):,} others"
+        spent[others] = (sum(spent[name][0] for name in rest), sum(spent[name][1] for name in rest))
+        names = [others, *names]
+    trunk, cool = ([spent[name][part] for name in names] for part in (0, 1))
     with house():
         figure, (axes,) = new_figure(height=1.5 + 0.34 * len(names))
         axes.barh(range(len(names)), trunk, height=0.55, color=BLUE, label="trunk")
         axes.barh(range(len(names)), cool, left=trunk, height=0.55, color=ORANGE, label="cooldowns")
         labels, told = [], False
         for y, name in enumerate(names):
-            spent = trunk[y] + cool[y]
-            share = f"{100 * spent / total:.0f} %"
+            both = trunk[y] + cool[y]
+            share = f"{100 * both / total:.0f} %"
             axes.annotate(
-                f"{format_size(spent)}, {share}",
-                (spent, y),
+                f"{format_size(both)}, {share}",
+                (both, y),
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
