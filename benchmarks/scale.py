@@ -3,7 +3,8 @@
 Run: python benchmarks/scale.py [--runs 1000,10000] [--json] [--check]. Each run has one observation, a curve of 50 lines
 and 100 entries in its ledger, all in files of its own, as the trainer leaves them: 10,000 runs are 1,000,000 ledger rows in
 30,000 files. Each stage is a process of its own, and its time and the most memory it took include the interpreter's start. The
-bars are on processor time, which a busy machine does not change much.
+bars are on processor time, which a busy machine does not change much, and on how it grows: an exponent of 1 is in step with
+the number of runs.
 """
 
 import argparse
@@ -21,30 +22,34 @@ import numpy as np
 from families import accounting
 from families.design import DesignRule, design_family
 from scaling.laws import Law
+from scaling.planfile import PlanFile, PlannedMember
+from scaling.recipe import recipe
 
 TRUTH = Law(E=1.9, A=400.0, B=4000.0, alpha=0.34, beta=0.37)
+MEMBERS = design_family(DesignRule(ratio=64, n_positions=1024), tuple(range(128, 1281, 64))).members
 ENTRIES = 100  # ledger entries of a run
 LINES = 50  # of a run's curve
-STAGES = ("gather", "read", "ledger", "fit", "plan", "report")
+STAGES = ("gather", "read", "ledger", "one ledger", "queue", "fit", "plan", "report")
 # Processor seconds and megabytes at the most, at 10,000 runs.
 BARS = {
     "gather": (5.0, 200.0),
     "read": (5.0, 200.0),
     "ledger": (20.0, 200.0),
-    "fit": (90.0, 500.0),
+    "one ledger": (20.0, 200.0),
+    "queue": (20.0, 300.0),
+    "fit": (30.0, 500.0),
     "plan": (5.0, 200.0),
     "report": (60.0, 1000.0),
 }
+GROWTH = 1.2  # the exponent of processor time with the number of runs, at the most
 
 
 def simulate(study: Path, count: int) -> None:
     """Write a study of so many runs: sizes and tokens spread over three orders of magnitude, 0.5 % of noise."""
     rng = np.random.default_rng(count)
-    rule = DesignRule(ratio=64, n_positions=1024)
-    members = design_family(rule, tuple(range(128, 1281, 64))).members
     (study / "runs").mkdir(parents=True)
     for index in range(count):
-        spec = members[index % len(members)].spec
+        spec = MEMBERS[index % len(MEMBERS)].spec
         size, tokens = accounting.params(spec), round(10 ** rng.uniform(8.5, 10.5))
         flops = 6.0 * size * tokens
         loss = float(TRUTH.loss(size, tokens) * math.exp(0.005 * rng.standard_normal()))
@@ -85,6 +90,24 @@ def simulate(study: Path, count: int) -> None:
         )
 
 
+def in_one(study: Path) -> None:
+    """The same ledgers as one file of a study whose runs have none of their own, and a plan of all its runs."""
+    (study / "one").mkdir()
+    with (study / "one" / "ledger.jsonl").open("w") as whole:
+        for number, part in enumerate(sorted(study.glob("runs/*/ledger.jsonl"))):
+            opening, _, rest = part.read_text().partition("\n")
+            whole.write(rest if number else f"{opening}\n{rest}")
+    members = []
+    for index, run in enumerate(sorted(path.name for path in (study / "runs").iterdir())):
+        spec = MEMBERS[index % len(MEMBERS)].spec
+        members.append(
+            PlannedMember.of(
+                run.removesuffix("-s0"), spec, tokens=2**20, recipe=recipe(spec, 2**20, batch_tokens=2**16)
+            )
+        )
+    PlanFile(members=tuple(members)).write(study / "sweep.json")
+
+
 def commands(study: Path) -> dict[str, list[str]]:
     """Each stage as a process of its own."""
     scaling = [sys.executable, "-c", "from scaling.cli import main; main()"]
@@ -104,26 +127,51 @@ def commands(study: Path) -> dict[str, list[str]]:
         "ledger": python(
             "from scaling.ledger import read_totals", "print(len(read_totals(place / 'ledger.jsonl')))"
         ),
+        "one ledger": python(
+            "from scaling.ledger import read_totals",
+            "print(len(read_totals(place / 'one' / 'ledger.jsonl')))",
+        ),
+        "queue": [
+            *scaling,
+            "ladder",
+            str(study / "sweep.json"),
+            "--study",
+            str(study),
+            "--launcher",
+            "slurm",
+            "--dry-run",
+        ],
         "fit": [*scaling, "fit", "--study", str(study)],
         "plan": [*scaling, "plan", "--budget", "1e21", "--study", str(study), "--yes"],
         "report": [*scaling, "report", "--study", str(study)],
     }
 
 
+# What a process says of its own memory when it ends: rusage would count this process's too, from before the exec.
+PEAK = r"""
+import atexit, re, sys
+def peak():
+    status = open("/proc/self/status").read()
+    print("VmHWM", re.search(r"VmHWM:\s+(\d+) kB", status)[1], file=sys.stderr)
+atexit.register(peak)
+"""
+
+
 def measured(command: list[str]) -> tuple[float, float, float]:
     """Seconds of wall clock and of processor, and the most megabytes resident, of one process."""
+    program, option, code, *words = command
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [program, option, PEAK + code, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stdout is not None
-    said = process.stdout.read()
+    said = process.stdout.read().decode()
     _, status, usage = os.wait4(process.pid, 0)
     taken = time.perf_counter() - start
     if os.waitstatus_to_exitcode(status) > 1:  # 1: a fit that is doubtful
-        raise SystemExit(f"{' '.join(command)} failed: {said.decode()[-2000:]}")
-    return taken, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise SystemExit(f"{' '.join(command)} failed: {said[-2000:]}")
+    return taken, usage.ru_utime + usage.ru_stime, int(said.rpartition("VmHWM ")[2]) / 1024
 
 
 def main() -> int:
@@ -141,24 +189,32 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             study = Path(place) / "study"
             simulate(study, count)
+            in_one(study)
             found[count] = {}
             for name, command in commands(study).items():
                 if name in options.stages.split(","):
                     found[count][name] = measured(command)
                     print(count, name, *(f"{x:.4g}" for x in found[count][name]), file=sys.stderr)
     bars = []
-    most = max(counts)
+    most, least = max(counts), min(counts)
     for name, (seconds, megabytes) in BARS.items():
         if name not in found[most]:
             continue
-        taken, memory = found[most][name]
+        _, busy, memory = found[most][name]
         factor = max(1.0, most / 10_000)
-        bars.append(
-            {"name": f"{name}: seconds at {most:,} runs", "value": taken, "at_most": seconds * factor}
-        )
-        bars.append(
-            {"name": f"{name}: megabytes at {most:,} runs", "value": memory, "at_most": megabytes * factor}
-        )
+        bars += [
+            {
+                "name": f"{name}: processor seconds at {most:,} runs",
+                "value": busy,
+                "at_most": seconds * factor,
+            },
+            {"name": f"{name}: megabytes at {most:,} runs", "value": memory, "at_most": megabytes * factor},
+        ]
+        if most > least:
+            grows = math.log(busy / found[least][name][1]) / math.log(most / least)
+            bars.append(
+                {"name": f"{name}: growth from {least:,} to {most:,} runs", "value": grows, "at_most": GROWTH}
+            )
     for bar in bars:
         bar["holds"] = bar["value"] <= bar["at_most"]
     if options.json:

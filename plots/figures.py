@@ -17,7 +17,7 @@ from scaling.pilot import ladder_flops
 from scaling.predictor import Predictor
 from scaling.runs import columns
 from scaling.study import Study
-from scaling.thin import MOST_CURVES, spread
+from scaling.thin import MOST_LINES, spread
 from scaling.watch import promise_for
 
 from . import foreseen, frontier, planned, promised, style, surface, training
@@ -84,9 +84,9 @@ def _predicted(seen: Seen) -> tuple[Figure, Table]:
 def _learning(seen: Seen) -> tuple[Figure, Table]:
     predictor = seen.law.predictor() if seen.law else None
     runs = seen.lawful or tuple(run for run in seen.runs if run.annealed)
-    names = list(dict.fromkeys(curve.run for curve in seen.curves) or dict.fromkeys(run.run for run in runs))
-    if len({run.run for run in runs}) > MOST_CURVES:
-        chosen = set(spread(names, MOST_CURVES))
+    names = {curve.run: None for curve in seen.curves} or {run.run: None for run in runs}
+    if len({run.run for run in runs}) > MOST_LINES:
+        chosen = set(spread(list(names), MOST_LINES))
         runs = tuple(run for run in runs if run.run in chosen)
     figure = training.learning_curves(seen.curves, runs, predictor)
     rows: list[tuple[Any, ...]] = [
@@ -135,9 +135,9 @@ def _of_law(
 
 def _isoflops(seen: Seen) -> tuple[Figure, Table]:
     predictor = _predictor(seen)
-    figure = surface.isoflops(predictor, seen.lawful, seen.held)
+    lawful = seen.lawful  # once: it is worked out anew each time
+    figure = surface.isoflops(predictor, lawful, seen.held)
     rows: list[tuple[Any, ...]] = []
-    lawful = seen.lawful
     for curve in surface.iso_curves(predictor, lawful):
         rows += [("law", "", curve.C, float(N), float(L)) for N, L in zip(curve.N, curve.loss, strict=True)]
         if curve.optimum is not None:

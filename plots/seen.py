@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from scaling.planfile import PlanFile
 from scaling.runs import Run, compute_of, read_runs
 from scaling.seal import open_seal
 from scaling.study import Study, StudyFile, open_study
-from scaling.thin import MOST_CURVES, MOST_DRAWN, spread
+from scaling.thin import MOST_CURVES, MOST_DRAWN, MOST_READ, spread
 
 Array = NDArray[np.float64]
 FEWEST_POINTS = 10  # of a curve that can be said to rise
@@ -55,6 +56,7 @@ class Seen:
     curves: tuple[Curve, ...]
     missing: tuple[str, ...]
     doubts: tuple[str, ...]
+    unread: int = 0  # runs whose curves were not read, as a study of thousands has more than a page can show
     studies: int = 1  # more where this is the outcome of all studies under a folder
 
     @property
@@ -84,18 +86,22 @@ class Seen:
 
     @property
     def thinned(self) -> "Seen":
-        """As figures draw it: of very many observations a few, spread evenly over compute, the best and the sealed among them.
+        """As figures draw it: of very many curves and observations a few, evenly by size and by compute.
 
-        Observations of runs whose curve is drawn stay, and curves have been chosen already.
+        The best observation, the sealed ones, and those of the runs whose curve is drawn are among them.
         """
+        named = _smallest_first((curve.run for curve in self.curves), self.runs)
+        with_curve = set(spread(named, MOST_CURVES))
+        curves = tuple(curve for curve in self.curves if curve.run in with_curve)
         if len(self.runs) <= MOST_DRAWN:
-            return self
-        drawn = {curve.run for curve in self.curves} | self.held
+            return replace(self, curves=curves)
+        stays = with_curve | self.held
         best = min(self.runs, key=lambda run: run.loss)
-        rest = [run for run in self.runs if run.run not in drawn and run is not best]
+        rest = [run for run in self.runs if run.run not in stays and run is not best]
         rest.sort(key=lambda run: (compute_of(run), run.run))
         kept = {id(run) for run in spread(rest, MOST_DRAWN)} | {id(best)}
-        return replace(self, runs=tuple(run for run in self.runs if run.run in drawn or id(run) in kept))
+        runs = tuple(run for run in self.runs if run.run in stays or id(run) in kept)
+        return replace(self, curves=curves, runs=runs)
 
     @property
     def held(self) -> frozenset[str]:
@@ -125,6 +131,8 @@ def see(folder: Path) -> Seen:
     plan, intact = _plan(place, doubts)
     law = LawFile.read(place.law) if place.law.exists() else None
     comparison = Comparison.read(place.comparison) if place.comparison.exists() else None
+    folders = _smallest_first(_run_folders(place.folder / "runs"), runs)
+    read = spread(folders, MOST_READ)
     seen = Seen(
         folder=folder,
         study=StudyFile.read(place.file) if place.file.exists() else None,
@@ -136,7 +144,8 @@ def see(folder: Path) -> Seen:
         work=read_totals(place.ledger) if written(place.ledger) else (),
         law=law,
         comparison=comparison,
-        curves=tuple(_curves(place, runs)),
+        curves=tuple(_curves(place, read)),
+        unread=len(folders) - len(read),
         missing=tuple(_missing(runs, law, plan, comparison)),
         doubts=(),
     )
@@ -222,11 +231,17 @@ def _with_doubts(seen: Seen, doubts: list[str]) -> Seen:
             f"training loss rose instead of falling in {len(rose)} run{'s' if len(rose) > 1 else ''}, which diverged: "
             f"{', '.join(list(rose)[:5])}"
         )
-    drawn = len(seen.thinned.runs)
-    if drawn < len(seen.runs):
+    drawn = seen.thinned
+    with_curve, shown = ({curve.run for curve in one.curves} for one in (seen, drawn))
+    if len(shown) < len(with_curve) or seen.unread:
+        unread = f"; the curves of {seen.unread:,} runs were not read at all" if seen.unread else ""
         doubts.append(
-            f"figures draw {drawn:,} of {len(seen.runs):,} observations, spread evenly over compute, and the curves of "
-            f"{len({curve.run for curve in seen.curves})} runs; the law and the sums are of all"
+            f"figures draw the curves of {len(shown):,} of {len(with_curve) + seen.unread:,} runs, evenly by size{unread}"
+        )
+    if len(drawn.runs) < len(seen.runs):
+        doubts.append(
+            f"figures draw {len(drawn.runs):,} of {len(seen.runs):,} observations, evenly by compute; the law and the sums "
+            "are of all"
         )
     sizes = {run.params or run.params_non_embedding for run in seen.runs}
     if len(seen.runs) > 1 and len(sizes) == 1:
@@ -255,23 +270,22 @@ def _object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _with_curves(root: Path, runs: tuple[Run, ...]) -> list[str]:
-    """Names of run folders, smallest runs first; of very many, a few spread evenly, since a page shows no more."""
+def _smallest_first(names: Iterable[str], runs: tuple[Run, ...]) -> list[str]:
+    sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
+    return sorted(set(names), key=lambda name: (sizes.get(name, 0.0), name))
+
+
+def _run_folders(root: Path) -> list[str]:
     try:
-        names = sorted(path.name for path in root.iterdir() if path.is_dir())
+        return [path.name for path in root.iterdir() if path.is_dir()]
     except FileNotFoundError:
         return []
-    if len(names) <= MOST_CURVES:
-        return names
-    sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
-    return list(spread(sorted(names, key=lambda name: (sizes.get(name, 0.0), name)), MOST_CURVES))
 
 
-def _curves(place: Study, runs: tuple[Run, ...]) -> list[Curve]:
+def _curves(place: Study, names: Sequence[str]) -> list[Curve]:
     """Every metrics.jsonl of those runs, in the order of names; a line that is being written is passed over."""
     root = place.folder / "runs"
     found = []
-    names = _with_curves(root, runs)
     for path in sorted(path for name in names for path in (root / name).glob("**/metrics.jsonl")):
         parts = path.relative_to(root).parts
         rows = _lines(path)

@@ -1,7 +1,7 @@
 """The ledger: an append-only book of the work that was really done, counted in the training loop."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +60,16 @@ def read_totals(path: Path) -> tuple[Work, ...]:
     """
     files = [part for part in parts(path) if part.exists()]
     totals: dict[tuple[str, str], _Total] = {}
-    if path.exists() or not files:
-        _add_up(read_text(path).splitlines(), path, totals)
-    for part in files:
-        _add_up(part_lines(part), part, totals)
-    return tuple(total.work(run, part) for (run, part), total in totals.items())
+    for file in [path, *files] if path.exists() or not files else files:
+        try:
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                _add_up(lines, file, totals)
+        except OSError as error:
+            raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    try:
+        return tuple(total.work(run, part) for (run, part), total in totals.items())
+    except ValidationError as error:
+        raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
 @dataclass(slots=True)
@@ -81,8 +86,10 @@ class _Total:
         return Work(run=run, part=part, **{name: getattr(self, name) for name in self.__slots__})
 
 
-def _add_up(lines: Sequence[str], path: Path, totals: dict[tuple[str, str], _Total]) -> None:
+def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], _Total]) -> None:
     for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):
+            return  # still being written
         try:
             row = json.loads(line)
             if number == 1:
@@ -92,16 +99,11 @@ def _add_up(lines: Sequence[str], path: Path, totals: dict[tuple[str, str], _Tot
             if total is None:
                 work = Work.model_validate(row)
                 totals[work.run, work.part] = _Total(
-                    work.from_step,
-                    work.to_step,
-                    work.tokens,
-                    work.flops,
-                    work.wall_s,
-                    work.settings_sha256,
-                    work.at,
+                    **{name: getattr(work, name) for name in _Total.__slots__}
                 )
                 continue
             # The first entry of a part is checked in full; of the others, that they add up.
+            total.settings_sha256 = row["settings_sha256"]
             total.from_step = min(total.from_step, row["from_step"])
             total.to_step = max(total.to_step, row["to_step"])
             total.tokens += row["tokens"]

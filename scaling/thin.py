@@ -5,7 +5,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MOST_CURVES = 48  # runs whose curves are read and drawn
+MOST_READ = 480  # runs whose curves are read, and looked at for a loss that rises
+MOST_CURVES = 48  # runs whose curves are drawn
+MOST_LINES = 240  # runs with a line of the law
 MOST_DRAWN = 1500  # observations in a figure
 MOST_BARS = 40  # runs with a bar of their own
 MOST_ROWS = 1000  # of a table on a page

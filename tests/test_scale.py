@@ -1,0 +1,147 @@
+"""Studies of thousands of runs: sums that are those of every entry, and figures of a few that say so."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from families.errors import BadInput
+from plots.seen import see
+from scaling.ledger import Work, book, read_ledger, read_totals
+from scaling.runs import Run, append_run
+from scaling.thin import MOST_CURVES, MOST_DRAWN, MOST_READ, spread
+
+
+def work(run, part, start, **more):
+    given = {"tokens": 64, "flops": 3.0, "wall_s": 0.5, "settings_sha256": "", "at": "2026-11-21T00:00:00Z"}
+    return Work(run=run, part=part, from_step=start, to_step=start + 1, **{**given, **more})
+
+
+@given(
+    entries=st.lists(
+        st.tuples(st.sampled_from("ab"), st.sampled_from(["trunk", "rung-5"]), st.integers(0, 9)), max_size=20
+    ),
+    split=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
+    study = tmp_path_factory.mktemp("ledger")
+    for run, part, start in entries:
+        place = study / "runs" / run if split else study
+        book(place / "ledger.jsonl", work(run, part, start, tokens=start))
+    if not entries:
+        return
+    every, totals = (read(study / "ledger.jsonl") for read in (read_ledger, read_totals))
+    keys = [(total.run, total.part) for total in totals]
+    assert sorted(keys) == sorted({(entry.run, entry.part) for entry in every})
+    for total in totals:
+        own = [entry for entry in every if (entry.run, entry.part) == (total.run, total.part)]
+        assert (total.from_step, total.to_step) == (
+            min(entry.from_step for entry in own),
+            max(entry.to_step for entry in own),
+        )
+        for field in ("tokens", "flops", "wall_s"):
+            assert getattr(total, field) == pytest.approx(sum(getattr(entry, field) for entry in own))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("no json", r"ledger\.jsonl line 3: it is not JSON"),
+        ("[]", "line 3: it is no entry of a ledger"),
+        ('{"run": "a"}', "line 3: it is no entry of a ledger: 'part'"),
+        ('{"run": "b", "part": "trunk"}', "line 3: from_step"),
+        (
+            work("a", "trunk", 1).model_dump_json().replace("64", '"many"'),
+            "line 3: it is no entry of a ledger",
+        ),
+        (work("a", "trunk", 1).model_dump_json().replace("3.0", "NaN"), "whose entries do not add up"),
+    ],
+)
+def test_a_broken_entry_is_named_as_it_is_where_every_entry_is_read(line, message, tmp_path):
+    book(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(BadInput, match=message):
+        read_totals(tmp_path / "ledger.jsonl")
+
+
+def test_an_entry_that_is_being_written_and_a_ledger_that_is_not_there(tmp_path):
+    book(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
+    with (tmp_path / "ledger.jsonl").open("a") as file:
+        file.write('{"run": "a", "par')
+    assert [total.tokens for total in read_totals(tmp_path / "ledger.jsonl")] == [64]
+    with pytest.raises(BadInput, match="cannot read"):
+        read_totals(tmp_path / "none" / "ledger.jsonl")
+
+
+@given(count=st.integers(0, 300), most=st.integers(1, 120))
+def test_a_spread_is_in_order_even_and_has_both_ends(count, most):
+    found = spread(range(count), most)
+    assert len(found) == min(count, most)
+    assert list(found) == sorted(set(found))
+    if count and most > 1:
+        assert (found[0], found[-1]) == (0, count - 1)
+        gaps = [after - before for before, after in itertools.pairwise(found)]
+        assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """More runs than are read, drawn or told: all in one runs.jsonl, and a curve in a folder for each of the first."""
+    study = tmp_path_factory.mktemp("large") / "study"
+    append_run(study / "runs.jsonl", Run(run="r0", params=1e6, tokens=1e8, loss=4.0))
+    rows = [
+        {"run": f"r{k}", "params": 1e6 * (1 + k % 40), "tokens": 1e8 + 1e5 * k, "loss": 3 + 1 / (1 + k)}
+        for k in range(1, MOST_DRAWN + 700)
+    ]
+    with (study / "runs.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    for k in range(MOST_READ + 20):
+        folder = study / "runs" / f"r{k}"
+        folder.mkdir(parents=True)
+        rises = k == 1
+        lines = [
+            {"step": step, "tokens": 1e6 * step, "loss": 4 + (1 if rises else -1) * step / 40}
+            for step in range(1, 21)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return study
+
+
+def test_figures_of_a_large_study_draw_a_few_and_the_page_says_how_many(large):
+    seen = see(large)
+    drawn = seen.thinned
+    assert len(seen.runs) == MOST_DRAWN + 700
+    assert MOST_DRAWN <= len(drawn.runs) < len(seen.runs)
+    assert min(seen.runs, key=lambda run: run.loss) in drawn.runs
+    shown = {curve.run for curve in drawn.curves}
+    assert len(shown) == MOST_CURVES
+    assert shown <= {run.run for run in drawn.runs}
+    said = " ".join(seen.doubts)
+    assert f"figures draw {len(drawn.runs):,} of {len(seen.runs):,} observations" in said
+    assert f"curves of {MOST_CURVES} of {MOST_READ + 20} runs" in said
+    assert "the curves of 20 runs were not read at all" in said
+    if "r1" in {curve.run for curve in seen.curves}:
+        assert "which diverged: r1" in said
+
+
+def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
+    seen = see(large)
+    one = next(run for run in seen.runs if run not in seen.thinned.runs)
+
+    class Told:
+        rows = (one,)
+
+    assert one in replace(seen, comparison=Told()).thinned.runs
+
+
+def test_a_study_of_a_few_runs_is_drawn_whole(tmp_path):
+    for k in range(3):
+        append_run(tmp_path / "runs.jsonl", Run(run=f"r{k}", params=1e6 * (k + 1), tokens=1e8, loss=3.0))
+    seen = see(tmp_path)
+    assert seen.thinned.runs == seen.runs
+    assert not any("figures draw" in doubt for doubt in seen.doubts)
