@@ -39,6 +39,10 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
+class NewerFile(BadInput):
+    """A file of ours that a newer program wrote."""
+
+
 @contextmanager
 def writing(what: str | Path) -> Iterator[None]:
     """Turn a full disk or an unwritable folder into one clear line."""
@@ -70,7 +74,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        sync_file(path.parent)
 
 
 @contextmanager
@@ -101,12 +105,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
                 with suppress(OSError):
                     parent.rmdir()
             raise
-        sync_folder(folder.parent)
+        sync_file(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in that folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_file(path: Path) -> None:
+    """Make what a file or a folder holds survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -202,7 +206,7 @@ def check_kind(value: Any, kind: str, version: int, name: str) -> None:
     if not isinstance(number, int) or number < 1:
         raise BadInput(f"{name} has version {number!r}; this program reads 1 to {version}")
     if number > version:
-        raise BadInput(
+        raise NewerFile(
             f"{name} was written by a newer program ({kind} version {number}, {value.get('tool', 'unknown')}); "
             f"this one, scaling {__version__}, reads up to {version}: upgrade it"
         )

@@ -239,7 +239,7 @@ class Outlook:
         if began >= self._next and not self.silent:
             try:
                 self._said = brief(watch(self.folder, steps=self.steps))
-            except (BadInput, OSError, ValueError, ArithmeticError):
+            except Exception:
                 self._said = ""  # a forecast is no reason to stop training
             ended = time.monotonic()
             self._next = ended + max(EVERY_SECONDS, (ended - began) / SHARE_OF_TIME)

@@ -1,9 +1,11 @@
 """Kills a run again and again, for test_exact.py: torch is imported once, every attempt is a fork of that.
 
-python -m tests.killing FOLDER PROCESSES COMPILE KILLS trains FOLDER/whole undisturbed, and FOLDER/cut under fire,
+python -m tests.killing FOLDER PROCESSES COMPILE KILLS [SEED] trains FOLDER/whole undisturbed, and FOLDER/cut under fire,
 and prints what it did as JSON. Half of the kills come at a random moment, half at one of the calls that a save is made of.
+Compiled steps are compiled before the forks, which inherit them; with COMPILE 2 every attempt compiles its own.
 """
 
+import gc
 import json
 import os
 import random
@@ -21,7 +23,8 @@ import train.saver
 from train.config import TrainConfig
 from train.ladder import Habits, Places, Text, climb
 from train.launch import TextFacts, settings_of
-from train.loop import Stop
+from train.loop import Stop, start, train_step
+from train.objective import batch_of
 from train.parallel import join
 from train.prepare import prepare
 
@@ -55,7 +58,7 @@ def die_at(call):
         setattr(owner, name, fatal(getattr(owner, name)))
 
 
-def attempt(folder, settings, text, rank, processes, meeting, fatal_call):
+def attempt(folder, settings, text, rank, processes, meeting, save_every, fatal_call):
     """One process of one attempt, in a fork; never returns."""
     status = 1
     try:
@@ -68,7 +71,9 @@ def attempt(folder, settings, text, rank, processes, meeting, fatal_call):
             die_at(fatal_call)
         places = Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
         with join(0, "cpu") as world:
-            climb(settings, RUNGS, text, places, Habits(log_every=3, save_every=1e-6, world=world), Stop())
+            climb(
+                settings, RUNGS, text, places, Habits(log_every=3, save_every=save_every, world=world), Stop()
+            )
         status = 0
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -78,7 +83,7 @@ def attempt(folder, settings, text, rank, processes, meeting, fatal_call):
         os._exit(status)
 
 
-def one_attempt(folder, settings, text, processes, *, delay=None, fatal_call=0):
+def one_attempt(folder, settings, text, processes, *, save_every=1e-6, delay=None, fatal_call=0):
     """Start, kill if asked, and wait; returns the exit statuses, negative where killed."""
     meeting = folder.parent / "meeting"
     meeting.unlink(missing_ok=True)
@@ -86,7 +91,7 @@ def one_attempt(folder, settings, text, processes, *, delay=None, fatal_call=0):
     for rank in range(processes):
         child = os.fork()
         if child == 0:
-            attempt(folder, settings, text, rank, processes, meeting, fatal_call if rank == 0 else 0)
+            attempt(folder, settings, text, rank, processes, meeting, save_every, 0 if rank else fatal_call)
         children.append(child)
     if delay is not None:
         time.sleep(delay)
@@ -96,25 +101,26 @@ def one_attempt(folder, settings, text, processes, *, delay=None, fatal_call=0):
 
 def main():
     """Train one run whole, and another under fire."""
-    folder, processes, compiled, kills = (
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        sys.argv[3] == "1",
-        int(sys.argv[4]),
-    )
+    folder, (processes, compiled, kills, seed) = Path(sys.argv[1]), map(int, [*sys.argv[2:], "0"][:4])
     torch.set_num_threads(1)
     assert GPT2LMHeadModel  # imported lazily: once here, and not in every fork
-    random.seed(0)
+    random.seed(seed)
     text = Text.open(folder, prepare(str(write_corpus(folder / "corpus")), folder, vocab_size=300), 32)
     config = TrainConfig.model_validate(
         {"family": "tiny", "data": "x", "tokens": RUNGS[-1], "batch_size": 4, "lr": 3e-3, "warmup": 2, "dropout": 0.1, **SHAPE}
     )  # fmt: skip
     settings = settings_of(config, TextFacts.of(text.manifest, "gpt2"), "cpu")
-    if compiled:
-        settings = settings.model_copy(update={"compile": True})
-    for name in ("whole", "again"):  # the second is as long as an attempt is once everything is cached
+    settings = settings.model_copy(update={"compile": compiled > 0})
+    if compiled == 1:
+        examples = torch.from_numpy(batch_of(settings, text.train, 0))
+        train_step(start(settings, "cpu"), examples[: len(examples) // processes], 1e-3)
+    gc.collect()
+    gc.freeze()
+    gc.unfreeze = lambda: None  # else most moments of an attempt are of a pass over torch's own objects
+    # The first saves where it must, so that saving itself is seen to change nothing; the second is as long as an attempt.
+    for name, save_every in (("whole", 1e9), ("again", 1e-6)):
         began = time.monotonic()
-        assert one_attempt(folder / name, settings, text, processes) == [0] * processes
+        assert one_attempt(folder / name, settings, text, processes, save_every=save_every) == [0] * processes
         length = time.monotonic() - began
     shutil.rmtree(folder / "again")
     killed, finished = [], 0
@@ -133,7 +139,7 @@ def main():
             (folder / "cut").rename(folder / f"finished-{finished}")
     assert one_attempt(folder / "cut", settings, text, processes) == [0] * processes
     (folder / "cut").rename(folder / f"finished-{finished + 1}")
-    print(json.dumps({"killed": killed, "finished": finished + 1}))
+    print(json.dumps({"killed": killed, "finished": finished + 1, "length": length}))
 
 
 if __name__ == "__main__":

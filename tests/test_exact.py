@@ -39,20 +39,28 @@ def quick_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("processes", "compiled", "kills"), [(1, 0, 24), (1, 1, 20), (2, 0, 20)], ids=["eager", "compiled", "two"]
+    ("processes", "compiled", "kills"),
+    [(1, 0, 7), (1, 1, 7), (2, 0, 6), (2, 1, 4)],
+    ids=["one", "one-compiled", "two", "two-compiled"],
 )
 def test_a_run_killed_at_many_moments_is_the_run_that_nobody_killed(processes, compiled, kills, quick_disk):
+    """Twenty-four kills in all; SCALING_KILLS and SCALING_KILLS_SEED ask for more of each kind, and for others."""
+    kills, seed = os.environ.get("SCALING_KILLS", str(kills)), os.environ.get("SCALING_KILLS_SEED", "0")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killing", quick_disk, str(processes), str(compiled), str(kills)],
+        [sys.executable, "-m", "tests.killing", quick_disk, str(processes), str(compiled), kills, seed],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     did = json.loads(done.stdout.splitlines()[-1])
-    assert len(did["killed"]) >= kills
+    assert len(did["killed"]) >= int(kills)
     whole = bytes_that_numbers_decide(quick_disk / "whole")
     planned = sum(work.tokens for work in read_ledger(quick_disk / "whole" / "ledger.jsonl"))
     for number in range(1, did["finished"] + 1):
         folder = quick_disk / f"finished-{number}"
         assert bytes_that_numbers_decide(folder) == whole
         assert sum(work.tokens for work in read_ledger(folder / "ledger.jsonl")) == planned
-        assert not list(folder.rglob(".step-*"))
+        names, expected = (
+            sorted(path.relative_to(root).as_posix() for path in (root / "run").rglob("*"))
+            for root in (folder, quick_disk / "whole")
+        )
+        assert names == expected  # nothing is left over, and nothing else is kept

@@ -1,6 +1,7 @@
 """Training: schedules, real Hugging Face models, ladders whose branches are exact, resume that loses nothing."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -323,19 +324,64 @@ def test_a_checkpoint_gives_back_weights_moments_and_random_state(text, tmp_path
     assert [train_step(resumed, windows, 1e-3)[0].item() for _ in range(3)] == losses
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said_so(text, tmp_path):
+def flip(name, place=-1):
+    def damage(folder):
+        payload = bytearray((folder / name).read_bytes())
+        payload[place] ^= 1
+        (folder / name).write_bytes(payload)
+
+    return damage
+
+
+def alter_wall_time(folder):
+    path = folder / "checkpoint.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "wall_s": facts["wall_s"] + 1}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip("model.safetensors"),
+        flip("state.safetensors"),
+        flip("state.safetensors", 3),
+        flip("checkpoint.json", 0),
+        alter_wall_time,
+        lambda folder: (folder / "state.safetensors").unlink(),
+        lambda folder: (folder / "checkpoint.json").unlink(),
+        lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    ],
+    ids=["weights", "moments", "header", "no JSON", "another number", "no state", "no file", "empty"],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_said_so(damage, text, tmp_path):
     with pytest.raises(Interrupted):
         climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=0.0), StopAfter(4))
     trunk = tmp_path / "run" / "trunk"
-    newest = checkpoints(trunk)[-1][1]
-    payload = bytearray((newest / "model.safetensors").read_bytes())
-    payload[-1] ^= 1
-    (newest / "model.safetensors").write_bytes(payload)
+    (before, _), (last, newest) = checkpoints(trunk)
+    damage(newest)
     heard = []
-    climb(settings(text), (1024,), text, places(tmp_path), Habits(tell=heard.append), Stop())
-    assert heard == [] or "damaged" in heard[0]
     climb(settings(text), (4096,), text, places(tmp_path), Habits(tell=heard.append), Stop())
-    assert any("damaged" in line and "going back" in line for line in heard)
+    assert len(heard) == 1
+    assert f"checkpoint {newest} is damaged: " in heard[0]
+    assert "and the run goes back to the one before it" in heard[0]
+    first_booked_again = [work.from_step for work in read_ledger(tmp_path / "ledger.jsonl")][last]
+    assert (before, first_booked_again) == (last - 1, before)
+    assert not list(trunk.glob(".*"))
+    assert (trunk / f"damaged-{newest.name}").is_dir()  # where no rule counts it as one to go back to
+    climb(settings(text), (4096,), text, places(tmp_path / "whole"), Habits(), Stop())
+    ours, theirs = (weights(root / "run" / "rung-4096") for root in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_newer_programs_checkpoint_is_refused_and_left_alone(text, tmp_path):
+    with pytest.raises(Interrupted):
+        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(4))
+    ((_, newest),) = checkpoints(tmp_path / "run" / "trunk")
+    path = newest / "checkpoint.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(BadInput, match="newer program"):
+        climb(settings(text), (4096,), text, places(tmp_path), Habits(), Stop())
+    assert newest.is_dir()
 
 
 def test_a_folder_of_another_run_is_refused_and_the_difference_named(ladder, text):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from families.errors import BadInput
-from scaling.files import Document, sha256_file, whole_folder, write_whole
+from scaling.files import (
+    Document,
+    NewerFile,
+    canonical_json,
+    sha256_bytes,
+    sha256_file,
+    sync_file,
+    whole_folder,
+    write_whole,
+)
 from scaling.ledger import Work
 
 from .config import Settings
@@ -49,6 +57,18 @@ class CheckpointFile(Document):
     processes: int = 1  # that wrote it; any number can go on from it
     starts_branch: bool = False  # a rung's cooldown begins here: never pruned
     work: Work | None = None  # what the ledger is to hold for the steps since the checkpoint before
+    seal: str = ""  # SHA-256 of all the rest; "" in checkpoints from before there was one
+
+    def sealed(self) -> "CheckpointFile":
+        """The same, with the seal that belongs to it."""
+        return self.model_copy(update={"seal": self._digest()})
+
+    def intact(self) -> bool:
+        """Whether it says what it said when it was sealed."""
+        return self.seal in ("", self._digest())
+
+    def _digest(self) -> str:
+        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude={"seal"})))
 
     @classmethod
     def found(cls, folder: Path) -> "CheckpointFile | None":
@@ -93,8 +113,6 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -130,8 +148,11 @@ class Snapshot:
         with whole_folder(folder) as place:
             write_model(self.model, self.weights, tokenizer, place)
             _write_tensors(self.state, place / _STATE)
-            hashes = {path.name: sha256_file(path) for path in sorted(place.iterdir())}
-            CheckpointFile(inputs=hashes, **self.facts).write(place / "checkpoint.json")
+            hashes = {}
+            for path in sorted(place.iterdir()):
+                sync_file(path)  # a power cut must not leave less than the name promises
+                hashes[path.name] = sha256_file(path)
+            CheckpointFile(inputs=hashes, **self.facts).sealed().write(place / "checkpoint.json")
 
 
 def snapshot(session: Session, *, work: Work | None = None, starts_branch: bool = False) -> Snapshot | None:
@@ -214,21 +235,32 @@ def check(settings: Settings, folder: Path) -> CheckpointFile:
 
     Raises:
         Damaged: a file is damaged or missing.
-        BadInput: the checkpoint belongs to other settings.
+        BadInput: the checkpoint belongs to other settings, or was written by a newer program.
     """
     try:
         facts = CheckpointFile.read(folder / "checkpoint.json")
+    except NewerFile:
+        raise
     except BadInput as error:
-        raise Damaged(str(error)) from error
+        raise Damaged(f"checkpoint {folder} is damaged: {error}") from error
+    if not facts.intact() or step_folder(folder.parent, facts.step) != folder:
+        raise Damaged(f"checkpoint {folder} is damaged: checkpoint.json is not what it was when written")
     for name, digest in facts.inputs.items():
-        path = folder / name
-        if not path.is_file() or sha256_file(path) != digest:
+        if _digest(folder / name) != digest:
             raise Damaged(f"checkpoint {folder} is damaged: {name} is not what it was when written")
     if facts.settings_sha256 != settings.identity():
         raise BadInput(
             f"checkpoint {folder} belongs to a run with other settings; choose another out= or remove it"
         )
     return facts
+
+
+def _digest(path: Path) -> str | None:
+    """A file's SHA-256; None for one that is not there, or that the disk cannot read."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
 
 
 def load(settings: Settings, folder: Path, device: str, world: World = ALONE) -> Session:
@@ -259,17 +291,25 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
 
 
 def newest(settings: Settings, parent: Path, *, at_most: int, tell: Callable[[str], None]) -> Path | None:
-    """The newest good checkpoint of at most that step; a damaged one is said so and passed over."""
+    """The newest good checkpoint of at most that step; a damaged one is said so and put aside, where no rule counts it."""
     for step, folder in reversed(checkpoints(parent)):
         if step > at_most:
             continue
         try:
             check(settings, folder)
         except Damaged as error:
-            tell(f"{error}; going back to the one before it")
+            aside = _put_aside(folder)
+            tell(f"{error}; it is {aside.name} now, and the run goes back to the one before it")
         else:
             return folder
     return None
+
+
+def _put_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, for a person to look at or remove; one of that name makes room."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.replace(aside)
 
 
 def load_newest(

@@ -27,7 +27,7 @@ from .parallel import ALONE, World
 from .prepare import DataManifest, Need, check_enough
 from .product import leave, mark_end
 from .rung import RungFile
-from .saver import Saver, check_room, keep_for_branch, recover
+from .saver import Saver, check_room, keep_for_branch, prune_finished, recover
 
 
 class Interrupted(KeyboardInterrupt):
@@ -168,6 +168,9 @@ def _climb(
         habits.progress(before + steps, f"{settings.run} {branch.name}", False)
         before += steps if settings.schedule == "cosine" else schedule.cooldown_steps
         done.append(rung)
+    if world.first and settings.schedule == "wsd":
+        longest = trunk_schedule(settings, max(rung_steps(settings, tokens) for tokens in rungs))
+        prune_finished(places.folder / "trunk", trunk_end(longest))
     return tuple(done)
 
 

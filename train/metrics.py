@@ -1,6 +1,7 @@
 """What a run says of itself while it trains: lines of JSON that are the same however often it was interrupted."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,10 @@ class Journal:
             self._scalars.write(values)
 
     def flush(self) -> None:
-        """Hand everything to the system: a killed process loses nothing then."""
+        """Hand everything to the disk: neither a killed process nor a power cut loses what a checkpoint counts on."""
         for file in self._files.values():
             file.flush()
+            os.fsync(file.fileno())
         if self._scalars is not None:
             self._scalars.flush()
 
@@ -78,8 +80,16 @@ def cut(path: Path, step: int) -> None:
         return
     end = 0
     for line in path.read_bytes().splitlines(keepends=True):
-        if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+        if _step(line) > step:
             break
         end += len(line)
     if end != path.stat().st_size:
         os.truncate(path, end)
+
+
+def _step(line: bytes) -> float:
+    """A line's step; of one that is torn, or that a power cut left as zeros, beyond all others."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, LookupError, TypeError):
+        return math.inf

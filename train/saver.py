@@ -1,5 +1,6 @@
 """Checkpoints written beside the training, booked once they are whole, and pruned by a rule."""
 
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from .loop import Session
 KEPT = 2  # the newest, and one to go back to should it be damaged; those that a branch starts from are kept besides
 ROOM = 1.05  # of a checkpoint's bytes, free before one is begun
 BESIDE = 16 * 2**20  # bytes for tokenizer, logs, and the files of others
+_PART = re.compile(r"trunk|rung-.+")
+# A file or folder in the making (scaling.files: a dot, its name, eight letters), a checkpoint half removed, an epoch's model
+# half written. Beside the parts only the run's own documents: a folder given by out= is a study too.
+_LEFT = re.compile(r"\..+\.[a-z0-9_]{8}|\.step-.*|\.epoch-\d+")
+_LEFT_OF_RUN = re.compile(r"\.(run|underway)\.json\.[a-z0-9_]{8}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,8 +99,17 @@ class Saver:
 
 def prune(parent: Path, at: int) -> None:
     """Of the checkpoints up to a step keep the newest KEPT and those that a rung's branch starts from."""
+    _discard_but(parent, at, KEPT)
+
+
+def prune_finished(trunk: Path, at: int) -> None:
+    """Of a trunk whose rungs up to a step are all done keep the checkpoints that branches start from."""
+    _discard_but(trunk, at, 0)
+
+
+def _discard_but(parent: Path, at: int, newest: int) -> None:
     until_now = [folder for step, folder in checkpoints(parent) if step <= at]
-    for folder in until_now[:-KEPT]:
+    for folder in until_now[: len(until_now) - newest]:
         facts = CheckpointFile.found(folder)
         if facts is None or not facts.starts_branch:
             discard(folder)
@@ -104,7 +119,7 @@ def keep_for_branch(folder: Path) -> None:
     """Mark a checkpoint that is there as one that a branch starts from."""
     facts = CheckpointFile.found(folder)
     if facts is not None and not facts.starts_branch:
-        facts.model_copy(update={"starts_branch": True}).write(folder / "checkpoint.json")
+        facts.model_copy(update={"starts_branch": True}).sealed().write(folder / "checkpoint.json")
 
 
 def check_room(session: Session, folder: Path) -> None:
@@ -129,17 +144,28 @@ def checkpoint_bytes(session: Session) -> float:
 
 
 def recover(run: Path, ledger: Path) -> None:
-    """After a kill: throw away what was half written or half removed, and book what was saved and not yet booked."""
+    """After a kill: throw away what was half written or half removed, and book what was saved and not yet booked.
+
+    The run must be claimed: what looks like the left-overs of a write is then nobody's.
+    """
     if not run.is_dir():
         return
+    for left in run.iterdir():
+        if _LEFT_OF_RUN.fullmatch(left.name):
+            left.unlink(missing_ok=True)
     for part in run.iterdir():
-        if not part.is_dir():
+        if not part.is_dir() or not _PART.fullmatch(part.name):
             continue
-        for left in part.glob(".step-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for left in [path for path in part.rglob(".*") if _LEFT.fullmatch(path.name)]:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
         for _, folder in checkpoints(part):
             facts = CheckpointFile.found(folder)
             if facts is not None and facts.work is not None:
                 booked = read_ledger(ledger) if ledger.exists() else ()
                 if facts.work not in booked:
                     book(ledger, facts.work)
+            if (part / "rung.json").exists():  # killed between the last word on a rung and this
+                discard(folder)

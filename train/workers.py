@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -59,8 +60,10 @@ def run_together(words: Sequence[str], devices: int, tell: Callable[[str], None]
 def _together(words: Sequence[str], devices: int) -> tuple[int, str]:
     with tempfile.TemporaryDirectory(prefix="scaling-") as meeting:
         workers: list[_Worker] = []
+        passed_on: set[int] = set()
 
         def pass_on(number: int, frame: FrameType | None) -> None:
+            passed_on.add(number)
             for worker in workers:
                 if worker.process.poll() is None:
                     worker.process.send_signal(number)
@@ -72,7 +75,7 @@ def _together(words: Sequence[str], devices: int) -> tuple[int, str]:
                 workers.append(_start(words, rank, devices, Path(meeting)))
             _wait(workers)
             again = [worker for worker in workers if worker.process.poll() == AGAIN]
-            return (AGAIN, again[0].last_words()) if again else (_status(workers, devices), "")
+            return (AGAIN, again[0].last_words()) if again else (_status(workers, devices, passed_on), "")
         finally:
             _end(workers)
             for number, old in previous.items():
@@ -124,8 +127,10 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.errors.close()
 
 
-def _status(workers: Sequence[_Worker], devices: int) -> int:
+def _status(workers: Sequence[_Worker], devices: int, passed_on: AbstractSet[int]) -> int:
     codes = {worker.rank: worker.process.poll() for worker in workers}
+    if any(code is not None and -code in passed_on for code in codes.values()):
+        raise KeyboardInterrupt("before a step was trained; the same command begins again")
     for rank, code in codes.items():
         if code is not None and code < 0:
             name = signal.Signals(-code).name
