@@ -29,7 +29,7 @@ from scaling.ledger import Work
 from .config import Settings
 from .loop import Session, start
 from .optimizer import load_optimizer_state, optimizer_state
-from .parallel import ALONE, World, put, whole
+from .parallel import ALONE, World, whole
 from .tokenizer import END_OF_TEXT, MASKS
 
 _WEIGHTS = "model.safetensors"
@@ -118,8 +118,9 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight in full, once, with its name; every process must ask."""
     tied = set(model.all_tied_weights_keys)
-    state: dict[str, torch.Tensor] = model.state_dict()
-    return ((name, whole(weight.detach())) for name, weight in state.items() if name not in tied)
+    # a parameter knows how it is divided, what state_dict makes of it may not
+    state: dict[str, torch.Tensor] = {**model.state_dict(), **dict(model.named_parameters())}
+    return ((name, whole(weight)) for name, weight in state.items() if name not in tied)
 
 
 def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) -> None:
@@ -270,14 +271,7 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
         BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
     """
     facts = CheckpointFile.model_validate(world.do(lambda: check(settings, folder).model_dump(mode="json")))
-    session = start(settings, device, world, fresh=False)
-    weights = load_file(folder / _WEIGHTS)
-    ours = dict(session.model.named_parameters())
-    if weights.keys() != ours.keys():
-        odd = sorted(weights.keys() ^ ours.keys())
-        raise BadInput(f"checkpoint {folder} holds another model: {odd[:3]}")
-    for name, weight in ours.items():
-        put(weight, weights[name])
+    session = start(settings, device, world, weights=load_file(folder / _WEIGHTS))
     state = load_file(folder / _STATE)
     load_optimizer_state(session.optimizer, session.model, state, device)
     session.step, session.wall_s = facts.step, facts.wall_s

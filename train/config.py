@@ -17,6 +17,7 @@ from .rungs import Rungs
 
 ObjectiveKind = Literal["causal", "mlm"]
 OptimizerKind = Literal["adamw", "adafactor"]
+EngineKind = Literal["torch", "deepspeed"]
 
 
 def _count(value: Any, info: ValidationInfo) -> int:
@@ -141,9 +142,14 @@ class TrainConfig(Record):
         ge=1,
         description="Processes of this machine that share the run, one GPU each or a share of the cores.",
     )
-    zero: Literal[0, 2, 3] = Field(
+    zero: Literal[0, 1, 2, 3] = Field(
         default=0,
-        description="What they divide: 0 the batch (DDP), 2 also gradients and optimiser state, 3 also weights (FSDP2).",
+        description="What they divide: 0 the batch (DDP), 2 also gradients and optimiser state, 3 also weights (FSDP2); "
+        "1, the optimiser state alone, is DeepSpeed's.",
+    )
+    engine: EngineKind = Field(
+        default="torch",
+        description="torch, or deepspeed (extra `deepspeed`), which runs the same stages its way.",
     )
     held_out: float = Field(
         default=0.05, gt=0, lt=0.5, description="Share of the text held out for evaluation."
@@ -157,9 +163,7 @@ class TrainConfig(Record):
 
     @field_validator("zero", mode="before")
     @classmethod
-    def _known_stage(cls, value: Any) -> Any:
-        if str(value) == "1":
-            raise ValueError("zero=1 is DeepSpeed's alone; here 0 is DDP, 2 and 3 are FSDP2")
+    def _stage(cls, value: Any) -> Any:
         return int(value) if str(value).isdecimal() else value
 
     @field_validator("compile", mode="before")
@@ -189,10 +193,20 @@ class TrainConfig(Record):
             )
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
+        self._check_engine()
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         check_objective(self.objective, self.spec())
         return self
+
+    def _check_engine(self) -> None:
+        if self.engine == "deepspeed":
+            if self.compile is True:
+                raise ValueError("compile is true; engine=deepspeed takes steps that are not compiled")
+        elif self.zero == 1:
+            raise ValueError(
+                "zero is 1, which DeepSpeed alone has: engine=deepspeed; here 0 is DDP, 2 and 3 are FSDP2"
+            )
 
     def _check_length(self) -> None:
         if bool(self.tokens) == bool(self.epochs):

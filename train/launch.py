@@ -231,7 +231,7 @@ def train(
     """
     device = pick_device(config.device)
     folder = config.out or study / "runs" / f"{run_name(config)}-s{config.seed}"
-    with join(config.zero, device) as world:
+    with join(config.zero, device, config.engine) as world:
         if not world.first:
             tell, report = _say_nothing, _report_nothing
 
@@ -318,7 +318,7 @@ def begin(
     if begun:
         return as_begun(settings, folder, config), manifest, config.rung_tokens()
     wanted = Wanted.of(config)
-    if config.zero and wanted.compile == "auto":
+    if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
         # Hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
     steps = planned_steps(settings, config.rung_tokens())

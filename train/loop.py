@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,8 +26,8 @@ from .memory import OutOfMemory, within_memory
 from .metrics import EVENTS, METRICS, TIMING, Journal, journal
 from .model import build
 from .objective import batch_of, objective_of
-from .optimizer import make_optimizer
-from .parallel import ALONE, World, divide, quietly, replicate, whole
+from .optimizer import clipped_step, make_optimizer
+from .parallel import ALONE, World, backward, divide, quietly, replicate
 from .spikes import Watch
 
 _SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
@@ -43,7 +43,7 @@ class Session:
 
     settings: Settings
     model: Any
-    optimizer: torch.optim.Optimizer
+    optimizer: Any  # torch's, or DeepSpeed in its place
     loss: Callable[[torch.Tensor], torch.Tensor]  # of examples: their mean, over this process's
     world: World = ALONE
     step: int = 0
@@ -116,8 +116,14 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def start(settings: Settings, device: str, world: World = ALONE, *, fresh: bool = True) -> Session:
-    """A session at step 0: a function of the settings. Not `fresh`: a checkpoint's weights come next.
+def start(
+    settings: Settings,
+    device: str,
+    world: World = ALONE,
+    *,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> Session:
+    """A session at step 0: a function of the settings, or with a checkpoint's `weights`, all of them.
 
     Raises:
         BadInput: the processes cannot share the batch, or the optimiser cannot be divided.
@@ -135,21 +141,41 @@ def start(settings: Settings, device: str, world: World = ALONE, *, fresh: bool 
         init_std=settings.init_std,
         eos_token_id=settings.eos_token_id,
     )
-    if settings.init and fresh:
+    if weights is not None:
+        _fill(model, weights)
+    elif settings.init:
         load_weights(model, settings.spec(), Path(settings.init))
     world.seed_dropout(settings.seed)
     use_attention(model, settings.attention)
     if settings.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     divide(model.to(device).train(), world, device)
+    loss = loss_of(settings, model, device)
+    optimizer: Any = make_optimizer(settings, model)
+    if world.deepspeed:
+        from .deepspeed import DeepSpeed
+
+        loss = optimizer = DeepSpeed(model, loss, optimizer, settings, world, device)
+    else:
+        loss = replicate(model, loss, world)
     return Session(
         settings=settings,
         model=model,
-        optimizer=make_optimizer(settings, model),
-        loss=replicate(model, loss_of(settings, model, device), world),
+        optimizer=optimizer,
+        loss=loss,
         world=world,
         device=device,
     )
+
+
+@torch.no_grad()
+def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    ours = dict(model.named_parameters())
+    if weights.keys() != ours.keys():
+        odd = sorted(weights.keys() ^ ours.keys())
+        raise BadInput(f"the checkpoint holds another model: {odd[:3]}")
+    for name, weight in ours.items():
+        weight.copy_(weights[name])
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -186,17 +212,16 @@ def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> tor
         share = piece.shape[0] / examples.shape[0]
         with quietly(session.loss) if number < len(pieces) else nullcontext():
             loss = session.loss(piece)
-            (loss * share).backward()
+            backward(session.loss, loss * share)
         total += loss.detach() * share
     return total
 
 
 def update(session: Session, lr: float) -> torch.Tensor:
     """Clip the gradient and take the step; returns the gradient's norm before."""
-    norm = whole(torch.nn.utils.clip_grad_norm_(session.model.parameters(), session.settings.grad_clip))
     for group in session.optimizer.param_groups:
         group["lr"] = lr
-    session.optimizer.step()
+    norm = clipped_step(session.optimizer, session.model, session.settings.grad_clip)
     session.optimizer.zero_grad(set_to_none=True)
     session.step += 1
     return norm

@@ -34,11 +34,24 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
     )
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
+    """Clip the gradient to a norm of at most `most` and take the step; returns its norm before."""
+    if hasattr(optimizer, "clipped_step"):
+        norm: torch.Tensor = optimizer.clipped_step()
+        return norm
+    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
+    optimizer.step()
+    return norm
+
+
+def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Every value that the optimiser keeps for each weight, as "value.weight"; numbers as tensors of 64 bits.
 
     Every process must ask: what is divided among them is gathered.
     """
+    if hasattr(optimizer, "named_state"):
+        own: Iterator[tuple[str, torch.Tensor]] = optimizer.named_state(model)
+        return own
     names = {weight: name for name, weight in model.named_parameters()}
     return (
         (f"{value}.{names[weight]}", _tensor(kept))
@@ -47,10 +60,11 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: Any) -> Iterator[tu
     )
 
 
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, model: Any, state: dict[str, torch.Tensor], device: str
-) -> None:
+def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tensor], device: str) -> None:
     """Put back what `optimizer_state` gave, bit for bit; other entries of `state` are passed over."""
+    if hasattr(optimizer, "load_named_state"):
+        optimizer.load_named_state(model, state)
+        return
     weights = dict(model.named_parameters())
     for key, kept in state.items():
         value, _, name = key.partition(".")

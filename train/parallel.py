@@ -1,7 +1,8 @@
 """One run on several processes: who they are, what they agree on, and how the model is divided among them.
 
 ZeRO by the names people know: 0 copies the model to every process (DDP), 2 divides gradients and optimiser state
-(FSDP2 that keeps the gathered weights until the backward pass), 3 divides the weights too (FSDP2).
+(FSDP2 that keeps the gathered weights until the backward pass), 3 divides the weights too (FSDP2). DeepSpeed, the
+second engine, has 1 too, which divides the optimiser state: `deepspeed.py`.
 """
 
 import datetime
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +39,12 @@ class World:
     rank: int = 0
     size: int = 1
     zero: int = 0
+    engine: str = "torch"
+
+    @property
+    def deepspeed(self) -> bool:
+        """Whether DeepSpeed divides the model, and takes the steps."""
+        return self.engine == "deepspeed"
 
     @property
     def first(self) -> bool:
@@ -111,21 +119,39 @@ def _status(error: BaseException) -> int:
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
+def check_installed(engine: str) -> None:
+    """Refuse an engine that is not there.
+
+    Raises:
+        BadInput: saying how to get it.
+    """
+    if engine == "deepspeed" and find_spec("deepspeed") is None:
+        raise BadInput("engine is deepspeed, which is not installed: pip install 'scaling[deepspeed]'")
+
+
 def launched() -> bool:
     """Whether a launcher (torchrun, srun with torchrun, or our own) has started this process as one of several."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
-def join(zero: int, device: str) -> Iterator[World]:
+def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
     """Meet the other processes that a launcher has started; alone where there is none.
 
     Raises:
-        BadInput: fewer GPUs than processes on this machine.
+        BadInput: fewer GPUs than processes on this machine, or a stage that the engine does not have.
         PeerLost: another process has ended.
     """
+    if zero == 1 and engine == "torch":
+        raise BadInput("zero is 1, which DeepSpeed alone has; torch has 0 (DDP), 2 and 3 (FSDP2)")
+    check_installed(engine)
     if not launched():
-        yield ALONE
+        if engine != "deepspeed":
+            yield ALONE
+            return
+        dist.init_process_group(_backend(device), init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+        yield World(zero=zero, engine=engine)
+        dist.destroy_process_group()
         return
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     size = int(os.environ["WORLD_SIZE"])
@@ -139,13 +165,13 @@ def join(zero: int, device: str) -> Iterator[World]:
         # The host's own name need not resolve where no message leaves the machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
+        _backend(device),
         init_method=os.environ.get("SCALING_RENDEZVOUS", "env://"),
         rank=int(os.environ["RANK"]),
         world_size=size,
         timeout=PATIENCE,
     )
-    world = World(rank=dist.get_rank(), size=size, zero=zero)
+    world = World(rank=dist.get_rank(), size=size, zero=zero, engine=engine)
     try:
         yield world
     except (RuntimeError, ValueError) as error:
@@ -156,6 +182,10 @@ def join(zero: int, device: str) -> Iterator[World]:
             "the same command goes on from the last checkpoint"
         ) from error
     dist.destroy_process_group()
+
+
+def _backend(device: str) -> str:
+    return "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
 
 
 def _loopback() -> str | None:
@@ -177,7 +207,7 @@ def _mesh(device: str, size: int) -> Any:
 
 def divide(model: Any, world: World, device: str) -> Any:
     """Shard the model in place where the stage asks for it; the optimiser is made afterwards, of the shards."""
-    if world.size == 1 or world.zero == 0:
+    if world.size == 1 or world.zero == 0 or world.deepspeed:
         return model
     from torch.distributed.fsdp import fully_shard
 
@@ -193,8 +223,8 @@ def blocks(model: Any) -> list[Any]:
     return list(max(lists, key=len, default=()))
 
 
-class _LossOf(torch.nn.Module):
-    """A model and what is computed with it, as the one module that DDP watches."""
+class LossOf(torch.nn.Module):
+    """A model and what is computed with it, as the one module that DDP or DeepSpeed watches."""
 
     def __init__(self, model: Any, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -214,7 +244,7 @@ def replicate(
     from torch.nn.parallel import DistributedDataParallel
 
     wrapped: Callable[[torch.Tensor], torch.Tensor] = DistributedDataParallel(
-        _LossOf(model, loss), gradient_as_bucket_view=True
+        LossOf(model, loss), gradient_as_bucket_view=True
     )
     return wrapped
 
@@ -225,16 +255,24 @@ def quietly(loss: Any) -> AbstractContextManager[Any]:
     return no_sync() if no_sync else nullcontext()
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor's full value; every process must ask."""
-    gather: Callable[[], torch.Tensor] | None = getattr(tensor, "full_tensor", None)
-    return gather() if gather else tensor
+def backward(loss: Any, value: torch.Tensor) -> None:
+    """The backward pass of a value that `loss` gave."""
+    own: Callable[[torch.Tensor], None] | None = getattr(loss, "backward", None)
+    if own:
+        own(value)
+    else:
+        value.backward()
 
 
 @torch.no_grad()
-def put(target: torch.Tensor, value: torch.Tensor) -> None:
-    """Copy a full value into a tensor, or this process's part of it into a shard."""
-    target.copy_(like(target, value))
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor's full value; every process must ask."""
+    if hasattr(tensor, "ds_id"):
+        from .deepspeed import gathered
+
+        return gathered(tensor)
+    gather: Callable[[], torch.Tensor] | None = getattr(tensor, "full_tensor", None)
+    return (gather() if gather else tensor).detach()
 
 
 def like(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

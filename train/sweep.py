@@ -100,6 +100,8 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
         for entry in found:
             if entry.config.out is not None:
                 raise BadInput(f"out is {entry.config.out}, one folder; {len(found)} runs need --study")
+            if entry.config.engine != "torch":
+                raise BadInput(f"engine is {entry.config.engine}; a sweep trains its runs with torch")
             if entry.config.devices > 1:
                 raise BadInput(f"devices is {entry.config.devices}; a sweep trains each run on one")
             name = f"{run_name(entry.config)}-s{entry.config.seed}"

@@ -36,6 +36,7 @@ VERBS = (
     Verb("backtest", "backtest:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
     Verb("audit", "audit:audit", "Recompute a table, and explain what does not add up."),
     Verb("train", "train_verb:train", "Train a member on real text, resumable."),
+    Verb("emit", "emit:emit", "Write a run's configs for other programs: DeepSpeed."),
     Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine."),
     Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs."),
     Verb("validate", "validate:validate", "Load a checkpoint with transformers; measure it again."),

@@ -25,11 +25,13 @@ def train(
 ) -> None:
     """Train a member on real text, resumable, and record what it reaches on held-out text."""
     from train.config import TrainConfig
+    from train.parallel import check_installed
     from train.sweep import entries, expand
 
     from .keyvalue import merge
 
     asked = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
+    check_installed(asked[0].config.engine)
     if len(asked) > 1:
         _sweep(asked, study, yes, as_json)
         return
