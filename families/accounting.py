@@ -3,6 +3,8 @@
 from .architectures import Attention, architecture
 from .spec import ModelSpec
 
+STATES = ("weights", "gradients", "optimizer")  # parts of the memory that no micro-batch changes
+
 
 def parameters(spec: ModelSpec) -> dict[str, int]:
     """Trainable parameters by part."""
@@ -46,6 +48,7 @@ def training_memory(
     checkpointing: bool = False,
     attention: Attention = "sdpa",
     bf16: bool = False,
+    shards: int = 1,
 ) -> dict[str, int]:
     """Bytes by part at the peak of one training step with AdamW, weights and states in 32 bits, dropout off.
 
@@ -58,30 +61,44 @@ def training_memory(
 
     Args:
         micro_batch: sequences of n_positions tokens in one forward pass.
+        shards: devices that weights, gradients and optimiser states are divided over (ZeRO 3, FSDP). "gathered" is
+        then what a device holds whole for a while: the block at work and the one fetched ahead of it, or the
+        embeddings where those are larger.
     """
     count = params(spec)
     saved = architecture(spec.architecture).saved(spec, micro_batch, attention)
     layer = (saved.layer + saved.wide) // 2 if bf16 else saved.layer
     inputs = 4 * micro_batch * spec.n_positions * spec.n_embd
     blocks = spec.n_layer * inputs + layer if checkpointing else spec.n_layer * layer
-    return {
+    parts = {
         "weights": (6 if bf16 else 4) * count,
         "gradients": 4 * count,
         "optimizer": 8 * count,
         "activations": blocks + saved.trunk,
         "logits": 3 * saved.logits,
     }
+    if shards > 1:
+        parts |= {name: -(-parts[name] // shards) for name in STATES}
+        body = params_non_embedding(spec)
+        parts["gathered"] = (2 if bf16 else 4) * max(2 * body // spec.n_layer, count - body)
+    return parts
 
 
 def largest_micro_batch(
-    spec: ModelSpec, memory: float, *, most: int = 1024, checkpointing: bool = False, bf16: bool = False
+    spec: ModelSpec,
+    memory: float,
+    *,
+    most: int = 1024,
+    checkpointing: bool = False,
+    bf16: bool = False,
+    shards: int = 1,
 ) -> int:
     """The largest power of two of sequences whose training step fits into so many bytes; 0 if not even one
     does.
     """
     best, batch = 0, 1
     while batch <= most:
-        parts = training_memory(spec, batch, checkpointing=checkpointing, bf16=bf16)
+        parts = training_memory(spec, batch, checkpointing=checkpointing, bf16=bf16, shards=shards)
         if sum(parts.values()) > memory:
             break
         best, batch = batch, 2 * batch

@@ -17,6 +17,7 @@ DEEP = (
 DEEP_MULTIPLE = 4
 SIZE_SLACK = 0.15  # how far a shape at the exact ratio may miss the size before the ratio gives way
 DEEPEST = 1024
+USUAL = (15e6, 50e6, 150e6, 500e6, 1.5e9)  # sizes where only a rule is given: from a pilot to GPT-2 xl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +133,17 @@ def design(
     architecture: str = "gpt2",
     multiple: int = 1,
 ) -> tuple[Member, ...]:
-    """Members from one dial (sizes, depths or widths) and a rule, or from two dials without a ratio.
+    """Members from one dial (sizes, depths or widths) and a rule, or from two dials without a ratio, or
+    from a ratio alone at five usual sizes from 15M to 1.5B.
 
     Raises:
-        BadInput: no dial, three dials, or two dials and a ratio.
+        BadInput: neither dial nor ratio, three dials, or two dials and a ratio.
     """
     dials = [name for name, values in (("params", params), ("depth", depth), ("width", width)) if values]
+    if not dials and ratio is None:
+        raise BadInput("params, depth and width are all missing; give one of them, or a ratio alone")
     if not dials:
-        raise BadInput("params, depth and width are all missing; give one of them")
+        dials, params = ["params"], USUAL
     if len(dials) == 3:
         raise BadInput("params, depth and width are all given; two of them decide the third")
     if len(dials) == 2 and ratio is not None:

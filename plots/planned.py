@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import cycle
+from typing import Literal
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from families.units import format_size
 from scaling.asking import IsoFlop
@@ -27,10 +31,13 @@ from .style import (
     tips,
 )
 
+Floats = NDArray[np.float64]
 WIDE = 12.0  # sizes shown: this factor to either side of the recommended
+BESIDE = 5.0  # and this beyond the smallest and the largest of several budgets
 HIGH = (
     0.5  # nats above the highest loss drawn at which a published run is still shown, the axis stretched to it
 )
+DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
 SHAPES = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
 
@@ -47,11 +54,15 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
         return conclude(new_figure()[0], "The plan recommends nothing")
     with house():
         figure, (axes,) = new_figure(height=4.1)
-        low, high = best.params / WIDE, best.params * WIDE
-        losses = [best.loss]
+        low, high = _sizes(plan, best)
+        losses = [best.loss, *(rung.choice.loss for rung in plan.ladder)]
+        spent = best.flops + best.inference_flops
+        visible = []
         for curve in curves:
             seen = (curve.params >= low) & (curve.params <= high)
-            main = abs(curve.flops / best.flops - 1) < 1e-6
+            if not seen.any():
+                continue
+            main = abs(curve.flops / spent - 1) < 1e-6
             axes.plot(
                 curve.params[seen],
                 curve.loss[seen],
@@ -60,19 +71,8 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
                 marker="o",
                 markersize=3.0 if main else 2.0,
             )
-            if seen.any():
-                losses.extend((float(curve.loss[seen].min()), float(curve.loss[seen].min()) + 0.25))
-                lowest = int(curve.loss[seen].argmin())
-                axes.annotate(
-                    f"{format_size(curve.flops, 2)} FLOPs",
-                    (curve.params[seen][lowest], curve.loss[seen][lowest]),
-                    color=BLUE if main else MUTED,
-                    fontsize=7.5,
-                    ha="center",
-                    va="bottom",
-                    xytext=(0, 9 if main else 5),
-                    textcoords="offset points",
-                )
+            losses.extend((float(curve.loss[seen].min()), float(curve.loss[seen].min()) + 0.25))
+            visible.append((curve.flops, curve.params[seen], curve.loss[seen], BLUE if main else MUTED))
         frontier = [choice for choice in plan.frontier if low <= choice.params <= high] if not curves else []
         if frontier:
             axes.plot(
@@ -86,6 +86,8 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
         axes.set_xlim(low, high)
         pad = 0.08 * (max(losses) - min(losses)) or 0.05
         axes.set_ylim(min(losses) - pad, max(losses) + pad)
+        for flops, params, loss, colour in visible:
+            _budget(axes, flops, params, loss, colour, max(losses) - pad)
         log_sizes(axes, "x")
         log_losses(axes, "y")
         axes.set_xlabel("parameters, N")
@@ -101,6 +103,33 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
     return conclude(figure, _title(plan, best))
 
 
+def _sizes(plan: PlanFile, best: Choice) -> tuple[float, float]:
+    """Parameters shown: around the recommended, or around all the rungs of several budgets."""
+    if not plan.ladder:
+        return best.params / WIDE, best.params * WIDE
+    sizes = [rung.choice.params for rung in plan.ladder]
+    return min(sizes) / BESIDE, max(sizes) * BESIDE
+
+
+def _budget(axes: Axes, flops: float, params: Floats, loss: Floats, colour: str, top: float) -> None:
+    """A curve's budget, above its right end where it leaves the picture, else beside it."""
+    inside = np.flatnonzero(loss <= top)
+    if len(inside) == 0:
+        return
+    place = int(inside[-1])
+    ends = place == len(params) - 1 and params[place] < axes.get_xlim()[1] / BESIDE
+    axes.annotate(
+        f"{format_size(flops, 2)} FLOPs",
+        (float(params[place]), float(loss[place])),
+        color=colour,
+        fontsize=7.5,
+        ha="left" if ends else "right",
+        va="center" if ends else "bottom",
+        xytext=(6, 0) if ends else (-3, 6),
+        textcoords="offset points",
+    )
+
+
 def _marks(
     axes: Axes, plan: PlanFile, best: Choice, runs: Sequence[Run], low: float, high: float
 ) -> list[Line2D]:
@@ -108,7 +137,9 @@ def _marks(
     handles = [Line2D([], [], color=ORANGE, marker="*", linestyle="", markersize=10, label=best.member)]
     if plan.band is not None:
         top = max(member.choice.loss for member in plan.band.members)
-        width = plan.band.within_nats if plan.band.within_nats is not None else top - best.loss
+        nats = plan.band.within_nats
+        width = top - best.loss if nats is None else nats
+        share = 100 * (plan.band.within_share or 0.0)
         axes.axhspan(best.loss, best.loss + width, color=GREEN, alpha=0.18, linewidth=0)
         points = axes.scatter(
             [member.choice.params for member in plan.band.members],
@@ -116,19 +147,39 @@ def _marks(
             s=34, color=GREEN, edgecolor="none", zorder=4,
         )  # fmt: skip
         tips(points, [f"{member.choice.member}: +{member.nats:.4f} nats" for member in plan.band.members])
-        handles.append(
-            Line2D(
-                [], [], color=GREEN, marker="o", linestyle="", markersize=6, label=f"within {width:.2g} nats"
-            )
-        )
+        within = f"within {share:.2g} % of the cost" if nats is None else f"within {nats:.2g} nats"
+        handles.append(Line2D([], [], color=GREEN, marker="o", linestyle="", markersize=6, label=within))
     star = axes.scatter(
         [best.params], [best.loss], s=150, marker="*", color=ORANGE, edgecolor="none", zorder=6
     )
     tips(star, [f"{best.member}: {best.loss:.4f} nats per token on {format_size(best.tokens)} tokens"])
-    for other in plan.others:
+    if plan.ladder:
+        rungs = [rung.choice for rung in plan.ladder]
+        axes.plot(
+            [rung.params for rung in rungs], [rung.loss for rung in rungs],
+            color=ORANGE, marker="*", markersize=8, linewidth=1.0, zorder=5,
+        )  # fmt: skip
+    unwanted = [
+        choice
+        for choice in plan.frontier
+        if not choice.preferred_by
+        and low < choice.params < high
+        and abs(choice.flops / best.flops - 1) < 1e-6
+    ]
+    if unwanted:
+        rings = axes.scatter(
+            [choice.params for choice in unwanted], [choice.loss for choice in unwanted],
+            s=42, facecolor="none", edgecolor=BLUE, linewidth=1.0, zorder=3,
+        )  # fmt: skip
+        tips(rings, [f"{choice.member}: Pareto-optimal, and no law prefers it" for choice in unwanted])
+        handles.append(
+            Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=6, markerfacecolor="none",
+                   label="frontier, no law wants it")
+        )  # fmt: skip
+    for other, dashes in zip(plan.others, cycle(DASHES), strict=False):
         if low < other.choice.params < high:
-            axes.axvline(other.choice.params, color=PURPLE, linewidth=1.2, linestyle="--", zorder=1)
-            handles.append(Line2D([], [], color=PURPLE, linestyle="--", label=f"{other.law} would"))
+            axes.axvline(other.choice.params, color=PURPLE, linewidth=1.2, linestyle=dashes, zorder=1)
+            handles.append(Line2D([], [], color=PURPLE, linestyle=dashes, label=f"{other.law} would"))
     near = [run for run in runs if run.params is not None and low < run.params < high and run.annealed]
     if near:
         found = axes.scatter(

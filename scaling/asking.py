@@ -81,7 +81,10 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsoFlop:
-    """The loss that each candidate reaches for one budget: arrays of shape (n,), smallest first."""
+    """The loss that each candidate reaches for one budget: arrays of shape (n,), smallest first.
+
+    flops: of training, and of the serving that was asked for.
+    """
 
     flops: float
     params: NDArray[np.float64]
@@ -89,7 +92,7 @@ class IsoFlop:
 
 
 def isoflops(question: Question, plan: PlanFile) -> tuple[IsoFlop, ...]:
-    """IsoFLOP curves through a third, one and three times the plan's training FLOPs, for a picture of it.
+    """IsoFLOP curves through each of a plan's several budgets, or a third, one and three times its only one.
 
     Empty under a law of one dial, which fixes each member's tokens and so has no such curve.
     """
@@ -99,9 +102,13 @@ def isoflops(question: Question, plan: PlanFile) -> tuple[IsoFlop, ...]:
     shapes = _shapes(question, own_runs(question.study) if law.predictor is not None else ())
     wanted = replace(_asked(question), target=None)
     curves = []
-    for share in (1 / 3, 1.0, 3.0):
-        flops = share * plan.recommended.flops
-        costed = answer(replace(wanted, flops=flops), law, shapes)
+    spent = plan.recommended.flops + plan.recommended.inference_flops
+    several = [rung.choice.flops + rung.choice.inference_flops for rung in plan.ladder]
+    for flops in several or [spent / 3, spent, 3 * spent]:
+        try:
+            costed = answer(replace(wanted, flops=flops), law, shapes)
+        except BadInput:
+            continue  # a third of a budget may be less than anything costs
         able = costed.able
         curves.append(IsoFlop(flops=flops, params=shapes.params[able].astype(float), loss=costed.loss[able]))
     return tuple(curves)

@@ -133,7 +133,8 @@ class PlannedMember(Record):
     """A member to train: shape, tokens, rungs, recipe, memory, and the prediction if there is one yet.
 
     Args:
-        micro_batch: sequences in one forward pass on one device. memory: bytes by part with it.
+        micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
+        shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
     """
 
     member: str
@@ -155,6 +156,7 @@ class PlannedMember(Record):
     prediction: PlannedLoss | None = None
     micro_batch: int | None = None
     checkpointing: bool = False
+    shards: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
@@ -170,6 +172,7 @@ class PlannedMember(Record):
         hours: float | None = None,
         micro_batch: int | None = None,
         checkpointing: bool = False,
+        shards: int = 1,
         memory: dict[str, int] | None = None,
     ) -> Self:
         """From a spec, with its exact counts."""
@@ -186,6 +189,7 @@ class PlannedMember(Record):
             prediction=prediction,
             micro_batch=micro_batch,
             checkpointing=checkpointing,
+            shards=shards,
             memory=memory or {},
         )
 

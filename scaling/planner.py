@@ -3,7 +3,8 @@ could choose.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -63,9 +64,9 @@ def estimate_budget(text: str, law: PlanLaw, shapes: Candidates, ask: Ask, *, on
         best = costed.best()
         member = costed.shapes.member(best)
         advice = recipe(member.spec, float(costed.tokens[best]))
-        micro_batch, _ = fit_memory(member, budget, advice.batch_sequences)
+        fit = fit_memory(member, budget, advice.batch_sequences)
         estimate = estimated_mfu(
-            member.spec, device, micro_batch=micro_batch, batch_sequences=advice.batch_sequences
+            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=advice.batch_sequences
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated")
         if abs(again.flops / budget.flops - 1) < 1e-6:
@@ -144,10 +145,7 @@ def planned(
     N, D = np.array([float(law.count(member.spec))]), np.array([float(advice.tokens)])
     if limit := costed.ask.limit(law):
         N, D = limit.worth(N, D)
-    micro_batch, checkpointing = fit_memory(member, budget, advice.batch_sequences)
-    memory = accounting.training_memory(
-        member.spec, micro_batch, checkpointing=checkpointing, bf16=_in_bf16(budget)
-    )
+    fit = fit_memory(member, budget, advice.batch_sequences)
     return PlannedMember.of(
         member.name,
         member.spec,
@@ -155,9 +153,10 @@ def planned(
         recipe=advice,
         prediction=law.expect(float(N[0]), float(D[0])),
         hours=budget.hours(accounting.train_flops(member.spec, advice.tokens)),
-        micro_batch=micro_batch,
-        checkpointing=checkpointing,
-        memory=memory,
+        micro_batch=fit.micro_batch,
+        checkpointing=fit.checkpointing,
+        shards=fit.shards,
+        memory=fit.memory,
     )
 
 
@@ -171,38 +170,45 @@ def compute_optimal(flops: float, law: PlanLaw, shapes: Candidates) -> Member:
     return shapes.member(costed.best())
 
 
-def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> tuple[int, bool]:
-    """The largest micro-batch that fits one device, and whether it needs activation checkpointing; (1, False)
-    where no device is named. Where one device is too small, states may be sharded over all of them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFit:
+    """How a member is trained within a device's memory: bytes by part on each device.
+
+    micro_batch: sequences in one forward pass on one device; shards: devices that share the states.
+    """
+
+    micro_batch: int
+    checkpointing: bool
+    shards: int
+    memory: dict[str, int]
+
+
+def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFit:
+    """The largest micro-batch that fits one device, with activation checkpointing where it must be, and where the
+    states alone are too much for one, with them sharded over all; micro-batch 1 where no device is named.
 
     Raises:
         BadInput: not even one sequence fits; it says how much is needed and there is.
     """
-    if budget.accelerator is None or budget.devices is None:
-        return 1, False
+    bf16 = _in_bf16(budget)
+    devices = budget.devices or 1
+    if budget.accelerator is None:
+        memory = accounting.training_memory(member.spec, 1, bf16=bf16)
+        return MemoryFit(micro_batch=1, checkpointing=False, shards=1, memory=memory)
     device = accelerator(budget.accelerator)
     usable = 0.92 * device.memory  # the rest is the context's, the libraries' and the allocator's
-    most = max(1, batch_sequences // budget.devices)
-    bf16 = _in_bf16(budget)
-    for checkpointing in (False, True):
-        fits = accounting.largest_micro_batch(
-            member.spec, usable, most=most, checkpointing=checkpointing, bf16=bf16
-        )
+    most = max(1, batch_sequences // devices)
+    for shards, checkpointing in ((1, False), (1, True), (devices, False), (devices, True)):
+        how: dict[str, Any] = {"checkpointing": checkpointing, "bf16": bf16, "shards": shards}
+        fits = accounting.largest_micro_batch(member.spec, usable, most=most, **how)
         if fits:
-            return fits, checkpointing
-    parts = accounting.training_memory(member.spec, 1, checkpointing=True, bf16=bf16)
-    states = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
-    needed = states / budget.devices + parts["activations"] + parts["logits"]
-    if needed <= usable:
-        return 1, True
-    how = (
-        "one sequence at a time"
-        if budget.devices == 1
-        else f"one sequence at a time, states sharded over {budget.devices}"
-    )
+            memory = accounting.training_memory(member.spec, fits, **how)
+            return MemoryFit(micro_batch=fits, checkpointing=checkpointing, shards=shards, memory=memory)
+    needed = sum(accounting.training_memory(member.spec, 1, **how).values())
+    sharing = "" if devices == 1 else f", states sharded over {devices}"
     raise BadInput(
-        f"{member.name} needs {format_bytes(needed)} of a device's memory, {how}; {device.name} has "
-        f"{format_bytes(device.memory)}: take more or larger devices"
+        f"{member.name} needs {format_bytes(needed)} of a device's memory, one sequence at a time{sharing}; "
+        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices"
     )
 
 
@@ -232,6 +238,8 @@ def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, 
     said = []
     if law.warning:
         said.append(f"law {law.warning}")
+    if choice.architecture == "bert" and law.predictor is None:
+        said.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
     if choice.share is not None and choice.share > 1 + 1e-9:
         said.append(
             f"{choice.member} costs {choice.share:.3f} of the budget; "

@@ -122,6 +122,13 @@ def test_the_command_emits_configs_of_the_promised_size(cli, tmp_path):
     assert sum(weight.numel() for weight in model.parameters()) == accounting.params(spec)
 
 
+@pytest.mark.parametrize(("ratio", "shape"), [("33", (48, 1600)), ("85", (24, 2048))])
+def test_a_rule_alone_gives_the_usual_sizes_up_to_the_deep_and_the_shallow_one(cli, ratio, shape):
+    members = json.loads(cli("design", "--ratio", ratio, "--json").stdout)["members"]
+    assert len(members) == 5
+    assert (members[-1]["n_layer"], members[-1]["n_embd"]) == shape
+
+
 def test_compute_is_a_dial_too(cli):
     found = json.loads(cli("design", "--compute", "1e18,1e20", "--json").stdout)["members"]
     assert [fact["member"] for fact in found] == ["gpt2-83m", "gpt2-883m-l24-d1664"]

@@ -179,6 +179,17 @@ def test_the_largest_micro_batch_fits_and_twice_as_many_do_not():
     assert accounting.largest_micro_batch(spec, 1e9) == 0
 
 
+def test_sharded_states_shrink_and_what_is_gathered_comes_on_top():
+    spec = member("gpt2-xl").spec
+    whole, shared = accounting.training_memory(spec, 1), accounting.training_memory(spec, 1, shards=8)
+    assert all(shared[part] == -(-whole[part] // 8) for part in accounting.STATES)
+    assert {part: shared[part] for part in ("activations", "logits")} == {
+        part: whole[part] for part in ("activations", "logits")
+    }
+    assert shared["gathered"] >= 4 * accounting.params_non_embedding(spec) // spec.n_layer
+    assert "gathered" not in whole
+
+
 def test_kaplans_n_is_twelve_layers_width_squared():
     assert accounting.params_kaplan(member("gpt2-52m").spec) == 25_165_824
     assert accounting.params_kaplan(member("gpt2-125m").spec) == 84_934_656

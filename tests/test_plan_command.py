@@ -217,3 +217,30 @@ def test_an_estimated_mfu_has_its_band_and_shared_work_its_share(cli):
     ).stderr
     assert "is estimated, 0.12 to 0.18" in said
     assert "that of one device times 0.273" in said
+
+
+def test_each_of_several_budgets_gets_its_recipe_its_memory_and_how_far_it_reaches(cli):
+    text = cli("plan", "--budget", "1e18,1e20", "--on", "8xH100").stdout
+    for words in ("recipe width", "memory ", "extrapolation: ", "expected loss"):
+        assert sum(line.startswith(words) or words in line for line in text.splitlines()) == 2, words
+
+
+def test_a_model_too_large_for_one_device_has_its_states_over_all_of_them(cli):
+    asked = ("plan", "--budget", "1024xH100-days")
+    (member,) = json.loads(cli(*asked, "--json").stdout)["members"]
+    assert member["shards"] == 1024
+    assert sum(member["memory"].values()) < 80e9
+    assert 18 * member["params"] > 80e9
+    assert "over 1024 devices" in cli(*asked).stdout
+
+
+def test_a_targets_neighbours_are_near_in_cost(cli):
+    text = cli("plan", "--target-loss", "2.5").stdout
+    shares = [float(line.split()[5]) for line in text.splitlines() if line.startswith("frontier")]
+    assert len(shares) == 5
+    assert max(shares) < 2
+
+
+def test_a_decoders_law_says_so_of_an_encoder(cli):
+    assert "is of decoders" in cli("plan", "--budget", "1e20", "--family", "bert").stderr
+    assert "is of decoders" not in cli("plan", "--budget", "1e20").stderr

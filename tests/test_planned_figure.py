@@ -28,6 +28,31 @@ def test_the_main_curve_is_lowest_at_the_recommended():
     assert curves[0].loss.min() > main.loss.min() > curves[2].loss.min()
 
 
+def test_a_target_that_is_served_lies_on_its_own_curve():
+    question = Question(target_loss=2.6, inference_tokens="1T")
+    plan, _ = ask(question)
+    main = isoflops(question, plan)[1]
+    at = main.params == plan.recommended.params
+    assert main.loss[at] == pytest.approx(2.6, abs=1e-6)
+    assert main.loss.min() == pytest.approx(2.6, abs=0.002)
+
+
+def test_several_budgets_have_a_curve_each_through_their_members():
+    question = Question(budget="1e18,1e19,1e20")
+    plan, _ = ask(question)
+    for rung, curve in zip(plan.ladder, isoflops(question, plan), strict=True):
+        assert curve.params[curve.loss.argmin()] == rung.choice.params
+        assert curve.loss.min() == pytest.approx(rung.choice.loss)
+
+
+def test_what_no_law_wants_is_ringed_and_other_laws_differ_in_their_dashes():
+    question = Question(budget="8xA100-hours")
+    plan, _ = ask(question)
+    drawn = svg(planned(plan, isoflops(question, plan)), "plan")
+    assert "gpt2-52m: Pareto-optimal, and no law prefers it" in drawn
+    assert "gpt2-125m: Pareto-optimal" not in drawn
+
+
 def test_a_law_of_one_dial_has_no_isoflop_curve():
     question = Question(budget="1e19", law="kaplan")
     assert isoflops(question, ask(question)[0]) == ()

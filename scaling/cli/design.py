@@ -20,7 +20,12 @@ EPILOG = "Example: scaling design --params 85M --ratio 64"
 
 
 def design_members(
-    params: Annotated[str | None, typer.Option("--params", help="Sizes to hit, like 85M or 10M,85M.")] = None,
+    params: Annotated[
+        str | None,
+        typer.Option(
+            "--params", help="Sizes to hit, like 85M or 10M,85M (with --ratio alone: five, 15M to 1.5B)."
+        ),
+    ] = None,
     depth: Annotated[str | None, typer.Option("--depth", help="Numbers of layers, like 12 or 6,12.")] = None,
     width: Annotated[
         str | None, typer.Option("--width", help="Values of n_embd, like 768 or 256,512.")

@@ -1,8 +1,10 @@
 """A plan in words and tables, at most 100 columns."""
 
+import math
 from collections.abc import Iterator, Mapping
 from textwrap import fill
 
+from families.accounting import STATES
 from families.units import format_duration, format_size
 
 from ..budget import Budget, parse_flops
@@ -21,11 +23,12 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     assert made.law is not None
     assert made.recommended is not None
     assert made.budget is not None
-    chosen, member = made.recommended, made.members[-1]
+    chosen = made.recommended
     yield f"budget  {_budget(made.budget, len(made.ladder))}"
     yield f"law     {made.law.name}: {made.law.source}"
-    yield ""
-    yield from _chosen(chosen, member)
+    for choice, member in zip(_rungs(made), made.members, strict=True):
+        yield ""
+        yield from _chosen(choice, member, made.law.name)
     yield ""
     timed = chosen.hours is not None  # by a budget that names no accelerator there is neither time nor money
     rows = [_row("recommended", chosen, timed)]
@@ -58,7 +61,13 @@ def _budget(budget: Budget, several: int) -> str:
     )
 
 
-def _chosen(chosen: Choice, member: PlannedMember) -> Iterator[str]:
+def _rungs(made: PlanFile) -> list[Choice]:
+    """What each budget buys, the largest last."""
+    assert made.recommended is not None
+    return [rung.choice for rung in made.ladder] or [made.recommended]
+
+
+def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
     yield f"{chosen.member}  L{chosen.n_layer} d{chosen.n_embd} h{chosen.n_head}, {chosen.params:,} parameters"
     epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
     yield (
@@ -66,9 +75,15 @@ def _chosen(chosen: Choice, member: PlannedMember) -> Iterator[str]:
         f"expected loss {chosen.loss:.4f} nats/token, perplexity {chosen.ppl:.2f}"
     )
     if chosen.interval_80 and chosen.interval_95:
-        low80, high80 = chosen.interval_80
-        low95, high95 = chosen.interval_95
-        yield f"loss within {low80:.4f} to {high80:.4f} (80 %), {low95:.4f} to {high95:.4f} (95 %)"
+        said = [
+            f"{low:.4f} to {high:.4f}, perplexity {math.exp(low):.2f} to {math.exp(high):.2f} ({level} %)"
+            for level, (low, high) in ((80, chosen.interval_80), (95, chosen.interval_95))
+        ]
+        yield f"loss within {said[0]}"
+        yield f"            {said[1]}"
+    reach = chosen.extrapolation
+    where = "inside" if reach <= 1 + 1e-9 else f"{reach:.3g} times beyond"
+    yield f"extrapolation: {where} what law {law} was fitted on"
     recipe = member.recipe
     yield (
         f"recipe {recipe.rule}: {recipe.steps:,} steps of {recipe.batch_sequences} × {chosen.n_positions} tokens, "
@@ -76,9 +91,14 @@ def _chosen(chosen: Choice, member: PlannedMember) -> Iterator[str]:
     )
     if member.micro_batch is not None and member.memory:
         checkpointing = ", activations checkpointed" if member.checkpointing else ""
+        states = sum(member.memory[part] for part in STATES)
+        fixed = states + member.memory.get("gathered", 0)
+        rest = sum(member.memory.values()) - fixed
+        shared = "" if member.shards == 1 else f" over {member.shards} devices"
+        least = "" if member.micro_batch == 1 else f"; {(fixed + rest / member.micro_batch) / 1e9:.3g} at 1"
         yield (
             f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"
-            f"{checkpointing} (states {16 * member.params / 1e9:.3g} GB), estimated"
+            f"{checkpointing}{least} (states {states / 1e9:.3g} GB{shared}), estimated"
         )
 
 
@@ -87,7 +107,9 @@ def _nearby(made: PlanFile) -> list[Choice]:
     assert made.recommended is not None
     chosen = made.recommended
     others = [choice for choice in made.frontier if choice.member != chosen.member]
-    near = sorted(others, key=lambda choice: abs(choice.loss - chosen.loss))[:NEARBY]
+    near = sorted(
+        others, key=lambda choice: (abs(choice.loss - chosen.loss), abs(choice.flops - chosen.flops))
+    )[:NEARBY]
     return sorted(near, key=lambda choice: choice.params)
 
 
