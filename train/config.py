@@ -40,7 +40,8 @@ class TrainConfig(Record):
     )
     data: str = Field(
         description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources; "
-        "wikitext-2, wikitext-103, imdb, openwebtext or hub:OWNER/NAME from the Hugging Face hub (extra `hub`)."
+        "wikitext-2, wikitext-103, imdb, openwebtext or hub:OWNER/NAME from the Hugging Face hub (extra `hub`); "
+        "or a URL of a store, s3://bucket/text (extra `s3`)."
     )
     validation: str | None = Field(
         default=None,
@@ -60,6 +61,9 @@ class TrainConfig(Record):
         default=None, description="The run is called NAME-sSEED (default: the family's)."
     )
     out: Path | None = Field(default=None, description="The run's folder (default: STUDY/runs/NAME).")
+    export: str | None = Field(
+        default=None, description="URL that finished models are copied to, such as s3://bucket/models."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the initialisation and of the order of the data.")
     tokenizer: str | None = Field(
         default=None,

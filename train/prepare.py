@@ -13,6 +13,7 @@ from families.units import format_size
 from scaling.files import Document, Record, sha256_file, whole_folder, write_whole
 
 from .hub import PREFIX, fetch, hub_set
+from .stores import local_text
 from .text import (
     CHUNK_CHARACTERS,
     Text,
@@ -103,8 +104,8 @@ def prepare(
         BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
     """
     manifest_path = folder / "data.json"
-    texts, named = _texts(data, validation, folder.parent / "hub")
     report = progress or (lambda what, share: None)
+    texts, named = _texts(data, validation, folder.parent, report)
     fingerprints = {text.name: fingerprint(text.path) for text in texts}
     wanted = {
         "data": data,
@@ -209,16 +210,19 @@ def check_enough(manifest: DataManifest, need: Need | None) -> None:
         )
 
 
-def _texts(data: str, validation: str | None, hub: Path) -> tuple[list[Text], frozenset[str]]:
+def _texts(
+    data: str, validation: str | None, study: Path, report: Progress
+) -> tuple[list[Text], frozenset[str]]:
     """The texts, and the names of those that are held out because somebody said so."""
     found = hub_set(data)
-    held: str | Path | None = validation
-    source: str | Path = data
+    stored = study / "fetched"
+    held: str | Path | None = None if validation is None else local_text(validation, stored, report)
+    source: str | Path = local_text(data, stored, report)
     if found is not None:
         source, own = fetch(
-            data, found, hub / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
+            data, found, study / "hub" / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
         )
-        held = validation or own
+        held = held or own
     texts = find_texts(str(source))
     if held is None:
         return texts, frozenset()

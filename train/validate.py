@@ -18,6 +18,7 @@ from .loop import pick_device
 from .objective import objective_of
 from .prepare import DataManifest, Encoder
 from .rung import MODEL, RUN, RUNG, RungFile
+from .stores import local_text
 from .text import find_texts, read_chunks
 
 DATA = "data.json"
@@ -228,10 +229,10 @@ def _prepared(place: Path, data: str | None) -> Path | None:
 
 def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:
     """All of a text, in the model's own tokens, each document closed by the end of text."""
-    texts = find_texts(data)
     dtype = np.dtype("<u4")
     coder = loaded.tokenizer.backend_tokenizer
     with tempfile.TemporaryDirectory() as folder:
+        texts = find_texts(local_text(data, Path(folder) / "fetched"))
         writer = Encoder(coder, settings.eos_token_id, Path(folder), dtype, lambda done: None)
         written = writer.write([(text, read_chunks(text)) for text in texts], "heldout")
         total = sum(shard.tokens for shard in written.shards)

@@ -11,6 +11,7 @@ from families.units import nearest
 
 from ..planfile import PlanFile
 from ..study import Study, open_study
+from .export import export_models
 from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def ladder(
             "--zero", min=0, max=3, help="Under torchrun: how a member is divided among its processes."
         ),
     ] = 0,
+    export: Annotated[
+        str | None,
+        typer.Option("--export", help="Copy finished models to this URL, such as s3://bucket/models."),
+    ] = None,
     study: StudyOption = Path("study"),
     seed: SeedOption = 0,
     yes: YesOption = False,
@@ -67,6 +72,14 @@ def ladder(
     """Train every member of a plan to each of its rungs; what is done is not done again."""
     found = PlanFile.read(plan)
     place = open_study(study)
+    if export is not None and detach:
+        raise BadInput(
+            "--export copies models once they are trained; leave out --detach, or follow later with --export"
+        )
+    if export is not None and not dry_run:
+        from train.stores import check_export
+
+        check_export(export)
     if launcher is None:
         only = [found.member(name) for name in member or ()]
         _text(found, place, data, tokenizer)
@@ -77,6 +90,7 @@ def ladder(
         rungs = train_members(chosen, place, seed=seed, yes=yes, wanted=Wanted(), **habits)
         if not int(os.environ.get("RANK", "0")):  # process 0 speaks for all
             _show(rungs, as_json)
+            export_models(place.folder, rungs, export)
         return
     if launcher not in LAUNCHERS:
         raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
@@ -95,6 +109,7 @@ def ladder(
             detach=detach,
             yes=yes,
             as_json=as_json,
+            export=export,
         )
         return
     if dry_run:
@@ -114,7 +129,7 @@ def ladder(
     finally:
         gather_runs(place.runs)
     bar.end()
-    _end(wanted, outcome, as_json)
+    _end(wanted, outcome, as_json, export)
 
 
 def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
@@ -146,7 +161,7 @@ def _text(plan: PlanFile, study: Study, data: str | None, tokenizer: str | None)
 
 def _slurm(
     wanted: "Sweep", profile: "Profile", plan: PlanFile, text: tuple[str | None, str | None], *,
-    dry_run: bool, detach: bool, yes: bool, as_json: bool,
+    dry_run: bool, detach: bool, yes: bool, as_json: bool, export: str | None,
 ) -> None:  # fmt: skip
     from dataclasses import replace
 
@@ -180,10 +195,10 @@ def _slurm(
             f"the jobs go on; the same command follows them again, scancel {' '.join(jobs)} ends them"
         ) from error
     bar.end()
-    _end(wanted, outcome, as_json)
+    _end(wanted, outcome, as_json, export)
 
 
-def _end(wanted: "Sweep", outcome: "Following", as_json: bool) -> None:
+def _end(wanted: "Sweep", outcome: "Following", as_json: bool, export: str | None) -> None:
     """Show what is there, and say what is not.
 
     Raises:
@@ -196,6 +211,7 @@ def _end(wanted: "Sweep", outcome: "Following", as_json: bool) -> None:
     files = [path for task in wanted.tasks for path in task.rung_files(wanted.study) if path is not None]
     rungs = [RungFile.read(path) for path in files]
     _show(rungs, as_json, outcome.failed)
+    export_models(wanted.study.folder, rungs, export)
     if failure := refuse_failures(outcome):
         raise RunFailed(failure)
 

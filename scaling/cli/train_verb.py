@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..study import open_study
+from .export import export_models
 from .show import JsonOption, StudyOption, YesOption, note, print_json, say, table
 
 EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"
@@ -32,6 +33,11 @@ def train(
 
     asked = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
     check_installed(asked[0].config.engine)
+    url = asked[0].config.export
+    if url is not None:
+        from train.stores import check_export
+
+        check_export(url)
     if len(asked) > 1:
         _sweep(asked, study, yes, as_json)
         return
@@ -45,8 +51,9 @@ def train(
         return  # process 0 speaks for all
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})
-        return
-    say(rung_table(rungs))
+    else:
+        say(rung_table(rungs))
+    export_models(config.out or study, rungs, url)
 
 
 def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
@@ -64,10 +71,11 @@ def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
     rows = [(rung, (i, j) in best) for i, found in enumerate(rungs) for j, rung in enumerate(found)]
     if as_json:
         print_json({"rungs": [{**rung_facts(rung), "best": mark} for rung, mark in rows]})
-        return
-    say(rung_table([rung for rung, _ in rows], [mark for _, mark in rows] if best else None))
-    if best:
+    else:
+        say(rung_table([rung for rung, _ in rows], [mark for _, mark in rows] if best else None))
+    if best and not as_json:
         say("* the best of its cell: the lowest loss of one model at one length")
+    export_models(study, [rung for rung, _ in rows], asked[0].config.export)
 
 
 def _train(config: Any, study: Path, yes: bool) -> Any:
