@@ -21,6 +21,8 @@ from .text import SUFFIXES
 FETCHED = "fetched.json"
 ROOM = 2**26  # bytes left free beside what is fetched
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.IGNORECASE | re.DOTALL)
+# Here a folder is a part of a name, and making one would make a bucket of a slip of the hand.
+_OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "r2"})
 _EXTRAS = {
     "s3": "scaling[s3]",
     "s3a": "scaling[s3]",
@@ -135,7 +137,7 @@ def check_export(url: str) -> None:
         )
     with _speaking("export", url, "writing"):
         store, root = _open("export", url)
-        store.makedirs(root, exist_ok=True)
+        _make_folder(store, root)
         probe = f"{root.rstrip('/')}/.scaling-{sha256_bytes(url.encode())[:8]}"
         store.pipe_file(probe, b"scaling can write here\n")
         store.rm_file(probe)
@@ -172,7 +174,7 @@ def export(rungs: tuple[Path, ...], url: str) -> tuple[str, ...]:
                 there = f"{root.rstrip('/')}/{safe_name(run)}/{rung.name}"
                 if store.exists(f"{there}/{RUNG}") and store.cat_file(f"{there}/{RUNG}") == said:
                     continue
-                store.makedirs(f"{there}/{MODEL}", exist_ok=True)
+                _make_folder(store, f"{there}/{MODEL}")
                 for path in sorted(path for path in (rung / MODEL).rglob("*") if path.is_file()):
                     name = path.relative_to(rung).as_posix()
                     store.put_file(str(path), f"{there}/{name}")
@@ -186,6 +188,12 @@ def export(rungs: tuple[Path, ...], url: str) -> tuple[str, ...]:
             "the same command exports them"
         ) from error
     return tuple(written)
+
+
+def _make_folder(store: Any, path: str) -> None:
+    protocols = {store.protocol} if isinstance(store.protocol, str) else set(store.protocol)
+    if not protocols & _OBJECTS:
+        store.makedirs(path, exist_ok=True)
 
 
 def _open(key: str, url: str) -> tuple[Any, str]:
