@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from families.errors import BadInput, RunFailed
-from scaling.files import Document, Record, sha256_bytes, sync_folder, writing
+from scaling.files import Document, Record, sha256_bytes, sync_file, writing
 from scaling.study import safe_name
 
 from .rung import MODEL, RUNG, RungFile, finished_rungs
@@ -94,8 +94,9 @@ def _fetch(store: Any, name: str, path: Path, data: str) -> None:
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         with _speaking("data", data, "reading"):
             store.get_file(name, str(part))
+        sync_file(part)
         part.replace(path)
-        sync_folder(path.parent)
+        sync_file(path.parent)
 
 
 def _whole(path: Path, size: int) -> bool:
