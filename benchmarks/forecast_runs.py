@@ -1,6 +1,7 @@
 """The runs behind benchmarks/forecast.py: real ladders of tiny models, healthy and with faults, made by the engine.
 
-Six studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
+Eight studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
+Run: python -P benchmarks/forecast_runs.py DIR [STUDY…] (-P: a file beside it has the name of the package that trains).
 """
 
 import ast
@@ -60,9 +61,13 @@ SETUPS = (
     Setup(name="code-d", text="stdlib", shapes=((2, 32), (3, 48), (2, 80)), steps=1000, batch_size=12,
           n_positions=96, seed=2, lr=1.5, cooldown=0.25, faulty=(1, 2)),
     Setup(name="code-e", text="stdlib", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
-          n_positions=128, seed=5, faulty=(1, 3), held_back=True),
+          n_positions=128, seed=5, faulty=(1, 3)),
     Setup(name="docs-f", text="docstrings", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
-          n_positions=128, seed=6, faulty=(1, 3), held_back=True),
+          n_positions=128, seed=6, faulty=(1, 3)),
+    Setup(name="code-g", text="stdlib", shapes=((1, 32), (2, 40), (2, 56), (3, 72)), steps=800, batch_size=8,
+          n_positions=128, seed=7, lr=0.8, faulty=(2,), held_back=True),
+    Setup(name="docs-h", text="docstrings", shapes=((2, 40), (2, 56), (3, 64), (4, 80)), steps=700, batch_size=12,
+          n_positions=96, seed=8, cooldown=0.25, faulty=(2,), held_back=True),
 )  # fmt: skip
 
 

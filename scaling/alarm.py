@@ -29,6 +29,9 @@ _GAP = 0.12  # that training loss may fall below held-out loss, beyond what sibl
 # norm well under theirs. Healthy runs fell at least 0.74 times as fast, with 0.99 of the norm; this rule was added after
 # docs-b, where text that took 70 steps to learn from looked like a plateau of its own.
 _LAG, _FALLS, _NORM, _BEGUN = 0.01, 0.5, 0.75, 0.04
+# Before they have begun to: behind with half the gradient norm, or further behind and falling more slowly. Added after
+# docs-f, where a tenth of the budget was over before any of its runs had left the plateau.
+_LAG_ASLEEP, _NORM_ASLEEP, _LAG_FAR, _FALLS_FAR = 0.004, 0.6, 0.017, 0.7
 # A plateau, where there are no siblings: early, near the first line's loss, falling by less than this share per e-fold of
 # steps. Healthy runs fell by 0.054 or more by then.
 _PLATEAU, _NEAR_START, _EARLY = 0.03, 0.6, (0.08, 0.2)
@@ -187,8 +190,11 @@ def _sluggish(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[i
         return None
     here, there = float(curve.loss[-_RECENT:].mean()), float(theirs.loss[-_RECENT:].mean())
     norm = float(curve.norm[-_RECENT:].mean() / theirs.norm[-_RECENT:].mean())
-    behind = size <= run.underway.params and here > (1 + _LAG) * there and other[0] > _BEGUN
-    if not behind or (mine[0] > _FALLS * other[0] and not norm < _NORM):
+    lag = here / there - 1 if size <= run.underway.params else 0.0
+    slower = mine[0] / other[0] if other[0] > 0 else 1.0
+    awake = lag > _LAG and other[0] > _BEGUN and (slower <= _FALLS or norm < _NORM)
+    asleep = (lag > _LAG_ASLEEP and norm < _NORM_ASLEEP) or (lag > _LAG_FAR and slower < _FALLS_FAR)
+    if not awake and not asleep:
         return None
     return Alarm(
         fault="not learning",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ _BEND = 0.1  # of a run's steps, which its siblings' law leaves out: the first b
 _PAST = 0.5  # of the steps so far that may be left out for the bend, at most
 _OWN_BEND = 0.5  # of the steps so far, where no sibling says what the bend looks like
 _WIDEN, _MODEL_ERROR = 1.0, 0.004
+# Of the logarithm of the final loss of runs of one length and schedule: its trend per e-fold of parameters, how far that
+# may be off, its wander along sizes and the scatter of single runs; and how far it and a curve's own law err together.
+_END_TREND, _END_WANDER, _END_SCATTER, _ERR_TOGETHER = (-0.03, 0.02), 0.006, 0.012, 0.5
+_DISAGREE = 2.0  # deviations beyond which the two are held to disagree, and the curve is believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,17 @@ def foresee(
     rung = steps if steps is not None else run.ahead
     if rung is None:
         raise BadInput(f"{run.name} is finished; there is nothing left to foresee")
+    found = by_curve(run, siblings, rung, until)
+    loss, doubt = together((found.loss, found.sd), ended_alike(run, siblings, rung))
+    return replace(found, loss=loss, sd=doubt, offset=found.offset + loss - found.loss)
+
+
+def by_curve(run: RunCurves, siblings: Sequence[RunCurves], rung: int, until: int | None) -> Foreseen:
+    """The forecast that a run's own curve makes, with what siblings teach of such curves but not where they ended.
+
+    Raises:
+        BadInput: too little is logged to say anything.
+    """
     curve = run.rung(rung) if until is None else run.rung(rung).until(until)
     reference = reference_of(run, rung)
     school = attend(run, siblings, rung, reference, scale_of(curve))
@@ -145,6 +160,46 @@ def foresee(
         profile=profile,
         offset=school.residual + offset,
     )  # fmt: skip
+
+
+def ended_alike(run: RunCurves, siblings: Sequence[RunCurves], steps: int) -> tuple[float, float] | None:
+    """The final loss that siblings of the same length and schedule lead one to expect at the run's size, and its deviation.
+
+    None where none is finished.
+    """
+    asked, tokens = run.underway.rung(steps), steps * run.underway.batch_tokens
+    found = [
+        (math.log(one.underway.params / run.underway.params), math.log(one.finals[length]))
+        for one in siblings
+        for length in one.finals
+        if one.underway.schedule == run.underway.schedule
+        and (one.underway.rung(length).cooldown, one.underway.rung(length).shape) == (asked.cooldown, asked.shape)
+        and abs(math.log(length * one.underway.batch_tokens / tokens)) < _SAME_LENGTH
+    ]
+    if not found:
+        return None
+    distance, values = np.array(found).T
+    mean, sd = at_own_size(
+        distance, values, np.zeros(len(values)), before=(float(values.mean()), 1.0), trend=_END_TREND,
+        wander=_END_WANDER, scatter=_END_SCATTER,
+    )  # fmt: skip
+    return math.exp(mean), sd * math.exp(mean)
+
+
+def together(curve: tuple[float, float], alike: tuple[float, float] | None) -> tuple[float, float]:
+    """What a run's own curve says of its end with what its siblings' ends say: (mean, standard deviation).
+
+    The siblings' share falls where the two disagree: a run that goes wrong ends where its own curve goes.
+    """
+    if alike is None:
+        return curve
+    (here, own), (there, theirs) = curve, alike
+    beyond = max(0.0, abs(here - there) - _DISAGREE * math.hypot(own, theirs))
+    theirs = math.hypot(theirs, 2 * beyond)
+    share = own**2 / (own**2 + theirs**2)
+    covariance = _ERR_TOGETHER * own * theirs
+    variance = ((1 - share) * own) ** 2 + (share * theirs) ** 2 + 2 * share * (1 - share) * covariance
+    return here + share * (there - here), math.sqrt(variance)
 
 
 def scale_of(curve: Curve) -> float:
