@@ -149,9 +149,9 @@ def _title(predictor: Predictor, far: float) -> str:
     found = along(predictor, np.array([far]))
     spread = ""
     if found.interval_80 is not None:
-        spread = f" ({float(found.interval_80[0][0]):.3g} to {float(found.interval_80[1][0]):.3g})"
+        spread = f" ({float(found.interval_80[0][0]):.2f} to {float(found.interval_80[1][0]):.2f})"
     low, high = (format_size(float(bound[0]), 2) for bound in found.band)
     return (
-        f"Ten times the fitted compute, {format_size(far, 2)} FLOPs, would reach {float(found.loss[0]):.3g}{spread}; "
+        f"Ten times the fitted compute, {format_size(far, 2)} FLOPs, would reach {float(found.loss[0]):.2f}{spread}; "
         f"{low} to {high} parameters do about as well"
     )

@@ -29,6 +29,12 @@ LEVELS = (0.5, 0.8, 0.95)
 Z_50 = 0.6744897501960817  # standard normal quantile at 0.75
 
 
+def percent_off(error: float) -> str:
+    """0.46 %, 1.2 %, 100 %: the size of a relative error to two digits."""
+    size = 100 * abs(error)
+    return f"{size:.0f} %" if size >= 10 else f"{size:.2g} %"
+
+
 def verdict(row: ComparisonRow) -> str:
     """One prediction in one line: predicted, actual, the miss, and the narrowest interval that held."""
     held = (
@@ -40,7 +46,7 @@ def verdict(row: ComparisonRow) -> str:
     )
     return (
         f"Predicted {row.predicted_loss:.3f}, actual {row.actual_loss:.3f}: "
-        f"{100 * abs(row.error):.2g} % off, {held}"
+        f"{percent_off(row.error)} off, {held}"
     )
 
 
@@ -52,7 +58,8 @@ def verdicts(rows: Sequence[ComparisonRow]) -> str:
     bias = math.fsum(row.error for row in rows) / len(rows)
     inside = sum(row.inside_80 for row in rows)
     return (
-        f"{len(rows)} sealed predictions: {100 * mean:.2g} % off on average, bias {100 * bias:+.2g} %; "
+        f"{len(rows)} sealed predictions: {percent_off(mean)} off on average, bias {'+' if bias >= 0 else '-'}"
+        f"{percent_off(bias)}; "
         f"80 % intervals held {inside} of {len(rows)}"
     )
 
@@ -179,7 +186,7 @@ def backtest(forms: Sequence[FormRecord]) -> Figure:
                 [f"{form.name}: {error:.2f} % rms, weight {100 * form.weight:.0f} %, {form.status.value}"],
             )
             axes.annotate(
-                f"  {error:.3g} %",
+                f"  {error:.2f} %",
                 (error, y),
                 va="center",
                 fontsize=8.5,
@@ -199,6 +206,6 @@ def backtest(forms: Sequence[FormRecord]) -> Figure:
     heaviest = max(scored, key=lambda f: f.weight)
     return conclude(
         figure,
-        f"Foretelling its own costlier runs, {best.name} erred least: {errors[0]:.3g} % rms"
+        f"Foretelling its own costlier runs, {best.name} erred least: {errors[0]:.2f} % rms"
         + ("" if heaviest is best else f"; {heaviest.name} carries most weight"),
     )

@@ -75,8 +75,8 @@ def _tiles(seen: Seen) -> str:
         return ""
     row = seen.comparison.rows[0]
     tiles = (
-        (f"{row.predicted_ppl:.2f}", "perplexity predicted"),
-        (f"{row.actual_ppl:.2f}", "perplexity measured"),
+        (tables.short(row.predicted_ppl, 2), "perplexity predicted"),
+        (tables.short(row.actual_ppl, 2), "perplexity measured"),
         (tables.percent(row.error).text, "error of the predicted loss"),
         (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
     )

@@ -153,7 +153,7 @@ def advice(seen: Seen) -> list[str]:
             f"To foretell {format_size(target.N)} parameters on {format_size(target.D)} tokens more surely, train a ladder of "
             f"{best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
             f"({format_size(best_offer.purchase.flops)} FLOPs): the 80 % interval goes from "
-            f"±{100 * found[1].half_width_80:.2g} % to ±{100 * best_offer.half_width_80:.2g} % (scaling next)."
+            f"±{100 * found[1].half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
     warnings = law.card.get("warnings", "none")
     if warnings != "none":

@@ -155,7 +155,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
         return
     to_axes = axes.transData + axes.transAxes.inverted()
     placed = sorted((float(to_axes.transform((x, y))[1]), text, colour) for x, y, text, colour in ends)
-    heights = [height for height, _, _ in placed]
+    heights = [max(0.0, height) for height, _, _ in placed]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
     ceiling = 1.0

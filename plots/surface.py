@@ -256,15 +256,16 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = f
             if curve.optimum is not None:
                 N, floor = curve.optimum
                 axes.scatter([N], [floor], marker="*", s=110, color=colour, zorder=6, edgecolor="none")
-            rising = curve.loss[len(curve.loss) // 4] > curve.loss[0]
-            axes.annotate(
+            rising = curve.loss[-1] > curve.loss[-len(curve.loss) // 4]
+            axes.annotate(  # beside its right end, where the curves lie farthest apart
                 f"{format_size(curve.C, 2)} FLOPs",
-                (curve.N[0], curve.loss[0]),
+                (curve.N[-1], curve.loss[-1]),
                 color=colour,
                 fontsize=8,
-                xytext=(2, -4 if rising else 4),
+                xytext=(-7, 1) if rising else (0, 4),
                 textcoords="offset points",
-                va="top" if rising else "bottom",
+                ha="right",
+                va="bottom",
             )
             if len(curve.near):
                 x, sealed = table.N[curve.near], np.array([runs[int(k)].run in held for k in curve.near])
@@ -276,8 +277,6 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = f
                         points,
                         [_label(runs[int(k)], predictor.convention) for k in curve.near[mask]],
                     )
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.06 * (high - low), high)  # room for the name of the lowest curve
         log_sizes(axes, "x")
         log_losses(axes)
         axes.set_xlabel("parameters, N")
@@ -337,10 +336,12 @@ def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = 
         if _trend(np.log(x[inside]), error[inside])
     ]
     tail = f"a trend is left in {' and '.join(trend)}" if trend else "no trend is left"
+    which = "the sealed " if runs[worst].run in held else ""
+    off = f"{abs(error[worst]):.2g} % {'above' if error[worst] > 0 else 'below'} it"
     return conclude(
         figure,
         f"Fitted runs lie within {spread:.2g} % (rms) of the law, {tail}; "
-        f"farthest is {plain(runs[worst].run)} at {error[worst]:+.2g} %",
+        f"farthest is {which}{plain(runs[worst].run)}, {off}",
     )
 
 

@@ -46,8 +46,13 @@ def size(value: float | None, unit: str = "") -> Cell:
 
 
 def number(value: float | None, digits: int = 3) -> Cell:
-    """A number with that many decimals."""
-    return Cell("–") if value is None else Cell(f"{value:.{digits}f}", float(value))
+    """A number with that many decimals; what a diverged run makes of a loss or a perplexity is kept short."""
+    return Cell("–") if value is None else Cell(short(value, digits), float(value))
+
+
+def short(value: float, digits: int) -> str:
+    """2.822, 16.81; 1.01e+304 from ten million on."""
+    return f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.3g}"
 
 
 def percent(value: float | None) -> Cell:
@@ -316,13 +321,13 @@ def telling(seen: Seen) -> Table | None:
             size(offer.purchase.tokens),
             Cell(str(len(offer.purchase.rungs)), len(offer.purchase.rungs)),
             size(offer.purchase.flops),
-            Cell(f"±{100 * offer.half_width_80:.2g} %", offer.half_width_80),
+            Cell(f"±{100 * offer.half_width_80:.1f} %", offer.half_width_80),
         )
         for offer in advice.offers
     )
     title = (
         f"Ladders that tell most about {format_size(target.N)} parameters on {format_size(target.D)} tokens, "
-        f"now known to ±{100 * advice.half_width_80:.2g} %"
+        f"now known to ±{100 * advice.half_width_80:.1f} %"
     )
     return Table(
         title=title, header=("member", "tokens", "rungs", "FLOPs", "80 % interval with it"), rows=rows

@@ -142,7 +142,8 @@ def learning_curves(
             )
         shown = [r.tokens for points in rungs.values() for r in points] or [c.tokens[-1] for c in curves]
         left = min([*shown, *(float(c.tokens[min(len(c.tokens) - 1, 8)]) for c in curves)])
-        axes.set_xlim(left / 1.1, max(shown) * 1.25)
+        last_step = max([*shown, *(float(c.tokens[-1]) for c in curves)])
+        axes.set_xlim(left / 1.1, last_step * 1.25)
         lines = list(axes.get_lines())
         visible = np.concatenate(
             [
@@ -162,7 +163,9 @@ def learning_curves(
         log_losses(axes)
         axes.set_xlabel("tokens trained on, D")
         axes.set_ylabel("loss, nats per token")
-        label_ends(axes, ends[:MOST_NAMED])
+        by_loss = sorted(ends, key=lambda end: end[1])
+        named = np.linspace(0, len(ends) - 1, min(MOST_NAMED, len(ends))).round().astype(int)
+        label_ends(axes, [by_loss[i] for i in named])
         handles = [
             Line2D([], [], color=INK, linewidth=1.5, label="training"),
             Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="cooldown"),

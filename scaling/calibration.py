@@ -5,8 +5,9 @@ from pathlib import Path
 
 from families.errors import BadInput
 
-from .compare import Comparison, ComparisonRow
+from .compare import Comparison, ComparisonRow, sealed_predictions
 from .files import Record
+from .seal import open_seal
 
 
 class Calibration(Record):
@@ -36,17 +37,37 @@ def comparisons_under(folder: Path) -> dict[str, Comparison]:
     """Every comparison.json at or below a folder, by the study's path from there, in the order of names.
 
     Raises:
-        BadInput: there is none, or one is broken.
+        BadInput: there is none, one is broken, or one tells another prediction than the sealed plan beside it.
     """
-    found = {
-        str(path.parent.relative_to(folder)): Comparison.read(path)
-        for path in sorted(folder.rglob("comparison.json"))
-    }
+    found = {}
+    for path in sorted(folder.rglob("comparison.json")):
+        one = Comparison.read(path)
+        check_seal(path, one)
+        found[str(path.parent.relative_to(folder))] = one
     if not found:
         raise BadInput(
             f"{folder} holds no comparison.json, at any depth; run scaling compare in a study first"
         )
     return found
+
+
+def check_seal(path: Path, found: Comparison) -> None:
+    """Hold a comparison against the sealed plan beside it, where there is one.
+
+    Raises:
+        BadInput: the seal is broken, or a row tells another prediction than was sealed.
+    """
+    plan = path.with_name("plan.json")
+    if not plan.exists():
+        return
+    sealed = {(one.member, one.tokens): one for one in sealed_predictions(open_seal(plan))}
+    for row in found.rows:
+        promised = sealed.get((row.member, row.tokens))
+        if promised is None or (promised.loss, promised.interval_80) != (row.predicted_loss, row.interval_80):
+            raise BadInput(
+                f"{path} says that {row.member} was predicted {row.predicted_loss:g}, which {plan} did not seal; "
+                "run scaling compare in that study again"
+            )
 
 
 def calibrate(comparisons: Sequence[Comparison]) -> Calibration:

@@ -173,7 +173,8 @@ def ended_alike(run: RunCurves, siblings: Sequence[RunCurves], steps: int) -> tu
         for one in siblings
         for length in one.finals
         if one.underway.schedule == run.underway.schedule
-        and (one.underway.rung(length).cooldown, one.underway.rung(length).shape) == (asked.cooldown, asked.shape)
+        and (one.underway.rung(length).cooldown, one.underway.rung(length).shape)
+        == (asked.cooldown, asked.shape)
         and abs(math.log(length * one.underway.batch_tokens / tokens)) < _SAME_LENGTH
     ]
     if not found:

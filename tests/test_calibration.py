@@ -1,6 +1,8 @@
 """Calibration over studies: counts that follow from the rows."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,27 @@ def test_no_study_is_one_clear_line(tmp_path):
         comparisons_under(tmp_path)
     with pytest.raises(BadInput, match="0 scored predictions"):
         calibrate([])
+
+
+def test_a_comparison_that_its_seal_does_not_bear_out_does_not_count(gallery_study):
+    found = json.loads((gallery_study / "comparison.json").read_text())
+    assert list(comparisons_under(gallery_study)) == ["."]
+    found["rows"][0]["predicted_loss"] = found["rows"][0]["actual_loss"]
+    (gallery_study / "comparison.json").write_text(json.dumps(found))
+    with pytest.raises(BadInput, match="did not seal"):
+        comparisons_under(gallery_study)
+
+
+def test_a_tampered_plan_stops_the_count(gallery_study):
+    plan = gallery_study / "plan.json"
+    plan.write_text(plan.read_text().replace('"tokens"', '"tokens" ', 1).replace("1876992", "1876993"))
+    with pytest.raises(BadInput, match="edited after it was sealed"):
+        comparisons_under(gallery_study)
+
+
+@pytest.fixture
+def gallery_study(tmp_path):
+    real = Path(__file__).parents[1] / "docs" / "studies" / "stdlib"
+    for name in ("plan.json", "comparison.json"):
+        shutil.copy(real / name, tmp_path / name)
+    return tmp_path

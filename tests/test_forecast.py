@@ -9,7 +9,7 @@ import pytest
 from families.errors import BadInput
 from scaling.alarm import first_alarm
 from scaling.curves import read_curve, read_run
-from scaling.foresee import Z_80, at_own_size, foresee, offset_at, universal
+from scaling.foresee import Z_80, at_own_size, ended_alike, foresee, offset_at, together, universal
 from scaling.schedule import Schedule
 from scaling.trajectory import NAMES, Points, Prior, Profile, learn
 from scaling.underway import RungAhead
@@ -129,6 +129,28 @@ def test_the_whole_eval_set_is_placed_by_a_line_through_finished_rungs():
     assert sd < 0.03
 
 
+def test_where_siblings_of_the_same_length_ended_counts_and_other_lengths_and_schedules_do_not():
+    rng = np.random.default_rng(11)
+    siblings, batches = family(rng)
+    run = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000), until=333)
+    mean, sd = ended_alike(run, siblings, 1000)
+    assert min(one.finals[1000] for one in siblings) > mean > min(one.finals[1000] for one in siblings) - 0.15
+    assert sd < 0.15
+    shorter = [replace(one, finals={400: one.finals[400]}) for one in siblings]
+    assert ended_alike(run, shorter, 1000) is None
+    cosine = simulated(going("c", 90_000, schedule="cosine"), rng, batches=batches, level=level_of(90_000))
+    assert ended_alike(run, [cosine], 1000) is None
+
+
+def test_siblings_ends_count_by_their_certainty_and_little_where_the_curve_goes_elsewhere():
+    assert together((3.0, 0.05), None) == (3.0, 0.05)
+    between, doubt = together((3.0, 0.05), (3.06, 0.05))
+    assert between == pytest.approx(3.03)
+    assert doubt < 0.05
+    far, _ = together((4.0, 0.05), (3.0, 0.05))
+    assert far > 3.99
+
+
 def test_siblings_that_read_the_same_batches_make_the_forecast_surer():
     doubts = {}
     for batches in ("same", "other"):
@@ -232,6 +254,26 @@ def test_a_run_that_stays_where_it_began_is_not_learning(study):
     assert found is not None
     assert found.fault == "not learning"
     assert found.step <= 100
+
+
+def test_a_run_asleep_beside_siblings_that_are_not_awake_either_is_not_learning_where_its_gradient_is_half_theirs(
+    study,
+):
+    siblings, healthy = study
+
+    def slow(run, extra, norm):
+        trunk = run.trunk
+        loss = np.where(trunk.step <= 200, 6.3 + 0.004 * (100 - trunk.step) / 10 + extra, trunk.loss)
+        return replace(run, trunk=replace(trunk, loss=loss, norm=np.full(len(trunk.step), norm)))
+
+    siblings = [slow(one, 0.0, 0.6) for one in siblings]
+    ill = replace(slow(healthy, 0.05, 0.28), branches={}, finals={})
+    found = first_alarm(ill, siblings, 1000)
+    assert found is not None
+    assert (found.fault, found.step <= 100) == ("not learning", True)
+    well = replace(slow(healthy, -0.02, 0.6), branches={}, finals={})
+    early = first_alarm(replace(well, trunk=well.trunk.until(120)), siblings, 1000)
+    assert early is None
 
 
 def test_training_loss_far_below_held_out_loss_is_data_read_again(study):

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from families.errors import BadInput
-from plots import frontier, profile, promised, style, surface, training
+from families.units import format_size
+from plots import frontier, profile, promised, style, surface, tables, training
 from plots.figures import FIGURES, picture, pictures, planned_flops
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
@@ -242,3 +243,26 @@ def test_the_profile_names_where_the_misfit_passes_its_limits_and_what_stays_ope
     np.testing.assert_allclose(line.get_ydata(), rises)
     with pytest.raises(BadInput, match="0 exponents"):
         profile.profile([])
+
+
+def test_sizes_of_errors_and_perplexities_of_diverged_runs_stay_short():
+    assert [promised.percent_off(error) for error in (0.0046, -0.0118, -0.9996)] == [
+        "0.46 %",
+        "1.2 %",
+        "100 %",
+    ]
+    assert (tables.short(16.806, 2), tables.short(1.0142320547350045e304, 2)) == ("16.81", "1.01e+304")
+
+
+def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest():
+    runs = [
+        Run(
+            run=f"r{i}", params=1e6 * 1.3**i, params_non_embedding=8e5 * 1.3**i, tokens=1e8, loss=4 - 0.05 * i
+        )
+        for i in range(30)
+    ]
+    drawn = training.learning_curves((), runs)
+    named = [text.get_text() for text in drawn.axes[0].texts]
+    assert len(named) == 14
+    assert {"1M", format_size(runs[-1].params)} <= set(named)
+    assert all(0 <= text.xy[1] <= 1 for text in drawn.axes[0].texts)

@@ -1,5 +1,6 @@
 """scaling compare: sealed predictions scored."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated
@@ -10,7 +11,7 @@ from families.errors import BadInput
 from families.units import format_duration, format_size
 
 from ..calibration import calibrate, comparisons_under
-from ..compare import Comparison
+from ..compare import Comparison, ComparisonRow
 from ..compare import compare_study as score_study
 from ..refit import Refit, change_interval, change_name, change_value
 from ..runs import gather_runs
@@ -68,8 +69,7 @@ def _all_studies(folder: Path, as_json: bool) -> None:
         studies = {name: one.model_dump(mode="json")["rows"] for name, one in found.items()}
         print_json({**score.model_dump(mode="json"), "rows": studies})
         return
-    rows = tuple(row for one in found.values() for row in one.rows)
-    say(outcome_table(Comparison(rows=rows)))
+    say(outcome_table({name: one.rows for name, one in found.items()}))
     say(score.sentence)
 
 
@@ -97,31 +97,36 @@ def _complete_cards(study: Study) -> None:
 
 def comparison_text(found: Comparison) -> str:
     """What was predicted and what came, what it cost, and what the new runs change."""
-    parts = [outcome_table(found), cost_table(found)]
+    parts = [outcome_table({"": found.rows}), cost_table(found)]
     if found.refit is not None:
         parts.append(refit_text(found.refit))
     return "\n\n".join(parts)
 
 
-def outcome_table(found: Comparison) -> str:
-    """Predicted and actual loss and perplexity, a line for each member."""
+def _ppl(value: float) -> str:
+    return f"{value:.2f}" if value < 1e7 else f"{value:.3g}"  # a diverged run's
+
+
+def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
+    """Predicted and actual loss and perplexity, a line for each member of each study (by name; "": the only one)."""
     rows = [
         [
-            row.member,
+            row.member if not study else study if len(of_study) == 1 else f"{study}/{row.member}",
             format_size(row.tokens),
             f"{row.predicted_loss:.3f}",
             f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
             f"{row.actual_loss:.3f}",
-            f"{row.predicted_ppl:.2f}",
-            f"{row.actual_ppl:.2f}",
+            _ppl(row.predicted_ppl),
+            _ppl(row.actual_ppl),
             f"{row.error:+.2%}",
             f"{row.z:+.1f}",
             "80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside",
         ]
-        for row in found.rows
+        for study, of_study in found.items()
+        for row in of_study
     ]
     header = [
-        "member",
+        "member" if "" in found else "study",
         "tokens",
         "predicted",
         "80 % interval",
