@@ -17,6 +17,8 @@ DEEP = (
 DEEP_MULTIPLE = 4
 SIZE_SLACK = 0.15  # how far a shape at the exact ratio may miss the size before the ratio gives way
 DEEPEST = 1024
+LONGEST = 10**8  # tokens of a vocabulary or of a context
+LARGEST = 1e14  # parameters of a designed shape: some fifty times the largest model that was trained
 USUAL = (15e6, 50e6, 150e6, 500e6, 1.5e9)  # sizes where only a rule is given: from a pilot to GPT-2 xl
 
 
@@ -41,8 +43,13 @@ class DesignRule:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.ratio) and self.ratio > 0):
             raise BadInput(f"ratio is {self.ratio:g}; it must be positive (GPT-2 has 33 to 64)")
+        if not 0.1 <= self.ratio <= 1e6:
+            raise BadInput(f"ratio is {self.ratio:g}; it must be from 0.1 to 1,000,000 (GPT-2 has 33 to 64)")
         if self.head_size < 1:
             raise BadInput(f"head size is {self.head_size}; it must be at least 1 (GPT-2 has 64)")
+        for name, value in (("vocabulary", self.vocab_size), ("context", self.n_positions)):
+            if not 1 <= value <= LONGEST:
+                raise BadInput(f"{name} is {format_size(value)}; it must be from 1 to {format_size(LONGEST)}")
         if self.multiple < 1:
             raise BadInput(f"multiple is {self.multiple}; it must be at least 1")
 
@@ -80,8 +87,14 @@ class DesignRule:
         best = _nearest(size, (self.at_depth(depth) for depth in depths()))
         if abs(_log_ratio(best, size)) <= math.log(1 + SIZE_SLACK):
             return best
+        return self.nearest(size)
+
+    def nearest(self, size: float) -> ModelSpec:
+        """The spec nearest to that many parameters among the rule's shapes at each depth and at each width."""
         widths = (self.at_width(width) for width in itertools.count(self.step, self.step))
-        return min(best, _nearest(size, widths), key=lambda spec: abs(_log_ratio(spec, size)))
+        at_depths = (self.at_depth(depth) for depth in depths())
+        found = (_nearest(size, at_depths), _nearest(size, widths))
+        return min(found, key=lambda spec: abs(_log_ratio(spec, size)))
 
     def at_params_and_depth(self, size: float, n_layer: int) -> ModelSpec:
         """That depth, and the width that comes nearest to the size; the ratio is left aside."""
@@ -106,7 +119,13 @@ def depths() -> Iterator[int]:
 
 
 def _nearest(size: float, specs: Iterable[ModelSpec]) -> ModelSpec:
-    """Of specs that grow, the one nearest in ratio."""
+    """Of specs that grow, the one nearest in ratio.
+
+    Raises:
+        BadInput: the size is larger than anyone trains.
+    """
+    if not size <= LARGEST:
+        raise BadInput(f"size is {format_size(size)} parameters; at most {format_size(LARGEST)} are designed")
     best: ModelSpec | None = None
     for spec in specs:
         if best is None or abs(_log_ratio(spec, size)) < abs(_log_ratio(best, size)):
@@ -169,7 +188,23 @@ def design(
     else:
         specs = [rule.spec(layers, n_embd) for layers in depth for n_embd in width]
     source = "chosen shape" if len(dials) == 2 else f"design rule, ratio {rule.ratio:g}"
-    return tuple(Member(name=name_of(spec), spec=spec, source=source) for spec in dict.fromkeys(specs))
+    return tuple(
+        Member(name=name_of(spec), spec=spec, source=source) for spec in dict.fromkeys(map(_trainable, specs))
+    )
+
+
+def _trainable(spec: ModelSpec) -> ModelSpec:
+    """Itself, if anyone could train it.
+
+    Raises:
+        BadInput: more parameters than are designed.
+    """
+    if params(spec) > LARGEST:
+        raise BadInput(
+            f"L{spec.n_layer} d{spec.n_embd} has {format_size(params(spec))} parameters; "
+            f"at most {format_size(LARGEST)} are designed"
+        )
+    return spec
 
 
 def name_of(spec: ModelSpec) -> str:

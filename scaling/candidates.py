@@ -1,5 +1,6 @@
 """The shapes a plan chooses from, as arrays: a published family, a design rule's members, or a whole grid."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -95,6 +96,8 @@ def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
         BadInput: no such family.
     """
     rule = rule or DesignRule()
+    if rule.step > WIDEST:
+        raise BadInput(f"widths come in multiples of {rule.step:,}; candidates go up to {WIDEST:,}")
     key = name.strip().lower()
     if key == "grid":
         return _grid(rule)
@@ -136,7 +139,9 @@ def _grid(rule: DesignRule) -> Candidates:
 
 
 def designed(size: float, rule: DesignRule) -> Candidates:
-    """The one shape that the rule gives a size."""
-    spec = rule.at_params(size)
-    known = [member for kind in _GPT2 for member in FAMILIES[kind].members if member.spec == spec]
-    return Candidates.of(known or [Member(name=name_of(spec), spec=spec, source="design rule")])
+    """The one shape that is nearest to a size: of the rule, or of GPT-2's published members under the usual rule."""
+    found = rule.nearest(size)
+    known = {member.spec: member for kind in reversed(_GPT2) for member in FAMILIES[kind].members}
+    shapes = [found, *known] if rule == DesignRule() else [found]
+    spec = min(shapes, key=lambda shape: abs(math.log(accounting.params(shape) / size)))
+    return Candidates.of([known.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")])
