@@ -17,6 +17,7 @@ import torch
 from families.errors import BadInput, RunFailed
 from scaling.schedule import Schedule
 
+from .activation import use_logistic_gelu
 from .attention import use_attention
 from .config import Settings
 from .data import Tokens
@@ -147,6 +148,8 @@ def start(
         load_weights(model, settings.spec(), Path(settings.init))
     world.seed_dropout(settings.seed)
     use_attention(model, settings.attention)
+    if settings.compile and device == "cpu":
+        use_logistic_gelu(model)
     if settings.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     divide(model.to(device).train(), world, device)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from .config import Settings
+from .crossentropy import next_token_losses
 from .data import Tokens, batch
-from .engine import logits_of
 
 MASKED_SHARE = 0.15  # of a window's tokens, and of these so many become [MASK] and a random token (Devlin et al. 2019, 3.1)
 MASK_SHARE = 0.8
@@ -48,11 +48,7 @@ class Causal:
 
     def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
         """Nats of each next token, shape (batch, n_positions)."""
-        logits_BxTxV = logits_of(model, examples[:, :-1])
-        losses = functional.cross_entropy(
-            logits_BxTxV.flatten(0, 1).float(), examples[:, 1:].flatten(), reduction="none"
-        )
-        return losses.view(examples.shape[0], -1)
+        return next_token_losses(model, examples[:, :-1], examples[:, 1:])
 
     def scored(self, examples: Windows) -> int:
         """All but the first token of each window."""
