@@ -27,7 +27,8 @@ SHAPE = {
     "architecture": "gpt2", "n_layer": 4, "n_head": 4, "n_embd": 256, "n_inner": 1024, "n_positions": 256, "vocab_size": 8192,
 }  # fmt: skip
 BATCH = 8
-STEPS = 4  # between saves
+STEPS = 3  # between saves
+LEAST = 3  # saves of each kind, however slow the machine
 INTERVAL = float(TrainConfig.model_fields["save_every"].default)  # seconds
 
 
@@ -41,7 +42,7 @@ def session_of(dtype: str) -> Session:
     return start(settings, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def measure(folder: Path, saves: int, dtype: str) -> dict[str, list[float]]:
+def measure(folder: Path, saves: int, dtype: str, seconds: float) -> dict[str, list[float]]:
     """Seconds: of a step, of the pause of each kind of save, and what one beside the training adds to the steps after it."""
     session = session_of(dtype)
     text = folder / "text.txt"
@@ -62,24 +63,27 @@ def measure(folder: Path, saves: int, dtype: str) -> dict[str, list[float]]:
         return time.perf_counter() - began
 
     found: dict[str, list[float]] = {name: [] for name in ("step", "at once", "beside", "after beside")}
+    began = time.monotonic()
     steps()
-    for _ in range(saves):
+    for number in range(saves):
+        if number >= LEAST and time.monotonic() - began > seconds:
+            break
         for name, saver in savers.items():
             quiet = steps()
             work = Work(
                 run="checkpoint", part="trunk", from_step=0, to_step=session.step, tokens=0, flops=0.0, wall_s=0.0,
                 settings_sha256="", at="",
             )  # fmt: skip
-            began = time.perf_counter()
+            asked = time.perf_counter()
             saver.save(
                 session, step_folder(folder / name.replace(" ", "-"), session.step), work, starts_branch=False
             )
-            found[name].append(time.perf_counter() - began)
+            found[name].append(time.perf_counter() - asked)
             disturbed = steps()
             if name == "beside":
-                began = time.perf_counter()
+                waited = time.perf_counter()
                 saver.wait()  # what is still to be written then would have slowed later steps at most by its own length
-                found["after beside"].append(disturbed - quiet + time.perf_counter() - began)
+                found["after beside"].append(disturbed - quiet + time.perf_counter() - waited)
             found["step"].append(quiet / STEPS)
     return found
 
@@ -89,6 +93,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="taken for the benchmarks' common form; nothing is read")
     parser.add_argument("--saves", type=int, default=8, help="of each kind")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help=f"no new save after these, once there are {LEAST}"
+    )
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument(
         "--folder", type=Path, help="where checkpoints are written (default: the system's temporary folder)"
@@ -97,7 +104,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        found = measure(Path(folder), options.saves, options.dtype)
+        found = measure(Path(folder), options.saves, options.dtype, options.seconds)
     median = {name: statistics.median(values) for name, values in found.items()}
     cost = median["beside"] + max(0.0, median["after beside"])
     bars = [
@@ -107,6 +114,7 @@ def main() -> int:
     for bar in bars:
         bar["holds"] = bar["value"] <= bar["at_most"]
     facts = {f"{name}, ms": 1e3 * value for name, value in median.items()}
+    facts["saves of each kind"] = float(len(found["beside"]))
     if options.json:
         print(json.dumps({"bars": bars, "facts": facts}, indent=2))
     else:
