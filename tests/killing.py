@@ -2,7 +2,8 @@
 
 python -m tests.killing FOLDER PROCESSES COMPILE KILLS [SEED] trains FOLDER/whole undisturbed, and FOLDER/cut under fire,
 and prints what it did as JSON. Half of the kills come at a random moment, half at one of the calls that a save is made of.
-Compiled steps are compiled before the forks, which inherit them; with COMPILE 2 every attempt compiles its own.
+Two processes divide the weights (zero=3), or copy them where the step is compiled (zero=0). A single process inherits its
+compiled step; with COMPILE 2, and on two, every attempt compiles its own.
 """
 
 import gc
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.distributed.fsdp  # as below
 from transformers import GPT2LMHeadModel
 
 import train.checkpoint
@@ -70,7 +72,8 @@ def attempt(folder, settings, text, rank, processes, meeting, save_every, fatal_
         if fatal_call:
             die_at(fatal_call)
         places = Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
-        with join(0, "cpu") as world:
+        zero = 3 if processes > 1 and not settings.compile else 0
+        with join(zero, "cpu") as world:
             climb(
                 settings, RUNGS, text, places, Habits(log_every=3, save_every=save_every, world=world), Stop()
             )
@@ -103,7 +106,7 @@ def main():
     """Train one run whole, and another under fire."""
     folder, (processes, compiled, kills, seed) = Path(sys.argv[1]), map(int, [*sys.argv[2:], "0"][:4])
     torch.set_num_threads(1)
-    assert GPT2LMHeadModel  # imported lazily: once here, and not in every fork
+    assert GPT2LMHeadModel  # else imported where it is used: once here, and not in every fork
     random.seed(seed)
     text = Text.open(folder, prepare(str(write_corpus(folder / "corpus")), folder, vocab_size=300), 32)
     config = TrainConfig.model_validate(

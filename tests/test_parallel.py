@@ -15,11 +15,14 @@ from families.errors import BadInput
 from scaling.files import first_problem
 from scaling.ledger import read_ledger
 from scaling.runs import read_runs
-from train.config import TrainConfig
+from train import workers
+from train.config import Settings, TrainConfig
 from train.ladder import Text, planned_steps
-from train.launch import TextFacts, settings_of
+from train.launch import TextFacts, settings_of, train
+from train.loop import Stop
 from train.parallel import World
 from train.prepare import prepare
+from train.workers import run_together
 
 from .test_data import write_corpus
 from .two import RUNGS, climb_in, run_pair
@@ -152,7 +155,7 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
     for name in ("train", "plots", "scaling", "families", "torch"):
         (tmp_path / "work" / f"{name}.py").write_text('raise SystemExit("a file of the folder was run")\n')
     words = [
-        "train", "family=tiny", "tokens=40k", *(f"{key}={value}" for key, value in SHAPE.items()), "batch_size=4", "lr=3e-3",
+        "train", "family=tiny", "tokens=20k", *(f"{key}={value}" for key, value in SHAPE.items()), "batch_size=4", "lr=3e-3",
         f"data={corpus}", "dropout=0.1", "save_every=0.2", "devices=2", "--json",
     ]  # fmt: skip
 
@@ -178,6 +181,57 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
     assert again.returncode == 0, errors
     expected, _ = whole.communicate(timeout=120)
     assert json.loads(found)["rungs"][0]["loss"] == json.loads(expected)["rungs"][0]["loss"]
-    for part in ("trunk", "rung-39936"):
+    for part in ("trunk", "rung-19968"):
         one, other = (tmp_path / "work" / out / part / "metrics.jsonl" for out in ("cut", "whole"))
         assert one.read_bytes() == other.read_bytes()
+
+
+SCARCE = """
+import torch
+from train.objective import Causal
+
+honest = Causal.losses
+
+def losses(self, model, examples):
+    if model.training and len(examples) > 1 and RANK == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    return honest(self, model, examples)
+
+Causal.losses = losses
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_out_of_memory_lowers_the_micro_batch_of_all_and_the_batch_stays(
+    tmp_path, monkeypatch
+):
+    corpus = write_corpus(tmp_path / "corpus", files=20)
+    asked = {
+        "family": "tiny",
+        "tokens": "2k",
+        **SHAPE,
+        "batch_size": 4,
+        "lr": 3e-3,
+        "data": str(corpus),
+        "log_every": 1,
+    }
+    hears = {"yes": True, "stop": Stop(), "tell": lambda line: None, "report": lambda *what: None}
+    train(TrainConfig.model_validate(asked), tmp_path / "one", **hears)
+    expected = json_lines(tmp_path / "one" / "runs" / "tiny-s0" / "trunk" / "metrics.jsonl")
+    words = ["train", *(f"{key}={value}" for key, value in asked.items()), f"out={tmp_path / 'run'}"]
+    heard = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rank = "RANK = int(__import__('os').environ['RANK'])"
+    monkeypatch.setattr(workers, "_START", f"{rank}\n{SCARCE}\n{workers._START}")
+    assert run_together(words, 2, heard.append) == 0  # what `devices=2` calls
+    assert len(heard) == 1
+    assert "out of memory with micro_batch=4; it is 1 from now on" in heard[0]
+    assert Settings.read(tmp_path / "run" / "run.json").micro_batch == 1
+    found = json_lines(tmp_path / "run" / "trunk" / "metrics.jsonl")
+    assert [line["tokens"] for line in found] == [line["tokens"] for line in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+
+
+def json_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]

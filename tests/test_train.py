@@ -20,7 +20,7 @@ from train.data import batch
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from train.launch import TextFacts, places_of, settings_of
-from train.loop import Diverged, Stop, start, train_step
+from train.loop import Diverged, Stop, gradients, start, train_step
 from train.model import build, hugging_face_config
 from train.objective import Causal
 from train.pack import Job, climb_all
@@ -148,6 +148,19 @@ def test_micro_batches_add_up_to_the_batch(text):
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-6)
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-4)
     assert torch.allclose(results[0][2], results[1][2], atol=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4, 5])
+def test_a_share_that_the_micro_batch_does_not_divide_has_the_same_gradient(micro_batch, text):
+    windows = torch.from_numpy(text.train.windows(np.arange(6)))
+    session = start(settings(text), "cpu")
+    found = []
+    for size in (6, micro_batch):
+        loss = gradients(session, windows, size)
+        found.append((loss, [weight.grad.clone() for weight in session.model.parameters()]))
+    (loss, ours), (other, theirs) = found
+    assert torch.isclose(loss, other, rtol=1e-6)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_the_loss_is_transformers_own(text):

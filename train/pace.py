@@ -46,7 +46,7 @@ def peak_of(device: str, matmul: float, dtype: str, devices: int = 1) -> Peak:
         )
     return Peak(
         flops_per_s=devices * matmul,
-        word="a plain matmul",
+        word="matmul",
         source=f"{many}a plain {dtype} matmul, measured here",
     )
 
