@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -125,6 +126,7 @@ class Claim:
         self.folder, self.number = folder, number
         self.lost = False
         self._ended = threading.Event()
+        self._beaten = _awake()
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
@@ -133,11 +135,14 @@ class Claim:
         return self.folder / f"claim-{self.number:06}.json"
 
     def check(self) -> None:
-        """Nothing, while the run is still ours.
+        """Nothing, while the run is still ours. After a sleep it looks before it says so: the beat may wake later.
 
         Raises:
             RunFailed: another process has taken it over.
         """
+        if not self.lost and _awake() - self._beaten > STALE / 2:
+            with suppress(OSError):
+                self._look()
         if self.lost:
             raise RunFailed(
                 f"{self.folder.name} is now trained by {holder(self.folder) or 'another process'}: this one gave no sign of "
@@ -155,13 +160,25 @@ class Claim:
                 path.unlink()
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT):
+        while not self.lost and not self._ended.wait(BEAT):
             with suppress(OSError):  # a file server that is away for a moment
-                newest = _newest(self.folder)
-                if newest is None or newest[0] != self.number:
-                    self.lost = True
-                    return
-                os.utime(self.path)
+                self._look()
+
+    def _look(self) -> None:
+        """Give a sign of life, or see that the run is another's."""
+        if _awake() - self._beaten > STALE / 2:
+            _silence(self.path)  # makes and removes a file: a network file system then lists the folder anew
+        newest = _newest(self.folder)
+        if newest is None or newest[0] != self.number:
+            self.lost = True
+            return
+        os.utime(self.path)
+        self._beaten = _awake()
+
+
+def _awake() -> float:
+    """Seconds by a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def claim(folder: Path) -> Claim:

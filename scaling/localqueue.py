@@ -68,21 +68,23 @@ def run_here(
                 _settle(child, sweep, found, look_again, tell)
             busy = {child.task.member for child in children}
             for task in sweep.tasks:
+                if len(children) >= at_once:
+                    break  # a look at each of thousands of folders waits until there is room for one more
                 if task.member in found.done or task.member in found.failed or task.member in busy:
+                    continue
+                if look_again.get(task.member, 0.0) > time.monotonic():
                     continue
                 if task.done(sweep.study):
                     found.done.add(task.member)
-                elif len(children) < at_once and look_again.get(task.member, 0.0) <= time.monotonic():
-                    who = task.trained_by(sweep.study)
-                    if who is None:
-                        slot = next(
-                            slot for slot in range(at_once) if slot not in {one.slot for one in children}
-                        )
-                        children.append(_begin(task, sweep, slot, at_once))
-                    else:
-                        if task.member not in look_again:
-                            tell(f"{task.member} is being trained by {who}; waiting for it")
-                        look_again[task.member] = time.monotonic() + ELSEWHERE
+                    continue
+                who = task.trained_by(sweep.study)
+                if who is None:
+                    slot = next(slot for slot in range(at_once) if slot not in {one.slot for one in children})
+                    children.append(_begin(task, sweep, slot, at_once))
+                else:
+                    if task.member not in look_again:
+                        tell(f"{task.member} is being trained by {who}; waiting for it")
+                    look_again[task.member] = time.monotonic() + ELSEWHERE
             if len(found.done) + len(found.failed) == len(sweep.tasks):
                 return found
             done = sum(task.flops for task in sweep.tasks if task.member in found.done)

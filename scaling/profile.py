@@ -70,7 +70,8 @@ class Container(Record):
 class Needs(Record):
     """What one job asks for; a key that is not given leaves it to the cluster.
 
-    nodes, devices: of one run; devices counts processes on each node. zero: 0 to 3, how the model is divided among them.
+    nodes, devices: of one run; devices counts processes on each node.
+    cpus: of each process. zero: 0 to 3, how the model is divided among them.
     """
 
     nodes: int = Field(default=1, ge=1)
@@ -81,6 +82,26 @@ class Needs(Record):
     memory: Memory | None = None
     cpus: int | None = Field(default=None, ge=1)
     gres: Word | None = None
+
+    @property
+    def cpus_per_node(self) -> int | None:
+        """Of all processes on a node, which one task of Slurm starts."""
+        return None if self.cpus is None else self.cpus * self.devices
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        if self.time is None:
+            return None
+        days, dash, rest = self.time.rpartition("-")
+        parts = [int(part) for part in rest.split(":")]
+        if dash:  # DAYS-HH[:MM[:SS]]
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        elif len(parts) == 1:
+            hours, minutes, seconds = 0, parts[0], 0
+        else:  # [HH:]MM:SS
+            hours, minutes, seconds = (0, *parts)[-3:]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60.0 + seconds
 
     @property
     def memory_mb(self) -> float | None:
@@ -144,10 +165,20 @@ def read_profile(path: Path) -> Profile:
         profile = Profile.model_validate(value)
         for name, more in profile.members.items():
             _known(more, Needs.model_fields, f"{path} members {name}")
-            profile.of(name)
+            _check_time(profile.of(name), profile.save_before, f"{path} members {name}")
+        _check_time(profile, profile.save_before, str(path))
     except ValidationError as error:
         raise BadInput(f"{path}: {first_problem(error)}") from error
     return profile
+
+
+def _check_time(needs: Needs, save_before: int, where: str) -> None:
+    """A job that is told to save before it has begun would go back into the queue for ever."""
+    if needs.seconds is not None and 0 < needs.seconds < 2 * save_before:
+        raise BadInput(
+            f"{where}: time is {needs.time}, {needs.seconds:.0f} s, and save_before {save_before} s; "
+            "time must be at least twice save_before"
+        )
 
 
 def _known(value: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> None:

@@ -86,10 +86,14 @@ def _file(
         f"study={shlex.quote(str(sweep.study.folder))}",
     ]
     if array:
-        lines += ["members=(", *(f"  {shlex.quote(task.member)}" for task in tasks), ")"]
-        lines += ['member="${members[$SLURM_ARRAY_TASK_ID]}"']
+        for what, words in (
+            ("members", [task.member for task in tasks]),
+            ("runs", [task.run for task in tasks]),
+        ):
+            lines += [f"{what}=(", *(f"  {shlex.quote(word)}" for word in words), ")"]
+        lines += [f'{what}="${{{what}s[$SLURM_ARRAY_TASK_ID]}}"' for what in ("member", "run")]
     else:
-        lines += [f"member={shlex.quote(tasks[0].member)}"]
+        lines += [f"member={shlex.quote(tasks[0].member)}", f"run={shlex.quote(tasks[0].run)}"]
     lines += [
         "",
         'if [ ! -f "$plan" ]; then',
@@ -99,8 +103,10 @@ def _file(
         "# Ahead of the time limit Slurm sends SIGUSR1 to this shell; before a preemption SIGTERM to every process.",
         "# The run saves and ends, and the job goes back into the queue; one that was cancelled does not.",
         "asked=",
-        'trap \'asked=1; [ -z "${child:-}" ] || kill -USR1 "$child"\' USR1',
-        "trap 'asked=1' TERM",
+        'trap \'asked=USR1; [ -z "${child:-}" ] || kill -USR1 "$child"\' USR1',
+        "trap 'asked=TERM' TERM",
+        'saved() { ls -d "$study/runs/$run"/*/step-* "$study/runs/$run"/*/rung.json 2>/dev/null; }',
+        'before="$(saved)"',
         "",
         *(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
         *profile.prologue,
@@ -110,6 +116,10 @@ def _file(
         "status=$?",
         'if [ -n "$asked" ] && [ "$status" -ne 0 ] &&',
         '  scontrol show job "$SLURM_JOB_ID" | grep -q "JobState=RUNNING"; then',
+        '  if [ "$asked" = USR1 ] && [ "$(saved)" = "$before" ]; then',
+        '    echo "scaling: the time limit came before $member had saved anything new; give it more time" >&2',
+        '    exit "$status"',
+        "  fi",
         '  echo "scaling: $member goes back into the queue" >&2',
         '  scontrol requeue "$SLURM_JOB_ID"',
         "fi",
@@ -136,7 +146,7 @@ def _options(
         ("partition", needs.partition),
         ("time", needs.time),
         ("mem", needs.memory),
-        ("cpus-per-task", needs.cpus),
+        ("cpus-per-task", needs.cpus_per_node),
         ("gres", needs.gres),
         ("account", profile.account),
         ("qos", profile.qos),
@@ -172,14 +182,25 @@ def _run(sweep: Sweep, task: Task, needs: Needs, profile: Profile) -> list[str]:
         train = f"{shlex.join(_apptainer(sweep, profile))} {train}"
     if needs.nodes > 1 or (profile.container is not None and profile.container.tool == "pyxis"):
         # srun does not take the number of cpus over from sbatch since Slurm 22.05.
-        cpus = [f"--cpus-per-task={needs.cpus}"] if needs.cpus else []
+        cpus = [f"--cpus-per-task={needs.cpus_per_node}"] if needs.cpus else []
         train = f"{shlex.join(['srun', '--kill-on-bad-exit=1', *cpus, *_pyxis(sweep, profile)])} {train}"
     return [*lines, f"{train} &", "child=$!"]
 
 
 def _mounts(sweep: Sweep, profile: Profile) -> list[str]:
+    """What the container sees of the machine.
+
+    Raises:
+        BadInput: a folder whose name would be read as several.
+    """
     assert profile.container is not None
-    return list(dict.fromkeys([str(sweep.study.folder), str(sweep.plan.parent), *profile.container.mounts]))
+    own = [str(sweep.study.folder), str(sweep.plan.parent)]
+    for place in own:
+        if bad := set(place) & set(",:"):
+            raise BadInput(
+                f"{place} has {min(bad)!r} in its name, at which a container's list of mounts is cut: choose another folder"
+            )
+    return list(dict.fromkeys([*own, *profile.container.mounts]))
 
 
 def _apptainer(sweep: Sweep, profile: Profile) -> list[str]:

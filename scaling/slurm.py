@@ -135,7 +135,7 @@ def check(needs: Needs, cluster: Sequence[Node], *, anyway: bool) -> None:
     if len(inside) < needs.nodes:
         raise BadInput(f"nodes is {needs.nodes}; {where} has {len(inside)}; nothing was submitted")
     _fits("memory", needs.memory_mb, [(node.memory_mb, node.name) for node in inside], needs, where)
-    _fits("cpus", needs.cpus, [(node.cpus, node.name) for node in inside], needs, where)
+    _fits("cpus", needs.cpus_per_node, [(node.cpus, node.name) for node in inside], needs, where)
     up = [node for node in inside if not node.away]
     if len(up) < needs.nodes and not anyway:
         gone = ", ".join(f"{node.name} is {node.state}" for node in inside if node.away)
@@ -150,6 +150,8 @@ def _fits(what: str, wanted: float | None, sizes: list[tuple[int, str]], needs: 
         return
     size, name = max(sizes)
     given = needs.memory if what == "memory" else str(needs.cpus)
+    if what == "cpus" and needs.devices > 1:
+        given = f"{needs.cpus} for each of {needs.devices} devices"
     has = f"{size / 1024:.3g}G" if what == "memory" else str(size)
     raise BadInput(
         f"{what} is {given}; the largest node of {where}, {name}, has {has}; nothing was submitted"

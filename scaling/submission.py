@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
+from families.errors import BadInput
+
 from . import slurm
+from .claims import Claimed, claimed
 from .files import Document, Record, now, write_whole, writing
 from .launcher import Sweep, Task
 from .profile import Profile
@@ -17,6 +20,7 @@ from .study import Study
 FOLDER = "slurm"
 _GRACE = 30.0  # seconds until what a node wrote must be seen here
 _GATHER_EVERY = 60.0  # seconds
+_UNHEARD = 900.0  # seconds for which Slurm may be away while jobs are followed: a controller is restarted now and then
 _NO_OUTPUT = "0:53"  # ExitCode of a job whose output file could not be opened on its node
 
 
@@ -101,6 +105,34 @@ def _log(folder: Path, number: str) -> Path:
     return folder / f"{number}.log"
 
 
+def send_rest(
+    sweep: Sweep, profile: Profile, *, anyway: bool, ready: Callable[[], None] = lambda: None
+) -> dict[str, Sent]:
+    """Every member that is not done, as a task of Slurm: those that an earlier call has sent, and the rest, sent now.
+
+    Args:
+        ready: called before anything is sent.
+
+    Raises:
+        BadInput: as `submit`, or another process is sending this study's members just now.
+    """
+    place = sweep.study.folder / FOLDER
+    try:
+        with claimed(place) as ours:
+            sent = under_way(sweep)
+            left = tasks_left(sweep, sent)
+            if left:
+                ready()
+                ours.check()
+                sent |= submit(replace(sweep, tasks=tuple(left)), profile, anyway=anyway)
+            return sent
+    except Claimed as error:
+        who = str(error).partition("trained by ")[2]
+        raise BadInput(
+            f"{who} is sending members of {sweep.study.folder} to Slurm; when it has, this command follows its jobs"
+        ) from error
+
+
 def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
     """Send every task of a sweep, or none: all files are put into the queue held, and released together.
 
@@ -110,10 +142,7 @@ def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
     cluster = slurm.nodes()
     for needs in dict.fromkeys(task.needs for task in sweep.tasks):
         slurm.check(needs, cluster, anyway=anyway)
-    number = next_number(sweep.study)
-    folder = _folder(sweep.study, number)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    number, folder = _new_folder(sweep.study)
     record = Submission(plan=str(sweep.plan), seed=sweep.seed)
     sent: dict[str, Sent] = {}
     try:
@@ -137,6 +166,20 @@ def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
     slurm.release([job.job for job in record.jobs])
     record.model_copy(update={"released": True, "created_at": now()}).write(folder / "submission.json")
     return sent
+
+
+def _new_folder(study: Study) -> tuple[int, Path]:
+    """The first number without a folder: what another call left half done is not written over."""
+    number = next_number(study)
+    with writing(study.folder / FOLDER):
+        while True:
+            folder = _folder(study, number)
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            else:
+                return number, folder
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,17 +206,24 @@ def follow(
     ended: dict[str, float] = {}
     jobs = sorted({one.number.split("_")[0] for one in sent.values()})
     total = sum(task.flops for task in sweep.tasks)
+    heard = began
     while True:
-        states = slurm.job_states(jobs)
+        try:
+            states = slurm.job_states(jobs)
+            heard = time.monotonic()
+        except BadInput as error:
+            if time.monotonic() - heard > _UNHEARD:
+                raise
+            tell(f"{error}; asking again")
+            pause(15.0)
+            continue
         for member, one in sent.items():
             if member in found.done or member in found.failed:
                 continue
             state = states.get(one.number)
-            finished = one.task.done(sweep.study)
-            if finished and not (state is not None and state.state == "RUNNING"):
+            # A member is done when its process has ended: while Slurm has the job nobody looks at thousands of folders.
+            if (state is None or not state.live) and one.task.done(sweep.study):
                 found.done.add(member)
-            elif finished:
-                continue  # its process is about to end
             elif state is not None and state.live:
                 ended.pop(member, None)
                 reason = _waits(state)
@@ -235,6 +285,8 @@ def why(one: Sent, state: slurm.JobState | None) -> str:
     said = last_words(one.log)
     if code == _NO_OUTPUT or (code == f"{MISSING}:0" and not said):
         return f"the node{where} does not see {one.log.parent}: a study must lie where every node can read and write it"
+    if code.startswith("127:") and not said:
+        return f"the node{where} has no program of the name that its job starts: say with command: in the profile where it is"
     if said:
         return f"{said}{where and f' ({where.strip()})'}; its output is {one.log}"
     verdict = "Slurm has forgotten it" if state is None else f"it ended as {state.state}{where}"

@@ -81,6 +81,9 @@ def ladder(
 
         check_export(export)
     if launcher is None:
+        for option, given in (("--dry-run", dry_run), ("--detach", detach), ("--profile", profile)):
+            if given:
+                raise BadInput(f"{option} needs a launcher; give --launcher {' or '.join(LAUNCHERS)}")
         only = [found.member(name) for name in member or ()]
         _text(found, place, data, tokenizer)
         chosen = found.model_copy(update={"members": tuple(only)}) if only else found
@@ -112,6 +115,8 @@ def ladder(
             export=export,
         )
         return
+    if detach:
+        raise BadInput("--detach needs --launcher slurm; a local queue ends with this command")
     if dry_run:
         import shlex
 
@@ -166,7 +171,7 @@ def _slurm(
     from dataclasses import replace
 
     from .. import slurm
-    from ..submission import follow, next_number, render, submit, tasks_left, under_way
+    from ..submission import follow, next_number, render, send_rest
     from .progress import Progress
 
     if dry_run:
@@ -175,11 +180,7 @@ def _slurm(
             say(file.text)
         return
     slurm.need_slurm()
-    sent = under_way(wanted)
-    left = tasks_left(wanted, sent)
-    if left:
-        _text(plan, wanted.study, *text)
-        sent |= submit(replace(wanted, tasks=tuple(left)), profile, anyway=yes)
+    sent = send_rest(wanted, profile, anyway=yes, ready=lambda: _text(plan, wanted.study, *text))
     jobs = sorted({one.number.split("_")[0] for one in sent.values()}, key=int)
     if jobs:
         note(f"{len(sent)} of {len(wanted.tasks)} members in Slurm as job {', '.join(jobs)}")

@@ -82,7 +82,7 @@ def test_a_sweep_of_four_runs_on_two_nodes_is_one_study(empty, tmp_path):
     members = [
         planned(name, width) for name, width in (("a", 32), ("b; touch pwned", 32), ("c", 48), ("d", 64))
     ]
-    plan, study = small_study(tmp_path, *members, name="a study")
+    plan, study = small_study(tmp_path, *members, name="a #1 study; $(touch pwned) '`touch pwned`'")
     done = ladder(empty, plan, study, "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["rungs"]) == 4
