@@ -6,6 +6,7 @@ Slow, and needs Slurm. CI installs it and says NEED_SLURM=1, under which its abs
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -102,18 +103,25 @@ def test_a_sweep_of_four_runs_on_two_nodes_is_one_study(empty, tmp_path):
     assert not list(Path.cwd().glob("pwned"))
 
 
-def let_it_train(log, begun, seconds=90):
-    """Until a job has begun to train for that time, and a while longer."""
+def let_it_train(study, log, begun, seconds=120):
+    """Until a job has begun for that time, and has trained some steps beyond those that were saved."""
+    metrics = study.run_folder("long-s0") / "trunk" / "metrics.jsonl"
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if (
-            log.exists()
-            and sum(line.endswith("long-s0 trunk") for line in log.read_text().splitlines()) >= begun
-        ):
-            time.sleep(0.5)
+        said = log.read_text() if log.exists() else ""
+        saved = max(map(int, re.findall(r"is saved at step (\d+)", said)), default=0)
+        steps = [json.loads(line)["step"] for line in lines(metrics)]
+        if said.count("long-s0 trunk\n") >= begun and steps and steps[-1] > saved:
             return
-        time.sleep(0.1)
-    raise TimeoutError(f"{log} does not show {begun} beginnings within {seconds} s: {log.read_text()}")
+        time.sleep(0.05)
+    raise TimeoutError(
+        f"{log} does not show {begun} beginnings and steps within {seconds} s: {log.read_text()}"
+    )
+
+
+def lines(path):
+    """Those that are whole."""
+    return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
 def undisturbed(folder, study, run):
@@ -148,13 +156,13 @@ def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_be
     assert sent.returncode == 0, sent.stderr
     job = json.loads(sent.stdout)["jobs"]["long"]
     log = study.folder / "slurm" / "0001" / f"{job}.log"
-    let_it_train(log, 1)
+    let_it_train(study, log, 1)
     alone = undisturbed(tmp_path, study, "long-s0")
     # What Slurm sends ahead of a time limit: --signal=B:USR1, to the batch shell alone.
     empty.run("scancel", "--batch", "--signal=USR1", job)
     empty.wait_for(("squeue", "-h", "-j", job, "-o", "%T"), "PENDING", 30)
     beside = begin_alone(plan, alone)  # while this one waits for its turn
-    let_it_train(log, 2)
+    let_it_train(study, log, 2)
     urgent = empty.run(
         "sbatch",
         "--parsable",
