@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,6 +140,15 @@ class Profile(Needs):
         base = {name: getattr(self, name) for name in Needs.model_fields}
         special = next((more for name, more in self.members.items() if fnmatch.fnmatchcase(member, name)), {})
         return Needs.model_validate({**base, **special})
+
+    def unused(self, members: Iterable[str]) -> tuple[str, ...]:
+        """Names and patterns of `members` that fit none of these: a slip, or another plan's."""
+        names = list(members)
+        return tuple(
+            pattern
+            for pattern in self.members
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        )
 
 
 def read_profile(path: Path) -> Profile:

@@ -90,6 +90,20 @@ def test_an_owner_that_slept_finds_its_run_taken_and_writes_nothing_more(tmp_pat
     assert holder(tmp_path) is not None
 
 
+def test_an_owner_that_wakes_looks_before_it_does_anything(tmp_path, monkeypatch):
+    ours = claim(tmp_path)
+    awake = claims._awake
+    monkeypatch.setattr(
+        claims, "_awake", lambda: awake() + 3600
+    )  # the machine slept; its thread has not woken yet
+    ours.check()
+    left_by(tmp_path, elsewhere(), number=2)
+    monkeypatch.setattr(claims, "_awake", lambda: awake() + 7200)
+    with pytest.raises(RunFailed, match="is now trained by"):
+        ours.check()
+    ours.release()
+
+
 def test_signs_of_life_are_seen(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.02)
     with claimed(tmp_path) as ours:

@@ -225,6 +225,17 @@ def test_a_job_that_would_save_before_it_has_begun_is_refused(tmp_path):
         read_profile(path)
 
 
+def test_what_a_profile_says_of_members_that_a_plan_does_not_have_is_named(cli, tmp_path):
+    PlanFile(members=(planned("gpt2-a"),)).write(tmp_path / "plan.json")
+    (tmp_path / "cluster.yaml").write_text("members: {gpt2-b: {nodes: 2}, 'gpt2-?': {cpus: 2}}\n")
+    words = ("--launcher", "slurm", "--profile", tmp_path / "cluster.yaml", "--dry-run")
+    found = cli("ladder", tmp_path / "plan.json", "--study", tmp_path / "study", *words)
+    assert found.returncode == 0
+    assert "cluster.yaml says what gpt2-b needs; " in found.stderr
+    assert "#SBATCH --cpus-per-task=2" in found.stdout
+    assert not (tmp_path / "study").exists()
+
+
 def test_processors_are_those_of_every_process_of_a_node(tmp_path):
     plan, profile = wanted(tmp_path, ["a"], cpus=4, devices=4)
     (file,) = job_files(plan, profile, "/logs")

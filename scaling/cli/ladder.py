@@ -102,6 +102,8 @@ def ladder(
 
     cluster = read_profile(profile) if profile else Profile()
     wanted = sweep(found, plan, place, seed=seed, profile=cluster, only=member or ())
+    if idle := cluster.unused(one.member for one in found.members):
+        note(f"{profile} says what {', '.join(idle)} needs; {plan} has no such member")
     if launcher == "slurm":
         _slurm(
             wanted,
