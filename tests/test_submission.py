@@ -176,6 +176,32 @@ def test_while_slurm_has_a_job_nobody_looks_whether_it_is_done(queue, tmp_path, 
     assert (found.done, sorted(looks)) == ({"a", "b"}, ["a", "b"])
 
 
+def test_a_job_that_no_node_starts_is_given_up_and_taken_out_of_the_queue(queue, tmp_path):
+    plan, profile = wanted(tmp_path, ["a"], start_within=1)
+    sent = send_rest(plan, profile, anyway=False)
+    (queue / "1").rename(queue / "1_0")  # the task, by its own number
+    (queue / "1_0" / "last").write_text("0")
+    (queue / "1").mkdir()
+    (queue / "1" / "last").write_text("0")
+    time.sleep(1.1)
+    found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=time.sleep)
+    assert found.failed == {"a": "no node has started it within 1 s (None), and it is cancelled"}
+    assert not (queue / "1_0").exists()
+
+
+def test_a_node_that_does_not_see_the_plan_says_so_and_trains_nothing(queue, tmp_path):
+    plan, profile = wanted(tmp_path, ["a"])
+    (file,) = job_files(plan, profile, "/logs")
+    (tmp_path / "job.sh").write_text(file.text)
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "0", "SLURMD_NODENAME": "n7"}
+    job = subprocess.run(["bash", tmp_path / "job.sh"], capture_output=True, text=True, env=environment)
+    assert job.returncode == 72
+    assert (
+        f"scaling: n7 does not see {tmp_path}/plan.json: a study must lie where every node can read it"
+        in job.stderr
+    )
+
+
 RUN = """#!/bin/bash
 trap '[ -n "$SAVES" ] && mkdir -p "$STUDY/runs/a-s0/trunk/step-00000009"; exit 130' USR1
 touch "$QUEUE/begun"
