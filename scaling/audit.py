@@ -12,7 +12,7 @@ from .files import Document, hashes, read_text
 from .findings import Finding, Verdict, collapsed, ordered
 from .prose import prose_entries
 from .rows import table_findings
-from .runs import read_runs
+from .runs import missing_columns, read_runs
 from .shapes import shape_findings
 from .tables import Entry, Table, entries, markdown_tables, read_tables
 from .trends import prediction_findings, residual_findings
@@ -60,7 +60,8 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
             f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
     found = _findings(tables, rows, prose)
-    if path.suffix.lower() in _RUNS and {"tokens", "loss"} <= known:
+    of_runs = path.suffix.lower() in _RUNS and not any(missing_columns(table.header) for table in tables)
+    if of_runs and {"tokens", "loss"} <= known:
         found += _residuals(path, names)
     return Audit(
         source=path.name,

@@ -333,4 +333,7 @@ def _step(newton: Array, upper: Array, slope: Array, damping: Array) -> Array:
 def _scaled(cost: Array, slope: Array, upper: Array, delta: float) -> Array:
     """The largest gradient in units of what the objective could gain: |g| / sqrt(U_ii · objective)."""
     scale = np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300) * np.maximum(cost, 1e-30)[:, None])
-    return np.asarray((np.abs(slope) / scale).max(axis=1))
+    with np.errstate(
+        invalid="ignore"
+    ):  # a start that ran off has no finite gradient: nan, which is never small
+        return np.asarray((np.abs(slope) / scale).max(axis=1))

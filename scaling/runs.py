@@ -185,6 +185,7 @@ def read_runs(
     runs: list[Run] = []
     bad: list[str] = []
     ignored: dict[str, None] = {}
+    given: dict[str, None] = {}
     torn = 0  # of a file that grows while it is read; it is said, and no reason to refuse the rest
     for line, row in rows:
         torn += row == _TORN
@@ -192,6 +193,7 @@ def read_runs(
             bad.append(f"line {line}: {row}")
             continue
         renamed = {theirs.get(name, name): value for name, value in row.items()}
+        given.update(dict.fromkeys(renamed))
         ignored.update((name, None) for name in renamed if name not in _FIELDS)
         try:
             runs.append(_run(renamed))
@@ -202,6 +204,8 @@ def read_runs(
     total = len(runs) + len(bad) - torn
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
+    if given and not runs and (missing := missing_columns(given)):
+        raise BadInput(f"{path} {missing}")
     if len(bad) - torn > max_bad_share * total:
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
@@ -214,6 +218,30 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | str]]:
     if path.suffix.lower() in (".csv", ".tsv"):
         return _csv_rows(read_text(path))
     return _jsonl_rows(merged_text(path), str(path))
+
+
+def missing_columns(given: Iterable[str]) -> str:
+    """What a table of these columns lacks to be one of runs, and how to say which column it is; empty where nothing
+    is missing.
+    """
+    there = list(given)
+    wanted = ("run", "params", "tokens", "loss")
+    lacks = [name for name in wanted if name not in there]
+    if "params_non_embedding" in there and "params" in lacks:
+        lacks.remove("params")
+    if not lacks:
+        return ""
+    free = {"".join(c for c in name.lower() if c.isalnum()): name for name in there if name not in _FIELDS}
+    guesses = {name: free[alias] for name in lacks for alias in _ALIASES[name] if alias in free}
+    columns = ", ".join(there[:12]) + (", …" if len(there) > 12 else "")
+    if len(guesses) == len(lacks):
+        how = "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in guesses.items())
+    elif set(lacks) - set(guesses) == {"run"}:
+        how = "add a column run that names each training run"
+    else:
+        how = f"--columns {lacks[-1]}=… names the file's own"
+    said = ", ".join("params or params_non_embedding" if name == "params" else name for name in lacks)
+    return f"has no column {said}; it has {columns}: {how}"
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -233,6 +261,12 @@ def parse_columns(text: str) -> dict[str, str]:
     return names
 
 
+_ALIASES = {  # as people name them, letters and digits in lower case; the last of a line that is there counts
+    "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
+    "params": ("size", "modelsize", "nparams", "numparams", "parameters", "n"),
+    "tokens": ("ntokens", "numtokens", "tokensseen", "traintokens", "trainingtokens", "d"),
+    "loss": ("trainloss", "testloss", "evalloss", "validationloss", "valloss", "finalloss", "l"),
+}
 _TORN = "it has no line end and is not JSON: it is being written, or was cut off"
 
 

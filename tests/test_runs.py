@@ -8,6 +8,7 @@ import pytest
 from families import member
 from families.architectures import architecture
 from families.errors import BadInput
+from scaling.audit import audit
 from scaling.runs import Run, append_run, by_group, columns, parse_columns, read_runs
 from scaling.trackers import read_scalars
 
@@ -64,7 +65,7 @@ def test_a_loss_that_is_no_loss_is_a_bad_row(tmp_path, loss):
 
 def test_a_row_without_any_size_is_a_bad_row(tmp_path):
     with pytest.raises(BadInput, match="params and params_non_embedding are both missing"):
-        read_runs(csv(tmp_path, "run,tokens,loss", ["a,2e8,4.0"]))
+        read_runs(csv(tmp_path, "run,params,tokens,loss", ["a,,2e8,4.0", "b,1e7,2e8,4.0"]))
 
 
 def test_an_empty_file_has_no_runs(tmp_path):
@@ -177,3 +178,28 @@ def test_a_tensorboard_file_gives_losses_at_the_steps_that_have_tokens(tmp_path)
         (1e7, 4.0, False),
         (2e7, 3.0, True),
     ]
+
+
+def test_a_table_under_other_names_is_told_how_to_say_them(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("model,N,D,val_loss\na,1e6,1e8,3.1\n")
+    with pytest.raises(BadInput, match="--columns run=model,params=N,tokens=D,loss=val_loss"):
+        read_runs(path)
+    named = parse_columns("run=model,params=N,tokens=D,loss=val_loss")
+    assert read_runs(path, column_names=named).runs[0].params == 1e6
+
+
+def test_a_table_that_lacks_columns_names_them_and_those_it_has(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("flops,loss\n1e18,3.1\n")
+    with pytest.raises(BadInput, match="has no column run, params or params_non_embedding, tokens; it has flops, loss"):
+        read_runs(path)
+    path.write_text("params,tokens,loss\n1e6,1e8,3.1\n")
+    with pytest.raises(BadInput, match="add a column run that names each training run"):
+        read_runs(path)
+
+
+def test_an_audit_of_a_table_that_is_not_one_of_runs_tries_no_fit(tmp_path):
+    path = tmp_path / "models.csv"
+    path.write_text("model,params,tokens,loss,ppl\na,1M,100M,3.0,20.09\n")
+    assert all(finding.check != "runs" for finding in audit(path).findings)
