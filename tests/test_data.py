@@ -165,3 +165,97 @@ def test_a_tokenizer_larger_than_the_model_is_refused(corpus, prepared, tmp_path
 def test_a_manifest_reads_back_as_written(prepared):
     folder, manifest = prepared
     assert DataManifest.read(folder / "data.json") == manifest
+
+
+def jsonl(*texts):
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+DOCUMENTS = [f"document {index} about the quick brown fox" for index in range(200)]
+
+
+def prepared_of(folder, name, content):
+    source = folder / name
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    manifest = prepare(str(source), folder / f"{name}.tokens", vocab_size=300)
+    (shard,) = manifest.train
+    ids = np.fromfile(folder / f"{name}.tokens" / shard.name, dtype=manifest.dtype)
+    return manifest, ids.tolist()
+
+
+def test_documents_are_the_same_whatever_marks_bytes_ends_lines_or_is_empty(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    plain = jsonl(*DOCUMENTS)
+    table = tmp_path / "table.parquet"
+    parquet.write_table(pa.table({"text": [None, "", *DOCUMENTS]}), table)
+    same = {
+        "marked.jsonl": b"\xef\xbb\xbf" + plain.encode(),
+        "windows.jsonl": plain.replace("\n", "\r\n"),
+        "gaps.jsonl": plain.replace("\n", "\n\n \n", 7).rstrip("\n"),
+        "empty.jsonl": jsonl("", "") + plain + jsonl(""),
+        "column.parquet": table.read_bytes(),
+    }
+    manifest, ids = prepared_of(tmp_path, "plain.jsonl", plain)
+    assert ids.count(manifest.eos_token_id) == 190
+    for name, content in same.items():
+        other, found = prepared_of(tmp_path, name, content)
+        assert found == ids, name
+        assert other.heldout_sha256 == manifest.heldout_sha256
+
+
+def test_a_mark_of_the_byte_order_is_not_text(tmp_path):
+    text = "\n".join(DOCUMENTS)
+    _, plain = prepared_of(tmp_path, "plain.txt", text)
+    _, marked = prepared_of(tmp_path, "marked.txt", b"\xef\xbb\xbf" + text.encode())
+    assert marked == plain
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "\\ud800 x"}', r"line 1 holds half a character, '\\ud800'"),
+        ("[" * 200_000, "line 1 is not JSON"),
+        ('{"text": "x", "n": ' + "9" * 5000 + "}", "line 1 is not JSON: Exceeds the limit"),
+        ('{"text": null}', "line 1 has no field 'text' holding a string"),
+        ("[1]", "line 1 has no field 'text' holding a string"),
+    ],
+)
+def test_a_line_that_is_no_document_is_named(line, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        prepared_of(tmp_path, "bad.jsonl", line + "\n" + jsonl(*DOCUMENTS))
+
+
+def test_a_damaged_table_or_one_without_strings_is_one_line(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def table(values):
+        path = tmp_path / "table.parquet"
+        parquet.write_table(pa.table({"text": values}), path)
+        return path.read_bytes()
+
+    whole = table(DOCUMENTS)
+    cases = {
+        b"PAR1junkjunkPAR1": "cannot read .*smaller than the size",
+        whole[:-30]: "cannot read .*magic bytes",
+        whole[:40] + b"\xff" * 40 + whole[80:]: "cannot read",
+        table(list(range(200))): "a column 'text' of int64; it must hold strings",
+        table([text.encode() for text in DOCUMENTS]): "of binary; it must hold strings",
+        table([[text] for text in DOCUMENTS]): "of list<",
+    }
+    for number, (content, message) in enumerate(cases.items()):
+        with pytest.raises(BadInput, match=message):
+            prepared_of(tmp_path, f"bad{number}.parquet", content)
+
+
+def test_a_word_as_long_as_a_picture_does_not_hold_up_the_tokenizer(tmp_path):
+    picture = "x" * 400_000 + "\n" + " " * 400_000 + "\n"
+    manifest, ids = prepared_of(tmp_path, "picture.md", picture + "\n".join(DOCUMENTS))
+    assert manifest.vocab_size <= 300
+    from tokenizers import Tokenizer
+
+    coder = Tokenizer.from_file(str(tmp_path / "picture.md.tokens" / "tokenizer.json"))
+    assert coder.decode(ids, skip_special_tokens=True).startswith("x" * 400_000)

@@ -60,14 +60,17 @@ def find_texts(data: str) -> list[Text]:
 
 
 def read_chunks(text: Text) -> Iterator[str]:
-    """A file's text in pieces that end at a line; .jsonl gives the field `text`, .parquet its column `text`."""
+    """A file's text in pieces that end at a line; .jsonl gives the field `text`, .parquet its column `text`.
+
+    A document without text is none, and a mark of the byte order at the start of a file is not text.
+    """
     suffix = text.path.suffix.lower()
     if suffix == ".parquet":
         yield from _parquet(text)
     elif suffix == ".jsonl":
         for number, line in enumerate(_lines(text.path), start=1):
-            if line.strip():
-                yield _text_field(line, f"{text.path} line {number}")
+            if line.strip() and (found := _text_field(line, f"{text.path} line {number}")):
+                yield found
     else:
         with _reading(text.path) as file:
             while lines := file.readlines(CHUNK_CHARACTERS):
@@ -77,7 +80,7 @@ def read_chunks(text: Text) -> Iterator[str]:
 @contextmanager
 def _reading(path: Path, newline: str = "") -> Iterator[TextIO]:
     try:
-        with path.open(encoding="utf-8", newline=newline) as file:
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
             yield file
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
@@ -94,24 +97,40 @@ def _lines(path: Path) -> Iterator[str]:
 def _text_field(line: str, where: str) -> str:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{where} is not JSON: {error.msg}") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of 5,000 digits and lists in lists are errors too
+        raise BadInput(f"{where} is not JSON: {getattr(error, 'msg', error)}") from error
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise BadInput(f"{where} has no field 'text' holding a string")
     found: str = value["text"]
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{where} holds half a character, {found[error.start]!r}") from error
     return found
 
 
 def _parquet(text: Text) -> Iterator[str]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowException, parquet, types
     except ImportError as error:
         raise BadInput(f"{text.path} is Parquet; reading it needs: pip install 'scaling[parquet]'") from error
-    table = parquet.ParquetFile(text.path)
-    if "text" not in table.schema_arrow.names:
-        raise BadInput(f"{text.path} has no column 'text', but {', '.join(table.schema_arrow.names)}")
-    for batch in table.iter_batches(columns=["text"]):
-        yield from (value for value in batch.column(0).to_pylist() if value)
+    try:
+        table = parquet.ParquetFile(text.path)
+        names = table.schema_arrow.names
+        if "text" not in names:
+            raise BadInput(f"{text.path} has no column 'text', but {', '.join(names)}")
+        kind = table.schema_arrow.field("text").type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (types.is_string(kind) or types.is_large_string(kind)):
+            raise BadInput(f"{text.path} has a column 'text' of {kind}; it must hold strings")
+        for batch in table.iter_batches(columns=["text"]):
+            yield from (value for value in batch.column(0).to_pylist() if value)
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {text.path}: {str(error).splitlines()[0]}") from error
 
 
 LARGEST_SHARE = 1 / 8  # of the held-out text that one file may be, so that no single file decides the loss
