@@ -259,3 +259,11 @@ def test_a_word_as_long_as_a_picture_does_not_hold_up_the_tokenizer(tmp_path):
 
     coder = Tokenizer.from_file(str(tmp_path / "picture.md.tokens" / "tokenizer.json"))
     assert coder.decode(ids, skip_special_tokens=True).startswith("x" * 400_000)
+
+
+def test_a_file_called_as_a_split_goes_by_its_folders_name():
+    from train.text import dataset_name
+
+    names = {"../text/wikitext-2/test.txt": "wikitext-2", "wikitext-2": "wikitext-2", "a/plays.txt": "plays"}
+    assert {path: dataset_name(path) for path in names} == names
+    assert dataset_name("test.txt") == "test"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -22,6 +23,9 @@ NETWORK_SECONDS = (
     5.0  # to hear from the hub; without a network its own client keeps a person waiting for 49 s
 )
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+_LAYER = re.compile(r"\.\d+\.")  # in the name of a weight: it is one of a row of layers
+_TABLES = (".attn.bias", ".masked_bias", ".inv_freq")  # of masks and angles, in files of older libraries
 _FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}  # fmt: skip
 
 
@@ -97,10 +101,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _with_weights(name: str, folder: Path) -> Path:
     if not _weight_files(folder):
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        found = f"{pickled[0]}, a pickle that can run code" if pickled else "no weights"
-        raise BadInput(f"init is {name!r}, which holds {found}; only model.safetensors is read")
+        raise BadInput(f"init is {name!r}, which holds {_in_place_of_weights(folder)}")
     return folder
+
+
+def _in_place_of_weights(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    found = f"{pickled[0]}, a pickle that can run code" if pickled else "no weights"
+    return f"{found}; only model.safetensors is read"
 
 
 def checkpoint_spec(folder: Path) -> ModelSpec:
@@ -127,7 +135,7 @@ def checkpoint_sha256(folder: Path) -> str:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether the checkpoint brings its own."""
-    return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+    return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def checkpoint_name(name: str) -> str:
@@ -136,6 +144,48 @@ def checkpoint_name(name: str) -> str:
     while len(parts) > 1 and (parts[-1] in ("model", "trunk") or parts[-1].startswith(("rung-", "step-"))):
         parts = parts[:-1]
     return parts[-1]
+
+
+def read_model(kind: Any, folder: Path) -> Any:
+    """A model of a transformers class from the safetensors of a folder, in 32 bits; none of the folder's code is run.
+
+    Weights beside the layers that a class has no place for (a pooler) are left out.
+
+    Raises:
+        BadInput: no weights, or other ones than the config says; a library that reads what strangers wrote fails in many ways.
+    """
+    if not _weight_files(folder):
+        raise BadInput(f"{folder} holds {_in_place_of_weights(folder)}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # what the library draws must not move the run's own draws
+            loaded, info = kind.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+    except Exception as error:
+        raise BadInput(f"{folder} cannot be loaded: {first_line(error)}") from error
+    for name, there, wanted in sorted(info["mismatched_keys"]):
+        raise BadInput(
+            f"{folder} has {name} of shape {tuple(there)}; its config.json asks for {tuple(wanted)}"
+        )
+    missing = sorted(set(info["missing_keys"]) - set(loaded.all_tied_weights_keys))
+    if missing:
+        raise BadInput(f"{folder} has no {missing[0]}: {len(missing)} weights are missing")
+    spare = sorted(
+        name for name in info["unexpected_keys"] if _LAYER.search(name) and not name.endswith(_TABLES)
+    )
+    if spare:
+        raise BadInput(f"{folder} has {spare[0]}, a layer that its config.json does not have")
+    for name, weight in loaded.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise BadInput(f"{folder} has {name}, of which some are not finite numbers")
+    return loaded
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
@@ -152,14 +202,7 @@ def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
     theirs = checkpoint_spec(folder)
     check_same_shape(spec, theirs, str(folder))
     found = architecture(spec.architecture)
-    kind = getattr(transformers, found.model_class)
-    with torch.random.fork_rng(devices=[]):  # what the library draws must not move the run's own draws
-        loaded, info = kind.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    missing = sorted(set(info["missing_keys"]) - set(loaded.all_tied_weights_keys))
-    if missing:
-        raise BadInput(f"init is {folder}, which has no {missing[0]}: {len(missing)} weights are missing")
+    loaded = read_model(getattr(transformers, found.model_class), folder)
     _check_arithmetic(loaded.config, spec, folder)
     ours = model.state_dict()
     taken = {

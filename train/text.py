@@ -13,6 +13,7 @@ from families.errors import BadInput
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 CHUNK_CHARACTERS = 2**22
+_SPLITS = ("train", "valid", "validation", "dev", "test", "heldout", "data", "text")
 _TESTS = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 
 
@@ -25,8 +26,11 @@ class Text:
 
 
 def dataset_name(data: str) -> str:
-    """What people call a text: the last part of its path, without the ending of a file of text."""
-    name = Path(data).name
+    """What people call a text: its folder, or its file without the ending; a file that is called as a split is its folder's."""
+    path = Path(data)
+    if path.stem in _SPLITS and path.suffix in SUFFIXES and path.parent.name:
+        return path.parent.name  # wikitext-2/test.txt
+    name = path.name
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
 
 

@@ -14,6 +14,7 @@ from scaling.files import Record
 from .config import Settings
 from .data import Tokens
 from .evaluate import EvalSet, eval_set, evaluate
+from .init import first_line, has_tokenizer, read_model
 from .loop import pick_device
 from .objective import objective_of
 from .prepare import DataManifest, Encoder
@@ -136,17 +137,18 @@ def load(folder: Path, device: str) -> Loaded:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    if not has_tokenizer(folder):
+        raise BadInput(f"{folder} brings no tokenizer.json")
+    ours = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        masked = any("MaskedLM" in name for name in config.architectures or ())
-        kind = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
-        model = kind.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()
-        raise BadInput(
-            f"{folder} cannot be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from error
+        config = transformers.AutoConfig.from_pretrained(folder, **ours)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **ours)
+    except Exception as error:  # of a library that reads what strangers wrote
+        raise BadInput(f"{folder} cannot be loaded: {first_line(error)}") from error
+    masked = any("MaskedLM" in name for name in config.architectures or ())
+    model = read_model(
+        transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM, folder
+    )
     return Loaded(model=model.to(device).eval(), tokenizer=tokenizer, device=device)
 
 
