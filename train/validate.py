@@ -137,12 +137,14 @@ def load(folder: Path, device: str) -> Loaded:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    if not has_tokenizer(folder):
-        raise BadInput(f"{folder} brings no tokenizer.json")
     ours = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **ours)
+        if not has_tokenizer(folder):
+            raise BadInput(f"{folder} brings no tokenizer.json")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **ours)
+    except BadInput:
+        raise
     except Exception as error:  # of a library that reads what strangers wrote
         raise BadInput(f"{folder} cannot be loaded: {first_line(error)}") from error
     masked = any("MaskedLM" in name for name in config.architectures or ())
