@@ -298,3 +298,10 @@ def test_the_cards_command_asks_for_the_same_fine_tuning(epochs):
     assert (
         again.model_copy(update={"run": begun.run, "compile": begun.compile}).identity() == begun.identity()
     )
+
+
+def test_the_card_of_a_fine_tuning_does_not_say_that_it_was_taught_by_one_text_alone(epochs, base):
+    card = next((epochs[0] / "study" / "runs" / "run-ft-s0").glob("rung-*/model/README.md")).read_text()
+    assert "trained further on the text below" in card
+    assert "on nothing else" not in card
+    assert "on the text below and on nothing else" in (base / "model" / "README.md").read_text()

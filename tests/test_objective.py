@@ -183,6 +183,15 @@ def test_the_evaluation_masks_the_same_tokens_for_every_seed_and_is_named_by_the
 
 
 @pytest.mark.parametrize("after", [3, 9])
+def test_the_cards_command_measures_on_the_same_masked_tokens(masked, text):
+    import re
+
+    card = (masked[0] / "run" / "rung-2048" / "model" / "README.md").read_text()
+    limit = int(re.search(r"^scaling train .* eval_tokens=(\d+)", card, re.MULTILINE)[1])
+    found = eval_set(text.heldout, text.manifest, limit, objective_of(settings(text)))
+    assert found.name == masked[1][-1].observation.eval_set
+
+
 def test_a_masked_run_resumes_exactly(after, masked, text, tmp_path):
     habits = Habits(log_every=4)
     with pytest.raises(Interrupted):

@@ -20,7 +20,7 @@ from scaling.files import write_whole
 from scaling.seal import open_seal
 from scaling.study import Study
 
-from .config import Settings, TrainConfig
+from .config import Settings, TrainConfig, predicted_tokens
 from .prepare import DataManifest
 from .rung import MODEL, RUN, RUNG, RungFile, finished_rungs
 
@@ -199,10 +199,13 @@ def _opening(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
     task, _, loader = _TASKS[facts.settings.objective]
+    taught = "trained on the text below and on nothing else"
+    if facts.settings.init:
+        taught = "trained further on the text below from the weights named there"
     return (
         f"```python\nfrom transformers import AutoTokenizer, {loader}\n\n"
         f'model, tokenizer = {loader}.from_pretrained("."), AutoTokenizer.from_pretrained(".")\n```\n\n'
-        f"It is a base model for {task.replace('-', ' ')}, trained on the text below and on nothing else: it was not "
+        f"It is a base model for {task.replace('-', ' ')}, {taught}: it was not "
         "tuned to follow instructions or to be safe. `scaling validate .` measures its loss again."
     )
 
@@ -295,7 +298,9 @@ def _reproduce(facts: Facts) -> str:
         "tokens": round(facts.rung.observation.tokens),
         "tokenizer": manifest.inputs.get("tokenizer") or None,
         "held_out": manifest.held_out,
-        "eval_tokens": facts.rung.eval_tokens if settings.objective == "causal" else None,
+        "eval_tokens": facts.rung.eval_tokens
+        // predicted_tokens(settings.objective, settings.n_positions)
+        * settings.n_positions,
     }
     for key in (key for key in TrainConfig.model_fields if key in Settings.model_fields):
         value, optional = getattr(settings, key), not Settings.model_fields[key].is_required()

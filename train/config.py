@@ -16,6 +16,7 @@ from scaling.schedule import Kind, Shape
 from .rungs import Rungs
 
 ObjectiveKind = Literal["causal", "mlm"]
+MASKED_SHARE = 0.15  # of a window's tokens are predicted (Devlin et al. 2019, 3.1)
 OptimizerKind = Literal["adamw", "adafactor"]
 EngineKind = Literal["torch", "deepspeed"]
 
@@ -291,6 +292,11 @@ def _kind_of(base: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
 def objective_for(spec: ModelSpec) -> ObjectiveKind:
     """What an architecture is trained on."""
     return "causal" if architecture(spec.architecture).causal else "mlm"
+
+
+def predicted_tokens(objective: ObjectiveKind, n_positions: int) -> int:
+    """How many tokens of a window are predicted: each next one, or those that are masked."""
+    return n_positions if objective == "causal" else max(1, round(MASKED_SHARE * n_positions))
 
 
 def check_objective(wanted: ObjectiveKind | None, spec: ModelSpec) -> None:

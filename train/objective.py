@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from .config import Settings
+from .config import Settings, predicted_tokens
 from .crossentropy import next_token_losses
 from .data import Tokens, batch
 
-MASKED_SHARE = 0.15  # of a window's tokens, and of these so many become [MASK] and a random token (Devlin et al. 2019, 3.1)
-MASK_SHARE = 0.8
+MASK_SHARE = (
+    0.8  # of the predicted tokens become [MASK], and so many a random token (Devlin et al. 2019, 3.1)
+)
 RANDOM_SHARE = 0.1
 UNSCORED = -100  # the label of a token that is not predicted; torch's cross_entropy ignores it
 EVALUATION_KEY = (2**31 - 1,)  # one mask for every run and step of the evaluation
@@ -74,7 +75,7 @@ class MaskedLM:
         tokens = windows[:, :-1]
         order = rng.random(tokens.shape)
         order[np.isin(tokens, (self.eos_token_id, self.mask_token_id))] += 1  # after all others
-        count = max(1, round(MASKED_SHARE * tokens.shape[1]))
+        count = predicted_tokens("mlm", tokens.shape[1])
         chosen = np.zeros(tokens.shape, dtype=bool)
         np.put_along_axis(chosen, np.argpartition(order, count - 1, axis=1)[:, :count], True, axis=1)
         fate = rng.random(tokens.shape)

@@ -140,13 +140,13 @@ def load(folder: Path, device: str) -> Loaded:
     ours = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **ours)
-        if not has_tokenizer(folder):
-            raise BadInput(f"{folder} brings no tokenizer.json")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **ours)
-    except BadInput:
-        raise
+        tokenizer = (
+            transformers.AutoTokenizer.from_pretrained(folder, **ours) if has_tokenizer(folder) else None
+        )
     except Exception as error:  # of a library that reads what strangers wrote
         raise BadInput(f"{folder} cannot be loaded: {first_line(error)}") from error
+    if tokenizer is None:  # the library would make an empty one
+        raise BadInput(f"{folder} cannot be loaded: it brings no tokenizer.json")
     masked = any("MaskedLM" in name for name in config.architectures or ())
     model = read_model(
         transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM, folder
