@@ -182,7 +182,6 @@ def test_the_evaluation_masks_the_same_tokens_for_every_seed_and_is_named_by_the
     assert result.loss_per_word is None
 
 
-@pytest.mark.parametrize("after", [3, 9])
 def test_the_cards_command_measures_on_the_same_masked_tokens(masked, text):
     import re
 
@@ -192,6 +191,7 @@ def test_the_cards_command_measures_on_the_same_masked_tokens(masked, text):
     assert found.name == masked[1][-1].observation.eval_set
 
 
+@pytest.mark.parametrize("after", [3, 9])
 def test_a_masked_run_resumes_exactly(after, masked, text, tmp_path):
     habits = Habits(log_every=4)
     with pytest.raises(Interrupted):
