@@ -232,3 +232,24 @@ def test_progress_says_what_is_left(capsys, monkeypatch):
         clock[0] = float(second)
         bar.at(second, 60.0, "step")
     assert "50%  step  about 30 s left" in capsys.readouterr().err
+
+
+def test_a_line_said_meanwhile_stands_alone_and_the_progress_line_goes_on_below(monkeypatch):
+    import io
+
+    from scaling.cli.progress import Progress
+    from scaling.cli.show import note
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    bar = Progress()
+    bar._shown = -1e9
+    bar.at(1.0, 2.0, "tokenising")
+    note("MFU is of a matmul")
+    shown = [line.rpartition("\x1b[K")[2].rpartition("\r")[2] for line in screen.getvalue().split("\n")]
+    assert shown[0] == "MFU is of a matmul"
+    assert "tokenising" not in shown[1]

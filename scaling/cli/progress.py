@@ -8,7 +8,7 @@ from families.units import format_duration
 
 QUIET_SECONDS = 10.0  # between lines where standard error is no terminal
 TICK_SECONDS = 0.2
-WIDTH = 120
+WIDTH = 140
 
 
 def fitted(what: str, tail: str, room: int) -> str:

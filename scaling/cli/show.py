@@ -67,5 +67,7 @@ def say(line: str = "") -> None:
 
 
 def note(line: str) -> None:
-    """One line on standard error: progress and warnings."""
+    """One line on standard error: progress and warnings. On a terminal it takes the place of a progress line."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\033[K")  # to the line's beginning, and erase it
     print(line, file=sys.stderr, flush=True)
