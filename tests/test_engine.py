@@ -130,6 +130,22 @@ def test_a_compiled_step_is_the_plain_one_to_rounding_and_exports_the_same_names
     assert "attn_implementation" not in json.dumps(other.model.config.to_dict())
 
 
+def test_a_model_beyond_the_compilers_limit_is_compiled_like_the_first(monkeypatch):
+    from torch._dynamo.utils import counters
+
+    honest = torch.compile  # the compiler's last stage is not what is counted
+    monkeypatch.setattr(
+        "train.engine.torch.compile", lambda step, **how: honest(step, backend="eager", **how)
+    )
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 2  # 8 where nobody says otherwise
+    before = counters["stats"]["unique_graphs"]
+    for number in range(4):
+        steps_of(settings(compile=True, attention="eager", n_embd=8 + 2 * number), count=1)
+    assert counters["stats"]["unique_graphs"] - before == 4
+    torch._dynamo.reset()
+
+
 # What auto means
 
 

@@ -172,6 +172,24 @@ def test_a_rung_added_from_the_command_line_keeps_what_the_recipe_said_at_first(
     assert ours == pytest.approx(second.observation.tokens - 0.8 * first.tokens, abs=2 * first.batch_tokens)
 
 
+def test_a_micro_batch_that_a_begun_run_cannot_take_is_said(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus")
+    said = []
+    for micro_batch in (2, 4):
+        asked = {
+            "family": "tiny",
+            "data": str(corpus),
+            **SHAPE,
+            "tokens": 1024,
+            "batch_size": 4,
+            "micro_batch": micro_batch,
+        }
+        hears = {"yes": True, "stop": Stop(), "tell": said.append, "report": lambda *what: None}
+        train(TrainConfig.model_validate(asked), tmp_path / "study", **hears)
+    (line,) = [line for line in said if "micro_batch" in line]
+    assert line.startswith("tiny-s0: micro_batch stays 2, with which the run goes on")
+
+
 def test_grouped_heads_reach_the_run_and_its_card_can_ask_for_them_again():
     tiny = {"family": "tinyllama-1.1b", "data": "x", "tokens": "1M"}
     spec = TrainConfig.model_validate(tiny).spec()

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from scaling.machine import user_cache
 
+MANY_SHAPES = 100_000  # that one process may compile: no limit
 TILE = 64  # columns of the logits in a compiled step are a multiple of this
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
@@ -95,6 +96,12 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def compiled(losses: Losses) -> Losses:
-    """Trunk and loss compiled together, for one shape."""
+    """Trunk and loss compiled together, for one shape; as many models and shapes in one process as there are."""
+    from torch._dynamo import config
+
+    # The default gives up after 8 in one process, and a sweep's ninth member would be trained by other arithmetic than
+    # the same member alone.
+    config.recompile_limit = config.accumulated_recompile_limit = MANY_SHAPES
+    config.fail_on_recompile_limit_hit = True
     found: Losses = torch.compile(losses, dynamic=False)
     return found

@@ -316,7 +316,13 @@ def begin(
         )
     need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, tell=tell)
     if begun:
-        return as_begun(settings, folder, config), manifest, config.rung_tokens()
+        settings = as_begun(settings, folder, config)
+        if config.micro_batch not in (None, settings.micro_batch):
+            tell(
+                f"{settings.run}: micro_batch stays {settings.micro_batch}, with which the run goes on: {config.micro_batch} "
+                "would round otherwise"
+            )
+        return settings, manifest, config.rung_tokens()
     wanted = Wanted.of(config)
     if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
         # Hooks gather divided weights, and break the graph at each block.
