@@ -13,6 +13,8 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
     "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
     "×": r"$\times$",
     "…": r"\ldots{}",
 }
@@ -44,6 +46,7 @@ def latex(seen: Seen) -> str:
         for i in range(len(table.header))
     ]
     lines = [
+        r"% \usepackage{booktabs}",
         r"\begin{table}",
         rf"\caption{{{_tex(story.headline(seen))}}}",
         rf"\begin{{tabular}}{{{''.join('r' if n else 'l' for n in numeric)}}}",

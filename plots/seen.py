@@ -156,7 +156,7 @@ def _studies(folder: Path) -> Seen:
     """The outcomes of every study under a folder, members named with their study."""
     found = comparisons_under(folder)
     rows = tuple(
-        row.model_copy(update={"member": f"{name}: {row.member}"})
+        row.model_copy(update={"member": name if len(one.rows) == 1 else f"{name}: {row.member}"})
         for name, one in found.items()
         for row in one.rows
     )

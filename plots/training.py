@@ -135,7 +135,10 @@ def learning_curves(
             tails = [
                 (curve.tokens[-1], float(smooth(curve.loss)[-1])) for curve in curves if curve.run == name
             ]
-            last = (points[-1].tokens, points[-1].loss) if points else max(tails)
+            annealed = (
+                [(points[-1].tokens * 1.01, points[-1].loss)] if points else []
+            )  # before a tail as long
+            last = max(annealed + tails)
             size = next((size_of(r) for r in points), 0.0)
             ends.append(
                 (float(last[0]), float(last[1]), format_size(size) if size else plain(name, 14), colour)

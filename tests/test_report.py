@@ -121,6 +121,7 @@ def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
     assert "<script" not in text
     assert "<img" not in text
     tex = card.latex(seen)
+    assert not set(tex) & set("−–±×…")
     assert re.search(r"(?<!\\)[#%&_]", tex.replace(" & ", " ").replace("% ", "")) is None
 
 
@@ -250,5 +251,5 @@ def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
     page = _page(tmp_path)
     assert "Sealed predictions of 3 studies" in page
     assert "80 % intervals held 3 of 3" in page
-    assert "two: gpt2-d192" in page
+    assert ">two<" in page  # a study of one prediction goes by its own name
     assert "What to run next" not in page
