@@ -66,7 +66,7 @@ SETUPS = (
           n_positions=128, seed=6, faulty=(1, 3)),
     Setup(name="code-g", text="stdlib", shapes=((1, 32), (2, 40), (2, 56), (3, 72)), steps=800, batch_size=8,
           n_positions=128, seed=7, lr=0.8, faulty=(2,), held_back=True),
-    Setup(name="docs-h", text="docstrings", shapes=((2, 40), (2, 56), (3, 64), (4, 80)), steps=700, batch_size=12,
+    Setup(name="docs-h", text="docstrings", shapes=((2, 40), (2, 56), (3, 64)), steps=700, batch_size=12,
           n_positions=96, seed=8, cooldown=0.25, faulty=(2,), held_back=True),
 )  # fmt: skip
 
