@@ -44,7 +44,8 @@ def measured_mfu(runs: Sequence[Run], device: Accelerator) -> float | None:
 def profiled_mfu(device: Accelerator) -> float | None:
     """Median over shapes of the fastest step probed on that device, as a share of its peak; None where none was.
 
-    From the user's cache, which `scaling train` and `scaling tune` fill.
+    From the user's cache, which `scaling train` and `scaling tune` fill. A CPU is known where the user's own hardware file
+    names it as its maker does.
     """
     best: dict[str, float] = {}
     file = MachineFile.open()
@@ -52,9 +53,8 @@ def profiled_mfu(device: Accelerator) -> float | None:
         if recognise(machine.partition(",")[0])[1] == device:
             steps: tuple[Measured | Tuned, ...] = file.machines.get(machine, ())
             for one in (*steps, *file.tuned.get(machine, ())):
-                if one.device == "cuda":
-                    share = one.flops / one.seconds / device.training_peak
-                    best[one.shape] = max(best.get(one.shape, 0.0), share)
+                share = one.flops / one.seconds / device.training_peak
+                best[one.shape] = max(best.get(one.shape, 0.0), share)
     return median(best.values()) if best else None
 
 

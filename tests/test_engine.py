@@ -287,6 +287,18 @@ def test_a_plan_reads_the_mfu_that_was_probed_on_the_device():
     assert profiled_mfu(accelerator("A100")) is None
 
 
+def test_a_plan_reads_what_was_tuned_on_a_cpu_that_the_user_has_described(cli, tmp_path, monkeypatch):
+    own = {"name": "Old Faithful 9", "teraflops": {"bf16": 1.0}, "memory_gb": 23, "bandwidth_gb_s": 40}
+    file = tmp_path / "hardware.json"
+    file.write_text(json.dumps({"kind": "hardware", "version": 1, "accelerators": [own]}))
+    monkeypatch.setenv("SCALING_HARDWARE", str(file))
+    remember(
+        "Old Faithful 9 amx_bf16, 2 cores, torch 2.13.0", [measured(PLAIN, step_flops(SPEC, 4) / 0.3e12)]
+    )
+    said = cli("plan", "--budget", "100xOldFaithful9-hours").stdout
+    assert "MFU 0.3 (measured" in " ".join(said.split())
+
+
 def test_the_time_said_beforehand_is_the_one_measured_at_this_shape():
     from train.autotune import estimate
 

@@ -242,3 +242,41 @@ def test_tune_prints_its_table_and_two_processes_are_measured(cli):
     assert set(found["curve"]["measured_seconds"]) == {"1", "2"}
     assert found["spaces"][-1]["space"] == "global"
     assert found["step_seconds"]["measured"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--devices", "1,x"], "devices is '1,x'; write numbers separated by commas, like 1,2"),
+        (["--devices", "1"], "devices is 1; give"),
+        (["--devices", "1,4096"], "devices is 1,4096; give"),
+        (["--memory", "lots"], "memory is 'lots'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line_before_anything_is_measured(cli, words, said):
+    done = cli("tune", "family=gpt2", "batch_size=4", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_printed_table_names_each_way_once_and_says_whether_processes_pay(monkeypatch, capsys):
+    from scaling.cli.tune import _print, _print_curve
+    from scaling.devices import fit_times
+    from train.tune import Curve
+
+    tuning = search(monkeypatch, Machine())
+    _print(tuning)
+    _print_curve(
+        tuning, Curve(measured={1: 4.0, 2: 2.5}, model=fit_times({1: 4.0, 2: 2.5}), threads=1), 10**9
+    )
+    lines = capsys.readouterr().out.splitlines()
+    for start in ("baseline", "hand-tuned", "tuned ", "global"):
+        assert sum(line.startswith(start) for line in lines) == 1
+    sources = [
+        line.split()[-1]
+        for line in lines
+        if line.strip().endswith(("measured", "predicted")) and line.split()[0].isdigit()
+    ]
+    assert sources == ["measured", "measured", "predicted", "predicted"]
+    assert "devices=" in lines[-1]

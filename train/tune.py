@@ -351,24 +351,41 @@ class Curve:
     threads: int
 
 
+def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
+    """Numbers of devices that this machine has and that share the batch evenly.
+
+    Raises:
+        BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
+    """
+    there = devices_here(device)
+    if len(set(counts)) < 2 or min(counts) < 1 or max(counts) > there:
+        has = (
+            f"two numbers or more from 1 to {there}, like 1,2"
+            if there > 1
+            else "nothing: this machine has one"
+        )
+        raise BadInput(f"devices is {','.join(map(str, counts))}; give {has}")
+    bad = next((count for count in counts if batch % count), None)
+    if bad is not None:
+        raise BadInput(f"devices is {bad}; the batch of {batch} sequences cannot be shared evenly by so many")
+
+
+def devices_here(device: str) -> int:
+    """GPUs, or cores of the CPU that this process may use."""
+    return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
+
+
 def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], None]) -> Curve:
     """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
     the share of the largest number.
 
     Raises:
-        BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
+        BadInput: numbers that `check_counts` refuses.
     """
+    check_counts(counts, tuning.batch, tuning.device)
     most, batch = max(counts), tuning.batch
-    there = torch.cuda.device_count() if tuning.device == "cuda" else len(os.sched_getaffinity(0))
-    if len(set(counts)) < 2 or min(counts) < 1 or most > there:
-        raise BadInput(
-            f"devices is {','.join(map(str, counts))}; give two numbers or more from 1 to {there}, like 1,2"
-        )
-    bad = next((count for count in counts if batch % count), None)
-    if bad is not None:
-        raise BadInput(f"devices is {bad}; the batch of {batch} sequences cannot be shared evenly by so many")
     assert tuning.picked is not None
-    threads = 0 if tuning.device == "cuda" else max(1, there // most)
+    threads = 0 if tuning.device == "cuda" else max(1, devices_here(tuning.device) // most)
     engine = tuning.picked.model.way.engine.model_copy(update={"threads": threads})
     micro = max(m for m in micro_batches(batch, most) if m <= tuning.picked.micro)
     found = {}

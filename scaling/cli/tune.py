@@ -30,7 +30,7 @@ def tune(
     from train.config import TrainConfig
     from train.launch import TextFacts, settings_of
     from train.loop import pick_device
-    from train.tune import scaling_curve
+    from train.tune import check_counts, scaling_curve
     from train.tune import tune as search
 
     from .keyvalue import merge
@@ -39,6 +39,8 @@ def tune(
     config = _config(merge, TrainConfig, words)
     device = pick_device(config.device)
     settings = settings_of(config, TextFacts(), device)
+    if counts:
+        check_counts(counts, settings.batch_size, device)
     room = None if memory is None else float(parse_count(memory, "memory"))
     tuning = search(settings, Wanted.of(config), device=device, room=room, tell=note)
     curve = scaling_curve(tuning, counts, note) if counts else None
@@ -116,11 +118,6 @@ def _print(tuning: Any) -> None:
             rate["baseline"],
             f"{plain.way.engine.name} {plain.way.name(plain.micro, tuning.batch)}",
         ),
-        (
-            "hand-tuned (predicted)",
-            rate["hand_tuned_predicted"],
-            f"{plain.way.engine.name} {tuning.hand.name}",
-        ),
         ("tuned", rate["tuned"], f"{way.engine.name} {facts['best']}"),
     ]
     if tuning.hand is not None:
@@ -135,7 +132,7 @@ def _print(tuning: Any) -> None:
     say()
     memory = facts["memory"]
     say(
-        f"step: predicted {format_duration(seen['predicted'])}, measured {format_duration(seen['measured'])} "
+        f"step: predicted {seen['predicted']:.3f} s, measured {seen['measured']:.3f} s "
         f"({seen['predicted'] / seen['measured'] - 1:+.1%}); memory: predicted {memory['predicted'] / 1e9:.2f} GB, "
         f"measured {memory['measured'] / 1e9:.2f} GB ({memory['predicted'] / memory['measured'] - 1:+.1%})"
     )
@@ -155,6 +152,10 @@ def _curve_facts(curve: Any) -> dict[str, Any]:
     }
 
 
+def _fastest(alone: float, shared: float, count: int) -> str:
+    return f"devices={count} is faster" if shared < alone else "devices=1 is faster"
+
+
 def _print_curve(tuning: Any, curve: Any, tokens: int) -> None:
     """Hours of a run on 1, 2, 4, 8 devices."""
     steps = max(1, round(tokens / tuning.settings.batch_tokens))
@@ -169,4 +170,6 @@ def _print_curve(tuning: Any, curve: Any, tokens: int) -> None:
     say()
     say(f"{format_size(tokens)} tokens, {steps:,} steps, on {what}")
     say(table(["devices", "s/step", "hours", "efficiency", "source"], rows, left=0))
-    say(f"a doubling stops saving 10 % beyond {curve.model.pays_until()}")
+    alone, best = tuning.verified.step, min(curve.measured, key=curve.measured.__getitem__)
+    say(f"a doubling stops saving 10 % beyond {curve.model.pays_until()}; the pick in one process takes {alone:.3f} s, "
+        f"{best} of these {curve.measured[best]:.3f} s: {_fastest(alone, curve.measured[best], best)}")  # fmt: skip
