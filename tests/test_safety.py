@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from families.errors import BadInput, RunFailed
 from scaling.ledger import read_ledger
-from train import saver
+from train import checkpoint, saver
 from train.checkpoint import Snapshot, checkpoints
 from train.config import Settings
 from train.ladder import Habits, Interrupted, climb, planned_steps
@@ -227,6 +227,25 @@ def test_a_write_that_fails_is_one_line_and_leaves_nothing_of_the_checkpoint(
     trunk = tmp_path / "run" / "trunk"
     assert [path.name for path in sorted(trunk.glob("*step*"))] == ["step-00000001", "step-00000002"]
     assert sum(work.tokens for work in read_ledger(tmp_path / "ledger.jsonl")) == 2 * 128
+
+
+def test_a_finished_model_that_cannot_be_written_is_one_line_and_is_written_next_time(
+    text, tmp_path, monkeypatch
+):
+    honest = checkpoint.save_file
+    monkeypatch.setattr(
+        checkpoint,
+        "save_file",
+        lambda tensors, path, **how: (_full if path.parent.name == "model" else honest)(tensors, path, **how),
+    )
+    with pytest.raises(BadInput, match=r"cannot write .*model.safetensors: .*No space left"):
+        climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+    assert not list(tmp_path.rglob("rung.json"))
+    monkeypatch.undo()
+    before = read_ledger(tmp_path / "ledger.jsonl")
+    climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+    assert len(list(tmp_path.rglob("model/model.safetensors"))) == 1
+    assert read_ledger(tmp_path / "ledger.jsonl") == before
 
 
 def _with(honest, **changes):

@@ -23,6 +23,7 @@ from scaling.files import (
     sync_file,
     whole_folder,
     write_whole,
+    writing,
 )
 from scaling.ledger import Work
 
@@ -124,11 +125,16 @@ def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) -> None:
-    """Write a finished model's folder; every process must ask, process 0 writes."""
+    """Write a finished model's folder; every process must ask, process 0 writes.
+
+    Raises:
+        BadInput: the disk is full or the folder cannot be written.
+    """
     weights = {name: _copy(weight, world) for name, weight in weights_of(model)}
     if world.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_model(model, weights, tokenizer, folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_model(model, weights, tokenizer, folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
