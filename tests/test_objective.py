@@ -295,3 +295,11 @@ def test_a_shape_of_ones_own_is_an_encoder_where_the_family_or_the_objective_say
     )
     assert TrainConfig.model_validate({"family": "bert-mini", **shape}).spec() == own
     assert TrainConfig.model_validate({"family": "mine", **shape}).spec().architecture == "gpt2"
+
+
+def test_scoring_long_windows_of_a_large_vocabulary_takes_few_at_a_time(text):
+    from train.evaluate import MOST_LOGITS, windows_at_once
+
+    assert windows_at_once(32, 1000) == 32
+    assert windows_at_once(1024, 50257) * 1024 * 50257 <= MOST_LOGITS
+    assert windows_at_once(131072, 128256) == 1

@@ -16,6 +16,9 @@ from .objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .parallel import ALONE, World
 from .prepare import DataManifest
 
+MOST_WINDOWS = 32  # scored together
+MOST_LOGITS = 2**27
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
@@ -82,13 +85,17 @@ def eval_set(
     )
 
 
+def windows_at_once(n_positions: int, vocab_size: int) -> int:
+    """How many windows are scored together: their logits, in 32 bits, are of half a GiB at most, or one window's."""
+    return max(1, min(MOST_WINDOWS, MOST_LOGITS // (n_positions * vocab_size)))
+
+
 @torch.no_grad()
 def evaluate(
     model: object,
     settings: Settings,
     data: EvalSet,
     device: str,
-    batch_size: int = 32,
     world: World = ALONE,
 ) -> Evaluation:
     """Score a model, dropout off; each process scores its share, and every one gets the whole result."""
@@ -96,6 +103,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     objective = objective_of(settings)
+    batch_size = windows_at_once(settings.n_positions, settings.vocab_size)
     means: list[torch.Tensor] = []
     count = len(data.examples)
     share = -(-count // world.size)  # the last process scores some twice, so that all make the same calls
