@@ -8,9 +8,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ from . import cluster as slurm
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
 
 PROFILE = {"partition": "main", "time": "10:00", "memory": "1500M", "cpus": 2, "save_before": 60}
-LONG = {"width": 160, "steps": 500}  # a run that takes a while
+LONG = {"width": 64, "steps": 200}  # a run of many lines in its log
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,26 @@ def lines(path):
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
+def halted(study):
+    """Stop the process that trains, where it is: signals wait for it, however fast the machine and slow the cluster."""
+    claim = max(study.run_folder("long-s0").glob("claim-*.json"))
+    pid = json.loads(claim.read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def go_on(pid, number, told, seconds=60):
+    """Let it go on once a signal waits for it, or somebody says that it was sent."""
+    deadline = time.monotonic() + seconds
+    with suppress(FileNotFoundError, ProcessLookupError):  # it went on by itself, and has ended
+        while not told() and time.monotonic() < deadline:
+            status = Path(f"/proc/{pid}/status").read_text()
+            if int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1:
+                break
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGCONT)
+
+
 def undisturbed(folder, study, run):
     """Another study with the same text, and a run that is to compute its steps as this one did."""
     other = Study(folder / "undisturbed")
@@ -159,10 +181,13 @@ def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_be
     let_it_train(study, log, 1)
     alone = undisturbed(tmp_path, study, "long-s0")
     # What Slurm sends ahead of a time limit: --signal=B:USR1, to the batch shell alone.
+    process = halted(study)
     empty.run("scancel", "--batch", "--signal=USR1", job)
+    go_on(process, signal.SIGUSR1, lambda: False)
     empty.wait_for(("squeue", "-h", "-j", job, "-o", "%T"), "PENDING", 30)
     beside = begin_alone(plan, alone)  # while this one waits for its turn
     let_it_train(study, log, 2)
+    process = halted(study)
     urgent = empty.run(
         "sbatch",
         "--parsable",
@@ -172,6 +197,7 @@ def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_be
         "--output=/dev/null",
         "--wrap=sleep 2",
     ).strip()
+    go_on(process, signal.SIGTERM, lambda: "PREEMPTION" in log.read_text())
     empty.wait_for(("squeue", "-h", "-j", urgent, "-t", "all", "-o", "%T"), "COMPLETED", 60)
     done = ladder(empty, plan, study, "--json")
     assert done.returncode == 0, done.stderr
