@@ -87,7 +87,7 @@ def new_figure(
 
 def conclude(figure: Figure, title: str) -> Figure:
     """Set the one-line conclusion. The page shows it as text; files carry it in the picture."""
-    wrapped = "\n".join(textwrap.wrap(title, 64)) or title
+    wrapped = "\n".join(textwrap.wrap(title, 60)) or title
     figure.suptitle(_plain(wrapped), x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 

@@ -146,9 +146,13 @@ class Record(BaseModel):
 
 
 class Document(Record):
-    """A JSON file of ours. `inputs` maps the name of each file it was made from to that file's SHA-256."""
+    """A JSON file of ours. `inputs` maps the name of each file it was made from to that file's SHA-256.
+
+    MADE_BY says what writes one, for whoever asks for a file that is not there.
+    """
 
     KIND: ClassVar[str]
+    MADE_BY: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
 
     kind: str = ""
@@ -177,6 +181,8 @@ class Document(Record):
         Raises:
             BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
         """
+        if cls.MADE_BY and not path.exists():
+            raise BadInput(f"{path} does not exist; {cls.MADE_BY} writes one")
         return cls.parse(read_text(path), str(path))
 
     @classmethod

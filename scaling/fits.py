@@ -106,6 +106,7 @@ def fit(
     bootstrap: int = 200,
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
+    bad: Sequence[str] = (),
 ) -> Fit:
     """Fit a law to runs of one group.
 
@@ -117,6 +118,7 @@ def fit(
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
+        bad: the rows that a reader left out (`Reading.bad`), for the card.
 
     Raises:
         BadInput: a mixture of annealed and mid-schedule points, of groups or of eval sets; an unknown form; too few rows,
@@ -168,11 +170,19 @@ def fit(
             detail=detail,
             runs=count,
             rows=len(table),
-            exclusions=excluded,
+            exclusions="; ".join([*_bad_rows(bad), *([] if excluded == "none" else [excluded])]) or "none",
             evidence=_lines(certificate),
             warnings=_warnings(table, fresh, predictor),
         ),
     )
+
+
+def _bad_rows(bad: Sequence[str]) -> list[str]:
+    """How many rows could not be read, and where the first ones are."""
+    if not bad:
+        return []
+    where = ", ".join(line.partition(":")[0] for line in bad[:4]) + (", …" if len(bad) > 4 else "")
+    return [f"{len(bad)} bad row{'' if len(bad) == 1 else 's'} ({where})"]
 
 
 def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | None, Columns]:

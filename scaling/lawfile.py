@@ -94,6 +94,7 @@ class LawFile(Document):
     """law.json (docs/formats.md)."""
 
     KIND: ClassVar[str] = "law"
+    MADE_BY: ClassVar[str] = "scaling fit runs.csv --out law.json"
 
     convention: Convention
     loss_unit: Literal["nats/token"] = "nats/token"

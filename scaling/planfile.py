@@ -216,6 +216,7 @@ class PlanFile(Document):
     """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained."""
 
     KIND: ClassVar[str] = "plan"
+    MADE_BY: ClassVar[str] = "scaling plan --budget 8xA100-hours --out plan.json"
 
     budget: Budget | None = None
     law: LawReference | None = None

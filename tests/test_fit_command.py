@@ -152,3 +152,14 @@ def test_fitting_and_predicting_load_no_heavy_library():
     code = f"import sys, scaling.fits, scaling.lawfile; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_that_were_left_out_stand_on_the_card(table, tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text(table.read_text() + "bad,1e7,,3.0\n")
+    done = scaling(
+        "fit", path, "--columns", "params=size,tokens=D", "--bad-rows", "0.1", "--out", tmp_path / "l.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 bad row (line 32)" in done.stdout
+    assert "line 32" in json.loads((tmp_path / "l.json").read_text())["card"]["exclusions"]

@@ -88,6 +88,7 @@ def fit(
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
+        bad=reading.bad,
     )
     chosen, _ = choose(reading.runs, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
@@ -115,6 +116,8 @@ def fit(
             say(line)
         if out is not None:
             say(f"wrote {out}")
+        else:
+            note("the law is not kept: --out law.json writes it, for scaling predict and scaling plan --law")
     if found.status is not Status.OK:
         note(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
         return DOUBTFUL
