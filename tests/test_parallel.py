@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from families.errors import BadInput
+from families.errors import BadInput, RunFailed
 from scaling.files import first_problem
 from scaling.ledger import read_ledger
 from scaling.runs import read_runs
@@ -184,6 +185,28 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
     for part in ("trunk", "rung-19968"):
         one, other = (tmp_path / "work" / out / part / "metrics.jsonl" for out in ("cut", "whole"))
         assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [
+        ((0, 0), None),
+        ((-15, 75), KeyboardInterrupt),  # a signal that was passed on before the process could hear it
+        ((130, 1), None),
+        ((-9, 75), RunFailed),
+        ((0, 75), RunFailed),
+    ],
+)
+def test_how_the_processes_ended_is_how_the_command_ends(codes, outcome):
+    ended = [
+        workers._Worker(rank, SimpleNamespace(poll=lambda code=code: code), None)
+        for rank, code in enumerate(codes)
+    ]
+    if outcome is None:
+        assert workers._status(ended, 2, {signal.SIGTERM}) == codes[0]
+        return
+    with pytest.raises(outcome, match="goes on from the last checkpoint"):
+        workers._status(ended, 2, {signal.SIGTERM})
 
 
 SCARCE = """

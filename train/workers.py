@@ -130,7 +130,8 @@ def _end(workers: Sequence[_Worker]) -> None:
 def _status(workers: Sequence[_Worker], devices: int, passed_on: AbstractSet[int]) -> int:
     codes = {worker.rank: worker.process.poll() for worker in workers}
     if any(code is not None and -code in passed_on for code in codes.values()):
-        raise KeyboardInterrupt("before a step was trained; the same command begins again")
+        # it came before a process could hear it, or after there was anything to save
+        raise KeyboardInterrupt("the same command goes on from the last checkpoint, where there is one")
     for rank, code in codes.items():
         if code is not None and code < 0:
             name = signal.Signals(-code).name
