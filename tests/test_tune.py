@@ -160,6 +160,18 @@ def test_four_probes_find_the_best_of_the_grid(monkeypatch):
     assert found.verified.probed.memory == pytest.approx(found.picked.memory)
 
 
+@pytest.mark.parametrize(("slower", "dtype"), [(1.2, "bf16"), (1.6, "fp32")])
+def test_sixteen_bits_a_little_slower_are_compiled_all_the_same(monkeypatch, slower, dtype):
+    class Casts(Machine):
+        def seconds(self, ask):
+            return super().seconds(ask) * (
+                2.0 * slower if ask["dtype"] == "bf16" and not ask["compile"] else 1.0
+            )
+
+    found = search(monkeypatch, Casts())
+    assert (found.picked.model.way.engine.dtype, found.picked.model.way.engine.compile) == (dtype, True)
+
+
 def test_memory_keeps_the_micro_batch_down_and_the_global_batch_as_it_is(monkeypatch):
     found = search(monkeypatch, Machine(room=3e9), room=2.2e9)
     assert found.picked.memory <= 2.2e9

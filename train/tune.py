@@ -22,7 +22,7 @@ from scaling.machine import Engine, Measured, Tuned, remember, shape_key, step_f
 from scaling.tuning import Model, Pick, Probed, Way, micro_batches, pick, two_micro_batches
 
 from .autotune import free_memory
-from .choose import MARGIN, Wanted, available_dtypes
+from .choose import MARGIN, NEAR, Wanted, available_dtypes
 from .config import Settings
 from .host import machine_id
 
@@ -179,10 +179,18 @@ def _survey(
     if plain in timed and timed[best] > MARGIN * timed[plain]:
         best = plain
     if wanted.compile in ("auto", True):
+        best = _compiles_best(timed, best)
         # A compiler fuses best what is written out; fused kernels win where scores no longer fit the caches.
         short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds
         best = best.model_copy(update={"compile": True, **({"attention": "eager"} if short else {})})
     return None if best == plain else best
+
+
+def _compiles_best(timed: dict[Engine, float], best: Engine) -> Engine:
+    """The number format to compile in: bf16 that is a little slower than fp32 wins compiled, where its casts cost nothing."""
+    rivals = {engine: seconds for engine, seconds in timed.items() if engine.dtype == "bf16"}
+    quickest = min(rivals, key=rivals.__getitem__, default=best)
+    return quickest if best in timed and rivals and rivals[quickest] < NEAR * timed[best] else best
 
 
 def _draw(tuning: Tuning, way: Way, micros: tuple[int, int], tell: Callable[[str], None]) -> None:
