@@ -98,8 +98,9 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
         least = "" if member.micro_batch == 1 else f"; {(fixed + rest / member.micro_batch) / 1e9:.3g} at 1"
         yield (
             f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"
-            f"{checkpointing}{least} (states {states / 1e9:.3g} GB{shared}), estimated"
+            f"{least}{checkpointing}, estimated"
         )
+        yield f"        of it states {states / 1e9:.3g} GB{shared}"
 
 
 def _nearby(made: PlanFile) -> list[Choice]:
