@@ -20,8 +20,8 @@ from leave_one_out import chosen_elsewhere
 from families.errors import BadInput
 from scaling.backtest import GroupScore, backtest, split
 from scaling.fits import fit
+from scaling.fitting.selection import choose
 from scaling.runs import Run, by_group, columns, compute_of, read_runs
-from scaling.selection import choose
 
 APART = {"cs336": "noise-free", "c4_repeated": "repeated data", "dedup": "deduplicated, repeated"}
 FEWEST_TRAINING_ROWS = 20

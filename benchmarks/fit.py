@@ -18,9 +18,9 @@ import numpy as np
 from peers import Peer, peers
 from scipy.optimize import minimize
 
-from scaling.certify import certify
+from scaling.fitting.certify import certify
+from scaling.fitting.optimise import SHAPES, Problem
 from scaling.laws import Law
-from scaling.optimise import SHAPES, Problem
 from scaling.predictor import Status
 from scaling.runs import Columns, columns, read_runs
 from scaling.uncertainty import cluster_draws

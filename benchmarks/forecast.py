@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from families.errors import BadInput
-from scaling.alarm import first_alarm
-from scaling.curves import EMPTY, Curve, RunCurves
 from scaling.fits import fit
-from scaling.foresee import Z_80, foresee
 from scaling.runs import Run
-from scaling.underway import RungAhead, Underway
+from scaling.watching.alarm import first_alarm
+from scaling.watching.curves import EMPTY, Curve, RunCurves
+from scaling.watching.foresee import Z_80, foresee
+from scaling.watching.underway import RungAhead, Underway
 
 CURVES = Path(__file__).parent / "curves" / "runs.jsonl"
 HELD_BACK = ("code-g", "docs-h")

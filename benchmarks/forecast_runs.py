@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from families import ModelSpec
 from scaling.recipe import recipe
-from scaling.underway import Underway
+from scaling.watching.underway import Underway
 from train.checkpoint import load_newest
 from train.config import Settings, TrainConfig
 from train.data import Tokens

@@ -10,9 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.combine import CANDIDATES, Candidate, Cut, Prior, Table, predict_log, rollouts, solve, weigh
-from scaling.local import Local
-from scaling.optimise import SHAPES
+from scaling.fitting.combine import (
+    CANDIDATES,
+    Candidate,
+    Cut,
+    Prior,
+    Table,
+    predict_log,
+    rollouts,
+    solve,
+    weigh,
+)
+from scaling.fitting.local import Local
+from scaling.fitting.optimise import SHAPES
 from scaling.runs import columns
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scaling.fitting.optimise import Problem, objective
 from scaling.laws import Law
-from scaling.optimise import Problem, objective
 
 Array = NDArray[np.float64]
 DELTA = 1e-3  # of the Huber loss, on raw losses: vpnls' own documented setting for these data

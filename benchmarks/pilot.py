@@ -17,12 +17,12 @@ import numpy as np
 
 from families import accounting, member
 from families.design import DesignRule
-from scaling.buying import Purchase, buy
-from scaling.candidates import Candidates, candidates
 from scaling.fits import fit
 from scaling.laws import Law
+from scaling.planning.buying import Purchase, buy
+from scaling.planning.candidates import Candidates, candidates
+from scaling.planning.simulate import Sweep
 from scaling.published import published
-from scaling.simulate import Sweep
 
 TARGET, TOKENS, SHARE = "gpt2-125m", 2.5e9, 0.05
 REPLICATES = 12

@@ -17,10 +17,10 @@ import numpy as np
 
 from families import accounting
 from families.design import DesignRule, design_family
-from scaling.candidates import candidates
 from scaling.fits import fit
 from scaling.lawfile import LawFile
 from scaling.laws import Law
+from scaling.planning.candidates import candidates
 from scaling.runs import Run
 
 REPEATS = 5

@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import nearest
-from scaling.curves import RunCurves, read_run, read_siblings
-from scaling.foresee import foresee
-from scaling.pilot import ladder_flops
+from scaling.planning.pilot import ladder_flops
 from scaling.predictor import Predictor
 from scaling.runs import columns
 from scaling.study import Study
 from scaling.thin import MOST_LINES, spread
 from scaling.watch import promise_for
+from scaling.watching.curves import RunCurves, read_run, read_siblings
+from scaling.watching.foresee import foresee
 
 from . import foreseen, frontier, planned, promised, style, surface, training
 from .seen import Seen

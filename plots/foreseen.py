@@ -9,9 +9,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from families.units import format_size
-from scaling.curves import RunCurves
-from scaling.foresee import Z_80, Z_95, Foreseen, foresee
 from scaling.watch import Promise
+from scaling.watching.curves import RunCurves
+from scaling.watching.foresee import Z_80, Z_95, Foreseen, foresee
 
 from .style import BLUE, INK, MUTED, ORANGE, conclude, house, log_losses, log_sizes, new_figure, tips
 from .training import smooth, thin

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 from families.units import format_size
-from scaling.band import WITHIN_NATS
 from scaling.compare import ComparisonRow
+from scaling.planning.band import WITHIN_NATS
 from scaling.predictor import Predictor
 from scaling.runs import Run, columns
 

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from families.units import format_size
-from scaling.asking import IsoFlop
 from scaling.planfile import Choice, PlanFile
+from scaling.planning.asking import IsoFlop
 from scaling.published_runs import PUBLISHED_RUNS, PublishedRuns
 from scaling.runs import Run
 

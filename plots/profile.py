@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from families.errors import BadInput
-from scaling.sensitivity import CHI_SQUARE, Profile
+from scaling.fitting.sensitivity import CHI_SQUARE, Profile
 
 from .style import BLUE, GREEN, INK, MUTED, conclude, house, new_figure
 

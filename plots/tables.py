@@ -8,11 +8,11 @@ import numpy as np
 from families import params, params_non_embedding
 from families.errors import BadInput
 from families.units import format_duration, format_size
-from scaling.asking import rule_of
-from scaling.candidates import candidates
 from scaling.laws import Allocation
-from scaling.next_run import Advice, advise
 from scaling.planfile import PlannedMember
+from scaling.planning.asking import rule_of
+from scaling.planning.candidates import candidates
+from scaling.planning.next_run import Advice, advise
 from scaling.refit import change_interval, change_name, change_value
 from scaling.runs import compute_of
 from scaling.thin import MOST_ROWS, spread

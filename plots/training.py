@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 from families.units import format_duration, format_size
+from scaling.fitting.local import Local
 from scaling.hardware import recognise
 from scaling.ledger import Work
-from scaling.local import Local
 from scaling.predictor import Predictor
 from scaling.runs import Run
 from scaling.thin import MOST_BARS

@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from families.errors import BadInput
 
-from .bookkeeping import bookkeeping_findings
+from .auditing.bookkeeping import bookkeeping_findings
+from .auditing.findings import Finding, Verdict, collapsed, ordered
+from .auditing.prose import prose_entries
+from .auditing.rows import table_findings
+from .auditing.shapes import shape_findings
+from .auditing.tables import Entry, Table, entries, markdown_tables, read_tables
+from .auditing.trends import prediction_findings, residual_findings
 from .files import Document, hashes, read_text
-from .findings import Finding, Verdict, collapsed, ordered
-from .prose import prose_entries
-from .rows import table_findings
 from .runs import missing_columns, read_runs
-from .shapes import shape_findings
-from .tables import Entry, Table, entries, markdown_tables, read_tables
-from .trends import prediction_findings, residual_findings
 
 _RUNS = (".csv", ".tsv", ".jsonl")
 

@@ -11,9 +11,9 @@ from families.errors import BadInput
 from families.units import parse_size
 
 from .fits import REPEATED, fit
+from .fitting.selection import Annealed, choose
 from .predictor import Prediction, Predictor
 from .runs import Convention, Run, by_group, columns, compute_of
-from .selection import Annealed, choose
 
 Array = NDArray[np.float64]
 FORMS = ("chinchilla", "general", "kaplan")

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audit import audit_text
+from .auditing.findings import Verdict
+from .auditing.shapesearch import EARLIER
 from .files import Document, Record
-from .findings import Verdict
 from .installation import Part
 from .isoflop import approach_2, parabola
 from .laws import Law
 from .predictor import Status
 from .published import published
 from .runs import Run
-from .shapesearch import EARLIER
 
 Array = NDArray[np.float64]
 GOPHER = 5.76e23  # FLOPs of Gopher, the budget at which Hoffmann et al. 2022 compare their approaches

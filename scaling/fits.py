@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from families.errors import BadInput
 from families.units import nearest
 
-from .certify import Certificate
-from .fitcard import MANY_EPOCHS, card
+from .fitting.certify import Certificate
+from .fitting.fitcard import MANY_EPOCHS, card
+from .fitting.members import combined, named
+from .fitting.optimise import SHAPES
+from .fitting.selection import Annealed, choose
+from .fitting.trend import smallest_rung
 from .laws import Allocation, Law
-from .members import combined, named
-from .optimise import SHAPES
 from .predictor import Domain, Extrapolation, FittedForm, Prediction, Predictor, Status
 from .repetition import Repetition, fit_repetition
 from .runs import Columns, Convention, Run, columns
-from .selection import Annealed, choose
-from .trend import smallest_rung
 from .uncertainty import FEWEST_RUNS, noise_of
 
 if TYPE_CHECKING:

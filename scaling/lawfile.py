@@ -7,8 +7,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from .files import Document, Record
+from .fitting.local import Local
 from .laws import Law
-from .local import Local
 from .predictor import CONSTANTS, Domain, FittedForm, Predictor, Status
 from .repetition import Repetition
 from .runs import Convention

@@ -12,14 +12,14 @@ from families import Member, accounting
 from families.errors import BadInput
 from families.units import format_bytes, format_size
 
-from .band import band, preferences
 from .budget import Budget, MfuSource, parse_budget
-from .candidates import Candidates
-from .costing import TOLERANCE, Ask, Costed, answer, cost, pareto
 from .hardware import accelerator
-from .mfu import ERROR, estimated_mfu
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
-from .planlaw import PlanLaw
+from .planning.band import band, preferences
+from .planning.candidates import Candidates
+from .planning.costing import TOLERANCE, Ask, Costed, answer, cost, pareto
+from .planning.mfu import ERROR, estimated_mfu
+from .planning.planlaw import PlanLaw
 from .published import PUBLISHED
 from .recipe import DEFAULT_RULE, recipe
 

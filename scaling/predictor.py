@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from families.errors import BadInput
 from families.units import format_size
 
+from .fitting.local import Local
 from .laws import Allocation, Law
-from .local import Local
 from .repetition import PUBLISHED_REPETITION, Repetition
 from .runs import Convention
 

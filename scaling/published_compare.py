@@ -12,10 +12,10 @@ from families.errors import BadInput
 from families.units import format_size
 
 from .audit import audit_text
+from .auditing.findings import Finding, Verdict
+from .auditing.frontier_fit import frontier_fit
 from .budget import PF_DAY
 from .files import Record
-from .findings import Finding, Verdict
-from .frontier_fit import frontier_fit
 from .laws import KaplanFrontier
 from .published import published
 from .published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs

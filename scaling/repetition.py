@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from .optimise import SHAPES, Problem, Shape, minimise
-from .starts import starts
+from .fitting.optimise import SHAPES, Problem, Shape, minimise
+from .fitting.starts import starts
 
 Array = NDArray[np.float64]
 TOKENS_PER_PARAM = (

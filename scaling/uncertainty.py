@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .curvature import influence
-from .optimise import ABSENT, Problem, Shape, minimise
+from .fitting.curvature import influence
+from .fitting.optimise import ABSENT, Problem, Shape, minimise
 from .runs import Columns
 
 Array = NDArray[np.float64]

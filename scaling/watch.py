@@ -10,14 +10,14 @@ from typing import Literal
 
 from families.errors import BadInput
 
-from .alarm import Alarm, first_alarm
 from .compare import sealed_predictions
-from .curves import RunCurves, read_run, read_siblings
 from .files import Record
-from .foresee import Z_80, Z_95, Foreseen, foresee
 from .lawfile import LawFile
 from .seal import open_seal
 from .study import Study
+from .watching.alarm import Alarm, first_alarm
+from .watching.curves import RunCurves, read_run, read_siblings
+from .watching.foresee import Z_80, Z_95, Foreseen, foresee
 
 Interval = tuple[float, float]
 State = Literal[

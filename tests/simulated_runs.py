@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from scaling.curves import EMPTY, Curve, RunCurves
-from scaling.trajectory import Profile
-from scaling.underway import RungAhead, Underway
+from scaling.watching.curves import EMPTY, Curve, RunCurves
+from scaling.watching.trajectory import Profile
+from scaling.watching.underway import RungAhead, Underway
 
 BATCH_TOKENS, LOG_EVERY, LOOK_EVERY = 1024, 10, 50
 

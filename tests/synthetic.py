@@ -12,8 +12,8 @@ from scaling.files import sha256_file
 from scaling.fits import fit
 from scaling.laws import Law
 from scaling.ledger import Work, book
-from scaling.pilot import sealed_plan
 from scaling.planfile import PlanFile, PlannedMember, write_plan
+from scaling.planning.pilot import sealed_plan
 from scaling.recipe import recipe
 from scaling.refit import refit_study
 from scaling.runs import Run, append_run

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from families import accounting, member
 from families.design import DesignRule
 from families.errors import BadInput
-from scaling.buying import RUN_NOISE, buy, jacobian, ladders, prior, rows_information
-from scaling.candidates import candidates
 from scaling.laws import Law
-from scaling.pilot_plan import Wish, optimal_tokens, pilot_plan
 from scaling.planfile import PlanFile
+from scaling.planning.buying import RUN_NOISE, buy, jacobian, ladders, prior, rows_information
+from scaling.planning.candidates import candidates
+from scaling.planning.pilot_plan import Wish, optimal_tokens, pilot_plan
 from scaling.published import published
 
 LAW = published("chinchilla").law

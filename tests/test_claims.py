@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from families.errors import RunFailed
-from scaling import claims
-from scaling.claims import Claimed, Owner, claim, claimed, holder
+from scaling.cluster import claims
+from scaling.cluster.claims import Claimed, Owner, claim, claimed, holder
 
 
 def left_by(folder, owner, number=1, silent_for=0.0):
@@ -41,7 +41,10 @@ def test_a_run_that_is_being_trained_is_refused_and_free_again_afterwards(tmp_pa
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
-    code = "import sys, pathlib, scaling.claims as c; c.claim(pathlib.Path(sys.argv[1])); print('ours', flush=True); input()"
+    code = (
+        "import sys, pathlib, scaling.cluster.claims as c; c.claim(pathlib.Path(sys.argv[1])); "
+        "print('ours', flush=True); input()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -273,7 +273,7 @@ def test_the_quickest_counts_the_start():
 
 def test_a_plan_reads_the_mfu_that_was_probed_on_the_device():
     from scaling.hardware import accelerator
-    from scaling.mfu import profiled_mfu
+    from scaling.planning.mfu import profiled_mfu
 
     assert profiled_mfu(accelerator("H200")) is None
     peak = accelerator("H200").training_peak

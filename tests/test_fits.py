@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from families.errors import BadInput
-from scaling.certify import certify
 from scaling.fits import FORMS, fit
+from scaling.fitting.certify import certify
+from scaling.fitting.optimise import SHAPES, Problem, minimise, objective
 from scaling.lawfile import LawFile
 from scaling.laws import Law, kaplan_law
-from scaling.optimise import SHAPES, Problem, minimise, objective
 from scaling.predictor import Status
 from scaling.repetition import Repetition
 from scaling.runs import Run, columns
@@ -118,7 +118,7 @@ def test_no_random_start_of_scipy_finds_a_better_objective():
 
 @pytest.mark.parametrize("tilt", [1.0, 10.0])
 def test_gradient_and_curvature_agree_with_differences(tilt):
-    from scaling.optimise import evaluate
+    from scaling.fitting.optimise import evaluate
 
     table = columns(grid(GENERAL, noise=0.01))
     problem = replace(Problem.of(table.N, table.D, table.L, delta=10.0), tilt=tilt)
@@ -155,7 +155,7 @@ def test_a_fit_stopped_early_is_not_converged():
     table = columns(grid(GENERAL, noise=0.01))
     problem = Problem.of(table.N, table.D, table.L)
     shape = SHAPES["general"]
-    from scaling.certify import _judge
+    from scaling.fitting.certify import _judge
 
     start = problem.theta(HOFFMANN)
     halted = minimise(problem, shape, start[None], steps=1, continuation=(1.0,))
@@ -230,7 +230,7 @@ def test_another_convention_of_n_is_refused():
 
 def test_three_conventions_give_one_surface_three_exponents():
     # PITFALLS row 9: Kaplan's range without embeddings, with them, and at scale (Porian et al. 2024; Pearce & Song 2024).
-    from scaling.sensitivity import conventions
+    from scaling.fitting.sensitivity import conventions
 
     runs = []
     for C in np.geomspace(1e16, 1e19, 6):

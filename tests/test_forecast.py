@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from scaling.alarm import first_alarm
-from scaling.curves import read_curve, read_run
-from scaling.foresee import Z_80, at_own_size, ended_alike, foresee, offset_at, together, universal
 from scaling.schedule import Schedule
-from scaling.trajectory import NAMES, Points, Prior, Profile, learn
-from scaling.underway import RungAhead
 from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
+from scaling.watching.alarm import first_alarm
+from scaling.watching.curves import read_curve, read_run
+from scaling.watching.foresee import Z_80, at_own_size, ended_alike, foresee, offset_at, together, universal
+from scaling.watching.trajectory import NAMES, Points, Prior, Profile, learn
+from scaling.watching.underway import RungAhead
 
 from .simulated_runs import changed, family, going, law, level_of, seen_until, simulated, write
 

@@ -8,7 +8,7 @@ from families import member
 from families.errors import BadInput
 from scaling.budget import parse_budget
 from scaling.hardware import CATALOGUE, accelerator, recognise
-from scaling.mfu import estimated_mfu, measured_mfu
+from scaling.planning.mfu import estimated_mfu, measured_mfu
 from scaling.runs import Run
 
 # Vendors print these with structured sparsity, twice the dense rate (bf16 or fp16 matrix TFLOP/s).

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from scaling.fitextras import isoflop_report
 from scaling.fits import fit
+from scaling.fitting.fitextras import isoflop_report
 from scaling.isoflop import Verdict, approach_1, approach_2, bias_of_approach_2, isoflops, parabola
 from scaling.laws import Law
 from scaling.runs import Run, columns

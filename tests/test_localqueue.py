@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from families.errors import BadInput
-from scaling.claims import claimed
-from scaling.launcher import sweep
-from scaling.localqueue import run_here
+from scaling.cluster.claims import claimed
+from scaling.cluster.launcher import sweep
+from scaling.cluster.localqueue import run_here
+from scaling.cluster.profile import Profile
 from scaling.planfile import PlanFile
-from scaling.profile import Profile
 from scaling.study import Study
 
 from .small_plan import BATCH, planned
@@ -23,7 +23,7 @@ from .small_plan import BATCH, planned
 # Stands for the program: claims the run, books that it worked, and leaves the observation that the queue looks for.
 STAND_IN = """#!{python}
 import json, pathlib, sys, time
-from scaling.claims import claimed
+from scaling.cluster.claims import claimed
 words = sys.argv[1:]
 study, member = pathlib.Path(words[words.index("--study") + 1]), words[words.index("--member") + 1]
 folder = study / "runs" / (member + "-s0")
@@ -123,7 +123,7 @@ def test_two_queues_on_one_study_share_the_work(tmp_path):
 
 
 def test_a_run_that_somebody_else_is_training_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("scaling.localqueue.ELSEWHERE", 0.1)
+    monkeypatch.setattr("scaling.cluster.localqueue.ELSEWHERE", 0.1)
     program(tmp_path)
     heard = []
     with claimed(tmp_path / "study" / "runs" / "a-s0"):

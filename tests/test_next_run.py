@@ -9,9 +9,9 @@ import pytest
 from families import accounting
 from families.design import DesignRule, design_family
 from families.errors import BadInput
-from scaling.candidates import candidates
 from scaling.laws import Law
-from scaling.next_run import advise
+from scaling.planning.candidates import candidates
+from scaling.planning.next_run import advise
 from scaling.runs import Run, append_run
 
 LAW = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)

@@ -10,13 +10,13 @@ from families import accounting
 from families.design import DesignRule, design_family
 from families.errors import BadInput
 from scaling.budget import parse_budget
-from scaling.candidates import candidates
-from scaling.costing import Ask, answer
 from scaling.fits import fit
 from scaling.lawfile import LawFile
 from scaling.laws import Law
-from scaling.planlaw import find_law
 from scaling.planner import make_plan
+from scaling.planning.candidates import candidates
+from scaling.planning.costing import Ask, answer
+from scaling.planning.planlaw import find_law
 from scaling.runs import Run, append_run
 
 TRUTH = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)

@@ -4,7 +4,7 @@ import pytest
 
 from plots.planned import HIGH, planned, published_near
 from plots.style import conclusion, svg
-from scaling.asking import Question, ask, isoflops
+from scaling.planning.asking import Question, ask, isoflops
 
 
 @pytest.mark.parametrize("law", ["chinchilla", "kaplan"])

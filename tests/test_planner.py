@@ -11,13 +11,13 @@ from scipy.optimize import minimize_scalar
 from families import accounting, member
 from families.design import DesignRule
 from families.errors import BadInput
-from scaling.band import band
 from scaling.budget import parse_budget
-from scaling.candidates import candidates, designed
-from scaling.costing import Ask, answer, cost, pareto
-from scaling.epochs import DataLimit
-from scaling.planlaw import PlanLaw, find_law
 from scaling.planner import budget_for, estimate_budget, make_plan
+from scaling.planning.band import band
+from scaling.planning.candidates import candidates, designed
+from scaling.planning.costing import Ask, answer, cost, pareto
+from scaling.planning.epochs import DataLimit
+from scaling.planning.planlaw import PlanLaw, find_law
 from scaling.published import PUBLISHED, published
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.

@@ -15,8 +15,8 @@ from plots import frontier, profile, promised, style, surface, tables, training
 from plots.figures import FIGURES, picture, pictures, planned_flops
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
+from scaling.fitting.sensitivity import Profile
 from scaling.runs import Run
-from scaling.sensitivity import Profile
 
 from .synthetic import TRUTH, write_study
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from scaling.frontier_fit import frontier_fit
+from scaling.auditing.frontier_fit import frontier_fit
 from scaling.laws import KaplanFrontier
 from scaling.published_compare import card, compare_published
 from scaling.published_runs import published_runs

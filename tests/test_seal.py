@@ -7,10 +7,10 @@ import pytest
 from families import ModelSpec
 from families.errors import BadInput
 from scaling.budget import parse_budget
-from scaling.candidates import candidates
 from scaling.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
-from scaling.planlaw import find_law
 from scaling.planner import make_plan
+from scaling.planning.candidates import candidates
+from scaling.planning.planlaw import find_law
 from scaling.recipe import recipe
 from scaling.seal import open_seal, seal
 

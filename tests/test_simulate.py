@@ -7,10 +7,10 @@ import pytest
 
 from families.errors import BadInput
 from scaling.laws import Law
-from scaling.pilot_plan import Wish, pilot_plan
 from scaling.planfile import PlanFile, write_plan
+from scaling.planning.pilot_plan import Wish, pilot_plan
+from scaling.planning.simulate import Sweep, simulate
 from scaling.published import published
-from scaling.simulate import Sweep, simulate
 
 SURFACE = published("chinchilla").law
 PLAN, BASKET = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))

@@ -11,13 +11,13 @@ import time
 import pytest
 
 from families.errors import BadInput
-from scaling import slurm, submission
-from scaling.launcher import sweep
+from scaling.cluster import slurm, submission
+from scaling.cluster.launcher import sweep
+from scaling.cluster.profile import Profile, read_profile
+from scaling.cluster.sbatch import job_files
+from scaling.cluster.submission import Submission, follow, send_rest
 from scaling.planfile import PlanFile
-from scaling.profile import Profile, read_profile
-from scaling.sbatch import job_files
 from scaling.study import Study
-from scaling.submission import Submission, follow, send_rest
 
 from .small_plan import planned
 

@@ -274,7 +274,7 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_is_measured(cli, words
 
 def test_the_printed_table_names_each_way_once_and_says_whether_processes_pay(monkeypatch, capsys):
     from scaling.cli.tune import _print, _print_curve
-    from scaling.devices import fit_times
+    from scaling.planning.devices import fit_times
     from train.tune import Curve
 
     tuning = search(monkeypatch, Machine())

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from families.errors import BadInput
-from scaling.certify import certify
-from scaling.curvature import influence
-from scaling.fitextras import sensitivity_report
 from scaling.fits import fit
+from scaling.fitting.certify import certify
+from scaling.fitting.curvature import influence
+from scaling.fitting.fitextras import sensitivity_report
+from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, log_loss, minimise, objective
+from scaling.fitting.sensitivity import fan, profiles
 from scaling.laws import Law
-from scaling.optimise import ALPHA_, SHAPES, Problem, log_loss, minimise, objective
 from scaling.predictor import Z_80, Status
 from scaling.runs import Run, columns
-from scaling.sensitivity import fan, profiles
 from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)

@@ -11,8 +11,8 @@ from scaling.files import now
 from scaling.ledger import Work
 from scaling.runs import Run, record_run
 from scaling.schedule import Schedule
-from scaling.underway import RungAhead, Underway
 from scaling.watch import Outlook
+from scaling.watching.underway import RungAhead, Underway
 
 from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
 from .config import NOT_IDENTITY, Settings, TrainConfig

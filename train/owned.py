@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scaling.claims import Claim, claim
+from scaling.cluster.claims import Claim, claim
 
 from .loop import Stop
 from .parallel import World

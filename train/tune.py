@@ -17,8 +17,8 @@ from families import train_flops_per_token
 from families.accounting import training_memory
 from families.errors import BadInput, RunFailed
 from families.units import format_size
-from scaling.devices import TimeModel, fit_times
 from scaling.machine import Engine, Measured, Tuned, remember, shape_key, step_flops
+from scaling.planning.devices import TimeModel, fit_times
 from scaling.tuning import Model, Pick, Probed, Way, micro_batches, pick, two_micro_batches
 
 from .autotune import free_memory

@@ -9,7 +9,7 @@ import typer
 from .show import JsonOption, print_json, say
 
 if TYPE_CHECKING:
-    from ..findings import Finding
+    from ..auditing.findings import Finding
 
 EPILOG = "Example: scaling audit model-card.md"
 _TITLES = {"mismatch": "Does not add up", "suspicious": "Looks wrong", "ok": "Adds up"}

@@ -38,8 +38,8 @@ def backtest(
 ) -> None:
     """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
     from ..backtest import backtest as score
+    from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
     from ..runs import parse_columns, read_runs
-    from ..selection import of_group, one_of_annealed, one_of_conventions
 
     source = runs or study / "runs.jsonl"
     reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)

@@ -14,8 +14,15 @@ from families.units import format_size
 from ..files import hashes, sha256_file
 from ..gather import written
 from ..ledger import read_ledger
-from ..pilot import expected_hours, ladder_plan, longest_rung, pilot_family, sealed_plan, target_member
 from ..planfile import PlanFile, PlannedMember, write_plan
+from ..planning.pilot import (
+    expected_hours,
+    ladder_plan,
+    longest_rung,
+    pilot_family,
+    sealed_plan,
+    target_member,
+)
 from ..runs import read_runs
 from ..seal import open_seal, seal
 from ..study import Study, StudyFile, open_study

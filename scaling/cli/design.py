@@ -11,9 +11,9 @@ from families.errors import BadInput
 from families.units import format_size, parse_count, parse_size
 
 from ..budget import parse_budget
-from ..candidates import candidates
-from ..planlaw import find_law
 from ..planner import compute_optimal
+from ..planning.candidates import candidates
+from ..planning.planlaw import find_law
 from .show import JsonOption, print_json, say, table
 
 EPILOG = "Example: scaling design --params 85M --ratio 64"

@@ -66,11 +66,11 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from .. import fitextras
     from ..fits import fit as fit_runs
+    from ..fitting import fitextras
+    from ..fitting.selection import choose, one_of_annealed, one_of_conventions
     from ..predictor import Status
     from ..runs import gather_runs, parse_columns, read_runs
-    from ..selection import choose, one_of_annealed, one_of_conventions
     from ..trackers import input_hashes
 
     source = runs or study / "runs.jsonl"
@@ -130,7 +130,7 @@ def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
     from plots.surface import isoflops, residuals, surface
 
     from ..files import write_whole
-    from ..fitextras import profiles_of
+    from ..fitting.fitextras import profiles_of
 
     for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
         with house():

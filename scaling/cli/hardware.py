@@ -7,8 +7,8 @@ import typer
 from families.errors import BadInput
 from families.units import format_duration
 
-from ..devices import TimeModel, fit_times, parse_times
 from ..hardware import Accelerator, accelerator, known, user_file
+from ..planning.devices import TimeModel, fit_times, parse_times
 from .show import JsonOption, print_json, say, table
 
 EPILOG = "Example: scaling hardware --times 1=66m40s,2=40m19s,4=32m44s --at 8"

@@ -15,9 +15,9 @@ from .export import export_models
 from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
 if TYPE_CHECKING:
-    from ..launcher import Sweep
-    from ..profile import Profile
-    from ..submission import Following
+    from ..cluster.launcher import Sweep
+    from ..cluster.profile import Profile
+    from ..cluster.submission import Following
 
 EPILOG = "Example: scaling ladder plan.json --data text/ --launcher slurm --profile cluster.yaml"
 EVAL_TOKENS = 2**20  # held-out tokens scored at each rung, at most
@@ -97,8 +97,8 @@ def ladder(
         return
     if launcher not in LAUNCHERS:
         raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
-    from ..launcher import sweep
-    from ..profile import Profile, read_profile
+    from ..cluster.launcher import sweep
+    from ..cluster.profile import Profile, read_profile
 
     cluster = read_profile(profile) if profile else Profile()
     wanted = sweep(found, plan, place, seed=seed, profile=cluster, only=member or ())
@@ -125,7 +125,7 @@ def ladder(
         for task in wanted.left():
             say(shlex.join(wanted.words(task)))
         return
-    from ..localqueue import run_here
+    from ..cluster.localqueue import run_here
     from ..runs import gather_runs
     from .progress import Progress
 
@@ -172,8 +172,8 @@ def _slurm(
 ) -> None:  # fmt: skip
     from dataclasses import replace
 
-    from .. import slurm
-    from ..submission import follow, next_number, render, send_rest
+    from ..cluster import slurm
+    from ..cluster.submission import follow, next_number, render, send_rest
     from .progress import Progress
 
     if dry_run:
@@ -209,7 +209,7 @@ def _end(wanted: "Sweep", outcome: "Following", as_json: bool, export: str | Non
     """
     from train.rung import RungFile
 
-    from ..submission import refuse_failures
+    from ..cluster.submission import refuse_failures
 
     files = [path for task in wanted.tasks for path in task.rung_files(wanted.study) if path is not None]
     rungs = [RungFile.read(path) for path in files]

@@ -7,7 +7,7 @@ import typer
 
 from families.units import format_size
 
-from ..next_run import Request, advise_study
+from ..planning.next_run import Request, advise_study
 from .show import JsonOption, print_json, say, table
 
 EPILOG = "Example: scaling next --study study --target 1M --tokens 20M"

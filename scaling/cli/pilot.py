@@ -7,8 +7,8 @@ import typer
 
 from families.units import format_size
 
-from ..pilot_plan import Wish, pilot_plan
 from ..planfile import write_plan
+from ..planning.pilot_plan import Wish, pilot_plan
 from .show import JsonOption, YesOption, note, print_json, say, table
 
 EPILOG = "Example: scaling pilot --target 125M --budget 5% --out ladder.json"

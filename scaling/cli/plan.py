@@ -7,9 +7,9 @@ import typer
 
 from families.errors import BadInput
 
-from ..asking import Question, ask, isoflops, own_runs
 from ..files import write_whole
 from ..planfile import PlanFile, write_plan
+from ..planning.asking import Question, ask, isoflops, own_runs
 from ..recipe import DEFAULT_RULE
 from ..seal import seal
 from .plan_text import lines

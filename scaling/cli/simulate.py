@@ -10,10 +10,10 @@ from families import MEMBERS
 from families.design import DesignRule
 from families.units import format_size, parse_size
 
-from ..candidates import designed
 from ..planfile import PlanFile
-from ..planlaw import find_law
-from ..simulate import Sweep, simulate
+from ..planning.candidates import designed
+from ..planning.planlaw import find_law
+from ..planning.simulate import Sweep, simulate
 from .show import JsonOption, SeedOption, print_json, say
 
 EPILOG = "Example: scaling simulate ladder.json --target 125M --tokens 2.5B"

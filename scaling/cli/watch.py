@@ -59,7 +59,7 @@ def _steps(folder: Path, tokens: str | None) -> int | None:
         return None
     from families.units import parse_count
 
-    from ..curves import read_run
+    from ..watching.curves import read_run
 
     return max(1, round(parse_count(tokens, "tokens") / read_run(folder).underway.batch_tokens))
 

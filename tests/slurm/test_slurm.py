@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaling.cluster.submission import Submission
 from scaling.ledger import read_ledger
 from scaling.planfile import PlanFile
 from scaling.runs import read_runs
 from scaling.study import Study
-from scaling.submission import Submission
 
 from ..small_plan import planned, small_study
 from . import cluster as slurm

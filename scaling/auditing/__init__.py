@@ -1,0 +1,1 @@
+"""What an audit reads and recomputes: cells, prose, shapes, book-keeping, trends."""

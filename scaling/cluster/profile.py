@@ -1,0 +1,196 @@
+"""profile.yaml: how jobs are sent to a Slurm, the few things that differ from one cluster to the next."""
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from families.errors import BadInput
+from families.units import nearest
+
+from ..files import Record, first_problem, read_text
+
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=@/+*\[\]&|()-]*")
+_TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d")
+_MEMORY = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MEGABYTES = {"K": 2**-10, "": 1, "M": 1, "G": 2**10, "T": 2**20}
+
+
+def _word(value: str) -> str:
+    """One word that stands on a #SBATCH line as it is."""
+    if not _WORD.fullmatch(value):
+        raise ValueError("it must be one word of letters, digits and _.,:=@/+*[]&|()-")
+    return value
+
+
+def _time(value: str) -> str:
+    if not _TIME.fullmatch(value):
+        raise ValueError("it must be minutes, MM:SS, HH:MM:SS or DAYS-HH:MM:SS")
+    return value
+
+
+def _memory(value: str) -> str:
+    if not _MEMORY.fullmatch(value):
+        raise ValueError("it must be like 64G or 500M")
+    return value.upper().removesuffix("B")
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable() or not value:
+        raise ValueError("it must be one line")
+    return value
+
+
+def _environment(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a variable")
+        _one_line(text or " ")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_word)]
+Time = Annotated[str, AfterValidator(_time)]
+Memory = Annotated[str, AfterValidator(_memory)]
+Line = Annotated[str, AfterValidator(_one_line)]
+
+
+class Container(Record):
+    """The image that a run happens in. pyxis: srun's own --container-image; apptainer: `apptainer exec`."""
+
+    image: Line
+    tool: Literal["pyxis", "apptainer"] = "apptainer"
+    mounts: tuple[Line, ...] = ()  # besides the study's folder: HOST or HOST:INSIDE
+
+
+class Needs(Record):
+    """What one job asks for; a key that is not given leaves it to the cluster.
+
+    nodes, devices: of one run; devices counts processes on each node.
+    cpus: of each process. zero: 0 to 3, how the model is divided among them.
+    """
+
+    nodes: int = Field(default=1, ge=1)
+    devices: int = Field(default=1, ge=1)
+    zero: int | None = Field(default=None, ge=0, le=3)
+    partition: Word | None = None
+    time: Time | None = None
+    memory: Memory | None = None
+    cpus: int | None = Field(default=None, ge=1)
+    gres: Word | None = None
+
+    @property
+    def cpus_per_node(self) -> int | None:
+        """Of all processes on a node, which one task of Slurm starts."""
+        return None if self.cpus is None else self.cpus * self.devices
+
+    @property
+    def seconds(self) -> float | None:
+        """The time limit."""
+        if self.time is None:
+            return None
+        days, dash, rest = self.time.rpartition("-")
+        parts = [int(part) for part in rest.split(":")]
+        if dash:  # DAYS-HH[:MM[:SS]]
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        elif len(parts) == 1:
+            hours, minutes, seconds = 0, parts[0], 0
+        else:  # [HH:]MM:SS
+            hours, minutes, seconds = (0, *parts)[-3:]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60.0 + seconds
+
+    @property
+    def memory_mb(self) -> float | None:
+        """On each node, in Slurm's megabytes."""
+        if self.memory is None:
+            return None
+        match = _MEMORY.fullmatch(self.memory)
+        assert match is not None
+        return int(match[1]) * _MEGABYTES[match[2]]
+
+
+class Profile(Needs):
+    """A cluster, and what its jobs ask for; `members` says what some of them need besides (docs/slurm.md)."""
+
+    account: Word | None = None
+    qos: Word | None = None
+    constraint: Word | None = None
+    reservation: Word | None = None
+    at_once: int | None = Field(default=None, ge=1)  # jobs of the array that run at a time
+    save_before: int = Field(
+        default=120, ge=10
+    )  # seconds before the time is up at which a run saves and requeues
+    start_within: int | None = Field(
+        default=None, ge=1
+    )  # seconds after which a job that has not started is given up
+    container: Container | None = None
+    environment: Annotated[dict[str, str], AfterValidator(_environment)] = Field(default_factory=dict)
+    prologue: tuple[Line, ...] = ()  # lines of shell, as they are: module load …, source …/activate
+    command: Line | None = None  # the scaling program on the nodes (default: this one)
+    members: dict[str, dict[str, Any]] = Field(
+        default_factory=dict
+    )  # a name, or a pattern of names, to what differs
+
+    def of(self, member: str) -> Needs:
+        """What a member's job asks for: the profile's own, and what the first pattern that fits says besides."""
+        base = {name: getattr(self, name) for name in Needs.model_fields}
+        special = next((more for name, more in self.members.items() if fnmatch.fnmatchcase(member, name)), {})
+        return Needs.model_validate({**base, **special})
+
+    def unused(self, members: Iterable[str]) -> tuple[str, ...]:
+        """Names and patterns of `members` that fit none of these: a slip, or another plan's."""
+        names = list(members)
+        return tuple(
+            pattern
+            for pattern in self.members
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names)
+        )
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile.
+
+    Raises:
+        BadInput: no such file, not YAML, an unknown key or a value that is not allowed.
+    """
+    import yaml
+
+    # Every scalar is text: 12:00:00 is no number in base 60, and a partition may be called no.
+    plain = type("Plain", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
+    try:
+        value = yaml.load(read_text(path), Loader=plain)  # noqa: S506 - a SafeLoader that knows fewer types
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        raise BadInput(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{path} is not a profile: it must hold keys such as partition: and time:")
+    _known(value, Profile.model_fields, str(path))
+    try:
+        profile = Profile.model_validate(value)
+        for name, more in profile.members.items():
+            _known(more, Needs.model_fields, f"{path} members {name}")
+            _check_time(profile.of(name), profile.save_before, f"{path} members {name}")
+        _check_time(profile, profile.save_before, str(path))
+    except ValidationError as error:
+        raise BadInput(f"{path}: {first_problem(error)}") from error
+    return profile
+
+
+def _check_time(needs: Needs, save_before: int, where: str) -> None:
+    """A job that is told to save before it has begun would go back into the queue for ever."""
+    if needs.seconds is not None and 0 < needs.seconds < 2 * save_before:
+        raise BadInput(
+            f"{where}: time is {needs.time}, {needs.seconds:.0f} s, and save_before {save_before} s; "
+            "time must be at least twice save_before"
+        )
+
+
+def _known(value: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> None:
+    for name in value:
+        if name not in allowed:
+            raise BadInput(f"{where}: unknown key {name!r}; {nearest(str(name), list(allowed), 30)}")

@@ -1,0 +1,1 @@
+"""How a law is fitted and judged: starts, optimiser, certificate, weights of the forms, the fit card."""

@@ -1,0 +1,339 @@
+"""The optimiser under every fit: damped Newton on log-Huber, for many starts or many resamples at once.
+
+Coordinates θ = (e, a, b, α, β, g) keep the problem well conditioned where (E, A, B, α, β, γ) has a condition number of 1e11:
+
+    log L = log( exp(e) + R ),   R = ( exp(u/γ) + exp(v/γ) )^γ,   u = a − α·x,   v = b − β·z,   γ = exp(g)
+
+with x = log N and z = log D centred on the data. So α and β are the slopes of the two reducible terms themselves (γ times
+those of `Law`), and γ only sets how sharply the larger term wins. Derivatives are exact; second ones are sums of rank-one
+terms (docs/math.md), so a Newton step costs three small products.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..laws import Law
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+E_, A_, B_, ALPHA_, BETA_, G_ = range(6)
+ABSENT = -1000.0  # exp(ABSENT) is 0 in double precision: a term that a form does not have
+MAX_STEPS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Which coordinates a form leaves free, and where the others stand."""
+
+    name: str
+    free: tuple[int, ...]
+    fixed: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    beta_is_gamma: bool = False  # Kaplan: beta = 1 in `Law`, hence β = γ here
+    variable: str = "ND"
+
+    def at(self, theta: Array) -> Array:
+        """θ with the coordinates that are not free put in their places."""
+        full = np.array(theta, dtype=np.float64, copy=True)
+        for index in range(6):
+            if index not in self.free:
+                full[..., index] = self.fixed[index]
+        if self.beta_is_gamma:
+            full[..., BETA_] = np.exp(full[..., G_])
+        return full
+
+
+SHAPES: dict[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        Shape(name="chinchilla", free=(E_, A_, B_, ALPHA_, BETA_)),
+        Shape(name="general", free=(E_, A_, B_, ALPHA_, BETA_, G_)),
+        Shape(name="kaplan", free=(A_, B_, ALPHA_, G_), fixed=(ABSENT, 0, 0, 0, 0, 0), beta_is_gamma=True),
+        Shape(name="L(N)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="N"),
+        Shape(name="L(D)", free=(E_, B_, BETA_), fixed=(0, ABSENT, 0, 0, 0, 0), variable="D"),
+        Shape(name="L(C)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="C"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Rows to fit, shape (n,): x, z centred logs of N and D, y log loss. `weights` (n,) or, one set per problem, (k, n).
+
+    objective = Σ w·huber_δ(log L − y) + ½ Σ precision·(θ − centre)²; the second sum is empty in a plain fit. Rows that lie
+    below the law count `tilt` times: 1 fits their middle, 10 their lower envelope.
+    """
+
+    x: Array
+    z: Array
+    y: Array
+    x_mean: float
+    z_mean: float
+    delta: float
+    weights: Array
+    centre: Array
+    precision: Array
+    tilt: float = 1.0
+
+    @classmethod
+    def of(
+        cls,
+        N: Array,
+        D: Array,
+        L: Array,
+        *,
+        delta: float = 1e-3,
+        weights: Array | None = None,
+        centre: Array | None = None,
+        precision: Array | None = None,
+    ) -> "Problem":
+        """Rows of N parameters, D tokens and L nats per token."""
+        x, z = np.log(N), np.log(D)
+        return cls(
+            x=x - x.mean(),
+            z=z - z.mean(),
+            y=np.log(L),
+            x_mean=float(x.mean()),
+            z_mean=float(z.mean()),
+            delta=delta,
+            weights=np.ones(len(x)) if weights is None else weights,
+            centre=np.zeros(6) if centre is None else centre,
+            precision=np.zeros(6) if precision is None else precision,
+        )
+
+    def theta(self, law: Law) -> Array:
+        """A law in the coordinates of this problem."""
+        with np.errstate(divide="ignore"):
+            logs = np.maximum(np.log([law.E, law.A, law.B]), ABSENT)
+        g = law.gamma
+        return np.array(
+            [
+                logs[0],
+                max(g * (logs[1] - law.alpha * self.x_mean), ABSENT),
+                max(g * (logs[2] - law.beta * self.z_mean), ABSENT),
+                g * law.alpha,
+                g * law.beta,
+                np.log(g),
+            ]
+        )
+
+    def constants(self, theta: Array) -> Array:
+        """(E, A, B, alpha, beta, gamma) of `Law`, for θ of shape (…, 6)."""
+        gamma = np.exp(theta[..., G_])
+        alpha, beta = theta[..., ALPHA_] / gamma, theta[..., BETA_] / gamma
+        log_A = theta[..., A_] / gamma + alpha * self.x_mean
+        log_B = theta[..., B_] / gamma + beta * self.z_mean
+        return np.stack(
+            [
+                np.exp(theta[..., E_]),
+                np.exp(np.minimum(log_A, 700)),
+                np.exp(np.minimum(log_B, 700)),
+                alpha,
+                beta,
+                gamma,
+            ],
+            axis=-1,
+        )
+
+
+def thinned(problem: Problem, rows: int) -> Problem:
+    """Every k-th row by x + z, about `rows` in all, the prior scaled with them: a cheap place to come near an optimum."""
+    n = len(problem.x)
+    keep = np.argsort(problem.x + problem.z, kind="stable")[
+        np.linspace(0, n - 1, min(rows, n)).round().astype(int)
+    ]
+    return replace(
+        problem,
+        x=problem.x[keep],
+        z=problem.z[keep],
+        y=problem.y[keep],
+        weights=problem.weights[keep],
+        precision=problem.precision * (len(keep) / n),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """Where each of k problems ended: θ (k, 6), objective, largest scaled gradient, Newton steps taken in
+    all.
+    """
+
+    theta: Array
+    objective: Array
+    gradient: Array
+    steps: int
+
+
+def log_loss(theta: Array, x: Array, z: Array) -> Array:
+    """log L at (x, z) for θ (k, 6): shape (k, n)."""
+    e, a, b, alpha, beta, g = (theta[:, i, None] for i in range(6))
+    gamma = np.exp(g)
+    u, v = a - alpha * x, b - beta * z
+    return np.asarray(np.logaddexp(e, gamma * np.logaddexp(u / gamma, v / gamma)))
+
+
+def objective(problem: Problem, theta: Array) -> Array:
+    """The objective of each θ (k, 6)."""
+    residual = log_loss(theta, problem.x, problem.z) - problem.y
+    r = np.abs(residual)
+    cost = np.where(r <= problem.delta, 0.5 * r * r, problem.delta * (r - 0.5 * problem.delta))
+    weights = (
+        problem.weights if problem.tilt == 1 else np.where(residual > 0, problem.tilt, 1) * problem.weights
+    )
+    prior = 0.5 * (problem.precision * (theta - problem.centre) ** 2).sum(axis=1)
+    return np.asarray((cost * weights).sum(axis=1) + prior)
+
+
+def evaluate(
+    problem: Problem, shape: Shape, theta: Array, weights: Array, delta: float
+) -> tuple[Array, Array, Array, Array]:
+    """Objective (k,), gradient (k, p), Hessian (k, p, p) and its positive Gauss-Newton part, over free
+    coordinates.
+    """
+    k, n = len(theta), len(problem.x)
+    x, z = problem.x, problem.z
+    e, a, b, alpha, beta, g = (theta[:, i, None] for i in range(6))
+    gamma = np.exp(g)
+    u, v = a - alpha * x, b - beta * z
+    tau = (u - v) / gamma
+    t = np.exp(-np.abs(tau))
+    big = 1 / (1 + t)
+    q = np.where(tau >= 0, big, 1 - big)
+    rho = np.maximum(u, v) + gamma * np.log1p(t)
+    gap = rho - e
+    s = np.exp(-np.abs(gap))
+    big = 1 / (1 + s)
+    p = np.where(gap >= 0, big, 1 - big)
+    r = np.maximum(rho, e) + np.log1p(s) - problem.y
+    if problem.tilt != 1:
+        weights = np.where(r > 0, problem.tilt, 1) * weights
+    psi = np.clip(r, -delta, delta)
+    magnitude = np.abs(r)
+    cost = (weights * psi * (r - 0.5 * psi)).sum(axis=1)
+    entropy = gamma * (np.log1p(t) + (1 - np.maximum(q, 1 - q)) * np.abs(tau))  # ∂ρ/∂g = γ·H(q)
+    slope = np.empty((k, 6, n))  # ∇(ρ − e)
+    turn = np.zeros((k, 6, n))  # ∇τ
+    slope[:, E_] = -1
+    slope[:, A_] = q
+    slope[:, B_] = 1 - q
+    slope[:, ALPHA_] = -q * x
+    slope[:, BETA_] = (q - 1) * z
+    slope[:, G_] = entropy
+    inverse = 1 / gamma
+    turn[:, A_] = inverse
+    turn[:, B_] = -inverse
+    turn[:, ALPHA_] = -inverse * x
+    turn[:, BETA_] = inverse * z
+    turn[:, G_] = -tau
+    if shape.beta_is_gamma:
+        slope[:, G_] += slope[:, BETA_] * gamma
+        turn[:, G_] += turn[:, BETA_] * gamma
+    free = list(shape.free)
+    slope, turn = slope[:, free], turn[:, free]
+    jacobian = slope * p[:, None]
+    if E_ in shape.free:
+        jacobian[:, free.index(E_)] += 1
+    w_psi = weights * psi
+    gradient = (jacobian @ w_psi[:, :, None])[:, :, 0]
+    majorant = weights * (delta / np.maximum(magnitude, delta))
+    newton = weights * (magnitude <= delta)
+    base = (jacobian * newton[:, None]) @ jacobian.transpose(0, 2, 1)
+    upper = (jacobian * majorant[:, None]) @ jacobian.transpose(0, 2, 1)
+    curved = (slope * (w_psi * p * (1 - p))[:, None]) @ slope.transpose(0, 2, 1)
+    curved += (turn * (w_psi * p * gamma * q * (1 - q))[:, None]) @ turn.transpose(0, 2, 1)
+    if G_ in shape.free:
+        at = free.index(G_)
+        curved[:, at, at] += (w_psi * p * entropy).sum(axis=1)
+    precision = problem.precision[free]
+    offset = theta[:, free] - problem.centre[free]
+    diagonal = np.eye(len(free)) * precision
+    cost += 0.5 * (precision * offset**2).sum(axis=1)
+    gradient += precision * offset
+    return cost, gradient, base + curved + diagonal, upper + diagonal
+
+
+def minimise(
+    problem: Problem,
+    shape: Shape,
+    theta: Array,
+    *,
+    continuation: tuple[float, ...] = (30.0, 5.0, 1.0),
+    steps: int = MAX_STEPS,
+) -> Solution:
+    """Newton with Levenberg-Marquardt damping from each start θ (k, 6), every start or resample at once.
+
+    The kinks of a Huber loss with δ = 1e-3 slow any step, so δ shrinks to its value through `continuation`. No box: a
+    coordinate that runs away is reported by the caller, not held.
+    """
+    theta = shape.at(theta)
+    taken = 0
+    gradient = np.full(len(theta), np.inf)
+    for stage, factor in enumerate(continuation):
+        last = stage == len(continuation) - 1
+        theta, gradient, used = _descend(
+            problem, shape, theta, problem.delta * factor, steps if last else 15, 1e-9 if last else 1e-3
+        )
+        taken += used
+    return Solution(theta=theta, objective=objective(problem, theta), gradient=gradient, steps=taken)
+
+
+def _descend(
+    problem: Problem, shape: Shape, theta: Array, delta: float, steps: int, tolerance: float
+) -> tuple[Array, Array, int]:
+    k = len(theta)
+    free = list(shape.free)
+    theta = theta.copy()
+    weights = np.broadcast_to(problem.weights, (k, len(problem.x)))
+    damping = np.full(k, 1e-3)
+    active = np.arange(k)
+    cost, slope, newton, upper = evaluate(problem, shape, theta, weights, delta)
+    scaled = _scaled(cost, slope, upper, delta)
+    used = 0
+    for _ in range(steps):
+        live = scaled[active] > tolerance
+        active = active[live]
+        if not len(active):
+            break
+        used += 1
+        step = _step(newton[active], upper[active], slope[active], damping[active])
+        trial = theta[active].copy()
+        trial[:, free] -= step
+        trial = shape.at(trial)
+        new = evaluate(problem, shape, trial, weights[active], delta)
+        better = new[0] < cost[active]
+        winners, losers = active[better], active[~better]
+        theta[winners] = trial[better]
+        gain = cost[winners] - new[0][better]
+        cost[winners], slope[winners] = new[0][better], new[1][better]
+        newton[winners], upper[winners] = new[2][better], new[3][better]
+        damping[winners] = np.maximum(damping[winners] * 0.2, 1e-12)
+        damping[losers] *= 6
+        scaled[winners] = _scaled(cost[winners], slope[winners], upper[winners], delta)
+        scaled[winners[gain <= 1e-15 * cost[winners]]] *= 0.3  # at the floor of double precision
+        stuck = losers[damping[losers] > 1e8]
+        scaled[stuck] = np.minimum(scaled[stuck], tolerance)
+    return theta, _scaled(cost, slope, upper, delta), used
+
+
+def _step(newton: Array, upper: Array, slope: Array, damping: Array) -> Array:
+    """Solve (H + λ·U)·step = gradient with negative curvature turned positive, in coordinates where U has
+    unit diagonal.
+    """
+    scale = 1 / np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300))
+    h = newton * scale[:, :, None] * scale[:, None, :]
+    values, vectors = np.linalg.eigh(h)
+    values = np.abs(values) + damping[:, None]
+    inner = (vectors.transpose(0, 2, 1) @ (slope * scale)[:, :, None])[:, :, 0] / np.maximum(values, 1e-14)
+    step = (vectors @ inner[:, :, None])[:, :, 0] * scale
+    size = np.abs(step).max(axis=1, keepdims=True)
+    return np.asarray(step * np.minimum(1, 2 / np.maximum(size, 1e-300)))
+
+
+def _scaled(cost: Array, slope: Array, upper: Array, delta: float) -> Array:
+    """The largest gradient in units of what the objective could gain: |g| / sqrt(U_ii · objective)."""
+    scale = np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300) * np.maximum(cost, 1e-30)[:, None])
+    with np.errstate(
+        invalid="ignore"
+    ):  # a start that ran off has no finite gradient: nan, which is never small
+        return np.asarray((np.abs(slope) / scale).max(axis=1))

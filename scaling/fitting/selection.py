@@ -1,0 +1,87 @@
+"""Which runs one law may be fitted to: one group, one eval set, one kind of schedule point."""
+
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+from families.errors import BadInput
+from families.units import nearest
+
+from ..runs import Convention, Run, by_group
+
+Annealed = Literal["only", "all"]
+
+
+def one_of_conventions(value: str | None) -> Convention | None:
+    """A convention's name from outside, checked.
+
+    Raises:
+        BadInput: it is not one.
+    """
+    if value is None or value in get_args(Convention):
+        return cast(Convention | None, value)
+    raise BadInput(f"convention is {value!r}; {nearest(value, get_args(Convention))}")
+
+
+def one_of_annealed(value: str | None) -> Annealed | None:
+    """Which rows to take, from outside, checked.
+
+    Raises:
+        BadInput: it is neither "only" nor "all".
+    """
+    if value is None or value in get_args(Annealed):
+        return cast(Annealed | None, value)
+    raise BadInput(f"annealed is {value!r}; {nearest(value, get_args(Annealed))}")
+
+
+def of_group(runs: Sequence[Run], group: str | None) -> tuple[Run, ...]:
+    """The runs of one group, or all of them.
+
+    Raises:
+        BadInput: no run has that group.
+    """
+    if group is None:
+        return tuple(runs)
+    groups = by_group(runs)
+    if group not in groups:
+        raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
+    return groups[group]
+
+
+def choose(
+    runs: Sequence[Run], *, group: str | None, annealed: Annealed | None
+) -> tuple[tuple[Run, ...], str]:
+    """The runs that one law may be fitted to, and a line on what was left out.
+
+    Raises:
+        BadInput: naming the mixture.
+    """
+    if not runs:
+        raise BadInput("there are 0 runs; at least 1 is needed")
+    groups = by_group(runs)
+    if group is None and len(groups) > 1:
+        names = ", ".join(repr(name) for name in list(groups)[:8])
+        raise BadInput(
+            f"there are {len(groups)} groups ({names}); a law is fitted to one: name it with group"
+        )
+    chosen = of_group(runs, group)
+    left_out = []
+    if len(runs) > len(chosen):
+        left_out.append(f"{len(runs) - len(chosen)} rows of other groups")
+    middle = sum(not run.annealed for run in chosen)
+    if middle and middle < len(chosen):
+        if annealed is None:
+            raise BadInput(
+                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); fit the "
+                "annealed ones only, or say that all may be mixed (annealed only | all)"
+            )
+        if annealed == "only":
+            chosen = tuple(run for run in chosen if run.annealed)
+            left_out.append(f"{middle} rows not annealed")
+    elif middle and annealed == "only":
+        raise BadInput(f"all {middle} rows are not annealed; there is nothing to fit")
+    sets = sorted({run.eval_set for run in chosen})
+    if len(sets) > 1:
+        raise BadInput(
+            f"the rows have {len(sets)} eval sets ({', '.join(map(repr, sets[:8]))}); a law is fitted to one"
+        )
+    return chosen, "; ".join(left_out) or "none"

@@ -1,0 +1,233 @@
+"""What the answer owes to choices that are not data: the loss function, the outliers, what N counts, one exponent's value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.errors import BadInput
+
+from ..fits import DELTA, fit
+from ..laws import Law
+from ..predictor import Status
+from ..runs import Columns, Convention, Run, columns
+from ..uncertainty import profile
+from .certify import certify
+from .optimise import ALPHA_, BETA_, G_, SHAPES, Problem, Shape, log_loss, objective
+
+Array = NDArray[np.float64]
+# (δ, tilt) of each loss: a δ above every log residual means squares, one far below them absolute values. A tilt of 10 is the
+# asymmetric loss that kyo-takano/chinchilla fits by default, in logarithms.
+LOSSES = {
+    "log-Huber, 1e-3": (DELTA, 1.0),
+    "log-Huber, 1e-2": (10 * DELTA, 1.0),
+    "MSE": (10.0, 1.0),
+    "LAD": (1e-5, 1.0),
+    "lower envelope": (DELTA, 10.0),
+}
+TRIMMED = 0.05  # share of rows with the largest residuals that the second outlier policy leaves out
+CHI_SQUARE = {80: 1.642, 95: 3.841}  # one degree of freedom
+SHOWN_RISE = 12.0  # of χ²: how far a profile is followed, about three times the 95 % limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One loss function and outlier policy, and the optimum it leads to at the fan's budget."""
+
+    loss: str
+    rows: str
+    law: Law
+    status: Status
+    N: float
+    D: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fan:
+    """Optima at C under every choice, and log-Huber's own 80 % interval of N*."""
+
+    C: float
+    choices: tuple[Choice, ...]
+    interval: tuple[float, float]
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The smallest and the largest N*."""
+        sizes = [choice.N for choice in self.choices]
+        return min(sizes), max(sizes)
+
+    @property
+    def factor(self) -> float:
+        """The largest N* over the smallest: what the choice alone decides."""
+        low, high = self.spread
+        return high / low
+
+    @property
+    def interval_factor(self) -> float:
+        """The interval's upper end over its lower: what the noise decides."""
+        return self.interval[1] / self.interval[0]
+
+    @property
+    def wider(self) -> bool:
+        """The choice of loss function decides more than the noise."""
+        return self.factor > self.interval_factor
+
+    @property
+    def outside(self) -> tuple[Choice, ...]:
+        """Choices whose N* lies outside the interval, which therefore does not hold for them."""
+        return tuple(one for one in self.choices if not self.interval[0] <= one.N <= self.interval[1])
+
+
+def fan(
+    runs: Sequence[Run],
+    *,
+    convention: Convention | None = None,
+    C: float | None = None,
+    form: str = "chinchilla",
+) -> Fan:
+    """Refit under each loss function, with all rows and without the worst twentieth: optima at C FLOPs.
+
+    C is ten times the largest of the runs if it is not given.
+    """
+    table = columns(runs, convention)
+    target = 60 * float((table.N * table.D).max()) if C is None else C
+    shape = SHAPES[form]
+    choices = []
+    for name, (delta, tilt) in LOSSES.items():
+        problem = replace(Problem.of(table.N, table.D, table.L, delta=delta), tilt=tilt)
+        first = certify(problem, shape)
+        size = np.abs(log_loss(first.theta[None], problem.x, problem.z)[0] - problem.y)
+        keep = size <= np.quantile(size, 1 - TRIMMED)
+        rest = Problem.of(table.N[keep], table.D[keep], table.L[keep], delta=delta)
+        second = certify(replace(rest, tilt=tilt), shape)
+        for rows, one in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
+            best = one.law.allocate(target)
+            choices.append(Choice(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D))
+    resampled = fit(runs, form=form, convention=convention, annealed="all").predictor.optimum_draws(target)
+    low, high = np.exp(np.quantile(resampled, [0.1, 0.9]))
+    return Fan(C=target, choices=tuple(choices), interval=(float(low), float(high)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountedAs:
+    """Chinchilla's form with N and C counted one way: N* grows as C^exponent."""
+
+    counted: str
+    law: Law
+    status: Status
+    exponent: float
+
+
+def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
+    """The exponent of N* under each way to count that every run allows, C = 6·N·D in the same count or in the other.
+
+    The mixed count, N without embeddings against compute with them, is the optimum of the first count with its N
+    translated by the runs' own sizes.
+    """
+    found = []
+    ways: dict[Convention, str] = {
+        "total": "N and C with embeddings",
+        "non_embedding": "N and C without embeddings",
+    }
+    for name, counted in ways.items():
+        try:
+            one = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
+        except BadInput:
+            continue
+        exponent = one.law.beta / (one.law.alpha + one.law.beta)
+        found.append(CountedAs(counted=counted, law=one.law, status=one.status, exponent=exponent))
+    if len(found) == 2:
+        whole, body = (np.log(columns(runs, name).N) for name in ways)
+        slope = float(np.polyfit(whole, body, 1)[0])
+        found.append(
+            CountedAs(
+                counted="N without, C with embeddings",
+                law=found[0].law,
+                status=found[0].status,
+                exponent=found[0].exponent * slope,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One exponent's profile: the least objective with it held at each value, and where it rises past χ² limits.
+
+    rises is how far the objective lies above its least, in units of χ². A bound of None lies beyond the values tried: the
+    data do not set it.
+    """
+
+    name: str
+    best: float
+    values: tuple[float, ...]
+    objectives: tuple[float, ...]
+    rises: tuple[float, ...]
+    interval_80: tuple[float | None, float | None]
+    interval_95: tuple[float | None, float | None]
+
+
+def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[Profile, ...]:
+    """Profile likelihood of alpha, beta and, where it is free, gamma.
+
+    The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
+    alpha and beta are those of the terms raised to gamma: the slopes of log reducible loss.
+    """
+    shape = SHAPES[form]
+    problem = Problem.of(table.N, table.D, table.L, delta=DELTA)
+    certificate = certify(problem, shape)
+    floor = float(objective(problem, certificate.theta[None])[0])
+    unit = 2 * floor / max(len(table) - len(shape.free), 1)
+    found = []
+    for name, at in (("alpha", ALPHA_), ("beta", BETA_), ("gamma", G_)):
+        if at not in shape.free:
+            continue
+        centre = float(certificate.theta[at])
+        reach = 1.2 if at == G_ else 0.6 * abs(centre)
+        low, high = centre - reach, centre + reach
+        for _ in range(2):  # a coarse look, then the points where the rise is of interest
+            grid = np.concatenate(
+                [np.linspace(low, centre, points // 2 + 1), np.linspace(centre, high, points // 2 + 1)[1:]]
+            )
+            values = _both_ways(problem, shape, certificate.theta, at, grid)
+            rises = (values - floor) * 2 / unit
+            left, right = _bounds(grid, rises, SHOWN_RISE)
+            low, high = low if left is None else left, high if right is None else right
+        shown = np.exp(grid) if at == G_ else grid
+        bounds = {level: _bounds(shown, rises, limit) for level, limit in CHI_SQUARE.items()}
+        found.append(
+            Profile(
+                name=name,
+                best=float(np.exp(centre)) if at == G_ else centre,
+                values=tuple(shown.tolist()),
+                objectives=tuple(values.tolist()),
+                rises=tuple(rises.tolist()),
+                interval_80=bounds[80],
+                interval_95=bounds[95],
+            )
+        )
+    return tuple(found)
+
+
+def _both_ways(problem: Problem, shape: Shape, theta: Array, at: int, grid: Array) -> Array:
+    """The least objective along an ascending grid whose middle is the optimum, each point started from its neighbour."""
+    half = len(grid) // 2
+    down, _ = profile(problem, shape, theta, at, grid[half::-1])
+    up, _ = profile(problem, shape, theta, at, grid[half:])
+    return np.concatenate([down[:0:-1], up])
+
+
+def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, float | None]:
+    """Where the rise crosses the limit below and above its least point, by linear interpolation."""
+    low = int(np.argmin(rise))
+    left, right = None, None
+    for i in range(low, 0, -1):
+        if rise[i - 1] >= limit > rise[i]:
+            left = float(np.interp(limit, [rise[i], rise[i - 1]], [values[i], values[i - 1]]))
+            break
+    for i in range(low, len(values) - 1):
+        if rise[i + 1] >= limit > rise[i]:
+            right = float(np.interp(limit, [rise[i], rise[i + 1]], [values[i], values[i + 1]]))
+            break
+    return left, right

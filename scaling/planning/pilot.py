@@ -1,0 +1,170 @@
+"""A pilot: a family and token budgets sized to a machine's seconds, small members to learn from, the largest to predict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from families.design import DesignRule, name_of
+from families.errors import BadInput
+from families.spec import ModelSpec
+from families.units import format_size
+
+from ..lawfile import LawFile
+from ..ledger import Work
+from ..planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
+from ..recipe import COOLDOWN, recipe
+
+RUNGS = (
+    0.35,
+    0.5,
+    0.71,
+    1.0,
+)  # of the longest: evenly spread in log D, the shortest past the first bend of the curve
+REACH = (
+    1.0  # the target's tokens in units of the pilots' longest rung: it extrapolates in N, not in D as well
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pilot:
+    """Members to learn from, smallest first, and the one to predict; they share the batch and the context."""
+
+    learn: tuple[ModelSpec, ...]
+    target: ModelSpec
+    batch_sequences: int
+
+    @property
+    def specs(self) -> tuple[ModelSpec, ...]:
+        """All members, smallest first."""
+        return (*self.learn, self.target)
+
+
+def pilot_family(
+    rule: DesignRule, widths: Sequence[int], *, batch_sequences: int, least_layers: int = 2
+) -> Pilot:
+    """Shapes of these widths under a rule; at least two layers, below which attention cannot copy (Olsson et al. 2022).
+
+    Raises:
+        BadInput: fewer than 5 widths: 4 to learn from and 1 to predict.
+    """
+    if len(widths) < 5:
+        raise BadInput(
+            f"a pilot has {len(widths)} members; it needs at least 5: 4 to learn from and 1 to predict"
+        )
+    specs = []
+    for width in sorted(widths):
+        spec = rule.at_width(width)
+        specs.append(_deeper(spec, least_layers))
+    return Pilot(learn=tuple(specs[:-1]), target=specs[-1], batch_sequences=batch_sequences)
+
+
+def _deeper(spec: ModelSpec, least: int) -> ModelSpec:
+    return ModelSpec(
+        n_layer=max(least, spec.n_layer),
+        n_head=spec.n_head,
+        n_embd=spec.n_embd,
+        n_positions=spec.n_positions,
+        vocab_size=spec.vocab_size,
+    )
+
+
+def longest_rung(
+    pilot: Pilot,
+    step_seconds: Mapping[str, float],
+    seconds: float,
+    unique_tokens: int,
+    *,
+    side_by_side: int = 1,
+) -> int:
+    """Tokens D of the pilots' longest rung, such that all of the training takes `seconds`; no text is read twice.
+
+    A ladder to D with cooldown share f takes D·(1 − f) + f·ΣD_rung of its member's time, the target REACH·D of its own.
+    Ladders that climb side by side take their sum over the number that do, and no less than the longest.
+
+    Raises:
+        BadInput: the text is too short for ladders of 20 steps and more.
+
+    Args:
+        step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
+    """
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    ladder = (1 - COOLDOWN) + COOLDOWN * sum(RUNGS)
+    each = [step_seconds[name_of(spec)] for spec in pilot.learn]
+    per_step = ladder * max(sum(each) / side_by_side, max(each)) + REACH * step_seconds[name_of(pilot.target)]
+    tokens = min(seconds * batch / per_step, unique_tokens / REACH)
+    least = round(20 / RUNGS[0]) * batch
+    if unique_tokens < least * REACH:
+        raise BadInput(
+            f"the training text has {format_size(unique_tokens)} tokens; these ladders need "
+            f"{format_size(least * REACH)}, so that no text is read twice: give more text"
+        )
+    return max(round(tokens / batch) * batch, least)
+
+
+def ladder_flops(member: PlannedMember) -> float:
+    """Exact training FLOPs of a member's ladder: the trunk to the last cooldown's start once, and each rung's cooldown."""
+    rungs = member.rungs or (member.tokens,)
+    branch = (
+        member.recipe.cooldown_fraction if member.recipe.schedule == "wsd" else 1.0
+    )  # others share no trunk
+    return float(member.flops / member.tokens * ((1 - branch) * max(rungs) + branch * sum(rungs)))
+
+
+def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
+    """What to train first: each small member to every rung. Nothing is predicted yet."""
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    rungs = tuple(max(1, round(share * longest / batch)) * batch for share in RUNGS)
+    members = tuple(_planned(spec, rungs[-1], rungs, batch, shortest=rungs[0]) for spec in pilot.learn)
+    return PlanFile(members=members, notes=("pilot ladders on which the law is fitted",))
+
+
+def target_member(pilot: Pilot, longest: int) -> PlannedMember:
+    """The member to predict: the same recipe, one rung."""
+    batch = pilot.batch_sequences * pilot.target.n_positions
+    tokens = round(REACH * longest / batch) * batch
+    return _planned(pilot.target, tokens, (tokens,), batch, shortest=round(RUNGS[0] * longest))
+
+
+def expected_hours(target: PlannedMember, work: Sequence[Work]) -> float | None:
+    """Wall-clock hours at the FLOP/s that the ledger books for the run that took the most: the one nearest in size.
+
+    Training alone, without evaluation and checkpoints; None where nothing is booked.
+    """
+    booked: dict[str, tuple[float, float]] = {}
+    for entry in work:
+        flops, seconds = booked.get(entry.run, (0.0, 0.0))
+        booked[entry.run] = (flops + entry.flops, seconds + entry.wall_s)
+    if not booked:
+        return None
+    flops, seconds = max(booked.values())
+    return target.flops * seconds / flops / 3600
+
+
+def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str, hours: float | None = None) -> PlanFile:
+    """A plan for the target alone, with the law's prediction; ready to be sealed.
+
+    Raises:
+        BadInput: the law has no intervals, so that nothing could be held against it.
+    """
+    size = target.params if law.convention == "total" else target.params_non_embedding
+    found = law.predictor().predict(size, target.tokens, convention=law.convention)
+    if found.interval_80 is None or found.interval_95 is None:
+        raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
+    prediction = PlannedLoss.of(found.loss, found.interval_80, found.interval_95)
+    reference = LawReference(
+        name="law.json", sha256=law_sha256, convention=law.convention, source="fitted in this study"
+    )
+    notes = (found.extrapolation.message,) if found.extrapolation.message else ()
+    return PlanFile(
+        law=reference,
+        members=(target.model_copy(update={"prediction": prediction, "hours": hours}),),
+        notes=notes,
+        inputs={"law.json": law_sha256},
+    )
+
+
+def _planned(
+    spec: ModelSpec, tokens: int, rungs: tuple[int, ...], batch: int, *, shortest: int
+) -> PlannedMember:
+    """The warm-up is that of the shortest rung for all, so that no member's differs with its tokens."""
+    advice = recipe(spec, tokens, batch_tokens=batch, shortest=shortest)
+    return PlannedMember.of(name_of(spec), spec, tokens=tokens, recipe=advice, rungs=rungs)

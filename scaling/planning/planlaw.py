@@ -1,0 +1,218 @@
+"""A law as the planner sees it, published or fitted: losses, what N counts, and where it may be trusted."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from families import ModelSpec, accounting
+from families.errors import BadInput
+
+from ..files import canonical_json, sha256_bytes, sha256_file
+from ..laws import KaplanFrontier, Law
+from ..planfile import Interval, LawReference, PlannedLoss
+from ..published import PublishedLaw, published
+from ..repetition import PUBLISHED_REPETITION, Repetition
+from ..runs import Convention
+
+if TYPE_CHECKING:
+    from ..predictor import Predictor
+
+Array = NDArray[np.float64]
+BISECTIONS = 52  # of log D between 0 and log 1e40: to one part in 1e13
+NEWTONS = (
+    8  # the correction is a thousandth of a loss that falls by a twentieth: each step gains over a digit
+)
+_STEP, _FLAT = 1e-4, 1e-9  # of log D for a slope; a law flatter than that has reached its floor
+_FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLaw:
+    """One of three: `law` (published constants), with a `frontier` (Kaplan's, of one dial) or a `predictor`
+    (fitted).
+
+    force: go on where a predictor refuses, past 1,000 times the fitted compute.
+    """
+
+    name: str
+    convention: Convention
+    sha256: str
+    source: str
+    domain_N: tuple[float, float]
+    domain_D: tuple[float, float]
+    law: Law
+    frontier: KaplanFrontier | None = None
+    predictor: "Predictor | None" = None
+    warning: str = ""
+    force: bool = False
+
+    @classmethod
+    def published(cls, found: PublishedLaw) -> "PlanLaw":
+        """From constants in a paper."""
+        constants = {name: getattr(found.law, name) for name in ("E", "A", "B", "alpha", "beta", "gamma")}
+        warning = f"{found.name} is superseded by {found.superseded_by}" if found.superseded_by else ""
+        return cls(
+            name=found.name,
+            law=found.law,
+            convention=found.convention,
+            sha256=sha256_bytes(canonical_json(constants)),
+            source=found.source,
+            domain_N=found.domain_N,
+            domain_D=found.domain_D,
+            frontier=found.frontier,
+            warning=warning,
+        )
+
+    def count(self, spec: ModelSpec) -> Any:
+        """N as a plan under this law counts it; an array for shapes in arrays."""
+        return accounting.params_kaplan(spec) if self.frontier is not None else self.size(spec)
+
+    def size(self, spec: ModelSpec) -> Any:
+        """N by the law's convention, as its law of N and D takes it; a frontier counts otherwise."""
+        return (
+            accounting.params(spec) if self.convention == "total" else accounting.params_non_embedding(spec)
+        )
+
+    def losses(self, N: ArrayLike, D: ArrayLike) -> Array:
+        """Nats per token at any N and D, elementwise; off Kaplan's frontier too."""
+        n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
+        if self.predictor is not None:
+            combined = sum(form.weight * form.log_loss(n, d) for form in self.predictor.forms)
+            return np.asarray(np.exp(combined))
+        return np.asarray(self.law.loss(n, d))
+
+    def expect(self, N: float, D: float) -> PlannedLoss:
+        """The loss of N parameters after D tokens, with intervals where the law has them.
+
+        Raises:
+            BadInput: further beyond the fitted runs than a law reaches, without `force`.
+        """
+        if self.frontier is not None:
+            return PlannedLoss.of(self.frontier.loss(N))
+        if self.predictor is not None:
+            found = self.predictor.predict(N, D, convention=self.convention, force=self.force)
+            return PlannedLoss.of(
+                float(found.loss), _interval(found.interval_80), _interval(found.interval_95)
+            )
+        return PlannedLoss.of(float(self.law.loss(N, D)))
+
+    def tokens_for(self, N: ArrayLike, loss: float, *, as_predicted: bool = False) -> Array:
+        """Tokens at which models of N parameters reach that loss; infinite where none do.
+
+        as_predicted: by what `expect` says of each, local correction included, in place of the smooth law.
+        """
+        n = np.asarray(N, dtype=np.float64)
+        if self.predictor is None:
+            law = self.law
+            rest = max(loss - law.E, 0.0) ** (1 / law.gamma) - law.A * n**-law.alpha
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.where(rest > 0, (law.B / rest) ** (1 / law.beta), np.inf)
+        low, high = np.zeros(n.shape), np.full(n.shape, math.log(_FOREVER))
+        reachable = self.losses(n, np.exp(high)) < loss
+        for _ in range(BISECTIONS):  # each is one vectorised evaluation
+            middle = (low + high) / 2
+            above = self.losses(n, np.exp(middle)) > loss
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        smooth = np.where(reachable, np.exp(high), np.inf)
+        return self._corrected(n, smooth, math.log(loss)) if as_predicted else smooth
+
+    def _corrected(self, N: Array, D: Array, log_loss: float) -> Array:
+        """Tokens moved by Newton's steps until law and local correction together give that log loss."""
+        assert self.predictor is not None
+        tokens, reachable = D.copy(), np.isfinite(D)
+        if not len(self.predictor.local.x) or not reachable.any():
+            return tokens
+        n, d = N[reachable], D[reachable]
+        for _ in range(NEWTONS):
+            smooth = np.log(self.losses(n, d))
+            excess = smooth + self.predictor.local.correction(n, d) - log_loss
+            slope = (np.log(self.losses(n, d * math.exp(_STEP))) - smooth) / _STEP
+            d = d * np.exp(np.clip(-excess / np.minimum(slope, -_FLAT), -1.0, 1.0))
+            if np.abs(excess).max() < 1e-13:
+                break
+        tokens[reachable] = d
+        return tokens
+
+    @property
+    def repetition(self) -> Repetition:
+        """What repeated tokens are worth: fitted where the law has it, else published."""
+        return (self.predictor.repetition if self.predictor else None) or PUBLISHED_REPETITION
+
+    @property
+    def irreducible(self) -> float:
+        """The loss that no size and no data go below: E."""
+        return float(self.losses(_FOREVER, _FOREVER))
+
+    def irreducible_text(self) -> str:
+        """E with its 80 % interval where the law has one, for an error."""
+        text = f"E = {self.irreducible:.4g} nats/token"
+        draws = max(self.predictor.forms, key=lambda form: form.weight).draws if self.predictor else None
+        if draws is not None and len(draws):
+            low, high = np.quantile(draws[:, 0], (0.1, 0.9))
+            return f"{text} (80 % interval {low:.4g} to {high:.4g})"
+        return f"{text} (published without an interval)" if self.predictor is None else text
+
+    def extrapolation(self, N: float, D: float) -> float:
+        """How many times N, D or compute lie beyond the domain, whichever is furthest; 1 within."""
+        if self.predictor is not None:
+            reach = self.predictor.extrapolation(N, D)
+            return max(1.0, reach.compute_factor, reach.N_factor, reach.D_factor)
+        (least_N, most_N), (least_D, most_D) = self.domain_N, self.domain_D
+        return max(1.0, N / most_N, least_N / N, D / most_D, least_D / D)
+
+    @property
+    def reference(self) -> LawReference:
+        """For the plan file."""
+        return LawReference(
+            name=self.name, sha256=self.sha256, convention=self.convention, source=self.source
+        )
+
+
+def _interval(pair: tuple[Any, Any] | None) -> Interval | None:
+    return None if pair is None else (float(pair[0]), float(pair[1]))
+
+
+def find_law(name: str | None, study: Path | None, *, force: bool = False) -> PlanLaw:
+    """The law of that name or file; without a name the study's own where it has one, else chinchilla.
+
+    Raises:
+        BadInput: no such law or file, or a fit that is not to be used.
+    """
+    if name is None:
+        own = study / "law.json" if study is not None else None
+        found = (
+            read_law(own) if own is not None and own.exists() else PlanLaw.published(published("chinchilla"))
+        )
+    elif name.endswith(".json") or "/" in name:
+        found = read_law(Path(name))
+    else:
+        found = PlanLaw.published(published(name))
+    return replace(found, force=force)
+
+
+def read_law(path: Path) -> PlanLaw:
+    """A fitted law from its file.
+
+    Raises:
+        BadInput: not a law file, or its fit did not converge.
+    """
+    from ..lawfile import LawFile
+
+    file = LawFile.read(path)
+    if file.status == "not_converged":
+        raise BadInput(f"{path} holds a fit that did not converge; fit again before planning with it")
+    return PlanLaw(
+        name=path.name,
+        convention=file.convention,
+        sha256=sha256_file(path),
+        source=f"fitted on {file.rows} observations of {file.runs} runs",
+        domain_N=file.domain.N,
+        domain_D=file.domain.D,
+        law=file.law,
+        predictor=file.predictor(),
+        warning="" if file.status == "ok" else f"{path.name} is {file.status}: {file.detail}".rstrip(": "),
+    )

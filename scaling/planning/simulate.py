@@ -1,0 +1,129 @@
+"""A planned sweep on a surface that is known, before any device is used: does its fit foretell the target,
+and say how well?
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from families.errors import BadInput
+
+from ..laws import Law
+from ..planfile import PlanFile
+from ..runs import Convention, Run
+from .buying import ROW_NOISE, RUN_NOISE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """Members as (name, N, rungs), N in the convention of the surface."""
+
+    members: tuple[tuple[str, float, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, plan: PlanFile, convention: Convention) -> "Sweep":
+        """From a plan's members; one without rungs is observed at its end.
+
+        Raises:
+            BadInput: fewer than four members, from which no interval follows.
+        """
+        if len(plan.members) < 4:
+            raise BadInput(f"the plan has {len(plan.members)} members; an interval needs at least 4")
+        return cls(
+            members=tuple(
+                (
+                    one.member,
+                    float(one.params if convention == "total" else one.params_non_embedding),
+                    one.rungs or (one.tokens,),
+                )
+                for one in plan.members
+            )
+        )
+
+    def observe(
+        self,
+        surface: Law,
+        rng: np.random.Generator,
+        *,
+        run_noise: float = RUN_NOISE,
+        row_noise: float = ROW_NOISE,
+        convention: Convention = "total",
+    ) -> list[Run]:
+        """One outcome: log loss with noise that a run's rungs share, and each rung's own."""
+        field = "params" if convention == "total" else "params_non_embedding"
+        runs = []
+        for number, (name, N, rungs) in enumerate(self.members):
+            shared = run_noise * rng.standard_normal()
+            for tokens in rungs:
+                loss = float(surface.loss(N, tokens)) * math.exp(shared + row_noise * rng.standard_normal())
+                runs.append(Run(run=f"{name}-{number}", tokens=tokens, loss=loss, **{field: N}))
+        return runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What so many outcomes of a sweep foretell of a target: shares of its loss, and shares of outcomes."""
+
+    truth: float
+    replicates: int
+    bias: float
+    rms_error: float
+    half_width_80: float
+    coverage_80: float
+    coverage_95: float
+
+
+def simulate(
+    sweep: Sweep,
+    surface: Law,
+    *,
+    target: tuple[float, float],
+    replicates: int = 20,
+    seed: int = 0,
+    run_noise: float = RUN_NOISE,
+    row_noise: float = ROW_NOISE,
+    convention: Convention = "total",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Verdict:
+    """Observe, fit and foretell `replicates` times; the interval is of one run at the target, so a run is
+    drawn there too.
+
+    Raises:
+        BadInput: no replicates, negative noise, or a sweep that a law cannot be fitted to.
+    """
+    from ..fits import fit
+
+    if replicates < 1:
+        raise BadInput(f"replicates is {replicates}; at least 1 is needed")
+    if min(run_noise, row_noise) < 0:
+        raise BadInput(f"noise is {min(run_noise, row_noise):g}; it must not be negative")
+    N, D = target
+    truth = float(surface.loss(N, D))
+    errors, widths, in_80, in_95 = [], [], [], []
+    for replicate in range(replicates):
+        rng = np.random.default_rng([seed, replicate])
+        runs = sweep.observe(surface, rng, run_noise=run_noise, row_noise=row_noise, convention=convention)
+        found = fit(runs, seed=seed).predict(N, D)
+        actual = truth * math.exp(math.hypot(run_noise, row_noise) * rng.standard_normal())
+        if found.interval_80 is None or found.interval_95 is None:
+            raise BadInput("the sweep gives no interval; it needs at least 4 members")
+        errors.append(math.log(found.loss / truth))
+        widths.append(math.log(found.interval_80[1] / found.interval_80[0]) / 2)
+        in_80.append(_inside(found.interval_80, actual))
+        in_95.append(_inside(found.interval_95, actual))
+        progress(replicate + 1)
+    return Verdict(
+        truth=truth,
+        replicates=replicates,
+        bias=float(np.mean(errors)),
+        rms_error=float(np.sqrt(np.mean(np.square(errors)))),
+        half_width_80=float(np.mean(widths)),
+        coverage_80=float(np.mean(in_80)),
+        coverage_95=float(np.mean(in_95)),
+    )
+
+
+def _inside(interval: Sequence[float], value: float) -> bool:
+    return interval[0] <= value <= interval[1]
