@@ -10,7 +10,7 @@ from families.errors import BadInput
 from scaling.schedule import Schedule
 from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
 from scaling.watching.alarm import first_alarm
-from scaling.watching.curves import read_curve, read_run
+from scaling.watching.curves import read_curve, read_run, read_siblings
 from scaling.watching.foresee import Z_80, at_own_size, ended_alike, foresee, offset_at, together, universal
 from scaling.watching.trajectory import NAMES, Points, Prior, Profile, learn
 from scaling.watching.underway import RungAhead
@@ -348,6 +348,17 @@ def test_what_was_written_is_read_back(tmp_path, study):
     assert found.finals == healthy.finals
     assert found.ahead is None
     assert found.rung(1000).loss == pytest.approx(healthy.rung(1000).loss)
+
+
+def test_only_runs_of_the_same_batch_are_siblings(tmp_path, study):
+    siblings, healthy = study
+    folder = write(healthy, tmp_path / "runs" / "x")
+    for one in siblings:
+        write(one, tmp_path / "runs" / one.name)
+    larger = siblings[0].underway.model_copy(update={"run": "larger", "batch_tokens": 2048})
+    write(replace(siblings[0], name="larger", underway=larger), tmp_path / "runs" / "larger")
+    found = read_siblings(tmp_path / "runs", read_run(folder))
+    assert {one.name for one in found} == {one.name for one in siblings}
 
 
 def test_a_run_that_grows_while_it_is_read_gets_a_verdict_at_every_length(tmp_path, study):

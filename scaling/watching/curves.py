@@ -15,6 +15,7 @@ from families.errors import BadInput
 from .underway import Underway
 
 Array = NDArray[np.float64]
+_SAME_BATCH = 0.25  # logarithm of the ratio of tokens a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,9 @@ def read_run(folder: Path) -> RunCurves:
 
 
 def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
-    """The other runs under a folder that read the same text and have finished a rung."""
+    """The other runs under a folder that read the same text, begin alike, take batches of much the same size, and have
+    finished a rung. A run of larger batches has made fewer updates on as many tokens, and lies above for no fault of its own.
+    """
     found = []
     for path in sorted(runs.glob("*/underway.json")):
         try:
@@ -126,7 +129,8 @@ def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
         except BadInput:
             continue  # a neighbour's broken file says nothing about this run
         same = (other.underway.group, other.underway.fresh) == (run.underway.group, run.underway.fresh)
-        if other.name != run.name and same and other.finals:
+        batches = abs(math.log(other.underway.batch_tokens / run.underway.batch_tokens)) < _SAME_BATCH
+        if other.name != run.name and same and batches and other.finals:
             found.append(other)
     return tuple(found)
 
