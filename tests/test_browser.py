@@ -7,7 +7,7 @@ from scaling.cli.report import write_report
 from .browser import Browser
 from .synthetic import HOSTILE, write_study
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

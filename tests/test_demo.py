@@ -14,7 +14,7 @@ from scaling.ledger import read_ledger
 from scaling.planfile import PlanFile
 from scaling.runs import read_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one study for all of them
+pytestmark = pytest.mark.slow
 SCALING = Path(sys.executable).with_name("scaling")
 KILLED_AFTER = (9.0, 14.0, 16.0)  # seconds: in the text, among the ladders, wherever the machine has got to
 

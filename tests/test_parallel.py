@@ -28,8 +28,6 @@ from train.workers import run_together
 from .test_data import write_corpus
 from .two import RUNGS, climb_in, run_pair
 
-pytestmark = pytest.mark.xdist_group("parallel")  # else each worker would train all cases
-
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300}
 SCALING = Path(sys.executable).with_name("scaling")
 

@@ -27,7 +27,7 @@ from scaling.study import Study
 from ..small_plan import planned, small_study
 from . import cluster as slurm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slow
 
 PROFILE = {"partition": "main", "time": "10:00", "memory": "1500M", "cpus": 2, "save_before": 60}
 LONG = {"width": 64, "steps": 200}  # a run of many lines in its log
