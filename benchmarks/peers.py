@@ -81,6 +81,7 @@ def vpnls(N: Array, D: Array, L: Array) -> Law:
     """The package at its documented settings for Chinchilla's data, or the grid below."""
     if importlib.util.find_spec("vpnls") is None:
         return vpnls_grid(N, D, L)
+    # Peers are installed by whoever wants to time them; where they are not, mypy cannot find them.
     from vpnls.api import fit_vpnls, huber  # type: ignore[import-not-found]
 
     found = fit_vpnls(N / 1e6, D / 1e9, L, resolution=STEP, loss=huber(DELTA))
@@ -147,6 +148,7 @@ def chinchilla(N: Array, D: Array, L: Array, loss: str) -> Law:
     import tempfile
     from functools import partial
 
+    # As above: the package, and pandas which it brings, are no dependencies of ours.
     import pandas as pd  # type: ignore[import-not-found,import-untyped]
     from chinchilla import Chinchilla, _metrics, core  # type: ignore[import-not-found]
 

@@ -49,7 +49,7 @@ def _optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array]
         found = [predictor.allocate(float(c), force=True) for c in compute]
     except BadInput:
         return None
-    return tuple(np.array([getattr(a, key) for a in found]) for key in ("N", "D", "loss"))  # type: ignore[return-value]
+    return np.array([a.N for a in found]), np.array([a.D for a in found]), np.array([a.loss for a in found])
 
 
 def draw_points(

@@ -1,7 +1,6 @@
 """Attention for training windows: every backend by name, and no mask made where causality says enough."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
+Kernel = Callable[..., torch.Tensor]
 
 _BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
@@ -25,40 +25,15 @@ def use_attention(model: Any, attention: Attention) -> None:
     from transformers import AttentionInterface
 
     name = f"scaling_{attention}"
-    AttentionInterface.register(name, _written_out if attention == "eager" else _fused(attention))
+    AttentionInterface.register(
+        name, _for_transformers(_written_out if attention == "eager" else _fused(attention))
+    )
     model.config._attn_implementation = name
 
 
-def _causal(module: Any, query: torch.Tensor) -> bool:
-    return bool(getattr(module, "is_causal", False)) and query.shape[2] > 1
+def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]]:
+    """A kernel as transformers calls it: shapes (batch, heads, time, head size) in, (batch, time, heads, head size) out."""
 
-
-def _written_out(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    dropout: float = 0.0,
-    **rest: Any,
-) -> tuple[torch.Tensor, None]:
-    """softmax(q·k^T·scaling + mask)·v, shapes (batch, heads, time, head size)."""
-    key, value = _all_heads(query, key), _all_heads(query, value)
-    scores = torch.matmul(query * scaling, key.transpose(2, 3)).float()
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    elif _causal(module, query):
-        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
-        seen = seen.tril(key.shape[2] - query.shape[2])
-        scores = scores.masked_fill(~seen, float("-inf"))
-    weights = functional.softmax(scores, dim=-1).to(value.dtype)
-    weights = functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2), None
-
-
-def _fused(attention: str) -> Callable[..., tuple[torch.Tensor, None]]:
     def attend(
         module: Any,
         query: torch.Tensor,
@@ -70,21 +45,53 @@ def _fused(attention: str) -> Callable[..., tuple[torch.Tensor, None]]:
         dropout: float = 0.0,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
-        key, value = _all_heads(query, key), _all_heads(query, value)
-        backend = _BACKENDS.get(attention)
-        with nullcontext() if backend is None else sdpa_kernel(backend):
-            out = functional.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=attention_mask,
-                dropout_p=dropout if module.training else 0.0,
-                is_causal=attention_mask is None and _causal(module, query),
-                scale=scaling,
-            )
+        causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
+        out = kernel(
+            query,
+            _all_heads(query, key),
+            _all_heads(query, value),
+            attn_mask=attention_mask,
+            dropout_p=dropout if module.training else 0.0,
+            is_causal=bool(causal),
+            scale=scaling,
+        )
         return out.transpose(1, 2), None
 
     return attend
+
+
+def _written_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> torch.Tensor:
+    """softmax(q·k^T·scale + mask)·v, called as torch's fused function is."""
+    scores = torch.matmul(query * scale, key.transpose(2, 3)).float()
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    elif is_causal:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        seen = seen.tril(key.shape[2] - query.shape[2])
+        scores = scores.masked_fill(~seen, float("-inf"))
+    weights = functional.softmax(scores, dim=-1).to(value.dtype)
+    return torch.matmul(functional.dropout(weights, p=dropout_p), value)
+
+
+def _fused(attention: str) -> Kernel:
+    backend = _BACKENDS.get(attention)
+    if backend is None:
+        return functional.scaled_dot_product_attention
+
+    def one_backend(*args: Any, **options: Any) -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return functional.scaled_dot_product_attention(*args, **options)
+
+    return one_backend
 
 
 def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:

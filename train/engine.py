@@ -32,7 +32,7 @@ def prepare_process(is_compiled: bool, threads: int = 0) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache()))
     torch.use_deterministic_algorithms(is_compiled and not torch.cuda.is_available())
     # Filling memory that was not written yet is a check for bugs, not a need. The attribute is a property of the module.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
 
 
 @cache
