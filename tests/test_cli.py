@@ -209,6 +209,18 @@ def test_a_killed_command_goes_on_to_the_same_result(sign, corpus, tmp_path):
     assert tries >= 1
 
 
+def test_an_interrupt_that_comes_after_the_answer_changes_nothing():
+    code = (
+        "import atexit, os, signal, sys\n"
+        "from scaling.cli import main\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['scaling', '--version']\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_version_is_the_packages(cli):
     from importlib.metadata import version
 

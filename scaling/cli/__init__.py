@@ -1,7 +1,9 @@
 """The command line: the composition root. Each verb is a file; heavy rooms are imported inside its body."""
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 from families.errors import BadInput, RunFailed
 
@@ -10,24 +12,34 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
-    from .app import Stopped, build, usage_error
-
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # must stand before torch loads; 4-15x beside a rival process
-    app = build()
+    # This must stand before torch loads; 4-15x beside a rival process.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        status = app(standalone_mode=False)
-    except BadInput as error:
-        fail(str(error))
-    except RunFailed as error:
-        fail(str(error), status=1)
-    except (KeyboardInterrupt, Stopped) as error:
+        status = _run()
+        # All is said and written: an interrupt while Python takes itself down would call that a failure.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except KeyboardInterrupt as error:
         print(f"scaling: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    sys.exit(status)
+
+
+def _run() -> int:
+    from .app import Stopped, build, usage_error
+
+    try:
+        status = build()(standalone_mode=False)
+    except BadInput as error:
+        fail(str(error))
+    except RunFailed as error:
+        fail(str(error), status=1)
+    except Stopped as error:
+        raise KeyboardInterrupt(*error.args) from error
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, many lines of it
             print(getattr(error, "message", error), file=sys.stderr)
@@ -36,10 +48,10 @@ def main() -> None:
         if message is None:
             raise
         fail(message)
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
 
 
-def fail(message: str, status: int = 2) -> None:
+def fail(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and leave."""
     print("scaling: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)
