@@ -36,7 +36,7 @@ def main():
     from scaling.tuning import Way, micro_batches
     from train.choose import Wanted
     from train.config import TrainConfig
-    from train.launch import TextFacts, settings_of
+    from train.resolve import TextFacts, settings_of
     from train.tune import _ask, run_probe, tune
 
     shape = QUICK if options.quick else SMALL

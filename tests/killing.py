@@ -24,11 +24,11 @@ import train.checkpoint
 import train.saver
 from train.config import TrainConfig
 from train.ladder import Habits, Places, Text, climb
-from train.launch import TextFacts, settings_of
 from train.loop import Stop, start, train_step
 from train.objective import batch_of
 from train.parallel import join
 from train.prepare import prepare
+from train.resolve import TextFacts, settings_of
 
 from .test_data import write_corpus
 

@@ -14,9 +14,9 @@ from train.choose import Wanted, choose, random_examples, time_step
 from train.config import Settings, TrainConfig
 from train.engine import logits_of, padded_logits
 from train.host import machine_id
-from train.launch import TextFacts, as_begun, settings_of
 from train.loop import start, train_step
 from train.model import build
+from train.resolve import TextFacts, as_begun, settings_of
 
 SPEC = ModelSpec(n_layer=1, n_head=2, n_embd=32, n_positions=16, vocab_size=300)
 

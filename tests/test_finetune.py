@@ -20,9 +20,10 @@ from train.data import Tokens
 from train.epochs import best, epoch_ends, mean_train_loss
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Text, climb
-from train.launch import TextFacts, settings_of, train
+from train.launch import train
 from train.loop import Stop, start
 from train.model import build
+from train.resolve import TextFacts, settings_of
 
 from .test_data import write_corpus
 from .test_train import SHAPE, StopAfter, ladder, one_thread, places, text

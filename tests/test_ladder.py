@@ -15,8 +15,9 @@ from scaling.schedule import Schedule
 from train.checkpoint import checkpoints
 from train.config import TrainConfig
 from train.ladder import Habits, climb
-from train.launch import TextFacts, settings_of, train
+from train.launch import train
 from train.loop import Stop
+from train.resolve import TextFacts, settings_of
 from train.rung import RungFile
 from train.rungs import Rungs
 

@@ -19,10 +19,11 @@ from scaling.runs import read_runs
 from train import workers
 from train.config import Settings, TrainConfig
 from train.ladder import Text, planned_steps
-from train.launch import TextFacts, settings_of, train
+from train.launch import train
 from train.loop import Stop
 from train.parallel import World
 from train.prepare import prepare
+from train.resolve import TextFacts, settings_of
 from train.workers import run_together
 
 from .test_data import write_corpus

@@ -11,7 +11,7 @@ from scaling.tuning import Line, Model, Probed, Way, micro_batches, pick, space_
 from train import tune as tuner
 from train.choose import Wanted, choose
 from train.config import TrainConfig
-from train.launch import TextFacts, settings_of
+from train.resolve import TextFacts, settings_of
 from train.tune import run_probe, scaling_curve, tune
 
 PLAIN = Engine(threads=2)

@@ -9,10 +9,10 @@ from scaling.files import write_whole
 
 from .config import Settings, TrainConfig
 from .ladder import planned_steps
-from .launch import TextFacts, settings_of
 from .loop import pick_device
 from .optimizer import ADAM_EPS
 from .parallel import World
+from .resolve import TextFacts, settings_of
 
 FILE = "ds_config.json"
 

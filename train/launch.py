@@ -1,195 +1,35 @@
 """From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import torch
 
 from families import ModelSpec, train_flops_per_token
 from families.errors import BadInput
 from families.units import format_duration, format_size
-from scaling.files import canonical_json, sha256_bytes, sha256_file
+from scaling.files import sha256_file
 from scaling.gather import LEDGER, RUNS
-from scaling.machine import Engine
 from scaling.planfile import PlannedMember
-from scaling.recipe import Recipe, recipe
 from scaling.runs import gather_runs
-from scaling.study import Study, safe_name
+from scaling.study import Study
 
-from .autotune import Estimate, estimate, fitting_micro_batch, speed_of
+from .autotune import Estimate, estimate, speed_of
 from .choose import Wanted, choose
-from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
+from .config import Settings, TrainConfig, objective_for
 from .data import count_windows
-from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256, has_tokenizer
+from .init import checkpoint_folder, has_tokenizer
 from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from .loop import Diverged, Stop, pick_device
 from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
 from .parallel import join
 from .prepare import DataManifest, Need, prepare
+from .resolve import TextFacts, as_begun, run_name, settings_of, settings_of_planned
 from .rung import RungFile
-from .text import dataset_name
 
-# Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
-# tables people compare with.
-FINE_TUNING = {
-    "lr": 5e-5,
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "beta2": 0.999,
-    "source": "fine-tuning: AdamW at 5e-5 without weight decay or warm-up, as transformers' Trainer has it",
-}
-FINE_TUNING_BATCH = 8
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextFacts:
-    """What a run's settings take from the text: nothing yet, while it is unread.
-
-    group: one law per group of corpus, tokenizer and architecture, told apart by the hash of the held-out tokens.
-    data_sha256: of the source files, the tokens and how they are split.
-    """
-
-    group: str = ""
-    vocab_size: int = 1
-    eos_token_id: int = 0
-    mask_token_id: int | None = None
-    data_sha256: str = ""
-    dataset: str = ""
-
-    @classmethod
-    def of(cls, manifest: DataManifest, architecture: str) -> Self:
-        """The facts of a text that has been read."""
-        files = [file.model_dump() for file in manifest.files]
-        shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
-        return cls(
-            group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
-            vocab_size=manifest.vocab_size,
-            eos_token_id=manifest.eos_token_id,
-            mask_token_id=manifest.mask_token_id,
-            data_sha256=sha256_bytes(canonical_json([files, shards, manifest.heldout_sha256])),
-            dataset=dataset_name(manifest.source),
-        )
-
-
-def run_name(config: TrainConfig) -> str:
-    """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs."""
-    if config.name:
-        return safe_name(config.name)
-    name = config.family
-    if config.init is not None:
-        name = f"{config.family or checkpoint_name(config.init)}-ft"
-    if config.data_fraction < 1:
-        name += f"-data{config.data_fraction:g}"
-    return safe_name(name)
-
-
-def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
-    """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
-    spec = config.spec()
-    batch = FINE_TUNING_BATCH if config.init and config.batch_size is None else config.batch_size
-    wanted = None if batch is None else float(batch * spec.n_positions)
-    shortest = min(config.rung_tokens())
-    advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
-    init = {}
-    if config.init is not None:
-        weights = checkpoint_folder(config.init)
-        advice = advice.model_copy(update=FINE_TUNING)
-        init = {"init": str(weights), "init_sha256": checkpoint_sha256(weights)}
-    return _settings(
-        config.family or checkpoint_name(config.init or ""), spec, advice, facts, device, run=run_name(config),
-        seed=config.seed, batch_size=batch, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
-        cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
-        weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
-        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
-        **Wanted.of(config).plain().model_dump(),
-        optimizer=config.optimizer, checkpointing=config.checkpointing,
-        epochs=config.epochs, data_fraction=config.data_fraction, **init,
-    )  # fmt: skip
-
-
-def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *, seed: int) -> Settings:
-    """What a plan says about a member, for this text."""
-    advice = planned.recipe
-    return _settings(
-        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction
-    )
-
-
-def _settings(
-    name: str,
-    spec: ModelSpec,
-    advice: Recipe,
-    facts: TextFacts,
-    device: str,
-    *,
-    seed: int,
-    run: str = "",
-    **given: object,
-) -> Settings:
-    if facts.vocab_size > spec.vocab_size:
-        raise BadInput(
-            f"the tokenizer has {facts.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
-        )
-    chosen = {key: value for key, value in given.items() if value is not None}
-    objective = objective_for(spec)
-    batch_size = int(str(chosen.pop("batch_size", advice.batch_sequences)))
-    micro = chosen.pop("micro_batch", None)
-    member_name = safe_name(name)
-    return Settings.model_validate(
-        {
-            "run": f"{run or member_name}-s{seed}",
-            "member": member_name,
-            "group": facts.group,
-            **{field: getattr(spec, field) for field in SHAPE_FIELDS},
-            "n_kv_head": 0 if spec.n_kv_head == spec.n_head else spec.n_kv_head,
-            "eos_token_id": facts.eos_token_id,
-            "seed": seed,
-            "batch_size": batch_size,
-            "micro_batch": micro
-            or fitting_micro_batch(spec, batch_size, device, checkpointing=bool(chosen.get("checkpointing"))),
-            "lr": advice.lr,
-            "warmup": advice.warmup_steps,
-            "schedule": advice.schedule,
-            "cooldown": advice.cooldown_fraction,
-            "weight_decay": advice.weight_decay,
-            "beta1": advice.beta1,
-            "beta2": advice.beta2,
-            "grad_clip": advice.grad_clip,
-            "dropout": 0.0,
-            "init_std": advice.init_std,
-            "dtype": "fp32",
-            "objective": objective,
-            "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
-            "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
-            "data_sha256": facts.data_sha256,
-            "dataset": facts.dataset,
-            "recipe": advice.source,
-            **chosen,
-        }
-    )
-
-
-_ADVISED = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "init_std", "recipe")
-
-
-def as_begun(settings: Settings, folder: Path, config: TrainConfig | None = None) -> Settings:
-    """The settings of a run that goes on, with the micro-batch and the engine that it began with: others would round otherwise.
-
-    What `config` leaves to the recipe stays as it began too: the recipe looks at the tokens, and a rung added later
-    must not move the trunk.
-    """
-    path = folder / "run.json"
-    if not path.exists():
-        return settings
-    begun = Settings.read(path)
-    keys = ["micro_batch", *(key for key in Engine.model_fields if getattr(config, key, "auto") == "auto")]
-    if config is not None:
-        keys += [key for key in _ADVISED if getattr(config, key, None) is None]
-    return settings.model_copy(update={key: getattr(begun, key) for key in keys})
 
 
 def check_machine(

@@ -14,9 +14,10 @@ from scaling.study import Study, safe_name
 
 from .config import TrainConfig
 from .ladder import Habits, planned_steps, rung_steps
-from .launch import begin, places_of, run_name
+from .launch import begin, places_of
 from .loop import Stop, pick_device
 from .pack import Job, Report, climb_all
+from .resolve import run_name
 from .rung import RungFile
 
 # What a sweep is over: these are compared with each other, best first …

@@ -28,8 +28,8 @@ def tune(
     """Find the fastest way to run a member on this machine at a fixed global batch, and remember it."""
     from train.choose import Wanted
     from train.config import TrainConfig
-    from train.launch import TextFacts, settings_of
     from train.loop import pick_device
+    from train.resolve import TextFacts, settings_of
     from train.tune import check_counts, scaling_curve
     from train.tune import tune as search
 
