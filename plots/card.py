@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from . import story, tables
+from .cells import Table
 from .figures import Picture
 from .seen import Seen
 
@@ -80,7 +81,7 @@ def values(seen: Seen, drawn: tuple[Picture, ...], lacking: dict[str, str]) -> d
     }
 
 
-def _sections(seen: Seen) -> list[tuple[str, story.Facts, tables.Table | None]]:
+def _sections(seen: Seen) -> list[tuple[str, story.Facts, Table | None]]:
     return [
         ("What was asked", story.asked(seen), None),
         ("What was planned and sealed", story.sealed(seen), tables.planned(seen)),
@@ -96,7 +97,7 @@ def _md(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;")
 
 
-def _md_table(table: tables.Table) -> str:
+def _md_table(table: Table) -> str:
     rows = [table.header, *([cell.text for cell in row] for row in table.rows)]
     lines = ["| " + " | ".join(_md(text) for text in row) + " |" for row in rows]
     rule = "|" + "|".join(" --: " if i else " :-- " for i in range(len(table.header))) + "|"

@@ -189,8 +189,7 @@ def planned_flops(seen: Seen) -> dict[str, float]:
 
     A member's run is named after it, with its seed: gpt2-52m-s0.
     """
-    members = [*(seen.ladder.members if seen.ladder else ()), *(seen.plan.members if seen.plan else ())]
-    meant = {member.member: ladder_flops(member) for member in members}
+    meant = {member.member: ladder_flops(member) for member in seen.members}
     names = dict.fromkeys([*(work.run for work in seen.work), *(run.run for run in seen.runs)])
     return {name: meant[stem] for name in names if (stem := name.rpartition("-s")[0]) in meant}
 

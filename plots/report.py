@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from . import story, tables
+from . import cells, story, tables
 from .figures import FIGURES, OF_OUTCOMES, Picture
 from .seen import Seen
 from .style import DARK, svg, variable
@@ -75,9 +75,9 @@ def _tiles(seen: Seen) -> str:
         return ""
     row = seen.comparison.rows[0]
     tiles = (
-        (tables.short(row.predicted_ppl, 2), "perplexity predicted"),
-        (tables.short(row.actual_ppl, 2), "perplexity measured"),
-        (tables.percent(row.error).text, "error of the predicted loss"),
+        (cells.short(row.predicted_ppl, 2), "perplexity predicted"),
+        (cells.short(row.actual_ppl, 2), "perplexity measured"),
+        (cells.percent(row.error).text, "error of the predicted loss"),
         (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
     )
     return (
@@ -101,7 +101,7 @@ def _doubts(seen: Seen) -> str:
     return "".join(f'<p class="note bad">{escape(line)}</p>' for line in seen.doubts)
 
 
-def _table(table: tables.Table | None) -> str:
+def _table(table: cells.Table | None) -> str:
     if table is None:
         return ""
     kinds = [_kind(table, column) for column in range(len(table.header))]
@@ -124,11 +124,11 @@ def _table(table: tables.Table | None) -> str:
     )
 
 
-def _sorted_by(cell: tables.Cell) -> str:
+def _sorted_by(cell: cells.Cell) -> str:
     return "" if cell.value is None else f' data-v="{float(cell.value)!r}"'
 
 
-def _kind(table: tables.Table, column: int) -> str:
+def _kind(table: cells.Table, column: int) -> str:
     """Numbers stay whole and to the right; names to the left, broken only where they are very long."""
     cells = [row[column] for row in table.rows]
     if all(cell.value is not None or cell.text == "–" for cell in cells):

@@ -16,7 +16,7 @@ from scaling.compare import Comparison
 from scaling.gather import written
 from scaling.lawfile import LawFile
 from scaling.ledger import Work, read_totals
-from scaling.planfile import PlanFile
+from scaling.planfile import PlanFile, PlannedMember
 from scaling.runs import Run, compute_of, read_runs
 from scaling.seal import open_seal
 from scaling.study import Study, StudyFile, open_study
@@ -65,6 +65,11 @@ class Seen:
         if self.studies != 1:
             return f"Sealed predictions of {self.studies} studies in {self.folder.resolve().name}"
         return self.study.title if self.study else self.folder.resolve().name
+
+    @property
+    def members(self) -> tuple[PlannedMember, ...]:
+        """What is to be trained: the ladder's members, then the plan's own."""
+        return tuple(member for plan in (self.ladder, self.plan) if plan for member in plan.members)
 
     @property
     def lawful(self) -> tuple[Run, ...]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import format_size
-from plots import frontier, profile, promised, style, surface, tables, training
+from plots import cells, frontier, profile, promised, style, surface, training
 from plots.figures import FIGURES, picture, pictures, planned_flops
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
@@ -251,7 +251,7 @@ def test_sizes_of_errors_and_perplexities_of_diverged_runs_stay_short():
         "1.2 %",
         "100 %",
     ]
-    assert (tables.short(16.806, 2), tables.short(1.0142320547350045e304, 2)) == ("16.81", "1.01e+304")
+    assert (cells.short(16.806, 2), cells.short(1.0142320547350045e304, 2)) == ("16.81", "1.01e+304")
 
 
 def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest():
