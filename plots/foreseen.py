@@ -13,8 +13,8 @@ from scaling.watch import Promise
 from scaling.watching.curves import RunCurves
 from scaling.watching.foresee import Z_80, Z_95, Foreseen, foresee
 
+from .curves import smooth, thin
 from .style import BLUE, INK, MUTED, ORANGE, conclude, house, log_losses, log_sizes, new_figure, tips
-from .training import smooth, thin
 
 Array = NDArray[np.float64]
 STEPS_AHEAD = 200  # points of the fan

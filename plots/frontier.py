@@ -17,9 +17,8 @@ from scaling.planning.band import WITHIN_NATS
 from scaling.predictor import Predictor
 from scaling.runs import Run, columns
 
+from .law import bare, check, draw_legend, draw_points
 from .style import GREEN, MUTED, PALETTE, conclude, house, log_losses, log_sizes, new_figure
-from .surface import check, draw_legend, draw_points
-from .training import bare
 
 Array = NDArray[np.float64]
 BEYOND = 10.0  # the frontier is drawn to this many times the largest compute seen

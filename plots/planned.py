@@ -25,6 +25,7 @@ from .style import (
     PURPLE,
     conclude,
     house,
+    legend_above,
     log_losses,
     log_sizes,
     new_figure,
@@ -92,14 +93,7 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ())
         log_losses(axes, "y")
         axes.set_xlabel("parameters, N")
         axes.set_ylabel("expected loss, nats per token")
-        axes.legend(
-            handles=handles,
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=3 if len(handles) <= 3 else 2,
-            columnspacing=1.1,
-            borderaxespad=0.1,
-        )
+        legend_above(axes, handles, columns=3 if len(handles) <= 3 else 2, columnspacing=1.1)
     return conclude(figure, _title(plan, best))
 
 

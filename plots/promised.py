@@ -19,6 +19,8 @@ from .style import (
     PALETTE,
     conclude,
     house,
+    legend_above,
+    name_rows,
     new_figure,
     plain,
     tips,
@@ -85,17 +87,13 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
                 point,
                 [f"{row.member}, {format_size(row.tokens)} tokens\n{verdict(row)}\nsealed {row.sealed_at}"],
             )
-        axes.set_yticks(
-            range(len(rows)),
-            [f"{plain(row.member)}\n{format_size(row.tokens)} tokens" for row in reversed(rows)],
-        )
+        name_rows(axes, [f"{plain(row.member)}\n{format_size(row.tokens)} tokens" for row in reversed(rows)])
         axes.set_ylim(-0.75, len(rows) - 0.25)
-        axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
         axes.set_xlabel("held-out loss, nats per token")
-        axes.legend(
-            handles=[
+        legend_above(
+            axes,
+            [
                 Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
                 Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
                 Line2D(
@@ -110,12 +108,8 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
                 ),
                 Line2D([], [], color=ORANGE, marker="D", linestyle="", label="actual"),
             ],
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=4,
             columnspacing=1.2,
             handlelength=1.4,
-            borderaxespad=0.1,
         )
     return conclude(figure, verdicts(rows))
 
@@ -193,14 +187,12 @@ def backtest(forms: Sequence[FormRecord]) -> Figure:
                 xytext=(6, 0),
                 textcoords="offset points",
             )
-        axes.set_yticks(
-            range(len(scored)), [f"{plain(f.name)}\nweight {100 * f.weight:.0f} %" for f in reversed(scored)]
+        name_rows(
+            axes, [f"{plain(form.name)}\nweight {100 * form.weight:.0f} %" for form in reversed(scored)]
         )
         axes.set_ylim(-0.6, len(scored) - 0.4)
         axes.set_xlim(0, max(errors) * 1.22 or 1)
-        axes.grid(axis="y", visible=False)
         axes.spines["left"].set_color(INK)
-        axes.tick_params(axis="y", length=0)
         axes.set_xlabel("rms error of foretold losses, percent")
     best = scored[0]
     heaviest = max(scored, key=lambda f: f.weight)

@@ -95,7 +95,7 @@ class Seen:
 
         The best observation, the sealed ones, and those of the runs whose curve is drawn are among them.
         """
-        named = _smallest_first((curve.run for curve in self.curves), self.runs)
+        named = smallest_first((curve.run for curve in self.curves), self.runs)
         with_curve = set(spread(named, MOST_CURVES))
         curves = tuple(curve for curve in self.curves if curve.run in with_curve)
         if len(self.runs) <= MOST_DRAWN:
@@ -136,7 +136,7 @@ def see(folder: Path) -> Seen:
     plan, intact = _plan(place, doubts)
     law = LawFile.read(place.law) if place.law.exists() else None
     comparison = Comparison.read(place.comparison) if place.comparison.exists() else None
-    folders = _smallest_first(_run_folders(place.folder / "runs"), runs)
+    folders = smallest_first(_run_folders(place.folder / "runs"), runs)
     read = spread(folders, MOST_READ)
     seen = Seen(
         folder=folder,
@@ -275,7 +275,8 @@ def _object(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _smallest_first(names: Iterable[str], runs: tuple[Run, ...]) -> list[str]:
+def smallest_first(names: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    """Names of training runs by their size, each once; those whose size is not known come first."""
     sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
     return sorted(set(names), key=lambda name: (sizes.get(name, 0.0), name))
 

@@ -144,6 +144,25 @@ def _tick(value: float) -> str:
     return f"{value:.0e}".replace("e+", "e")
 
 
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A name for each row of bars or intervals, from below, without ticks or lines across."""
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+
+
+def legend_above(axes: Axes, handles: Sequence[Any], *, columns: int = 4, **spacing: float) -> None:
+    """A legend above the axes, from their left edge."""
+    axes.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        borderaxespad=0.1,
+        **spacing,
+    )
+
+
 def tips(collection: Any, texts: Sequence[str]) -> None:
     """Give each point of a scatter a text that the page shows on hover or click."""
     collection.set_urls([_TIP + quote(text) for text in texts])

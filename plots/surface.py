@@ -1,95 +1,23 @@
-"""Figures of the law: its surface over N and D, isoFLOP curves, residuals."""
+"""The law's loss over parameters and tokens, with the runs."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from families.errors import BadInput
 from families.units import format_size
 from scaling.predictor import Predictor
 from scaling.runs import Run, columns
 
-from .style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    PALETTE,
-    conclude,
-    house,
-    log_losses,
-    log_sizes,
-    new_figure,
-    plain,
-    tips,
-)
-from .training import bare
+from .law import bare, check, draw_legend, draw_points, optimum
+from .style import GREEN, INK, MUTED, PALETTE, conclude, house, log_sizes, new_figure
 
 Array = NDArray[np.float64]
-TREND = 2.0  # standard errors of a slope beyond which residuals are said to have a trend
-
-
-def _label(run: Run, convention: str) -> str:
-    size = run.params if convention == "total" else run.params_non_embedding
-    return f"{run.run}\nN {format_size(size or 0)}, D {format_size(run.tokens)}: loss {run.loss:.4g}"
-
-
-def _optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array] | None:
-    """N*, D* and loss along budgets; None where the law has no optimum."""
-    try:
-        found = [predictor.allocate(float(c), force=True) for c in compute]
-    except BadInput:
-        return None
-    return np.array([a.N for a in found]), np.array([a.D for a in found]), np.array([a.loss for a in found])
-
-
-def draw_points(
-    axes: Axes, x: Array, y: Array, runs: Sequence[Run], held: frozenset[str], convention: str
-) -> None:
-    """Runs as points with their tips: fitted ones round, sealed ones as diamonds."""
-    sealed = np.array([run.run in held for run in runs], dtype=bool)
-    for mask, colour, marker, size in ((~sealed, BLUE, "o", 26), (sealed, ORANGE, "D", 44)):
-        if mask.any():
-            found = axes.scatter(
-                x[mask], y[mask], s=size, color=colour, marker=marker, edgecolor="none", zorder=5
-            )
-            tips(found, [_label(run, convention) for run, ok in zip(runs, mask, strict=True) if ok])
-
-
-def draw_legend(axes: Axes, held: bool, extra: Sequence[Artist] = ()) -> None:
-    """A legend above the axes."""
-    handles: list[Artist] = []
-    handles.append(Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=5, label="runs fitted"))
-    if held:
-        handles.append(Line2D([], [], color=ORANGE, marker="D", linestyle="", markersize=5.5, label="sealed"))
-    axes.legend(
-        handles=[*handles, *extra],
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=4,
-        columnspacing=1.0,
-        handlelength=1.5,
-        borderaxespad=0.1,
-    )
-
-
-def check(runs: Sequence[Run]) -> None:
-    """Refuse no runs.
-
-    Raises:
-        BadInput: saying so.
-    """
-    if not runs:
-        raise BadInput("there are 0 annealed runs that the law can be held against; the figure needs 1")
 
 
 def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
@@ -119,7 +47,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
         axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK])
         _isoflop_lines(axes, 6 * table.N * table.D, (n_low, n_high), (d_low, d_high))
         compute = np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, 60)
-        best = _optimum(predictor, compute)
+        best = optimum(predictor, compute)
         if best is not None:
             axes.plot(best[0], best[1], color=PALETTE[3], linewidth=2.2, zorder=4)
         draw_points(axes, table.N, table.D, runs, held, predictor.convention)
@@ -181,176 +109,3 @@ def _isoflop_lines(
             ha="right",
             va="bottom",
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IsoCurve:
-    """The law's loss against N at one budget, and its optimum (N, loss) where that lies among those sizes.
-
-    near: which runs are shown with it; moved: their losses at its budget, each keeping its residual.
-    """
-
-    C: float
-    N: Array
-    loss: Array
-    optimum: tuple[float, float] | None
-    near: NDArray[np.intp]
-    moved: Array
-
-
-def iso_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoCurve]:
-    """Curves at up to four budgets that span the runs'.
-
-    Raises:
-        BadInput: no runs.
-    """
-    check(runs)
-    predictor = bare(predictor)
-    table = columns(runs, predictor.convention)
-    C = 6 * table.N * table.D
-    budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
-    grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
-    nearest = np.abs(np.log(C[:, None] / budgets)).argmin(axis=1)
-    law = np.asarray(predictor.predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
-    found = []
-    for i, budget in enumerate(budgets.tolist()):
-        D = budget / (6 * grid)
-        inside = (table.D.min() / 3 < D) & (table.D.max() * 5 > D)
-        if inside.sum() < 2:
-            continue
-        N = grid[inside]
-        best = _optimum(predictor, np.array([budget]))
-        among = best is not None and N[0] <= best[0][0] <= N[-1]
-        near = np.flatnonzero((nearest == i) & (np.abs(np.log(C / budget)) < 0.7))
-        at_budget = (
-            np.asarray(predictor.predict(table.N[near], budget / (6 * table.N[near]), force=True).loss)
-            if len(near)
-            else np.empty(0)
-        )
-        found.append(
-            IsoCurve(
-                C=budget,
-                N=N,
-                loss=np.asarray(predictor.predict(N, D[inside], force=True).loss),
-                optimum=(float(best[0][0]), float(best[2][0])) if among and best is not None else None,
-                near=near,
-                moved=table.L[near] / law[near] * at_budget,
-            )
-        )
-    return found
-
-
-def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
-    """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest.
-
-    Raises:
-        BadInput: no runs.
-    """
-    curves = iso_curves(predictor, runs)
-    table = columns(runs, predictor.convention)
-    with house():
-        figure, (axes,) = new_figure(height=4.0)
-        for i, curve in enumerate(curves):
-            colour = PALETTE[i % len(PALETTE)]
-            axes.plot(curve.N, curve.loss, color=colour)
-            if curve.optimum is not None:
-                N, floor = curve.optimum
-                axes.scatter([N], [floor], marker="*", s=110, color=colour, zorder=6, edgecolor="none")
-            rising = curve.loss[-1] > curve.loss[-len(curve.loss) // 4]
-            axes.annotate(  # beside its right end, where the curves lie farthest apart
-                f"{format_size(curve.C, 2)} FLOPs",
-                (curve.N[-1], curve.loss[-1]),
-                color=colour,
-                fontsize=8,
-                xytext=(-7, 1) if rising else (0, 4),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-            )
-            if len(curve.near):
-                x, sealed = table.N[curve.near], np.array([runs[int(k)].run in held for k in curve.near])
-                for mask, marker, size in ((~sealed, "o", 24), (sealed, "D", 40)):
-                    points = axes.scatter(
-                        x[mask], curve.moved[mask], s=size, color=colour, marker=marker, zorder=5, alpha=0.8
-                    )
-                    tips(
-                        points,
-                        [_label(runs[int(k)], predictor.convention) for k in curve.near[mask]],
-                    )
-        log_sizes(axes, "x")
-        log_losses(axes)
-        axes.set_xlabel("parameters, N")
-        axes.set_ylabel("loss, nats per token")
-    worth = [(curve.C, curve.optimum[0]) for curve in curves if curve.optimum is not None]
-    if len(worth) > 1:
-        return conclude(
-            figure,
-            f"The best size goes from {format_size(worth[0][1], 2)} parameters at {format_size(worth[0][0], 2)} FLOPs "
-            f"to {format_size(worth[-1][1], 2)} at {format_size(worth[-1][0], 2)}",
-        )
-    return conclude(
-        figure,
-        "Loss against size at fixed compute; no budget's best size lies among these sizes"
-        if not worth
-        else f"At {format_size(worth[0][0], 2)} FLOPs the best size is {format_size(worth[0][1], 2)} parameters",
-    )
-
-
-def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
-    """100·(actual/predicted − 1) of each run: positive where it came out worse than the law says."""
-    table = columns(runs, predictor.convention)
-    predicted = np.asarray(bare(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss)
-    return np.asarray(100 * (table.L / predicted - 1))
-
-
-def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
-    """Percent by which each run came out above the law, against N, D and C.
-
-    Raises:
-        BadInput: no runs.
-    """
-    check(runs)
-    predictor = bare(predictor)
-    table = columns(runs, predictor.convention)
-    error = residual_percent(predictor, runs)
-    fitted = np.array([run.run not in held for run in runs], dtype=bool)
-    inside = fitted if fitted.any() else ~fitted
-    with house():
-        figure, panels = new_figure(height=2.9, columns=3, sharey=True)
-        for axes, x, name in zip(
-            panels, (table.N, table.D, 6 * table.N * table.D), ("N", "D", "C"), strict=True
-        ):
-            axes.axhline(0, color=INK, linewidth=0.8)
-            draw_points(axes, x, error, runs, held, predictor.convention)
-            log_sizes(axes, "x")
-            ticks = [t for t in axes.get_xticks() if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
-            if len(ticks) > 3:
-                axes.set_xticks(ticks[:: math.ceil(len(ticks) / 3)])
-            axes.set_xlabel({"N": "parameters, N", "D": "tokens, D", "C": "FLOPs, C"}[name])
-        panels[0].set_ylabel("actual over law, percent")
-    spread = float(np.sqrt(np.mean(error[inside] ** 2)))
-    worst = int(np.abs(error).argmax())
-    trend = [
-        name
-        for name, x in (("N", table.N), ("D", table.D), ("C", 6 * table.N * table.D))
-        if _trend(np.log(x[inside]), error[inside])
-    ]
-    tail = f"a trend is left in {' and '.join(trend)}" if trend else "no trend is left"
-    which = "the sealed " if runs[worst].run in held else ""
-    off = f"{abs(error[worst]):.2g} % {'above' if error[worst] > 0 else 'below'} it"
-    return conclude(
-        figure,
-        f"Fitted runs lie within {spread:.2g} % (rms) of the law, {tail}; "
-        f"farthest is {which}{plain(runs[worst].run)}, {off}",
-    )
-
-
-def _trend(x: Array, y: Array) -> bool:
-    """Is the slope of y on x more than 2 standard errors from 0?"""
-    if len(x) < 5 or np.ptp(x) == 0:
-        return False
-    x, y = x - x.mean(), y - y.mean()
-    slope = (x @ y) / (x @ x)
-    rest = y - slope * x
-    error = math.sqrt(float(rest @ rest) / (len(x) - 2) / float(x @ x))
-    return bool(abs(slope) > TREND * error) if error > 0 else False

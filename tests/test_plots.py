@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import format_size
-from plots import cells, frontier, profile, promised, style, surface, training
-from plots.figures import FIGURES, picture, pictures, planned_flops
+from plots import cells, cost, curves, frontier, learning, profile, promised, residuals, style, throughput
+from plots.drawing import planned_flops
+from plots.figures import FIGURES, picture, pictures
+from plots.law import bare
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
 from scaling.fitting.sensitivity import Profile
@@ -103,7 +105,9 @@ def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
 
 
 def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
-    error = surface.residual_percent(seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held])
+    error = residuals.residual_percent(
+        seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held]
+    )
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
 
@@ -111,21 +115,21 @@ def test_a_trend_in_the_residuals_is_said(seen):
     bent = [
         r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))}) for r in seen.lawful
     ]
-    assert "a trend is left in D" in style.conclusion(surface.residuals(seen.law.predictor(), bent))
-    assert "no trend" in style.conclusion(surface.residuals(seen.law.predictor(), seen.lawful, seen.held))
+    assert "a trend is left in D" in style.conclusion(residuals.residuals(seen.law.predictor(), bent))
+    assert "no trend" in style.conclusion(residuals.residuals(seen.law.predictor(), seen.lawful, seen.held))
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
-    assert training.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
+    assert curves.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
     rng = np.random.default_rng(0)
     noisy = TRUTH.loss(1e6, np.geomspace(1e5, 1e7, 400)) + rng.normal(0, 0.1, 400)
-    assert abs(training.smooth(noisy) - noisy).mean() < 0.1
-    assert np.std(np.diff(training.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
+    assert abs(curves.smooth(noisy) - noisy).mean() < 0.1
+    assert np.std(np.diff(curves.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
 
 
 def test_a_cooldown_starts_on_its_trunk(seen):
     branch = next(c for c in seen.curves if c.part.startswith("rung"))
-    tokens, loss = training.joined(branch, seen.curves)
+    tokens, loss = curves.joined(branch, seen.curves)
     assert tokens[0] < branch.tokens[0]
     assert len(tokens) == len(loss) == len(branch.tokens) + 1
 
@@ -147,9 +151,9 @@ def test_labels_at_line_ends_do_not_overlap():
         (lambda: promised.predicted_against_actual([]), "0 sealed predictions"),
         (lambda: promised.calibration([_row(4.0, 4.1)]), "needs at least 3"),
         (lambda: promised.backtest([]), "no form"),
-        (lambda: training.learning_curves([], []), "0 learning curves"),
-        (lambda: training.cost([]), "0 entries"),
-        (lambda: training.throughput([], []), "no run was timed"),
+        (lambda: learning.learning_curves([], []), "0 learning curves"),
+        (lambda: cost.cost([]), "0 entries"),
+        (lambda: throughput.throughput([], []), "no run was timed"),
     ],
 )
 def test_a_figure_without_data_is_one_clear_line(draw, message):
@@ -171,7 +175,7 @@ def test_no_setting_of_the_callers_matplotlib_changes(seen):
 
 
 def test_the_bands_edges_cost_what_the_band_allows(seen):
-    predictor = training.bare(seen.law.predictor())
+    predictor = bare(seen.law.predictor())
     found = frontier.along(predictor, np.geomspace(1e11, 1e13, 7))
     for edge in found.band:
         loss = predictor.predict(edge, found.C / (6 * edge)).loss
@@ -198,20 +202,20 @@ def _run(**changes):
 
 
 def test_mfu_is_of_a_named_dense_peak():
-    (speed,) = training.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    (speed,) = throughput.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
     assert speed.mfu == pytest.approx(5e5 * 8e8 / 989e12)
     assert speed.peak == "H200's 989 TFLOP/s bf16 dense"
     assert "40 % of H200's 989 TFLOP/s bf16 dense" in style.conclusion(
-        training.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
+        throughput.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
     )
-    (eight,) = training.speeds(_timed("r"), [_run(accelerator="8xA100")])
+    (eight,) = throughput.speeds(_timed("r"), [_run(accelerator="8xA100")])
     assert eight.mfu == pytest.approx(5e5 * 8e8 / (8 * 312e12))
 
 
 def test_without_a_known_peak_the_models_own_flops_are_said():
-    (speed,) = training.speeds(_timed("r"), [_run(accelerator="cpu")])
+    (speed,) = throughput.speeds(_timed("r"), [_run(accelerator="cpu")])
     assert (speed.mfu, speed.said) == (None, "400 TFLOP/s")
-    (unknown,) = training.speeds(_timed("r"), [_run(compute_kind="6ND")])
+    (unknown,) = throughput.speeds(_timed("r"), [_run(compute_kind="6ND")])
     assert unknown.said == "", "6ND is no exact count"
 
 
@@ -261,7 +265,7 @@ def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest
         )
         for i in range(30)
     ]
-    drawn = training.learning_curves((), runs)
+    drawn = learning.learning_curves((), runs)
     named = [text.get_text() for text in drawn.axes[0].texts]
     assert len(named) == 14
     assert {"1M", format_size(runs[-1].params)} <= set(named)

@@ -125,9 +125,11 @@ def fit(
 
 
 def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
+    from plots.isoflops import isoflops
     from plots.profile import profile
+    from plots.residuals import residuals
     from plots.style import house, svg
-    from plots.surface import isoflops, residuals, surface
+    from plots.surface import surface
 
     from ..files import write_whole
     from ..fitting.fitextras import profiles_of
