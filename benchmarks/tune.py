@@ -36,8 +36,9 @@ def main():
     from scaling.tuning import Way, micro_batches
     from train.choose import Wanted
     from train.config import TrainConfig
+    from train.experiment import ask, run_probe
     from train.resolve import TextFacts, settings_of
-    from train.tune import _ask, run_probe, tune
+    from train.tune import tune
 
     shape = QUICK if options.quick else SMALL
     config = TrainConfig.model_validate({"family": "small", "data": "none", "tokens": "100M", **shape})
@@ -63,9 +64,9 @@ def main():
         engines.append(picked.model.way.engine)
     grid = {}
     for engine in engines:
-        asks = [(m, _ask(found, Way(engine=engine), m, batch=batch)) for m in micro_batches(batch)]
+        asks = [(m, ask(found, Way(engine=engine), m, batch=batch)) for m in micro_batches(batch)]
         for group in [[one] for one in asks] if engine.compile else [asks]:
-            for (micro, _), answer in zip(group, run_probe([ask for _, ask in group]), strict=True):
+            for (micro, _), answer in zip(group, run_probe([one for _, one in group]), strict=True):
                 grid[engine.name, micro] = answer["step"] if answer["fits"] else float("inf")
         print(f"grid: {engine.name}", file=sys.stderr)
     grid_seconds = time.monotonic() - began
@@ -77,10 +78,10 @@ def main():
     again = {name: [] for name in ways}
     for _ in range(2 if options.quick else 3):
         for name, engine in ways.items():
-            again[name].append(run_probe([_ask(found, Way(engine=engine), name[1], batch=batch)])[0]["step"])
+            again[name].append(run_probe([ask(found, Way(engine=engine), name[1], batch=batch)])[0]["step"])
     behind = statistics.median(again[chosen]) / statistics.median(again[best]) - 1
 
-    starved = run_probe([{**_ask(found, picked.model.way, batch), "limit": 3e8}])
+    starved = run_probe([{**ask(found, picked.model.way, batch), "limit": 3e8}])
     seen = found.verified
     bars = [
         {"name": "probes", "value": found.probes, "at_most": 4},

@@ -1,6 +1,7 @@
 """The tuner: lines through two probes pick what a whole grid would, and what runs out of memory harms nobody."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from families.errors import BadInput
 from scaling.machine import Engine, MachineFile
 from scaling.tuning import Line, Model, Probed, Way, micro_batches, pick, space_rows, two_micro_batches
-from train import tune as tuner
+from train import experiment
 from train.choose import Wanted, choose
 from train.config import TrainConfig
+from train.experiment import run_probe
 from train.resolve import TextFacts, settings_of
-from train.tune import run_probe, scaling_curve, tune
+from train.tune import tune
+from train.tune_devices import scaling_curve
 
 PLAIN = Engine(threads=2)
 FAST = Engine(dtype="bf16", compile=True, attention="eager", threads=2)
@@ -141,7 +144,7 @@ class Machine:
 
 
 def search(monkeypatch, machine, room=8e9, wanted=None, **changes):
-    monkeypatch.setattr(tuner, "run_probe", machine)
+    monkeypatch.setattr(experiment, "run_probe", machine)
     return tune(
         settings(**changes), wanted or Wanted(threads=2), device="cpu", room=room, tell=lambda line: None
     )
@@ -205,7 +208,7 @@ def test_training_takes_what_was_tuned(monkeypatch):
 
 def test_a_curve_is_measured_where_it_was_measured_and_fitted_through_it(monkeypatch):
     found = search(monkeypatch, Machine())
-    monkeypatch.setattr(tuner.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     curve = scaling_curve(found, [1, 2], lambda line: None)
     assert set(curve.measured) == {1, 2}
     for count, seconds in curve.measured.items():
@@ -275,7 +278,7 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_is_measured(cli, words
 def test_the_printed_table_names_each_way_once_and_says_whether_processes_pay(monkeypatch, capsys):
     from scaling.cli.tune import _print, _print_curve
     from scaling.planning.devices import fit_times
-    from train.tune import Curve
+    from train.tune_devices import Curve
 
     tuning = search(monkeypatch, Machine())
     _print(tuning)

@@ -1,85 +1,25 @@
 """The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own."""
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from families import train_flops_per_token
 from families.accounting import training_memory
-from families.errors import BadInput, RunFailed
+from families.errors import BadInput
 from families.units import format_size
 from scaling.machine import Engine, Measured, Tuned, remember, shape_key, step_flops
-from scaling.planning.devices import TimeModel, fit_times
-from scaling.tuning import Model, Pick, Probed, Way, micro_batches, pick, two_micro_batches
+from scaling.tuning import Model, Probed, Way, micro_batches, pick, two_micro_batches
 
 from .autotune import free_memory
 from .choose import MARGIN, NEAR, Wanted, available_dtypes
 from .config import Settings
+from .experiment import PROCESS, Seen, Tuning, ask, experiment, probed
 from .host import machine_id
 
-PROCESS = 0.6e9  # bytes of a process before it holds a model: Python, torch and what compiled code needs
 BLOCK = 1  # layers of the member in the survey that compares engines
-SLACK = 1.5  # a probe may take so much more than what is free for it, before it is refused: the limit counts unused pages
-PATIENCE = 900.0  # seconds for one experiment
-_START = "from train.tune_probe import main; main()"  # with -P, so that a train.py of the current folder is not run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """What one experiment of a way at a micro-batch saw; step: of the whole global batch, where that was timed."""
-
-    probed: Probed
-    step: float = 0.0
-
-
-@dataclass(slots=True, kw_only=True)
-class Tuning:
-    """What was tried, and what it says. baseline, hand: of the plain engine, at its smallest probed micro-batch and at its best.
-
-    probes: processes that ran. verified: the pick, measured over the whole batch.
-    """
-
-    settings: Settings
-    device: str
-    room: float
-    tried: list[Probed] = field(default_factory=list)
-    models: list[Model] = field(default_factory=list)
-    probes: int = 0
-    seconds: float = 0.0
-    picked: Pick | None = None
-    verified: Seen | None = None
-
-    @property
-    def batch(self) -> int:
-        """Sequences of a step, whatever the way."""
-        return self.settings.batch_size
-
-    @property
-    def baseline(self) -> Probed:
-        """The plain engine at the smaller of its micro-batches."""
-        return min(
-            (one for one in self.tried if one.way == Way(engine=self.plain)), key=lambda one: one.micro
-        )
-
-    @property
-    def plain(self) -> Engine:
-        """What a loop without choices does."""
-        return self.tried[0].way.engine
-
-    @property
-    def hand(self) -> Pick | None:
-        """The plain engine at its own best micro-batch, by its lines; None where it did not fit at all."""
-        own = [model for model in self.models if model.way.engine == self.plain]
-        return pick(own, self.batch, self.room)
 
 
 def tune(
@@ -159,13 +99,13 @@ def _survey(
     ]
     whole = [Way(engine=plain, checkpointing=again)] * 2
     asks = [
-        _ask(tuning, way, micro, n_layer=tuning.settings.n_layer)
+        ask(tuning, way, micro, n_layer=tuning.settings.n_layer)
         for way, micro in zip(whole, micros, strict=True)
     ]
-    asks += [_ask(tuning, Way(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
+    asks += [ask(tuning, Way(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
     tell(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
-    answers = _run(tuning, asks, 1)
-    lines = [_probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
+    answers = experiment(tuning, asks, 1)
+    lines = [probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
     tuning.tried += lines
     fitting = [one for one in lines if one.fits]
     if fitting:
@@ -199,7 +139,7 @@ def _draw(tuning: Tuning, way: Way, micros: tuple[int, int], tell: Callable[[str
     for micro in sorted(micros):
         while micro:
             tell(f"{tuning.settings.member}: {way.space} at {micro} sequences")
-            found = _probed(way, micro, _run(tuning, [_ask(tuning, way, micro)], way.devices)[0])
+            found = probed(way, micro, experiment(tuning, [ask(tuning, way, micro)], way.devices)[0])
             tuning.tried.append(found)
             if found.fits:
                 seen.append(found)
@@ -214,109 +154,16 @@ def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
     while tuning.picked is not None:
         chosen = tuning.picked
         tell(f"{tuning.settings.member}: verifying {chosen.name}")
-        ask = _ask(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
-        answer = _run(tuning, [ask], chosen.model.way.devices)[0]
-        probed = _probed(chosen.model.way, chosen.micro, answer)
-        tuning.tried.append(probed)
-        if probed.fits:
-            tuning.verified = Seen(probed=probed, step=answer["step"])
+        asked = ask(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
+        answer = experiment(tuning, [asked], chosen.model.way.devices)[0]
+        found = probed(chosen.model.way, chosen.micro, answer)
+        tuning.tried.append(found)
+        if found.fits:
+            tuning.verified = Seen(probed=found, step=answer["step"])
             return
         smaller = [m for m in micro_batches(tuning.batch, chosen.model.way.devices) if m < chosen.micro]
         tuning.picked = replace(chosen, micro=smaller[-1]) if smaller else None
     raise BadInput(f"memory is {format_size(tuning.room)} bytes; nothing that was tried stays below it")
-
-
-def _ask(
-    tuning: Tuning, way: Way, micro: int, *, batch: int | None = None, n_layer: int | None = None
-) -> dict[str, Any]:
-    """What a probe is told. Without a batch only passes and updates are timed."""
-    changes = {
-        **way.engine.model_dump(),
-        "run": "probe",
-        "micro_batch": micro,
-        "batch_size": batch or micro * way.devices,
-        "checkpointing": way.checkpointing,
-        "n_layer": n_layer or tuning.settings.n_layer,
-    }
-    return {
-        "settings": tuning.settings.model_copy(update=changes).dump().replace("\n", " "),
-        "device": tuning.device,
-        "zero": way.zero,
-        "limit": None if tuning.device == "cuda" else SLACK * tuning.room + PROCESS,
-        "whole": batch is not None,
-    }
-
-
-def _probed(way: Way, micro: int, answer: dict[str, Any]) -> Probed:
-    if not answer["fits"]:
-        return Probed(way=way, micro=micro, fits=False)
-    return Probed(
-        way=way,
-        micro=micro,
-        **{key: answer[key] for key in ("seconds", "update", "memory", "first")},
-    )
-
-
-def _run(tuning: Tuning, asks: Sequence[dict[str, Any]], devices: int) -> list[dict[str, Any]]:
-    """The answers of one experiment; what a killed or failed process did not answer did not fit.
-
-    Raises:
-        RunFailed: it failed for another reason than memory.
-    """
-    tuning.probes += 1
-    return run_probe(asks, devices)
-
-
-def run_probe(asks: Sequence[dict[str, Any]], devices: int = 1) -> list[dict[str, Any]]:
-    """Ask a process, or several that share the work; never out of memory here, whatever happens there."""
-    text = "".join(json.dumps(ask) + "\n" for ask in asks)
-    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-        errors = [(Path(folder) / f"{rank}.log").open("w+b") for rank in range(devices)]
-        processes = []
-        for rank in range(devices):
-            joint = {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(devices), "LOCAL_WORLD_SIZE": str(devices),
-                "SCALING_RENDEZVOUS": (Path(folder) / "processes").as_uri(),
-            }  # fmt: skip
-            processes.append(
-                subprocess.Popen(  # noqa: S603 - this program itself, and no shell
-                    [sys.executable, "-P", "-c", _START],
-                    env={**os.environ, **(joint if devices > 1 else {}), "PYTHONSAFEPATH": "1"},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors[rank],
-                )
-            )
-        try:
-            outputs = _talk(processes, text)
-            errors[0].seek(0)
-            said = errors[0].read().decode(errors="replace")
-        finally:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
-            for file in errors:
-                file.close()
-    answers = [json.loads(line) for line in outputs.splitlines()]
-    missing = len(asks) - len(answers)
-    if missing and processes[0].returncode not in (-9, 137):
-        words = said.strip().splitlines()
-        raise RunFailed(f"a probe failed: {words[-1] if words else f'status {processes[0].returncode}'}")
-    return answers + [{"fits": False}] * missing
-
-
-def _talk(processes: Sequence["subprocess.Popen[bytes]"], text: str) -> str:
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(text.encode())
-        process.stdin.close()
-        process.stdin = None
-    try:
-        output, _ = processes[0].communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired as error:
-        raise RunFailed(f"a probe took more than {PATIENCE:.0f} s") from error
-    return output.decode()
 
 
 def _remember(tuning: Tuning) -> None:
@@ -348,60 +195,3 @@ def _remember(tuning: Tuning) -> None:
         flops=float(train_flops_per_token(spec) * settings.batch_tokens),
     )
     remember(machine_id(tuning.device), measured, [tuned])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """Seconds of a step of the same global batch on so many devices, and the model through them."""
-
-    measured: dict[int, float]
-    model: TimeModel
-    threads: int
-
-
-def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
-    """Numbers of devices that this machine has and that share the batch evenly.
-
-    Raises:
-        BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
-    """
-    there = devices_here(device)
-    if len(set(counts)) < 2 or min(counts) < 1 or max(counts) > there:
-        has = (
-            f"two numbers or more from 1 to {there}, like 1,2"
-            if there > 1
-            else "nothing: this machine has one"
-        )
-        raise BadInput(f"devices is {','.join(map(str, counts))}; give {has}")
-    bad = next((count for count in counts if batch % count), None)
-    if bad is not None:
-        raise BadInput(f"devices is {bad}; the batch of {batch} sequences cannot be shared evenly by so many")
-
-
-def devices_here(device: str) -> int:
-    """GPUs, or cores of the CPU that this process may use."""
-    return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
-
-
-def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], None]) -> Curve:
-    """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
-    the share of the largest number.
-
-    Raises:
-        BadInput: numbers that `check_counts` refuses.
-    """
-    check_counts(counts, tuning.batch, tuning.device)
-    most, batch = max(counts), tuning.batch
-    assert tuning.picked is not None
-    threads = 0 if tuning.device == "cuda" else max(1, devices_here(tuning.device) // most)
-    engine = tuning.picked.model.way.engine.model_copy(update={"threads": threads})
-    micro = max(m for m in micro_batches(batch, most) if m <= tuning.picked.micro)
-    found = {}
-    for count in sorted(set(counts)):
-        tell(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
-        way = replace(tuning.picked.model.way, engine=engine, devices=count)
-        answer = _run(tuning, [_ask(tuning, way, micro, batch=batch)], count)[0]
-        if not answer["fits"]:
-            raise RunFailed(f"{count} devices ran out of memory at {micro} sequences each")
-        found[count] = answer["step"]
-    return Curve(measured=found, model=fit_times(found), threads=threads)

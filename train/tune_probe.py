@@ -1,6 +1,6 @@
 """One experiment of the tuner, in a process of its own that may run out of memory and harms nobody.
 
-Reads asks as JSON lines, answers each with a JSON line; see train/tune.py, which starts it.
+Reads asks as JSON lines, answers each with a JSON line; see train/experiment.py, which starts it.
 """
 
 import gc

@@ -30,8 +30,8 @@ def tune(
     from train.config import TrainConfig
     from train.loop import pick_device
     from train.resolve import TextFacts, settings_of
-    from train.tune import check_counts, scaling_curve
     from train.tune import tune as search
+    from train.tune_devices import check_counts, scaling_curve
 
     from .keyvalue import merge
 
