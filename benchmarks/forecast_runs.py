@@ -23,9 +23,11 @@ from train.config import Settings, TrainConfig
 from train.data import Tokens
 from train.evaluate import eval_set, evaluate, glance_of
 from train.ladder import Habits, Places, Text, climb
-from train.loop import Diverged, Session, Stop, advance, start
-from train.prepare import DataManifest, prepare
+from train.loop import Diverged, Session, advance, start
+from train.manifest import DataManifest
+from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 
 RUNGS = (0.35, 0.6, 1.0)  # of the longest
 VOCABULARY, EVAL_TOKENS, LOG_EVERY = 1024, 2**16, 10

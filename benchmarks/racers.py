@@ -121,8 +121,8 @@ def ours(race):
     from train.data import Tokens
     from train.engine import frozen_collector
     from train.loop import start, to_device, train_step
+    from train.manifest import Shard
     from train.objective import batch_of
-    from train.prepare import Shard
 
     device = race.get("device", "cpu")
     spec = ModelSpec(

@@ -24,11 +24,12 @@ import train.checkpoint
 import train.saver
 from train.config import TrainConfig
 from train.ladder import Habits, Places, Text, climb
-from train.loop import Stop, start, train_step
+from train.loop import start, train_step
 from train.objective import batch_of
 from train.parallel import join
 from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 
 from .test_data import write_corpus
 

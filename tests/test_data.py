@@ -7,7 +7,8 @@ import pytest
 
 from families.errors import BadInput
 from train.data import Tokens, batch
-from train.prepare import DataManifest, prepare
+from train.manifest import DataManifest
+from train.prepare import prepare
 from train.text import find_texts, split_texts
 
 

@@ -15,8 +15,9 @@ from scaling.cli import main
 from train.config import TrainConfig
 from train.deepspeed_config import config_of
 from train.ladder import Habits, Interrupted, Places, Text, climb
+from train.manifest import DataManifest
 from train.parallel import ALONE, check_installed, join
-from train.prepare import DataManifest, prepare
+from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
 
 from .test_data import write_corpus

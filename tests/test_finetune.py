@@ -21,9 +21,10 @@ from train.epochs import best, epoch_ends, mean_train_loss
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Text, climb
 from train.launch import train
-from train.loop import Stop, start
+from train.loop import start
 from train.model import build
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 
 from .test_data import write_corpus
 from .test_train import SHAPE, StopAfter, ladder, one_thread, places, text
@@ -285,7 +286,7 @@ def test_the_cards_command_asks_for_the_same_fine_tuning(epochs):
 
     from scaling.cli.keyvalue import merge
     from train.config import Settings
-    from train.prepare import DataManifest
+    from train.manifest import DataManifest
 
     root = epochs[0] / "study"
     folder = next((root / "runs" / "run-ft-s0").glob("rung-*"))

@@ -16,10 +16,10 @@ from train.checkpoint import checkpoints
 from train.config import TrainConfig
 from train.ladder import Habits, climb
 from train.launch import train
-from train.loop import Stop
 from train.resolve import TextFacts, settings_of
 from train.rung import RungFile
 from train.rungs import Rungs
+from train.stop import Stop
 
 from .test_data import write_corpus
 from .test_train import SHAPE, one_thread, places, settings, text, weights

@@ -12,12 +12,13 @@ from train.checkpoint import load, save
 from train.config import TrainConfig
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Text, climb
-from train.loop import Stop, start, to_device, train_step
+from train.loop import start, to_device, train_step
 from train.model import build
 from train.objective import UNSCORED, MaskedLM, batch_of, objective_of
 from train.optimizer import make_optimizer
 from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 
 from .test_data import write_corpus
 from .test_train import SHAPE, StopAfter, one_thread, places

@@ -20,10 +20,10 @@ from train import workers
 from train.config import Settings, TrainConfig
 from train.ladder import Text, planned_steps
 from train.launch import train
-from train.loop import Stop
 from train.parallel import World
 from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 from train.workers import run_together
 
 from .test_data import write_corpus

@@ -18,7 +18,7 @@ from scaling.runs import read_runs
 from scaling.seal import seal
 from train.card import Facts, card, front_matter, outcome, yaml
 from train.config import Settings, TrainConfig
-from train.prepare import DataManifest
+from train.manifest import DataManifest
 from train.resolve import TextFacts, settings_of
 from train.rung import RungFile
 

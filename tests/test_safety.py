@@ -18,10 +18,11 @@ from train import checkpoint, saver
 from train.checkpoint import Snapshot, checkpoints
 from train.config import Settings
 from train.ladder import Habits, Interrupted, climb, planned_steps
-from train.loop import Diverged, Stop, stop_on_signals
+from train.loop import Diverged
 from train.memory import OutOfMemory, smaller
 from train.objective import Causal
 from train.spikes import WINDOW, Watch
+from train.stop import Stop, stop_on_signals
 
 from .test_cli import TRAIN
 from .test_data import write_corpus

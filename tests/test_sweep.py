@@ -9,7 +9,7 @@ from scaling.cli.keyvalue import merge
 from scaling.cli.train_verb import rung_table
 from scaling.runs import read_runs
 from train.config import TrainConfig
-from train.loop import Stop
+from train.stop import Stop
 from train.sweep import entries, expand, side_by_side, train_many, winners
 
 from .test_data import write_corpus

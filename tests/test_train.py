@@ -20,12 +20,13 @@ from train.data import batch
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
 from train.launch import places_of
-from train.loop import Diverged, Stop, gradients, start, train_step
+from train.loop import Diverged, gradients, start, train_step
 from train.model import build, hugging_face_config
 from train.objective import Causal
 from train.pack import Job, climb_all
 from train.prepare import prepare
 from train.resolve import TextFacts, settings_of
+from train.stop import Stop
 
 from .test_data import write_corpus
 

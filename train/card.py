@@ -21,7 +21,7 @@ from scaling.seal import open_seal
 from scaling.study import Study
 
 from .config import Settings, TrainConfig, predicted_tokens
-from .prepare import DataManifest
+from .manifest import DataManifest
 from .rung import MODEL, RUN, RUNG, RungFile, finished_rungs
 
 CARD = "README.md"

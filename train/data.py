@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 
-from .prepare import DataManifest, Shard
+from .manifest import DataManifest, Shard
 
 _DRAW = 0  # seed of the choice of a fraction of the windows
 

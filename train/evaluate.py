@@ -12,9 +12,9 @@ from scaling.files import sha256_bytes
 from .config import Settings
 from .data import Tokens
 from .loop import Glance, autocast, to_device
+from .manifest import DataManifest
 from .objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .parallel import ALONE, World
-from .prepare import DataManifest
 
 MOST_WINDOWS = 32  # scored together
 MOST_LOGITS = 2**27

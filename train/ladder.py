@@ -19,15 +19,16 @@ from .config import NOT_IDENTITY, Settings, TrainConfig
 from .data import Tokens
 from .epochs import best_model, end_epoch, epoch_ends, epochs_until, mean_train_loss
 from .evaluate import Evaluation, eval_set, evaluate, glance_of
-from .loop import Diverged, Session, Stop, advance, start
+from .loop import Diverged, Session, advance, start
+from .manifest import DataManifest, Need, check_enough
 from .objective import objective_of
 from .owned import owned
 from .pace import Peak, device_name, pace
 from .parallel import ALONE, World
-from .prepare import DataManifest, Need, check_enough
 from .product import leave, mark_end
 from .rung import RungFile
 from .saver import Saver, check_room, keep_for_branch, prune_finished, recover
+from .stop import Stop
 
 
 class Interrupted(KeyboardInterrupt):

@@ -21,13 +21,15 @@ from .config import Settings, TrainConfig, objective_for
 from .data import count_windows
 from .init import checkpoint_folder, has_tokenizer
 from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
-from .loop import Diverged, Stop, pick_device
+from .loop import Diverged, pick_device
+from .manifest import DataManifest, Need
 from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
 from .parallel import join
-from .prepare import DataManifest, Need, prepare
+from .prepare import prepare
 from .resolve import TextFacts, as_begun, run_name, settings_of, settings_of_planned
 from .rung import RungFile
+from .stop import Stop
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 

@@ -1,14 +1,12 @@
 """The training loop: from one step to another, at a schedule, exact on resume."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from .objective import batch_of, objective_of
 from .optimizer import clipped_step, make_optimizer
 from .parallel import ALONE, World, backward, divide, quietly, replicate
 from .spikes import Watch
+from .stop import Stop
 
 _SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
 
@@ -66,48 +65,6 @@ class Glance:
 
     look: Callable[[Session], float]
     every: int
-
-
-class Stop:
-    """Whether a person, a scheduler or a parent process has asked the loop to stop."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self.heeded = False  # somebody has looked: a loop is under way, and there is something to save
-
-    @property
-    def asked(self) -> bool:
-        """Looked at after every step."""
-        self.heeded = True
-        return self._asked
-
-    def ask(self) -> None:
-        """Stop after the step in hand."""
-        self._asked = True
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and a scheduler's SIGUSR1 let the step in hand finish and be saved; a second SIGINT stops at once.
-
-    Before the first step is through (text is read, a step compiled) there is nothing to save, and the first stops at once.
-    """
-    stop = Stop()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if not stop.heeded:
-            raise KeyboardInterrupt("before a step was trained; the same command begins again")
-        if stop.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.ask()
-
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    previous = {number: signal.signal(number, handler) for number in asked}
-    try:
-        yield stop
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
 
 
 def pick_device(wanted: str) -> str:

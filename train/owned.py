@@ -6,8 +6,8 @@ from pathlib import Path
 
 from scaling.cluster.claims import Claim, claim
 
-from .loop import Stop
 from .parallel import World
+from .stop import Stop
 
 
 class _Held(Stop):

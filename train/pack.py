@@ -20,9 +20,9 @@ from families.errors import RunFailed
 
 from .config import Settings
 from .ladder import Habits, Interrupted, Places, Text, climb
-from .loop import Stop
-from .prepare import DataManifest
+from .manifest import DataManifest
 from .rung import RungFile
+from .stop import Stop
 
 POLL_SECONDS = 0.2
 

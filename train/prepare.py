@@ -3,81 +3,21 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from families.errors import BadInput
-from families.units import format_size
-from scaling.files import Document, Record, sha256_file, whole_folder, write_whole
+from scaling.files import sha256_file, whole_folder
 
+from .encode import Encoder, Pieces
 from .hub import PREFIX, fetch, hub_set
+from .manifest import DataManifest, Need, Shard, SourceFile, check_enough
 from .stores import local_text
-from .text import (
-    CHUNK_CHARACTERS,
-    Text,
-    cut,
-    find_texts,
-    fingerprint,
-    holds_documents,
-    read_chunks,
-    split_texts,
-)
+from .text import Text, cut, find_texts, fingerprint, read_chunks, split_texts
 from .tokenizer import ENDS, MASKS, load_tokenizer, special_token, train_tokenizer
 
-SHARD_TOKENS = 2**28
-
 Progress = Callable[[str, float], None]
-
-
-class SourceFile(Record):
-    """One file of text: its name, its bytes and their hash, and the split it went to."""
-
-    name: str
-    bytes: int
-    sha256: str
-    split: Literal["train", "heldout", "both"]
-
-
-class Shard(Record):
-    """One file of tokens."""
-
-    name: str
-    tokens: int
-
-
-class DataManifest(Document):
-    """data.json: what the tokens were made from, and how to read them."""
-
-    KIND: ClassVar[str] = "data"
-
-    source: str
-    tokenizer: str
-    vocab_size: int  # of the tokenizer; a model's may be larger
-    eos_token_id: int
-    mask_token_id: int | None = None  # where the text was prepared for masked language modelling
-    dtype: Literal["uint16", "uint32"]
-    held_out: float
-    train: tuple[Shard, ...]
-    heldout: Shard
-    heldout_bytes: int
-    heldout_words: int
-    heldout_sha256: str
-    files: tuple[SourceFile, ...]
-
-    @property
-    def train_tokens(self) -> int:
-        """Distinct tokens to train on."""
-        return sum(shard.tokens for shard in self.train)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """The least that a run can use: a batch of windows to train on and one window to evaluate on."""
-
-    n_positions: int
-    batch_size: int
 
 
 def prepare(
@@ -185,31 +125,6 @@ def prepare(
     return manifest
 
 
-def check_enough(manifest: DataManifest, need: Need | None) -> None:
-    """Refuse text that is too small to split, or for one batch.
-
-    Raises:
-        BadInput: saying what there is and what is needed.
-    """
-    if not manifest.train or manifest.heldout.tokens < 2:
-        raise BadInput(
-            f"data is {manifest.source!r}, which is too small to split into training and held-out text"
-        )
-    if need is None:
-        return
-    windows = sum((shard.tokens - 1) // need.n_positions for shard in manifest.train)
-    if windows < need.batch_size:
-        raise BadInput(
-            f"the training text has {format_size(manifest.train_tokens)} tokens, {windows} windows of {need.n_positions}; "
-            f"one batch needs {need.batch_size}: give more text, or a smaller batch_size= or n_positions="
-        )
-    if manifest.heldout.tokens <= need.n_positions:
-        raise BadInput(
-            f"the held-out text has {manifest.heldout.tokens} tokens, less than one context of {need.n_positions}; "
-            "give more text, a larger held_out=, or a smaller n_positions="
-        )
-
-
 def _texts(
     data: str, validation: str | None, study: Path, report: Progress
 ) -> tuple[list[Text], frozenset[str]]:
@@ -233,9 +148,6 @@ def _texts(
             f"validation has {min(same)}, which is in data too; held-out text must not be trained on"
         )
     return [*texts, *taken], frozenset(text.name for text in taken)
-
-
-Pieces = Sequence[tuple[Text, Iterator[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,80 +190,3 @@ class _Split:
         if self.cut:
             return "both"
         return "heldout" if any(text.name == name for text in self.held) else "train"
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    shards: tuple[Shard, ...]
-    bytes: int
-    words: int
-
-
-class Encoder:
-    """Writes the tokens of texts, each closed by the end of text, into shards."""
-
-    def __init__(
-        self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
-    ) -> None:
-        self.eos = eos
-        self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
-        self._read = 0
-
-    def write(self, texts: Pieces, stem: str) -> _Written:
-        """Encode texts a few megabytes at a time; only training text is split into shards."""
-        shards: list[Shard] = []
-        pending: list[NDArray[Any]] = []
-        bytes_read = words = 0
-        for pieces, ends in self._batches(texts):
-            pending.extend(self._encode(pieces, ends))
-            bytes_read += sum(len(piece.encode()) for piece in pieces)
-            words += sum(len(piece.split()) for piece in pieces)
-            self._report(self._read + bytes_read)
-            if stem == "train" and sum(map(len, pending)) >= SHARD_TOKENS:
-                shards.append(self._flush(pending, f"{stem}-{len(shards):05d}.bin"))
-        if any(map(len, pending)):
-            name = "heldout.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
-            shards.append(self._flush(pending, name))
-        self._read += bytes_read
-        return _Written(tuple(shards), bytes_read, words)
-
-    def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
-        """Pieces to encode together, and whether each closes its document."""
-        pieces: list[str] = []
-        ends: list[bool] = []
-        characters = 0
-        for text, chunks in texts:
-            documents = holds_documents(text)
-            for chunk, last in _marking_last(chunks):
-                pieces.append(chunk)
-                ends.append(documents or last)
-                characters += len(chunk)
-                if characters >= CHUNK_CHARACTERS:
-                    yield pieces, ends
-                    pieces, ends, characters = [], [], 0
-        if pieces:
-            yield pieces, ends
-
-    def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
-        for encoding, end in zip(
-            self._coder.encode_batch(pieces, add_special_tokens=False), ends, strict=True
-        ):
-            closing = [self.eos] if end else []
-            yield np.asarray(encoding.ids + closing, dtype=self._dtype)
-
-    def _flush(self, pending: list[NDArray[Any]], name: str) -> Shard:
-        tokens = np.concatenate(pending)
-        pending.clear()
-        write_whole(self._folder / name, tokens.tobytes())
-        return Shard(name=name, tokens=len(tokens))
-
-
-def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Each chunk, and whether it is the last."""
-    before: str | None = None
-    for chunk in chunks:
-        if before is not None:
-            yield before, False
-        before = chunk
-    if before is not None:
-        yield before, True

@@ -6,7 +6,7 @@ from scaling.study import Study
 
 from .card import Facts, outcome, write_card
 from .config import Settings
-from .prepare import DataManifest
+from .manifest import DataManifest
 from .rung import MODEL, RUN, RUNG, RungFile
 from .tensorboard import Scalars
 from .trainer_state import write_state

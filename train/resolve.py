@@ -16,7 +16,7 @@ from .autotune import fitting_micro_batch
 from .choose import Wanted
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
 from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256
-from .prepare import DataManifest
+from .manifest import DataManifest
 from .text import dataset_name
 
 # Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the

@@ -15,10 +15,11 @@ from scaling.study import Study, safe_name
 from .config import TrainConfig
 from .ladder import Habits, planned_steps, rung_steps
 from .launch import begin, places_of
-from .loop import Stop, pick_device
+from .loop import pick_device
 from .pack import Job, Report, climb_all
 from .resolve import run_name
 from .rung import RungFile
+from .stop import Stop
 
 # What a sweep is over: these are compared with each other, best first …
 TUNED = (

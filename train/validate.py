@@ -13,11 +13,12 @@ from scaling.files import Record
 
 from .config import Settings
 from .data import Tokens
+from .encode import Encoder
 from .evaluate import EvalSet, eval_set, evaluate
 from .init import first_line, has_tokenizer, read_model
 from .loop import pick_device
+from .manifest import DataManifest
 from .objective import objective_of
-from .prepare import DataManifest, Encoder
 from .rung import MODEL, RUN, RUNG, RungFile
 from .stores import local_text
 from .text import find_texts, read_chunks

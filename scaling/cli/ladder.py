@@ -142,7 +142,7 @@ def ladder(
 def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
     """Train a plan's members in a study, with progress and a stop that saves."""
     from train.launch import train_plan
-    from train.loop import stop_on_signals
+    from train.stop import stop_on_signals
 
     from .progress import Progress
 

@@ -57,7 +57,7 @@ def train(
 
 
 def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
-    from train.loop import stop_on_signals
+    from train.stop import stop_on_signals
     from train.sweep import train_many, winners
 
     from .progress import Progress
@@ -80,9 +80,9 @@ def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
 
 def _train(config: Any, study: Path, yes: bool) -> Any:
     from train.launch import train as launch
-    from train.loop import stop_on_signals
     from train.memory import OutOfMemory
     from train.parallel import PeerLost
+    from train.stop import stop_on_signals
     from train.workers import AGAIN, LOST, end_with_parent, started_here
 
     from .progress import Progress
