@@ -20,9 +20,9 @@ from scaling.recipe import recipe
 from scaling.watching.underway import Underway
 from train.checkpoint import load_newest
 from train.config import Settings, TrainConfig
-from train.data import Tokens
+from train.data import Text, Tokens
 from train.evaluate import eval_set, evaluate, glance_of
-from train.ladder import Habits, Places, Text, climb
+from train.ladder import Habits, Places, climb
 from train.loop import Diverged, Session, advance, start
 from train.manifest import DataManifest
 from train.prepare import prepare

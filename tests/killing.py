@@ -23,7 +23,8 @@ from transformers import GPT2LMHeadModel
 import train.checkpoint
 import train.saver
 from train.config import TrainConfig
-from train.ladder import Habits, Places, Text, climb
+from train.data import Text
+from train.ladder import Habits, Places, climb
 from train.loop import start, train_step
 from train.objective import batch_of
 from train.parallel import join

@@ -13,8 +13,9 @@ import torch
 from families.errors import BadInput
 from scaling.cli import main
 from train.config import TrainConfig
+from train.data import Text
 from train.deepspeed_config import config_of
-from train.ladder import Habits, Interrupted, Places, Text, climb
+from train.ladder import Habits, Interrupted, Places, climb
 from train.manifest import DataManifest
 from train.parallel import ALONE, check_installed, join
 from train.prepare import prepare

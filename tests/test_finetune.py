@@ -16,10 +16,10 @@ from scaling.files import first_problem
 from scaling.runs import read_runs
 from train import init
 from train.config import TrainConfig
-from train.data import Tokens
+from train.data import Text, Tokens
 from train.epochs import best, epoch_ends, mean_train_loss
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Interrupted, Text, climb
+from train.ladder import Habits, Interrupted, climb
 from train.launch import train
 from train.loop import start
 from train.model import build

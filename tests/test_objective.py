@@ -10,8 +10,9 @@ from scaling.files import first_problem
 from scaling.runs import read_runs
 from train.checkpoint import load, save
 from train.config import TrainConfig
+from train.data import Text
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Interrupted, Text, climb
+from train.ladder import Habits, Interrupted, climb
 from train.loop import start, to_device, train_step
 from train.model import build
 from train.objective import UNSCORED, MaskedLM, batch_of, objective_of

@@ -17,8 +17,9 @@ from scaling.files import first_problem
 from scaling.ledger import read_ledger
 from scaling.runs import read_runs
 from train import workers
+from train.branches import planned_steps
 from train.config import Settings, TrainConfig
-from train.ladder import Text, planned_steps
+from train.data import Text
 from train.launch import train
 from train.parallel import World
 from train.prepare import prepare

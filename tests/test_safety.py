@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from families.errors import BadInput, RunFailed
 from scaling.ledger import read_ledger
 from train import checkpoint, saver
+from train.branches import planned_steps
 from train.checkpoint import Snapshot, checkpoints
 from train.config import Settings
-from train.ladder import Habits, Interrupted, climb, planned_steps
+from train.ladder import Habits, Interrupted, climb
 from train.loop import Diverged
 from train.memory import OutOfMemory, smaller
 from train.objective import Causal

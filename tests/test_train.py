@@ -14,11 +14,12 @@ from scaling.ledger import read_ledger
 from scaling.runs import read_runs
 from scaling.schedule import Schedule
 from scaling.study import Study
+from train.branches import planned_steps
 from train.checkpoint import checkpoints, load, save
 from train.config import TrainConfig
-from train.data import batch
+from train.data import Text, batch
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Interrupted, Places, Text, climb, planned_steps
+from train.ladder import Habits, Interrupted, Places, climb
 from train.launch import places_of
 from train.loop import Diverged, gradients, start, train_step
 from train.model import build, hugging_face_config

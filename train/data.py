@@ -98,3 +98,23 @@ def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.i
         here = positions // count == epoch
         indices[here] = _epoch_order(count, seed, epoch)[positions[here] % count]
     return tokens.windows(indices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The tokens a run reads: training windows, held-out windows, and the manifest of both."""
+
+    folder: Path
+    manifest: DataManifest
+    train: Tokens
+    heldout: Tokens
+
+    @staticmethod
+    def open(folder: Path, manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> "Text":
+        """Map both splits; of the training windows a fraction."""
+        return Text(
+            folder=folder,
+            manifest=manifest,
+            train=Tokens.open(folder, manifest.train, manifest.dtype, n_positions, fraction),
+            heldout=Tokens.open(folder, (manifest.heldout,), manifest.dtype, n_positions),
+        )

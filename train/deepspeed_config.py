@@ -7,8 +7,8 @@ from typing import Any
 from families.errors import BadInput
 from scaling.files import write_whole
 
+from .branches import planned_steps
 from .config import Settings, TrainConfig
-from .ladder import planned_steps
 from .loop import pick_device
 from .optimizer import ADAM_EPS
 from .parallel import World

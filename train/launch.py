@@ -16,11 +16,12 @@ from scaling.runs import gather_runs
 from scaling.study import Study
 
 from .autotune import Estimate, estimate, speed_of
+from .branches import planned_steps
 from .choose import Wanted, choose
 from .config import Settings, TrainConfig, objective_for
-from .data import count_windows
+from .data import Text, count_windows
 from .init import checkpoint_folder, has_tokenizer
-from .ladder import Habits, Interrupted, Places, Text, climb, planned_steps
+from .ladder import Habits, Interrupted, Places, climb
 from .loop import Diverged, pick_device
 from .manifest import DataManifest, Need
 from .pace import Peak, peak_of

@@ -19,7 +19,8 @@ from typing import Any
 from families.errors import RunFailed
 
 from .config import Settings
-from .ladder import Habits, Interrupted, Places, Text, climb
+from .data import Text
+from .ladder import Habits, Interrupted, Places, climb
 from .manifest import DataManifest
 from .rung import RungFile
 from .stop import Stop

@@ -12,8 +12,9 @@ from families.errors import BadInput
 from scaling.runs import gather_runs
 from scaling.study import Study, safe_name
 
+from .branches import planned_steps, rung_steps
 from .config import TrainConfig
-from .ladder import Habits, planned_steps, rung_steps
+from .ladder import Habits
 from .launch import begin, places_of
 from .loop import pick_device
 from .pack import Job, Report, climb_all
