@@ -198,6 +198,11 @@ class PlannedMember(Record):
         """The shape alone."""
         return ModelSpec(**{field: getattr(self, field) for field in _SPEC_FIELDS})
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens at which it is observed: its rungs, or its end alone."""
+        return self.rungs or (self.tokens,)
+
 
 _SPEC_FIELDS = tuple(field for field in ModelSpec.__dataclass_fields__ if field in PlannedMember.model_fields)
 

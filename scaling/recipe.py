@@ -5,7 +5,6 @@ by rule.
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
 
 from pydantic import Field
 
@@ -15,8 +14,7 @@ from families.units import nearest
 
 from .files import Record
 from .laws import KaplanFrontier
-
-Schedule = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; what a ladder's trunk needs
+from .schedule import Kind, whole_steps
 
 DEFAULT_RULE = "width"
 # Of the shortest run; a longer warm-up bends the law at its small end (Porian et al. 2024, section 3.2).
@@ -47,7 +45,7 @@ class Recipe(Record):
     beta2: float = Field(ge=0, lt=1)
     grad_clip: float = Field(gt=0)
     init_std: float = Field(default=0.02, gt=0)
-    schedule: Schedule = "wsd"
+    schedule: Kind = "wsd"
     cooldown_fraction: float = Field(default=COOLDOWN, ge=0, le=1)
     source: str
 
@@ -168,7 +166,7 @@ def recipe(
     tokens: float,
     *,
     rule: str = DEFAULT_RULE,
-    schedule: Schedule = "wsd",
+    schedule: Kind = "wsd",
     batch_tokens: float | None = None,
     shortest: float | None = None,
 ) -> Recipe:
@@ -195,7 +193,7 @@ def recipe(
     wanted = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
     sequences = _whole_sequences(wanted, spec.n_positions, tokens)
     batch = sequences * spec.n_positions
-    steps = max(1, round(tokens / batch))
+    steps = whole_steps(tokens, batch)
     warmup = (
         max(SHORTEST_WARMUP, params_non_embedding(spec) / batch)
         if advice.warmup_steps is None

@@ -4,8 +4,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["wsd", "cosine"]
+Kind = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; what a ladder's trunk needs
 Shape = Literal["linear", "1-sqrt"]
+
+
+def whole_steps(tokens: float, batch_tokens: float) -> int:
+    """Steps of `batch_tokens` nearest to that many tokens; at least 1. What is planned is so what is trained."""
+    return max(1, round(tokens / batch_tokens))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

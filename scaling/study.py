@@ -94,6 +94,11 @@ def open_study(folder: Path) -> Study:
     return study
 
 
+def seeded(name: str, seed: int) -> str:
+    """A run's name: what is trained, and with which seed, like gpt2-52m-s0."""
+    return f"{name}-s{seed}"
+
+
 def safe_name(text: str) -> str:
     """A name that is one harmless folder, whatever was typed.
 

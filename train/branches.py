@@ -1,13 +1,15 @@
 """A ladder in steps: the trunk that its rungs share, and the branch of each."""
 
-from scaling.schedule import Schedule
+from collections.abc import Sequence
+
+from scaling.schedule import Schedule, whole_steps
 
 from .config import Settings, TrainConfig
 
 
-def rung_steps(settings: Settings, tokens: int) -> int:
-    """Whole steps nearest to that many tokens; at least 1."""
-    return max(1, round(tokens / settings.batch_tokens))
+def rung_steps(settings: Settings, rungs: Sequence[int]) -> list[int]:
+    """The lengths of a ladder's rungs in steps, from their tokens: ascending, each once."""
+    return sorted({whole_steps(tokens, settings.batch_tokens) for tokens in rungs})
 
 
 def trunk_schedule(settings: Settings, steps: int) -> Schedule:
@@ -37,9 +39,7 @@ def branch_name(settings: Settings, steps: int) -> str:
 
 def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
     """Steps that a ladder trains in all: its longest trunk and every branch."""
-    schedules = [
-        trunk_schedule(settings, steps) for steps in {rung_steps(settings, tokens) for tokens in rungs}
-    ]
+    schedules = [trunk_schedule(settings, steps) for steps in rung_steps(settings, rungs)]
     if settings.schedule == "cosine":
         return sum(schedule.steps for schedule in schedules)
     return max(s.decay_starts for s in schedules) + sum(s.cooldown_steps for s in schedules)

@@ -11,6 +11,7 @@ from families.errors import BadInput
 from families.presets import MEMBERS
 from families.units import parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
+from scaling.recipe import COOLDOWN
 from scaling.schedule import Kind, Shape
 
 from .rungs import Rungs
@@ -106,7 +107,9 @@ class TrainConfig(Record):
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
     schedule: Kind = Field(default="wsd", description="wsd (constant, then a cooldown to 0) or cosine to 0.")
-    cooldown: float = Field(default=0.2, gt=0, le=1, description="Share of the steps in the cooldown of wsd.")
+    cooldown: float = Field(
+        default=COOLDOWN, gt=0, le=1, description="Share of the steps in the cooldown of wsd."
+    )
     cooldown_shape: Shape = Field(default="linear", description="Of the cooldown of wsd.")
     rungs: Annotated[Rungs, BeforeValidator(Rungs.parse)] = Field(
         default=Rungs(),

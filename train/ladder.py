@@ -91,7 +91,7 @@ def _climb(
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
     done = []
     before = 0  # steps of the branches so far: the ladder's position is the step plus these
-    for steps in sorted({rung_steps(settings, tokens) for tokens in rungs}):
+    for steps in rung_steps(settings, rungs):
         schedule = trunk_schedule(settings, steps)
         branch = places.folder / branch_name(settings, steps)
         finished = branch / "rung.json"
@@ -114,7 +114,7 @@ def _climb(
         before += steps if settings.schedule == "cosine" else schedule.cooldown_steps
         done.append(rung)
     if world.first and settings.schedule == "wsd":
-        longest = trunk_schedule(settings, max(rung_steps(settings, tokens) for tokens in rungs))
+        longest = trunk_schedule(settings, rung_steps(settings, rungs)[-1])
         prune_finished(places.folder / "trunk", trunk_end(longest))
     return tuple(done)
 

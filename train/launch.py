@@ -28,7 +28,7 @@ from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
 from .parallel import join
 from .prepare import prepare
-from .resolve import TextFacts, as_begun, run_name, settings_of, settings_of_planned
+from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
 from .rung import RungFile
 from .stop import Stop
 
@@ -73,7 +73,7 @@ def train(
         PeerLost: another process has ended.
     """
     device = pick_device(config.device)
-    folder = config.out or study / "runs" / f"{run_name(config)}-s{config.seed}"
+    folder = config.out or study / "runs" / run_name(config)
     with join(config.zero, device, config.engine) as world:
         if not world.first:
             tell, report = _say_nothing, _report_nothing
@@ -147,7 +147,7 @@ def begin(
         # of what the run would read, which may be less than there is: its steps are to repeat it
         there = count_windows(manifest, spec.n_positions) * spec.n_positions
         part = config.data_fraction * min(1.0, config.tokens / there)
-        config = config.model_copy(update={"name": run_name(config), "data_fraction": part})
+        config = config.model_copy(update={"name": base_name(config), "data_fraction": part})
     windows = count_windows(manifest, spec.n_positions, config.data_fraction)
     if config.epochs is not None:
         config = config.model_copy(update={"tokens": config.epochs * windows * spec.n_positions})
@@ -259,7 +259,7 @@ def train_plan(
 
         jobs = []
         for planned, said in zip(sorted(members, key=lambda one: one.flops), world.do(asked), strict=True):
-            settings, rungs = Settings.model_validate_json(said), planned.rungs or (planned.tokens,)
+            settings, rungs = Settings.model_validate_json(said), planned.ends
             jobs.append(
                 Job(
                     settings=settings,
@@ -290,7 +290,7 @@ def _to_go_on(
     settings = settings_of_planned(planned, TextFacts.of(manifest, planned.architecture), device, seed=seed)
     folder = study.run_folder(settings.run)
     settings = as_begun(settings, folder)
-    rungs = planned.rungs or (planned.tokens,)
+    rungs = planned.ends
     need = check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
     if wanted is None or (folder / "run.json").exists():
         return settings

@@ -51,7 +51,7 @@ def announce(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
             cooldown=settings.cooldown if settings.schedule == "wsd" else 0.0,
             shape=settings.cooldown_shape,
         )
-        for steps in sorted({rung_steps(settings, tokens) for tokens in rungs})
+        for steps in rung_steps(settings, rungs)
     )
     asked = Underway(
         run=settings.run,

@@ -10,7 +10,7 @@ from scaling.files import canonical_json, sha256_bytes
 from scaling.machine import Engine
 from scaling.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
-from scaling.study import safe_name
+from scaling.study import safe_name, seeded
 
 from .autotune import fitting_micro_batch
 from .choose import Wanted
@@ -62,6 +62,11 @@ class TextFacts:
 
 
 def run_name(config: TrainConfig) -> str:
+    """What a run is called."""
+    return seeded(base_name(config), config.seed)
+
+
+def base_name(config: TrainConfig) -> str:
     """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs."""
     if config.name:
         return safe_name(config.name)
@@ -86,7 +91,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         advice = advice.model_copy(update=FINE_TUNING)
         init = {"init": str(weights), "init_sha256": checkpoint_sha256(weights)}
     return _settings(
-        config.family or checkpoint_name(config.init or ""), spec, advice, facts, device, run=run_name(config),
+        config.family or checkpoint_name(config.init or ""), spec, advice, facts, device, run=base_name(config),
         seed=config.seed, batch_size=batch, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
@@ -127,7 +132,7 @@ def _settings(
     member_name = safe_name(name)
     return Settings.model_validate(
         {
-            "run": f"{run or member_name}-s{seed}",
+            "run": seeded(run or member_name, seed),
             "member": member_name,
             "group": facts.group,
             **{field: getattr(spec, field) for field in SHAPE_FIELDS},

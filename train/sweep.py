@@ -18,7 +18,7 @@ from .ladder import Habits
 from .launch import begin, places_of
 from .loop import pick_device
 from .pack import Job, Report, climb_all
-from .resolve import run_name
+from .resolve import base_name, run_name
 from .rung import RungFile
 from .stop import Stop
 
@@ -90,7 +90,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
     found = []
     for point, config in points:
         if point.label:
-            config = config.model_copy(update={"name": safe_name(f"{run_name(config)}-{point.label}")})
+            config = config.model_copy(update={"name": safe_name(f"{base_name(config)}-{point.label}")})
         cell = tuple(pair for pair in point.chosen if pair[0] in CELLS)
         tuned = tuple(pair for pair in point.chosen if pair[0] in TUNED)
         for fraction in config.fractions if config.ablate == "data" else (config.data_fraction,):
@@ -107,7 +107,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
                 raise BadInput(f"engine is {entry.config.engine}; a sweep trains its runs with torch")
             if entry.config.devices > 1:
                 raise BadInput(f"devices is {entry.config.devices}; a sweep trains each run on one")
-            name = f"{run_name(entry.config)}-s{entry.config.seed}"
+            name = run_name(entry.config)
             named[name] = named.get(name, 0) + 1
             if named[name] > 1:
                 raise BadInput(
@@ -143,7 +143,7 @@ def train_many(
         config = entry.config
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
-        folder = study / "runs" / f"{run_name(config)}-s{config.seed}"
+        folder = study / "runs" / run_name(config)
         settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
         jobs.append(
             Job(
@@ -155,7 +155,7 @@ def train_many(
                 steps=planned_steps(settings, rungs),
             )
         )
-        lengths.append(len({rung_steps(settings, tokens) for tokens in rungs}))
+        lengths.append(len(rung_steps(settings, rungs)))
     habits = Habits(
         device=device,
         log_every=first.log_every,

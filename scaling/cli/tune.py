@@ -158,7 +158,9 @@ def _fastest(alone: float, shared: float, count: int) -> str:
 
 def _print_curve(tuning: Any, curve: Any, tokens: int) -> None:
     """Hours of a run on 1, 2, 4, 8 devices."""
-    steps = max(1, round(tokens / tuning.settings.batch_tokens))
+    from ..schedule import whole_steps
+
+    steps = whole_steps(tokens, tuning.settings.batch_tokens)
     rows = []
     for count in sorted({1, 2, 4, 8, *curve.measured}):
         measured = curve.measured.get(count)

@@ -59,9 +59,10 @@ def _steps(folder: Path, tokens: str | None) -> int | None:
         return None
     from families.units import parse_count
 
+    from ..schedule import whole_steps
     from ..watching.curves import read_run
 
-    return max(1, round(parse_count(tokens, "tokens") / read_run(folder).underway.batch_tokens))
+    return whole_steps(parse_count(tokens, "tokens"), read_run(folder).underway.batch_tokens)
 
 
 def _show(line: str) -> None:

@@ -11,7 +11,8 @@ from families.errors import BadInput
 
 from ..planfile import PlanFile, PlannedMember
 from ..recipe import COOLDOWN
-from ..study import Study, safe_name
+from ..schedule import whole_steps
+from ..study import Study, safe_name, seeded
 from .claims import holder
 from .profile import Needs, Profile
 
@@ -79,7 +80,7 @@ def sweep(
     chosen = [plan.member(name) for name in only] if only else list(plan.members)
     if not chosen:
         raise BadInput(f"{path} has no members to train")
-    names = [run_name(member.member, seed) for member in chosen]
+    names = [seeded(safe_name(member.member), seed) for member in chosen]
     twice, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise BadInput(f"{path} has two members whose run is {twice}; each needs a name of its own")
@@ -93,11 +94,6 @@ def sweep(
     )
 
 
-def run_name(member: str, seed: int) -> str:
-    """The run of a member with a seed."""
-    return f"{safe_name(member)}-s{seed}"
-
-
 def _task(member: PlannedMember, run: str, profile: Profile) -> Task:
     needs, sequences = profile.of(member.member), member.recipe.batch_sequences
     processes = needs.nodes * needs.devices
@@ -106,7 +102,7 @@ def _task(member: PlannedMember, run: str, profile: Profile) -> Task:
             f"{member.member} has a batch of {sequences} sequences; it must be a multiple of its {processes} processes"
         )
     batch = sequences * member.n_positions
-    steps = {max(1, round(tokens / batch)) for tokens in member.rungs or (member.tokens,)}
+    steps = {whole_steps(tokens, batch) for tokens in member.ends}
     return Task(
         member=member.member,
         run=run,

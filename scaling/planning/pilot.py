@@ -12,6 +12,7 @@ from ..lawfile import LawFile
 from ..ledger import Work
 from ..planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
 from ..recipe import COOLDOWN, recipe
+from ..schedule import whole_steps
 
 RUNGS = (
     0.35,
@@ -102,17 +103,16 @@ def longest_rung(
 
 def ladder_flops(member: PlannedMember) -> float:
     """Exact training FLOPs of a member's ladder: the trunk to the last cooldown's start once, and each rung's cooldown."""
-    rungs = member.rungs or (member.tokens,)
     branch = (
         member.recipe.cooldown_fraction if member.recipe.schedule == "wsd" else 1.0
     )  # others share no trunk
-    return float(member.flops / member.tokens * ((1 - branch) * max(rungs) + branch * sum(rungs)))
+    return float(member.flops / member.tokens * ((1 - branch) * max(member.ends) + branch * sum(member.ends)))
 
 
 def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
     """What to train first: each small member to every rung. Nothing is predicted yet."""
     batch = pilot.batch_sequences * pilot.target.n_positions
-    rungs = tuple(max(1, round(share * longest / batch)) * batch for share in RUNGS)
+    rungs = tuple(whole_steps(share * longest, batch) * batch for share in RUNGS)
     members = tuple(_planned(spec, rungs[-1], rungs, batch, shortest=rungs[0]) for spec in pilot.learn)
     return PlanFile(members=members, notes=("pilot ladders on which the law is fitted",))
 

@@ -13,6 +13,7 @@ from ..budget import parse_budget
 from ..laws import Law
 from ..planfile import PlanFile, PlannedMember
 from ..recipe import recipe
+from ..schedule import whole_steps
 from .buying import Basket, Purchase, buy
 from .candidates import candidates, designed
 from .planlaw import find_law
@@ -80,7 +81,7 @@ def budget_of(text: str, compute: float) -> float:
 def _planned(one: Purchase) -> PlannedMember:
     advice = recipe(one.member.spec, one.tokens, shortest=one.rungs[0])
     step = advice.batch_tokens
-    rungs = tuple(sorted({max(1, round(rung / step)) * step for rung in (*one.rungs[:-1], advice.tokens)}))
+    rungs = tuple(sorted({whole_steps(rung, step) * step for rung in (*one.rungs[:-1], advice.tokens)}))
     return PlannedMember.of(
         one.member.name, one.member.spec, tokens=advice.tokens, recipe=advice, rungs=rungs
     )

@@ -36,7 +36,7 @@ class Sweep:
                 (
                     one.member,
                     float(one.params if convention == "total" else one.params_non_embedding),
-                    one.rungs or (one.tokens,),
+                    one.ends,
                 )
                 for one in plan.members
             )
