@@ -117,12 +117,13 @@ def ours(race):
 
     from families import ModelSpec
     from train.choose import Wanted, choose
-    from train.config import SHAPE_FIELDS, Settings
+    from train.config import Settings
     from train.data import Tokens
     from train.engine import frozen_collector
     from train.loop import start, to_device, train_step
     from train.manifest import Shard
     from train.objective import batch_of
+    from train.shape import SHAPE_FIELDS
 
     device = race.get("device", "cpu")
     spec = ModelSpec(

@@ -13,9 +13,10 @@ from families.accounting import training_memory
 from families.design import name_of
 from scaling.machine import MachineFile, quickest
 
-from .config import SHAPE_FIELDS, Settings
+from .config import Settings
 from .host import machine_id
 from .loop import Session, start, train_step
+from .shape import SHAPE_FIELDS
 
 MEMORY_SHARE = 0.8  # of what is free: the rest is for everything the arithmetic leaves out
 STEP_EFFICIENCY = 0.5  # of a plain matmul's speed that a training step reaches

@@ -20,9 +20,10 @@ from scaling.files import write_whole
 from scaling.seal import open_seal
 from scaling.study import Study
 
-from .config import Settings, TrainConfig, predicted_tokens
+from .config import Settings, TrainConfig
 from .manifest import DataManifest
 from .rung import MODEL, RUN, RUNG, RungFile, finished_rungs
+from .shape import predicted_tokens
 
 CARD = "README.md"
 _TASKS = {

@@ -5,19 +5,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from families import ModelSpec, member
-from families.architectures import architecture
-from families.errors import BadInput
-from families.presets import MEMBERS
+from families import ModelSpec
 from families.units import parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 from scaling.recipe import COOLDOWN
 from scaling.schedule import Kind, Shape
 
 from .rungs import Rungs
+from .shape import SHAPE_FIELDS, SHAPE_KEYS, ObjectiveKind, asked_spec, check_objective
 
-ObjectiveKind = Literal["causal", "mlm"]
-MASKED_SHARE = 0.15  # of a window's tokens are predicted (Devlin et al. 2019, 3.1)
 OptimizerKind = Literal["adamw", "adafactor"]
 EngineKind = Literal["torch", "deepspeed"]
 
@@ -26,9 +22,6 @@ def _count(value: Any, info: ValidationInfo) -> int:
     return parse_count(value, info.field_name or "count")
 
 
-_ENCODER = {"architecture": "bert", "n_positions": 512, "vocab_size": 30522}  # as the published BERTs have it
-
-SHAPE_FIELDS = ("architecture", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
 Count = Annotated[int, BeforeValidator(_count)]
 
 
@@ -243,75 +236,14 @@ class TrainConfig(Record):
 
     def spec(self) -> ModelSpec:
         """The model's shape: the checkpoint's or the member's, changed where a key says so."""
-        given = {
-            name: value
-            for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
-            if (value := getattr(self, name)) is not None
-        }
-        if self.init is not None:
-            return self._spec_of_init(given)
-        if {"n_layer", "n_head", "n_embd"} <= given.keys():
-            usual: dict[str, Any] = {"architecture": "gpt2"} if self.objective != "mlm" else _ENCODER
-            known = MEMBERS.get(self.family.strip().lower())
-            if known is not None:
-                usual = _ENCODER if known.spec.architecture == "bert" else _kind_of(known.spec, given)
-            return ModelSpec(**{**usual, **given})
-        base = member(self.family).spec
-        shape = {
-            name: getattr(base, name)
-            for name in ("architecture", "n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
-        }
-        inner = base.n_inner if given.get("n_embd") is None else 0
-        return ModelSpec(**{**shape, **_kind_of(base, given), "n_inner": inner, **given})
-
-    def _spec_of_init(self, given: dict[str, Any]) -> ModelSpec:
-        from .init import check_same_shape, checkpoint_folder, checkpoint_spec
-
-        assert self.init is not None
-        theirs = checkpoint_spec(checkpoint_folder(self.init))
-        asked = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head")}
-        known = MEMBERS.get(self.family.strip().lower())
-        if known is not None:
-            asked = {field: getattr(known.spec, field) for field in asked} | {
-                "n_positions": theirs.n_positions
-            }
-        spec = ModelSpec(**{**asked, **given})
-        check_same_shape(spec, theirs, self.init)
-        return spec
+        given = {name: value for name in SHAPE_KEYS if (value := getattr(self, name)) is not None}
+        return asked_spec(self.family, self.init, self.objective, given)
 
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
     "init", "epochs", "dataset",
 )  # fmt: skip
-
-
-def _kind_of(base: ModelSpec, given: dict[str, Any]) -> dict[str, Any]:
-    """A member's architecture, and its grouping of heads where they are as many as it has."""
-    heads = base.n_kv_head if given.get("n_head", base.n_head) == base.n_head else 0
-    return {"architecture": base.architecture, "n_kv_head": heads}
-
-
-def objective_for(spec: ModelSpec) -> ObjectiveKind:
-    """What an architecture is trained on."""
-    return "causal" if architecture(spec.architecture).causal else "mlm"
-
-
-def predicted_tokens(objective: ObjectiveKind, n_positions: int) -> int:
-    """How many tokens of a window are predicted: each next one, or those that are masked."""
-    return n_positions if objective == "causal" else max(1, round(MASKED_SHARE * n_positions))
-
-
-def check_objective(wanted: ObjectiveKind | None, spec: ModelSpec) -> None:
-    """Refuse an objective that the architecture cannot have.
-
-    Raises:
-        BadInput: saying what it is trained on.
-    """
-    own = objective_for(spec)
-    if wanted not in (None, own):
-        kind = "a decoder" if own == "causal" else "an encoder"
-        raise BadInput(f"objective is {wanted}; {spec.architecture} is {kind}, which is trained with {own}")
 
 
 class Settings(Document):

@@ -18,7 +18,7 @@ from scaling.study import Study
 from .autotune import Estimate, estimate, speed_of
 from .branches import planned_steps
 from .choose import Wanted, choose
-from .config import Settings, TrainConfig, objective_for
+from .config import Settings, TrainConfig
 from .data import Text, count_windows
 from .init import checkpoint_folder, has_tokenizer
 from .ladder import Habits, Interrupted, Places, climb
@@ -30,6 +30,7 @@ from .parallel import join
 from .prepare import prepare
 from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
 from .rung import RungFile
+from .shape import objective_for
 from .stop import Stop
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes

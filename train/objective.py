@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from .config import Settings, predicted_tokens
+from .config import Settings
 from .crossentropy import next_token_losses
 from .data import Tokens, batch
+from .shape import predicted_tokens
 
 MASK_SHARE = (
     0.8  # of the predicted tokens become [MASK], and so many a random token (Devlin et al. 2019, 3.1)

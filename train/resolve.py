@@ -14,9 +14,10 @@ from scaling.study import safe_name, seeded
 
 from .autotune import fitting_micro_batch
 from .choose import Wanted
-from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for
+from .config import Settings, TrainConfig
 from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256
 from .manifest import DataManifest
+from .shape import SHAPE_FIELDS, objective_for
 from .text import dataset_name
 
 # Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
