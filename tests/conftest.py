@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from . import tiny
+
 # The same examples every time: what passed here passes on another machine.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
@@ -34,3 +36,31 @@ def cli():
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch on one thread, for the time of a file."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A little text as tokens, which nobody changes."""
+    return tiny.text_in(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def ladder(text, one_thread, tmp_path_factory):
+    """A tiny model trained to three rungs: its folder, and the rungs."""
+    from train.ladder import Habits, climb
+    from train.stop import Stop
+
+    folder = tmp_path_factory.mktemp("ladder")
+    habits = Habits(save_every=1e9, log_every=4)
+    return folder, climb(tiny.settings(text), (1024, 2048, 4096), text, tiny.places(folder), habits, Stop())

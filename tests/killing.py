@@ -22,20 +22,15 @@ from transformers import GPT2LMHeadModel
 
 import train.checkpoint
 import train.saver
-from train.config import TrainConfig
-from train.data import Text
-from train.ladder import Habits, Places, climb
+from train.ladder import Habits, climb
 from train.loop import start, train_step
 from train.objective import batch_of
 from train.parallel import join
-from train.prepare import prepare
-from train.resolve import TextFacts, settings_of
 from train.stop import Stop
 
-from .test_data import write_corpus
+from . import tiny
 
 RUNGS = (768, 1536)  # tokens; 6 and 12 steps
-SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 32, "vocab_size": 300}
 CALLS = [
     (train.checkpoint, "save_file"), (train.checkpoint, "sha256_file"), (train.checkpoint.CheckpointFile, "write"),
     (Path, "replace"), (os, "fsync"), (train.saver, "book"), (train.saver, "prune"), (shutil, "rmtree"),
@@ -73,7 +68,7 @@ def attempt(folder, settings, text, rank, processes, meeting, save_every, fatal_
             )  # fmt: skip
         if fatal_call:
             die_at(fatal_call)
-        places = Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
+        places = tiny.places(folder)
         zero = 3 if processes > 1 and not settings.compile else 0
         with join(zero, "cpu") as world:
             climb(
@@ -110,11 +105,8 @@ def main():
     torch.set_num_threads(1)
     assert GPT2LMHeadModel  # else imported where it is used: once here, and not in every fork
     random.seed(seed)
-    text = Text.open(folder, prepare(str(write_corpus(folder / "corpus")), folder, vocab_size=300), 32)
-    config = TrainConfig.model_validate(
-        {"family": "tiny", "data": "x", "tokens": RUNGS[-1], "batch_size": 4, "lr": 3e-3, "warmup": 2, "dropout": 0.1, **SHAPE}
-    )  # fmt: skip
-    settings = settings_of(config, TextFacts.of(text.manifest, "gpt2"), "cpu")
+    text = tiny.text_in(folder)
+    settings = tiny.settings(text, **tiny.SMALLER, tokens=RUNGS[-1], warmup=2, dropout=0.1)
     settings = settings.model_copy(update={"compile": compiled > 0})
     if compiled == 1:
         examples = torch.from_numpy(batch_of(settings, text.train, 0))

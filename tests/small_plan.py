@@ -6,7 +6,7 @@ from scaling.recipe import recipe
 from scaling.study import Study
 from train.prepare import prepare
 
-from .test_data import write_corpus
+from .tiny import write_corpus
 
 BATCH = 128  # tokens of a step
 

@@ -13,7 +13,8 @@ from scaling.audit import audit, audit_text
 from scaling.auditing.findings import Verdict
 from scaling.auditing.shapesearch import EARLIER, explanations
 from scaling.auditing.stated import stated
-from scaling.laws import Law
+
+from .surfaces import BESIROGLU
 
 # Figures of MosaicML Composer's GPT-2 model card, typed in: its architecture table, and its table of trained members.
 CARD = """# ð\x9f GPT-2
@@ -199,13 +200,12 @@ def test_stated_numbers_know_what_they_are_rounded_to():
 
 def surface(noise=0.002, seed=0, sizes=6, per_size=6):
     """Rows of an annealed grid on Besiroglu's surface: N from 50M to 5B, D/N from 5 to 160."""
-    law = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
     rng = np.random.default_rng(seed)
     rows = []
     for size in range(sizes):
         for ratio in np.geomspace(5, 160, per_size):
             N = 5e7 * 10 ** (size * 2 / (sizes - 1))
-            rows.append([N, N * ratio, law.loss(N, N * ratio) * math.exp(noise * rng.normal())])
+            rows.append([N, N * ratio, BESIROGLU.loss(N, N * ratio) * math.exp(noise * rng.normal())])
     return rows
 
 

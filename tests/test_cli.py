@@ -14,10 +14,10 @@ import pytest
 from families.errors import BadInput
 from scaling.files import append_line, write_whole
 
-from .test_data import write_corpus
+from .tiny import SMALLER, words, write_corpus
 
 SCALING = Path(sys.executable).with_name("scaling")
-SHAPE = ["n_layer=1", "n_head=2", "n_embd=16", "n_positions=32", "vocab_size=300", "batch_size=4", "lr=3e-3"]
+SHAPE = words(**SMALLER, batch_size=4, lr=3e-3)
 HOSTILE = 'raise SystemExit("a file of the current folder was run")\n'
 
 

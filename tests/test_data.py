@@ -11,15 +11,7 @@ from train.manifest import DataManifest
 from train.prepare import prepare
 from train.text import find_texts, split_texts
 
-
-def write_corpus(folder, files=40, lines=60):
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    words = ["loss", "token", "model", "scale", "law", "budget", "train", "plan", "data", "été"]
-    for index in range(files):
-        text = "\n".join(" ".join(rng.choice(words, 8)) for _ in range(lines))
-        (folder / f"part{index:02}.txt").write_text(text + "\n", encoding="utf-8")
-    return folder
+from .tiny import write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,13 @@ from scaling.cli import main
 from train.config import TrainConfig
 from train.data import Text
 from train.deepspeed_config import config_of
-from train.ladder import Habits, Interrupted, Places, climb
+from train.ladder import Habits, Interrupted, climb
 from train.manifest import DataManifest
 from train.parallel import ALONE, check_installed, join
-from train.prepare import prepare
-from train.resolve import TextFacts, settings_of
+from train.resolve import TextFacts
 
-from .test_data import write_corpus
-from .two import StopAfter
+from . import tiny
+from .tiny import StopAfter, json_lines, places
 
 # Odd widths: stage 3 pads what two processes cannot share evenly.
 SHAPE = {"n_layer": 2, "n_head": 3, "n_embd": 15, "n_positions": 32, "vocab_size": 301}
@@ -30,9 +29,7 @@ RUNG = 1024  # tokens; 8 steps
 
 
 def settings(facts=None, **changes):
-    common = {"family": "tiny", "data": "x", "tokens": RUNG, "batch_size": 4, "lr": 3e-3, "warmup": 4}
-    config = TrainConfig.model_validate({**common, **SHAPE, **changes})
-    return settings_of(config, facts or TextFacts(), "cpu")
+    return tiny.settings(facts=facts, **{"tokens": RUNG, **SHAPE, **changes})
 
 
 def test_the_config_holds_the_batch_of_the_plan_on_any_number_of_devices():
@@ -74,7 +71,7 @@ def test_deepspeed_reads_the_config_as_it_is_meant(monkeypatch):
 
 
 def test_emit_writes_both_configs_for_a_stage_that_only_deepspeed_has(tmp_path, monkeypatch, capsys):
-    words = [f"{key}={value}" for key, value in SHAPE.items()]
+    words = tiny.words(**SHAPE)
     common = ["family=tiny", "tokens=1M", "batch_size=8", "devices=2", *words, "--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["scaling", "emit", "--deepspeed", "zero=1", "--json", *common])
     with pytest.raises(SystemExit, match="0"):
@@ -104,9 +101,8 @@ def test_stage_1_and_compiled_steps_are_refused_where_they_are_not():
 
 
 def climb_in(folder, chosen, text, world, stop_after=10**9):
-    places = Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
     with suppress(Interrupted):
-        climb(chosen, (RUNG,), text, places, Habits(log_every=2, world=world), StopAfter(stop_after))
+        climb(chosen, (RUNG,), text, places(folder), Habits(log_every=2, world=world), StopAfter(stop_after))
 
 
 def all_cases(rank, folder):
@@ -132,7 +128,7 @@ def all_cases(rank, folder):
 
 def metrics(folder):
     paths = sorted((folder / "run").glob("*/metrics.jsonl"))
-    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return [line for path in paths for line in json_lines(path)]
 
 
 @pytest.mark.slow
@@ -140,8 +136,7 @@ def metrics(folder):
     importlib.util.find_spec("deepspeed") is None, reason="the optional extra is not installed"
 )
 def test_every_stage_on_two_processes_logs_what_one_process_of_torch_does_and_resumes_to_the_bit(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus")
-    text = Text.open(tmp_path / "data", prepare(str(corpus), tmp_path / "data", vocab_size=301), 32)
+    text = tiny.text_in(tmp_path, vocab_size=301)
     context = multiprocessing.get_context("spawn")
     pair = [context.Process(target=all_cases, args=(rank, tmp_path)) for rank in range(2)]
     for process in pair:

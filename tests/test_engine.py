@@ -16,40 +16,29 @@ from train.engine import logits_of, padded_logits
 from train.host import machine_id
 from train.loop import start, train_step
 from train.model import build
-from train.resolve import TextFacts, as_begun, settings_of
+from train.resolve import TextFacts, as_begun
+
+from . import tiny
 
 SPEC = ModelSpec(n_layer=1, n_head=2, n_embd=32, n_positions=16, vocab_size=300)
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, tmp_path_factory):
-    """One thread, a cache of the test's own, and the process as it was afterwards."""
+    """A cache of the test's own, and the process as it was afterwards."""
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path_factory.mktemp("cache")))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = torch.get_num_threads()
     yield
-    torch.set_num_threads(before)
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 
 def settings(**changes):
-    config = TrainConfig.model_validate(
-        {
-            "family": "tiny",
-            "data": "x",
-            "tokens": 4096,
-            "batch_size": 4,
-            "lr": 3e-3,
-            "warmup": 4,
-            "n_layer": 1,
-            "n_head": 2,
-            "n_embd": 32,
-            "n_positions": 16,
-            "vocab_size": 300,
-            **changes,
-        }
-    )
-    return settings_of(config, TextFacts(vocab_size=300, eos_token_id=299), "cpu")
+    facts = TextFacts(vocab_size=300, eos_token_id=299)
+    return tiny.settings(facts=facts, **{"n_layer": 1, "n_positions": 16, **changes})
 
 
 def measured(engine, seconds, first=0.0):

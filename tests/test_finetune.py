@@ -26,10 +26,9 @@ from train.model import build
 from train.resolve import TextFacts, settings_of
 from train.stop import Stop
 
-from .test_data import write_corpus
-from .test_train import SHAPE, StopAfter, ladder, one_thread, places, text
+from .tiny import StopAfter, places, settings, write_corpus
 
-__all__ = ["ladder", "one_thread", "text"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -271,8 +270,7 @@ def test_a_fraction_of_the_windows_is_among_a_larger_one(text):
 
 
 def test_the_same_steps_on_a_fraction_repeat_it_and_book_it(text, tmp_path):
-    config = {"family": "tiny", "data": "x", "tokens": 8192, "batch_size": 4, "data_fraction": 0.1, **SHAPE}
-    chosen = settings_of(TrainConfig.model_validate(config), TextFacts.of(text.manifest, "gpt2"), "cpu")
+    chosen = settings(text, tokens=8192, data_fraction=0.1)
     assert chosen.run == "tiny-data0.1-s0"
     part = Text.open(text.folder, text.manifest, 32, 0.1)
     rung = climb(chosen, (8192,), part, places(tmp_path), Habits(save_every=1e9), Stop())[0]

@@ -19,7 +19,7 @@ from train.model import build
 from train.prepare import prepare
 from train.validate import continuation, load
 
-from .test_data import write_corpus
+from .tiny import write_corpus
 
 KINDS = {
     "gpt2": {"n_layer": 2, "n_head": 2, "n_embd": 32},

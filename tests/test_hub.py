@@ -12,7 +12,7 @@ from train import hub
 from train.hub import KNOWN, fetch, hub_set
 from train.prepare import prepare
 
-from .test_data import write_corpus
+from .tiny import write_corpus
 
 ARTICLE = ["\n", " = Laws = \n", "\n", " Loss falls . \n", " = = Scaling = = \n", " As a power . \n", "\n"]
 

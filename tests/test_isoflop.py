@@ -12,6 +12,8 @@ from scaling.isoflop import Verdict, approach_1, approach_2, bias_of_approach_2,
 from scaling.laws import Law
 from scaling.runs import Run, columns
 
+from .surfaces import BESIROGLU
+
 # alpha is three times beta: the asymmetric surface on which the bias of approach 2 is quoted.
 ASYMMETRIC = Law(E=1.69, A=406.4, B=410.7, alpha=0.465, beta=0.155)
 SYMMETRIC = Law(E=1.69, A=406.4, B=410.7, alpha=0.31, beta=0.31)
@@ -77,7 +79,7 @@ def test_fewer_than_five_points_or_two_on_a_side_are_too_few():
 
 def test_the_least_point_of_a_coarse_grid_is_never_taken_for_the_optimum():
     # PITFALLS row 8: argmin on a coarse grid gives exponents 0.38 to 0.98 for a true 0.51, without noise.
-    law = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+    law = BESIROGLU
     true = law.beta / (law.alpha + law.beta)
     grid = np.geomspace(2e7, 4e10, 9)
     budgets = np.geomspace(1e19, 1e22, 4)

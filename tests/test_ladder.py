@@ -9,28 +9,21 @@ from pydantic import ValidationError
 from families import member
 from families.errors import BadInput
 from scaling.files import first_problem
-from scaling.ledger import read_ledger
 from scaling.runs import read_runs
 from scaling.schedule import Schedule
 from train.checkpoint import checkpoints
 from train.config import TrainConfig
 from train.ladder import Habits, climb
-from train.launch import train
 from train.resolve import TextFacts, settings_of
 from train.rung import RungFile
 from train.rungs import Rungs
 from train.stop import Stop
 
-from .test_data import write_corpus
-from .test_train import SHAPE, one_thread, places, settings, text, weights
+from .tiny import SHAPE, booked, places, settings, trained, weights, write_corpus
 
-__all__ = ["one_thread", "text"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 QUIET = Habits(save_every=1e9)
-
-
-def booked(folder):
-    return sum(work.tokens for work in read_ledger(folder / "ledger.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -152,14 +145,8 @@ def test_a_rung_added_from_the_command_line_keeps_what_the_recipe_said_at_first(
     """The recipe looks at the tokens: a longer run alone would have another batch, rate and warm-up."""
     corpus = write_corpus(tmp_path / "corpus")
 
-    def run(**changes):
-        config = TrainConfig.model_validate({
-            "family": "tiny", "data": str(corpus), **SHAPE, "dtype": "fp32", "compile": False, "attention": "sdpa", **changes
-        })  # fmt: skip
-        hears = {"yes": True, "stop": Stop(), "tell": lambda line: None, "report": lambda *what: None}
-        return train(config, tmp_path / "study", **hears)
-
-    first = run(tokens=4096)[0].observation
+    plain = {"data": str(corpus), "dtype": "fp32", "compile": False, "attention": "sdpa"}
+    first = trained(tmp_path / "study", **plain, tokens=4096)[0].observation
     alone = settings_of(
         TrainConfig.model_validate({"family": "tiny", "data": "x", "tokens": 65536, **SHAPE}),
         TextFacts(),
@@ -167,7 +154,7 @@ def test_a_rung_added_from_the_command_line_keeps_what_the_recipe_said_at_first(
     )
     assert alone.batch_tokens != first.batch_tokens
     before = booked(tmp_path / "study" / "runs" / "tiny-s0")
-    _, second = run(tokens=65536, rungs="4096")
+    _, second = trained(tmp_path / "study", **plain, tokens=65536, rungs="4096")
     assert (second.observation.batch_tokens, second.observation.lr) == (first.batch_tokens, first.lr)
     ours = booked(tmp_path / "study" / "runs" / "tiny-s0") - before
     assert ours == pytest.approx(second.observation.tokens - 0.8 * first.tokens, abs=2 * first.batch_tokens)
@@ -177,16 +164,8 @@ def test_a_micro_batch_that_a_begun_run_cannot_take_is_said(tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
     said = []
     for micro_batch in (2, 4):
-        asked = {
-            "family": "tiny",
-            "data": str(corpus),
-            **SHAPE,
-            "tokens": 1024,
-            "batch_size": 4,
-            "micro_batch": micro_batch,
-        }
-        hears = {"yes": True, "stop": Stop(), "tell": said.append, "report": lambda *what: None}
-        train(TrainConfig.model_validate(asked), tmp_path / "study", **hears)
+        asked = {"data": str(corpus), "tokens": 1024, "batch_size": 4, "micro_batch": micro_batch}
+        trained(tmp_path / "study", said, **asked)
     (line,) = [line for line in said if "micro_batch" in line]
     assert line.startswith("tiny-s0: micro_batch stays 2, with which the run goes on")
 

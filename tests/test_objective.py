@@ -10,21 +10,18 @@ from scaling.files import first_problem
 from scaling.runs import read_runs
 from train.checkpoint import load, save
 from train.config import TrainConfig
-from train.data import Text
 from train.evaluate import eval_set, evaluate
 from train.ladder import Habits, Interrupted, climb
 from train.loop import start, to_device, train_step
 from train.model import build
 from train.objective import UNSCORED, MaskedLM, batch_of, objective_of
 from train.optimizer import make_optimizer
-from train.prepare import prepare
-from train.resolve import TextFacts, settings_of
 from train.stop import Stop
 
-from .test_data import write_corpus
-from .test_train import SHAPE, StopAfter, one_thread, places
+from . import tiny
+from .tiny import StopAfter, places
 
-__all__ = ["one_thread"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MASK, EOS, VOCABULARY = 3, 7, 1000
 BERT = MaskedLM(mask_token_id=MASK, eos_token_id=EOS, vocab_size=VOCABULARY)
@@ -32,16 +29,11 @@ BERT = MaskedLM(mask_token_id=MASK, eos_token_id=EOS, vocab_size=VOCABULARY)
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    corpus = write_corpus(tmp_path_factory.mktemp("mlm") / "corpus")
-    folder = tmp_path_factory.mktemp("tokens")
-    return Text.open(folder, prepare(str(corpus), folder, vocab_size=300, mask=True), 32)
+    return tiny.text_in(tmp_path_factory.mktemp("mlm"), mask=True)
 
 
 def settings(text, **changes):
-    config = {"family": "tiny", "data": "x", "tokens": 2048, "batch_size": 4, "lr": 3e-3, "warmup": 4,
-              "objective": "mlm", **SHAPE, **changes}  # fmt: skip
-    parsed = TrainConfig.model_validate(config)
-    return settings_of(parsed, TextFacts.of(text.manifest, parsed.spec().architecture), "cpu")
+    return tiny.settings(text, **{"tokens": 2048, "objective": "mlm", **changes})
 
 
 def windows(rows=400, length=129, seed=0):

@@ -19,32 +19,18 @@ from scaling.runs import read_runs
 from train import workers
 from train.branches import planned_steps
 from train.config import Settings, TrainConfig
-from train.data import Text
-from train.launch import train
 from train.parallel import World
-from train.prepare import prepare
-from train.resolve import TextFacts, settings_of
-from train.stop import Stop
 from train.workers import run_together
 
-from .test_data import write_corpus
+from . import tiny
+from .tiny import write_corpus
 from .two import RUNGS, climb_in, run_pair
 
-SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300}
 SCALING = Path(sys.executable).with_name("scaling")
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    corpus = write_corpus(tmp_path_factory.mktemp("parallel") / "corpus")
-    folder = tmp_path_factory.mktemp("tokens")
-    return Text.open(folder, prepare(str(corpus), folder, vocab_size=300), 32)
-
-
 def settings(text, **changes):
-    common = {"family": "tiny", "data": "x", "tokens": RUNGS[-1], "batch_size": 4, "lr": 3e-3, "warmup": 4}
-    config = {**common, **SHAPE, **changes}
-    return settings_of(TrainConfig.model_validate(config), TextFacts.of(text.manifest, "gpt2"), "cpu")
+    return tiny.settings(text, tokens=RUNGS[-1], **changes)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +47,7 @@ def cases(text, tmp_path_factory):
 
 def metrics(folder):
     paths = sorted((folder / "run").glob("*/metrics.jsonl"))
-    return [(path.parent.name, json.loads(line)) for path in paths for line in path.read_text().splitlines()]
+    return [(path.parent.name, line) for path in paths for line in tiny.json_lines(path)]
 
 
 def files_under(folder):
@@ -158,7 +144,7 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
     for name in ("train", "plots", "scaling", "families", "torch"):
         (tmp_path / "work" / f"{name}.py").write_text('raise SystemExit("a file of the folder was run")\n')
     words = [
-        "train", "family=tiny", "tokens=20k", *(f"{key}={value}" for key, value in SHAPE.items()), "batch_size=4", "lr=3e-3",
+        "train", "family=tiny", "tokens=20k", *tiny.words(**tiny.SHAPE), "batch_size=4", "lr=3e-3",
         f"data={corpus}", "dropout=0.1", "save_every=0.2", "devices=2", "--json",
     ]  # fmt: skip
 
@@ -231,19 +217,10 @@ def test_a_process_that_runs_out_of_memory_lowers_the_micro_batch_of_all_and_the
     tmp_path, monkeypatch
 ):
     corpus = write_corpus(tmp_path / "corpus", files=20)
-    asked = {
-        "family": "tiny",
-        "tokens": "2k",
-        **SHAPE,
-        "batch_size": 4,
-        "lr": 3e-3,
-        "data": str(corpus),
-        "log_every": 1,
-    }
-    hears = {"yes": True, "stop": Stop(), "tell": lambda line: None, "report": lambda *what: None}
-    train(TrainConfig.model_validate(asked), tmp_path / "one", **hears)
-    expected = json_lines(tmp_path / "one" / "runs" / "tiny-s0" / "trunk" / "metrics.jsonl")
-    words = ["train", *(f"{key}={value}" for key, value in asked.items()), f"out={tmp_path / 'run'}"]
+    asked = {"tokens": "2k", "batch_size": 4, "lr": 3e-3, "data": str(corpus), "log_every": 1}
+    tiny.trained(tmp_path / "one", **asked)
+    expected = tiny.json_lines(tmp_path / "one" / "runs" / "tiny-s0" / "trunk" / "metrics.jsonl")
+    words = ["train", "family=tiny", *tiny.words(**tiny.SHAPE, **asked), f"out={tmp_path / 'run'}"]
     heard = []
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rank = "RANK = int(__import__('os').environ['RANK'])"
@@ -252,11 +229,7 @@ def test_a_process_that_runs_out_of_memory_lowers_the_micro_batch_of_all_and_the
     assert len(heard) == 1
     assert "out of memory with micro_batch=4; it is 1 from now on" in heard[0]
     assert Settings.read(tmp_path / "run" / "run.json").micro_batch == 1
-    found = json_lines(tmp_path / "run" / "trunk" / "metrics.jsonl")
+    found = tiny.json_lines(tmp_path / "run" / "trunk" / "metrics.jsonl")
     assert [line["tokens"] for line in found] == [line["tokens"] for line in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
-
-
-def json_lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]

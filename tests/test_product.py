@@ -22,9 +22,9 @@ from train.manifest import DataManifest
 from train.resolve import TextFacts, settings_of
 from train.rung import RungFile
 
-from .test_data import write_corpus
+from .tiny import SMALLER, words, write_corpus
 
-SHAPE = ["n_layer=1", "n_head=2", "n_embd=16", "n_positions=32", "vocab_size=300", "batch_size=4"]
+SHAPE = words(**SMALLER, batch_size=4)
 RUN = ["family=tiny", "tokens=4096", *SHAPE, "rungs=2x2", "lr=3e-3", "warmup=3", "log_every=3", "seed=5"]
 
 

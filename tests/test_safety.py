@@ -1,10 +1,7 @@
 """What can go wrong in a run: no number, a spike, no memory, no room on the disk. Each is one line, and loses little."""
 
-import json
 import math
-import os
 import random
-import signal
 import sys
 from collections import namedtuple
 
@@ -15,7 +12,6 @@ from safetensors import SafetensorError
 from families.errors import BadInput, RunFailed
 from scaling.ledger import read_ledger
 from train import checkpoint, saver
-from train.branches import planned_steps
 from train.checkpoint import Snapshot, checkpoints
 from train.config import Settings
 from train.ladder import Habits, Interrupted, climb
@@ -23,26 +19,22 @@ from train.loop import Diverged
 from train.memory import OutOfMemory, smaller
 from train.objective import Causal
 from train.spikes import WINDOW, Watch
-from train.stop import Stop, stop_on_signals
+from train.stop import Stop
 
 from .test_cli import TRAIN
-from .test_data import write_corpus
-from .test_train import StopAfter, one_thread, places, settings, text
+from .tiny import StopAfter, json_lines, places, settings, write_corpus
 
-__all__ = ["one_thread", "text"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RUNGS = (2048,)  # tokens; 16 steps, of which 13 are the trunk's
 
 
 def events(folder, part="trunk"):
-    path = folder / "run" / part / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return json_lines(folder / "run" / part / "events.jsonl")
 
 
 def metrics(folder):
-    return [
-        json.loads(line) for line in (folder / "run" / "trunk" / "metrics.jsonl").read_text().splitlines()
-    ]
+    return json_lines(folder / "run" / "trunk" / "metrics.jsonl")
 
 
 def while_training(monkeypatch, change):
@@ -256,117 +248,3 @@ def _with(honest, **changes):
 
 def _full(*inputs, **named):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-
-# A kill
-
-
-class KilledAfter(StopAfter):
-    """A kill in place of a wish, once so many steps are saved."""
-
-    @property
-    def asked(self):
-        self.left -= 1
-        if self.left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return False
-
-
-def test_a_run_killed_at_37_percent_books_37_percent_and_the_rest_when_it_goes_on(text, tmp_path):
-    chosen, rungs = settings(text), (100 * 128,)
-    killed = os.fork()
-    if not killed:
-        try:
-            climb(chosen, rungs, text, places(tmp_path), Habits(save_every=1e-6), KilledAfter(37))
-        finally:
-            os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == -signal.SIGKILL
-    planned = planned_steps(chosen, rungs) * chosen.batch_tokens
-
-    def booked():
-        return sum(work.tokens for work in read_ledger(tmp_path / "ledger.jsonl"))
-
-    assert planned == 100 * 128
-    assert booked() == pytest.approx(0.37 * planned, abs=128)
-    climb(chosen, rungs, text, places(tmp_path), Habits(), Stop())
-    assert booked() == planned
-
-
-def test_before_a_step_is_trained_a_signal_stops_at_once_and_afterwards_it_waits_for_the_save():
-    with stop_on_signals() as stop:
-        with pytest.raises(KeyboardInterrupt, match="before a step was trained"):
-            signal.raise_signal(signal.SIGTERM)
-        assert not stop.asked
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.asked
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
-# What is kept
-
-
-def test_the_newest_two_checkpoints_and_those_that_branches_start_from_are_kept(text, tmp_path):
-    for after in (2, 3):
-        with pytest.raises(Interrupted):
-            climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(), StopAfter(after))
-    with pytest.raises(Interrupted):
-        climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(save_every=1e-6), StopAfter(15))
-    trunk = tmp_path / "run" / "trunk"
-    assert [step for step, _ in checkpoints(trunk)] == [6, 20, 21]  # rungs of 8 and 32 steps, cooldown 0.2
-    climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(save_every=1e-6), Stop())
-    assert [step for step, _ in checkpoints(trunk)] == [6, 26]
-    assert not list((tmp_path / "run").glob("rung-*/step-*"))
-    assert len(list((tmp_path / "run").glob("rung-*/model/model.safetensors"))) == 2
-
-
-def test_a_run_that_went_further_than_it_is_now_asked_keeps_how_far_it_came(text, tmp_path):
-    with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(20))
-    climb(settings(text), (1024,), text, places(tmp_path), Habits(save_every=1e-6), Stop())
-    assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [6, 21]
-
-
-def test_what_a_killed_write_leaves_behind_is_gone_after_the_next_start(text, tmp_path):
-    with pytest.raises(Interrupted):
-        climb(settings(text), (1024,), text, places(tmp_path), Habits(), StopAfter(3))
-    run = tmp_path / "run"
-    step = checkpoints(run / "trunk")[-1][1]
-    left = [
-        run / "trunk" / ".step-00000007.a1b2c3_4",
-        run / "trunk" / ".step-00000002.gone",
-        run / "trunk" / ".epoch-1",
-    ]
-    for folder in left:
-        (folder / "deeper").mkdir(parents=True)
-    left += [step / ".checkpoint.json.abcdefgh", run / ".run.json.0123abcd", run / ".underway.json.0123abcd"]
-    others = [run / ".plan.json.0123abcd", run / ".clock-17-42", run / "trunk" / ".keep"]
-    for file in (*left[3:], *others):
-        file.touch()
-    climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop())
-    assert not [path for path in left if path.exists()]
-    assert all(path.exists() for path in others)
-
-
-def test_a_rung_that_was_killed_before_its_checkpoints_were_gone_loses_them_and_nothing_else(
-    text, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("train.ladder.discard", lambda folder: None)
-    found = climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop())
-    monkeypatch.undo()
-    assert list((tmp_path / "run").glob("rung-1024/step-*"))
-    before = read_ledger(tmp_path / "ledger.jsonl")
-    assert climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop()) == found
-    assert not list((tmp_path / "run").glob("rung-1024/step-*"))
-    assert read_ledger(tmp_path / "ledger.jsonl") == before
-
-
-def test_a_checkpoint_where_a_later_rung_begins_is_kept_from_then_on(text, tmp_path):
-    with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(5))
-    climb(
-        settings(text), (1024,), text, places(tmp_path), Habits(), Stop()
-    )  # its branch starts at step 6, too
-    climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=1e-6), Stop())
-    assert 6 in [step for step, _ in checkpoints(tmp_path / "run" / "trunk")]

@@ -11,7 +11,7 @@ from train.prepare import prepare
 from train.stores import check_export, export, is_url, local_text
 
 from .small_plan import planned, small_study
-from .test_data import write_corpus
+from .tiny import write_corpus
 
 
 @pytest.fixture

@@ -12,10 +12,7 @@ from train.config import TrainConfig
 from train.stop import Stop
 from train.sweep import entries, expand, side_by_side, train_many, winners
 
-from .test_data import write_corpus
-from .test_train import one_thread
-
-__all__ = ["one_thread"]
+from .tiny import write_corpus
 
 WORDS = (
     "family=tiny",

@@ -17,9 +17,9 @@ from train.pace import Peak, device_name, pace, peak_of
 from train.rung import RungFile
 from train.tensorboard import Scalars, crc32c, masked
 
-from .test_data import write_corpus
+from .tiny import SMALLER, words, write_corpus
 
-SHAPE = ["n_layer=1", "n_head=2", "n_embd=16", "n_positions=32", "vocab_size=300", "batch_size=4"]
+SHAPE = words(**SMALLER, batch_size=4)
 
 
 # TensorBoard

@@ -11,11 +11,11 @@ from scaling.machine import Engine, MachineFile
 from scaling.tuning import Line, Model, Probed, Way, micro_batches, pick, space_rows, two_micro_batches
 from train import experiment
 from train.choose import Wanted, choose
-from train.config import TrainConfig
 from train.experiment import run_probe
-from train.resolve import TextFacts, settings_of
 from train.tune import tune
 from train.tune_devices import scaling_curve
+
+from . import tiny
 
 PLAIN = Engine(threads=2)
 FAST = Engine(dtype="bf16", compile=True, attention="eager", threads=2)
@@ -28,11 +28,9 @@ def own_profile(monkeypatch, tmp_path):
 
 
 def settings(**changes):
-    config = {
-        "family": "tiny", "data": "x", "tokens": 10**6, "batch_size": 16, "threads": 2,
-        "n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300, **changes,
-    }  # fmt: skip
-    return settings_of(TrainConfig.model_validate(config), TextFacts(), "cpu")
+    return tiny.settings(
+        **{"tokens": 10**6, "batch_size": 16, "lr": None, "warmup": None, "threads": 2, **changes}
+    )
 
 
 # The arithmetic

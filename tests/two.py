@@ -5,25 +5,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from .tiny import StopAfter, places
+
 RUNGS = (1024, 2048)  # tokens; 8 and 16 steps
-
-
-class StopAfter:
-    """Asks the loop to stop after some steps, as a signal would."""
-
-    def __init__(self, steps):
-        self.left = steps
-
-    @property
-    def asked(self):
-        self.left -= 1
-        return self.left < 0
-
-
-def places(folder):
-    from train.ladder import Places
-
-    return Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
 
 
 def climb_in(folder, settings, text, *, zero=None, stop_after=10**9):
