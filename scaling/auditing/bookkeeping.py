@@ -8,7 +8,7 @@ from families import params, params_non_embedding, train_flops
 
 from ..budget import ASSUMED_MFU
 from ..hardware import Accelerator, recognise
-from .findings import Finding, Verdict
+from .findings import Finding, Verdict, at
 from .shapes import is_gpt2, spec_of
 from .tables import Entry, folded
 
@@ -65,9 +65,7 @@ def _tokens(entry: Entry) -> list[Finding]:
     return [
         Finding(
             check="tokens",
-            where=entry.where,
-            column=entry.headers["tokens"],
-            stated=number.text,
+            **at(entry, "tokens"),
             recomputed=f"{count:,.0f}",
             verdict=Verdict.OK if fits else Verdict.MISMATCH,
             explanation=source if fits else f"{off:+.1%} of {source}",
@@ -114,9 +112,7 @@ def _compute(entry: Entry) -> list[Finding]:
     return [
         Finding(
             check="compute",
-            where=entry.where,
-            column=entry.headers["compute"],
-            stated=number.text,
+            **at(entry, "compute"),
             recomputed=f"{counts[best if fits else first]:.4g}",
             verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
             explanation=f"is {best}" if fits else f"{1 + off[first]:.3g}x {first}{_why_compute(off[first])}",
@@ -198,9 +194,7 @@ def _perplexity(entry: Entry) -> list[Finding]:
         found.append(
             Finding(
                 check="perplexity",
-                where=entry.where,
-                column=entry.headers[ppl_field],
-                stated=number.text,
+                **at(entry, ppl_field),
                 recomputed=f"{math.exp(loss.value):.2f}",
                 verdict=Verdict.OK if fits else Verdict.MISMATCH,
                 explanation=f"exp({loss.text})"
@@ -227,9 +221,7 @@ def _unit(entry: Entry) -> list[Finding]:
     return [
         Finding(
             check="loss unit",
-            where=entry.where,
-            column=entry.headers["loss"],
-            stated=loss.text,
+            **at(entry, "loss"),
             verdict=Verdict.SUSPICIOUS,
             explanation=why,
             severity=1 / loss.value,
@@ -253,9 +245,7 @@ def _ratio_of_adjusted(rows: Sequence[Entry]) -> list[Finding]:
             found.append(
                 Finding(
                     check="adjusted loss",
-                    where=entry.where,
-                    column=entry.headers["loss_adjusted"],
-                    stated=adjusted.text,
+                    **at(entry, "loss_adjusted"),
                     recomputed=f"{loss.value * middle:.2f}",
                     verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
                     explanation=f"{middle:.4g} times the loss, tokens per word{f' of {text}' if text else ''}"

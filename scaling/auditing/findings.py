@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import TypedDict
 
 from ..files import Record
+from .tables import Entry
 
 FEW = 4  # findings of one kind that are told one by one; more become one with the worst of them
 FEW_WRONG = 8  # where they do not add up
@@ -28,6 +30,19 @@ class Finding(Record):
     verdict: Verdict
     explanation: str = ""
     severity: float = 0.0  # how far off, by a measure of the check's own; orders findings of one check
+
+
+class Place(TypedDict):
+    """Where a finding's cell stands, and what is printed there."""
+
+    where: str
+    column: str
+    stated: str
+
+
+def at(entry: Entry, field: str) -> Place:
+    """A row's own cell: Finding(check=…, **at(entry, "tokens"), …)."""
+    return {"where": entry.where, "column": entry.headers[field], "stated": entry.numbers[field].text}
 
 
 def ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from families.architectures import architecture
 from families.errors import BadInput
 from families.presets import MEMBERS
 
-from .findings import Finding, Verdict
+from .findings import Finding, Verdict, at
 from .shapesearch import Shape, explanations
 from .stated import Stated, size_in, stated
 from .tables import Entry, folded
@@ -125,41 +125,45 @@ def _params(entry: Entry, spec: ModelSpec, *, search: bool) -> tuple[Finding | N
         if number is None:
             continue
         count, model = _nearest_count(number, spec) if field == "params" else (params_non_embedding(spec), "")
-        off = number.value / count - 1
-        common = {
-            "check": "parameters",
-            "where": entry.where,
-            "column": entry.headers[field],
-            "stated": number.text,
-            "recomputed": f"{count:,}",
-            "severity": abs(off),
-        }
-        if number.agrees(count) or abs(off) < 1e-6:
-            cut = "" if number.rounds(count) or abs(off) < 1e-6 else "cut off rather than rounded"
-            return Finding(
-                **common, verdict=Verdict.OK, explanation=", ".join(filter(None, (model, cut)))
-            ), ()
-        if _MISCOUNTED.get(number.value) == count:
-            return Finding(**common, verdict=Verdict.MISMATCH, explanation=f"{off:+.1%}: {_MISCOUNT}"), ()
-        other = _other_count(number, spec)
-        if other:
-            return Finding(**common, verdict=Verdict.SUSPICIOUS, explanation=f"it counts {other}"), ()
-        if not is_gpt2(entry):
-            kind = {"bert": "BERT"}.get(architecture_of(entry), "GPT-2")
-            why = f"{off:+.1%} of a {kind} of this shape, by any count: another architecture, or other shapes"
-            return Finding(**common, verdict=Verdict.SUSPICIOUS, explanation=why), ()
-        if not search:
-            return Finding(**common, verdict=Verdict.MISMATCH, explanation=f"{off:+.1%}"), ()
-        shapes, fitting = explanations(number, spec)
-        listed = ", ".join(map(str, shapes))
-        why = f"{off:+.1%}; "
-        why += (
-            f"{fitting} GPT-2-like shapes print as {number.text}, among them {listed}"
-            if shapes
-            else "no GPT-2-like shape prints so"
-        )
-        return Finding(**common, verdict=Verdict.MISMATCH, explanation=why), shapes
+        verdict, why, shapes = _judged(entry, spec, number, count, model, search=search)
+        return Finding(
+            check="parameters",
+            **at(entry, field),
+            recomputed=f"{count:,}",
+            verdict=verdict,
+            explanation=why,
+            severity=abs(number.value / count - 1),
+        ), shapes
     return None, ()
+
+
+def _judged(
+    entry: Entry, spec: ModelSpec, number: Stated, count: int, model: str, *, search: bool
+) -> tuple[Verdict, str, tuple[Shape, ...]]:
+    """Whether a stated number is the count, why it may not be, and other shapes that it would fit."""
+    off = number.value / count - 1
+    if number.agrees(count) or abs(off) < 1e-6:
+        cut = "" if number.rounds(count) or abs(off) < 1e-6 else "cut off rather than rounded"
+        return Verdict.OK, ", ".join(filter(None, (model, cut))), ()
+    if _MISCOUNTED.get(number.value) == count:
+        return Verdict.MISMATCH, f"{off:+.1%}: {_MISCOUNT}", ()
+    other = _other_count(number, spec)
+    if other:
+        return Verdict.SUSPICIOUS, f"it counts {other}", ()
+    if not is_gpt2(entry):
+        kind = {"bert": "BERT"}.get(architecture_of(entry), "GPT-2")
+        why = f"{off:+.1%} of a {kind} of this shape, by any count: another architecture, or other shapes"
+        return Verdict.SUSPICIOUS, why, ()
+    if not search:
+        return Verdict.MISMATCH, f"{off:+.1%}", ()
+    shapes, fitting = explanations(number, spec)
+    listed = ", ".join(map(str, shapes))
+    why = (
+        f"{fitting} GPT-2-like shapes print as {number.text}, among them {listed}"
+        if shapes
+        else "no GPT-2-like shape prints so"
+    )
+    return Verdict.MISMATCH, f"{off:+.1%}; {why}", shapes
 
 
 def _nearest_count(number: Stated, spec: ModelSpec) -> tuple[int, str]:
@@ -225,9 +229,7 @@ def _published(entry: Entry) -> list[Finding]:
             found.append(
                 Finding(
                     check="published shape",
-                    where=entry.where,
-                    column=entry.headers[field],
-                    stated=number.text,
+                    **at(entry, field),
                     recomputed=str(true),
                     verdict=Verdict.MISMATCH,
                     explanation=f"{field} of {known.name}, {known.source}",
@@ -253,9 +255,7 @@ def _attention(entry: Entry, spec: ModelSpec, rows: Sequence[Entry]) -> list[Fin
         found.append(
             Finding(
                 check="attention width",
-                where=entry.where,
-                column=entry.headers["d_attn"],
-                stated=number.text,
+                **at(entry, "d_attn"),
                 recomputed=str(spec.n_embd),
                 verdict=Verdict.OK if fits else Verdict.MISMATCH,
                 explanation="" if fits else slip,
@@ -267,9 +267,7 @@ def _attention(entry: Entry, spec: ModelSpec, rows: Sequence[Entry]) -> list[Fin
         found.append(
             Finding(
                 check="heads",
-                where=entry.where,
-                column=entry.headers["n_head"],
-                stated=heads.text,
+                **at(entry, "n_head"),
                 verdict=Verdict.SUSPICIOUS,
                 explanation=f"{heads.text} heads do not divide a width of {spec.n_embd}",
             )
