@@ -1,9 +1,10 @@
 """The ledger: an append-only book of the work that was really done, counted in the training loop."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -50,6 +51,16 @@ def read_ledger(path: Path) -> tuple[Work, ...]:
     return tuple(entries)
 
 
+def _entries(lines: Sequence[str], path: Path) -> list[Work]:
+    entries = []
+    for number, row in _rows(lines, path):
+        try:
+            entries.append(Work.model_validate(row))
+        except ValidationError as error:
+            raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
+    return entries
+
+
 def read_totals(path: Path) -> tuple[Work, ...]:
     """The work of each part of each run as one entry: from its first step to its last, tokens, FLOPs and seconds added up.
 
@@ -59,7 +70,7 @@ def read_totals(path: Path) -> tuple[Work, ...]:
         BadInput: as `read_ledger`.
     """
     files = [part for part in parts(path) if part.exists()]
-    totals: dict[tuple[str, str], _Total] = {}
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
     for file in [path, *files] if path.exists() or not files else files:
         try:
             with file.open(encoding="utf-8", errors="replace") as lines:
@@ -67,71 +78,47 @@ def read_totals(path: Path) -> tuple[Work, ...]:
         except OSError as error:
             raise BadInput(f"cannot read {file}: {error.strerror}") from error
     try:
-        return tuple(total.work(run, part) for (run, part), total in totals.items())
+        return tuple(Work.model_validate(total) for total in totals.values())
     except ValidationError as error:
         raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
-@dataclass(slots=True)
-class _Total:
-    from_step: int
-    to_step: int
-    tokens: int
-    flops: float
-    wall_s: float
-    settings_sha256: str
-    at: str
-
-    def work(self, run: str, part: str) -> Work:
-        return Work(run=run, part=part, **{name: getattr(self, name) for name in self.__slots__})
-
-
-def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], _Total]) -> None:
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
-            return  # still being written
+def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Into `totals`, an entry's fields by run and part; of each part the first entry is checked in full, of the others
+    that they add up.
+    """
+    whole = takewhile(lambda line: line.endswith("\n"), lines)  # the last may still be being written
+    for number, row in _rows(whole, path):
         try:
-            row = json.loads(line)
-            if number == 1:
-                check_kind(row, "ledger", LEDGER_VERSION, str(path))
-                continue
             total = totals.get((row["run"], row["part"]))
             if total is None:
                 work = Work.model_validate(row)
-                totals[work.run, work.part] = _Total(
-                    **{name: getattr(work, name) for name in _Total.__slots__}
-                )
+                totals[work.run, work.part] = work.model_dump()
                 continue
-            # The first entry of a part is checked in full; of the others, that they add up.
-            total.settings_sha256 = row["settings_sha256"]
-            total.from_step = min(total.from_step, row["from_step"])
-            total.to_step = max(total.to_step, row["to_step"])
-            total.tokens += row["tokens"]
-            total.flops += row["flops"]
-            total.wall_s += row["wall_s"]
-            total.at = row["at"]
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
+            total["from_step"] = min(total["from_step"], row["from_step"])
+            total["to_step"] = max(total["to_step"], row["to_step"])
+            total["tokens"] += row["tokens"]
+            total["flops"] += row["flops"]
+            total["wall_s"] += row["wall_s"]
+            total["settings_sha256"] = row["settings_sha256"]
+            total["at"] = row["at"]
         except ValidationError as error:
             raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
         except (KeyError, TypeError) as error:
             raise BadInput(f"{path} line {number}: it is no entry of a ledger: {error}") from error
 
 
-def _entries(lines: Sequence[str], path: Path) -> list[Work]:
-    entries = []
+def _rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
+    """(number of the line, its JSON) of each entry; the first line says what file this is."""
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
-            if number == 1:
-                check_kind(value, "ledger", LEDGER_VERSION, str(path))
-                continue
-            entries.append(Work.model_validate(value))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
-        except ValidationError as error:
-            raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
-    return entries
+        if number == 1:
+            check_kind(row, "ledger", LEDGER_VERSION, str(path))
+        else:
+            yield number, row
 
 
 def booked_flops(entries: tuple[Work, ...], run: str | None = None) -> float:
