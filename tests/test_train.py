@@ -14,8 +14,7 @@ from train.branches import planned_steps
 from train.config import TrainConfig
 from train.data import batch
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, climb
-from train.launch import places_of
+from train.ladder import Habits, Places, climb
 from train.loop import start, train_step
 from train.pack import Job, climb_all
 from train.stop import Stop
@@ -108,7 +107,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             Job(
                 settings=chosen,
                 rungs=(1024, 2048),
-                places=places_of(Study(root), chosen.run),
+                places=Places.of(Study(root), chosen.run),
                 data=text.folder,
                 work_per_step=1.0,
                 steps=planned_steps(chosen, (1024, 2048)),

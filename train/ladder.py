@@ -4,11 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from families import train_flops_per_token
 from scaling.files import now
+from scaling.gather import LEDGER, RUNS
 from scaling.ledger import Work
 from scaling.schedule import Schedule
+from scaling.study import Study
 from scaling.watch import Outlook
 
 from .branches import branch_name, rung_steps, trunk_end, trunk_schedule
@@ -42,6 +45,19 @@ class Places:
     runs: Path
     ledger: Path
 
+    @classmethod
+    def of(cls, study: Study, run: str, folder: Path | None = None) -> Self:
+        """A run of a study: observations and ledger lie in its own folder, which has no other writer.
+
+        A run whose `folder` is the study itself (out=) is a study of one run.
+        """
+        own = study.folder if folder == study.folder else study.run_folder(run)
+        return cls(folder=folder or own, runs=own / RUNS, ledger=own / LEDGER)
+
+
+def unheard(*said: object) -> None:
+    """Nobody listens. It has a name, and so reaches other processes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
@@ -56,8 +72,8 @@ class Habits:
     log_every: int = 10
     save_every: float = 300.0
     eval_tokens: int = 1_000_000
-    tell: Callable[[str], None] = lambda line: None
-    progress: Callable[[int, str, bool], None] = lambda position, what, trained: None
+    tell: Callable[[str], None] = unheard
+    progress: Callable[[int, str, bool], None] = unheard
     peak: Peak | None = None  # what the progress line's MFU is of
     tensorboard: bool = False
 

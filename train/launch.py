@@ -1,16 +1,16 @@
 """From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from families import ModelSpec, train_flops_per_token
+from families import ModelSpec
 from families.errors import BadInput
 from families.units import format_duration, format_size
 from scaling.files import sha256_file
-from scaling.gather import LEDGER, RUNS
 from scaling.planfile import PlannedMember
 from scaling.runs import gather_runs
 from scaling.study import Study
@@ -21,12 +21,12 @@ from .choose import Wanted, choose
 from .config import Settings, TrainConfig
 from .data import Text, count_windows
 from .init import checkpoint_folder, has_tokenizer
-from .ladder import Habits, Interrupted, Places, climb
+from .ladder import Habits, Interrupted, Places, climb, unheard
 from .loop import Diverged, pick_device
 from .manifest import DataManifest, Need
 from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
-from .parallel import join
+from .parallel import World, join
 from .prepare import prepare
 from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
 from .rung import RungFile
@@ -77,7 +77,7 @@ def train(
     folder = config.out or study / "runs" / run_name(config)
     with join(config.zero, device, config.engine) as world:
         if not world.first:
-            tell, report = _say_nothing, _report_nothing
+            tell, report = unheard, unheard  # process 0 speaks for all
 
         def asked() -> list[str]:
             settings, manifest, rungs = begin(
@@ -103,14 +103,11 @@ def train(
             peak=_peak(settings, device, world.size, tell) if world.first else None,
             tensorboard=config.tensorboard,
         )
-        places = places_of(Study(study), settings.run, folder)
+        places = Places.of(Study(study), settings.run, folder)
         text = Text.open(study / "data", manifest, settings.n_positions, settings.data_fraction)
         try:
-            return climb(settings, rungs, text, places, habits, stop)
-        except (Diverged, Interrupted) as error:
-            if world.first:
-                raise
-            raise SystemExit(1) from error  # every process meets these at the same step, and one says so
+            with _told_once(world):
+                return climb(settings, rungs, text, places, habits, stop)
         finally:
             if world.first:
                 gather_runs(study / "runs.jsonl")
@@ -171,9 +168,8 @@ def begin(
     if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
         # Hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
-    steps = planned_steps(settings, config.rung_tokens())
-    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
-    return settings.model_copy(update=engine.model_dump()), manifest, config.rung_tokens()
+    settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, tell)
+    return settings, manifest, config.rung_tokens()
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
@@ -205,21 +201,29 @@ def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], N
     return found
 
 
-def _say_nothing(line: str) -> None:
-    """Process 0 speaks for all."""
+@contextmanager
+def _told_once(world: World) -> Iterator[None]:
+    """Every process meets a stop or a divergence at the same step, and one says so."""
+    try:
+        yield
+    except (Diverged, Interrupted) as error:
+        if world.first:
+            raise
+        raise SystemExit(1) from error
 
 
-def _report_nothing(done: float, total: float, what: str, fresh: bool) -> None:
-    """Likewise."""
-
-
-def places_of(study: Study, run: str, folder: Path | None = None) -> Places:
-    """Where a run of a study writes: observations and ledger in its own folder, which has no other writer.
-
-    A run whose `folder` is the study itself (out=) is a study of one run.
-    """
-    own = study.folder if folder == study.folder else study.run_folder(run)
-    return Places(folder=folder or own, runs=own / RUNS, ledger=own / LEDGER)
+def _with_engine(
+    settings: Settings,
+    rungs: tuple[int, ...],
+    wanted: Wanted,
+    need: Estimate,
+    device: str,
+    tell: Callable[[str], None],
+) -> Settings:
+    """The settings with the engine that suits so long a run best."""
+    steps = planned_steps(settings, rungs)
+    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
+    return settings.model_copy(update=engine.model_dump())
 
 
 def train_plan(
@@ -244,7 +248,7 @@ def train_plan(
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
-            tell, report = _say_nothing, _report_nothing
+            tell, report = unheard, unheard  # process 0 speaks for all
         if device == "cuda" or world.size > 1:
             side_by_side = 1
         if world.size > 1:
@@ -252,32 +256,22 @@ def train_plan(
         if wanted is not None and side_by_side > 1:
             wanted = replace(wanted, threads=1)
 
+        cheapest_first = sorted(members, key=lambda planned: planned.flops)
+
         def asked() -> list[str]:
             return [
                 _to_go_on(planned, manifest, study, device, seed, yes, wanted, tell).model_dump_json()
-                for planned in sorted(members, key=lambda planned: planned.flops)
+                for planned in cheapest_first
             ]
 
-        jobs = []
-        for planned, said in zip(sorted(members, key=lambda one: one.flops), world.do(asked), strict=True):
-            settings, rungs = Settings.model_validate_json(said), planned.ends
-            jobs.append(
-                Job(
-                    settings=settings,
-                    rungs=rungs,
-                    places=places_of(study, settings.run),
-                    data=study.data,
-                    work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
-                    steps=planned_steps(settings, rungs),
-                )
-            )
+        jobs = [
+            Job.of(Settings.model_validate_json(said), planned.ends, study)
+            for planned, said in zip(cheapest_first, world.do(asked), strict=True)
+        ]
         habits = Habits(device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
         try:
-            return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
-        except (Diverged, Interrupted) as error:
-            if world.first:
-                raise
-            raise SystemExit(1) from error  # every process meets these at the same step, and one says so
+            with _told_once(world):
+                return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
@@ -291,10 +285,7 @@ def _to_go_on(
     settings = settings_of_planned(planned, TextFacts.of(manifest, planned.architecture), device, seed=seed)
     folder = study.run_folder(settings.run)
     settings = as_begun(settings, folder)
-    rungs = planned.ends
-    need = check_machine(settings, rungs, device, yes=yes, tell=lambda line: None)
+    need = check_machine(settings, planned.ends, device, yes=yes, tell=unheard)
     if wanted is None or (folder / "run.json").exists():
         return settings
-    steps = planned_steps(settings, rungs)
-    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
-    return settings.model_copy(update=engine.model_dump())
+    return _with_engine(settings, planned.ends, wanted, need, device, tell)

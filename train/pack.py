@@ -14,13 +14,16 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from families import train_flops_per_token
 from families.errors import RunFailed
+from scaling.study import Study
 
+from .branches import planned_steps
 from .config import Settings
 from .data import Text
-from .ladder import Habits, Interrupted, Places, climb
+from .ladder import Habits, Interrupted, Places, climb, unheard
 from .manifest import DataManifest
 from .rung import RungFile
 from .stop import Stop
@@ -38,6 +41,18 @@ class Job:
     data: Path
     work_per_step: float
     steps: int
+
+    @classmethod
+    def of(cls, settings: Settings, rungs: tuple[int, ...], study: Study) -> Self:
+        """A run of a study; its work is counted in FLOPs."""
+        return cls(
+            settings=settings,
+            rungs=rungs,
+            places=Places.of(study, settings.run),
+            data=study.data,
+            work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
+            steps=planned_steps(settings, rungs),
+        )
 
     @property
     def work(self) -> float:
@@ -85,7 +100,7 @@ def _in_processes(
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     ask: Any = context.Event()
-    quiet = replace(habits, tell=_say_nothing, progress=_report_nothing)
+    quiet = replace(habits, tell=unheard, progress=unheard)
     total = sum(job.work for job in jobs)
     positions = [0.0] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda index: -jobs[index].work)
@@ -172,11 +187,3 @@ def _work(index: int, job: Job, habits: Habits) -> tuple[RungFile, ...]:
     )
     with _shared["busy"]:
         return _climb(job, told, _shared["stop"])
-
-
-def _say_nothing(line: str) -> None:
-    """A worker speaks through the queue."""
-
-
-def _report_nothing(position: int, what: str, trained: bool) -> None:
-    """Likewise."""

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from families import params, train_flops_per_token
+from families import params
 from families.errors import BadInput
 from scaling.runs import gather_runs
 from scaling.study import Study, safe_name
 
-from .branches import planned_steps, rung_steps
+from .branches import rung_steps
 from .config import TrainConfig
 from .ladder import Habits
-from .launch import begin, places_of
+from .launch import begin
 from .loop import pick_device
 from .pack import Job, Report, climb_all
 from .resolve import base_name, run_name
@@ -145,16 +145,7 @@ def train_many(
             config = config.model_copy(update={"threads": 1})
         folder = study / "runs" / run_name(config)
         settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
-        jobs.append(
-            Job(
-                settings=settings,
-                rungs=rungs,
-                places=places_of(Study(study), settings.run),
-                data=Study(study).data,
-                work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
-                steps=planned_steps(settings, rungs),
-            )
-        )
+        jobs.append(Job.of(settings, rungs, Study(study)))
         lengths.append(len(rung_steps(settings, rungs)))
     habits = Habits(
         device=device,
