@@ -1,8 +1,7 @@
 """Published members, each with its source."""
 
-from .errors import BadInput
 from .spec import Family, Member, ModelSpec
-from .units import nearest
+from .units import look_up
 
 _CARD = "MosaicML Composer's GPT-2 model card: the Pareto members under Kaplan's law"
 _RADFORD = "Radford et al. 2019, as published on the Hugging Face hub"
@@ -107,15 +106,13 @@ def member(name: str) -> Member:
     Raises:
         BadInput: with the nearest match.
     """
-    found = MEMBERS.get(name.strip().lower())
-    if found is None:
-        raise BadInput(f"family is {name!r}; {nearest(name, MEMBERS)}")
-    return found
+    return look_up(MEMBERS, name, "family")
 
 
 def family(name: str) -> Family:
-    """The published family of that name."""
-    found = FAMILIES.get(name.strip().lower())
-    if found is None:
-        raise BadInput(f"family is {name!r}; {nearest(name, FAMILIES)}")
-    return found
+    """The published family of that name, in any case.
+
+    Raises:
+        BadInput: with the nearest match.
+    """
+    return look_up(FAMILIES, name, "family")

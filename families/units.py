@@ -3,9 +3,12 @@
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from .errors import BadInput
+
+T = TypeVar("T")
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SIZE = re.compile(r"([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)", re.IGNORECASE)
@@ -77,6 +80,18 @@ def format_duration(seconds: float) -> str:
     if minutes < 48 * 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     return f"{minutes // 1440} days {minutes % 1440 // 60} h"
+
+
+def look_up(table: Mapping[str, T], name: str, what: str) -> T:
+    """The entry of that name, in any case.
+
+    Raises:
+        BadInput: naming `what` was asked for, with the nearest match.
+    """
+    found = table.get(name.strip().lower())
+    if found is None:
+        raise BadInput(f"{what} is {name!r}; {nearest(name, table)}")
+    return found
 
 
 def nearest(word: str, allowed: Iterable[str], shown: int = 12) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from families.units import format_size
 
 from .laws import Law
 from .runs import Columns
+from .worded import Worded
 
 Array = NDArray[np.float64]
 SAME_BUDGET = 0.05  # runs whose log10 compute differs by less belong to one isoFLOP
@@ -19,16 +19,8 @@ FEWEST_POINTS = 5
 FEWEST_PER_SIDE = 2
 
 
-class Verdict(StrEnum):
+class Verdict(Worded):
     """What a parabola's vertex is worth. Only OK is an optimum."""
-
-    message: str
-
-    def __new__(cls, value: str, message: str) -> "Verdict":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.message = message
-        return member
 
     OK = "ok", "the vertex lies among the points"
     CONCAVE = "concave", "the parabola opens downwards: it has no minimum"

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from .fitting.local import Local
 from .laws import Allocation, Law
 from .repetition import PUBLISHED_REPETITION, Repetition
 from .runs import Convention
+from .worded import Worded
 
 Array = NDArray[np.float64]
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
@@ -25,16 +25,8 @@ REACH = 1e3  # times the largest fitted compute beyond which a prediction is ref
 Z_80, Z_95 = 1.2815515655446004, 2.23
 
 
-class Status(StrEnum):
+class Status(Worded):
     """The verdict on a fit. Each member carries its message; only OK is free of doubt."""
-
-    message: str
-
-    def __new__(cls, value: str, message: str) -> "Status":
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.message = message
-        return member
 
     OK = "ok", "several starts agree and the gradient is zero"
     NOT_CONVERGED = (

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from families import ModelSpec, member, params, train_flops
-from families.errors import BadInput
-from families.units import nearest
+from families.units import look_up
 
 from .hardware import accelerator
 
@@ -91,10 +90,7 @@ class PublishedRuns:
         Raises:
             BadInput: with the nearest match.
         """
-        by_name = {run.member: run for run in self.runs}
-        if name.strip().lower() not in by_name:
-            raise BadInput(f"member is {name!r}; {nearest(name, by_name)}")
-        return by_name[name.strip().lower()]
+        return look_up({run.member: run for run in self.runs}, name, "member")
 
 
 def _card(
@@ -202,7 +198,4 @@ def published_runs(name: str) -> PublishedRuns:
     Raises:
         BadInput: with the nearest match.
     """
-    found = PUBLISHED_RUNS.get(name.strip().lower())
-    if found is None:
-        raise BadInput(f"published set is {name!r}; {nearest(name, PUBLISHED_RUNS)}")
-    return found
+    return look_up(PUBLISHED_RUNS, name, "published set")

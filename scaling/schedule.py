@@ -1,6 +1,7 @@
 """The learning rate as a function of the step: warm-up, then cosine, or constant with a cooldown (WSD)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,11 @@ Shape = Literal["linear", "1-sqrt"]
 def whole_steps(tokens: float, batch_tokens: float) -> int:
     """Steps of `batch_tokens` nearest to that many tokens; at least 1. What is planned is so what is trained."""
     return max(1, round(tokens / batch_tokens))
+
+
+def ladder_length(rungs: Sequence[float], cooldown: float) -> float:
+    """What a ladder trains, in the unit of its rungs: the trunk to where the last cooldown begins, and each rung's cooldown."""
+    return (1 - cooldown) * max(rungs) + cooldown * sum(rungs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from families.units import format_size
 
 from ..laws import Law
 from ..recipe import COOLDOWN
+from ..schedule import ladder_length
 from .candidates import Candidates
 
 Array = NDArray[np.float64]
@@ -131,7 +132,7 @@ def ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) ->
     for index in np.flatnonzero((sizes >= SIZES[0] * target_N) & (sizes <= SIZES[1] * target_N)).tolist():
         member = shapes.member(index)
         per_token = float(shapes.flops_per_token[index])
-        cost = (1 - COOLDOWN) + COOLDOWN * sum(RUNGS)
+        cost = ladder_length(RUNGS, COOLDOWN)
         most = MOST_SHARE * budget / (per_token * cost)
         least = max(LEAST_SHARE * budget / (per_token * cost), LEAST_RATIO * float(sizes[index]) / RUNGS[0])
         if most < least:

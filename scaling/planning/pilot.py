@@ -12,7 +12,7 @@ from ..lawfile import LawFile
 from ..ledger import Work
 from ..planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
 from ..recipe import COOLDOWN, recipe
-from ..schedule import whole_steps
+from ..schedule import ladder_length, whole_steps
 
 RUNGS = (
     0.35,
@@ -88,7 +88,7 @@ def longest_rung(
         step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
     """
     batch = pilot.batch_sequences * pilot.target.n_positions
-    ladder = (1 - COOLDOWN) + COOLDOWN * sum(RUNGS)
+    ladder = ladder_length(RUNGS, COOLDOWN)
     each = [step_seconds[name_of(spec)] for spec in pilot.learn]
     per_step = ladder * max(sum(each) / side_by_side, max(each)) + REACH * step_seconds[name_of(pilot.target)]
     tokens = min(seconds * batch / per_step, unique_tokens / REACH)
@@ -106,7 +106,7 @@ def ladder_flops(member: PlannedMember) -> float:
     branch = (
         member.recipe.cooldown_fraction if member.recipe.schedule == "wsd" else 1.0
     )  # others share no trunk
-    return float(member.flops / member.tokens * ((1 - branch) * max(member.ends) + branch * sum(member.ends)))
+    return float(member.flops / member.tokens * ladder_length(member.ends, branch))
 
 
 def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
