@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .asked_runs import ColumnsOption
 from .show import JsonOption, print_json, say
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ _TITLES = {"mismatch": "Does not add up", "suspicious": "Looks wrong", "ok": "Ad
 
 def audit(
     table: Annotated[Path, typer.Argument(help="A .csv, .tsv, .jsonl or Markdown file with tables.")],
-    columns: Annotated[
-        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
-    ] = "",
+    columns: ColumnsOption = "",
     out: Annotated[Path | None, typer.Option("--out", help="Write the audit here as JSON.")] = None,
     as_json: JsonOption = False,
 ) -> int:

@@ -6,45 +6,35 @@ from typing import Annotated
 
 import typer
 
+from .asked_runs import BadRowsOption, ColumnsOption, ConventionOption, RunsArgument, read_noted
 from .show import JsonOption, SeedOption, StudyOption, note, print_json, say, table
 
 EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
 
 
 def backtest(
-    runs: Annotated[
-        Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
-    ] = None,
+    runs: RunsArgument = None,
     study: StudyOption = Path("study"),
     holdout: Annotated[
         str, typer.Option("--holdout", help="top-decade, top-20%, params>X, tokens>X or compute>X.")
     ] = "top-decade",
-    convention: Annotated[
-        str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
-    ] = None,
-    columns: Annotated[
-        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
-    ] = "",
+    convention: ConventionOption = None,
+    columns: ColumnsOption = "",
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
     annealed: Annotated[
         str | None,
         typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: mix them in."),
     ] = None,
-    bad_rows: Annotated[
-        float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
-    ] = 0.0,
+    bad_rows: BadRowsOption = 0.0,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
     from ..backtest import backtest as score
     from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
-    from ..runs import parse_columns, read_runs
 
     source = runs or study / "runs.jsonl"
-    reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
-    for line in reading.bad:
-        note(f"left out {line}")
+    reading = read_noted(source, columns, bad_rows)
     found = score(
         of_group(reading.runs, group),
         holdout=holdout,

@@ -14,7 +14,7 @@ from ..budget import parse_budget
 from ..planner import compute_optimal
 from ..planning.candidates import candidates
 from ..planning.planlaw import find_law
-from .show import JsonOption, print_json, say, table
+from .show import ContextOption, HeadSizeOption, JsonOption, VocabOption, print_json, say, table
 
 EPILOG = "Example: scaling design --params 85M --ratio 64"
 
@@ -37,10 +37,10 @@ def design_members(
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="n_embd per layer (default: 64; GPT-2 xl has 33).")
     ] = None,
-    head_size: Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")] = 64,
+    head_size: HeadSizeOption = 64,
     multiple: Annotated[int, typer.Option("--multiple", help="What n_embd must divide by besides.")] = 1,
-    vocab: Annotated[str, typer.Option("--vocab", help="Vocabulary size.")] = "50257",
-    context: Annotated[str, typer.Option("--context", help="Context length, n_positions.")] = "1024",
+    vocab: VocabOption = "50257",
+    context: ContextOption = "1024",
     architecture: Annotated[str, typer.Option("--architecture", help="gpt2, bert or llama.")] = "gpt2",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write each member's config.json into a folder here.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .asked_runs import BadRowsOption, ColumnsOption, ConventionOption, RunsArgument, read_noted
 from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ DOUBTFUL = 1
 
 
 def fit(
-    runs: Annotated[
-        Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
-    ] = None,
+    runs: RunsArgument = None,
     study: StudyOption = Path("study"),
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
@@ -28,12 +27,8 @@ def fit(
     form: Annotated[
         str, typer.Option("--form", help="auto, chinchilla, general, kaplan, L(N), L(D) or L(C).")
     ] = "auto",
-    convention: Annotated[
-        str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
-    ] = None,
-    columns: Annotated[
-        str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")
-    ] = "",
+    convention: ConventionOption = None,
+    columns: ColumnsOption = "",
     group: Annotated[
         str | None, typer.Option("--group", help="The group to fit, where there are several.")
     ] = None,
@@ -41,9 +36,7 @@ def fit(
         str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: mix them in.")
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
-    bad_rows: Annotated[
-        float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")
-    ] = 0.0,
+    bad_rows: BadRowsOption = 0.0,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
     ] = False,
@@ -70,16 +63,14 @@ def fit(
     from ..fitting import fitextras
     from ..fitting.selection import choose, one_of_annealed, one_of_conventions
     from ..predictor import Status
-    from ..runs import gather_runs, parse_columns, read_runs
+    from ..runs import gather_runs
     from ..trackers import input_hashes
 
     source = runs or study / "runs.jsonl"
     if runs is None:
         out, annealed = out or study / "law.json", annealed or "only"
         gather_runs(source)
-    reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
-    for line in reading.bad:
-        note(f"left out {line}")
+    reading = read_noted(source, columns, bad_rows)
     found = fit_runs(
         reading.runs,
         form=form,

@@ -9,7 +9,17 @@ from families.units import format_size
 
 from ..planfile import write_plan
 from ..planning.pilot_plan import Wish, pilot_plan
-from .show import JsonOption, YesOption, note, print_json, say, table
+from .show import (
+    ContextOption,
+    HeadSizeOption,
+    JsonOption,
+    VocabOption,
+    YesOption,
+    note,
+    print_json,
+    say,
+    table,
+)
 
 EPILOG = "Example: scaling pilot --target 125M --budget 5% --out ladder.json"
 
@@ -25,9 +35,9 @@ def pilot(
     ] = None,
     law: Annotated[str, typer.Option("--law", help="What is believed before any run.")] = "chinchilla",
     ratio: Annotated[float, typer.Option("--ratio", help="n_embd per layer of the members on offer.")] = 40.0,
-    head_size: Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")] = 32,
-    vocab: Annotated[str, typer.Option("--vocab", help="Vocabulary size.")] = "50257",
-    context: Annotated[str, typer.Option("--context", help="Context length, n_positions.")] = "1024",
+    head_size: HeadSizeOption = 32,
+    vocab: VocabOption = "50257",
+    context: ContextOption = "1024",
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the ladders' plan, for `scaling ladder`.")
     ] = None,

@@ -21,6 +21,9 @@ def readable_study(folder: Path | None) -> Path | None:
 StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="The study's folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+VocabOption = Annotated[str, typer.Option("--vocab", help="Vocabulary size.")]
+ContextOption = Annotated[str, typer.Option("--context", help="Context length, n_positions.")]
+HeadSizeOption = Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
 
 

@@ -1,0 +1,34 @@
+"""Which runs a verb learns from: the options of one spelling, and how they are read."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .show import note
+
+if TYPE_CHECKING:
+    from ..runs import Reading
+
+RunsArgument = Annotated[
+    Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
+]
+ConventionOption = Annotated[
+    str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
+]
+ColumnsOption = Annotated[str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")]
+BadRowsOption = Annotated[float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")]
+
+
+def read_noted(source: Path, columns: str, bad_rows: float) -> "Reading":
+    """The runs of a file; each bad row is said and left out.
+
+    Raises:
+        BadInput: no such file, or more bad rows than are tolerated.
+    """
+    from ..runs import parse_columns, read_runs
+
+    reading = read_runs(source, column_names=parse_columns(columns), max_bad_share=bad_rows)
+    for line in reading.bad:
+        note(f"left out {line}")
+    return reading
