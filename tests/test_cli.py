@@ -14,7 +14,7 @@ import pytest
 from families.errors import BadInput
 from scaling.files import append_line, write_whole
 
-from .tiny import SMALLER, words, write_corpus
+from .tiny import SMALLER, files_under, words, write_corpus
 
 SCALING = Path(sys.executable).with_name("scaling")
 SHAPE = words(**SMALLER, batch_size=4, lr=3e-3)
@@ -24,10 +24,6 @@ HOSTILE = 'raise SystemExit("a file of the current folder was run")\n'
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("cli") / "corpus", files=20)
-
-
-def files_under(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
 TRAIN = ["train", "family=tiny", "tokens=1k", *SHAPE]

@@ -50,10 +50,6 @@ def metrics(folder):
     return [(path.parent.name, line) for path in paths for line in tiny.json_lines(path)]
 
 
-def files_under(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
 @pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "pieces3", "moved"])
 def test_two_processes_log_what_one_does(name, cases):
     ours, theirs = metrics(cases / name), metrics(cases / "one")
@@ -77,7 +73,7 @@ def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
 
 @pytest.mark.parametrize("name", ["z0", "z2", "z3"])
 def test_the_files_of_a_run_are_those_of_one_process_and_its_ledger_too(name, cases, text):
-    assert files_under(cases / name) == files_under(cases / "one")
+    assert tiny.files_under(cases / name) == tiny.files_under(cases / "one")
     booked = sum(work.tokens for work in read_ledger(cases / name / "ledger.jsonl"))
     assert booked == planned_steps(settings(text), RUNGS) * settings(text).batch_tokens
 

@@ -72,6 +72,11 @@ def weights(branch):
     return load_file(branch / "model" / "model.safetensors")
 
 
+def files_under(folder):
+    """Paths of all that lies in a folder, relative to it."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
 def json_lines(path):
     """The rows of a file of JSON lines; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -109,6 +109,11 @@ class Text:
     train: Tokens
     heldout: Tokens
 
+    @property
+    def tokenizer(self) -> Path:
+        """The file of the tokenizer that made them."""
+        return self.folder / "tokenizer.json"
+
     @staticmethod
     def open(folder: Path, manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> "Text":
         """Map both splits; of the training windows a fraction."""

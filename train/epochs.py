@@ -13,7 +13,7 @@ from .checkpoint import save_model
 from .config import Settings
 from .evaluate import EvalSet, Evaluation, evaluate
 from .loop import Session
-from .rung import Epoch
+from .rung import TRUNK, Epoch
 
 FILE = "epochs.json"
 
@@ -84,7 +84,7 @@ def epochs_until(
     if not settings.epochs:
         return ()
     last = epoch_ends(settings, windows)[-1]
-    noted = [epoch for epoch in read_epochs(branch.parent / "trunk") if epoch.step <= trunk_end]
+    noted = [epoch for epoch in read_epochs(branch.parent / TRUNK) if epoch.step <= trunk_end]
     noted += [epoch for epoch in read_epochs(branch) if trunk_end < epoch.step < last]
     return (*noted, _epoch(settings.epochs, last, train_loss, result))
 
@@ -110,7 +110,7 @@ def best_model(branch: Path, epochs: Sequence[Epoch]) -> str:
     found = best(epochs)
     if found is None or found == epochs[-1]:
         return f"{branch.name}/model"
-    copies = (f"{part}/epoch-{found.epoch}" for part in ("trunk", branch.name))
+    copies = (f"{part}/epoch-{found.epoch}" for part in (TRUNK, branch.name))
     return next((copy for copy in copies if (branch.parent / copy).is_dir()), "")
 
 

@@ -18,6 +18,7 @@ from families.errors import BadInput
 from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
 
 from .model import hugging_face_config
+from .rung import MODEL, TRUNK
 
 NETWORK_SECONDS = (
     5.0  # to hear from the hub; without a network its own client keeps a person waiting for 49 s
@@ -141,7 +142,7 @@ def has_tokenizer(folder: Path) -> bool:
 def checkpoint_name(name: str) -> str:
     """What to call the model: a name on the hub without its owner; of a run's rung, the run."""
     parts = Path(name).expanduser().resolve().parts if Path(name).expanduser().is_dir() else Path(name).parts
-    while len(parts) > 1 and (parts[-1] in ("model", "trunk") or parts[-1].startswith(("rung-", "step-"))):
+    while len(parts) > 1 and (parts[-1] in (MODEL, TRUNK) or parts[-1].startswith(("rung-", "step-"))):
         parts = parts[:-1]
     return parts[-1]
 

@@ -28,7 +28,7 @@ from .pace import Peak, pace
 from .parallel import ALONE, World
 from .product import leave, mark_end
 from .records import announce, claim, observe, record
-from .rung import RungFile
+from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
 from .saver import Saver, check_room, keep_for_branch, prune_finished, recover
 from .stop import Stop
 
@@ -44,6 +44,11 @@ class Places:
     folder: Path
     runs: Path
     ledger: Path
+
+    @property
+    def trunk(self) -> Path:
+        """What the run's rungs share."""
+        return self.folder / TRUNK
 
     @classmethod
     def of(cls, study: Study, run: str, folder: Path | None = None) -> Self:
@@ -110,13 +115,13 @@ def _climb(
     for steps in rung_steps(settings, rungs):
         schedule = trunk_schedule(settings, steps)
         branch = places.folder / branch_name(settings, steps)
-        finished = branch / "rung.json"
+        finished = branch / RUNG
         if not world.do(finished.exists):
-            micro_batch = world.do(lambda: Settings.read(places.folder / "run.json").micro_batch)
+            micro_batch = world.do(lambda: Settings.read(places.folder / RUN).micro_batch)
             settings = settings.model_copy(update={"micro_batch": micro_batch})  # it may have been lowered
             session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
             result = evaluate(session.model, settings, held, habits.device, world=world)
-            save_model(session.model, text.folder / "tokenizer.json", branch / "model", world)
+            save_model(session.model, text.tokenizer, branch / MODEL, world)
             if world.first:
                 rung = observe(session, schedule, result, held.name, text, places.folder)
                 leave(branch, text.folder.parent, settings, rung, text.manifest)
@@ -131,7 +136,7 @@ def _climb(
         done.append(rung)
     if world.first and settings.schedule == "wsd":
         longest = trunk_schedule(settings, rung_steps(settings, rungs)[-1])
-        prune_finished(places.folder / "trunk", trunk_end(longest))
+        prune_finished(places.trunk, trunk_end(longest))
     return tuple(done)
 
 
@@ -141,10 +146,10 @@ def _to_end(
 ) -> Session:  # fmt: skip
     """The session at the end of a rung, and everything of it saved."""
     try:
-        with Saver(tokenizer=text.folder / "tokenizer.json", ledger=places.ledger) as saver:
+        with Saver(tokenizer=text.tokenizer, ledger=places.ledger) as saver:
             return _reach(settings, schedule, branch, text, places, habits, stop, before, saver)
     except Diverged as error:
-        good = checkpoints(branch) or checkpoints(places.folder / "trunk")
+        good = checkpoints(branch) or checkpoints(places.trunk)
         said = f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint had been written"
         raise Diverged(f"{error}; {said}") from error
 
@@ -158,7 +163,7 @@ def _reach(
     world = habits.world
     session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell, world=world)
     if session is None:
-        trunk = places.folder / "trunk"
+        trunk = places.trunk
         starts = trunk_end(schedule)
         session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell, world=world)
         if session is None:
@@ -208,7 +213,7 @@ def _advance(
             settings_sha256=session.settings.identity(),
             at=now(),
         )
-        ends_trunk = parent.name == "trunk" and session.step == until
+        ends_trunk = parent.name == TRUNK and session.step == until
         saver.save(session, step_folder(parent, session.step), work, starts_branch=ends_trunk)
         booked_step, booked_wall = session.step, session.wall_s
 
@@ -217,7 +222,7 @@ def _advance(
     def note() -> None:
         if session.step in ends and session.step < schedule.steps:  # the last is the rung's own evaluation
             trunk, began = (
-                places.folder / "trunk",
+                places.trunk,
                 max((end for end in ends if end < session.step), default=0),
             )
             place = trunk if session.step <= trunk_end(schedule) else folder
@@ -225,7 +230,7 @@ def _advance(
             held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(session.settings))
             end_epoch(
                 session, ends.index(session.step) + 1, place, lambda: mean_train_loss(lines, began, session.step), held,
-                text.folder / "tokenizer.json", habits.tell,
+                text.tokenizer, habits.tell,
             )  # fmt: skip
 
     note()  # stopped between a save and its evaluation
@@ -259,7 +264,7 @@ def _advance(
 
 def _lower(micro_batch: int, before: int, folder: Path, tell: Callable[[str], None]) -> None:
     """What goes on from here, and what resumes, takes the micro-batch that fits."""
-    path = folder / "run.json"
+    path = folder / RUN
     Settings.read(path).model_copy(update={"micro_batch": micro_batch}).write(path)
     tell(
         f"out of memory with micro_batch={before}: it is {micro_batch} from now on; the batch stays what it is"

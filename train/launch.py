@@ -29,7 +29,7 @@ from .pack import Job, Report, climb_all
 from .parallel import World, join
 from .prepare import prepare
 from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
-from .rung import RungFile
+from .rung import RUN, RungFile
 from .shape import objective_for
 from .stop import Stop
 
@@ -74,7 +74,8 @@ def train(
         PeerLost: another process has ended.
     """
     device = pick_device(config.device)
-    folder = config.out or study / "runs" / run_name(config)
+    place = Study(study)
+    folder = config.out or place.run_folder(run_name(config))
     with join(config.zero, device, config.engine) as world:
         if not world.first:
             tell, report = unheard, unheard  # process 0 speaks for all
@@ -103,14 +104,14 @@ def train(
             peak=_peak(settings, device, world.size, tell) if world.first else None,
             tensorboard=config.tensorboard,
         )
-        places = Places.of(Study(study), settings.run, folder)
-        text = Text.open(study / "data", manifest, settings.n_positions, settings.data_fraction)
+        places = Places.of(place, settings.run, folder)
+        text = Text.open(place.data, manifest, settings.n_positions, settings.data_fraction)
         try:
             with _told_once(world):
                 return climb(settings, rungs, text, places, habits, stop)
         finally:
             if world.first:
-                gather_runs(study / "runs.jsonl")
+                gather_runs(place.runs)
 
 
 def begin(
@@ -123,7 +124,8 @@ def begin(
         BadInput: as `train`.
     """
     spec = config.spec()
-    begun = (folder / "run.json").exists()
+    begun = (folder / RUN).exists()
+    data = Study(study).data
     need, batch = None, config.batch_size or 1
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
@@ -132,9 +134,9 @@ def begin(
         need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, tell=tell)
     manifest = prepare(
         config.data,
-        study / "data",
+        data,
         vocab_size=spec.vocab_size,
-        tokenizer=_tokenizer(config, study / "data"),
+        tokenizer=_tokenizer(config, data),
         held_out=config.held_out,
         validation=config.validation,
         mask=objective_for(spec) == "mlm",
@@ -286,6 +288,6 @@ def _to_go_on(
     folder = study.run_folder(settings.run)
     settings = as_begun(settings, folder)
     need = check_machine(settings, planned.ends, device, yes=yes, tell=unheard)
-    if wanted is None or (folder / "run.json").exists():
+    if wanted is None or (folder / RUN).exists():
         return settings
     return _with_engine(settings, planned.ends, wanted, need, device, tell)

@@ -7,7 +7,7 @@ from scaling.study import Study
 from .card import Facts, outcome, write_card
 from .config import Settings
 from .manifest import DataManifest
-from .rung import MODEL, RUN, RUNG, RungFile
+from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
 from .tensorboard import Scalars
 from .trainer_state import write_state
 
@@ -23,7 +23,7 @@ def leave(branch: Path, study: Path, settings: Settings, rung: RungFile, manifes
     rung.write(model / RUNG)
     sealed = outcome(Study(study).plan, rung)
     write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
-    write_state(branch, branch.parent / "trunk", settings, rung, manifest.train_tokens)
+    write_state(branch, branch.parent / TRUNK, settings, rung, manifest.train_tokens)
 
 
 def mark_end(branch: Path, step: int, rung: RungFile) -> None:

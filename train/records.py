@@ -16,7 +16,7 @@ from .epochs import best_model, epoch_ends, epochs_until, mean_train_loss
 from .evaluate import Evaluation
 from .loop import Session
 from .pace import device_name
-from .rung import RungFile
+from .rung import RUN, TRUNK, RungFile
 
 
 def record(finished: Path, runs: Path) -> str:
@@ -28,7 +28,7 @@ def record(finished: Path, runs: Path) -> str:
 
 def claim(settings: Settings, folder: Path) -> None:
     """Write run.json, or check that the run in the folder is this one."""
-    path = folder / "run.json"
+    path = folder / RUN
     if path.exists():
         found = Settings.read(path)
         if found.identity() != settings.identity():
@@ -79,7 +79,7 @@ def observe(
     ends = (0, *epoch_ends(settings, len(text.train)))
     one_pass = round(len(text.train) / settings.batch_size)
     pass_began = ends[-2] if settings.epochs else max(0, session.step - max(1, one_pass))
-    parts = [(folder / "trunk", trunk_end(schedule)), (branch, session.step)]
+    parts = [(folder / TRUNK, trunk_end(schedule)), (branch, session.step)]
     train_loss = mean_train_loss(parts, pass_began, session.step)
     epochs = epochs_until(settings, len(text.train), result, train_loss, branch, trunk_end(schedule))
     tokens = session.step * settings.batch_tokens

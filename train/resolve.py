@@ -17,6 +17,7 @@ from .choose import Wanted
 from .config import Settings, TrainConfig
 from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256
 from .manifest import DataManifest
+from .rung import RUN
 from .shape import SHAPE_FIELDS, objective_for
 from .text import dataset_name
 
@@ -174,7 +175,7 @@ def as_begun(settings: Settings, folder: Path, config: TrainConfig | None = None
     What `config` leaves to the recipe stays as it began too: the recipe looks at the tokens, and a rung added later
     must not move the trunk.
     """
-    path = folder / "run.json"
+    path = folder / RUN
     if not path.exists():
         return settings
     begun = Settings.read(path)

@@ -6,8 +6,9 @@ from typing import ClassVar
 from scaling.files import Document, Record
 from scaling.runs import Run
 
-RUNG = "rung.json"
 RUN = "run.json"
+TRUNK = "trunk"  # the folder in a run's own of what its rungs share; each rung has one beside it
+RUNG = "rung.json"
 MODEL = "model"  # the folder in a rung's own that Hugging Face's libraries load
 
 

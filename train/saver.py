@@ -14,6 +14,7 @@ from scaling.ledger import Work, book, read_ledger
 
 from .checkpoint import CheckpointFile, checkpoints, discard, snapshot
 from .loop import Session
+from .rung import RUNG
 
 KEPT = 2  # the newest, and one to go back to should it be damaged; those that a branch starts from are kept besides
 ROOM = 1.05  # of a checkpoint's bytes, free before one is begun
@@ -167,5 +168,5 @@ def recover(run: Path, ledger: Path) -> None:
                 booked = read_ledger(ledger) if ledger.exists() else ()
                 if facts.work not in booked:
                     book(ledger, facts.work)
-            if (part / "rung.json").exists():  # killed between the last word on a rung and this
+            if (part / RUNG).exists():  # killed between the last word on a rung and this
                 discard(folder)

@@ -138,14 +138,15 @@ def train_many(
     first = asked[0].config
     device = pick_device(first.device)
     at_once = side_by_side(first.jobs, [entry.config for entry in asked], device)
+    place = Study(study)
     jobs, lengths = [], []
     for entry in asked:
         config = entry.config
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
-        folder = study / "runs" / run_name(config)
+        folder = place.run_folder(run_name(config))
         settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
-        jobs.append(Job.of(settings, rungs, Study(study)))
+        jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
     habits = Habits(
         device=device,
@@ -157,7 +158,7 @@ def train_many(
     try:
         done = iter(climb_all(jobs, habits, stop, report, side_by_side=at_once))
     finally:
-        gather_runs(study / "runs.jsonl")
+        gather_runs(place.runs)
     return tuple(tuple(itertools.islice(done, length)) for length in lengths)
 
 
