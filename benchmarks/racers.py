@@ -12,9 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # a waiting racer must not burn the cores of the one that runs
+# As the command line sets them, for every racer: one that waits must not burn the cores of the one that runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 LONG = 20_000  # steps of the run that the engine is chosen for

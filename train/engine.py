@@ -98,10 +98,14 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 def compiled(losses: Losses) -> Losses:
     """Trunk and loss compiled together, for one shape; as many models and shapes in one process as there are."""
     from torch._dynamo import config
+    from torch._functorch import config as functorch
 
     # The default gives up after 8 in one process, and a sweep's ninth member would be trained by other arithmetic than
     # the same member alone.
     config.recompile_limit = config.accumulated_recompile_limit = MANY_SHAPES
     config.fail_on_recompile_limit_hit = True
+    if not torch.cuda.is_available():
+        # What is needed again is kept: computing it twice saves memory's bandwidth, which a GPU lacks and a CPU has.
+        functorch.max_dist_from_bw = 1
     found: Losses = torch.compile(losses, dynamic=False)
     return found
