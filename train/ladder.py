@@ -119,7 +119,16 @@ def _climb(
         if not world.do(finished.exists):
             micro_batch = world.do(lambda: Settings.read(places.folder / RUN).micro_batch)
             settings = settings.model_copy(update={"micro_batch": micro_batch})  # it may have been lowered
-            session = _to_end(settings, schedule, branch, text, places, habits, stop, before)
+            leg = _Leg(
+                schedule=schedule,
+                branch=branch,
+                text=text,
+                places=places,
+                habits=habits,
+                stop=stop,
+                before=before,
+            )
+            session = leg.walk(settings)
             result = evaluate(session.model, settings, held, habits.device, world=world)
             save_model(session.model, text.tokenizer, branch / MODEL, world)
             if world.first:
@@ -140,132 +149,144 @@ def _climb(
     return tuple(done)
 
 
-def _to_end(
-    settings: Settings, schedule: Schedule, branch: Path, text: Text, places: Places, habits: Habits, stop: Stop,
-    before: int,
-) -> Session:  # fmt: skip
-    """The session at the end of a rung, and everything of it saved."""
-    try:
-        with Saver(tokenizer=text.tokenizer, ledger=places.ledger) as saver:
-            return _reach(settings, schedule, branch, text, places, habits, stop, before, saver)
-    except Diverged as error:
-        good = checkpoints(branch) or checkpoints(places.trunk)
-        said = f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint had been written"
-        raise Diverged(f"{error}; {said}") from error
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leg:
+    """The way to one rung, from wherever the run has come to. before: steps of the branches so far, see `climb`."""
 
+    schedule: Schedule
+    branch: Path
+    text: Text
+    places: Places
+    habits: Habits
+    stop: Stop
+    before: int
 
-def _reach(
-    settings: Settings, schedule: Schedule, branch: Path, text: Text, places: Places, habits: Habits, stop: Stop,
-    before: int, saver: Saver,
-) -> Session:  # fmt: skip
-    """The session at the end of a rung: from its own checkpoint, else from the trunk, trained as far as it takes."""
-    steps = schedule.steps
-    world = habits.world
-    session = load_newest(settings, branch, habits.device, at_most=steps, tell=habits.tell, world=world)
-    if session is None:
-        trunk = places.trunk
-        starts = trunk_end(schedule)
-        session = load_newest(settings, trunk, habits.device, at_most=starts, tell=habits.tell, world=world)
+    def walk(self, settings: Settings) -> Session:
+        """The session at the end of the rung, and everything of it saved."""
+        try:
+            with Saver(tokenizer=self.text.tokenizer, ledger=self.places.ledger) as saver:
+                return self._reach(settings, saver)
+        except Diverged as error:
+            good = checkpoints(self.branch) or checkpoints(self.places.trunk)
+            said = f"the last good checkpoint is {good[-1][1]}" if good else "no checkpoint had been written"
+            raise Diverged(f"{error}; {said}") from error
+
+    def _reach(self, settings: Settings, saver: Saver) -> Session:
+        """From the rung's own checkpoint, else from the trunk, trained as far as it takes."""
+        session = self._newest(settings, self.branch, at_most=self.schedule.steps)
         if session is None:
-            session = start(settings, habits.device, world)
+            session = self._leave_trunk(settings, saver)
+        if session.step < self.schedule.steps:
+            self._advance(session, self.schedule.steps, self.branch, saver)
+        return session
+
+    def _leave_trunk(self, settings: Settings, saver: Saver) -> Session:
+        """The session where the rung's branch begins."""
+        trunk, world = self.places.trunk, self.habits.world
+        starts = trunk_end(self.schedule)
+        session = self._newest(settings, trunk, at_most=starts) or start(settings, self.habits.device, world)
         if session.step < starts and world.do(lambda: any(step > starts for step, _ in checkpoints(trunk))):
             # The trunk's own record goes on beyond this point: what is trained again is the branch's.
-            habits.tell(
-                f"{settings.run}: the cooldown of {branch.name} starts at step {starts} and the nearest checkpoint before is "
-                f"at step {session.step}; the steps between are trained again"
+            self.habits.tell(
+                f"{settings.run}: the cooldown of {self.branch.name} starts at step {starts} and the nearest checkpoint "
+                f"before is at step {session.step}; the steps between are trained again"
             )
-            _advance(
-                session, schedule, starts, branch, text, places, habits, stop, before, saver, saved_in=trunk
-            )
+            self._advance(session, starts, self.branch, saver, saved_in=trunk)
         elif session.step < starts:
-            _advance(session, schedule, starts, trunk, text, places, habits, stop, before, saver)
+            self._advance(session, starts, trunk, saver)
         elif world.first:
             keep_for_branch(step_folder(trunk, starts))
-    if session.step < steps:
-        _advance(session, schedule, steps, branch, text, places, habits, stop, before, saver)
-    return session
+        return session
 
-
-def _advance(
-    session: Session, schedule: Schedule, until: int, folder: Path, text: Text, places: Places, habits: Habits,
-    stop: Stop, before: int, saver: Saver, saved_in: Path | None = None,
-) -> None:  # fmt: skip
-    """Train to a step, booking and saving what is done; a trunk keeps the checkpoints that branches start from."""
-    parent = saved_in or folder
-    name, part = session.settings.run, folder.name
-    habits.progress(before + session.step, f"{name} {part}", False)
-    if session.world.first:
-        check_room(session, parent)
-    booked_step, booked_wall = session.step, session.wall_s
-    outlook = Outlook(places.folder, schedule.steps, silent=not session.world.first)
-
-    def keep() -> None:
-        nonlocal booked_step, booked_wall
-        tokens = (session.step - booked_step) * session.settings.batch_tokens
-        work = Work(
-            run=session.settings.run,
-            part=part,
-            from_step=booked_step,
-            to_step=session.step,
-            tokens=tokens,
-            flops=float(tokens * train_flops_per_token(session.settings.spec())),
-            wall_s=round(session.wall_s - booked_wall, 3),
-            settings_sha256=session.settings.identity(),
-            at=now(),
+    def _newest(self, settings: Settings, folder: Path, *, at_most: int) -> Session | None:
+        habits = self.habits
+        return load_newest(
+            settings, folder, habits.device, at_most=at_most, tell=habits.tell, world=habits.world
         )
-        ends_trunk = parent.name == TRUNK and session.step == until
-        saver.save(session, step_folder(parent, session.step), work, starts_branch=ends_trunk)
+
+    def _advance(
+        self, session: Session, until: int, folder: Path, saver: Saver, *, saved_in: Path | None = None
+    ) -> None:
+        """Train to a step, booking and saving what is done; a trunk keeps the checkpoints that branches start from."""
+        text, habits = self.text, self.habits
+        parent = saved_in or folder
+        name, part = session.settings.run, folder.name
+        habits.progress(self.before + session.step, f"{name} {part}", False)
+        if session.world.first:
+            check_room(session, parent)
         booked_step, booked_wall = session.step, session.wall_s
+        outlook = Outlook(self.places.folder, self.schedule.steps, silent=not session.world.first)
 
-    ends = epoch_ends(session.settings, len(text.train))
-
-    def note() -> None:
-        if session.step in ends and session.step < schedule.steps:  # the last is the rung's own evaluation
-            trunk, began = (
-                places.trunk,
-                max((end for end in ends if end < session.step), default=0),
+        def keep() -> None:
+            nonlocal booked_step, booked_wall
+            tokens = (session.step - booked_step) * session.settings.batch_tokens
+            work = Work(
+                run=session.settings.run,
+                part=part,
+                from_step=booked_step,
+                to_step=session.step,
+                tokens=tokens,
+                flops=float(tokens * train_flops_per_token(session.settings.spec())),
+                wall_s=round(session.wall_s - booked_wall, 3),
+                settings_sha256=session.settings.identity(),
+                at=now(),
             )
-            place = trunk if session.step <= trunk_end(schedule) else folder
-            lines = [(trunk, trunk_end(schedule)), (folder, session.step)]
-            held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(session.settings))
-            end_epoch(
-                session, ends.index(session.step) + 1, place, lambda: mean_train_loss(lines, began, session.step), held,
-                text.tokenizer, habits.tell,
-            )  # fmt: skip
+            ends_trunk = parent.name == TRUNK and session.step == until
+            saver.save(session, step_folder(parent, session.step), work, starts_branch=ends_trunk)
+            booked_step, booked_wall = session.step, session.wall_s
 
-    note()  # stopped between a save and its evaluation
-    for end in (*(end for end in ends if session.step < end < until), until):
-        reached = advance(
+        ends = epoch_ends(session.settings, len(text.train))
+        self._score_epoch(session, folder)  # stopped between a save and its evaluation
+        for end in (*(end for end in ends if session.step < end < until), until):
+            reached = advance(
+                session,
+                self.schedule,
+                end,
+                text.train,
+                folder=folder,
+                log_every=habits.log_every,
+                stop=self.stop,
+                save=keep,
+                save_every=habits.save_every,
+                progress=lambda step, loss, rate: habits.progress(
+                    self.before + step,
+                    f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}, "
+                    + pace(session.settings.spec(), rate, habits.peak),
+                    True,
+                ),
+                tensorboard=habits.tensorboard,
+                lower=self._lower,
+                glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
+            )
+            if not reached:
+                raise Interrupted(
+                    f"{session.settings.run} is saved at step {session.step} of {part}; the same command goes on from there"
+                )
+            self._score_epoch(session, folder)
+
+    def _score_epoch(self, session: Session, folder: Path) -> None:
+        """Where an epoch ends, what it reached; of the last, the rung's own evaluation says it."""
+        text, settings, trunk = self.text, session.settings, self.places.trunk
+        ends = epoch_ends(settings, len(text.train))
+        if session.step not in ends or session.step >= self.schedule.steps:
+            return
+        began = max((end for end in ends if end < session.step), default=0)
+        left = trunk_end(self.schedule)
+        lines = [(trunk, left), (folder, session.step)]
+        end_epoch(
             session,
-            schedule,
-            end,
-            text.train,
-            folder=folder,
-            log_every=habits.log_every,
-            stop=stop,
-            save=keep,
-            save_every=habits.save_every,
-            progress=lambda step, loss, rate: habits.progress(
-                before + step,
-                f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}, "
-                + pace(session.settings.spec(), rate, habits.peak),
-                True,
-            ),
-            tensorboard=habits.tensorboard,
-            lower=lambda micro_batch, before: _lower(micro_batch, before, places.folder, habits.tell),
-            glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
+            ends.index(session.step) + 1,
+            trunk if session.step <= left else folder,
+            lambda: mean_train_loss(lines, began, session.step),
+            eval_set(text.heldout, text.manifest, self.habits.eval_tokens, objective_of(settings)),
+            text.tokenizer,
+            self.habits.tell,
         )
-        if not reached:
-            raise Interrupted(
-                f"{session.settings.run} is saved at step {session.step} of {part}; the same command goes on from there"
-            )
-        note()
 
-
-def _lower(micro_batch: int, before: int, folder: Path, tell: Callable[[str], None]) -> None:
-    """What goes on from here, and what resumes, takes the micro-batch that fits."""
-    path = folder / RUN
-    Settings.read(path).model_copy(update={"micro_batch": micro_batch}).write(path)
-    tell(
-        f"out of memory with micro_batch={before}: it is {micro_batch} from now on; the batch stays what it is"
-    )
+    def _lower(self, micro_batch: int, before: int) -> None:
+        """What goes on from here, and what resumes, takes the micro-batch that fits."""
+        path = self.places.folder / RUN
+        Settings.read(path).model_copy(update={"micro_batch": micro_batch}).write(path)
+        self.habits.tell(
+            f"out of memory with micro_batch={before}: it is {micro_batch} from now on; the batch stays what it is"
+        )
