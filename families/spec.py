@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from .errors import BadInput
 
+SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head")  # of a ModelSpec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -29,7 +31,7 @@ class ModelSpec:
             object.__setattr__(self, "n_inner", 4 * self.n_embd)
         if self.n_kv_head == 0:
             object.__setattr__(self, "n_kv_head", self.n_head)
-        for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head"):
+        for name in SIZES:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from .files import Document, Record
 from .fitting.local import Local
-from .laws import Law
-from .predictor import CONSTANTS, Domain, FittedForm, Predictor, Status
+from .laws import CONSTANTS, Law
+from .predictor import Domain, FittedForm, Predictor, Status
 from .repetition import Repetition
 from .runs import Convention
 

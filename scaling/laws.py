@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from families.errors import BadInput
 from families.units import format_size
 
+CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
 
 
@@ -51,7 +52,7 @@ class Law:
     gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("E", "A", "B", "alpha", "beta", "gamma"):
+        for name in CONSTANTS:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise BadInput(f"{name} is {value:g}; a law's constants are finite and not negative")

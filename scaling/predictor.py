@@ -17,7 +17,6 @@ from .runs import Convention
 from .worded import Worded
 
 Array = NDArray[np.float64]
-CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 SHOWN = 12  # points of a prediction that a notebook shows
 REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
 # Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..laws import Law
-from ..predictor import CONSTANTS, Status
+from ..laws import CONSTANTS, Law
+from ..predictor import Status
 from .curvature import spectrum
 from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, thinned
 from .starts import starts

@@ -12,13 +12,13 @@ from families import FAMILIES, Member, ModelSpec, accounting, family
 from families.architectures import architecture
 from families.design import DEEPEST, DesignRule, name_of
 from families.errors import BadInput
+from families.spec import SIZES
 from families.units import nearest
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288
 FLAT = (32.0, 128.0)  # n_embd per layer within which shape costs next to no loss (Kaplan et al. 2020, fig. 5)
 _GPT2 = ("gpt2-kaplan", "gpt2")
-_FIELDS = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,7 +49,7 @@ class Candidates:
 
     def chosen(self, mask: NDArray[np.bool_]) -> "Candidates":
         """Those where the mask of shape (n,) is true."""
-        columns = {name: getattr(self, name)[mask] for name in _FIELDS}
+        columns = {name: getattr(self, name)[mask] for name in SIZES}
         return replace(self, **columns)
 
     @property
@@ -64,7 +64,7 @@ class Candidates:
 
     def member(self, index: int) -> Member:
         """One of them, under its published name where it has one."""
-        fields = {name: int(getattr(self, name)[index]) for name in _FIELDS}
+        fields = {name: int(getattr(self, name)[index]) for name in SIZES}
         spec = ModelSpec(architecture=self.architecture, **fields)
         return self.named.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")
 
@@ -82,9 +82,7 @@ class Candidates:
         if len(kinds) != 1:
             raise BadInput(f"candidates are of {len(kinds)} architectures; one law needs exactly 1")
         specs = sorted(named, key=accounting.params)
-        columns = {
-            name: np.array([getattr(spec, name) for spec in specs], dtype=np.int64) for name in _FIELDS
-        }
+        columns = {name: np.array([getattr(spec, name) for spec in specs], dtype=np.int64) for name in SIZES}
         return cls(architecture=kinds.pop(), named=named, **columns)
 
 

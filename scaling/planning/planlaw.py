@@ -12,7 +12,7 @@ from families import ModelSpec, accounting
 from families.errors import BadInput
 
 from ..files import canonical_json, sha256_bytes, sha256_file
-from ..laws import KaplanFrontier, Law
+from ..laws import CONSTANTS, KaplanFrontier, Law
 from ..planfile import Interval, LawReference, PlannedLoss
 from ..published import PublishedLaw, published
 from ..repetition import PUBLISHED_REPETITION, Repetition
@@ -53,7 +53,7 @@ class PlanLaw:
     @classmethod
     def published(cls, found: PublishedLaw) -> "PlanLaw":
         """From constants in a paper."""
-        constants = {name: getattr(found.law, name) for name in ("E", "A", "B", "alpha", "beta", "gamma")}
+        constants = {name: getattr(found.law, name) for name in CONSTANTS}
         warning = f"{found.name} is superseded by {found.superseded_by}" if found.superseded_by else ""
         return cls(
             name=found.name,
