@@ -1,7 +1,5 @@
 """Every figure of a study by name, with the values it shows as a table."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +8,7 @@ from matplotlib.figure import Figure
 
 from families.errors import BadInput
 from families.units import nearest
+from scaling.files import csv_text
 
 from . import residuals, style, surface
 from .drawing import (
@@ -48,11 +47,7 @@ class Picture:
 
     def csv(self) -> str:
         """The data, a header line first."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_text(self.header, self.rows)
 
 
 FIGURES: dict[str, tuple[str, Callable[[Seen], Drawn]]] = {

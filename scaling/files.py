@@ -1,12 +1,14 @@
 """Files at the joints: written whole or not at all, opening with kind, version and the hashes of what they came from."""
 
+import csv
 import datetime
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -52,6 +54,23 @@ def writing(what: str | Path) -> Iterator[None]:
         where = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else what
         reason = error.strerror or str(error)
         raise BadInput(f"cannot write {os.fsdecode(where)}: {reason}") from error
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as comma-separated text, a header line first; every digit of a number.
+
+    A spreadsheet computes a text that begins like a formula, and a run's name may be anybody's: such a text gets an
+    apostrophe before it (OWASP, CSV injection).
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_as_text(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def write_whole(path: Path, data: bytes | str) -> None:

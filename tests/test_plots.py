@@ -17,6 +17,7 @@ from plots.figures import FIGURES, picture, pictures
 from plots.law import bare
 from plots.seen import Curve, see
 from scaling.compare import SealedPrediction, score
+from scaling.files import csv_text
 from scaling.fitting.sensitivity import Profile
 from scaling.runs import Run
 
@@ -95,6 +96,13 @@ def test_each_run_of_the_law_has_a_point_with_its_name(seen):
     text = style.svg(picture("frontier", seen).figure, "frontier")
     assert text.count('class="pt"') == 2 * len(seen.lawful), "above against loss, below against size"
     assert "gpt2-d192-s0" in text
+
+
+def test_a_spreadsheet_computes_nothing_of_a_name():
+    rows = list(
+        csv.reader(io.StringIO(csv_text(("run", "loss"), [("=1+1", -0.5), ("@x", 2.0), ("gpt2-52m", 3.0)])))
+    )
+    assert rows == [["run", "loss"], ["'=1+1", "-0.5"], ["'@x", "2.0"], ["gpt2-52m", "3.0"]]
 
 
 def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):

@@ -1,12 +1,10 @@
 """Finished runs as the table in which people report fine-tuning. Nothing here needs torch."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from families.errors import BadInput
-from scaling.files import Record
+from scaling.files import Record, csv_text
 
 from .config import Settings
 from .rung import RUN, RUNG, RungFile, finished_rungs
@@ -115,8 +113,4 @@ def markdown(table: Sequence[Row]) -> str:
 
 def as_csv(table: Sequence[Row]) -> str:
     """Every digit, under the names of the record's fields; an empty cell is not known."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=list(Row.model_fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.model_dump() for row in table)
-    return out.getvalue().rstrip("\n")
+    return csv_text(list(Row.model_fields), (row.model_dump().values() for row in table)).rstrip("\n")
