@@ -107,14 +107,14 @@ def forecast(
 def fan(seen: Foreseen, steps: int) -> tuple[Array, Array, Array]:
     """From the step of the forecast to the end: (step, expected loss), and the lower and upper edges at 80 and 95 %.
 
-    It leaves the windows that are looked at on the way, and ends, evenly shifted, at the loss that is foreseen: that of the
-    whole eval set, where siblings tell how far it lies off.
+    It leaves the windows that are looked at on the way, and ends, evenly shifted, at the loss that is foreseen and as wide:
+    that of the whole eval set, where siblings tell how far it lies off.
     """
     step = np.unique(np.linspace(seen.at_step, steps, STEPS_AHEAD))
     mean, sd = seen.path(step)
     share = (step - step[0]) / max(step[-1] - step[0], 1.0)
     mean = mean - (1 - share) * seen.offset
-    width = np.hypot(sd, share * np.sqrt(max(seen.sd**2 - sd[-1] ** 2, 0.0)))
+    width = (1 - share) * sd + share * seen.sd
     levels = np.array([Z_80, Z_95])
     return (
         np.column_stack([step, mean]),

@@ -11,7 +11,9 @@ from scaling.schedule import Schedule
 from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
 from scaling.watching.alarm import first_alarm
 from scaling.watching.curves import read_curve, read_run, read_siblings
-from scaling.watching.foresee import Z_80, at_own_size, ended_alike, foresee, offset_at, together, universal
+from scaling.watching.beside import beside, gap
+from scaling.watching.foresee import Z_80, foresee, offset_at, together
+from scaling.watching.lessons import at_own_size, universal
 from scaling.watching.trajectory import NAMES, Points, Prior, Profile, learn
 from scaling.watching.underway import RungAhead
 
@@ -133,13 +135,13 @@ def test_where_siblings_of_the_same_length_ended_counts_and_other_lengths_and_sc
     rng = np.random.default_rng(11)
     siblings, batches = family(rng)
     run = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000), until=333)
-    mean, sd = ended_alike(run, siblings, 1000)
+    mean, sd = beside(run, siblings, 1000)
     assert min(one.finals[1000] for one in siblings) > mean > min(one.finals[1000] for one in siblings) - 0.15
     assert sd < 0.15
     shorter = [replace(one, finals={400: one.finals[400]}) for one in siblings]
-    assert ended_alike(run, shorter, 1000) is None
+    assert beside(run, shorter, 1000) is None
     cosine = simulated(going("c", 90_000, schedule="cosine"), rng, batches=batches, level=level_of(90_000))
-    assert ended_alike(run, [cosine], 1000) is None
+    assert beside(run, [cosine], 1000) is None
 
 
 def test_siblings_ends_count_by_their_certainty_and_little_where_the_curve_goes_elsewhere():

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from .curves import Curve, RunCurves
-from .foresee import School, attend, observe, reference_of, scale_of, spread
+from .lessons import School, attend, observe
+from .points import reference_of, scale_of, spread
 from .trajectory import SHIFT, learn
 
 Fault = Literal["diverging", "not learning", "repeating data"]
