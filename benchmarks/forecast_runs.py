@@ -1,6 +1,6 @@
 """The runs behind benchmarks/forecast.py: real ladders of tiny models, healthy and with faults, made by the engine.
 
-Eight studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
+Eleven studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
 Run: python -P benchmarks/forecast_runs.py DIR [STUDY…] (-P: a file beside it has the name of the package that trains).
 """
 
@@ -67,9 +67,15 @@ SETUPS = (
     Setup(name="docs-f", text="docstrings", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=600, batch_size=8,
           n_positions=128, seed=6, faulty=(1, 3)),
     Setup(name="code-g", text="stdlib", shapes=((1, 32), (2, 40), (2, 56), (3, 72)), steps=800, batch_size=8,
-          n_positions=128, seed=7, lr=0.8, faulty=(2,), held_back=True),
+          n_positions=128, seed=7, lr=0.8, faulty=(2,)),
     Setup(name="docs-h", text="docstrings", shapes=((2, 40), (2, 56), (3, 64)), steps=700, batch_size=12,
-          n_positions=96, seed=8, cooldown=0.25, faulty=(2,), held_back=True),
+          n_positions=96, seed=8, cooldown=0.25, faulty=(2,)),
+    Setup(name="code-i", text="stdlib", shapes=((2, 36), (2, 48), (2, 64), (3, 88)), steps=750, batch_size=10,
+          n_positions=112, seed=11, lr=1.2, faulty=(2,), held_back=True),
+    Setup(name="docs-j", text="docstrings", shapes=((1, 40), (2, 48), (2, 64), (3, 80)), steps=800, batch_size=8,
+          n_positions=128, seed=12, faulty=(1,), held_back=True),
+    Setup(name="code-k", text="stdlib", shapes=((2, 32), (2, 56), (3, 64), (3, 96)), steps=650, batch_size=12,
+          n_positions=96, seed=13, cooldown=0.15, faulty=(3,), held_back=True),
 )  # fmt: skip
 
 

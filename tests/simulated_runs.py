@@ -106,6 +106,19 @@ def family(rng, sizes=(50_000, 90_000, 160_000), **extra):
     return runs, batches
 
 
+def taught():
+    """Finished siblings of three sizes, and a healthy run of a larger one."""
+    rng = np.random.default_rng(10)
+    siblings, batches = family(rng)
+    return siblings, simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000))
+
+
+def standing(run, ahead):
+    """The run with all its losses lower by a share of them."""
+    trunk, share = run.trunk, np.exp(-ahead)
+    return replace(run, trunk=replace(trunk, loss=trunk.loss * share, eval_loss=trunk.eval_loss * share))
+
+
 def level_of(params):
     """Loss of the trunk at its end, by size."""
     return 3.7 - 0.12 * np.log(params / 100_000)

@@ -1,6 +1,5 @@
-"""The live forecast: a law of the curve that knows the schedule, what siblings teach, intervals, alarms and verdicts."""
+"""The live forecast: a law of the curve that knows the schedule, what siblings teach, and intervals."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,23 +7,16 @@ import pytest
 
 from families.errors import BadInput
 from scaling.schedule import Schedule
-from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
-from scaling.watching.alarm import first_alarm
-from scaling.watching.curves import read_curve, read_run, read_siblings
 from scaling.watching.beside import beside, gap
 from scaling.watching.foresee import Z_80, foresee, offset_at, together
 from scaling.watching.lessons import at_own_size, universal
 from scaling.watching.trajectory import NAMES, Points, Prior, Profile, learn
 from scaling.watching.underway import RungAhead
 
-from .simulated_runs import changed, family, going, law, level_of, seen_until, simulated, write
+from .simulated_runs import family, going, law, level_of, seen_until, simulated, standing, taught
 
 WSD = Schedule(peak=0.01, warmup=20, steps=1000).to(1000, 0.2)
 COSINE = Schedule(peak=0.01, warmup=20, steps=1000, kind="cosine")
-
-
-def promise(loss, half=0.03):
-    return Promise(loss=loss, interval_80=(loss - half, loss + half), sealed=True)
 
 
 # The law
@@ -144,6 +136,59 @@ def test_where_siblings_of_the_same_length_ended_counts_and_other_lengths_and_sc
     assert beside(run, [cosine], 1000) is None
 
 
+def test_a_gap_on_the_same_batches_is_known_far_better_than_a_line_of_loss():
+    rng = np.random.default_rng(12)
+    (sibling, *_), batches = family(rng)
+    run = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000), until=333)
+    found, error = gap(run, 1000, sibling, 1000)
+    now = [one.trunk.loss[one.trunk.step == 330].item() for one in (sibling, run)]
+    assert found == pytest.approx(np.log(now[0] / now[1]), abs=0.015)
+    assert error < 0.003  # a line is off by 0.1 nats
+
+
+def test_a_gap_on_other_batches_is_taken_from_the_windows_that_both_looked_at():
+    rng = np.random.default_rng(13)
+    (sibling, *_), _ = family(rng)
+    other = going("x", 220_000, batches="other")
+    run = simulated(other, rng, noise=0.4, level=level_of(220_000), until=333)
+    found, _ = gap(run, 1000, sibling, 1000)
+    expected = np.log(np.interp(330, sibling.trunk.eval_step, sibling.trunk.eval_loss)) - np.log(
+        np.interp(330, run.trunk.eval_step, run.trunk.eval_loss)
+    )
+    assert found == pytest.approx(expected, abs=0.02)  # a line of ten steps is off by 0.4 nats
+    assert gap(replace(run, trunk=run.trunk.until(60)), 1000, sibling, 1000) is None
+
+
+def test_a_run_that_is_ahead_now_is_expected_ahead_but_less_so_and_the_less_the_more_is_to_come():
+    siblings, healthy = taught()
+    alone = siblings[-1:]  # so that nothing is learnt of how long gaps last
+    kept = []
+    for step in (250, 500, 750):
+        ends = [beside(standing(healthy, ahead), alone, 1000, step)[0] for ahead in (0.0, 0.04)]
+        kept.append(np.log(ends[0] / ends[1]) / 0.04)
+    assert 0 < kept[0] < kept[1] < kept[2] < 1
+
+
+def test_siblings_whose_gaps_lasted_teach_that_gaps_last():
+    _, healthy = taught()
+    here = going("x", 220_000).params
+
+    def expected(lasting):
+        """Of a run 4 % ahead of three siblings of its own size that stood 8 % apart, and ended `lasting` of it apart."""
+        siblings = [
+            replace(
+                standing(healthy, -0.08 * i), name=f"s{i}",
+                finals={1000: 3.0 * np.exp(0.08 * i * lasting)},
+            )
+            for i in range(3)
+        ]  # fmt: skip
+        assert {one.underway.params for one in siblings} == {here}
+        return np.log(3.0 / beside(standing(healthy, 0.04), siblings, 1000, 333)[0]) / 0.04
+
+    assert 0.1 < expected(0.2) < 0.35
+    assert 0.65 < expected(1.0) < 1.0
+
+
 def test_siblings_ends_count_by_their_certainty_and_little_where_the_curve_goes_elsewhere():
     assert together((3.0, 0.05), None) == (3.0, 0.05)
     between, doubt = together((3.0, 0.05), (3.06, 0.05))
@@ -211,250 +256,3 @@ def test_too_little_is_said_to_be_too_little():
 
 def test_the_universal_prior_scales_with_the_loss():
     assert universal(4.0).mean == pytest.approx(2 * universal(2.0).mean)
-
-
-# Alarms
-
-
-@pytest.fixture(scope="module")
-def study():
-    rng = np.random.default_rng(10)
-    siblings, batches = family(rng)
-    healthy = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000))
-    return siblings, healthy
-
-
-def test_healthy_runs_raise_no_alarm_with_or_without_siblings(study):
-    siblings, healthy = study
-    for run in (healthy, *siblings):
-        for steps in run.finals:
-            assert first_alarm(run, siblings[:1] if run is not healthy else siblings, steps) is None
-            assert first_alarm(run, (), steps) is None
-
-
-@pytest.mark.parametrize("taught", [True, False])
-@pytest.mark.parametrize(
-    ("how", "fault"),
-    [
-        (lambda step, loss: loss + 0.8, "diverging"),
-        (lambda step, loss: loss + 0.008 * (step - 400), "diverging"),
-        (lambda step, loss: loss - 0.012 * (step - 400), "repeating data"),
-    ],
-)
-def test_a_fault_is_seen_within_a_tenth_of_the_budget(study, taught, how, fault):
-    siblings, healthy = study
-    found = first_alarm(changed(healthy, 400, how), siblings if taught else (), 1000, since=400)
-    assert found is not None
-    assert found.fault == fault
-    assert found.step - 400 <= 100
-
-
-def test_a_run_that_stays_where_it_began_is_not_learning(study):
-    _, healthy = study
-    stuck = changed(healthy, 30, lambda step, loss: 6.4 + 0.1 * np.sin(step))
-    found = first_alarm(stuck, (), 1000)
-    assert found is not None
-    assert found.fault == "not learning"
-    assert found.step <= 100
-
-
-def test_a_run_asleep_beside_siblings_that_are_not_awake_either_is_not_learning_where_its_gradient_is_half_theirs(
-    study,
-):
-    siblings, healthy = study
-
-    def slow(run, extra, norm):
-        trunk = run.trunk
-        loss = np.where(trunk.step <= 200, 6.3 + 0.004 * (100 - trunk.step) / 10 + extra, trunk.loss)
-        return replace(run, trunk=replace(trunk, loss=loss, norm=np.full(len(trunk.step), norm)))
-
-    siblings = [slow(one, 0.0, 0.6) for one in siblings]
-    ill = replace(slow(healthy, 0.05, 0.28), branches={}, finals={})
-    found = first_alarm(ill, siblings, 1000)
-    assert found is not None
-    assert (found.fault, found.step <= 100) == ("not learning", True)
-    well = replace(slow(healthy, -0.02, 0.6), branches={}, finals={})
-    early = first_alarm(replace(well, trunk=well.trunk.until(120)), siblings, 1000)
-    assert early is None
-
-
-def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
-    siblings, healthy = study
-    looks = np.where(healthy.trunk.eval_step > 400, 5.5, healthy.trunk.eval_loss)
-    stale = replace(healthy, trunk=replace(healthy.trunk, eval_loss=looks), branches={}, finals={})
-    found = first_alarm(stale, siblings, 1000, since=400)
-    assert found is not None
-    assert (found.fault, found.step) == ("repeating data", 450)
-    assert "5.50 on held-out text" in found.evidence
-
-
-def test_a_run_that_begins_from_trained_weights_need_not_fall_at_first(study):
-    _, healthy = study
-    flat = changed(healthy, 0, lambda step, loss: 3.3 + 0.02 * np.sin(step))
-    flat = replace(flat, trunk=replace(flat.trunk, eval_loss=np.full(len(flat.trunk.eval_step), 3.4)))
-    assert first_alarm(flat, (), 1000) is not None
-    tuned = replace(flat, underway=flat.underway.model_copy(update={"fresh": False}))
-    assert first_alarm(seen_until(tuned, 190), (), 1000) is None
-
-
-# Verdicts
-
-
-def test_verdicts_follow_the_forecast_and_the_promise(study):
-    siblings, healthy = study
-    run = seen_until(healthy, 500)
-    truth = healthy.finals[1000]
-    assert judge(run, siblings, 1000, promise(truth)).state == "on plan"
-    above = judge(run, siblings, 1000, promise(truth - 0.3))
-    assert above.state == "above plan"
-    assert "likely +0." in above.sentence
-    assert above.difference == pytest.approx(0.3, abs=0.05)
-    assert judge(run, siblings, 1000, promise(truth + 0.3)).state == "below plan"
-    assert judge(run, siblings, 1000, None).state == "no plan"
-    assert "does not compare" in judge(seen_until(healthy, 350), (), 1000, promise(truth)).sentence
-
-
-def test_a_verdict_names_the_fault_before_the_plan(study):
-    siblings, healthy = study
-    ill = changed(seen_until(healthy, 500), 400, lambda step, loss: loss + 1)
-    found = judge(ill, siblings, 1000, promise(healthy.finals[1000]))
-    assert found.state == "diverging"
-    assert found.alarm is not None
-    assert brief(found) == ", DIVERGING"
-
-
-def test_a_finished_rung_is_held_against_its_promise(study):
-    siblings, healthy = study
-    final = healthy.finals[1000]
-    assert "inside its 80 % interval" in judge(healthy, siblings, 1000, promise(final + 0.02)).sentence
-    assert "outside" in judge(healthy, siblings, 1000, promise(final + 0.2)).sentence
-
-
-# Files
-
-
-def test_a_torn_last_line_and_lines_without_a_loss_are_passed_over(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        '{"step": 10, "loss": 5.0, "eval_loss": 5.2}\n{"step": 20, "loss": null}\n[1]\n{"step": 30, "lo'
-    )
-    curve = read_curve(path)
-    assert curve.step.tolist() == [10]
-    assert curve.eval_loss.tolist() == [5.2]
-    assert not len(read_curve(tmp_path / "none.jsonl").step)
-
-
-def test_what_was_written_is_read_back(tmp_path, study):
-    _, healthy = study
-    found = read_run(write(healthy, tmp_path / "x"))
-    assert found.finals == healthy.finals
-    assert found.ahead is None
-    assert found.rung(1000).loss == pytest.approx(healthy.rung(1000).loss)
-
-
-def test_only_runs_of_the_same_batch_are_siblings(tmp_path, study):
-    siblings, healthy = study
-    folder = write(healthy, tmp_path / "runs" / "x")
-    for one in siblings:
-        write(one, tmp_path / "runs" / one.name)
-    larger = siblings[0].underway.model_copy(update={"run": "larger", "batch_tokens": 2048})
-    write(replace(siblings[0], name="larger", underway=larger), tmp_path / "runs" / "larger")
-    found = read_siblings(tmp_path / "runs", read_run(folder))
-    assert {one.name for one in found} == {one.name for one in siblings}
-
-
-def test_a_run_that_grows_while_it_is_read_gets_a_verdict_at_every_length(tmp_path, study):
-    siblings, healthy = study
-    for one in siblings:
-        write(one, tmp_path / "runs" / one.name)
-    folder = write(seen_until(healthy, 780), tmp_path / "runs" / "x", finished=False)
-    path = folder / "trunk" / "metrics.jsonl"
-    whole = path.read_bytes()
-    states = []
-    for end in range(0, len(whole), len(whole) // 9):
-        path.write_bytes(whole[:end])
-        states.append(watch(folder, steps=1000).state)
-    assert states[0] == "waiting"
-    assert set(states[3:]) == {"no plan"}
-
-
-def test_a_run_is_found_by_folder_or_by_name_and_the_nearest_name_is_offered(tmp_path, study):
-    _, healthy = study
-    folder = write(healthy, tmp_path / "runs" / "L2d64")
-    assert find_run("L2d64", tmp_path) == folder
-    assert find_run(str(folder), tmp_path / "elsewhere") == folder
-    with pytest.raises(BadInput, match="did you mean L2d64"):
-        find_run("L2d46", tmp_path)
-    with pytest.raises(BadInput, match="has no runs"):
-        find_run("x", tmp_path / "elsewhere")
-
-
-def test_a_run_belongs_to_the_study_two_above_or_is_one_of_its_own(tmp_path, study):
-    _, healthy = study
-    inside, alone = write(healthy, tmp_path / "s" / "runs" / "x"), write(healthy, tmp_path / "alone")
-    (inside / "runs.jsonl").touch()  # a run's own observations
-    assert study_of(inside).folder == (tmp_path / "s").resolve()
-    assert study_of(alone).folder == alone.resolve()
-
-
-def test_a_progress_line_says_nothing_rather_than_fail(tmp_path):
-    outlook = Outlook(tmp_path / "none", 1000, _next=0.0)
-    assert outlook.words() == ""
-
-
-def test_a_progress_line_says_where_the_run_ends(tmp_path, study):
-    siblings, healthy = study
-    for one in siblings:
-        write(one, tmp_path / "runs" / one.name)
-    folder = write(seen_until(healthy, 400), tmp_path / "runs" / "x", finished=False)
-    words = Outlook(folder, 1000, _next=0.0).words()
-    assert words.startswith(", ends at 3.")
-    assert Outlook(folder, 1000).words() == ""  # not before some seconds
-
-
-# The command
-
-
-def call(*words):
-    import subprocess
-    import sys
-
-    code = "import sys; from scaling.cli import main; sys.argv[0] = 'scaling'; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "watch", *map(str, words)], capture_output=True, text=True, timeout=60
-    )
-
-
-def test_watch_prints_one_json_object_or_one_line_of_error(tmp_path, study):
-    siblings, healthy = study
-    for one in siblings:
-        write(one, tmp_path / "runs" / one.name)
-    write(seen_until(healthy, 500), tmp_path / "runs" / "x", finished=False)
-    found = json.loads(call("x", "--study", tmp_path, "--tokens", 1000 * 1024, "--json").stdout)
-    assert found["state"] == "no plan"
-    assert found["interval_80"][0] < found["forecast"] < found["interval_80"][1]
-    assert found["target"] == "held-out"
-    page = call("x", "--study", tmp_path, "--once").stdout
-    assert "forecast" in page
-    assert "learnt from its curve and 3 finished siblings" in page
-    assert all(len(line) <= 100 for line in page.splitlines())
-    done = call(siblings[0].name, "--study", tmp_path)
-    assert done.returncode == 0
-    assert "finished at" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["none"], "neither a run's folder nor a run of"),
-        (["x", "--tokens", "5"], "no rung of"),
-        (["x", "--tokens", "much"], "tokens is 'much'"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(tmp_path, study, words, said):
-    _, healthy = study
-    write(healthy, tmp_path / "runs" / "x")
-    found = call(*words, "--study", tmp_path)
-    assert found.returncode == 2
-    assert said in found.stderr
-    assert len(found.stderr.splitlines()) == 1

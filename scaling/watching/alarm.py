@@ -14,7 +14,7 @@ from .trajectory import SHIFT, learn
 
 Fault = Literal["diverging", "not learning", "repeating data"]
 
-# Chosen on four studies of benchmarks/forecast.py; two others were held back (docs/log.md). Shares are of the loss.
+# Chosen on studies code-a to docs-f of benchmarks/forecast.py; the others were held back (docs/log.md). Shares are of the loss.
 _RECENT = 3  # lines whose mean is looked at
 _SIGMAS = 4.0
 # How far a healthy run may lie above or below all its siblings at the same step, beyond noise. A larger model is ahead of

@@ -29,7 +29,7 @@ _WANDER, _SCATTER, _SCATTER_LEFT = (
 )  # of ln L: along K, of single runs, and with what is to come
 _TOKENS_A_PARAMETER = 20.0  # r, about what is compute-optimal
 _SINCE = 0.5  # of the steps so far: where a gap is measured
-_FEWEST = 3  # lines that a gap is measured on
+_FEWEST_LINES, _FEWEST_LOOKS = 4, 3  # that a gap is measured on
 
 
 def beside(
@@ -81,20 +81,28 @@ def gap(
     now = float(mine.step[-1])
     ratio = sibling.underway.batch_tokens / run.underway.batch_tokens
     begin = max(1.5 * run.underway.warmup, _SINCE * now)
-    lines = _line(mine.step, mine.loss, theirs.step * ratio, theirs.loss, begin, now)
-    looks = _line(mine.eval_step, mine.eval_loss, theirs.eval_step * ratio, theirs.eval_loss, begin, now)
+    lines, looks = mine.step > begin, mine.eval_step > begin
+    of_lines = _line(mine.step[lines], mine.loss[lines], theirs.step * ratio, theirs.loss, now, _FEWEST_LINES)
+    of_looks = _line(
+        mine.eval_step[looks],
+        mine.eval_loss[looks],
+        theirs.eval_step * ratio,
+        theirs.eval_loss,
+        now,
+        _FEWEST_LOOKS,
+    )
     same = sibling.underway.batches == run.underway.batches
-    return (lines or looks) if same else (looks or lines)
+    return (of_lines or of_looks) if same else (of_looks or of_lines)
 
 
 def _line(
-    step: Array, loss: Array, other_step: Array, other: Array, begin: float, now: float
+    step: Array, loss: Array, other_step: Array, other: Array, now: float, fewest: int
 ) -> tuple[float, float] | None:
     """ln(other/loss) at `now`, and its standard error, by least squares over ln(step)."""
     if not len(other_step):
         return None
-    inside = (step > begin) & (step >= other_step[0]) & (step <= other_step[-1])
-    if inside.sum() < _FEWEST:
+    inside = (step >= other_step[0]) & (step <= other_step[-1])
+    if inside.sum() < fewest:
         return None
     values = np.interp(step[inside], other_step, np.log(other)) - np.log(loss[inside])
     design = np.column_stack([np.ones(len(values)), np.log(step[inside] / now)])

@@ -1,0 +1,88 @@
+"""Alarms: faults are seen early, and healthy runs raise none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scaling.watching.alarm import first_alarm
+
+from .simulated_runs import changed, seen_until, taught
+
+
+@pytest.fixture(scope="module")
+def study():
+    return taught()
+
+
+def test_healthy_runs_raise_no_alarm_with_or_without_siblings(study):
+    siblings, healthy = study
+    for run in (healthy, *siblings):
+        for steps in run.finals:
+            assert first_alarm(run, siblings[:1] if run is not healthy else siblings, steps) is None
+            assert first_alarm(run, (), steps) is None
+
+
+@pytest.mark.parametrize("taught", [True, False])
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        (lambda step, loss: loss + 0.8, "diverging"),
+        (lambda step, loss: loss + 0.008 * (step - 400), "diverging"),
+        (lambda step, loss: loss - 0.012 * (step - 400), "repeating data"),
+    ],
+)
+def test_a_fault_is_seen_within_a_tenth_of_the_budget(study, taught, how, fault):
+    siblings, healthy = study
+    found = first_alarm(changed(healthy, 400, how), siblings if taught else (), 1000, since=400)
+    assert found is not None
+    assert found.fault == fault
+    assert found.step - 400 <= 100
+
+
+def test_a_run_that_stays_where_it_began_is_not_learning(study):
+    _, healthy = study
+    stuck = changed(healthy, 30, lambda step, loss: 6.4 + 0.1 * np.sin(step))
+    found = first_alarm(stuck, (), 1000)
+    assert found is not None
+    assert found.fault == "not learning"
+    assert found.step <= 100
+
+
+def test_a_run_asleep_beside_siblings_that_are_not_awake_either_is_not_learning_where_its_gradient_is_half_theirs(
+    study,
+):
+    siblings, healthy = study
+
+    def slow(run, extra, norm):
+        trunk = run.trunk
+        loss = np.where(trunk.step <= 200, 6.3 + 0.004 * (100 - trunk.step) / 10 + extra, trunk.loss)
+        return replace(run, trunk=replace(trunk, loss=loss, norm=np.full(len(trunk.step), norm)))
+
+    siblings = [slow(one, 0.0, 0.6) for one in siblings]
+    ill = replace(slow(healthy, 0.05, 0.28), branches={}, finals={})
+    found = first_alarm(ill, siblings, 1000)
+    assert found is not None
+    assert (found.fault, found.step <= 100) == ("not learning", True)
+    well = replace(slow(healthy, -0.02, 0.6), branches={}, finals={})
+    early = first_alarm(replace(well, trunk=well.trunk.until(120)), siblings, 1000)
+    assert early is None
+
+
+def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
+    siblings, healthy = study
+    looks = np.where(healthy.trunk.eval_step > 400, 5.5, healthy.trunk.eval_loss)
+    stale = replace(healthy, trunk=replace(healthy.trunk, eval_loss=looks), branches={}, finals={})
+    found = first_alarm(stale, siblings, 1000, since=400)
+    assert found is not None
+    assert (found.fault, found.step) == ("repeating data", 450)
+    assert "5.50 on held-out text" in found.evidence
+
+
+def test_a_run_that_begins_from_trained_weights_need_not_fall_at_first(study):
+    _, healthy = study
+    flat = changed(healthy, 0, lambda step, loss: 3.3 + 0.02 * np.sin(step))
+    flat = replace(flat, trunk=replace(flat.trunk, eval_loss=np.full(len(flat.trunk.eval_step), 3.4)))
+    assert first_alarm(flat, (), 1000) is not None
+    tuned = replace(flat, underway=flat.underway.model_copy(update={"fresh": False}))
+    assert first_alarm(seen_until(tuned, 190), (), 1000) is None
