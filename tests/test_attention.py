@@ -1,9 +1,12 @@
 """The attention that a compiled step takes on a CPU is softmax attention, forward and back."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional
 
+from families import ModelSpec
 from train.attention import OneExponential, use_attention
 from train.engine import compiled
 from train.model import build
@@ -55,3 +58,25 @@ def test_compiled_with_it_a_model_has_the_loss_and_the_gradients_of_the_plain_on
 
     theirs, ours = gradients(None, lambda losses: losses), gradients("eager", compiled)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_compiled_in_bf16_a_model_that_rotates_queries_and_keys_in_32_bits_has_the_gradients_of_the_plain_one():
+    spec = ModelSpec(
+        architecture="llama", n_layer=1, n_head=4, n_kv_head=2, n_embd=32, n_positions=16, vocab_size=300
+    )
+    ids = torch.arange(32).reshape(2, 16)
+
+    def gradients(attention, wrap):
+        model = build(spec, seed=0)
+        use_attention(model, attention)
+
+        def losses(x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return model(x, labels=x, use_cache=False).loss
+
+        wrap(losses)(ids).backward()
+        return torch.cat([weight.grad.flatten() for weight in model.parameters()])
+
+    theirs = gradients("sdpa", lambda losses: losses)
+    ours = gradients("eager", partial(torch.compile, backend="aot_eager", dynamic=False))
+    assert (ours - theirs).norm() < 0.02 * theirs.norm()

@@ -72,7 +72,9 @@ def _written_out(
 ) -> torch.Tensor:
     """softmax(q·k^T·scale + mask)·v, called as torch's fused function is."""
     if torch.compiler.is_compiling() and query.device.type == "cpu" and attn_mask is None and not dropout_p:
-        found: torch.Tensor = OneExponential.apply(query * scale, key, value, is_causal)
+        # Rotated queries and keys come in 32 bits, whatever autocast's format: the way back has products of its own.
+        query, key = (query * scale).to(value.dtype), key.to(value.dtype)
+        found: torch.Tensor = OneExponential.apply(query, key, value, is_causal)
         return found
     scores = torch.matmul(query * scale, key.transpose(2, 3)).float()
     if attn_mask is not None:
