@@ -1,6 +1,7 @@
 """What tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ settings.load_profile("repeatable")
 def own_cache(tmp_path_factory):
     """What is probed and compiled stays out of the user's cache."""
     os.environ["SCALING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def own_interrupts():
+    """A command that has ended in this process heeds no interrupt any more; the tests after it, and their children, do."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

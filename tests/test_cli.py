@@ -217,6 +217,21 @@ def test_an_interrupt_that_comes_after_the_answer_changes_nothing():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(("asked", "count"), [({}, "3000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "")])
+def test_threads_spin_for_a_while_unless_a_person_says_how_they_wait(asked, count):
+    code = (
+        "import atexit, os, sys\n"
+        "from scaling.cli import main\n"
+        "atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT', '')))\n"
+        "sys.argv = ['scaling', '--version']\n"
+        "main()"
+    )
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | asked
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[1:] == [count]
+
+
 def test_the_version_is_the_packages(cli):
     from importlib.metadata import version
 

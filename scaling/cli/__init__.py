@@ -13,9 +13,11 @@ INTERRUPTED = 130
 def main() -> None:
     """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
     # These must stand before torch loads. Threads that wait for ever cost 4-15x beside a rival process, those that sleep at
-    # once 1.2x on a quiet machine: they spin some 50 microseconds, about the pause between two kernels.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # once 1.2x on a quiet machine: they spin some 50 microseconds, about the pause between two kernels. A person's own
+    # OMP_WAIT_POLICY stands, which a count would overrule.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         status = _run()
         # All is said and written: an interrupt while Python takes itself down would call that a failure.
