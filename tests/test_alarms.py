@@ -69,24 +69,28 @@ def test_a_run_asleep_beside_siblings_that_are_not_awake_either_is_not_learning_
     assert early is None
 
 
-def test_a_deeper_run_that_begins_late_and_falls_is_learning(study):
+@pytest.mark.parametrize(
+    ("rate", "lost", "regained", "norm"),
+    [(0.9, 0.22, 0.15, 0.6), (0.7, 0.185, 0.1, 0.6), (0.9, 0.15, 0.1, 0.4)],
+)
+def test_a_deeper_run_that_begins_late_and_falls_is_learning(study, rate, lost, regained, norm):
     siblings, healthy = study
 
-    def early(run, loss_at):
+    def early(run, loss_at, norm=0.6):
         trunk = run.trunk
         loss = np.where(trunk.step <= 200, loss_at(trunk.step), trunk.loss)
-        norm = np.full(len(trunk.step), 0.6)
-        return replace(run, trunk=replace(trunk, loss=loss, norm=norm).until(120), branches={})
+        norms = np.full(len(trunk.step), norm)
+        return replace(run, trunk=replace(trunk, loss=loss, norm=norms).until(120), branches={})
 
     def awake(step):
-        return 6.4 - 0.9 * np.log(np.maximum(step, 15) / 15)
+        return 6.4 - rate * np.log(np.maximum(step, 15) / 15)
 
     def late(step):  # two thirds as fast from step 30 to 60, then 4 % behind and catching up
         behind, caught_up = np.clip(np.log2(step / np.array([[30], [60]])), 0, 1)
-        return awake(step) + 0.22 * behind - 0.15 * caught_up
+        return awake(step) + lost * behind - regained * caught_up
 
     others = [early(one, awake) for one in siblings]
-    assert first_alarm(replace(early(healthy, late), finals={}), others, 1000) is None
+    assert first_alarm(replace(early(healthy, late, norm), finals={}), others, 1000) is None
     stuck = replace(early(healthy, lambda step: 6.3 + 0 * step), finals={})
     assert first_alarm(stuck, others, 1000) is not None
 

@@ -189,6 +189,19 @@ def test_siblings_whose_gaps_lasted_teach_that_gaps_last():
     assert 0.65 < expected(1.0) < 1.0
 
 
+def test_a_sibling_out_of_line_with_the_others_counts_for_less(monkeypatch):
+    siblings, healthy = taught()
+    off = replace(siblings[-1], finals={step: 1.06 * loss for step, loss in siblings[-1].finals.items()})
+    plain = beside(healthy, siblings, 1000, 333)[0]
+    robust = beside(healthy, [*siblings[:-1], off], 1000, 333)[0]
+    monkeypatch.setattr("scaling.watching.beside.DISAGREE", np.inf)
+    assert beside(healthy, siblings, 1000, 333)[0] == pytest.approx(plain, rel=1e-3), (
+        "those in line all count"
+    )
+    believed = beside(healthy, [*siblings[:-1], off], 1000, 333)[0]
+    assert abs(robust - plain) < 0.3 * abs(believed - plain)
+
+
 def test_siblings_ends_count_by_their_certainty_and_little_where_the_curve_goes_elsewhere():
     assert together((3.0, 0.05), None) == (3.0, 0.05)
     between, doubt = together((3.0, 0.05), (3.06, 0.05))

@@ -14,7 +14,7 @@ from .trajectory import SHIFT, learn
 
 Fault = Literal["diverging", "not learning", "repeating data"]
 
-# Chosen on studies code-a to docs-f of benchmarks/forecast.py, but for _LEARNS (docs/log.md). Shares are of the loss.
+# Chosen on studies code-a to docs-f of benchmarks/forecast.py, but for two rules that say so. Shares are of the loss.
 _RECENT = 3  # lines whose mean is looked at
 _SIGMAS = 4.0
 # How far a healthy run may lie above or below all its siblings at the same step, beyond noise. A larger model is ahead of
@@ -28,9 +28,10 @@ _GAP = 0.12  # that training loss may fall below held-out loss, beyond what sibl
 # norm well under theirs. Healthy runs fell at least 0.74 times as fast, with 0.99 of the norm; this rule was added after
 # docs-b, where text that took 70 steps to learn from looked like a plateau of its own.
 _LAG, _FALLS, _NORM, _BEGUN = 0.01, 0.5, 0.75, 0.04
-# Before they have begun to: behind with half the gradient norm, or further behind and falling more slowly. Added after
-# docs-f, where a tenth of the budget was over before any of its runs had left the plateau.
-_LAG_ASLEEP, _NORM_ASLEEP, _LAG_FAR, _FALLS_FAR = 0.004, 0.6, 0.017, 0.7
+# Before they have well begun to: behind with half the gradient norm, or further behind and falling more slowly. Added after
+# docs-f, where a tenth of the budget was over before any of its runs had left the plateau; held to that time after docs-m,
+# whose four layers began later than three and fell 0.6 times as fast for a while.
+_LAG_ASLEEP, _NORM_ASLEEP, _LAG_FAR, _FALLS_FAR, _WELL_BEGUN = 0.004, 0.6, 0.017, 0.7, 0.1
 # What falls by this share per e-fold of steps learns, however far behind. Added after code-k, where three layers began 4 %
 # behind two, fell by 0.106, and caught up; no run that read shuffled labels fell by more than 0.066 when it was first seen.
 _LEARNS = 0.08
@@ -194,9 +195,10 @@ def _sluggish(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[i
     norm = float(curve.norm[-_RECENT:].mean() / theirs.norm[-_RECENT:].mean())
     lag = here / there - 1 if size <= run.underway.params else 0.0
     slower = mine[0] / other[0] if other[0] > 0 else 1.0
-    awake = lag > _LAG and other[0] > _BEGUN and (slower <= _FALLS or norm < _NORM)
+    awake = lag > _LAG and (slower <= _FALLS or norm < _NORM)
     asleep = (lag > _LAG_ASLEEP and norm < _NORM_ASLEEP) or (lag > _LAG_FAR and slower < _FALLS_FAR)
-    if mine[0] > _LEARNS or not (awake or asleep):
+    ill = (other[0] > _BEGUN and awake) or (other[0] < _WELL_BEGUN and asleep)
+    if mine[0] > _LEARNS or not ill:
         return None
     return Alarm(
         fault="not learning",

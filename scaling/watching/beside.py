@@ -22,14 +22,13 @@ Array = NDArray[np.float64]
 # chosen on the other seven (docs/log.md). Per share of the run that is still to come: how much of a gap is lost by the end, and
 # what a unit of K brings; each with its standard deviation between studies.
 _LOST, _SIZE = (0.80, 0.22), (0.185, 0.04)
-_WANDER, _SCATTER, _SCATTER_LEFT = (
-    0.018,
-    0.002,
-    0.006,
-)  # of ln L: along K, of single runs, and with what is to come
+# Deviations of ln L: along K, of single runs, and with what is to come.
+_WANDER, _SCATTER, _SCATTER_LEFT = 0.018, 0.002, 0.006
 _TOKENS_A_PARAMETER = 20.0  # r, about what is compute-optimal
 _SINCE = 0.5  # of the steps so far: where a gap is measured
 _FEWEST_LINES, _FEWEST_LOOKS = 4, 3  # that a gap is measured on
+_FEWEST_TO_JUDGE = 3  # siblings, for one to be out of line with the others
+DISAGREE = 2.0  # deviations beyond which two forecasts are held to disagree
 
 
 def beside(
@@ -58,11 +57,26 @@ def beside(
     left = 1 - min(float(curve.step[-1]) / steps, 1.0)
     kept = 1 - _LOST[0] * left
     values = ends - kept * gaps
-    mean, sd = at_own_size(
-        size, values, kept * doubt, before=(float(values.mean()), 1.0), trend=(_SIZE[0] * left, _SIZE[1] * left),
-        wander=_WANDER * math.sqrt(left), scatter=math.hypot(_SCATTER, _SCATTER_LEFT * math.sqrt(left)),
-        shared=(_LOST[1] * left) ** 2 * np.outer(gaps, gaps),
-    )  # fmt: skip
+    shared = (_LOST[1] * left) ** 2 * np.outer(gaps, gaps)
+
+    def expected(at: float, given: NDArray[np.bool_], doubts: Array) -> tuple[float, float]:
+        return at_own_size(
+            size[given] - at, values[given], doubts[given], before=(float(values[given].mean()), 1.0),
+            trend=(_SIZE[0] * left, _SIZE[1] * left), wander=_WANDER * math.sqrt(left),
+            scatter=math.hypot(_SCATTER, _SCATTER_LEFT * math.sqrt(left)), shared=shared[np.ix_(given, given)],
+        )  # fmt: skip
+
+    everyone, doubts = np.ones(len(values), dtype=bool), kept * doubt
+    if len(values) >= _FEWEST_TO_JUDGE:  # the sibling furthest out of line with the others counts for less
+        others = ~np.eye(len(values), dtype=bool)
+        beyond = np.zeros(len(values))
+        for i, given in enumerate(others):
+            mean, sd = expected(size[i], given, doubts)
+            sd = math.hypot(sd, doubts[i], math.sqrt(shared[i, i]))
+            beyond[i] = max(0.0, abs(values[i] - mean) - DISAGREE * sd)
+        worst = int(beyond.argmax())
+        doubts[worst] = math.hypot(doubts[worst], 2 * beyond[worst])
+    mean, sd = expected(0.0, everyone, doubts)
     return math.exp(mean), sd * math.exp(mean)
 
 

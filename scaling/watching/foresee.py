@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from families.errors import BadInput
 
-from .beside import beside
+from .beside import DISAGREE, beside
 from .curves import RunCurves
 from .lessons import attend, observe
 from .points import FEWEST_POINTS, end_of, reference_of, scale_of
@@ -20,7 +20,6 @@ Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles 
 _OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
 _MODEL_ERROR = 0.004  # of the loss
 _ERR_TOGETHER = 0.5  # correlation of a curve's own error with that of the forecast beside siblings
-_DISAGREE = 2.0  # deviations beyond which the two are held to disagree, and the curve is believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +113,7 @@ def together(curve: tuple[float, float], alike: tuple[float, float] | None) -> t
     if alike is None:
         return curve
     (here, own), (there, theirs) = curve, alike
-    beyond = max(0.0, abs(here - there) - _DISAGREE * math.hypot(own, theirs))
+    beyond = max(0.0, abs(here - there) - DISAGREE * math.hypot(own, theirs))
     theirs = math.hypot(theirs, 2 * beyond)
     covariance = _ERR_TOGETHER * own * theirs
     share = (own**2 - covariance) / (own**2 + theirs**2 - 2 * covariance)
