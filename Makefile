@@ -3,8 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# torch and its rivals for the cores: waiting threads sleep instead of spinning.
-export OMP_WAIT_POLICY := PASSIVE
+# Tests run side by side: threads that wait leave the cores to the others.
+test slow: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test check format lint types layers slow figures wheel clean
 
