@@ -95,6 +95,21 @@ def test_a_deeper_run_that_begins_late_and_falls_is_learning(study, rate, lost, 
     assert first_alarm(stuck, others, 1000) is not None
 
 
+def test_a_run_far_behind_that_falls_is_not_diverging_while_it_is_early(study):
+    siblings, healthy = study
+
+    def early(run, behind):
+        trunk = run.trunk
+        steep = 6.4 - 1.2 * np.log(np.maximum(trunk.step, 15) / 15)
+        late = steep + behind * np.clip(np.log(trunk.step / 40), 0, 0.9)
+        return replace(run, trunk=replace(trunk, loss=late).until(120), branches={})
+
+    others = [early(one, 0.0) for one in siblings]
+    falling, standing = (replace(early(healthy, behind), finals={}) for behind in (0.4, 1.3))
+    assert first_alarm(falling, others, 1000) is None, "8 % behind, and falling two thirds as fast"
+    assert first_alarm(standing, others, 1000) is not None
+
+
 def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
     siblings, healthy = study
     looks = np.where(healthy.trunk.eval_step > 400, 5.5, healthy.trunk.eval_loss)

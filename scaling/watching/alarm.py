@@ -34,10 +34,11 @@ _LAG, _FALLS, _NORM, _BEGUN = 0.01, 0.5, 0.75, 0.04
 _LAG_ASLEEP, _NORM_ASLEEP, _LAG_FAR, _FALLS_FAR, _WELL_BEGUN = 0.004, 0.6, 0.017, 0.7, 0.1
 # What falls by this share per e-fold of steps learns, however far behind. Added after code-k, where three layers began 4 %
 # behind two, fell by 0.106, and caught up; no run that read shuffled labels fell by more than 0.066 when it was first seen.
+# Early on such a run may also lie as far above its siblings as a larger one lies below them.
 _LEARNS = 0.08
 # A plateau, where there are no siblings: early, near the first line's loss, falling by less than this share per e-fold of
-# steps. Healthy runs fell by 0.054 or more by then.
-_PLATEAU, _NEAR_START, _EARLY = 0.03, 0.6, (0.08, 0.2)
+# steps. Healthy runs fell by 0.022 or more by then (docs-p: docstrings take 90 steps to begin with).
+_PLATEAU, _NEAR_START, _EARLY = 0.02, 0.6, (0.08, 0.2)
 MOST_LOOKS = 80  # at a run's past
 
 
@@ -73,7 +74,7 @@ def alarm(
     """Whether the last lines of a curve show a fault."""
     if len(curve.step) < _RECENT + 1:
         return None
-    found = _gap(curve, school) or _beside(run, curve, others) or _before(run, steps, curve, school)
+    found = _gap(curve, school) or _beside(run, steps, curve, others) or _before(run, steps, curve, school)
     if found is not None or not run.underway.fresh:  # what begins from trained weights need not fall
         return found
     return _sluggish(run, steps, curve, others) if others else _plateau(run, steps, curve)
@@ -98,7 +99,7 @@ def _recent(curve: Curve) -> tuple[float, float, float]:
     return float(curve.middle[-_RECENT:].mean()), float(curve.loss[-_RECENT:].mean()), float(curve.step[-1])
 
 
-def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
+def _beside(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
     """Against siblings at the same step: above the highest of them, or below the lowest."""
     _, mine, last = _recent(curve)
     if not others or last < 2 * run.underway.warmup:
@@ -115,7 +116,9 @@ def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Curve]]) -
     noise = _SIGMAS * spread(curve.loss) / math.sqrt(_RECENT)
     largest = run.underway.params >= max(sizes)
     above, below = mine - max(theirs), min(theirs) - mine
-    if above > max(noise, (_BEHIND if largest else _AHEAD) * mine):
+    fall = _fall(curve)
+    catching_up = last <= _EARLY[1] * steps and fall is not None and fall[0] > _LEARNS
+    if above > max(noise, (_BEHIND if largest and not catching_up else _AHEAD) * mine):
         return _said("diverging", last, mine, above, "its siblings at the same step")
     if below > max(noise, _AHEAD * mine):
         return _said("repeating data", last, mine, -below, "its siblings at the same step")
