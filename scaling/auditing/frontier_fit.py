@@ -18,7 +18,7 @@ class FrontierFit:
     """L = (scale/C)^exponent by least squares in logarithms; C and scale in PF-days, L in nats per token.
 
     exponent_80: Student's interval on points − 2 degrees of freedom; None for 2 points. crossing: PF-days at which the
-    two laws give one loss; infinite where they never do.
+    two laws give one loss; infinite where they never do, as scale is where the losses hardly change.
     """
 
     exponent: float
@@ -43,10 +43,11 @@ def frontier_fit(law: KaplanFrontier, compute: Array, loss: Array) -> FrontierFi
     slope, level = (float(value) for value in np.polyfit(x, y, 1))
     gap = law.L_exponent + slope
     crossing = (law.L_exponent * math.log(law.C_scale) - level) / gap if gap else math.inf
+    scale = -level / slope if slope else math.inf
     return FrontierFit(
         exponent=-slope,
         exponent_80=_interval(x, y - level - slope * x, -slope),
-        scale=math.exp(-level / slope) if slope else math.inf,
+        scale=math.exp(scale) if scale < 700 else math.inf,
         crossing=math.exp(crossing) if crossing < 700 else math.inf,
     )
 

@@ -98,9 +98,9 @@ def _against_frontier(both: Sequence[tuple[Entry, float, float]]) -> list[Findin
                     "embeddings",
                 )
             )
-    if len(found) < len(shaped) or len(shaped) < 3:
-        return found
     compute = np.array([law.compute(params_kaplan(spec)) for _, spec, _, _ in shaped])
+    if len(found) < len(shaped) or len(shaped) < 3 or len(np.unique(compute)) < 2:
+        return found  # seeds of one shape have no exponent
     actual = [real for _, _, _, real in shaped]
     own = frontier_fit(law, compute, np.array(actual))
     gap = law.L_exponent - own.exponent

@@ -1,0 +1,37 @@
+"""Tables that are odd and yet right: audited to the end, and accused of nothing that they do not say."""
+
+import pytest
+
+from families import member, params_kaplan
+from scaling.audit import audit_text
+from scaling.laws import KaplanFrontier
+
+FAMILY = ("gpt2-52m", "gpt2-83m", "gpt2-125m")
+
+
+def of(findings, check):
+    return [one for one in findings if one.check == check]
+
+
+def foretold(rows):
+    """A table of (member, actual loss), each predicted by Kaplan's frontier."""
+    lines = ["| name | layers | d_model | heads | predicted loss | loss |", "|-|-|-|-|-|-|"]
+    for number, (name, loss) in enumerate(rows):
+        spec = member(name).spec
+        by_law = KaplanFrontier().loss(params_kaplan(spec))
+        lines.append(
+            f"| run {number} | {spec.n_layer} | {spec.n_embd} | {spec.n_head} | {by_law:.4f} | {loss:.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def test_three_seeds_of_one_shape_have_no_exponent():
+    found = audit_text(foretold([("gpt2-125m", 3.1), ("gpt2-125m", 3.11), ("gpt2-125m", 3.12)]))
+    assert len(of(found, "law")) == 3
+    assert of(found, "exponent") == []
+
+
+@pytest.mark.parametrize("losses", [(3.2, 3.2, 3.2), (3.2, 3.2, 3.199), (3.2001, 3.2, 3.1999)])
+def test_losses_that_hardly_fall_have_an_exponent_of_nearly_nothing(losses):
+    (found,) = of(audit_text(foretold(zip(FAMILY, losses, strict=True))), "exponent")
+    assert float(found.recomputed) == pytest.approx(0, abs=1e-3)
