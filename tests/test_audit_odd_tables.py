@@ -35,3 +35,14 @@ def test_three_seeds_of_one_shape_have_no_exponent():
 def test_losses_that_hardly_fall_have_an_exponent_of_nearly_nothing(losses):
     (found,) = of(audit_text(foretold(zip(FAMILY, losses, strict=True))), "exponent")
     assert float(found.recomputed) == pytest.approx(0, abs=1e-3)
+
+
+def test_a_column_without_embeddings_beside_one_with_them_is_judged_by_itself():
+    found = audit_text(
+        "| model | layers | d_model | params |\n|-|-|-|-|\n"
+        "| gpt2 | 12 | 768 | 124M |\n| gpt2-medium | 24 | 1024 | 355M |\n\n"
+        "| model | layers | d_model | non-embedding params |\n|-|-|-|-|\n"
+        "| gpt2 a | 12 | 768 | 71.2M |\n| gpt2 b | 24 | 1024 | 290M |\n"
+    )
+    assert [one.verdict for one in of(found, "parameters")] == ["mismatch", "mismatch", "ok", "ok"]
+    assert of(found, "parameters column") == []

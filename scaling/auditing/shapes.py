@@ -90,7 +90,7 @@ def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
         if finding is not None:
             found.append(finding)
             wrong += finding.verdict is Verdict.MISMATCH
-        if shapes:
+        if shapes and "params" in entry.numbers:
             foreign.append((entry, shapes))
         found += _name(entry, spec) + _attention(entry, spec, rows) + _published(entry)
     if len(foreign) > 1 and len(foreign) == checked:
