@@ -46,3 +46,25 @@ def test_a_column_without_embeddings_beside_one_with_them_is_judged_by_itself():
     )
     assert [one.verdict for one in of(found, "parameters")] == ["mismatch", "mismatch", "ok", "ok"]
     assert of(found, "parameters column") == []
+
+
+@pytest.mark.parametrize(
+    ("header", "hours"),
+    [
+        ("Training Hours on 8xA100s", 2),
+        ("hours", 2),
+        ("wall-clock hours", 2),
+        ("GPU hours", 16),
+        ("gpu_hours", 16),
+        ("GPU-hours (total)", 16),
+        ("A100-hours", 16),
+        ("device hours", 16),
+    ],
+)
+def test_hours_of_devices_are_not_multiplied_by_their_number_again(header, hours):
+    found = audit_text(
+        f"| model | tokens | {header} | hardware |\n|-|-|-|-|\n| gpt2 | 10B | {hours}.0 | 8xA100 |\n"
+    )
+    (one,) = of(found, "MFU")
+    assert one.recomputed == "47.5%"
+    assert "1,388,889 tokens/s" in one.explanation

@@ -16,6 +16,8 @@ _FILES = "the family's own training files: {steps:,} steps x 512 sequences x 102
 FAMILY_STEPS = {"gpt252m": 9_000, "gpt283m": 11_000, "gpt2125m": 14_000}  # MosaicML Composer's GPT-2 recipes
 FAMILY_BATCH = 512 * 1024
 _TOKENS = 32768  # a batch size above this counts tokens, not sequences
+_WHOSE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
+_DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
 LOW_MFU = 0.2  # engines of one node reach .3 to .55; below this the hours hold something else besides
 LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
 # Tokens per parameter: laws of loss were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
@@ -139,6 +141,12 @@ def devices_of(entry: Entry) -> tuple[int, Accelerator] | None:
     return None if device is None else (count, device)
 
 
+def _of_each_device(header: str) -> bool:
+    """Whether hours are summed over devices: "GPU hours", "A100-hours"."""
+    match = _WHOSE_HOURS.search(header)
+    return match is not None and (match[1].lower() in _DEVICE_WORDS or recognise(match[1])[1] is not None)
+
+
 def _mfu(entry: Entry) -> list[Finding]:
     """FLOPs over hours times peak: exact FLOPs where the shape is known."""
     devices, tokens, spec = devices_of(entry), tokens_of(entry), spec_of(entry)
@@ -155,6 +163,8 @@ def _mfu(entry: Entry) -> list[Finding]:
     else:
         return []
     count, device = devices
+    if hours and _of_each_device(entry.headers["hours"]):
+        seconds /= count
     share = flops / (seconds * count * device.training_peak)
     peak = (
         f"{count} x {device.name} at {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense"
