@@ -200,7 +200,7 @@ def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | Non
 def _warnings(table: Columns, fresh: Columns, predictor: Predictor) -> list[str]:
     found = []
     epochs = float((table.D / table.U).max())
-    if epochs > MANY_EPOCHS:
+    if epochs > MANY_EPOCHS and predictor.repetition is None:
         found.append(
             f"some rows repeat their data {epochs:.3g} times; the form takes repeated tokens for fresh ones"
         )

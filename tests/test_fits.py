@@ -206,10 +206,11 @@ def test_repeated_tokens_are_worth_less_and_their_worth_is_recovered():
     found = fit(runs, form="data-constrained", bootstrap=0)
     assert pytest.approx(15, rel=0.1) == found.predictor.repetition.R_D
     assert pytest.approx(5, rel=0.1) == found.predictor.repetition.R_N
+    assert "takes repeated tokens for fresh ones" not in found.card["warnings"]
     fresh, stale = found.predict(1e9, 4e10), found.predict(1e9, 4e10, unique_tokens=1e9)
     assert stale.loss > fresh.loss
     plain = fit(runs, form="chinchilla", bootstrap=0)
-    assert "repeat their data" in plain.card["warnings"]
+    assert "takes repeated tokens for fresh ones" in plain.card["warnings"]
 
 
 def test_fresh_tokens_are_left_as_they_are():
