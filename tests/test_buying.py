@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from scaling.laws import Law
 from scaling.planfile import PlanFile
 from scaling.planning.buying import RUN_NOISE, buy, jacobian, ladders, prior, rows_information
 from scaling.planning.candidates import candidates
+from scaling.planning.pilot import pilot_family
 from scaling.planning.pilot_plan import Wish, optimal_tokens, pilot_plan
 from scaling.published import published
 
@@ -142,3 +144,19 @@ def test_the_command_refuses_in_one_line(cli, arguments, said):
 def test_too_little_money_is_refused():
     with pytest.raises(BadInput, match="budget"):
         buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=1e10)
+
+
+def test_the_ladders_shares_of_the_cost_add_up_to_it(cli):
+    lines = cli("pilot", "--target", "125M", "--budget", "5%").stdout.splitlines()
+    shares = [float(line.split()[-1].removesuffix("%")) for line in lines[2:] if line.startswith("gpt2-")]
+    assert len(shares) > 4
+    assert sum(shares) == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "bert", "llama"])
+def test_a_pilot_family_is_of_its_rules_architecture(architecture):
+    rule = DesignRule(ratio=32, head_size=16, architecture=architecture)
+    pilot = pilot_family(rule, (32, 48, 64, 96, 128), batch_sequences=8)
+    assert [spec.n_layer for spec in pilot.specs] == [2, 2, 2, 3, 4]
+    for spec in pilot.specs:
+        assert spec == replace(rule.at_width(spec.n_embd), n_layer=spec.n_layer)

@@ -8,6 +8,7 @@ import typer
 from families.units import format_size
 
 from ..planfile import write_plan
+from ..planning.pilot import ladder_flops
 from ..planning.pilot_plan import Wish, pilot_plan
 from .show import (
     ContextOption,
@@ -69,7 +70,7 @@ def pilot(
             format_size(one.params),
             format_size(one.tokens),
             " ".join(format_size(rung) for rung in one.rungs),
-            f"{one.flops / basket.flops:.1%}",
+            f"{ladder_flops(one) / basket.flops:.1%}",
         ]
         for one in plan.members
     ]

@@ -1,7 +1,7 @@
 """A pilot: a family and token budgets sized to a machine's seconds, small members to learn from, the largest to predict."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from families.design import DesignRule, name_of
 from families.errors import BadInput
@@ -59,13 +59,7 @@ def pilot_family(
 
 
 def _deeper(spec: ModelSpec, least: int) -> ModelSpec:
-    return ModelSpec(
-        n_layer=max(least, spec.n_layer),
-        n_head=spec.n_head,
-        n_embd=spec.n_embd,
-        n_positions=spec.n_positions,
-        vocab_size=spec.vocab_size,
-    )
+    return replace(spec, n_layer=max(least, spec.n_layer))
 
 
 def longest_rung(
