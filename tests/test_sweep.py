@@ -138,6 +138,13 @@ def test_the_same_steps_repeat_a_fraction_of_what_the_whole_run_reads(tmp_path, 
     assert (part.run, whole.run) == ("tiny-data0.25-s0", "tiny-s0")
 
 
+def test_each_run_of_a_sweep_writes_tensorboards_files_where_asked(tmp_path, one_thread):
+    _, rungs = trained(tmp_path, "batch_size=4", "lr=1e-3,1e-2", "tensorboard=true")
+    runs = {row[0].observation.run for row in rungs}
+    files = (tmp_path / "study" / "runs").glob("*/trunk/events.out.tfevents.*")
+    assert {path.parts[-3] for path in files} == runs
+
+
 @pytest.mark.slow
 def test_a_sweep_from_the_command_line_trains_packs_and_marks(cli, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", files=10, lines=30)

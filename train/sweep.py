@@ -154,6 +154,7 @@ def train_many(
         save_every=first.save_every,
         eval_tokens=first.eval_tokens,
         tell=tell,
+        tensorboard=first.tensorboard,
     )
     try:
         done = iter(climb_all(jobs, habits, stop, report, side_by_side=at_once))
