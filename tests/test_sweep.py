@@ -136,6 +136,8 @@ def test_the_same_steps_repeat_a_fraction_of_what_the_whole_run_reads(tmp_path, 
     assert part.tokens == whole.tokens == whole.unique_tokens == 2048
     assert part.unique_tokens == 512
     assert (part.run, whole.run) == ("tiny-data0.25-s0", "tiny-s0")
+    (state,) = (tmp_path / "study" / "runs" / part.run).glob("rung-*/trainer_state.json")
+    assert json.loads(state.read_text())["epoch"] == 4
 
 
 def test_each_run_of_a_sweep_writes_tensorboards_files_where_asked(tmp_path, one_thread):

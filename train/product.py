@@ -6,6 +6,7 @@ from scaling.study import Study
 
 from .card import Facts, outcome, write_card
 from .config import Settings
+from .data import count_windows
 from .manifest import DataManifest
 from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
 from .tensorboard import Scalars
@@ -23,7 +24,8 @@ def leave(branch: Path, study: Path, settings: Settings, rung: RungFile, manifes
     rung.write(model / RUNG)
     sealed = outcome(Study(study).plan, rung)
     write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
-    write_state(branch, branch.parent / TRUNK, settings, rung, manifest.train_tokens)
+    windows = count_windows(manifest, settings.n_positions, settings.data_fraction)
+    write_state(branch, branch.parent / TRUNK, settings, rung, windows * settings.n_positions)
 
 
 def mark_end(branch: Path, step: int, rung: RungFile) -> None:

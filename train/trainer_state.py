@@ -20,7 +20,7 @@ def write_state(branch: Path, trunk: Path, settings: Settings, rung: RungFile, t
 
     Args:
         trunk: the folder of the steps before the branch's own.
-        train_tokens: of the training split, which an epoch goes through once.
+        train_tokens: those that an epoch goes through once; with data_fraction= a share of the training split.
     """
     path = branch / STATE
     state = trainer_state(history(branch, trunk), settings, rung, train_tokens)
