@@ -129,6 +129,21 @@ def test_text_held_out_by_name_is_scored_and_never_trained_on(tmp_path):
         prepare(str(corpus), tmp_path / "data", vocab_size=280)
 
 
+def test_held_out_text_is_told_from_a_folder_of_the_data_that_is_called_validation(tmp_path):
+    corpus, other = write_corpus(tmp_path / "corpus", files=3), tmp_path / "part00.txt"
+    (corpus / "validation").mkdir()
+    (corpus / "part00.txt").rename(corpus / "validation" / "part00.txt")
+    other.write_text("held out indeed\n" * 100)
+    manifest = prepare(str(corpus), tmp_path / "data", vocab_size=280, validation=str(other))
+    assert {file.name: file.split for file in manifest.files} == {
+        "part01.txt": "train",
+        "part02.txt": "train",
+        "validation/part00.txt": "train",
+        "_validation/part00.txt": "heldout",
+    }
+    assert manifest.heldout_bytes == other.stat().st_size
+
+
 def test_text_cannot_be_trained_on_and_held_out(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", files=6)
     with pytest.raises(BadInput, match="held-out text must not be trained on"):

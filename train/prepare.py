@@ -141,7 +141,11 @@ def _texts(
     texts = find_texts(str(source))
     if held is None:
         return texts, frozenset()
-    taken = [Text(f"validation/{text.name}", text.path) for text in find_texts(str(held))]
+    prefix, names = "validation/", {text.name for text in texts}
+    held_texts = find_texts(str(held))
+    while any(prefix + text.name in names for text in held_texts):  # the data may have a folder of that name
+        prefix = f"_{prefix}"
+    taken = [Text(prefix + text.name, text.path) for text in held_texts]
     same = {text.path.resolve() for text in texts} & {text.path.resolve() for text in taken}
     if same:
         raise BadInput(
