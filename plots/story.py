@@ -46,12 +46,11 @@ def asked(seen: Seen) -> Facts:
     files = data.get("files")
     if isinstance(files, list):
         facts.append(("text", f"{len(files)} files" + _bytes(files)))
-    for key, words in (("train_tokens", "training tokens"), ("heldout_tokens", "held-out tokens")):
-        if isinstance(data.get(key), int | float):
-            facts.append((words, format_size(float(data[key]))))
-    for key, words in (("vocab_size", "vocabulary"), ("eval_set", "eval set")):
-        if data.get(key):
-            facts.append((words, str(data[key])))
+    for shards, words in ((data.get("train"), "training tokens"), ([data.get("heldout")], "held-out tokens")):
+        if total := _sum(shards, "tokens"):
+            facts.append((words, format_size(total)))
+    if data.get("vocab_size"):
+        facts.append(("vocabulary", str(data["vocab_size"])))
     if seen.runs:
         names = {run.run for run in seen.runs}
         facts.append(("observations", f"{len(seen.runs)} of {len(names)} training runs"))
@@ -62,8 +61,14 @@ def asked(seen: Seen) -> Facts:
 
 
 def _bytes(files: list[object]) -> str:
-    total = sum(f["bytes"] for f in files if isinstance(f, dict) and isinstance(f.get("bytes"), int))
+    total = _sum(files, "bytes")
     return f", {format_size(total)} bytes" if total else ""
+
+
+def _sum(records: object, key: str) -> int:
+    """Of a number that each record of a list has; a file edited by hand may lack it."""
+    found = records if isinstance(records, list) else []
+    return sum(one[key] for one in found if isinstance(one, dict) and isinstance(one.get(key), int))
 
 
 def sealed(seen: Seen) -> Facts:

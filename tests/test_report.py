@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from families.errors import BadInput
+from families.units import format_size
 from plots import card, story, tables
 from plots.figures import pictures
 from plots.report import report
@@ -17,6 +18,7 @@ from scaling.cli.report import write_report
 from scaling.compare import Comparison
 
 from .synthetic import HOSTILE, write_study
+from .tiny import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,18 @@ def test_the_page_states_the_seal_and_the_numbers_of_the_comparison(study, page)
 
 def test_the_page_is_the_same_for_the_same_files(study, page):
     assert _page(study) == page
+
+
+def test_the_text_is_told_by_its_files_and_tokens(study, tmp_path):
+    from train.prepare import prepare
+
+    folder = shutil.copytree(study, tmp_path / "study")
+    manifest = prepare(str(write_corpus(tmp_path / "corpus")), folder / "data", vocab_size=300)
+    facts = dict(story.asked(see(folder)))
+    assert facts["text"].startswith("40 files, ")
+    assert facts["training tokens"] == format_size(manifest.train_tokens)
+    assert facts["held-out tokens"] == format_size(manifest.heldout.tokens)
+    assert facts["vocabulary"] == str(manifest.vocab_size)
 
 
 def test_an_edit_after_sealing_shows(study, tmp_path):
