@@ -10,6 +10,7 @@ from .seen import Seen
 
 FORMATS = ("html", "md", "json", "latex")
 _LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%#_${}"},
     "\\": r"\textbackslash{}",
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
@@ -105,6 +106,4 @@ def _md_table(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
-    line = "".join(_LATEX.get(c, c) for c in " ".join(text.split()).replace("\\", "\0"))
-    line = re.sub(r"(?<!\\)([&%#_])", r"\\\1", line)
-    return line.replace("\0", r"\textbackslash{}")
+    return "".join(_LATEX.get(mark, mark) for mark in " ".join(text.split()))
