@@ -108,8 +108,3 @@ def largest_micro_batch(
 def inference_flops_per_token(spec: ModelSpec) -> float:
     """FLOPs of one forward pass per token over the full context: a third of training's."""
     return train_flops_per_token(spec) / 3
-
-
-def key_value_bytes_per_token(spec: ModelSpec, bytes_per_value: int = 2) -> int:
-    """What a decoder's cache holds for each token of the context."""
-    return 2 * spec.n_layer * spec.n_kv_head * (spec.n_embd // spec.n_head) * bytes_per_value

@@ -8,7 +8,6 @@ from .cells import Table
 from .figures import Picture
 from .seen import Seen
 
-FORMATS = ("html", "md", "json", "latex")
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%#_${}"},
     "\\": r"\textbackslash{}",

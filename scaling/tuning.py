@@ -6,11 +6,8 @@ step(m)  = batch / (devices·m) · seconds(m) + update        all of one device;
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from .machine import Engine
-
-Zero = Literal[0, 1, 2, 3]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

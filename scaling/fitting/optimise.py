@@ -288,7 +288,7 @@ def _descend(
     damping = np.full(k, 1e-3)
     active = np.arange(k)
     cost, slope, newton, upper = evaluate(problem, shape, theta, weights, delta)
-    scaled = _scaled(cost, slope, upper, delta)
+    scaled = _scaled(cost, slope, upper)
     used = 0
     for _ in range(steps):
         live = scaled[active] > tolerance
@@ -309,11 +309,11 @@ def _descend(
         newton[winners], upper[winners] = new[2][better], new[3][better]
         damping[winners] = np.maximum(damping[winners] * 0.2, 1e-12)
         damping[losers] *= 6
-        scaled[winners] = _scaled(cost[winners], slope[winners], upper[winners], delta)
+        scaled[winners] = _scaled(cost[winners], slope[winners], upper[winners])
         scaled[winners[gain <= 1e-15 * cost[winners]]] *= 0.3  # at the floor of double precision
         stuck = losers[damping[losers] > 1e8]
         scaled[stuck] = np.minimum(scaled[stuck], tolerance)
-    return theta, _scaled(cost, slope, upper, delta), used
+    return theta, _scaled(cost, slope, upper), used
 
 
 def _step(newton: Array, upper: Array, slope: Array, damping: Array) -> Array:
@@ -330,7 +330,7 @@ def _step(newton: Array, upper: Array, slope: Array, damping: Array) -> Array:
     return np.asarray(step * np.minimum(1, 2 / np.maximum(size, 1e-300)))
 
 
-def _scaled(cost: Array, slope: Array, upper: Array, delta: float) -> Array:
+def _scaled(cost: Array, slope: Array, upper: Array) -> Array:
     """The largest gradient in units of what the objective could gain: |g| / sqrt(U_ii · objective)."""
     scale = np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300) * np.maximum(cost, 1e-30)[:, None])
     with np.errstate(
