@@ -11,7 +11,7 @@ from families.design import DesignRule, design_family
 from families.errors import BadInput
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
-from scaling.planning.next_run import advise
+from scaling.planning.next_run import Request, advise, advise_study
 from scaling.runs import Run, append_run
 
 LAW = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)
@@ -61,6 +61,21 @@ def test_mid_schedule_points_tell_nothing():
 def test_a_budget_for_nothing_is_refused():
     with pytest.raises(BadInput, match="no ladder"):
         ask(runs_of((32, 48)), budget=1e6)
+
+
+def test_runs_of_another_text_tell_nothing(tmp_path):
+    from scaling.fits import fit
+    from scaling.lawfile import LawFile
+
+    ours = [run.model_copy(update={"group": "ours"}) for run in runs_of((32, 48, 64, 96, 128))]
+    LawFile.of(fit(ours), {}).write(tmp_path / "law.json")
+    request = Request(study=tmp_path, target="5M", tokens="80M")
+    found = []
+    for group in ("ours", "another"):
+        for run in ours:
+            append_run(tmp_path / "runs.jsonl", run.model_copy(update={"group": group}))
+        found.append(advise_study(request))
+    assert found[0] == found[1]
 
 
 def test_the_command_advises_on_a_study(cli, tmp_path):

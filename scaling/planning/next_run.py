@@ -88,7 +88,7 @@ def advise_study(request: Request) -> Advice:
         BadInput: the study has no runs or no law, or the request names no size, tokens or budget.
     """
     law = read_law(request.study / "law.json")
-    runs = read_runs(request.study / "runs.jsonl").runs
+    runs = law.comparable(read_runs(request.study / "runs.jsonl").runs)
     rule = rule_of(runs)
     named = MEMBERS.get(request.target.strip().lower())
     member = named or designed(parse_size(request.target, "target"), rule).member(0)

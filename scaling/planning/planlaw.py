@@ -1,6 +1,7 @@
 """A law as the planner sees it, published or fitted: losses, what N counts, and where it may be trusted."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ..laws import CONSTANTS, KaplanFrontier, Law
 from ..planfile import Interval, LawReference, PlannedLoss
 from ..published import PublishedLaw, published
 from ..repetition import PUBLISHED_REPETITION, Repetition
-from ..runs import Convention
+from ..runs import Convention, Run
 
 if TYPE_CHECKING:
     from ..predictor import Predictor
@@ -75,6 +76,15 @@ class PlanLaw:
         """N by the law's convention, as its law of N and D takes it; a frontier counts otherwise."""
         return (
             accounting.params(spec) if self.convention == "total" else accounting.params_non_embedding(spec)
+        )
+
+    def comparable(self, runs: Sequence[Run]) -> tuple[Run, ...]:
+        """Runs of the text that a fitted law is of: others say nothing of its constants."""
+        group, eval_set = (self.predictor.group, self.predictor.eval_set) if self.predictor else ("", "")
+        return tuple(
+            run
+            for run in runs
+            if run.group == (group or run.group) and run.eval_set == (eval_set or run.eval_set)
         )
 
     def losses(self, N: ArrayLike, D: ArrayLike) -> Array:
