@@ -25,7 +25,10 @@ def fit(
         Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
     ] = None,
     form: Annotated[
-        str, typer.Option("--form", help="auto, chinchilla, general, kaplan, L(N), L(D) or L(C).")
+        str,
+        typer.Option(
+            "--form", help="auto, chinchilla, general, kaplan, L(N), L(D), L(C) or data-constrained."
+        ),
     ] = "auto",
     convention: ConventionOption = None,
     columns: ColumnsOption = "",
