@@ -252,13 +252,13 @@ def first_problem(error: ValidationError) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
+    """A file's text, without a mark of the byte order: spreadsheets put one before the first column's name.
 
     Raises:
         BadInput: it is not there, is a folder, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist") from error
     except UnicodeDecodeError as error:

@@ -29,6 +29,19 @@ def test_csv_and_jsonl_give_the_same_runs(tmp_path):
     assert read_runs(table).runs == read_runs(ledger).runs == tuple(GOOD)
 
 
+@pytest.mark.parametrize("name", ["runs.csv", "runs.jsonl"])
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_column(tmp_path, name):
+    path = tmp_path / name
+    if name == "runs.csv":
+        csv(tmp_path, "run,params,tokens,loss", [f"{r.run},{r.params},{r.tokens},{r.loss}" for r in GOOD])
+    else:
+        path.write_text("".join(run.model_dump_json(exclude_none=True) + "\n" for run in GOOD))
+    plain = audit(path).findings
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as a spreadsheet saves "CSV UTF-8"
+    assert read_runs(path).runs == tuple(GOOD)
+    assert audit(path).findings == plain
+
+
 def test_sizes_are_read_as_people_write_them_and_columns_by_their_own_names(tmp_path):
     path = csv(tmp_path, "run,N,D,loss,mood", ["a,52M,4.6B,3.43,fine"])
     found = read_runs(path, column_names=parse_columns("params=N, tokens=D"))
