@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml as outside_yaml
@@ -82,6 +83,13 @@ def test_the_hub_reads_the_results_from_the_card(study):
     assert found["bits_per_byte"].metric_value == rung.bits_per_byte
     assert found["loss"].dataset_name == "a: 'corpus' #1, held out"
     assert (loaded.data.pipeline_tag, loaded.data.library_name) == ("text-generation", "transformers")
+
+
+def test_the_card_gives_betas_to_the_optimiser_that_has_them(study):
+    facts = facts_of(study)
+    other = facts.settings.model_copy(update={"optimizer": "adafactor"})
+    assert "| optimiser | adamw, betas 0.9 " in card(facts)
+    assert "| optimiser | adafactor, weight decay " in card(replace(facts, settings=other))
 
 
 def test_a_model_folder_holds_tokenizer_generation_config_and_what_made_it(study):

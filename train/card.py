@@ -235,13 +235,14 @@ def _training(facts: Facts) -> str:
         if settings.schedule == "wsd"
         else "cosine to 0"
     )
+    betas = f", betas {settings.beta1:g} {settings.beta2:g}" if settings.optimizer == "adamw" else ""
     rows = [
         ("steps", f"{steps:,} of {settings.batch_size} × {settings.n_positions} tokens"),
         ("learning rate", f"{settings.lr:g}, {settings.warmup} steps of warm-up, {shape}"),
         (
             "optimiser",
-            f"{settings.optimizer}, betas {settings.beta1:g} {settings.beta2:g}, weight decay "
-            f"{settings.weight_decay:g}, gradients clipped at {settings.grad_clip:g}",
+            f"{settings.optimizer}{betas}, weight decay {settings.weight_decay:g}, gradients clipped at "
+            f"{settings.grad_clip:g}",
         ),
         ("dropout", f"{settings.dropout:g}"),
         ("arithmetic", f"{settings.dtype}, seed {settings.seed}"),
