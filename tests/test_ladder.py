@@ -1,6 +1,9 @@
 """Ladders: rungs in a row, cooldowns changed without the trunk, and what all that costs."""
 
 import math
+import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -181,3 +184,25 @@ def test_grouped_heads_reach_the_run_and_its_card_can_ask_for_them_again():
         for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
     }
     assert TrainConfig.model_validate({**tiny, **every}).spec() == spec
+
+
+def test_a_finished_model_is_on_the_disk_before_its_rung_says_so(text, tmp_path, monkeypatch):
+    synced, before = set(), {}
+    fsync, write = os.fsync, RungFile.write
+
+    def recorded(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        # a temporary name stands for its own
+        synced.add(path.with_name(re.sub(r"^\.(.+)\.\w{8}$", r"\1", path.name)))
+        fsync(descriptor)
+
+    def say(rung, path):
+        before.setdefault(path.resolve(), set(synced))
+        write(rung, path)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(RungFile, "write", say)
+    climb(settings(text, tokens=256), (256,), text, places(tmp_path / "run"), QUIET, Stop())
+    (finished,) = tmp_path.resolve().glob("**/rung-*/rung.json")
+    model = finished.parent / "model"
+    assert [path.name for path in model.iterdir() if path not in before[finished]] == []

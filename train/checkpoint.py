@@ -135,6 +135,8 @@ def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) 
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_model(model, weights, tokenizer, folder)
+            for path in (*sorted(folder.iterdir()), folder):
+                sync_file(path)  # rung.json says that it is there, and the checkpoints it came from go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
