@@ -199,12 +199,21 @@ def accelerator(name: str) -> Accelerator:
 
 
 def recognise(name: str) -> tuple[int, Accelerator | None]:
-    """How many, and which: from what a driver calls a device ("NVIDIA A100-SXM4-80GB") or people write
-    ("8xA100").
+    """How many, and which: from what a driver calls a device ("NVIDIA A100-SXM4-40GB") or people write
+    ("8xA100"). A name is there whole, word by word in its order: an L40 is no L4.
     """
     match = re.fullmatch(r"(?:([0-9]+)\s*x\s*)?(.*)", name.strip(), re.IGNORECASE)
-    count, rest = (int(match[1] or 1), _folded(match[2])) if match else (1, "")
-    names = _by_name()
+    count, rest = (int(match[1] or 1), match[2].lower()) if match else (1, "")
+    names, spelled = _by_name(), {_folded(one): one for one in (*_ALIASES, *known())}
     # A TPU's bare "v4" is a person's word for it; inside a driver's name it is something else.
-    inside = [name for name in names if name in rest and (len(name) > 3 or not name.startswith("v"))]
+    able = [one for one in names if len(one) > 3 or not one.startswith("v")]
+    inside = [one for one in able if re.search(_whole_words(spelled[one]), rest)]
     return count, names[max(inside, key=len)] if inside else None
+
+
+@cache
+def _whole_words(name: str) -> str:
+    """A pattern for the words of a name, one behind the other or with others between them."""
+    words = re.findall(r"[^\W_]+", name.lower())
+    between = r"(?:[\W_]*|(?![^\W_]).*(?<![^\W_]))"
+    return rf"(?<![^\W_]){between.join(words)}s?(?![^\W_])" if words else "(?!)"

@@ -91,7 +91,19 @@ def test_an_unknown_name_gets_the_nearest():
         ("NVIDIA A100-SXM4-80GB", (1, "A100")),
         ("NVIDIA H100 80GB HBM3", (1, "H100")),
         ("NVIDIA H100 PCIe", (1, "H100-PCIe")),
+        ("NVIDIA A100-SXM4-40GB", (1, "A100-40GB")),
+        ("8xNVIDIA A100-PCIE-40GB", (8, "A100-40GB")),
         ("Tesla V100-SXM2-16GB", (1, "V100")),
+        ("Tesla V100-SXM2-32GB", (1, "V100-32GB")),
+        ("NVIDIA GeForce RTX 4090", (1, "RTX-4090")),
+        ("rtx4090", (1, "RTX-4090")),
+        ("a100 80gb", (1, "A100")),
+        ("4 x H100s", (4, "H100")),
+        ("NVIDIA L4", (1, "L4")),
+        ("NVIDIA L40", (1, None)),
+        ("NVIDIA T400 4GB", (1, None)),
+        ("NVIDIA A100X", (1, None)),
+        ("NVIDIA GB200", (1, None)),
         ("NVIDIA L40S", (1, "L40S")),
         ("8xA100", (8, "A100")),
         ("x86_64 v4", (1, None)),
@@ -121,6 +133,22 @@ def test_accelerators_of_ones_own_are_known(tmp_path, monkeypatch):
     own(tmp_path, monkeypatch)
     assert accelerator("z9000").training_peak == 1e15
     assert parse_budget("8xZ9000-hours").flops == pytest.approx(8 * 3600 * 1e15 * 0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "known"),
+    [
+        ("Xeon Platinum 8488C", "Intel(R) Xeon(R) Platinum 8488C 143 amx_bf16", True),
+        ("Xeon Platinum 8488", "Intel(R) Xeon(R) Platinum 8488C 143 amx_bf16", False),
+        ("h100 80gb", "NVIDIA H100 80GB HBM3", True),
+        ("vega 64", "AMD Vega 64", True),
+        ("_", "NVIDIA Z1", False),
+    ],
+)
+def test_an_accelerator_of_ones_own_is_recognised_by_all_its_words(tmp_path, monkeypatch, name, said, known):
+    own(tmp_path, monkeypatch, name=name)
+    _, entry = recognise(said)
+    assert (entry is not None and entry.name == name) is known
 
 
 @pytest.mark.parametrize(
