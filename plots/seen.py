@@ -289,11 +289,21 @@ def _run_folders(root: Path) -> list[str]:
 
 
 def _curves(place: Study, names: Sequence[str]) -> list[Curve]:
-    """Every metrics.jsonl of those runs, in the order of names; a line that is being written is passed over."""
+    """Every metrics.jsonl of those runs, in the order of names; a line that is being written is passed over.
+
+    A run with a folder of its own (out=) is a study of itself: its parts lie beside the other files.
+    """
     root = place.folder / "runs"
+    paths = {
+        path: path.relative_to(root).parts
+        for name in names
+        for path in (root / name).glob("**/metrics.jsonl")
+    }
+    alone = str(_object(place.folder / "run.json").get("run", ""))
+    if alone:
+        paths |= {path: (alone, *path.parts[-2:]) for path in place.folder.glob("*/metrics.jsonl")}
     found = []
-    for path in sorted(path for name in names for path in (root / name).glob("**/metrics.jsonl")):
-        parts = path.relative_to(root).parts
+    for path, parts in sorted(paths.items()):
         rows = _lines(path)
         timing = {row.get("step"): row.get("tokens_per_s") for row in _lines(path.with_name("timing.jsonl"))}
         rows = [row for row in rows if _positive(row.get("tokens")) and _positive(row.get("loss"))]

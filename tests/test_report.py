@@ -16,6 +16,7 @@ from plots.report import report
 from plots.seen import see
 from scaling.cli.report import write_report
 from scaling.compare import Comparison
+from scaling.runs import append_run
 
 from .synthetic import HOSTILE, write_study
 from .tiny import write_corpus
@@ -178,6 +179,20 @@ def test_one_run_and_all_one_size_are_reported(study, tmp_path):
     assert "1 observation" in _page(tmp_path)
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:4]) + "\n")
     assert "all runs are of one size" in _page(tmp_path)
+
+
+def test_a_run_with_a_folder_of_its_own_has_its_curves(study, tmp_path):
+    whole = see(study)
+    name = whole.curves[0].run
+    alone = shutil.copytree(study / "runs" / name, tmp_path / "alone")
+    (alone / "run.json").write_text(json.dumps({"kind": "run", "version": 1, "run": name}))
+    for run in whole.runs:
+        if run.run == name:
+            append_run(alone / "runs.jsonl", run)
+    theirs = [(one.part, one.loss.tolist()) for one in whole.curves if one.run == name]
+    assert len(theirs) > 1
+    assert [(one.part, one.loss.tolist()) for one in see(alone).curves] == theirs
+    assert {one.run for one in see(alone).curves} == {name}
 
 
 def test_a_line_that_is_being_written_is_left_out_and_said(study, tmp_path):
