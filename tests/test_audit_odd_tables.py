@@ -1,6 +1,8 @@
 """Tables that are odd and yet right: audited to the end, and accused of nothing that they do not say."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from families import member, params_kaplan
 from scaling.audit import audit_text
@@ -68,3 +70,63 @@ def test_hours_of_devices_are_not_multiplied_by_their_number_again(header, hours
     (one,) = of(found, "MFU")
     assert one.recomputed == "47.5%"
     assert "1,388,889 tokens/s" in one.explanation
+
+
+HEADERS = [
+    "model",
+    "family",
+    "layers",
+    "d_model",
+    "heads",
+    "d_ff",
+    "params",
+    "tokens",
+    "steps",
+    "batch",
+    "context",
+    "vocab",
+    "loss",
+    "ppl",
+    "FLOPs",
+    "hardware",
+    "hours",
+    "gpu_hours",
+]
+CELLS = [
+    "0",
+    "1",
+    "12",
+    "768",
+    "1e9",
+    "1e60",
+    "1e-60",
+    "3.20",
+    "49.9",
+    "124M",
+    "0.5B",
+    "02:44",
+    "00:00",
+    "nan",
+    "-1",
+    "8xA100",
+    "gpt2",
+    "bert-tiny",
+    "~7B",
+    "½",
+    "1,2",
+    "-",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_no_cell_of_a_table_stops_an_audit(data):
+    header = data.draw(st.lists(st.sampled_from(HEADERS), min_size=2, max_size=8, unique=True))
+    cells = st.lists(st.sampled_from(CELLS), min_size=len(header), max_size=len(header))
+    rows = [header, ["-"] * len(header), *data.draw(st.lists(cells, min_size=1, max_size=4))]
+    audit_text("\n".join(f"| {' | '.join(row)} |" for row in rows))
+
+
+def test_a_time_of_nothing_is_no_number():
+    table = "| model | tokens | loss | ppl | hours on 8xA100 |\n|-|-|-|-|-|\n| gpt2 | 10B | 3.2 | 00:00 | 00:00 |\n"
+    assert of(audit_text(table), "MFU") == of(audit_text(table), "perplexity") == []

@@ -38,13 +38,13 @@ class Stated:
 
 
 def stated(text: str) -> Stated | None:
-    """Read 53.9M, 117 million, 1,234, 2.6e18, 02:44 (hours) or "3.38 (rising)"; None where there is no number."""
+    """Read 53.9M, 117 million, 1,234, 2.6e18, 02:44 (hours) or "3.38 (rising)"; None where there is no number above 0."""
     words = text.strip().strip("`*$")
     clock = _CLOCK.fullmatch(words)
     if clock:
         hours, minutes, seconds = int(clock[1]), int(clock[2]), int(clock[3] or 0)
-        unit = 1 / 3600 if clock[3] else 1 / 60
-        return Stated(text=words, value=hours + minutes / 60 + seconds / 3600, unit=unit)
+        unit, value = 1 / 3600 if clock[3] else 1 / 60, hours + minutes / 60 + seconds / 3600
+        return Stated(text=words, value=value, unit=unit) if value else None
     match = _NUMBER.fullmatch(words)
     if match is None:
         return None
