@@ -46,7 +46,7 @@ def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>{escape(seen.title)}</title><style>{_style()}</style></head><body><main>"
-        f'<header><h1>{escape(seen.title)}</h1><p class="lead">{escape(story.headline(seen))}</p>'
+        f'<header><h1>{escape(seen.title)}</h1><p class="lead">{_headline(seen)}</p>'
         f'{_tiles(seen)}<nav aria-label="Sections">{links}</nav></header>'
         f"{sections}{_footer(seen) if seen.studies == 1 else ''}</main>"
         f'<div id="tip" role="tooltip" hidden></div><script>{script}</script></body></html>\n'
@@ -68,6 +68,11 @@ def _policy(script: str) -> str:
     """Nothing is fetched, and no script runs but ours, whatever a name in the data holds."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+
+
+def _headline(seen: Seen) -> str:
+    line, alarm = escape(story.headline(seen)), escape(story.alarm(seen))
+    return f'<strong class="bad-t">{alarm}</strong>{line.removeprefix(alarm)}' if alarm else line
 
 
 def _tiles(seen: Seen) -> str:

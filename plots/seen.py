@@ -192,7 +192,7 @@ def _plan(place: Study, doubts: list[str]) -> tuple[PlanFile | None, bool]:
     try:
         return open_seal(place.plan), True
     except BadInput as error:
-        doubts.append(f"the seal is broken: {error}")
+        doubts.insert(0, f"the seal is broken: {error}")
         return plan, False
 
 

@@ -14,14 +14,28 @@ Facts = list[tuple[str, str]]
 
 
 def headline(seen: Seen) -> str:
-    """The whole study in one sentence."""
+    """The whole study in one sentence, behind the alarm if there is one."""
+    return f"{alarm(seen)} {_outcome(seen)}".strip()
+
+
+def alarm(seen: Seen) -> str:
+    """What must be read before anything else: that the plan is not the one that was sealed; "" where it is."""
+    if seen.plan is None or seen.plan.seal is None or seen.seal_intact:
+        return ""
+    return (
+        f"The seal is broken: plan.json was edited after it was sealed at {seen.plan.seal.sealed_at}, so nothing it says "
+        "was promised before the run."
+    )
+
+
+def _outcome(seen: Seen) -> str:
     if seen.comparison and seen.comparison.rows:
         return verdicts(seen.comparison.rows) + "."
     if seen.plan and seen.plan.seal:
         sealed = [member for member in seen.plan.members if member.prediction]
         if sealed and sealed[0].prediction:
             return (
-                f"Sealed, not yet met by its run: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
+                f"{'Planned' if alarm(seen) else 'Sealed, not yet met by its run'}: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
                 f"is to reach a loss of {sealed[0].prediction.loss:.3f}."
             )
     if seen.law:
@@ -149,6 +163,8 @@ def advice(seen: Seen) -> list[str]:
                 "A sealed prediction missed its 95 % interval: look at that run before trusting the next one."
             )
         said.append(_refit(seen))
+    elif alarm(seen):
+        said.append("Put back the plan.json that was sealed, or plan anew: what was edited is not trained.")
     elif seen.plan and seen.plan.seal:
         said.append("Train what is sealed (scaling ladder plan.json), then run scaling compare.")
     found = advised(seen)

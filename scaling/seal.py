@@ -8,6 +8,8 @@ from families.errors import BadInput
 from .files import now, read_text
 from .planfile import PlanFile, Seal, digest
 
+_MEND = "put back the file that was sealed, or plan anew (scaling plan … --out another.json)"
+
 
 def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
     """The plan with its seal: time, the law's hash, and the SHA-256 of everything else in it.
@@ -38,8 +40,18 @@ def open_seal(path: Path) -> PlanFile:
     if found != plan.seal.digest:
         raise BadInput(
             f"{path} was edited after it was sealed at {plan.seal.sealed_at}: "
-            f"its digest is {found[:12]}…, the seal says {plan.seal.digest[:12]}…"
+            f"its digest is {found[:12]}…, the seal says {plan.seal.digest[:12]}…; {_MEND}"
         )
     if plan.law is not None and plan.law.sha256 != plan.seal.law_sha256:
-        raise BadInput(f"{path} names another law than the one it was sealed under")
+        raise BadInput(f"{path} names another law than the one it was sealed under; {_MEND}")
     return plan
+
+
+def plan_to_train(path: Path) -> PlanFile:
+    """Read a plan, sealed or not, before anything is spent on it: a sealed one must be as it was sealed.
+
+    Raises:
+        BadInput: not a plan, or changed after it was sealed: its runs would meet predictions that nobody made of them.
+    """
+    plan = PlanFile.read(path)
+    return plan if plan.seal is None else open_seal(path)

@@ -119,6 +119,7 @@ def test_an_edit_after_sealing_shows(study, tmp_path):
     page = _page(folder)
     assert "BROKEN" in page
     assert "the seal is broken" in page
+    assert story.alarm(see(folder)) in page.partition("<nav")[0], "above all else"
 
 
 def test_hostile_names_stay_text(hostile):
@@ -290,3 +291,16 @@ def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
     assert "80 % intervals held 3 of 3" in page
     assert ">two<" in page  # a study of one prediction goes by its own name
     assert "What to run next" not in page
+
+
+def test_the_command_says_first_that_a_seal_is_broken(study, tmp_path, cli):
+    folder = shutil.copytree(study, tmp_path / "edited")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["members"][0]["tokens"] += 1
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for form in ("html", "md", "latex"):
+        done = cli("report", "--study", folder, "--format", form)
+        assert done.stdout.startswith("The seal is broken: plan.json was edited"), form
+        assert done.stderr.startswith("the seal is broken"), form
+    assert "The seal is broken" in (folder / "report.md").read_text().splitlines()[2]
+    assert r"\caption{The seal is broken" in (folder / "report.tex").read_text()

@@ -12,7 +12,9 @@ from scaling.planner import make_plan
 from scaling.planning.candidates import candidates
 from scaling.planning.planlaw import find_law
 from scaling.recipe import recipe
-from scaling.seal import open_seal, seal
+from scaling.seal import open_seal, plan_to_train, seal
+
+from .small_plan import planned, small_study
 
 
 @pytest.fixture
@@ -111,3 +113,26 @@ def test_a_ladder_without_predictions_and_one_with_a_sealed_target_read_back(tmp
     assert back.member("target").prediction.interval_80 == (3.9, 4.1)
     with pytest.raises(BadInput, match="small, target"):
         back.member("big")
+
+
+@pytest.mark.parametrize(
+    "how", [(), ("--launcher", "local"), ("--launcher", "slurm"), ("--launcher", "slurm", "--dry-run")]
+)
+def test_nothing_is_spent_on_a_sealed_plan_that_was_edited(how, tmp_path, cli):
+    path, study = small_study(tmp_path, planned("one"))
+    value = json.loads(seal(PlanFile.read(path)).dump())
+    value["members"][0]["tokens"] *= 2
+    path.write_text(json.dumps(value))
+    before = sorted(tmp_path.rglob("*"))
+    done = cli("ladder", path, "--study", study.folder, *how)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "edited after it was sealed" in done.stderr
+    assert "put back the file that was sealed" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_that_is_as_it_was_sealed_or_was_never_sealed_is_trained(plan, tmp_path):
+    path = tmp_path / "plan.json"
+    for one in (plan, seal(plan)):
+        write_plan(one, path)
+        assert plan_to_train(path) == one

@@ -10,6 +10,7 @@ from families.errors import BadInput, RunFailed
 from families.units import nearest
 
 from ..planfile import PlanFile
+from ..seal import plan_to_train
 from ..study import Study, open_study
 from .export import export_models
 from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
@@ -69,8 +70,10 @@ def ladder(
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train every member of a plan to each of its rungs; what is done is not done again."""
-    found = PlanFile.read(plan)
+    """Train every member of a plan to each of its rungs; what is done is not done again. A sealed plan that was edited
+    is refused.
+    """
+    found = plan_to_train(plan)
     place = open_study(study)
     if export is not None and detach:
         raise BadInput(

@@ -30,13 +30,13 @@ def report(
         print_json({**values, "report": str(path)})
         return
     say(str(values["headline"]))
+    for line in values["doubts"]:
+        note(line)
     reasons: dict[str, list[str]] = {}
     for name, why in values["not_drawn"].items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
         note(f"no figure {', '.join(names)}: {why}")
-    for line in values["doubts"]:
-        note(line)
     say(f"report: {path}")
 
 
