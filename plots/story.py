@@ -34,8 +34,9 @@ def _outcome(seen: Seen) -> str:
     if seen.plan and seen.plan.seal:
         sealed = [member for member in seen.plan.members if member.prediction]
         if sealed and sealed[0].prediction:
+            how = "Planned" if alarm(seen) else "Sealed, not yet met by its run"
             return (
-                f"{'Planned' if alarm(seen) else 'Sealed, not yet met by its run'}: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
+                f"{how}: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
                 f"is to reach a loss of {sealed[0].prediction.loss:.3f}."
             )
     if seen.law:

@@ -123,9 +123,16 @@ def test_every_verb_starts_in_a_folder_of_hostile_names(words, tmp_path, cli):
             ["predict", "chinchilla", "family=gpt2", "tokens=1B"],
             {"torch", "transformers", "matplotlib", "scipy"},
         ),
+        (["families", "emit", "gpt2-83m", "--out", "OUT"], {"torch", "transformers", "matplotlib", "scipy"}),
+        (["design", "--params", "85M", "--out", "OUT"], {"torch", "transformers", "matplotlib", "scipy"}),
+        (
+            ["emit", "family=gpt2-83m", "tokens=1B", "--out", "OUT"],
+            {"torch", "transformers", "matplotlib", "scipy"},
+        ),
     ],
 )
-def test_light_verbs_load_no_heavy_library(words, forbidden):
+def test_light_verbs_load_no_heavy_library(words, forbidden, tmp_path):
+    words = [str(tmp_path) if word == "OUT" else word for word in words]
     code = f"import sys; sys.argv = ['scaling', *{words!r}]\nfrom scaling.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"
     code += f"print(sorted(set({sorted(forbidden)!r}) & set(sys.modules)))"

@@ -1,5 +1,7 @@
 """What a model is, against transformers' own counts, torch's FLOP counter and what autograd keeps."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -9,7 +11,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from families import MEMBERS, BadInput, ModelSpec, accounting, family, member
-from families.architectures import REGISTRY, architecture
+from families.architectures import REGISTRY, architecture, config_json
+from train.model import hugging_face_config
 
 GPT2 = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
 CARD = {"gpt2-52m": 51_475_968, "gpt2-83m": 82_056_320, "gpt2-125m": 124_439_808}
@@ -218,6 +221,13 @@ def test_the_config_holds_every_argument_it_was_given(name):
     config = config_of(spec).to_dict()
     assert {key: config[key] for key in given_arguments} == given_arguments
     assert all(value == 0.0 for key, value in given_arguments.items() if "drop" in key)
+
+
+@given(spec=specs())
+@settings(deadline=None, max_examples=20)
+def test_config_json_is_what_transformers_writes(spec):
+    written = json.loads(json.dumps(config_json(spec, transformers.__version__)))
+    assert written == json.loads(json.dumps(hugging_face_config(spec).to_dict()))
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))

@@ -1,11 +1,12 @@
 """A spec as a real Hugging Face model, and its config on disk."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from families import ModelSpec, params
-from families.architectures import architecture
+from families.architectures import architecture, config_json
 from scaling.files import write_whole
 
 
@@ -19,9 +20,10 @@ def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
 
 
 def write_config(spec: ModelSpec, folder: Path) -> Path:
-    """Write config.json, equal to the config's to_dict(); returns its path."""
+    """Write config.json, equal to the config's to_dict() but without loading transformers; returns its path."""
     path = folder / "config.json"
-    write_whole(path, json.dumps(hugging_face_config(spec).to_dict(), indent=2, sort_keys=True) + "\n")
+    found = config_json(spec, version("transformers"))
+    write_whole(path, json.dumps(found, indent=2, sort_keys=True) + "\n")
     return path
 
 

@@ -1,13 +1,16 @@
 """The registry: a new architecture is one file here and one line below."""
 
+from typing import Any
+
 from ..errors import BadInput
+from ..spec import ModelSpec
 from ..units import nearest
-from .base import Architecture, Attention, Saved
+from .base import EVERY_CONFIG, Architecture, Attention, Saved
 from .bert import Bert
 from .gpt2 import GPT2
 from .llama import Llama
 
-__all__ = ["REGISTRY", "Architecture", "Attention", "Saved", "architecture"]
+__all__ = ["REGISTRY", "Architecture", "Attention", "Saved", "architecture", "config_json"]
 
 REGISTRY: dict[str, Architecture] = {
     "gpt2": GPT2(),
@@ -25,3 +28,16 @@ def architecture(name: str) -> Architecture:
     if name not in REGISTRY:
         raise BadInput(f"architecture is {name!r}; {nearest(name, REGISTRY)}")
     return REGISTRY[name]
+
+
+def config_json(spec: ModelSpec, version: str) -> dict[str, Any]:
+    """What that version of transformers writes as config.json, without the seconds that importing it takes."""
+    found = architecture(spec.architecture)
+    return {
+        **EVERY_CONFIG,
+        "architectures": [found.model_class],
+        "model_type": spec.architecture,
+        "transformers_version": version,
+        **found.library_defaults(spec),
+        **found.to_hugging_face(spec),
+    }

@@ -58,12 +58,30 @@ class Architecture(Protocol):
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
         """Keyword arguments of the Hugging Face config."""
 
+    def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
+        """What else transformers writes into this model's config.json: its defaults of what is not trained here."""
+
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
         """The spec of a Hugging Face config.
 
         Raises:
             BadInput: a config that this program would count wrongly.
         """
+
+
+# What transformers writes into every config.json, whatever the architecture.
+EVERY_CONFIG: dict[str, Any] = {
+    "_name_or_path": "",
+    "chunk_size_feed_forward": 0,
+    "dtype": None,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "is_encoder_decoder": False,
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "problem_type": None,
+    "return_dict": True,
+}
 
 
 def train_flops(matmul_weights: int, spec: ModelSpec) -> int:

@@ -89,6 +89,16 @@ class Bert:
             "use_cache": True,
         }
 
+    def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
+        """A classifier's and a decoder's, which a masked language model is not."""
+        return {
+            "add_cross_attention": False,
+            "bos_token_id": None,
+            "classifier_dropout": None,
+            "eos_token_id": None,
+            "is_decoder": False,
+        }
+
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
         """The spec of a BertConfig's dictionary; keys that a config leaves out take BertConfig's defaults."""
         if not config.get("tie_word_embeddings", True):

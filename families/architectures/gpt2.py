@@ -89,6 +89,18 @@ class GPT2:
             "eos_token_id": spec.vocab_size - 1,
         }
 
+    def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
+        """Cross-attention and the summary of GPT2DoubleHeadsModel, which a language model does not have."""
+        return {
+            "add_cross_attention": False,
+            "pad_token_id": None,
+            "summary_activation": None,
+            "summary_first_dropout": 0.1,
+            "summary_proj_to_labels": True,
+            "summary_type": "cls_index",
+            "summary_use_proj": True,
+        }
+
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
         """The spec of a GPT2Config's dictionary; keys that a config leaves out take GPT2Config's defaults."""
         if not config.get("tie_word_embeddings", True):

@@ -87,6 +87,15 @@ class Llama:
             "eos_token_id": spec.vocab_size - 1,
         }
 
+    def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
+        """The head's size, which follows from the width, and plain rotary positions."""
+        return {
+            "head_dim": spec.n_embd // spec.n_head,
+            "pad_token_id": None,
+            "pretraining_tp": 1,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+        }
+
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
         """The spec of a LlamaConfig's dictionary; keys that a config leaves out take LlamaConfig's
         defaults.
