@@ -1,13 +1,12 @@
 """The tables of a study, as values: every way of writing them (page, card, paper) shows the same."""
 
-import math
-
 import numpy as np
 
 from families import params, params_non_embedding
 from families.errors import BadInput
 from families.units import format_size
 from scaling.laws import Allocation
+from scaling.perplexity import perplexity
 from scaling.planning.asking import rule_of
 from scaling.planning.candidates import candidates
 from scaling.planning.next_run import Advice, advise
@@ -204,7 +203,7 @@ def next_runs(seen: Seen) -> Table | None:
             "tokens per parameter": lambda row: worded(row[1].tokens_per_param, "{:.3g}".format),
             "loss": lambda row: number(row[2].loss),
             "80 % interval": lambda row: interval(row[2].interval_80),
-            "ppl": lambda row: number(math.exp(row[2].loss), 2),
+            "ppl": lambda row: number(perplexity(row[2].loss), 2),
         },
     )
 
@@ -278,7 +277,7 @@ def observed(seen: Seen) -> Table | None:
             "params": lambda run: size(run.params or run.params_non_embedding),
             "tokens": lambda run: size(run.tokens),
             "loss": lambda run: number(run.loss),
-            "ppl": lambda run: number(math.exp(min(run.loss, 700)), 2),
+            "ppl": lambda run: number(perplexity(run.loss), 2),
             "FLOPs": lambda run: size(compute_of(run)),
             "annealed": lambda run: Cell("yes" if run.annealed else "no"),
             "learning rate": lambda run: worded(run.lr, "{:.3g}".format),

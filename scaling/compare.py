@@ -8,6 +8,7 @@ from typing import ClassVar
 from families.errors import BadInput
 
 from .files import Document, Record, hashes
+from .perplexity import perplexity
 from .planfile import PlanFile
 from .refit import Refit, refit_study
 from .runs import Run, read_runs
@@ -15,7 +16,6 @@ from .seal import open_seal
 from .study import Study
 
 Interval = tuple[float, float]
-LARGEST_EXPONENT = 700.0  # of a perplexity that a float holds; a diverged run can be beyond
 Z_80 = 1.2815515655446004  # standard normal quantile at 0.9
 
 
@@ -85,8 +85,8 @@ def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
         interval_95=prediction.interval_95,
         actual_loss=run.loss,
         actual_loss_se=run.loss_se,
-        predicted_ppl=math.exp(prediction.loss),
-        actual_ppl=math.exp(min(run.loss, LARGEST_EXPONENT)),
+        predicted_ppl=perplexity(prediction.loss),
+        actual_ppl=perplexity(run.loss),
         sealed_at=prediction.sealed_at,
         run=run.run,
         error=prediction.loss / run.loss - 1,

@@ -1,6 +1,5 @@
 """A question about one run, and its answer from a law file or a published law."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from families.units import format_size, parse_size
 
 from .files import Record
 from .lawfile import LawFile
+from .perplexity import perplexity
 from .predictor import Domain, Extrapolation
 from .published import PUBLISHED, published
 from .repetition import PUBLISHED_REPETITION
@@ -104,7 +104,7 @@ def forecast(law: str, question: Question, *, force: bool = False) -> Answer:
         params=N,
         tokens=question.tokens,
         loss=found.loss,
-        perplexity=math.exp(found.loss),
+        perplexity=perplexity(found.loss),
         loss_interval_80=found.interval_80,
         loss_interval_95=found.interval_95,
         perplexity_interval_80=_exp(found.interval_80),
@@ -140,7 +140,7 @@ def _published(name: str, question: Question, force: bool) -> Answer:
         params=N,
         tokens=question.tokens,
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=perplexity(loss),
         loss_interval_80=None,
         loss_interval_95=None,
         perplexity_interval_80=None,
@@ -152,4 +152,4 @@ def _published(name: str, question: Question, force: bool) -> Answer:
 
 
 def _exp(interval: Interval | None) -> Interval | None:
-    return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return None if interval is None else (perplexity(interval[0]), perplexity(interval[1]))

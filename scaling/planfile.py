@@ -1,6 +1,5 @@
 """plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
 
-import math
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -11,6 +10,7 @@ from families.errors import BadInput
 
 from .budget import Budget
 from .files import Document, Record, canonical_json, sha256_bytes, write_whole
+from .perplexity import perplexity
 from .recipe import Recipe
 from .runs import Convention
 
@@ -32,7 +32,7 @@ class PlannedLoss(Record):
         cls, loss: float, interval_80: Interval | None = None, interval_95: Interval | None = None
     ) -> Self:
         """With the perplexity that belongs to the loss."""
-        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=math.exp(loss))
+        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=perplexity(loss))
 
 
 class LawReference(Record):
@@ -105,13 +105,13 @@ class BandMember(Record):
 
     Args:
         nats: loss above the best's at the same budget.
-        extra_flops: training FLOPs beyond the budget with which it would reach the best's loss; hours and
-        price of those.
+        extra_flops: training FLOPs beyond the budget with which it would reach the best's loss, None where the data
+            there are never let it; hours and price of those.
     """
 
     choice: Choice
     nats: float
-    extra_flops: float
+    extra_flops: float | None
     extra_hours: float | None = None
     extra_price: float | None = None
 

@@ -2,6 +2,7 @@
 could choose.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -259,6 +260,17 @@ def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, 
         said.append(
             f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
             f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
+        )
+    if ask.tokens_available is not None and ask.tokens_available < law.domain_D[0]:
+        said.append(
+            f"{format_size(ask.tokens_available)} tokens of text are {law.domain_D[0] / ask.tokens_available:.3g} "
+            f"times fewer than any that law {law.name} was fitted on"
+        )
+    guessing = math.log(choice.vocab_size)
+    if choice.loss > guessing:
+        said.append(
+            f"a loss of {choice.loss:.4g} is worse than guessing among {choice.vocab_size:,} tokens "
+            f"({guessing:.4g}): law {law.name} says nothing of so little training"
         )
     said.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:

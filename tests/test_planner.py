@@ -12,6 +12,7 @@ from families import accounting, member
 from families.design import DesignRule
 from families.errors import BadInput
 from scaling.budget import parse_budget
+from scaling.perplexity import perplexity
 from scaling.planner import budget_for, estimate_budget, make_plan
 from scaling.planning.band import band
 from scaling.planning.candidates import candidates, designed
@@ -303,3 +304,24 @@ def test_an_unknown_law_or_family_gets_the_nearest():
         find_law("chinchila", None)
     with pytest.raises(BadInput, match="did you mean gpt2"):
         candidates("gpt-2")
+
+
+@pytest.mark.parametrize("unique", [2e3, 1e5, 3e5, 1e6])
+@pytest.mark.parametrize("flops", ["1e14", "1e19"])
+def test_a_text_far_too_small_still_plans_and_says_so(unique, flops):
+    plan = make_plan(parse_budget(flops), CHINCHILLA, ALL, ask=Ask(tokens_available=unique))
+    assert math.isfinite(plan.recommended.ppl)
+    assert any("times fewer than any that law chinchilla was fitted on" in note for note in plan.notes)
+    assert any("worse than guessing among 50,257 tokens (10.82)" in note for note in plan.notes)
+    assert all(one.extra_flops is None or one.extra_flops >= 0 for one in plan.band.members)
+
+
+def test_a_text_that_fills_no_context_is_refused():
+    with pytest.raises(BadInput, match="do not fill one context of 1,024 tokens"):
+        make_plan(parse_budget("1e19"), CHINCHILLA, ALL, ask=Ask(tokens_available=500))
+
+
+def test_a_perplexity_beyond_a_float_is_the_largest_there_is():
+    assert perplexity(2.0) == math.exp(2.0)
+    assert math.isfinite(perplexity(1e6))
+    assert perplexity(1e6) >= perplexity(699.0)

@@ -13,6 +13,7 @@ from families.units import format_duration, format_size
 from ..calibration import calibrate, comparisons_under
 from ..compare import Comparison, ComparisonRow
 from ..compare import compare_study as score_study
+from ..perplexity import format_perplexity
 from ..refit import Refit, change_interval, change_name, change_value
 from ..runs import gather_runs
 from ..study import Study, open_study
@@ -103,10 +104,6 @@ def comparison_text(found: Comparison) -> str:
     return "\n\n".join(parts)
 
 
-def _ppl(value: float) -> str:
-    return f"{value:.2f}" if value < 1e7 else f"{value:.3g}"  # a diverged run's
-
-
 def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
     """Predicted and actual loss and perplexity, a line for each member of each study (by name; "": the only one)."""
     rows = [
@@ -116,8 +113,8 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
             f"{row.predicted_loss:.3f}",
             f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
             f"{row.actual_loss:.3f}",
-            _ppl(row.predicted_ppl),
-            _ppl(row.actual_ppl),
+            format_perplexity(row.predicted_ppl),
+            format_perplexity(row.actual_ppl),
             f"{row.error:+.2%}",
             f"{row.z:+.1f}",
             "80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside",

@@ -1,6 +1,5 @@
 """A plan in words and tables, at most 100 columns."""
 
-import math
 from collections.abc import Iterator, Mapping
 from textwrap import fill
 
@@ -9,6 +8,7 @@ from families.units import format_duration, format_size
 
 from ..budget import Budget, parse_flops
 from ..hardware import accelerator
+from ..perplexity import format_perplexity, perplexity
 from ..planfile import Band, Choice, PlanFile, PlannedMember
 from ..recipe import Recipe
 from .show import table
@@ -72,11 +72,11 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
     epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
     yield (
         f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
-        f"expected loss {chosen.loss:.4f} nats/token, perplexity {chosen.ppl:.2f}"
+        f"expected loss {chosen.loss:.4f} nats/token, perplexity {format_perplexity(chosen.ppl)}"
     )
     if chosen.interval_80 and chosen.interval_95:
         said = [
-            f"{low:.4f} to {high:.4f}, perplexity {math.exp(low):.2f} to {math.exp(high):.2f} ({level} %)"
+            f"{low:.4f} to {high:.4f}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
             for level, (low, high) in ((80, chosen.interval_80), (95, chosen.interval_95))
         ]
         yield f"loss within {said[0]}"
@@ -126,11 +126,15 @@ def _row(kind: str, choice: Choice, timed: bool, law: str | None = None) -> list
         choice.member,
         format_size(choice.tokens),
         f"{choice.loss:.4f}",
-        f"{choice.ppl:.2f}",
+        format_perplexity(choice.ppl),
         "—" if choice.share is None else f"{choice.share:.3f}",
         *(money if timed else ()),
         f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law",
     ]
+
+
+def _ppl(loss: float) -> str:
+    return format_perplexity(perplexity(loss))
 
 
 def _money(price: float) -> str:
@@ -160,7 +164,8 @@ def _band(band: Band, best: str) -> Iterator[str]:
         [
             member.choice.member,
             "the best" if member.choice.member == best else f"+{member.nats:.4f}",
-            "—" if member.choice.member == best else format_size(member.extra_flops),
+            "—" if member.choice.member == best
+            else "never" if member.extra_flops is None else format_size(member.extra_flops),
             "—" if member.extra_hours is None or member.choice.member == best
             else format_duration(3600 * member.extra_hours),
             "—" if member.extra_price is None or member.choice.member == best else _money(member.extra_price),

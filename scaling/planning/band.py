@@ -50,13 +50,17 @@ def band(
     near = costed.able & (above <= (NEAR if nats is None else nats))
     near[best] = True
     extra = _total_for(costed, law, float(costed.loss[best]), near) - costed.total[best]
-    extra = np.where(np.abs(extra) < 1e-9 * costed.total[best], 0.0, extra)  # rounding, not compute
+    extra = np.where(
+        extra < 1e-9 * costed.total[best], 0.0, extra
+    )  # rounding, or repeats that are worth nothing
     inside = near & (np.isfinite(extra) if share is None else extra <= share * costed.total[best])
     inside[best] = True
     reach = float(costed.loss[best] + (nats if nats is not None else above[inside].max()))
     rows = np.flatnonzero(inside)
     to_edge = _total_for(costed, law, reach, inside)
-    train, serve = int(np.argmin(to_edge)), int(rows[np.argmin(costed.shapes.flops_per_token[rows])])
+    # where repeated tokens are worth nothing more, no number of them may reach the edge
+    train = int(np.argmin(to_edge)) if np.isfinite(to_edge).any() else best
+    serve = int(rows[np.argmin(costed.shapes.flops_per_token[rows])])
     listed = sorted({*rows[:: -(-len(rows) // WIDEST)].tolist(), best, train, serve})
     return Band(
         within_nats=nats,
@@ -84,13 +88,14 @@ def _total_for(costed: Costed, law: PlanLaw, loss: float, rows: NDArray[np.bool_
 def _member(
     costed: Costed, index: int, law: PlanLaw, budget: Budget, nats: float, extra: float
 ) -> BandMember:
-    seconds = budget.device_seconds_for(extra)
+    never = not np.isfinite(extra)
+    seconds = None if never else budget.device_seconds_for(extra)
     price = accelerator(budget.accelerator).price if budget.accelerator else None
     return BandMember(
         choice=cost(costed, index, law, budget),
         nats=nats,
-        extra_flops=extra,
-        extra_hours=budget.hours(extra),
+        extra_flops=None if never else extra,
+        extra_hours=None if never else budget.hours(extra),
         extra_price=None if seconds is None or price is None else price * seconds / 3600,
     )
 

@@ -80,6 +80,12 @@ def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
     per_token = shapes.flops_per_token.astype(np.float64)
     serving = per_token / 3 * ask.inference_tokens
     limit = ask.limit(law)
+    context = int(shapes.n_positions.min())
+    if limit and limit.unique < context:
+        raise BadInput(
+            f"tokens available is {format_size(limit.unique)}; they do not fill one context of {context:,} tokens, "
+            "so there is nothing to train on"
+        )
     if ask.target is not None:
         if ask.target <= law.irreducible:
             raise BadInput(
