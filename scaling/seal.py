@@ -35,7 +35,10 @@ def open_seal(path: Path) -> PlanFile:
     text = read_text(path)
     plan = PlanFile.parse(text, str(path))
     if plan.seal is None:
-        raise BadInput(f"{path} is not sealed; a sealed plan has a seal with time and digest")
+        raise BadInput(
+            f"{path} is not sealed, so nothing was promised before the runs: `scaling fit --study {path.parent}`, "
+            f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
+        )
     found = digest(json.loads(text))
     if found != plan.seal.digest:
         raise BadInput(

@@ -4,15 +4,17 @@ import difflib
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from families.errors import BadInput
 
-from .compare import sealed_predictions
+from .compare import SealedPrediction, sealed_predictions
 from .files import Record
 from .lawfile import LawFile
+from .planfile import PlanFile
 from .seal import open_seal
 from .study import Study
 from .watching.alarm import Alarm, first_alarm
@@ -102,11 +104,11 @@ def promise_for(study: Study, run: RunCurves, steps: int) -> Promise | None:
     """
     tokens = steps * run.underway.batch_tokens
     if study.plan.exists():
-        plan = open_seal(study.plan)
-        try:
-            sealed = sealed_predictions(plan)
-        except BadInput:
-            sealed = ()
+        sealed: tuple[SealedPrediction, ...] = ()
+        if PlanFile.read(study.plan).seal is not None:  # pilot ladders promise nothing, and need no seal
+            plan = open_seal(study.plan)
+            with suppress(BadInput):  # a sealed plan of ladders alone
+                sealed = sealed_predictions(plan)
         for one in sealed:
             if one.params == run.underway.params and abs(one.tokens / tokens - 1) < 1e-3:
                 return Promise(loss=one.loss, interval_80=one.interval_80, sealed=True)

@@ -6,6 +6,11 @@ from dataclasses import replace
 import pytest
 
 from families.errors import BadInput
+from scaling.compare import compare_study
+from scaling.planfile import write_plan
+from scaling.planning.pilot_plan import Wish, pilot_plan
+from scaling.seal import seal
+from scaling.study import Study
 from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
 from scaling.watching.curves import read_curve, read_run, read_siblings
 
@@ -111,6 +116,31 @@ def test_a_run_is_found_by_folder_or_by_name_and_the_nearest_name_is_offered(tmp
         find_run("L2d46", tmp_path)
     with pytest.raises(BadInput, match="has no runs"):
         find_run("x", tmp_path / "elsewhere")
+
+
+def test_a_pilots_ladder_is_watched_without_a_seal_and_compare_says_what_seals_one(tmp_path, study):
+    siblings, healthy = study
+    for one in siblings:
+        write(one, tmp_path / "runs" / one.name)
+    write(seen_until(healthy, 500), tmp_path / "runs" / "x", finished=False)
+    without = watch(tmp_path / "runs" / "x", steps=1000)
+    plan, _ = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    write_plan(plan, tmp_path / "plan.json")
+    assert watch(tmp_path / "runs" / "x", steps=1000) == without
+    (tmp_path / "runs.jsonl").write_text("")
+    with pytest.raises(BadInput, match=r"scaling plan --study .* seals a prediction"):
+        compare_study(Study(tmp_path))
+
+
+def test_a_broken_seal_is_still_an_error_of_watch(tmp_path, study):
+    _, healthy = study
+    folder = write(seen_until(healthy, 500), tmp_path / "runs" / "x", finished=False)
+    plan, _ = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    write_plan(seal(plan), tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace("gpt2-125m", "gpt2-126m"))
+    with pytest.raises(BadInput, match="edited after it was sealed"):
+        watch(folder, steps=1000)
 
 
 def test_a_run_belongs_to_the_study_two_above_or_is_one_of_its_own(tmp_path, study):
