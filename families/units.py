@@ -1,6 +1,7 @@
 """Sizes as people write them: 52M, 4.6B, 200k, 1.4e18."""
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,14 @@ from .errors import BadInput
 T = TypeVar("T")
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_SIZE = re.compile(r"([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)", re.IGNORECASE)
+_GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+_INSIDE = re.compile(
+    r"(?<![0-9.e+_a-z-])[0-9]{1,9},(?=[0-9])", re.IGNORECASE
+)  # 1,4 of 1,4e18; not 8,1 of 1e18,1e19
+_SHORT = re.compile(r"[1-9][0-9]{0,2}")  # 0 is a value of its own: weight_decay=0,1e-2
+_WITH_UNIT = re.compile(r"[0-9]+(?:e[+-]?[0-9]+|\s*[kmbgt])", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 
 
 def parse_size(text: str | float, name: str = "size") -> float:
@@ -23,13 +31,51 @@ def parse_size(text: str | float, name: str = "size") -> float:
     if isinstance(text, int | float) and not isinstance(text, bool):
         value = float(text)
     else:
-        match = _SIZE.fullmatch(str(text).strip())
+        match = _SIZE.fullmatch(ungrouped(str(text).strip(), name))
         if match is None:
             raise BadInput(f"{name} is {str(text)!r}; it must be a size like 52M, 4.6B, 200k or 1.4e18")
-        value = float(re.sub("[_,]", "", match[1])) * _FACTORS[match[2].lower()]
+        value = float(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
     if not (math.isfinite(value) and value > 0):
         raise BadInput(f"{name} is {text}; it must be positive and finite")
     return value
+
+
+def ungrouped(text: str, name: str) -> str:
+    """A text without the commas that group a plain number's thousands: 1,000,000.
+
+    Elsewhere inside a number a comma may be a decimal one: 1,4e18 would be 14e18 without it.
+
+    Raises:
+        BadInput: a comma in a number that has a unit, an exponent or other groups than thousands.
+    """
+    if _GROUPED.fullmatch(text):
+        return text.replace(",", "")
+    if _INSIDE.search(text):
+        pointed = _INSIDE.sub(lambda found: found[0][:-1] + ".", text)
+        bare = _INSIDE.sub(lambda found: found[0][:-1], text)
+        write = f"{bare} or {pointed}" if _THOUSANDS.search(text) else pointed
+        if re.search(r"\.[0-9]*\.", pointed):  # two points, or more, in one number
+            write = bare
+        raise BadInput(
+            f"{name} is {text!r}; decimals take a point, and a comma only groups 1,000,000: write {write}"
+        )
+    return text
+
+
+def listed(text: str, name: str) -> list[str]:
+    """The parts of a list of sizes separated by commas, like 10M,85M.
+
+    Raises:
+        BadInput: a comma that may be a decimal one, as in 1,5M or 1,5e-3.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for left, right in itertools.pairwise(parts):
+        if _SHORT.fullmatch(left) and _WITH_UNIT.fullmatch(right):
+            raise BadInput(
+                f"{name} has {left},{right}, which may be one number or two: "
+                f"decimals take a point, so write {left}.{right} or {left}.0,{right}"
+            )
+    return parts
 
 
 def parse_count(text: str | float, name: str = "count") -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from families.errors import BadInput
+from families.units import ungrouped
 
 from .files import Record
 from .hardware import Accelerator, accelerator
@@ -20,7 +21,7 @@ EXAMPLES = "8xA100-hours, 24h@8xA100, 02:44@8xA100, 64 H100-hours, 1.4e18 FLOPs 
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _UNIT = r"(weeks?|wk|w|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)"
-_NUMBER = r"([0-9][0-9_,]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)"
+_NUMBER = r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)"
 _DEVICES = r"(?:([0-9]+)\s*[x×*]\s*)?"
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _WORDS = {
@@ -100,6 +101,7 @@ def parse_budget(
         raise BadInput(f"budget is {words}; it must be positive")
     if words.lower() in ("inf", "infinity", "nan"):
         raise BadInput(f"budget is {words}; it must be finite")
+    words = ungrouped(words, "budget")
     flops = parse_flops(words)
     if flops is not None:
         _check_size(words, flops, "FLOPs")
@@ -135,6 +137,17 @@ def parse_budget(
         mfu=share,
         mfu_source=mfu_source,
     )
+
+
+def split_budgets(text: str) -> list[str]:
+    """Several budgets separated by commas, which also group the thousands of one in plain FLOPs.
+
+    Raises:
+        BadInput: a comma that may be a decimal one, as in 1,4e18.
+    """
+    words = ungrouped(text.strip(), "budget")
+    parts = [part.strip() for part in words.split(",")]
+    return parts if all(parts) else [words]
 
 
 def parse_devices(text: str) -> tuple[int, Accelerator]:
@@ -183,7 +196,7 @@ def _check_size(text: str, value: float, unit: str) -> None:
 
 
 def _number(text: str) -> float:
-    return float(re.sub("[_,]", "", text))
+    return float(text.replace("_", ""))
 
 
 def _prefix(text: str | None) -> float:

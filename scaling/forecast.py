@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 
 from families import accounting, member
 from families.errors import BadInput
@@ -30,8 +30,8 @@ class Question(Record):
 
     @field_validator("params", "tokens", "unique_tokens", mode="before")
     @classmethod
-    def _size(cls, value: str | float) -> float:
-        return parse_size(value)
+    def _size(cls, value: str | float, info: ValidationInfo) -> float:
+        return parse_size(value, info.field_name or "size")
 
     def count(self, convention: Convention) -> float:
         """N in that convention.

@@ -137,7 +137,7 @@ def test_options_answer_in_json(cli):
     assert [rung["budget"]["flops"] for rung in ladder["ladder"]] == [1e18, 1e19, 1e20]
     target = json.loads(cli("plan", "--target-ppl", "20", "--json").stdout)
     assert target["recommended"]["ppl"] == pytest.approx(20)
-    fixed = json.loads(cli("plan", "--budget", "1,000 A100-hours", "--params", "125M", "--json").stdout)
+    fixed = json.loads(cli("plan", "--budget", "1000 A100-hours", "--params", "125M", "--json").stdout)
     assert fixed["recommended"]["member"] == "gpt2-125m"
     rules = json.loads(cli("plan", "--budget", "1e20", "--recipes", "--json").stdout)["recipes"]
     assert set(rules) == {"width", "card", "kaplan", "porian", "deepseek", "steplaw"}

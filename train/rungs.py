@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from families.errors import BadInput
-from families.units import parse_count
+from families.units import listed, parse_count
 from scaling.files import Record
 
 _ROW = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?|\.\d+)", re.IGNORECASE)
@@ -30,7 +30,7 @@ class Rungs(Record):
         if not isinstance(value, str):
             return value
         if "x" not in value.lower():
-            return cls(listed=tuple(parse_count(part, "rungs") for part in value.split(",") if part.strip()))
+            return cls(listed=tuple(parse_count(part, "rungs") for part in listed(value, "rungs") if part))
         match = _ROW.fullmatch(value.strip())
         if match is None:
             raise BadInput(f"rungs is {value!r}; it must be token counts like 1M,2M,4M, or a row like 5x2")

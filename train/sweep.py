@@ -9,6 +9,7 @@ from pathlib import Path
 
 from families import params
 from families.errors import BadInput
+from families.units import listed
 from scaling.runs import gather_runs
 from scaling.study import Study, safe_name
 
@@ -69,7 +70,7 @@ def expand(words: Sequence[str]) -> tuple[Point, ...]:
         key, _, value = word.partition("=")
         if key not in SWEPT or "," not in value:
             continue
-        values = [part.strip() for part in value.split(",")]
+        values = listed(value, key)
         if "" in values or len(set(values)) < len(values):
             raise BadInput(f"{key} is {value!r}; each value of a sweep must be there, and once")
         lists.append([(key, part) for part in values])

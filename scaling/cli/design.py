@@ -8,9 +8,9 @@ import typer
 from families import Member, accounting
 from families.design import DesignRule, design
 from families.errors import BadInput
-from families.units import format_size, parse_count, parse_size
+from families.units import format_size, listed, parse_count, parse_size
 
-from ..budget import parse_budget
+from ..budget import parse_budget, split_budgets
 from ..planner import compute_optimal
 from ..planning.candidates import candidates
 from ..planning.planlaw import find_law
@@ -59,13 +59,13 @@ def design_members(
         if params or depth or width:
             raise BadInput(f"--compute {compute} decides the size; leave --params, --depth and --width out")
         shapes = candidates("all", DesignRule(ratio=64.0 if ratio is None else ratio, **rule))
-        budgets = [parse_budget(part.strip()) for part in compute.split(",")]
+        budgets = [parse_budget(part) for part in split_budgets(compute)]
         members = tuple(compute_optimal(budget.flops, find_law(law, None), shapes) for budget in budgets)
     else:
         members = design(
-            params=tuple(parse_size(part, "params") for part in _parts(params)),
-            depth=tuple(parse_count(part, "depth") for part in _parts(depth)),
-            width=tuple(parse_count(part, "width") for part in _parts(width)),
+            params=tuple(parse_size(part, "params") for part in _parts(params, "params")),
+            depth=tuple(parse_count(part, "depth") for part in _parts(depth, "depth")),
+            width=tuple(parse_count(part, "width") for part in _parts(width, "width")),
             ratio=ratio,
             **rule,
         )
@@ -88,8 +88,8 @@ def design_members(
     say(table(["member", "shape", "ratio", "parameters", "non-embedding", "FLOPs/token"], rows, left=2))
 
 
-def _parts(text: str | None) -> list[str]:
-    return text.split(",") if text is not None else []
+def _parts(text: str | None, name: str) -> list[str]:
+    return listed(text, name) if text is not None else []
 
 
 def _emit(members: tuple[Member, ...], out: Path) -> list[Path | None]:

@@ -15,7 +15,7 @@ from families.design import DesignRule
 from families.errors import BadInput
 from families.units import parse_count, parse_size
 
-from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu
+from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
 from ..files import hashes
 from ..gather import written
 from ..hardware import Accelerator, accelerator
@@ -195,7 +195,7 @@ def _budgets(
     """One budget or several; the MFU is given, estimated, measured on the study's runs, in probes
     of this user's machines, or assumed, in that order.
     """
-    texts = _split(question.budget)
+    texts = split_budgets(question.budget) if question.budget is not None else []
     if question.mfu == "estimate":
         if asked.target is not None:
             raise BadInput(
@@ -252,18 +252,6 @@ def _shared(budget: Budget, times: str | None) -> Budget:
     else:
         changes["device_seconds"] = (budget.device_seconds or 0) / share
     return budget.model_copy(update=changes)
-
-
-def _split(text: str | None) -> list[str]:
-    """Several budgets are separated by commas, which may also stand inside a number (1,000 A100-hours)."""
-    if text is None:
-        return []
-    try:
-        parse_budget(text)
-    except BadInput:
-        parts = [part.strip() for part in text.split(",")]
-        return parts if len(parts) > 1 and all(parts) else [text]
-    return [text]
 
 
 def _within(text: str | None) -> tuple[float | None, float | None]:
