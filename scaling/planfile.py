@@ -10,6 +10,7 @@ from families.errors import BadInput
 
 from .budget import Budget
 from .files import Document, Record, canonical_json, sha256_bytes, write_whole
+from .overwriting import check_document
 from .perplexity import perplexity
 from .recipe import Recipe
 from .runs import Convention
@@ -277,13 +278,9 @@ def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
     Raises:
         BadInput: such a file is there, or the folder cannot be written.
     """
+    check_document(path, PlanFile, replace=replace)
     if path.exists() and not replace:
-        try:
-            there = PlanFile.read(path)
-        except BadInput as error:
-            raise BadInput(
-                f"{path} is there and is not a plan; give another --out, or --yes to replace it"
-            ) from error
+        there = PlanFile.read(path)
         if there.seal is not None:
             raise BadInput(
                 f"{path} holds a plan sealed at {there.seal.sealed_at}; "

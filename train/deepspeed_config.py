@@ -6,6 +6,7 @@ from typing import Any
 
 from families.errors import BadInput
 from scaling.files import write_whole
+from scaling.overwriting import check_opening
 
 from .branches import planned_steps
 from .config import Settings, TrainConfig
@@ -56,11 +57,11 @@ def config_of(settings: Settings, devices: int, stage: int, steps: int | None = 
     return found
 
 
-def write_config_of(config: TrainConfig, folder: Path) -> tuple[Path, str]:
+def write_config_of(config: TrainConfig, folder: Path, *, replace: bool = False) -> tuple[Path, str]:
     """Write ds_config.json for what was asked, its defaults from the recipe; and say what it leaves out.
 
     Raises:
-        BadInput: as `config_of`; or the run is as long as its text, which is not read.
+        BadInput: as `config_of`; the run is as long as its text, which is not read; or another ds_config.json is there.
     """
     if config.epochs is not None:
         raise BadInput(
@@ -70,7 +71,9 @@ def write_config_of(config: TrainConfig, folder: Path) -> tuple[Path, str]:
     steps = planned_steps(settings, (config.tokens,))
     path = folder / FILE
     found = config_of(settings, config.devices, config.zero, steps)
-    write_whole(path, json.dumps(found, indent=2) + "\n")
+    text = json.dumps(found, indent=2) + "\n"
+    check_opening(path, text, "this run's", replace=replace)
+    write_whole(path, text)
     said = f"{steps:,} steps; weight decay is of every parameter in a config, of matrices alone with engine=deepspeed"
     if settings.schedule == "wsd":
         said += (

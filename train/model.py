@@ -8,6 +8,9 @@ from typing import Any
 from families import ModelSpec, params
 from families.architectures import architecture, config_json
 from scaling.files import write_whole
+from scaling.overwriting import check_opening
+
+CONFIG = "config.json"
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
@@ -19,12 +22,23 @@ def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
     return getattr(transformers, found.config_class)(architectures=[found.model_class], **arguments)
 
 
+def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
+    """Refuse a folder with another model's config.json, unless it is said to replace it.
+
+    Raises:
+        BadInput: there is one.
+    """
+    check_opening(folder / CONFIG, _config_text(spec), "this model's", replace=replace)
+
+
 def write_config(spec: ModelSpec, folder: Path) -> Path:
     """Write config.json, equal to the config's to_dict() but without loading transformers; returns its path."""
-    path = folder / "config.json"
-    found = config_json(spec, version("transformers"))
-    write_whole(path, json.dumps(found, indent=2, sort_keys=True) + "\n")
-    return path
+    write_whole(folder / CONFIG, _config_text(spec))
+    return folder / CONFIG
+
+
+def _config_text(spec: ModelSpec) -> str:
+    return json.dumps(config_json(spec, version("transformers")), indent=2, sort_keys=True) + "\n"
 
 
 def build(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .asked_runs import ColumnsOption
-from .show import JsonOption, print_json, say
+from .show import JsonOption, YesOption, print_json, say
 
 if TYPE_CHECKING:
     from ..auditing.findings import Finding
@@ -21,11 +21,16 @@ def audit(
     columns: ColumnsOption = "",
     out: Annotated[Path | None, typer.Option("--out", help="Write the audit here as JSON.")] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> int:
     """Recompute parameters, tokens, FLOPs, MFU, perplexity and trends of a table, and explain what is off."""
+    from ..audit import Audit
     from ..audit import audit as audit_table
+    from ..overwriting import check_document
     from ..runs import parse_columns
 
+    if out is not None:
+        check_document(out, Audit, replace=yes)
     found = audit_table(table, column_names=parse_columns(columns))
     if out is not None:
         found.write(out)

@@ -14,7 +14,7 @@ from ..budget import parse_budget, split_budgets
 from ..planner import compute_optimal
 from ..planning.candidates import candidates
 from ..planning.planlaw import find_law
-from .show import ContextOption, HeadSizeOption, JsonOption, VocabOption, print_json, say, table
+from .show import ContextOption, HeadSizeOption, JsonOption, VocabOption, YesOption, print_json, say, table
 
 EPILOG = "Example: scaling design --params 85M --ratio 64"
 
@@ -46,6 +46,7 @@ def design_members(
         Path | None, typer.Option("--out", help="Write each member's config.json into a folder here.")
     ] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Turn one dial (parameters, depth, width or compute) and a rule into realisable models."""
     rule: dict[str, Any] = {
@@ -69,7 +70,7 @@ def design_members(
             ratio=ratio,
             **rule,
         )
-    paths = _emit(members, out) if out is not None else [None for _ in members]
+    paths = _emit(members, out, yes) if out is not None else [None for _ in members]
     facts = [_facts(member, path) for member, path in zip(members, paths, strict=True)]
     if as_json:
         print_json({"members": facts})
@@ -92,9 +93,11 @@ def _parts(text: str | None, name: str) -> list[str]:
     return listed(text, name) if text is not None else []
 
 
-def _emit(members: tuple[Member, ...], out: Path) -> list[Path | None]:
-    from train.model import write_config
+def _emit(members: tuple[Member, ...], out: Path, replace: bool) -> list[Path | None]:
+    from train.model import check_config, write_config
 
+    for member in members:
+        check_config(member.spec, out / member.name, replace=replace)
     return [write_config(member.spec, out / member.name) for member in members]
 
 

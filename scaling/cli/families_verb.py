@@ -9,7 +9,7 @@ from families import MEMBERS, accounting, member
 from families.architectures import architecture
 from families.units import format_bytes, format_size
 
-from .show import JsonOption, print_json, say, table
+from .show import JsonOption, YesOption, print_json, say, table
 
 app = typer.Typer(
     help="Published members of model families: list, show, emit a Hugging Face config.", no_args_is_help=True
@@ -66,10 +66,12 @@ def emit(
     name: Annotated[str, typer.Argument(help="A member's name.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write config.json into.")],
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Write a member's Hugging Face config.json."""
-    from train.model import write_config
+    from train.model import check_config, write_config
 
+    check_config(member(name).spec, out, replace=yes)
     path = write_config(member(name).spec, out)
     if as_json:
         print_json(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .asked_runs import BadRowsOption, ColumnsOption, ConventionOption, RunsArgument, read_noted
-from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
+from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +58,7 @@ def fit(
     ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> int:
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
@@ -65,6 +66,8 @@ def fit(
     from ..fits import fit as fit_runs
     from ..fitting import fitextras
     from ..fitting.selection import choose, one_of_annealed, one_of_conventions
+    from ..lawfile import LawFile
+    from ..overwriting import check_document
     from ..predictor import Status
     from ..runs import gather_runs
     from ..trackers import input_hashes
@@ -73,6 +76,8 @@ def fit(
     if runs is None:
         out, annealed = out or study / "law.json", annealed or "only"
         gather_runs(source)
+    if out is not None:
+        check_document(out, LawFile, replace=yes)
     reading = read_noted(source, columns, bad_rows)
     found = fit_runs(
         reading.runs,

@@ -8,7 +8,8 @@ import typer
 from families.errors import BadInput
 
 from ..files import write_whole
-from .show import JsonOption, StudyOption, print_json, say
+from ..overwriting import check_opening
+from .show import JsonOption, StudyOption, YesOption, print_json, say
 
 EPILOG = "Example: scaling plot surface --study demo --out surface.png"
 
@@ -22,6 +23,7 @@ def plot(
         Path | None, typer.Option("--out", help="A .png, .svg or .csv file (default: NAME.png).")
     ] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Draw one figure of a study as PNG or SVG, or write the data it shows as CSV."""
     path = out or Path(f"{name}.png")
@@ -33,14 +35,17 @@ def plot(
 
     drawn = picture(name, see(study))
     suffix = path.suffix.lower()
-    write_whole(
-        path,
+    made: bytes | str = (
         style.png(drawn.figure)
         if suffix == ".png"
         else style.svg(drawn.figure, name)
         if suffix == ".svg"
-        else drawn.csv(),
+        else drawn.csv()
     )
+    check_opening(
+        path, made[:8] if isinstance(made, bytes) else made.split("\n")[0], "such a figure", replace=yes
+    )
+    write_whole(path, made)
     if as_json:
         print_json({"name": name, "title": drawn.title, "about": drawn.about, "out": str(path)})
         return

@@ -8,7 +8,8 @@ import typer
 from families.errors import BadInput
 
 from ..files import write_whole
-from .show import JsonOption, StudyOption, note, print_json, say
+from ..overwriting import check_opening
+from .show import JsonOption, StudyOption, YesOption, note, print_json, say
 
 EPILOG = "Example: scaling report --study demo"
 NAMES = {"html": "report.html", "md": "report.md", "json": "report.json", "latex": "report.tex"}
@@ -21,11 +22,12 @@ def report(
     ] = None,
     form: Annotated[str, typer.Option("--format", help="html, md, json or latex.")] = "html",
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
     if form not in NAMES:
         raise BadInput(f"format is {form!r}; it must be html, md, json or latex")
-    path, values = _write(study, out or study / NAMES[form], form)
+    path, values = _write(study, out or study / NAMES[form], form, replace=yes or out is None)
     if as_json:
         print_json({**values, "report": str(path)})
         return
@@ -45,7 +47,7 @@ def write_report(folder: Path) -> Path:
     return _write(folder, folder / NAMES["html"], "html")[0]
 
 
-def _write(folder: Path, out: Path, form: str) -> tuple[Path, dict[str, Any]]:
+def _write(folder: Path, out: Path, form: str, *, replace: bool = False) -> tuple[Path, dict[str, Any]]:
     import json
 
     from plots import card, style
@@ -56,17 +58,25 @@ def _write(folder: Path, out: Path, form: str) -> tuple[Path, dict[str, Any]]:
     seen = see(folder)
     drawn, lacking = pictures(seen)
     values = card.values(seen, drawn, lacking)
-    figures = out.parent / "figures"
-    if form in ("html", "md"):
-        for picture in drawn:
-            write_whole(figures / f"{picture.name}.png", style.png(picture.figure))
-            write_whole(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
-            write_whole(figures / f"{picture.name}.csv", picture.csv())
     text = {
         "html": lambda: page(seen, drawn, lacking),
         "md": lambda: card.markdown(seen, drawn),
         "json": lambda: json.dumps(values, indent=2, allow_nan=False) + "\n",
         "latex": lambda: card.latex(seen),
     }[form]()
+    check_opening(out, _opening(text, form), "such a report", replace=replace)
+    figures = out.parent / "figures"
+    if form in ("html", "md"):
+        for picture in drawn:
+            write_whole(figures / f"{picture.name}.png", style.png(picture.figure))
+            write_whole(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
+            write_whole(figures / f"{picture.name}.csv", picture.csv())
     write_whole(out, text)
     return out, values
+
+
+def _opening(text: str, form: str) -> str:
+    """What any report of this form begins with; a card begins with its study's title."""
+    if form == "html":
+        return text.partition("default-src")[0]
+    return " ".join(text.split(maxsplit=2)[:2]) if form == "json" else text.partition("\n")[0]

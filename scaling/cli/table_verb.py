@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from ..files import write_whole
-from .show import JsonOption, print_json, say
+from ..overwriting import check_opening
+from .show import JsonOption, YesOption, print_json, say
 from .show import table as aligned
 
 EPILOG = "Example: scaling table study/runs/gpt2-ft-s0 study/runs/gpt2-medium-ft-s0 --format md"
@@ -18,6 +19,7 @@ def table(
     every: Annotated[bool, typer.Option("--all", help="Every rung, not only the longest of a run.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file besides.")] = None,
     as_json: JsonOption = False,
+    yes: YesOption = False,
 ) -> None:
     """Print finished runs: dataset, context, model, batch, training, validation and adjusted loss, best epoch, run."""
     from train.summary import SHORT, as_csv, markdown, rows
@@ -30,6 +32,7 @@ def table(
     else:
         text = aligned(SHORT, [row.cells() for row in found])
     if out is not None:
+        check_opening(out, text.split("\n")[0], "such a table", replace=yes)
         write_whole(out, text + "\n")
     if as_json:
         print_json({"rows": [row.model_dump(mode="json") for row in found]})
