@@ -177,6 +177,8 @@ def read_runs(
             line that is being written is named in `bad` and never too many.
     """
     path = Path(path)
+    if not 0 <= max_bad_share <= 1:
+        raise BadInput(f"bad rows is {max_bad_share:g}; it must be a share from 0 to 1, like 0.05 for 5 %")
     for ours in column_names or {}:
         if ours not in _FIELDS:
             raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")

@@ -67,7 +67,9 @@ def write_config_of(config: TrainConfig, folder: Path, *, replace: bool = False)
         raise BadInput(
             f"epochs is {config.epochs}; a config needs tokens= in its place, since no text is read"
         )
-    settings = settings_of(config, TextFacts(), pick_device(config.device))
+    # A config is for elsewhere: a GPU that is named need not be in this machine, whose memory the micro-batch fits.
+    device = pick_device("auto" if config.device == "cuda" else config.device)
+    settings = settings_of(config, TextFacts(), device)
     steps = planned_steps(settings, (config.tokens,))
     path = folder / FILE
     found = config_of(settings, config.devices, config.zero, steps)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from families.errors import BadInput, RunFailed
+from families.units import nearest
 from scaling.schedule import Schedule
 
 from .activation import use_logistic_gelu
@@ -30,6 +31,7 @@ from .parallel import ALONE, World, backward, divide, quietly, replicate
 from .spikes import Watch
 from .stop import Stop
 
+DEVICES = ("auto", "cpu", "cuda")
 _SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
 
 
@@ -68,10 +70,17 @@ class Glance:
 
 
 def pick_device(wanted: str) -> str:
-    """cuda where there is one, unless told."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
+    """cuda where there is one, unless told.
+
+    Raises:
+        BadInput: no such device, or none in this machine.
+    """
+    if wanted not in DEVICES:
+        raise BadInput(f"device is {wanted!r}; {nearest(wanted, DEVICES)}")
+    there = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise BadInput("device is cuda; torch finds none on this machine: leave it out, or say cpu")
+    return "cuda" if there else "cpu"
 
 
 def start(

@@ -74,11 +74,12 @@ def validate(
             beside the model, where it is not given.
 
     Raises:
-        BadInput: no model in the folder, no data, or data that is not what the recorded loss was measured on.
+        BadInput: no such device here, no model in the folder, no data, or not that which the recorded loss was measured on.
     """
+    device = pick_device(device)
     place = model_folder(folder)
     recorded = RungFile.read(place / RUNG) if (place / RUNG).exists() else None
-    loaded = load(place, pick_device(device))
+    loaded = load(place, device)
     settings = _settings(place, loaded)
     held, where = _held_out(place, data, settings, recorded, loaded, eval_tokens)
     found = evaluate(loaded.model, settings, held, loaded.device)

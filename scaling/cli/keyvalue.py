@@ -23,7 +23,8 @@ def pairs(words: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise BadInput(f"{word!r} is not key=value; {nearest(word, allowed, 30)}")
+            how = f"write {word}=VALUE" if word in allowed else nearest(word, allowed, 30)
+            raise BadInput(f"{word!r} is not key=value; {how}")
         if key not in allowed:
             raise BadInput(f"unknown key {key!r}; {nearest(key, allowed, 30)}")
         if key in values:

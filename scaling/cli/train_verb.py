@@ -33,6 +33,10 @@ def train(
 
     asked = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
     check_installed(asked[0].config.engine)
+    if asked[0].config.device != "auto":  # of all: a sweep is not over devices
+        from train.loop import pick_device
+
+        pick_device(asked[0].config.device)
     url = asked[0].config.export
     if url is not None:
         from train.stores import check_export

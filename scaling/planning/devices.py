@@ -52,14 +52,17 @@ def parse_times(text: str) -> dict[int, float]:
     """Read "1=66m40s,2=40m19s": seconds by number of devices.
 
     Raises:
-        BadInput: not devices=time.
+        BadInput: not devices=time, or a number of devices twice.
     """
-    found = {}
+    found: dict[int, float] = {}
     for part in text.split(","):
         devices, equals, duration = part.partition("=")
         if not equals or not devices.strip().isdigit():
             raise BadInput(f"times has {part.strip()!r}; write devices=time, like 2=40m19s")
-        found[int(devices)] = parse_duration(duration)
+        number, seconds = int(devices), parse_duration(duration)
+        if number in found:
+            raise BadInput(f"times has {number} devices twice; give one time for each number")
+        found[number] = seconds
     return found
 
 

@@ -1,5 +1,6 @@
 """What `scaling pilot` is asked, and the ladders it answers with, as a plan to train."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,7 +71,14 @@ def budget_of(text: str, compute: float) -> float:
     """A share of the target's cost, or a budget of its own."""
     if not text.strip().endswith("%"):
         return parse_budget(text).flops
-    share = parse_size(text.strip().removesuffix("%"), "budget") / 100
+    try:
+        share = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not (math.isfinite(share) and share > 0):
+        raise BadInput(
+            f"budget is {text}; a share of the target's cost is above 0 % and below 100 %, like 5%"
+        )
     if share >= 1:
         raise BadInput(
             f"budget is {text} of the target's cost; pilots that cost as much as the target tell too late"

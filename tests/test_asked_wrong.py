@@ -1,0 +1,79 @@
+"""What is asked wrongly is one clear line before any work: devices, shares, words and times."""
+
+import pytest
+import torch
+
+from families.errors import BadInput
+from scaling.cli.app import build
+from scaling.planning.pilot_plan import budget_of
+from scaling.runs import read_runs
+from train.loop import pick_device
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+def typed(*words):
+    return build()(list(words), standalone_mode=False)
+
+
+def test_a_device_that_there_is_not_is_named_with_the_nearest():
+    with pytest.raises(BadInput, match="device is 'cuad'; did you mean cuda"):
+        pick_device("cuad")
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("validate", "nowhere", "--device", "cuda"),
+        ("train", "family=gpt2", "data=nowhere", "tokens=1M", "device=cuda"),
+        ("train", "family=gpt2", "data=nowhere", "tokens=1M", "device=cuda", "devices=2"),
+        ("train", "family=gpt2", "data=nowhere", "tokens=1M", "device=cuda", "lr=1e-3,2e-3"),
+        ("tune", "family=gpt2", "device=cuda"),
+    ],
+)
+def test_a_gpu_is_asked_for_before_any_work_where_there_is_none(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="device is cuda; torch finds none on this machine"):
+        typed(*words)
+    assert not list(tmp_path.iterdir())
+
+
+@NO_GPU
+def test_a_config_for_elsewhere_needs_no_gpu_here(tmp_path):
+    typed(
+        "emit",
+        "--deepspeed",
+        "family=gpt2",
+        "tokens=1B",
+        "batch_size=8",
+        "device=cuda",
+        "--out",
+        str(tmp_path),
+    )
+    assert (tmp_path / "ds_config.json").exists()
+
+
+@pytest.mark.parametrize("share", [-1, -0.5, 5, float("nan")])
+def test_bad_rows_are_a_share(share, tmp_path):
+    (tmp_path / "runs.csv").write_text("run,params,tokens,loss\na,1,1,bad\n")
+    with pytest.raises(BadInput, match=r"bad rows is .* a share from 0 to 1"):
+        read_runs(tmp_path / "runs.csv", max_bad_share=share)
+
+
+def test_a_key_without_its_value_is_told_to_have_one():
+    with pytest.raises(BadInput, match=r"'tokens' is not key=value; write tokens=VALUE$"):
+        typed("train", "family=gpt2", "data=x", "tokens")
+    with pytest.raises(BadInput, match="'tokns' is not key=value; did you mean tokens"):
+        typed("train", "family=gpt2", "data=x", "tokns")
+
+
+@pytest.mark.parametrize("text", ["-5%", "0%", "100%", "5,5%", "nan%", "%"])
+def test_a_share_of_the_targets_cost_is_a_percentage(text):
+    with pytest.raises(BadInput, match=f"budget is {text}.*(below 100 %, like 5%|too late)"):
+        budget_of(text, 1e18)
+
+
+def test_times_of_one_number_of_devices_are_not_given_twice():
+    with pytest.raises(BadInput, match="times has 1 devices twice"):
+        typed("hardware", "--times", "1=60m,1=50m,2=40m")
