@@ -15,7 +15,8 @@ from .auditing.shapes import shape_findings
 from .auditing.tables import Entry, Table, entries, markdown_tables, read_tables
 from .auditing.trends import prediction_findings, residual_findings
 from .files import Document, hashes, read_text
-from .runs import missing_columns, read_runs
+from .headers import check_named, missing_columns
+from .runs import Run, read_runs
 
 _RUNS = (".csv", ".tsv", ".jsonl")
 
@@ -51,7 +52,10 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
         BadInput: the file cannot be read, or it holds nothing that could be recomputed.
     """
     names = column_names or {}
-    tables = tuple(table.renamed(names) for table in read_tables(path))
+    printed = read_tables(path)
+    if printed:
+        check_named(names, {name: None for table in printed for name in table.header}, path)
+    tables = tuple(table.renamed(names) for table in printed)
     rows = entries(tables)
     prose = prose_entries(read_text(path)) if path.suffix.lower() not in _RUNS else ()
     known = {field for entry in (*rows, *prose) for field in entry.numbers}
@@ -60,7 +64,10 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
             f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
     found = _findings(tables, rows, prose)
-    of_runs = path.suffix.lower() in _RUNS and not any(missing_columns(table.header) for table in tables)
+    of_runs = path.suffix.lower() in _RUNS and not any(
+        "run" not in table.header or missing_columns(table.header, tuple(Run.model_fields))
+        for table in tables
+    )
     if of_runs and {"tokens", "loss"} <= known:
         found += _residuals(path, names)
     return Audit(

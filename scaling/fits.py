@@ -107,6 +107,7 @@ def fit(
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
     bad: Sequence[str] = (),
+    doubts: Sequence[str] = (),
 ) -> Fit:
     """Fit a law to runs of one group.
 
@@ -119,6 +120,7 @@ def fit(
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
         bad: the rows that a reader left out (`Reading.bad`), for the card.
+        doubts: what looked wrong to the reader (`Reading.doubts`), for the card's warnings.
 
     Raises:
         BadInput: a mixture of annealed and mid-schedule points, of groups or of eval sets; an unknown form; too few rows,
@@ -172,7 +174,7 @@ def fit(
             rows=len(table),
             exclusions="; ".join([*_bad_rows(bad), *([] if excluded == "none" else [excluded])]) or "none",
             evidence=_lines(certificate),
-            warnings=_warnings(table, fresh, predictor),
+            warnings=[*doubts, *_warnings(table, fresh, predictor)],
         ),
     )
 

@@ -16,8 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 from families.errors import BadInput
 from families.units import nearest, parse_size
 
+from .doubts import doubts_of
 from .files import Record, append_line, check_kind, first_problem, now, read_text
 from .gather import append_new, gather, merged_text
+from .headers import LossUnit, check_named, in_nats, missing_columns, renamed, run_column, unit_doubt
 from .trackers import is_tracker, tracker_rows
 
 RUNS_VERSION = 1
@@ -90,6 +92,7 @@ class Reading:
 
     runs: tuple[Run, ...]
     bad: tuple[str, ...] = ()  # "line 7: loss is -1: …"
+    doubts: tuple[str, ...] = ()  # what looks wrong, and was read all the same
     ignored_columns: tuple[str, ...] = ()
 
 
@@ -162,6 +165,7 @@ def read_runs(
     column_names: Mapping[str, str] | None = None,
     max_bad_share: float = 0.0,
     least: int = 1,
+    loss_unit: LossUnit = "nats",
 ) -> Reading:
     """Read runs from .jsonl, .csv, a trainer_state.json, a TensorBoard event file, or a folder of the latter two.
 
@@ -170,35 +174,39 @@ def read_runs(
     Args:
         column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
         max_bad_share: the share of bad rows that is tolerated; they are left out and named in `bad`.
+        loss_unit: of the file's losses, per token; they are converted to nats.
         least: rows without which it is refused; 0 for a study that may have none yet.
 
     Raises:
-        BadInput: no such file, a newer version, an unknown field in `column_names`, no rows, or too many bad ones. A last
-            line that is being written is named in `bad` and never too many.
+        BadInput: no such file, a newer version, an unknown field or a column that is not there in `column_names`, no rows,
+            or too many bad ones. A last line that is being written is named in `bad` and never too many.
     """
     path = Path(path)
     if not 0 <= max_bad_share <= 1:
         raise BadInput(f"bad rows is {max_bad_share:g}; it must be a share from 0 to 1, like 0.05 for 5 %")
-    for ours in column_names or {}:
+    names = dict(column_names or {})
+    for ours in names:
         if ours not in _FIELDS:
             raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")
-    rows = _rows(path)
-    theirs = {theirs: ours for ours, theirs in (column_names or {}).items()}
+    rows = list(_rows(path))
+    there = _values(row for _, row in rows if not isinstance(row, str))
+    if there:
+        check_named(names, there, path)
+    given = renamed(dict.fromkeys(there), names)
+    lone = bool(given) and "run" not in given
+    sources: list[object] = []
     runs: list[Run] = []
     bad: list[str] = []
-    ignored: dict[str, None] = {}
-    given: dict[str, None] = {}
     torn = 0  # of a file that grows while it is read; it is said, and no reason to refuse the rest
     for line, row in rows:
         torn += row == _TORN
         if isinstance(row, str):
             bad.append(f"line {line}: {row}")
             continue
-        renamed = {theirs.get(name, name): value for name, value in row.items()}
-        given.update(dict.fromkeys(renamed))
-        ignored.update((name, None) for name in renamed if name not in _FIELDS)
+        values = renamed(row, names) | ({"run": f"row {line}"} if lone else {})
         try:
-            runs.append(_run(renamed))
+            runs.append(_run(in_nats(values, loss_unit)))
+            sources.append(row)
         except ValidationError as error:
             bad.append(f"line {line}: {first_problem(error)}")
         except BadInput as error:
@@ -206,12 +214,36 @@ def read_runs(
     total = len(runs) + len(bad) - torn
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
-    if given and not runs and (missing := missing_columns(given)):
+    constant = [name for name, values in there.items() if len(values) == 1 < len(rows)]
+    if given and not runs and (missing := missing_columns(given, _FIELDS, constant)):
         raise BadInput(f"{path} {missing}")
     if len(bad) - torn > max_bad_share * total:
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
-    return Reading(runs=tuple(runs), bad=tuple(bad), ignored_columns=tuple(ignored))
+    doubts = [unit_doubt(names.get("loss"), loss_unit), *doubts_of(runs, sources)]
+    if lone:
+        like = run_column(given, _FIELDS, constant)
+        doubts.insert(
+            0,
+            f"no column run: each row counts as a run of its own; --columns run={like or 'NAME'} says which share one",
+        )
+    return Reading(
+        runs=tuple(runs),
+        bad=tuple(bad),
+        doubts=tuple(filter(None, doubts)),
+        ignored_columns=tuple(name for name in given if name not in _FIELDS),
+    )
+
+
+def _values(rows: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Each column, and two of its values at most: whether it is constant."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values = found.setdefault(name, set())
+            if len(values) < 2:
+                values.add(str(value))
+    return found
 
 
 def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | str]]:
@@ -222,35 +254,11 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any] | str]]:
     return _jsonl_rows(merged_text(path), str(path))
 
 
-def missing_columns(given: Iterable[str]) -> str:
-    """What a table of these columns lacks to be one of runs, and how to say which column it is; empty where nothing
-    is missing.
-    """
-    there = list(given)
-    wanted = ("run", "params", "tokens", "loss")
-    lacks = [name for name in wanted if name not in there]
-    if "params_non_embedding" in there and "params" in lacks:
-        lacks.remove("params")
-    if not lacks:
-        return ""
-    free = {"".join(c for c in name.lower() if c.isalnum()): name for name in there if name not in _FIELDS}
-    guesses = {name: free[alias] for name in lacks for alias in _ALIASES[name] if alias in free}
-    columns = ", ".join(there[:12]) + (", …" if len(there) > 12 else "")
-    if len(guesses) == len(lacks):
-        how = "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in guesses.items())
-    elif set(lacks) - set(guesses) == {"run"}:
-        how = "add a column run that names each training run"
-    else:
-        how = f"--columns {lacks[-1]}=… names the file's own"
-    said = ", ".join("params or params_non_embedding" if name == "params" else name for name in lacks)
-    return f"has no column {said}; it has {columns}: {how}"
-
-
 def parse_columns(text: str) -> dict[str, str]:
     """ "params=N,tokens=D" as our field to the file's column.
 
     Raises:
-        BadInput: a part without "=", or an unknown field.
+        BadInput: a part without "=", an unknown field, or one given twice.
     """
     names: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -259,16 +267,12 @@ def parse_columns(text: str) -> dict[str, str]:
             raise BadInput(f"columns has {part!r}; it must be like params=N,tokens=D")
         if ours not in _FIELDS:
             raise BadInput(f"columns names {ours!r}; {nearest(ours, _FIELDS)}")
+        if ours in names:
+            raise BadInput(f"columns names {ours} twice: {names[ours]!r} and {theirs!r}")
         names[ours] = theirs
     return names
 
 
-_ALIASES = {  # as people name them, letters and digits in lower case; the last of a line that is there counts
-    "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
-    "params": ("size", "modelsize", "nparams", "numparams", "parameters", "n"),
-    "tokens": ("ntokens", "numtokens", "tokensseen", "traintokens", "trainingtokens", "d"),
-    "loss": ("trainloss", "testloss", "evalloss", "validationloss", "valloss", "finalloss", "l"),
-}
 _TORN = "it has no line end and is not JSON: it is being written, or was cut off"
 
 

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .asked_runs import BadRowsOption, ColumnsOption, ConventionOption, RunsArgument, read_noted
+from .asked_runs import (
+    BadRowsOption,
+    ColumnsOption,
+    ConventionOption,
+    LossUnitOption,
+    RunsArgument,
+    read_noted,
+)
 from .show import JsonOption, SeedOption, StudyOption, note, print_json, say, table
 
 EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
@@ -26,6 +33,7 @@ def backtest(
         typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: mix them in."),
     ] = None,
     bad_rows: BadRowsOption = 0.0,
+    loss_unit: LossUnitOption = "nats",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,7 +42,7 @@ def backtest(
     from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
 
     source = runs or study / "runs.jsonl"
-    reading = read_noted(source, columns, bad_rows)
+    reading = read_noted(source, columns, bad_rows, loss_unit)
     found = score(
         of_group(reading.runs, group),
         holdout=holdout,

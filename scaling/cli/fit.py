@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .asked_runs import BadRowsOption, ColumnsOption, ConventionOption, RunsArgument, read_noted
+from .asked_runs import (
+    BadRowsOption,
+    ColumnsOption,
+    ConventionOption,
+    LossUnitOption,
+    RunsArgument,
+    read_noted,
+)
 from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ def fit(
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
+    loss_unit: LossUnitOption = "nats",
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
     ] = False,
@@ -78,7 +86,7 @@ def fit(
         gather_runs(source)
     if out is not None:
         check_document(out, LawFile, replace=yes)
-    reading = read_noted(source, columns, bad_rows)
+    reading = read_noted(source, columns, bad_rows, loss_unit)
     found = fit_runs(
         reading.runs,
         form=form,
@@ -88,6 +96,7 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
         bad=reading.bad,
+        doubts=reading.doubts,
     )
     chosen, _ = choose(reading.runs, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
