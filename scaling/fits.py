@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from families.errors import BadInput
 from families.units import nearest
 
+from .domain import Domain, Extrapolation
 from .fitting.certify import Certificate
 from .fitting.fitcard import MANY_EPOCHS, card
 from .fitting.members import combined, named
@@ -17,7 +18,7 @@ from .fitting.optimise import SHAPES
 from .fitting.selection import Annealed, choose
 from .fitting.trend import smallest_rung
 from .laws import Allocation, Law
-from .predictor import Domain, Extrapolation, FittedForm, Prediction, Predictor, Status
+from .predictor import FittedForm, Prediction, Predictor, Status
 from .repetition import Repetition, fit_repetition
 from .runs import Columns, Convention, Run, columns
 from .uncertainty import FEWEST_RUNS, noise_of

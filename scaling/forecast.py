@@ -12,7 +12,6 @@ from families.units import format_size, parse_size
 from .files import Record
 from .lawfile import LawFile
 from .perplexity import perplexity
-from .predictor import Domain, Extrapolation
 from .published import PUBLISHED, published
 from .repetition import PUBLISHED_REPETITION
 from .runs import Convention
@@ -61,6 +60,7 @@ class Answer(Record):
     loss_interval_95: Interval | None
     perplexity_interval_80: Interval | None
     perplexity_interval_95: Interval | None
+    extrapolation: float  # how many times N, D or compute lie beyond the fitted domain; 1 within
     compute_factor: float
     inside_domain: bool
     warnings: tuple[str, ...]
@@ -109,6 +109,7 @@ def forecast(law: str, question: Question, *, force: bool = False) -> Answer:
         loss_interval_95=found.interval_95,
         perplexity_interval_80=_exp(found.interval_80),
         perplexity_interval_95=_exp(found.interval_95),
+        extrapolation=found.extrapolation.factor,
         compute_factor=found.extrapolation.compute_factor,
         inside_domain=found.extrapolation.inside,
         warnings=tuple(warnings),
@@ -118,13 +119,8 @@ def forecast(law: str, question: Question, *, force: bool = False) -> Answer:
 def _published(name: str, question: Question, force: bool) -> Answer:
     law = published(name)
     N = question.count(law.convention)
-    largest = 6 * law.domain_N[1] * law.domain_D[1]
-    reach = Extrapolation(
-        compute_factor=6 * N * question.tokens / largest,
-        N_factor=max(N / law.domain_N[1], law.domain_N[0] / N, 1.0),
-        D_factor=max(question.tokens / law.domain_D[1], law.domain_D[0] / question.tokens, 1.0),
-    )
-    Domain(N=law.domain_N, D=law.domain_D, C=(0.0, largest)).check(reach, force=force)
+    reach = law.domain.reach(N, question.tokens)
+    law.domain.check(reach, force=force)
     warnings = [f"{law.name} holds for {law.text}; losses on other text or tokens do not compare"]
     if law.superseded_by:
         warnings.append(f"{law.name} is superseded: use {law.superseded_by}")
@@ -145,6 +141,7 @@ def _published(name: str, question: Question, force: bool) -> Answer:
         loss_interval_95=None,
         perplexity_interval_80=None,
         perplexity_interval_95=None,
+        extrapolation=reach.factor,
         compute_factor=reach.compute_factor,
         inside_domain=reach.inside,
         warnings=tuple(warnings),

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from .domain import Domain
 from .files import Document, Record
 from .fitting.local import Local
 from .laws import CONSTANTS, Law
-from .predictor import Domain, FittedForm, Predictor, Status
+from .predictor import FittedForm, Predictor, Status
 from .repetition import Repetition
 from .runs import Convention
 

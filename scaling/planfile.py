@@ -56,7 +56,7 @@ class Choice(Record):
         inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
         for.
         preferred_by: laws for which it is within the indifference band of their own choice.
-        extrapolation: how many times N or D lie beyond what the law was fitted on; 1 within.
+        extrapolation: how many times N, D or compute lie beyond what the law was fitted on; 1 within.
     """
 
     member: str

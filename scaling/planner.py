@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from families import Member, accounting
 from families.errors import BadInput
 from families.units import format_bytes, format_size
@@ -143,16 +141,15 @@ def planned(
     """
     member = costed.shapes.member(index)
     advice = recipe(member.spec, float(costed.tokens[index]), rule=rule)
-    N, D = np.array([float(law.count(member.spec))]), np.array([float(advice.tokens)])
-    if limit := costed.ask.limit(law):
-        N, D = limit.worth(N, D)
     fit = fit_memory(member, budget, advice.batch_sequences)
     return PlannedMember.of(
         member.name,
         member.spec,
         tokens=advice.tokens,
         recipe=advice,
-        prediction=law.expect(float(N[0]), float(D[0])),
+        prediction=law.expect(
+            float(law.count(member.spec)), float(advice.tokens), unique=costed.ask.tokens_available
+        ),
         hours=budget.hours(accounting.train_flops(member.spec, advice.tokens)),
         micro_batch=fit.micro_batch,
         checkpointing=fit.checkpointing,
@@ -227,9 +224,9 @@ def other_choices(ask: Ask, budget: Budget, law: PlanLaw, shapes: Candidates) ->
         theirs = PlanLaw.published(other)
         try:
             costed = answer(ask, theirs, shapes)
+            choice = cost(costed, costed.best(), theirs, budget)
         except BadInput:
-            continue  # that law has no answer to this ask: nothing to show beside ours
-        choice = cost(costed, costed.best(), theirs, budget)
+            continue  # that law has no answer to this ask, or none within its reach: nothing to show beside ours
         found.append(OtherChoice(law=other.name, source=other.source, choice=choice))
     return tuple(found)
 
@@ -261,9 +258,9 @@ def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, 
             f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
             f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
         )
-    if ask.tokens_available is not None and ask.tokens_available < law.domain_D[0]:
+    if ask.tokens_available is not None and ask.tokens_available < law.domain.D[0]:
         said.append(
-            f"{format_size(ask.tokens_available)} tokens of text are {law.domain_D[0] / ask.tokens_available:.3g} "
+            f"{format_size(ask.tokens_available)} tokens of text are {law.domain.D[0] / ask.tokens_available:.3g} "
             f"times fewer than any that law {law.name} was fitted on"
         )
     guessing = math.log(choice.vocab_size)

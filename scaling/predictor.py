@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from families.errors import BadInput
-from families.units import format_size
 
+from .domain import Domain, Extrapolation
 from .fitting.local import Local
 from .laws import Allocation, Law
 from .repetition import PUBLISHED_REPETITION, Repetition
@@ -18,7 +18,6 @@ from .worded import Worded
 
 Array = NDArray[np.float64]
 SHOWN = 12  # points of a prediction that a notebook shows
-REACH = 1e3  # times the largest fitted compute beyond which a prediction is refused
 # Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
 # Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
 Z_80, Z_95 = 1.2815515655446004, 2.23
@@ -38,52 +37,6 @@ class Status(Worded):
         "the data do not tell the constants apart: predictions only, no allocation",
     )
     TOO_FEW = "too_few", "fewer distinct points than constants; the prior carries the fit"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
-    """The fitted rows' (smallest, largest) N, D and C = 6·N·D, in the law's convention of N."""
-
-    N: tuple[float, float]
-    D: tuple[float, float]
-    C: tuple[float, float]
-
-    def check(self, reach: "Extrapolation", *, force: bool) -> None:
-        """Refuse what lies too far beyond the data.
-
-        Raises:
-            BadInput: compute more than 1,000 times beyond the fitted data, without `force`.
-        """
-        if reach.compute_factor > REACH and not force:
-            raise BadInput(
-                f"compute is {reach.compute_factor:.3g} times the largest fitted ({format_size(self.C[1])} FLOPs); "
-                f"a law reaches {REACH:g} times at most, unless forced"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extrapolation:
-    """How far a point lies outside the fitted domain: 1 is on its edge or inside, 10 is ten times beyond."""
-
-    compute_factor: float  # C over the largest fitted C; below 1 inside
-    N_factor: float
-    D_factor: float
-
-    @property
-    def inside(self) -> bool:
-        """Within the fitted ranges of N, D and C."""
-        return self.compute_factor <= 1 + 1e-9 and self.N_factor <= 1 + 1e-9 and self.D_factor <= 1 + 1e-9
-
-    @property
-    def message(self) -> str:
-        """Empty inside the domain, else what lies outside and by how much."""
-        parts = []
-        if self.compute_factor > 1 + 1e-9:
-            parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
-        for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
-            if factor > 1 + 1e-9:
-                parts.append(f"{name} is {factor:.3g}x outside the fitted range")
-        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -185,12 +138,7 @@ class Predictor:
 
     def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
         """How far the farthest of the points lies outside the fitted domain."""
-        n, d = _points(N, D)
-        return Extrapolation(
-            compute_factor=float((6 * n * d).max() / self.domain.C[1]),
-            N_factor=_outside(n, self.domain.N),
-            D_factor=_outside(d, self.domain.D),
-        )
+        return self.domain.reach(*_points(N, D))
 
     def predict(
         self,
@@ -204,8 +152,8 @@ class Predictor:
         """The loss of a run of N parameters and D tokens, of which `unique_tokens` are distinct (default: all).
 
         Raises:
-            BadInput: another convention of N than the law's, a size that is not positive, or compute more than
-                1,000 times beyond the fitted data without `force`.
+            BadInput: another convention of N than the law's, a size that is not positive, or a point more
+                than 1,000 times beyond the fitted data without `force`.
         """
         if convention is not None and convention != self.convention:
             raise BadInput(
@@ -330,10 +278,6 @@ def _points(N: ArrayLike, D: ArrayLike) -> tuple[Array, Array]:
                 "it must be positive and finite"
             )
     return n.ravel(), d.ravel()
-
-
-def _outside(values: Array, bounds: tuple[float, float]) -> float:
-    return float(max(values.max() / bounds[1], bounds[0] / values.min(), 1.0))
 
 
 def _like(values: Array, shape: tuple[int, ...]) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from families.errors import BadInput
 from families.units import nearest
 
+from .domain import Domain
 from .laws import KaplanFrontier, Law, kaplan_law
 from .runs import Convention
 
@@ -22,6 +23,11 @@ class PublishedLaw:
     text: str  # the corpus and tokenizer, since nats per token compare only within one
     superseded_by: str = ""
     frontier: KaplanFrontier | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """What it was fitted on; compute as 6·N·D."""
+        return Domain.of_ranges(self.domain_N, self.domain_D)
 
 
 PUBLISHED: dict[str, PublishedLaw] = {

@@ -82,7 +82,7 @@ def plan(
         str | None, typer.Option("--context", help="Context length of designed shapes.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Predict past 1,000 times the fitted compute.")
+        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
     ] = False,
     study: Annotated[
         Path | None,

@@ -14,6 +14,7 @@ from ..recipe import Recipe
 from .show import table
 
 WIDTH = 100
+EDGE = 1 + 1e-9  # of what a law was fitted on
 NEARBY = 5  # frontier rows shown; --json has them all
 SHOWN = 6  # of the band, besides the best and the cheapest
 
@@ -31,13 +32,17 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
         yield from _chosen(choice, member, made.law.name)
     yield ""
     timed = chosen.hours is not None  # by a budget that names no accelerator there is neither time nor money
-    rows = [_row("recommended", chosen, timed)]
-    rows += [_row(f"{rung.budget.flops:.2g} FLOPs", rung.choice, timed) for rung in made.ladder[:-1]]
-    rows += [_row(f"{other.law} would", other.choice, timed, other.law) for other in made.others]
-    rows += [_row("frontier", choice, timed) for choice in _nearby(made)]
+    lined: list[tuple[str, Choice, str | None]] = [("recommended", chosen, None)]
+    lined += [(f"{rung.budget.flops:.2g} FLOPs", rung.choice, None) for rung in made.ladder[:-1]]
+    lined += [(f"{other.law} would", other.choice, other.law) for other in made.others]
+    lined += [("frontier", choice, None) for choice in _nearby(made)]
+    beyond = any(choice.extrapolation > EDGE for _, choice, _ in lined)
+    rows = [_row(kind, choice, timed, beyond, law) for kind, choice, law in lined]
     spent = "of least" if made.budget.text.startswith("target ") else "of budget"
-    money = ["hours", "USD"] if timed else []
-    yield table(["", "member", "tokens", "loss", "ppl", spent, *money, "wanted by"], rows, left=2)
+    header = ["", "member", "tokens", "loss", "ppl", *(["beyond"] if beyond else []), spent]
+    yield table([*header, *(["hours", "USD"] if timed else []), "wanted by"], rows, left=2)
+    if beyond:
+        yield "beyond: how many times N, D or compute lie outside what the row's law was fitted on"
     if made.band is not None:
         yield ""
         yield from _band(made.band, chosen.member)
@@ -82,7 +87,7 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
         yield f"loss within {said[0]}"
         yield f"            {said[1]}"
     reach = chosen.extrapolation
-    where = "inside" if reach <= 1 + 1e-9 else f"{reach:.3g} times beyond"
+    where = "inside" if reach <= EDGE else f"{reach:.3g} times beyond"
     yield f"extrapolation: {where} what law {law} was fitted on"
     recipe = member.recipe
     yield (
@@ -114,7 +119,7 @@ def _nearby(made: PlanFile) -> list[Choice]:
     return sorted(near, key=lambda choice: choice.params)
 
 
-def _row(kind: str, choice: Choice, timed: bool, law: str | None = None) -> list[str]:
+def _row(kind: str, choice: Choice, timed: bool, beyond: bool, law: str | None) -> list[str]:
     wanted = choice.preferred_by if law is None else (law,)
     named = [name.removesuffix(".json")[:10] for name in wanted]
     money = [
@@ -127,6 +132,7 @@ def _row(kind: str, choice: Choice, timed: bool, law: str | None = None) -> list
         format_size(choice.tokens),
         f"{choice.loss:.4f}",
         format_perplexity(choice.ppl),
+        *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
         "—" if choice.share is None else f"{choice.share:.3f}",
         *(money if timed else ()),
         f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law",

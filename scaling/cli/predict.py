@@ -16,7 +16,7 @@ def predict(
         typer.Argument(help="family=gpt2-83m or params=85M, and tokens=5.5B.", metavar="KEY=VALUE..."),
     ],
     force: Annotated[
-        bool, typer.Option("--force", help="Predict past 1,000 times the fitted compute.")
+        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -196,7 +196,8 @@ def cost(
     member = costed.shapes.member(index)
     spec, ask = member.spec, costed.ask
     tokens, flops = float(costed.tokens[index]), float(costed.flops[index])
-    expected = law.expect(float(costed.N[index]), float(costed.D[index]))
+    N = float(law.count(spec))
+    expected = law.expect(N, tokens, unique=ask.tokens_available)
     size = accounting.params(spec)
     return Choice(
         member=member.name,
@@ -208,7 +209,7 @@ def cost(
         vocab_size=spec.vocab_size,
         params=size,
         params_non_embedding=accounting.params_non_embedding(spec),
-        N=float(law.count(spec)),
+        N=N,
         tokens=round(tokens),
         tokens_per_param=tokens / size,
         epochs=tokens / ask.tokens_available if ask.tokens_available is not None else None,
@@ -222,6 +223,6 @@ def cost(
         price=budget.price(flops),
         inference_flops_per_token=accounting.inference_flops_per_token(spec),
         inference_flops=float(costed.total[index]) - flops,
-        extrapolation=law.extrapolation(float(law.count(spec)), tokens),
+        extrapolation=law.extrapolation(N, tokens),
         preferred_by=preferred_by,
     )

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from families import ModelSpec, accounting
 from families.errors import BadInput
 
+from ..domain import Domain
 from ..files import canonical_json, sha256_bytes, sha256_file
 from ..laws import CONSTANTS, KaplanFrontier, Law
 from ..planfile import Interval, LawReference, PlannedLoss
@@ -36,15 +37,14 @@ class PlanLaw:
     """One of three: `law` (published constants), with a `frontier` (Kaplan's, of one dial) or a `predictor`
     (fitted).
 
-    force: go on where a predictor refuses, past 1,000 times the fitted compute.
+    force: go on where a law refuses, past 1,000 times what it was fitted on.
     """
 
     name: str
     convention: Convention
     sha256: str
     source: str
-    domain_N: tuple[float, float]
-    domain_D: tuple[float, float]
+    domain: Domain
     law: Law
     frontier: KaplanFrontier | None = None
     predictor: "Predictor | None" = None
@@ -62,8 +62,7 @@ class PlanLaw:
             convention=found.convention,
             sha256=sha256_bytes(canonical_json(constants)),
             source=found.source,
-            domain_N=found.domain_N,
-            domain_D=found.domain_D,
+            domain=found.domain,
             frontier=found.frontier,
             warning=warning,
         )
@@ -95,19 +94,27 @@ class PlanLaw:
             return np.asarray(np.exp(combined))
         return np.asarray(self.law.loss(n, d))
 
-    def expect(self, N: float, D: float) -> PlannedLoss:
+    def expect(self, N: float, D: float, *, unique: float | None = None) -> PlannedLoss:
         """The loss of N parameters after D tokens, with intervals where the law has them.
+
+        unique: distinct tokens there are (default: as many as are trained on).
 
         Raises:
             BadInput: further beyond the fitted runs than a law reaches, without `force`.
         """
+        self.domain.check(self.domain.reach(N, D), force=self.force)
         if self.frontier is not None:
             return PlannedLoss.of(self.frontier.loss(N))
         if self.predictor is not None:
-            found = self.predictor.predict(N, D, convention=self.convention, force=self.force)
+            found = self.predictor.predict(
+                N, D, unique_tokens=unique, convention=self.convention, force=self.force
+            )
             return PlannedLoss.of(
                 float(found.loss), _interval(found.interval_80), _interval(found.interval_95)
             )
+        if unique is not None:
+            n, d = self.repetition.effective(*(np.array([float(value)]) for value in (N, D, unique)))
+            N, D = float(n[0]), float(d[0])
         return PlannedLoss.of(float(self.law.loss(N, D)))
 
     def tokens_for(self, N: ArrayLike, loss: float, *, as_predicted: bool = False) -> Array:
@@ -168,11 +175,7 @@ class PlanLaw:
 
     def extrapolation(self, N: float, D: float) -> float:
         """How many times N, D or compute lie beyond the domain, whichever is furthest; 1 within."""
-        if self.predictor is not None:
-            reach = self.predictor.extrapolation(N, D)
-            return max(1.0, reach.compute_factor, reach.N_factor, reach.D_factor)
-        (least_N, most_N), (least_D, most_D) = self.domain_N, self.domain_D
-        return max(1.0, N / most_N, least_N / N, D / most_D, least_D / D)
+        return self.domain.reach(N, D).factor
 
     @property
     def reference(self) -> LawReference:
@@ -215,14 +218,14 @@ def read_law(path: Path) -> PlanLaw:
     file = LawFile.read(path)
     if file.status == "not_converged":
         raise BadInput(f"{path} holds a fit that did not converge; fit again before planning with it")
+    predictor = file.predictor()
     return PlanLaw(
         name=path.name,
         convention=file.convention,
         sha256=sha256_file(path),
         source=f"fitted on {file.rows} observations of {file.runs} runs",
-        domain_N=file.domain.N,
-        domain_D=file.domain.D,
+        domain=predictor.domain,
         law=file.law,
-        predictor=file.predictor(),
+        predictor=predictor,
         warning="" if file.status == "ok" else f"{path.name} is {file.status}: {file.detail}".rstrip(": "),
     )
