@@ -128,11 +128,16 @@ def _fitting(seen: Seen) -> tuple[str, ...]:
     return tuple(name for name in FIGURES if meant.get(name, True))
 
 
-def pictures(seen: Seen, names: Sequence[str] | None = None) -> tuple[tuple[Picture, ...], dict[str, str]]:
+def pictures(
+    seen: Seen,
+    names: Sequence[str] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> tuple[tuple[Picture, ...], dict[str, str]]:
     """(the figures this study can have, name → why the others cannot be drawn)."""
     names = names or _fitting(seen)
     drawn, lacking = [], {}
-    for name in names:
+    for number, name in enumerate(names):
+        progress(number, len(names), name)
         try:
             drawn.append(picture(name, seen))
         except BadInput as error:

@@ -1,7 +1,7 @@
 """Backtest: fit on the cheap part of the runs, foretell the rest, and say how wrong each form was."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from .runs import Convention, Run, by_group, columns, compute_of
 
 Array = NDArray[np.float64]
 FORMS = ("chinchilla", "general", "kaplan")
+_DEFAULT_WORK = 4  # plain fits that the default predictor takes the time of
 FEWEST_FIT_ROWS = 7  # one more than the general form has constants
 _RULE = re.compile(r"(params|tokens|compute)\s*>\s*(.+)")
 _SHARE = re.compile(r"top-([0-9.]+)%")
@@ -115,15 +116,20 @@ def backtest(
     annealed: Annealed | None = None,
     seed: int = 0,
     bootstrap: int = 200,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> Backtest:
     """Backtest each group. The held rows are seen by no fit and by no choice of form.
 
     A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all".
 
+    Args:
+        progress: told the work done, that in all, and what is being fitted.
+
     Raises:
         BadInput: an unknown hold-out rule, or no group that can be scored.
     """
-    scores, skipped, left_out = [], {}, {}
+    ready: dict[str, tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
+    skipped, left_out = {}, {}
     for name, members in by_group(runs).items():
         mixed = len({run.annealed for run in members}) > 1
         try:
@@ -141,10 +147,19 @@ def backtest(
                 f"{FEWEST_FIT_ROWS} rows of 4 runs and 1 held are needed"
             )
             continue
-        scores.append(_score(name, cheap, held, convention, seed, bootstrap))
-    if not scores:
+        ready[name] = cheap, held
+    if not ready:
         reasons = "; ".join(f"group {name!r}: {reason}" for name, reason in list(skipped.items())[:3])
         raise BadInput(f"holdout {holdout} leaves nothing to score: {reasons}")
+    each = _DEFAULT_WORK + len(FORMS)
+    scores: list[GroupScore] = []
+    for name, (cheap, held) in ready.items():
+        before, total = each * len(scores), each * len(ready)
+
+        def at(done: int, form: str, name: str = name, before: int = before, total: int = total) -> None:
+            progress(before + min(done, each), total, f"{name or 'runs'}: {form}")
+
+        scores.append(_score(name, cheap, held, convention, seed, bootstrap, at))
     return Backtest(holdout=holdout, groups=tuple(scores), skipped=skipped, left_out=left_out)
 
 
@@ -155,15 +170,19 @@ def _score(
     convention: Convention | None,
     seed: int,
     bootstrap: int,
+    at: Callable[[int, str], None],
 ) -> GroupScore:
+    at(0, "the default predictor")
     default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
     chosen = default.convention
     actual = np.array([run.loss for run in held])
     names = FORMS if default.predictor.repetition is None else (*FORMS, REPEATED)
     forms = {}
-    for form in names:
+    for number, form in enumerate(names):
+        at(_DEFAULT_WORK + number, form)
         found = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
         forms[form] = FormScore.of(np.asarray(_predict(found.predictor, held, chosen).loss), actual)
+    at(_DEFAULT_WORK + len(names), "scored")
     answer = _predict(default.predictor, held, chosen)
     predicted = np.asarray(answer.loss)
     plain = FormScore.of(predicted, actual)

@@ -1,6 +1,7 @@
 """Loss on held-out text, with its standard error, in units that compare across tokenizers."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +98,13 @@ def evaluate(
     data: EvalSet,
     device: str,
     world: World = ALONE,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> Evaluation:
-    """Score a model, dropout off; each process scores its share, and every one gets the whole result."""
+    """Score a model, dropout off; each process scores its share, and every one gets the whole result.
+
+    Args:
+        progress: told the windows scored, those in all, and that they are scored.
+    """
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
     model.eval()
@@ -109,6 +115,7 @@ def evaluate(
     share = -(-count // world.size)  # the last process scores some twice, so that all make the same calls
     own = data.examples[np.arange(world.rank * share, (world.rank + 1) * share) % count]
     for start in range(0, share, batch_size):
+        progress(start, share, "measuring the loss")
         examples = to_device(own[start : start + batch_size], device)
         with autocast(settings, device):
             means.append(objective.losses(model, examples).mean(dim=1))

@@ -1,6 +1,7 @@
 """A model folder measured again by the libraries that others will load it with, and held against what is recorded."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,15 @@ from .evaluate import EvalSet, eval_set, evaluate
 from .init import first_line, has_tokenizer, read_model
 from .loop import pick_device
 from .manifest import DataManifest
+from .measured import DATA, model_folder, prepared
 from .objective import objective_of
-from .rung import MODEL, RUN, RUNG, RungFile
+from .rung import RUN, RUNG, RungFile
 from .stores import local_text
 from .text import find_texts, read_chunks
 
-DATA = "data.json"
 # Nats per token. In 32 bits the same sums differ in their last digits from machine to machine; bf16 has 8 bits.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
 FRESH = 20  # tokens generated
-ABOVE = 5  # folders above a model in which its data may lie
 
 
 class Validation(Record):
@@ -66,12 +66,14 @@ def validate(
     tolerance: float | None = None,
     eval_tokens: int = 1_000_000,
     device: str = "auto",
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> Validation:
     """Load with AutoModel and AutoTokenizer, measure the loss on held-out text, and go on from a prompt.
 
     Args:
         data: a study's prepared data, or a text file or folder (then all of it is held out); the recorded data, found
             beside the model, where it is not given.
+        progress: told the work done, that in all, and what goes on.
 
     Raises:
         BadInput: no such device here, no model in the folder, no data, or not that which the recorded loss was measured on.
@@ -79,10 +81,12 @@ def validate(
     device = pick_device(device)
     place = model_folder(folder)
     recorded = RungFile.read(place / RUNG) if (place / RUNG).exists() else None
+    tokens = prepared(place, data)
+    progress(0, 1, "loading the model")
     loaded = load(place, device)
     settings = _settings(place, loaded)
-    held, where = _held_out(place, data, settings, recorded, loaded, eval_tokens)
-    found = evaluate(loaded.model, settings, held, loaded.device)
+    held, where = _held_out(place, tokens, data, settings, recorded, loaded, eval_tokens)
+    found = evaluate(loaded.model, settings, held, loaded.device, progress=progress)
     allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
     same = recorded is not None and recorded.observation.eval_set == held.name
     difference = found.loss - recorded.observation.loss if same and recorded is not None else None
@@ -114,19 +118,6 @@ class Loaded:
     model: Any
     tokenizer: Any
     device: str
-
-
-def model_folder(folder: Path) -> Path:
-    """The folder to load: itself, a rung's model, or the model of a run's longest rung.
-
-    Raises:
-        BadInput: there is no config.json in any of them.
-    """
-    rungs = sorted(folder.glob(f"rung-*/{RUNG}"), key=lambda path: RungFile.read(path).observation.tokens)
-    for place in (folder, folder / MODEL, *(path.parent / MODEL for path in reversed(rungs))):
-        if (place / "config.json").is_file():
-            return place
-    raise BadInput(f"{folder} holds no config.json; it must be a Hugging Face model folder, a rung or a run")
 
 
 def load(folder: Path, device: str) -> Loaded:
@@ -201,17 +192,23 @@ def _settings(place: Path, loaded: Loaded) -> Settings:
 
 
 def _held_out(
-    place: Path, data: str | None, settings: Settings, recorded: RungFile | None, loaded: Loaded, limit: int
+    place: Path,
+    folder: Path | None,
+    data: str | None,
+    settings: Settings,
+    recorded: RungFile | None,
+    loaded: Loaded,
+    limit: int,
 ) -> tuple[EvalSet, str]:
-    prepared = _prepared(place, data)
-    if prepared is None:
+    """The windows to score, of prepared tokens in a folder or of another text; and where they are from."""
+    if folder is None:
         if data is None:
             raise BadInput(
                 f"there is no {DATA} beside {place} or above it; --data names the text to measure on"
             )
         return _text(data, settings, loaded, limit), data
-    manifest = DataManifest.read(prepared / DATA)
-    heldout = Tokens.open(prepared, (manifest.heldout,), manifest.dtype, settings.n_positions)
+    manifest = DataManifest.read(folder / DATA)
+    heldout = Tokens.open(folder, (manifest.heldout,), manifest.dtype, settings.n_positions)
     objective = objective_of(settings)
     if recorded is not None:
         window = heldout.windows(np.zeros(1, dtype=np.int64))
@@ -220,17 +217,10 @@ def _held_out(
     held = eval_set(heldout, manifest, limit, objective)
     if recorded is not None and held.name != recorded.observation.eval_set:
         raise BadInput(
-            f"data is {prepared}, whose held-out text is {held.name}; the recorded loss is of "
+            f"data is {folder}, whose held-out text is {held.name}; the recorded loss is of "
             f"{recorded.observation.eval_set}: --data names the study's own data, or another text"
         )
-    return held, str(prepared)
-
-
-def _prepared(place: Path, data: str | None) -> Path | None:
-    """The folder of prepared tokens: the one that is named, or the nearest above the model."""
-    above = [parent / "data" for parent in list(place.resolve().parents)[:ABOVE]]
-    named = above if data is None else [Path(data), Path(data) / "data"]
-    return next((folder for folder in named if (folder / DATA).is_file()), None)
+    return held, str(folder)
 
 
 def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:

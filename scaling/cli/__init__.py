@@ -23,7 +23,7 @@ def main() -> None:
         # All is said and written: an interrupt while Python takes itself down would call that a failure.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt as error:
-        print(f"scaling: interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        _last(f"interrupted{f': {error}' if str(error) else ''}")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -57,5 +57,10 @@ def _run() -> int:
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and leave."""
-    print("scaling: " + " ".join(message.split()), file=sys.stderr)
+    _last(" ".join(message.split()))
     sys.exit(status)
+
+
+def _last(line: str) -> None:
+    """Say why it ended; on a terminal in place of a progress line."""
+    print(("\r\033[K" if sys.stderr.isatty() else "") + "scaling: " + line, file=sys.stderr)

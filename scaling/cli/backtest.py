@@ -40,16 +40,20 @@ def backtest(
     """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
     from ..backtest import backtest as score
     from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
+    from .progress import Progress
 
     source = runs or study / "runs.jsonl"
     reading = read_noted(source, columns, bad_rows, loss_unit)
+    bar = Progress(elsewhere=False)
     found = score(
         of_group(reading.runs, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),
         seed=seed,
+        progress=bar.at,
     )
+    bar.end()
     for name, excluded in found.left_out.items():
         note(f"group {name!r}: left out {excluded}")
     for name, reason in found.skipped.items():

@@ -19,24 +19,32 @@ def fitted(what: str, tail: str, room: int) -> str:
 
 
 class Progress:
-    """Work done of work in all, in any unit; the time left assumes the speed so far."""
+    """Work done of work in all, in any unit; the time left assumes the speed so far.
 
-    def __init__(self) -> None:
+    Args:
+        elsewhere: whether a line is written now and then where standard error is no terminal, as long training needs.
+    """
+
+    def __init__(self, elsewhere: bool = True) -> None:
         self.total = 1.0
         self.done = 0.0
         self._began = time.monotonic()
         self._from = 0.0
         self._shown = 0.0
         self._live = sys.stderr.isatty()
+        self._silent = not (self._live or elsewhere)
         self._width = 0
 
     def at(self, done: float, total: float, what: str, fresh: bool = True) -> None:
         """Say where the work is; work that an earlier call had done is not `fresh` and does not count into the speed."""
         if total != self.total or done < self.done:  # another piece of work begins
-            self.total, self.done, self._from, self._began = total, 0.0, 0.0, time.monotonic()
+            # How long it took to get here is not known: the speed is that from here on.
+            self.total, self.done, self._from, self._began = total, done, done, time.monotonic()
         if not fresh:
             self._from += max(0.0, done - self.done)
         self.done = done
+        if self._silent:
+            return
         now = time.monotonic()
         if now - self._shown < (TICK_SECONDS if self._live else QUIET_SECONDS):
             return

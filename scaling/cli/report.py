@@ -1,5 +1,6 @@
 """scaling report: the page, the figures and the card of a study."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from ..overwriting import check_opening
 from .show import JsonOption, StudyOption, YesOption, note, print_json, say
 
 EPILOG = "Example: scaling report --study demo"
+DRAWN, COMPOSED = 0.3, 0.5  # shares of the time after which figures are drawn, and the page is made of them
 NAMES = {"html": "report.html", "md": "report.md", "json": "report.json", "latex": "report.tex"}
 
 
@@ -27,7 +29,13 @@ def report(
     """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
     if form not in NAMES:
         raise BadInput(f"format is {form!r}; it must be html, md, json or latex")
-    path, values = _write(study, out or study / NAMES[form], form, replace=yes or out is None)
+    from .progress import Progress
+
+    bar = Progress(elsewhere=False)
+    path, values = _write(
+        study, out or study / NAMES[form], form, replace=yes or out is None, progress=bar.at
+    )
+    bar.end()
     if as_json:
         print_json({**values, "report": str(path)})
         return
@@ -47,8 +55,18 @@ def write_report(folder: Path) -> Path:
     return _write(folder, folder / NAMES["html"], "html")[0]
 
 
-def _write(folder: Path, out: Path, form: str, *, replace: bool = False) -> tuple[Path, dict[str, Any]]:
+def _write(
+    folder: Path,
+    out: Path,
+    form: str,
+    *,
+    replace: bool = False,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> tuple[Path, dict[str, Any]]:
+    """(the file written, what it says); `progress` is told the share of the work done, 1, and what goes on."""
     import json
+
+    progress(0.0, 1.0, "reading the study")
 
     from plots import card, style
     from plots.figures import pictures
@@ -56,7 +74,10 @@ def _write(folder: Path, out: Path, form: str, *, replace: bool = False) -> tupl
     from plots.seen import see
 
     seen = see(folder)
-    drawn, lacking = pictures(seen)
+    drawn, lacking = pictures(
+        seen, progress=lambda done, total, name: progress(DRAWN * done / total, 1.0, f"drawing {name}")
+    )
+    progress(DRAWN, 1.0, f"composing {out.name}")
     values = card.values(seen, drawn, lacking)
     text = {
         "html": lambda: page(seen, drawn, lacking),
@@ -67,7 +88,8 @@ def _write(folder: Path, out: Path, form: str, *, replace: bool = False) -> tupl
     check_opening(out, _opening(text, form), "such a report", replace=replace)
     figures = out.parent / "figures"
     if form in ("html", "md"):
-        for picture in drawn:
+        for number, picture in enumerate(drawn):
+            progress(COMPOSED + (1 - COMPOSED) * number / len(drawn), 1.0, f"writing {picture.name}")
             write_whole(figures / f"{picture.name}.png", style.png(picture.figure))
             write_whole(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
             write_whole(figures / f"{picture.name}.csv", picture.csv())

@@ -43,7 +43,7 @@ def simulate_plan(
         if target in MEMBERS
         else designed(parse_size(target, "target"), DesignRule()).member(0).spec
     )
-    bar = Progress()
+    bar = Progress(elsewhere=False)
     found = simulate(
         Sweep.of(PlanFile.read(plan), surface.convention),
         surface.law,

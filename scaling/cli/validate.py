@@ -35,11 +35,25 @@ def validate(
     """Load a model with transformers, measure its validation loss again, and generate from a prompt. Exit status 1 if
     the loss is not the recorded one.
     """
+    from train.measured import model_folder, prepared
+
+    from .progress import Progress
+
+    prepared(model_folder(folder), data)  # what is not there is said before torch and transformers load
+    bar = Progress(elsewhere=False)
+    bar.at(0, 1, "loading transformers")
     from train.validate import validate as measure
 
     found = measure(
-        folder, data=data, prompt=prompt, tolerance=tolerance, eval_tokens=eval_tokens, device=device
+        folder,
+        data=data,
+        prompt=prompt,
+        tolerance=tolerance,
+        eval_tokens=eval_tokens,
+        device=device,
+        progress=bar.at,
     )
+    bar.end()
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

@@ -102,6 +102,7 @@ def simulate(
     N, D = target
     truth = float(surface.loss(N, D))
     errors, widths, in_80, in_95 = [], [], [], []
+    progress(0)
     for replicate in range(replicates):
         rng = np.random.default_rng([seed, replicate])
         runs = sweep.observe(surface, rng, run_noise=run_noise, row_noise=row_noise, convention=convention)
