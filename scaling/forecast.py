@@ -56,6 +56,10 @@ class Answer(Record):
     tokens: float
     loss: float
     perplexity: float
+    loss_is: str = ""  # Kaplan's L(N, D), of the two that he has
+    compute_efficient_loss: float | None = None  # the other, L(C_min), which `scaling plan` goes by
+    compute_efficient_perplexity: float | None = None
+    compute_efficient_tokens: float | None = None  # where it holds: this N's place on the frontier
     loss_interval_80: Interval | None
     loss_interval_95: Interval | None
     perplexity_interval_80: Interval | None
@@ -79,6 +83,19 @@ class Answer(Record):
             if half and most:
                 text += f"   80 %: {half[0]:.4g} to {half[1]:.4g}   95 %: {most[0]:.4g} to {most[1]:.4g}"
             lines.append(text)
+        if (
+            self.compute_efficient_loss
+            and self.compute_efficient_perplexity
+            and self.compute_efficient_tokens
+        ):
+            lines += [
+                "L(N, D): trained on those tokens, over and over, until nothing improves (Kaplan et al. 2020, eq. 1.5)",
+                f"L(C_min)   {self.compute_efficient_loss:.5g}, perplexity {self.compute_efficient_perplexity:.4g}: one "
+                f"compute-efficient pass, stopped short of convergence,",
+                f"           on the {format_size(self.compute_efficient_tokens)} tokens that are this N's own (table 6). "
+                "`scaling plan --law kaplan`",
+                "           goes by L(C_min), since a budget buys one pass",
+            ]
         return lines
 
 
@@ -129,6 +146,16 @@ def _published(name: str, question: Question, force: bool) -> Answer:
     unique = question.tokens if question.unique_tokens is None else question.unique_tokens
     worth = PUBLISHED_REPETITION.effective(np.array([N]), np.array([question.tokens]), np.array([unique]))
     loss = float(law.law.loss(*worth)[0])
+    efficient: dict[str, str | float] = {}
+    if law.frontier is not None:
+        blocks = accounting.params_kaplan(member(question.family).spec) if question.family else N
+        at = law.frontier.loss(blocks)
+        efficient = {
+            "loss_is": "L(N, D)",
+            "compute_efficient_loss": at,
+            "compute_efficient_perplexity": perplexity(at),
+            "compute_efficient_tokens": law.frontier.tokens(blocks),
+        }
     return Answer(
         law=law.name,
         source=law.source,
@@ -145,6 +172,7 @@ def _published(name: str, question: Question, force: bool) -> Answer:
         compute_factor=reach.compute_factor,
         inside_domain=reach.inside,
         warnings=tuple(warnings),
+        **efficient,
     )
 
 

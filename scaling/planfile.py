@@ -50,7 +50,10 @@ class Choice(Record):
 
     Args:
         params: all parameters; `params_non_embedding` leaves the embeddings out; `N` is what the law counts.
-        share: of the budget that training it takes.
+        budget: as it was typed, of which this is a choice.
+        share: of the budget, or of a target's least cost, that it takes, serving included where that was asked for.
+        converged_loss: under Kaplan's frontier, whose `loss` is L(C_min) of one compute-efficient pass, what the same N
+        reaches when those tokens are trained on until nothing improves, L(N, D); None under other laws.
         hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
         epochs: passes over the distinct tokens there are, where that was asked.
         inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
@@ -72,9 +75,11 @@ class Choice(Record):
     tokens: int
     tokens_per_param: float
     flops: float
+    budget: str = ""
     share: float | None
     loss: float
     ppl: float
+    converged_loss: float | None = None
     interval_80: Interval | None = None
     interval_95: Interval | None = None
     hours: float | None = None

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from families import Member, accounting
 from families.errors import BadInput
 from families.units import format_bytes, format_size
@@ -123,9 +125,9 @@ def make_plan(
         frontier=frontier,
         ladder=tuple(rungs) if len(rungs) > 1 else (),
         band=band(costed, anyhow, budget, nats=nats, share=share) if wants_band else None,
-        others=other_choices(asked, budget, law, shapes),
+        others=other_choices(asked, budget, law, shapes, costed.whole(budget)),
         members=tuple(members),
-        notes=notes(asked, budget, law, choice),
+        notes=(*notes(asked, budget, law, choice), *unspent(costed, budget, law, choice)),
         inputs=inputs or {},
     )
 
@@ -215,7 +217,9 @@ def _in_bf16(budget: Budget) -> bool:
     return budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
 
 
-def other_choices(ask: Ask, budget: Budget, law: PlanLaw, shapes: Candidates) -> tuple[OtherChoice, ...]:
+def other_choices(
+    ask: Ask, budget: Budget, law: PlanLaw, shapes: Candidates, whole: float | None = None
+) -> tuple[OtherChoice, ...]:
     """What each current published law other than this one would choose from the same candidates."""
     found = []
     for other in PUBLISHED.values():
@@ -224,11 +228,28 @@ def other_choices(ask: Ask, budget: Budget, law: PlanLaw, shapes: Candidates) ->
         theirs = PlanLaw.published(other)
         try:
             costed = answer(ask, theirs, shapes)
-            choice = cost(costed, costed.best(), theirs, budget)
+            choice = cost(costed, costed.best(), theirs, budget, whole=whole)
         except BadInput:
             continue  # that law has no answer to this ask, or none within its reach: nothing to show beside ours
         found.append(OtherChoice(law=other.name, source=other.source, choice=choice))
     return tuple(found)
+
+
+def unspent(costed: Costed, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, ...]:
+    """Why a frontier of one dial leaves much of a budget."""
+    share = choice.share or 0.0
+    if law.frontier is None or costed.ask.target is not None or share >= 1 - TOLERANCE:
+        return ()
+    dearer = np.where(costed.total > (1 + TOLERANCE) * budget.flops, costed.total, np.inf)
+    index = int(np.argmin(dearer))
+    following = "there is no larger candidate"
+    if np.isfinite(dearer[index]):
+        following = f"the next larger, {costed.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
+    return (
+        f"{1 - share:.0%} of the budget is left: law {law.name} fixes each member's tokens (one pass at the critical "
+        f"batch, stopped short of convergence), and {following}; --family grid has more sizes, --law chinchilla "
+        "trains longer",
+    )
 
 
 def notes(ask: Ask, budget: Budget, law: PlanLaw, choice: Choice) -> tuple[str, ...]:

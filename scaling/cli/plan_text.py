@@ -25,37 +25,53 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     assert made.recommended is not None
     assert made.budget is not None
     chosen = made.recommended
-    yield f"budget  {_budget(made.budget, len(made.ladder))}"
+    several = len(made.ladder) > 1
+    numbers = {budget.text: number for number, budget in enumerate(_budgets(made), 1)}
+    if not several:
+        yield f"budget  {_budget(made.budget)}"
     yield f"law     {made.law.name}: {made.law.source}"
-    for choice, member in zip(_rungs(made), made.members, strict=True):
+    for budget, choice, member in zip(_budgets(made), _rungs(made), made.members, strict=True):
         yield ""
+        if several:
+            yield f"budget {numbers[budget.text]}: {_budget(budget)}"
         yield from _chosen(choice, member, made.law.name)
     yield ""
-    timed = chosen.hours is not None  # by a budget that names no accelerator there is neither time nor money
-    lined: list[tuple[str, Choice, str | None]] = [("recommended", chosen, None)]
-    lined += [(f"{rung.budget.flops:.2g} FLOPs", rung.choice, None) for rung in made.ladder[:-1]]
+    # by budgets that name no accelerator there is neither time nor money
+    timed = any(choice.hours is not None for choice in _rungs(made))
+    serves = chosen.inference_flops > 0
+    at = f" by budget {len(made.ladder)}" if several else ""
+    lined: list[tuple[str, Choice, str | None]] = [
+        (f"budget {len(made.ladder)}" if several else "recommended", chosen, None)
+    ]
+    lined += [(f"budget {numbers[rung.budget.text]}", rung.choice, None) for rung in made.ladder[:-1]]
     lined += [(f"{other.law} would", other.choice, other.law) for other in made.others]
-    lined += [("frontier", choice, None) for choice in _nearby(made)]
+    lined += [
+        (f"frontier, {numbers[choice.budget]}" if several else "frontier", choice, None)
+        for choice in _nearby(made)
+    ]
     beyond = any(choice.extrapolation > EDGE for _, choice, _ in lined)
-    rows = [_row(kind, choice, timed, beyond, law) for kind, choice, law in lined]
-    spent = "of least" if made.budget.text.startswith("target ") else "of budget"
-    header = ["", "member", "tokens", "loss", "ppl", *(["beyond"] if beyond else []), spent]
-    yield table([*header, *(["hours", "USD"] if timed else []), "wanted by"], rows, left=2)
+    to_target = made.budget.text.startswith("target ")
+    shares = to_target or not serves  # of a budget, training and serving take all
+    rows = [_row(kind, choice, timed, beyond, serves, shares, law) for kind, choice, law in lined]
+    spent = "of least" if to_target else "of budget"
+    header = ["", "member", "tokens", "loss", "ppl"]
+    header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
+    yield table([*header, *([] if timed and serves else ["wanted by"])], rows, left=2)
+    if several:
+        yield f"a row's number is its budget's; what other laws would choose is by budget {len(made.ladder)}"
     if beyond:
         yield "beyond: how many times N, D or compute lie outside what the row's law was fitted on"
     if made.band is not None:
         yield ""
-        yield from _band(made.band, chosen.member)
+        yield from _band(made.band, chosen.member, at)
     if advice:
         yield ""
         yield _recipes(advice)
 
 
-def _budget(budget: Budget, several: int) -> str:
+def _budget(budget: Budget) -> str:
     flops = f"{format_size(budget.flops)} FLOPs"
     line = flops if parse_flops(budget.text) is not None else f"{budget.text} = {flops}"
-    if several:
-        line += f", the largest of {several}"
     if budget.accelerator is None or budget.mfu is None:
         return line + " (no accelerator named: --on 8xA100 gives hours)"
     device = accelerator(budget.accelerator)
@@ -64,6 +80,12 @@ def _budget(budget: Budget, several: int) -> str:
         f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}\n        at MFU {budget.mfu:.4g} "
         f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense"
     )
+
+
+def _budgets(made: PlanFile) -> list[Budget]:
+    """Each budget, the largest last."""
+    assert made.budget is not None
+    return [rung.budget for rung in made.ladder] or [made.budget]
 
 
 def _rungs(made: PlanFile) -> list[Choice]:
@@ -79,6 +101,15 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
         f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
         f"expected loss {chosen.loss:.4f} nats/token, perplexity {format_perplexity(chosen.ppl)}"
     )
+    if chosen.converged_loss is not None:
+        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained on those tokens"
+        yield f"until nothing improves, the same N reaches L(N, D) {chosen.converged_loss:.4f} (`scaling predict` says both)"
+    if chosen.inference_flops:
+        total = chosen.flops + chosen.inference_flops
+        yield (
+            f"training {format_size(chosen.flops)} FLOPs and serving {format_size(chosen.inference_flops)}, "
+            f"together {format_size(total)}"
+        )
     if chosen.interval_80 and chosen.interval_95:
         said = [
             f"{low:.4f} to {high:.4f}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
@@ -119,7 +150,9 @@ def _nearby(made: PlanFile) -> list[Choice]:
     return sorted(near, key=lambda choice: choice.params)
 
 
-def _row(kind: str, choice: Choice, timed: bool, beyond: bool, law: str | None) -> list[str]:
+def _row(
+    kind: str, choice: Choice, timed: bool, beyond: bool, serves: bool, shares: bool, law: str | None
+) -> list[str]:
     wanted = choice.preferred_by if law is None else (law,)
     named = [name.removesuffix(".json")[:10] for name in wanted]
     money = [
@@ -133,10 +166,15 @@ def _row(kind: str, choice: Choice, timed: bool, beyond: bool, law: str | None) 
         f"{choice.loss:.4f}",
         format_perplexity(choice.ppl),
         *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
-        "—" if choice.share is None else f"{choice.share:.3f}",
+        *([format_size(choice.flops), format_size(choice.inference_flops)] if serves else ()),
+        *(["—" if choice.share is None else f"{choice.share:.3f}"] if shares else ()),
         *(money if timed else ()),
-        f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law",
+        *([] if timed and serves else [_wanted(named, timed)]),
     ]
+
+
+def _wanted(named: list[str], timed: bool) -> str:
+    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law"
 
 
 def _ppl(loss: float) -> str:
@@ -148,7 +186,7 @@ def _money(price: float) -> str:
     return f"{price:,.2f}" if price < 10 else f"{price:,.0f}"
 
 
-def _band(band: Band, best: str) -> Iterator[str]:
+def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
     """Which others do about as well, and what each costs instead of the best."""
     width = (
         f"{band.within_nats:g} nats"
@@ -157,9 +195,9 @@ def _band(band: Band, best: str) -> Iterator[str]:
     )
     others = [member for member in band.members if member.choice.member != best]
     if not others:
-        yield f"within {width} of the best there is no other"
+        yield f"within {width} of the best{at} there is no other"
         return
-    yield f"within {width} of the best, {len(others) + 1} members; what each needs more to equal it, and to serve:"
+    yield f"within {width} of the best{at}, {len(others) + 1} members; what each needs more to equal it, and to serve:"
     roles: dict[str, list[str]] = {}
     for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
         roles.setdefault(name, []).append(role)

@@ -66,6 +66,10 @@ class Costed:
         value = np.where(self.able, self.loss if self.ask.target is None else self.total, np.inf)
         return int(np.argmin(value))
 
+    def whole(self, budget: Budget) -> float:
+        """FLOPs of which shares are told, inference included: the budget, or the least total that reaches a target."""
+        return budget.flops if self.ask.target is None else float(self.total[self.best()])
+
 
 def answer(ask: Ask, law: PlanLaw, shapes: Candidates) -> Costed:
     """Every candidate at the tokens that the ask leaves it.
@@ -190,9 +194,18 @@ def pareto(*costed: Costed) -> tuple[tuple[int, int], ...]:
 
 
 def cost(
-    costed: Costed, index: int, law: PlanLaw, budget: Budget, preferred_by: tuple[str, ...] = ()
+    costed: Costed,
+    index: int,
+    law: PlanLaw,
+    budget: Budget,
+    preferred_by: tuple[str, ...] = (),
+    *,
+    whole: float | None = None,
 ) -> Choice:
-    """One candidate in full: exact FLOPs, expected loss with intervals, hours and price."""
+    """One candidate in full: exact FLOPs, expected loss with intervals, hours and price.
+
+    whole: FLOPs, inference included, of which its share is told (default: the budget, or the least that reaches a target).
+    """
     member = costed.shapes.member(index)
     spec, ask = member.spec, costed.ask
     tokens, flops = float(costed.tokens[index]), float(costed.flops[index])
@@ -214,9 +227,11 @@ def cost(
         tokens_per_param=tokens / size,
         epochs=tokens / ask.tokens_available if ask.tokens_available is not None else None,
         flops=flops,
-        share=flops / budget.flops,
+        budget=budget.text,
+        share=float(costed.total[index]) / (whole or costed.whole(budget)),
         loss=expected.loss,
         ppl=expected.ppl,
+        converged_loss=law.converged(spec, tokens),
         interval_80=expected.interval_80,
         interval_95=expected.interval_95,
         hours=budget.hours(flops),

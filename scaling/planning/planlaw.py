@@ -117,6 +117,10 @@ class PlanLaw:
             N, D = float(n[0]), float(d[0])
         return PlannedLoss.of(float(self.law.loss(N, D)))
 
+    def converged(self, spec: ModelSpec, tokens: float) -> float | None:
+        """Beside a frontier's L(C_min), Kaplan's L(N, D): the same N trained on those tokens until nothing improves."""
+        return None if self.frontier is None else float(self.losses(float(self.size(spec)), tokens))
+
     def tokens_for(self, N: ArrayLike, loss: float, *, as_predicted: bool = False) -> Array:
         """Tokens at which models of N parameters reach that loss; infinite where none do.
 
