@@ -3,11 +3,23 @@
 import pytest
 import torch
 
+from families import member
 from families.errors import BadInput
 from scaling.cli.app import build
+from scaling.planfile import PlanFile
 from scaling.planning.pilot_plan import budget_of
 from scaling.runs import read_runs
+from train import launch
+from train.config import TrainConfig
+from train.ladder import unheard
 from train.loop import pick_device
+from train.resolve import run_name
+from train.shape import shown_name
+from train.stop import Stop
+from train.sweep import entries, expand
+
+from .small_plan import planned
+from .tiny import write_corpus
 
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 
@@ -77,3 +89,50 @@ def test_a_share_of_the_targets_cost_is_a_percentage(text):
 def test_times_of_one_number_of_devices_are_not_given_twice():
     with pytest.raises(BadInput, match="times has 1 devices twice"):
         typed("hardware", "--times", "1=60m,1=50m,2=40m")
+
+
+def test_a_ladder_of_more_than_a_day_is_refused_before_its_text_is_read(tmp_path, monkeypatch):
+    write_corpus(tmp_path / "corpus")
+    PlanFile(members=(planned("slow"),)).write(tmp_path / "plan.json")
+    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="that is more than a day"):
+        typed("ladder", "plan.json", "--data", "corpus", "--study", "x1")
+    assert not (tmp_path / "x1").exists()
+
+
+@pytest.mark.parametrize("key", ["data", "validation"])
+def test_a_text_that_is_not_there_is_named_before_an_estimate_is_told(key, tmp_path):
+    said = []
+    words = {"data": str(write_corpus(tmp_path / "corpus")), key: "nowhere"}
+    config = TrainConfig(
+        family="t", n_layer=1, n_head=1, n_embd=16, n_positions=32, vocab_size=300, tokens=1000, **words
+    )
+    how = {"yes": False, "stop": Stop(), "tell": said.append, "report": unheard}
+    with pytest.raises(BadInput, match="'nowhere', which does not exist"):
+        launch.train(config, tmp_path / "study", **how)
+    assert said == []
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_run_of_another_shape_than_its_familys_is_called_by_its_shape():
+    def name(**keys):
+        return run_name(TrainConfig(family="gpt2", data="x", tokens=10**6, **keys))
+
+    assert name(n_layer=12, n_positions=128) == "gpt2-s0"
+    assert name(n_layer=2) == "gpt2-53.6m-l2-d768-s0"
+    assert name(n_layer=2, name="mine") == "mine-s0"
+    assert shown_name("gpt2", member("gpt2").spec) == "gpt2"
+    assert shown_name("tiny", member("gpt2").spec) == "tiny"
+
+
+def test_a_sweep_over_shapes_tells_the_shape_once():
+    points = expand(["n_layer=2,3"])
+    config = TrainConfig(family="gpt2", data="x", tokens=10**6, n_layer=2)
+    found = entries(
+        [
+            (point, config.model_copy(update={"n_layer": layers}))
+            for point, layers in zip(points, (2, 3), strict=True)
+        ]
+    )
+    assert [run_name(entry.config) for entry in found] == ["gpt2-n_layer2-s0", "gpt2-n_layer3-s0"]

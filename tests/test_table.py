@@ -19,7 +19,7 @@ def write_run(study, name, losses=(3.2, 3.0, 3.1), context=256, rungs=(1000,), e
     """A run as training leaves it, without any weights."""
     folder = study / "runs" / name
     settings = Settings(
-        run=name, member="gpt2", group="g", architecture="gpt2", n_layer=2, n_head=2, n_embd=32, n_inner=128,
+        run=name, member="gpt2", group="g", architecture="gpt2", n_layer=12, n_head=12, n_embd=768, n_inner=3072,
         n_positions=context, vocab_size=300, eos_token_id=0, seed=0, batch_size=8, micro_batch=8, lr=5e-5, warmup=0,
         schedule="wsd", cooldown=0.2, weight_decay=0.0, beta1=0.9, beta2=0.999, grad_clip=1.0, dropout=0.0, init_std=0.02,
         dtype="fp32", data_sha256="", dataset="wikitext-2", epochs=len(losses) if epochs else 0,

@@ -27,7 +27,7 @@ from .manifest import DataManifest, Need
 from .pace import Peak, peak_of
 from .pack import Job, Report, climb_all
 from .parallel import World, join
-from .prepare import prepare
+from .prepare import check_data, prepare
 from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
 from .rung import RUN, RungFile
 from .shape import objective_for
@@ -127,6 +127,8 @@ def begin(
     begun = (folder / RUN).exists()
     data = Study(study).data
     need, batch = None, config.batch_size or 1
+    for source in filter(None, (config.data, config.validation)):
+        check_data(source)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
@@ -277,6 +279,19 @@ def train_plan(
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
+
+
+def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, device: str = "auto") -> None:
+    """Refuse members too big for this machine before their text is read; those that have begun go on.
+
+    Raises:
+        BadInput: as `check_machine`.
+    """
+    device = pick_device(device)
+    for planned in members:
+        settings = settings_of_planned(planned, TextFacts(), device, seed=seed)
+        if not (study.run_folder(settings.run) / RUN).exists():
+            check_machine(settings, planned.ends, device, yes=False, tell=unheard)
 
 
 def _to_go_on(

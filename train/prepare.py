@@ -13,7 +13,7 @@ from scaling.files import sha256_file, whole_folder
 from .encode import Encoder, Pieces
 from .hub import PREFIX, fetch, hub_set
 from .manifest import DataManifest, Need, Shard, SourceFile, check_enough
-from .stores import local_text
+from .stores import is_url, local_text
 from .text import Text, cut, find_texts, fingerprint, read_chunks, split_texts
 from .tokenizer import ENDS, MASKS, load_tokenizer, special_token, train_tokenizer
 
@@ -123,6 +123,16 @@ def prepare(
         check_enough(manifest, need)
         manifest.write(place / "data.json")
     return manifest
+
+
+def check_data(data: str) -> None:
+    """Refuse a path without text before anything else is done; what is fetched is looked for when it is.
+
+    Raises:
+        BadInput: there is no such path, or no file of text below it.
+    """
+    if hub_set(data) is None and not is_url(data):
+        find_texts(data)
 
 
 def _texts(

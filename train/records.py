@@ -35,7 +35,8 @@ def claim(settings: Settings, folder: Path) -> None:
             ours, theirs = settings.model_dump(), found.model_dump()
             key = next(name for name in ours if name not in NOT_IDENTITY and ours[name] != theirs[name])
             raise BadInput(
-                f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: choose another out=, or remove it"
+                f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: "
+                "choose another name= or out=, or remove it"
             )
     else:
         settings.write(path)

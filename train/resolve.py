@@ -18,7 +18,7 @@ from .config import Settings, TrainConfig
 from .init import checkpoint_folder, checkpoint_name, checkpoint_sha256
 from .manifest import DataManifest
 from .rung import RUN
-from .shape import SHAPE_FIELDS, objective_for
+from .shape import SHAPE_FIELDS, objective_for, shown_name
 from .text import dataset_name
 
 # Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
@@ -68,11 +68,14 @@ def run_name(config: TrainConfig) -> str:
     return seeded(base_name(config), config.seed)
 
 
-def base_name(config: TrainConfig) -> str:
-    """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs."""
+def base_name(config: TrainConfig, *, shape_told: bool = False) -> str:
+    """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs.
+
+    shape_told: what is put behind the name says how the shape differs from the family's.
+    """
     if config.name:
         return safe_name(config.name)
-    name = config.family
+    name = config.family if shape_told else shown_name(config.family, config.spec())
     if config.init is not None:
         name = f"{config.family or checkpoint_name(config.init)}-ft"
     if config.data_fraction < 1:

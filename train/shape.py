@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from families import ModelSpec, member
 from families.architectures import architecture
+from families.design import name_of
 from families.errors import BadInput
 from families.presets import MEMBERS
 
@@ -32,6 +33,15 @@ def asked_spec(
     shape = {name: getattr(base, name) for name in SHAPE_FIELDS if name != "n_inner"}
     inner = base.n_inner if given.get("n_embd") is None else 0
     return ModelSpec(**{**shape, **_kind_of(base, given), "n_inner": inner, **given})
+
+
+def shown_name(family: str, spec: ModelSpec) -> str:
+    """A published member's name; where its layers, heads or widths are others, one that tells the shape."""
+    known = MEMBERS.get(family.strip().lower())
+    told = ("n_layer", "n_head", "n_embd", "n_inner")
+    if known is None or all(getattr(spec, key) == getattr(known.spec, key) for key in told):
+        return family
+    return name_of(spec)
 
 
 def _spec_of_init(family: str, init: str, given: Mapping[str, int]) -> ModelSpec:

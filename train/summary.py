@@ -8,6 +8,7 @@ from scaling.files import Record, csv_text
 
 from .config import Settings
 from .rung import RUN, RUNG, RungFile, finished_rungs
+from .shape import shown_name
 
 COLUMNS = (
     "dataset", "context len", "model", "batch size", "train loss", "val loss", "adj val loss", "best epoch", "run",
@@ -52,7 +53,7 @@ class Row(Record):
         return cls(
             dataset=settings.dataset,
             context=settings.n_positions,
-            model=settings.member,
+            model=shown_name(settings.member, settings.spec()),
             batch_size=settings.batch_size,
             train_loss=best.train_loss if best else rung.train_loss,
             validation_loss=best.loss if best else rung.observation.loss,

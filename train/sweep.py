@@ -21,6 +21,7 @@ from .loop import pick_device
 from .pack import Job, Report, climb_all
 from .resolve import base_name, run_name
 from .rung import RungFile
+from .shape import SHAPE_KEYS
 from .stop import Stop
 
 # What a sweep is over: these are compared with each other, best first …
@@ -91,7 +92,9 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
     found = []
     for point, config in points:
         if point.label:
-            config = config.model_copy(update={"name": safe_name(f"{base_name(config)}-{point.label}")})
+            told = any(key in SHAPE_KEYS for key, _ in point.chosen)
+            stem = base_name(config, shape_told=told)
+            config = config.model_copy(update={"name": safe_name(f"{stem}-{point.label}")})
         cell = tuple(pair for pair in point.chosen if pair[0] in CELLS)
         tuned = tuple(pair for pair in point.chosen if pair[0] in TUNED)
         for fraction in config.fractions if config.ablate == "data" else (config.data_fraction,):

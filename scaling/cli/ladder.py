@@ -88,10 +88,13 @@ def ladder(
             if given:
                 raise BadInput(f"{option} needs a launcher; give --launcher {' or '.join(LAUNCHERS)}")
         only = [found.member(name) for name in member or ()]
-        _text(found, place, data, tokenizer)
         chosen = found.model_copy(update={"members": tuple(only)}) if only else found
         from train.choose import Wanted
+        from train.launch import check_members
 
+        if data is not None and not yes:
+            check_members(chosen.members, place, seed=seed)
+        _text(found, place, data, tokenizer)
         habits = {"eval_tokens": EVAL_TOKENS, "side_by_side": jobs, "gathers": not only, "zero": zero}
         rungs = train_members(chosen, place, seed=seed, yes=yes, wanted=Wanted(), **habits)
         if not int(os.environ.get("RANK", "0")):  # process 0 speaks for all
