@@ -75,11 +75,16 @@ def missing_columns(there: Collection[str], known: Collection[str], constant: Co
         guesses = {"run": run, **guesses}
     shown = list(there)[:12]
     columns = ", ".join(shown) + (", …" if len(there) > len(shown) else "")
-    unit = _loss_of_another_unit(free) if "loss" in lacks and "loss" not in guesses else ""
-    if unit:
-        how = unit
+    other = next((name for name in free if _folded(name) in _UNITS), None)
+    per_byte = next((name for name in free if _folded(name) in _PER_BYTE), None)
+    unit = ""
+    if "loss" in lacks and "loss" not in guesses and other is not None:
+        guesses["loss"] = other
+        unit = f" --loss-unit {_UNITS[_folded(other)]}"
+    if "loss" in lacks and "loss" not in guesses and per_byte is not None:
+        how = f"{per_byte} looks like {_BITS_PER_BYTE}"
     elif set(lacks) <= set(guesses):
-        how = "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in guesses.items())
+        how = "--columns " + ",".join(f"{ours}={theirs}" for ours, theirs in guesses.items()) + unit
     else:
         unknown = next(name for name in lacks if name not in guesses)
         how = f"--columns {unknown}=… names the file's own"
@@ -90,15 +95,6 @@ def missing_columns(there: Collection[str], known: Collection[str], constant: Co
 def _guess(ours: str, free: Iterable[str]) -> str | None:
     named = {_folded(name): name for name in free}
     return next((named[alias] for alias in reversed(_ALIASES[ours]) if alias in named), None)
-
-
-def _loss_of_another_unit(free: Iterable[str]) -> str:
-    for name in free:
-        if unit := _UNITS.get(_folded(name)):
-            return f"--columns loss={name} --loss-unit {unit}"
-        if _folded(name) in _PER_BYTE:
-            return f"{name} looks like {_BITS_PER_BYTE}"
-    return ""
 
 
 _BITS_PER_BYTE = (

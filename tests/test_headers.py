@@ -100,6 +100,11 @@ def test_a_table_whose_loss_is_of_another_unit_is_told_what_to_do(header, said, 
         read_runs(written(tmp_path, f"run,params,tokens,{header}", "a,1e6,1e8,3.1"))
 
 
+def test_the_hint_of_a_table_of_perplexities_is_one_to_paste(tmp_path):
+    with pytest.raises(BadInput, match=r": --columns params=N,tokens=D,loss=ppl --loss-unit ppl$"):
+        read_runs(written(tmp_path, "N,D,ppl", "1e6,1e8,20", "2e6,1e8,19"))
+
+
 def test_a_loss_read_from_a_column_of_another_unit_is_doubted(tmp_path):
     path = written(tmp_path, "run,params,tokens,ppl", "a,1e6,1e8,20")
     assert "ppl is read as nats; --loss-unit ppl" in read_runs(path, column_names={"loss": "ppl"}).doubts[0]
