@@ -39,6 +39,10 @@ def validate(
 
     from .progress import Progress
 
+    if device not in ("auto", "cpu"):  # whether it is there, torch knows
+        from train.loop import pick_device
+
+        pick_device(device)
     prepared(model_folder(folder), data)  # what is not there is said before torch and transformers load
     bar = Progress(elsewhere=False)
     bar.at(0, 1, "loading transformers")
