@@ -207,6 +207,33 @@ def _trainable(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
+NEAR = 0.1  # a shape further than this from the size or width that was asked for says so
+
+
+def off_size(asked: float, spec: ModelSpec) -> str:
+    """What was asked, what came and why, where a shape's parameters miss the size by more than 10 %; else empty."""
+    got = params(spec)
+    if abs(got / asked - 1) <= NEAR:
+        return ""
+    table = spec.vocab_size * spec.n_embd
+    why = f"widths come in multiples of {spec.n_embd // spec.n_head} (--head-size) at the asked ratio of width to depth"
+    if got > asked and table > asked / 2:
+        why = (
+            f"{spec.vocab_size:,} words of {spec.n_embd} numbers are {format_size(table)} alone; a smaller --vocab or "
+            "--head-size comes nearer"
+        )
+    return f"asked for {format_size(asked)} parameters, got {format_size(got)} ({100 * (got / asked - 1):+,.0f} %): {why}"
+
+
+def off_width(asked: int, spec: ModelSpec) -> str:
+    """The same of a width."""
+    if abs(spec.n_embd / asked - 1) <= NEAR:
+        return ""
+    return (
+        f"asked for width {asked}, got {spec.n_embd}: widths come in multiples of --head-size and --multiple"
+    )
+
+
 def name_of(spec: ModelSpec) -> str:
     """gpt2-1.2m-l3-d96: architecture, size and shape, safe as a folder's name."""
     return f"{spec.architecture}-{format_size(params(spec)).lower()}-l{spec.n_layer}-d{spec.n_embd}"

@@ -90,3 +90,22 @@ def test_each_of_several_budgets_is_told_with_its_own_rows(cli):
     assert rows
     assert all(numbers[row[2]] == row[1] for row in rows)
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan", "--params", "300k", "--budget", "1e15"), "asked for 300k parameters, got 3.33M (+1,011 %)"),
+        (("plan", "--params", "1M", "--budget", "1e15"), "50,257 words of 64 numbers are 3.22M alone"),
+        (("design", "--params", "1"), "asked for 1 parameters, got 3.33M"),
+        (("design", "--width", "100"), "asked for width 100, got 128"),
+        (("design", "--params", "85M"), ""),
+        (("design", "--width", "768"), ""),
+        (("plan", "--params", "125M", "--budget", "1e19"), ""),
+    ],
+)
+def test_a_size_that_no_shape_comes_near_is_said_to_be_missed(cli, words, said):
+    result = cli(*words)
+    assert result.returncode == 0
+    assert said in result.stderr
+    assert ("asked for" in result.stderr) == bool(said)

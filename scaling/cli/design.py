@@ -1,12 +1,14 @@
 """scaling design."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from families import Member, accounting
-from families.design import DesignRule, design
+from families import Member, ModelSpec, accounting
+from families.design import DesignRule, design, off_size, off_width
 from families.errors import BadInput
 from families.units import format_size, listed, parse_count, parse_size
 
@@ -14,7 +16,17 @@ from ..budget import parse_budget, split_budgets
 from ..planner import compute_optimal
 from ..planning.candidates import candidates
 from ..planning.planlaw import find_law
-from .show import ContextOption, HeadSizeOption, JsonOption, VocabOption, YesOption, print_json, say, table
+from .show import (
+    ContextOption,
+    HeadSizeOption,
+    JsonOption,
+    VocabOption,
+    YesOption,
+    note,
+    print_json,
+    say,
+    table,
+)
 
 EPILOG = "Example: scaling design --params 85M --ratio 64"
 
@@ -71,6 +83,8 @@ def design_members(
             **rule,
         )
     paths = _emit(members, out, yes) if out is not None else [None for _ in members]
+    for line in _misses(members, params, width):
+        note(f"note: {line}")
     facts = [_facts(member, path) for member, path in zip(members, paths, strict=True)]
     if as_json:
         print_json({"members": facts})
@@ -91,6 +105,21 @@ def design_members(
 
 def _parts(text: str | None, name: str) -> list[str]:
     return listed(text, name) if text is not None else []
+
+
+def _misses(members: tuple[Member, ...], params: str | None, width: str | None) -> list[str]:
+    """A line for each size, or width, that no realisable shape comes near: the nearest of the members missed it."""
+
+    def near(value: float, of: Callable[[ModelSpec], int]) -> ModelSpec:
+        return min((one.spec for one in members), key=lambda spec: abs(math.log(of(spec) / value)))
+
+    if params is not None:
+        sizes = [parse_size(part, "params") for part in _parts(params, "params")]
+        lines = [off_size(size, near(size, accounting.params)) for size in sizes]
+    else:
+        widths = [parse_count(part, "width") for part in _parts(width, "width")]
+        lines = [off_width(one, near(one, lambda spec: spec.n_embd)) for one in widths]
+    return [line for line in lines if line]
 
 
 def _emit(members: tuple[Member, ...], out: Path, replace: bool) -> list[Path | None]:

@@ -79,6 +79,9 @@ def pilot(
         f"{format_size(basket.flops)} FLOPs, {facts['share_of_target']:.2%} of the target's own "
         f"({facts['target']}, {format_size(basket.target_tokens)} tokens)"
     )
-    say(f"expected interval there: ±{basket.half_width_80:.2%} (80 %), to first order under law {law}")
+    say(f"expected interval there: ±{basket.half_width_80:.2%} (80 %), to first order under law {law},")
+    say("as fit makes it of runs that obey the law: noise, what so few runs leave open, drift beyond them")
+    bent = f"±{basket.guarded_half_width_80:.2%}"
+    say(f"the choice keeps small what rungs each 0.5 % per decade off the law would leave: {bent}")
     if out is not None:
         note(f"wrote {out}")

@@ -63,6 +63,14 @@ def simulate_plan(
         f"true loss {found.truth:.4f} at {target}, {format_size(parse_size(tokens))} tokens; {found.replicates} outcomes"
     )
     say(f"bias {found.bias:+.2%}, rms error {found.rms_error:.2%}, 80 % interval ±{found.half_width_80:.2%}")
+    doubt = 1.28 * (0.8 * 0.2 / found.replicates) ** 0.5
     say(
         f"a run there falls into the 80 % interval {found.coverage_80:.0%} of the time, into the 95 % {found.coverage_95:.0%}"
+    )
+    low, high = max(0.0, 0.8 - doubt), min(1.0, 0.8 + doubt)
+    say(
+        f"of {found.replicates} outcomes, 80 % may show as {low:.0%} to {high:.0%}; --replicates 200 tells it better"
+    )
+    say(
+        "the surface obeys its law exactly; the interval also allows for a bend, as rollouts in the runs show it"
     )

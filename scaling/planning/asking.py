@@ -11,7 +11,7 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule
+from families.design import DesignRule, off_size
 from families.errors import BadInput
 from families.units import parse_count, parse_size
 
@@ -76,6 +76,8 @@ def ask(question: Question) -> tuple[PlanFile, dict[str, Recipe]]:
             update={"notes": (*made.notes, _sharing(question.times, budgets[-1].devices or 1))}
         )
     member = made.members[-1]
+    if question.params is not None and (off := off_size(parse_size(question.params, "params"), member.spec)):
+        made = made.model_copy(update={"notes": (*made.notes, off)})
     return made, recipes(member.spec, member.tokens)
 
 

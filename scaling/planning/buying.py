@@ -36,6 +36,7 @@ SIZES = (1 / 300, 1 / 2)  # of the target's, for the members to learn from
 TOKENS_GRID = 14
 EXCHANGES = 200
 WORTH = 1e-4  # of the variance: moves that save less are not made
+SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
 Z_80 = 1.2815515655446004
 
 
@@ -57,18 +58,34 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basket:
-    """The ladders chosen, and the standard deviation of log loss that they leave at the target."""
+    """The ladders chosen, and the standard deviation of log loss that they leave at the target.
+
+    deviation: with rungs that lie off the law by 0.5 % per decade below the target, which the choice guards against;
+    lawful_deviation: with rungs that obey the law but for their noise.
+    """
 
     purchases: tuple[Purchase, ...]
     deviation: float
+    lawful_deviation: float
     flops: float
     target: Member
+    target_N: float
     target_tokens: float
     target_flops: float
 
     @property
     def half_width_80(self) -> float:
-        """Half of the 80 % interval for one run at the target, as a share of its loss, to first order."""
+        """Half of the 80 % interval that `fit` would give one run at the target, as a share of its loss, to first order."""
+        most = max(6 * one.N * one.tokens for one in self.purchases)
+        return half_width(
+            self.lawful_deviation,
+            len(self.purchases),
+            math.log10(6 * self.target_N * self.target_tokens / most),
+        )
+
+    @property
+    def guarded_half_width_80(self) -> float:
+        """The same, were every rung off the law by 0.5 % per decade below the target, each its own way."""
         return Z_80 * math.hypot(self.deviation, RUN_NOISE, ROW_NOISE)
 
     def facts(self) -> dict[str, Any]:
@@ -81,7 +98,18 @@ class Basket:
             "share_of_target": self.flops / self.target_flops,
             "deviation": self.deviation,
             "half_width_80": self.half_width_80,
+            "guarded_half_width_80": self.guarded_half_width_80,
         }
+
+
+def half_width(deviation: float, runs: int, decades: float) -> float:
+    """Half of an 80 % interval for one run as a fit makes it (docs/math.md): its noise, and the larger of what resampling
+    finds, widened for few runs, and the drift of so many factors of ten in compute beyond them.
+
+    deviation: of log loss, that runs which obey the law leave at the target.
+    """
+    known = deviation * math.sqrt(runs / max(runs - SPENT, 1))
+    return Z_80 * math.hypot(RUN_NOISE, ROW_NOISE, max(known, DRIFT * max(decades, 0.0)))
 
 
 def jacobian(law: Law, N: Array, D: Array) -> Array:
@@ -108,13 +136,13 @@ def prior(N: float, D: float) -> Array:
     return np.asarray(rows.T @ rows)
 
 
-def rows_information(law: Law, N: Array, D: Array, target_compute: float) -> Array:
+def rows_information(law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT) -> Array:
     """What the rungs of one run tell: they share the run's noise, and drift grows with the distance from the
     target.
     """
     rows = jacobian(law, N, D)
     decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
-    covariance = np.diag(ROW_NOISE**2 + (DRIFT * decades) ** 2) + RUN_NOISE**2
+    covariance = np.diag(ROW_NOISE**2 + (drift * decades) ** 2) + RUN_NOISE**2
     return np.asarray(rows.T @ np.linalg.solve(covariance, rows))
 
 
@@ -228,14 +256,19 @@ def buy(
         raise BadInput(
             f"budget is {format_size(budget)} FLOPs and buys {len(chosen)} ladders; an interval needs at least 4"
         )
+    lawful = offers.start + sum(
+        rows_information(law, *offered[i].points, 6 * N * D, drift=0.0) for i in chosen
+    )
     bought = tuple(
         offered[index] for index in sorted(chosen, key=lambda i: (offered[i].N, offered[i].tokens))
     )
     return Basket(
         purchases=bought,
         deviation=math.sqrt(float(variance(offers.total(chosen), offers.gradient))),
+        lawful_deviation=math.sqrt(float(variance(np.asarray(lawful), offers.gradient))),
         flops=math.fsum(one.flops for one in bought),
         target=member,
+        target_N=N,
         target_tokens=D,
         target_flops=accounting.train_flops(member.spec, D),
     )

@@ -19,12 +19,10 @@ from ..laws import Law
 from ..runs import Convention, Run, read_runs
 from .asking import rule_of
 from .buying import (
-    ROW_NOISE,
-    RUN_NOISE,
     SIZES,
-    Z_80,
     Array,
     Purchase,
+    half_width,
     jacobian,
     ladders,
     prior,
@@ -127,15 +125,15 @@ def advise(
     """
     N, D = target
     compute = 6 * N * D
-    known = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
+    known = lawful = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
+    count, most = 0, 0.0
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
         group = list(rows)
-        known = known + rows_information(
-            law,
-            np.array([_size(run, convention) for run in group]),
-            np.array([run.tokens for run in group]),
-            compute,
-        )
+        sizes_of = np.array([_size(run, convention) for run in group])
+        tokens_of = np.array([run.tokens for run in group])
+        known = known + rows_information(law, sizes_of, tokens_of, compute)
+        lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
+        count, most = count + 1, max(most, float((6 * sizes_of * tokens_of).max()))
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
     offered = ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a basket's cost
@@ -146,11 +144,19 @@ def advise(
     best: dict[str, Offer] = {}
     for index in np.argsort(-saved).tolist():
         one = offered[index]
-        offer = Offer(
-            purchase=one, half_width_80=_half_width(float(after[index])), saved_per_flop=float(saved[index])
+        if one.member.name in best:
+            continue
+        at_N, at_D = one.points
+        then = lawful + rows_information(law, at_N, at_D, compute, drift=0.0)
+        reach = math.log10(compute / max(most, 6 * one.N * one.tokens))
+        best[one.member.name] = Offer(
+            purchase=one,
+            half_width_80=half_width(math.sqrt(float(variance(then, g))), count + 1, reach),
+            saved_per_flop=float(saved[index]),
         )
-        best.setdefault(one.member.name, offer)
-    return Advice(half_width_80=_half_width(before), offers=tuple(best.values())[:shown])
+    reach = math.log10(compute / most) if most else 0.0
+    now = half_width(math.sqrt(float(variance(lawful, g))), count, reach)
+    return Advice(half_width_80=now, offers=tuple(best.values())[:shown])
 
 
 def _annealed(runs: Sequence[Run]) -> list[Run]:
@@ -162,7 +168,3 @@ def _size(run: Run, convention: Convention) -> float:
     if found is None:
         raise BadInput(f"run {run.run!r} does not say its N in the law's convention, {convention}")
     return found
-
-
-def _half_width(value: float) -> float:
-    return Z_80 * math.hypot(math.sqrt(value), RUN_NOISE, ROW_NOISE)
