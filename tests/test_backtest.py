@@ -12,6 +12,7 @@ import pytest
 from families.errors import BadInput
 from scaling.backtest import backtest, split
 from scaling.fits import fit
+from scaling.fitting import combine
 from scaling.laws import Law
 from scaling.runs import Run
 
@@ -123,6 +124,31 @@ def test_mid_schedule_rows_of_a_mixed_group_are_left_out_and_said_to_be():
     assert mixed.groups == alone.groups
     assert mixed.left_out == {"": "45 rows not annealed"}
     assert backtest(extra, bootstrap=20).left_out == {}
+
+
+@pytest.mark.parametrize("form", ["auto", "chinchilla"])
+def test_cuts_between_the_same_budgets_are_one_rollout(form, monkeypatch):
+    # Budgets a decade apart: all four cuts lie between the two largest, and are evidence once.
+    law = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
+    rng = np.random.default_rng(3)
+    runs = [
+        Run(
+            run=f"{C}{q}",
+            params=N,
+            tokens=C / 6 / N,
+            loss=law.loss(N, C / 6 / N) * np.exp(0.01 * rng.normal()),
+        )
+        for C, q in itertools.product(np.geomspace(1e16, 1e19, 4), np.geomspace(0.3, 3, 5))
+        for N in [np.sqrt(C / 120) * q]
+    ]
+    four = fit(runs, form=form, bootstrap=0)
+    monkeypatch.setattr(combine, "CUTS", (0.5,))
+    one = fit(runs, form=form, bootstrap=0)
+    assert four.predictor.drift == one.predictor.drift
+    assert [f.weight for f in four.forms] == [f.weight for f in one.forms]
+    # Cuts that part the rows otherwise stay two.
+    monkeypatch.setattr(combine, "CUTS", (0.5, 1.5))
+    assert fit(runs, form=form, bootstrap=0).predictor.drift != one.predictor.drift
 
 
 def test_a_group_of_two_eval_sets_is_skipped_with_the_reason():

@@ -155,13 +155,18 @@ class Cut:
 
 
 def rollouts(table: Table, candidates: Sequence[Candidate] = CANDIDATES) -> list[Cut]:
-    """Fit below each cut, foretell the rows above it. Empty where the rows are too few."""
+    """Fit below each cut, foretell the rows above it. Empty where the rows are too few.
+
+    Budgets far apart put two cuts between the same rows: one split, which is evidence once.
+    """
     few = table.thinned()
     C = few.N * few.D
-    found = []
+    found: list[Cut] = []
     for gap in CUTS:
         cheap = C * 10**gap <= C.max() * (1 + 1e-9)
         if cheap.sum() < FEWEST_TRAINING_ROWS or (~cheap).sum() < FEWEST_HELD_ROWS:
+            continue
+        if found and cheap.sum() == len(found[-1].cheap.N):  # cuts are nested: as many rows are the same rows
             continue
         low, high = few.rows(cheap), few.rows(~cheap)
         fitted, foretold = [], []
