@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 FORMS = ("chinchilla", "general", "kaplan")
 _DEFAULT_WORK = 4  # plain fits that the default predictor takes the time of
 FEWEST_FIT_ROWS = 7  # one more than the general form has constants
+FEWEST_JUDGED = 5  # held rows: fewer lie outside an interval, or on one side, by chance
 _RULE = re.compile(r"(params|tokens|compute)\s*>\s*(.+)")
 _SHARE = re.compile(r"top-([0-9.]+)%")
 
@@ -58,6 +59,22 @@ class GroupScore:
     compute_ratio: float
     forms: dict[str, FormScore]
     default: DefaultScore
+
+    @property
+    def doubt(self) -> str:
+        """What says that the default predictor's intervals do not hold here, or nothing."""
+        if self.held_rows < FEWEST_JUDGED:
+            return ""
+        found = []
+        if self.default.coverage_80 < 0.5:
+            inside = round(self.default.coverage_80 * self.held_rows)
+            found.append(f"the 80 % interval held {inside} of {self.held_rows} held rows")
+        if abs(self.default.bias) > self.default.mean_error * (1 - 1e-9):  # so only where no sign differs
+            side = "high" if self.default.bias > 0 else "low"
+            found.append(
+                f"all {self.held_rows} predictions are too {side}, by {abs(self.default.bias):.2%} in the mean"
+            )
+        return "; ".join(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

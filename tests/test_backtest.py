@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,28 @@ def test_mid_schedule_rows_of_a_mixed_group_are_left_out_and_said_to_be():
     assert mixed.groups == alone.groups
     assert mixed.left_out == {"": "45 rows not annealed"}
     assert backtest(extra, bootstrap=20).left_out == {}
+
+
+def test_held_rows_off_to_one_side_are_said_to_be_and_rows_on_the_law_are_not(tmp_path):
+    # A study whose dearest decade lies 5 % above the law of the rest: no cheap row can know.
+    runs = sweep()
+    dear = {run.run for run in split(runs, "top-decade")[1]}
+    off = [run.model_copy(update={"loss": run.loss * (1.05 if run.run in dear else 1)}) for run in runs]
+    (fine,), (group,) = (backtest(rows, bootstrap=20).groups for rows in (runs, off))
+    assert fine.doubt == ""
+    assert f"the 80 % interval held 0 of {len(dear)} held rows" in group.doubt
+    assert f"all {len(dear)} predictions are too low, by 4." in group.doubt
+    # Four rows outside are chance.
+    assert replace(group, held_rows=4).doubt == ""
+    # One prediction on the other side, and half of the rows inside: nothing to say.
+    mixed = replace(group.default, bias=group.default.bias * 0.9, coverage_80=0.5)
+    assert replace(group, default=mixed).doubt == ""
+    path = tmp_path / "runs.csv"
+    rows = [f"{r.run},{r.params},{r.tokens},{r.loss}" for r in off]
+    path.write_text("run,params,tokens,loss\n" + "\n".join(rows) + "\n")
+    command = [str(Path(sys.executable).with_name("scaling")), "backtest", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"all {len(dear)} predictions are too low" in done.stderr
 
 
 @pytest.mark.parametrize("form", ["auto", "chinchilla"])

@@ -58,6 +58,9 @@ def backtest(
         note(f"group {name!r}: left out {excluded}")
     for name, reason in found.skipped.items():
         note(f"skipped group {name!r}: {reason}")
+    for one in found.groups:
+        if one.doubt:
+            note(f"group {one.group!r}: {one.doubt}")
     if as_json:
         print_json(asdict(found))
         return
