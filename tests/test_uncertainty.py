@@ -124,9 +124,9 @@ def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
 def test_a_thousand_times_beyond_is_refused_unless_forced():
     found = fit(independent(0), bootstrap=0)
     N, D = found.domain.N[1] * 40, found.domain.D[1] * 40
-    with pytest.raises(BadInput, match="1000 times at most"):
+    with pytest.raises(BadInput, match="1,000 times at most"):
         found.predict(N, D)
-    with pytest.raises(BadInput, match="1000 times at most"):
+    with pytest.raises(BadInput, match="1,000 times at most"):
         found.allocate(6 * N * D)
     assert found.predict(N, D, force=True).loss < found.predict(N / 40, D / 40).loss
     assert found.allocate(6 * N * D, force=True).N > 0
