@@ -59,7 +59,7 @@ def test_leaving_the_domain_is_flagged_with_the_factor(law):
     assert "x the largest fitted" in done.stderr
     refused = scaling("predict", law, "params=500B", "tokens=30T")
     assert refused.returncode == 2
-    assert "1000 times at most" in refused.stderr
+    assert "1,000 times at most" in refused.stderr
     assert scaling("predict", law, "params=500B", "tokens=30T", "--force").returncode == 0
 
 
