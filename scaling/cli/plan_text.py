@@ -54,7 +54,7 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     shares = to_target or not serves  # of a budget, training and serving take all
     rows = [_row(kind, choice, timed, beyond, serves, shares, law) for kind, choice, law in lined]
     spent = "of least" if to_target else "of budget"
-    header = ["", "member", "tokens", "loss", "ppl"]
+    header = ["", "member", "tokens", "loss"] + ["ppl"] * (not (beyond and timed))  # a line holds no more
     header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
     yield table([*header, *([] if timed and serves else ["wanted by"])], rows, left=2)
     if several:
@@ -164,7 +164,7 @@ def _row(
         choice.member,
         format_size(choice.tokens),
         f"{choice.loss:.4f}",
-        format_perplexity(choice.ppl),
+        *(() if beyond and timed else [format_perplexity(choice.ppl)]),
         *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
         *([format_size(choice.flops), format_size(choice.inference_flops)] if serves else ()),
         *(["—" if choice.share is None else f"{choice.share:.3f}"] if shares else ()),
