@@ -14,7 +14,7 @@ from .asked_runs import (
     RunsArgument,
     read_noted,
 )
-from .show import JsonOption, SeedOption, StudyOption, note, print_json, say, table
+from .show import JsonOption, SeedOption, StudyOption, fitting_table, note, print_json, say
 
 EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
 
@@ -90,4 +90,4 @@ def backtest(
         "width",
     ]
     say(f"mean |predicted/actual - 1| of the loss on held rows ({holdout})")
-    say(table(header, rows))
+    say(fitting_table(header, rows, ("bias", "reach")))  # --json has them

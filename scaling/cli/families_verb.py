@@ -1,6 +1,7 @@
 """scaling families list | show | emit."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ from families import MEMBERS, accounting, member
 from families.architectures import architecture
 from families.units import format_bytes, format_size
 
-from .show import JsonOption, YesOption, print_json, say, table
+from .show import WIDTH, JsonOption, YesOption, print_json, say, table
 
 app = typer.Typer(
     help="Published members of model families: list, show, emit a Hugging Face config.", no_args_is_help=True
@@ -47,7 +48,7 @@ def show_member(
         print_json(fact)
         return
     say(f"{fact['member']}: {fact['architecture']} L{fact['n_layer']} d{fact['n_embd']} h{fact['n_head']}")
-    say(f"source: {fact['source']}")
+    say(fill(f"source: {fact['source']}", WIDTH, subsequent_indent="  "))
     rows = [[part, f"{count:,}"] for part, count in fact["parameters_by_part"].items()]
     say(table(["part", "parameters"], [*rows, ["all", f"{fact['params']:,}"]]))
     say("; ".join(f"{name} {count:,}" for name, count in fact["counts"].items()) + " in transformers")
@@ -55,10 +56,8 @@ def show_member(
     flops = fact["train_flops_per_token"]
     say(f"training FLOPs per token {flops:,} (exact; 6N would be {6 * fact['params']:,})")
     memory = fact["training_memory"]
-    say(
-        "training memory, one sequence, fp32: "
-        + ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
-    )
+    parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
+    say(fill(f"training memory, one sequence, fp32: {parts}", WIDTH, subsequent_indent="  "))
 
 
 @app.command(epilog="Example: scaling families emit gpt2-83m --out gpt2-83m")

@@ -11,9 +11,8 @@ from ..hardware import accelerator
 from ..perplexity import format_perplexity, perplexity
 from ..planfile import Band, Choice, PlanFile, PlannedMember
 from ..recipe import Recipe
-from .show import table
+from .show import WIDTH, fitting_table, table
 
-WIDTH = 100
 EDGE = 1 + 1e-9  # of what a law was fitted on
 NEARBY = 5  # frontier rows shown; --json has them all
 SHOWN = 6  # of the band, besides the best and the cheapest
@@ -56,7 +55,10 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     spent = "of least" if to_target else "of budget"
     header = ["", "member", "tokens", "loss"] + ["ppl"] * (not (beyond and timed))  # a line holds no more
     header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
-    yield table([*header, *([] if timed and serves else ["wanted by"])], rows, left=2)
+    header += [] if timed and serves else ["wanted by"]
+    yield fitting_table(
+        header, rows, ("ppl", "wanted by"), left=2
+    )  # the rest tells both, and --json has them
     if several:
         yield f"a row's number is its budget's; what other laws would choose is by budget {len(made.ladder)}"
     if beyond:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .show import JsonOption, note, print_json, say
+from .show import WIDTH, JsonOption, note, print_json, say
 
 EPILOG = "Example: scaling predict law.json family=gpt2-83m tokens=5.5B"
 
@@ -21,6 +21,8 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Predict loss and perplexity with intervals."""
+    from textwrap import fill
+
     from ..forecast import Question, forecast
     from .keyvalue import merge
 
@@ -31,4 +33,4 @@ def predict(
         print_json(answer.model_dump(mode="json"))
         return
     for line in answer.lines():
-        say(line)
+        say(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)

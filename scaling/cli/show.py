@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+WIDTH = 100  # columns of what is printed, at most
+
 
 def readable_study(folder: Path | None) -> Path | None:
     """Refuse, before anything else is done, a study that a newer version wrote."""
@@ -62,6 +64,22 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
         for row in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def fitting_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], *, left: int = 1
+) -> str:
+    """The table; where it would be wider than WIDTH, without as many of the `spare` columns, in their order, as it takes."""
+    kept, gone = table(headers, rows, left=left), 0
+    while gone < len(spare) and len(kept.partition("\n")[2].partition("\n")[0]) > WIDTH:
+        gone += 1
+        places = [place for place, name in enumerate(headers) if name not in spare[:gone]]
+        kept = table(
+            [headers[place] for place in places],
+            [[row[place] for place in places] for row in rows],
+            left=left,
+        )
+    return kept
 
 
 def say(line: str = "") -> None:

@@ -92,7 +92,7 @@ def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], lis
     table = columns(runs, found.convention)
     budgets = isoflops(table)
     lines = [
-        f"  {format_size(one.C):>9} FLOPs  {one.points:>3} points  {one.verdict.value:<10}"
+        f"  {format_size(one.C):>8} FLOPs  {one.points:>3} points  {one.verdict.value:<10}"
         + (f"N* {format_size(one.N)}" if one.N is not None else one.verdict.message)
         for one in budgets
     ]
