@@ -23,7 +23,6 @@ ASKED = (
     "predict kaplan family=gpt2-83m tokens=5.5B",
     "predict {study}/law.json params=1M tokens=1M",
     "fit {study}/runs.jsonl --isoflop --conventions --profile",
-    "simulate {study}/ladder.json --target 5M --tokens 3M --replicates 1",
     "backtest {study}/runs.jsonl --holdout top-20%",
     "compare --under {study}/..",
     "compare --published composer-gpt2",

@@ -199,7 +199,7 @@ def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
     if not others:
         yield f"within {width} of the best{at} there is no other"
         return
-    yield f"within {width} of the best{at}, {len(others) + 1} members; what each needs more to equal it, and to serve:"
+    yield f"within {width} of the best{at}, {len(others) + 1} members; what each needs more to equal it, to serve:"
     roles: dict[str, list[str]] = {}
     for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
         roles.setdefault(name, []).append(role)
