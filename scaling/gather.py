@@ -98,13 +98,15 @@ def merged_text(path: Path) -> str:
     if not own:
         return there
     kept = []
-    for line in there.splitlines():
+    for line in (lines := there.splitlines(keepends=True)):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
+            if line is lines[-1] and not line.endswith("\n"):
+                continue  # half of a line that a crash cut off: other lines would stand behind it
             row = None  # a person's slip: kept, and named by whoever reads the rows
         if not (isinstance(row, dict) and key(row) in own):
-            kept.append(line)
+            kept.append(line.removesuffix("\n"))
     return "".join(f"{line}\n" for line in (*kept, *own.values()))
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.errors import BadInput
+from scaling.gather import PARTS, gather
 from scaling.ledger import Work, book, read_ledger
 from scaling.runs import Run, append_run, gather_runs, read_runs, record_run
 
@@ -129,3 +130,16 @@ def test_writers_in_several_processes_lose_nothing(tmp_path):
     lines = study.read_text().splitlines()
     assert len(lines) == 61
     assert json.loads(lines[0])["kind"] == "runs"
+
+
+def test_half_a_last_line_does_not_come_to_stand_among_the_rows(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    part = tmp_path / PARTS / "one" / "runs.jsonl"
+    part.parent.mkdir(parents=True)
+    part.write_text('{"run": "a", "tokens": 5, "loss": 3.0}\n')
+    for slip, kept in (('{"run": "x", "lo', False), ('{"run": "x", "lo\n', True)):
+        path.write_text('{"kind": "runs", "version": 1}\n' + slip)
+        gather(path, "")
+        lines = path.read_text().splitlines()
+        assert ('{"run": "x", "lo' in lines) == kept, "a person's slip in a whole line is not thrown away"
+        assert lines[-1].startswith('{"run": "a"')
