@@ -70,4 +70,6 @@ class Domain:
             BadInput: N, D or compute more than 1,000 times outside, without `force`.
         """
         if reach.factor > REACH and not force:
-            raise BadInput(f"{reach.message}; a law reaches {REACH:g} times at most, unless forced (--force)")
+            raise BadInput(
+                f"{reach.message}; a law reaches {REACH:,.0f} times at most, unless forced (--force)"
+            )
