@@ -1,6 +1,6 @@
 """The runs behind benchmarks/forecast.py: real ladders of tiny models, healthy and with faults, made by the engine.
 
-Eleven studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves/runs.jsonl.
+Twenty studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves.
 Run: python -P benchmarks/forecast_runs.py DIR [STUDY…] (-P: a file beside it has the name of the package that trains).
 """
 
@@ -76,6 +76,24 @@ SETUPS = (
           n_positions=128, seed=12, faulty=(1,), held_back=True),
     Setup(name="code-k", text="stdlib", shapes=((2, 32), (2, 56), (3, 64), (3, 96)), steps=650, batch_size=12,
           n_positions=96, seed=13, cooldown=0.15, faulty=(3,), held_back=True),
+    Setup(name="code-l", text="stdlib", shapes=((2, 36), (2, 52), (3, 64), (4, 72)), steps=700, batch_size=8,
+          n_positions=128, seed=21, faulty=(2,), held_back=True),
+    Setup(name="docs-m", text="docstrings", shapes=((2, 32), (3, 48), (3, 64), (4, 72)), steps=750, batch_size=10,
+          n_positions=112, seed=22, lr=0.9, cooldown=0.25, faulty=(1,), held_back=True),
+    Setup(name="code-n", text="stdlib", shapes=((1, 40), (2, 48), (3, 56), (3, 88)), steps=620, batch_size=12,
+          n_positions=96, seed=23, lr=1.1, faulty=(3,), held_back=True),
+    Setup(name="code-o", text="stdlib", shapes=((2, 40), (2, 56), (3, 72), (3, 96)), steps=700, batch_size=8,
+          n_positions=128, seed=31, faulty=(2,), held_back=True),
+    Setup(name="docs-p", text="docstrings", shapes=((1, 36), (2, 44), (3, 60), (4, 80)), steps=680, batch_size=10,
+          n_positions=112, seed=32, cooldown=0.25, faulty=(3,), held_back=True),
+    Setup(name="code-q", text="stdlib", shapes=((2, 32), (3, 44), (3, 68), (4, 88)), steps=720, batch_size=8,
+          n_positions=128, seed=33, lr=0.9, faulty=(1,), held_back=True),
+    Setup(name="code-r", text="stdlib", shapes=((1, 40), (2, 48), (3, 64), (3, 80)), steps=680, batch_size=8,
+          n_positions=128, seed=41, faulty=(1,), held_back=True),
+    Setup(name="docs-s", text="docstrings", shapes=((2, 36), (2, 52), (3, 68), (4, 80)), steps=720, batch_size=8,
+          n_positions=128, seed=42, faulty=(2,), held_back=True),
+    Setup(name="code-t", text="stdlib", shapes=((2, 32), (3, 48), (3, 72), (4, 88)), steps=640, batch_size=10,
+          n_positions=112, seed=43, lr=1.1, cooldown=0.25, faulty=(3,), held_back=True),
 )  # fmt: skip
 
 
