@@ -1,14 +1,18 @@
 """The live forecast on runs whose tails are held back, and its alarms on runs with faults.
 
 Run: python benchmarks/forecast.py [--json] [--check] [--regenerate DIR]. The runs are real (benchmarks/forecast_runs.py):
-ladders of tiny models under wsd, cosine and constant rates, in twenty studies. The forecast's constants were chosen on the
-first eight; the next six (SEEN) were opened after that, and added one rule; HELD_BACK were opened after that rule. The first
-three of those changed the alarms, and UNSEEN_BY_ALARMS were opened after that. Only what was opened after a method stood
-counts for its bars; what each group gave when it was opened is in docs/log.md.
+ladders of tiny models under wsd, cosine and constant rates, in twenty-four studies. The forecast's constants were chosen on
+the first eight; the next six (SEEN) were opened after that, and added one rule; HELD_BACK were opened after that rule. The
+first six of those changed the alarms, and UNSEEN_BY_ALARMS were opened after that. Only what was opened after a method stood
+counts for its bars; what each group gave when it was opened is in docs/log.md. The last four have the shapes of the ladder
+that the tool itself makes, those before were drawn by hand, some with one layer; both stand among the facts.
 
 A run is foreseen from the first third of its steps, taught by the study's smaller members, which a ladder trains before it. Bars
 on forecasts are over runs to their full length, with smaller siblings of two sizes at least, as a plan's target has; shorter
 rungs, whose first third is a tenth of the ladder, and runs with fewer siblings are listed as facts.
+
+A run counts as healthy where no fault was put in and the model did not end, at its full length, more than 1 % above a smaller
+one of the same schedule: of such a run something is wrong, though nobody made it so. Those are listed as facts too.
 """
 
 import argparse
@@ -34,9 +38,10 @@ from scaling.watching.underway import RungAhead, Underway
 
 CURVES = Path(__file__).parent / "curves"
 SEEN = ("code-i", "docs-j", "code-k", "code-l", "docs-m", "code-n")
-UNSEEN_BY_ALARMS = ("code-r", "docs-s", "code-t")
-HELD_BACK = ("code-o", "docs-p", "code-q", *UNSEEN_BY_ALARMS)
-WITHIN, BUDGET = 0.01, 0.10
+UNSEEN_BY_ALARMS = ("code-u", "docs-v", "code-w", "docs-x")
+DRAWN = ("code-o", "docs-p", "code-q", "code-r", "docs-s", "code-t")
+HELD_BACK = (*DRAWN, *UNSEEN_BY_ALARMS)
+WITHIN, BUDGET, ENDED_ABOVE = 0.01, 0.10, 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,9 +170,12 @@ def alarms(study: StudyRuns) -> Iterator[dict[str, Any]]:
     """Each run of a study, healthy or not, and when an alarm was raised."""
     for run in (*study.runs, *study.constant):
         for steps in run.finals:
-            found = first_alarm(run, smaller(study, run), steps)
-            yield {"study": study.name, "run": run.name, "steps": steps, "fault": None,
-                   "siblings": len(smaller(study, run)), "flagged_as": found and found.fault}  # fmt: skip
+            siblings = smaller(study, run)
+            found = first_alarm(run, siblings, steps)
+            yield {
+                "study": study.name, "run": run.name, "steps": steps, "fault": None, "siblings": len(siblings),
+                "ended_above": ended_above(run, siblings), "flagged_as": found and found.fault,
+            }  # fmt: skip
     for ill in study.faulty:
         steps = max(ill.run.underway.steps)
         found = first_alarm(ill.run, smaller(study, ill.run), steps, since=ill.onset)
@@ -176,6 +184,17 @@ def alarms(study: StudyRuns) -> Iterator[dict[str, Any]]:
             "siblings": len(smaller(study, ill.run)), "flagged_as": found and found.fault,
             "after": None if found is None else (found.step - ill.onset) / steps,
         }  # fmt: skip
+
+
+def ended_above(run: RunCurves, siblings: Sequence[RunCurves]) -> float:
+    """How far a run of full length ended above the best smaller one of its length and schedule, as a share."""
+    steps = max(run.finals)
+    ends = [
+        one.finals[steps]
+        for one in siblings
+        if one.underway.schedule == run.underway.schedule and steps in one.finals
+    ]
+    return run.finals[steps] / min(ends) - 1 if ends else 0.0
 
 
 def share(values: Iterable[bool]) -> float:
@@ -244,7 +263,8 @@ def score(
     taught = [row for row in held if row["sizes"] >= 2 and row["whole"]]
     with_law = [row for row in taught if row["law_error"] is not None]
     ill = [row for row in rung if row["fault"] and row["study"] in UNSEEN_BY_ALARMS]
-    healthy = [row for row in rung if not row["fault"] and row["study"] in UNSEEN_BY_ALARMS]
+    sound = [row for row in rung if not row["fault"] and row["study"] in UNSEEN_BY_ALARMS]
+    healthy = [row for row in sound if row["ended_above"] <= ENDED_ABOVE]
     bars: list[dict[str, Any]] = [
         {"name": "runs foreseen within 1 % from a third", "value": within(taught), "at_least": 0.8},
         {
@@ -275,6 +295,8 @@ def score(
     }  # fmt: skip
     groups = {
         "held back, siblings of 2 sizes or more": taught,
+        "of them, shapes drawn by hand": [row for row in taught if row["study"] in DRAWN],
+        "of them, the tool's own ladder": [row for row in taught if row["study"] not in DRAWN],
         "held back, 2 sizes, with all shorter rungs": [row for row in held if row["sizes"] >= 2],
         "held back, siblings of 1 size": [row for row in held if row["sizes"] == 1 and row["whole"]],
         "held back, no siblings": [row for row in held if row["sizes"] == 0 and row["whole"]],
@@ -303,8 +325,14 @@ def score(
         "found after, mean share of the budget": float(np.mean(late)) if late else float("nan"),
         "latest": max(late, default=float("nan")),
         "elsewhere flagged in time": share(in_time(row) for row in elsewhere if row["fault"]),
-        "elsewhere healthy flagged": share(flagged(row) for row in elsewhere if not row["fault"]),
+        "elsewhere without a fault flagged": share(flagged(row) for row in elsewhere if not row["fault"]),
     }
+    above = [row for row in rung if not row["fault"] and row["ended_above"] > ENDED_ABOVE]
+    facts["ended above a smaller one, of all studies"] = {
+        "runs": len(above),
+        "flagged": share(map(flagged, above)),
+    }
+    facts["without a fault, ended above or not"] = {"runs": len(sound), "flagged": share(map(flagged, sound))}
     return bars, facts
 
 

@@ -53,6 +53,13 @@ class Setup:
     held_back: bool = False
 
 
+LADDER = (
+    (2, 32),
+    (2, 48),
+    (2, 64),
+    (3, 96),
+    (4, 128),
+)  # the shapes of `scaling demo`; those of code-a to code-t are by hand
 SETUPS = (
     Setup(name="code-a", text="stdlib", shapes=((2, 32), (2, 48), (2, 64), (3, 96)), steps=900, batch_size=8,
           n_positions=128, seed=0, faulty=(1, 2)),
@@ -94,6 +101,14 @@ SETUPS = (
           n_positions=128, seed=42, faulty=(2,), held_back=True),
     Setup(name="code-t", text="stdlib", shapes=((2, 32), (3, 48), (3, 72), (4, 88)), steps=640, batch_size=10,
           n_positions=112, seed=43, lr=1.1, cooldown=0.25, faulty=(3,), held_back=True),
+    Setup(name="code-u", text="stdlib", shapes=LADDER, steps=700, batch_size=8, n_positions=128, seed=51, faulty=(2,),
+          held_back=True),
+    Setup(name="docs-v", text="docstrings", shapes=LADDER, steps=720, batch_size=8, n_positions=128, seed=52, faulty=(3,),
+          held_back=True),
+    Setup(name="code-w", text="stdlib", shapes=LADDER, steps=660, batch_size=10, n_positions=112, seed=53, cooldown=0.25,
+          faulty=(1,), held_back=True),
+    Setup(name="docs-x", text="docstrings", shapes=LADDER, steps=640, batch_size=12, n_positions=96, seed=54, faulty=(2,),
+          held_back=True),
 )  # fmt: skip
 
 

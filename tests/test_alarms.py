@@ -110,6 +110,20 @@ def test_a_run_far_behind_that_falls_is_not_diverging_while_it_is_early(study):
     assert first_alarm(standing, others, 1000) is not None
 
 
+def test_a_run_far_ahead_of_siblings_that_have_not_begun_is_not_reading_its_data_again(study):
+    siblings, healthy = study
+
+    def early(run, rate):
+        trunk = run.trunk
+        loss = 6.4 - rate * np.log(np.maximum(trunk.step, 15) / 15)
+        return replace(run, trunk=replace(trunk, loss=loss).until(120), branches={})
+
+    others = [early(one, 0.5) for one in siblings]
+    falling, leaping = (replace(early(healthy, rate), finals={}) for rate in (0.83, 1.3))
+    assert first_alarm(falling, others, 1000) is None, "15 % ahead, and falling by 12 to 20 % an e-fold"
+    assert first_alarm(leaping, others, 1000) is not None
+
+
 def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
     siblings, healthy = study
     looks = np.where(healthy.trunk.eval_step > 400, 5.5, healthy.trunk.eval_loss)

@@ -19,7 +19,7 @@ _RECENT = 3  # lines whose mean is looked at
 _SIGMAS = 4.0
 # How far a healthy run may lie above or below all its siblings at the same step, beyond noise. A larger model is ahead of
 # smaller ones, by up to 6 % while the loss falls steeply, and was never more than 1.3 % behind.
-_BEHIND, _AHEAD = 0.045, 0.12
+_BEHIND, _AHEAD, _AHEAD_STEEP = 0.045, 0.12, 0.2
 # The least departure from its own earlier curve that counts, beside siblings and without.
 _JUMP, _JUMP_ALONE = 0.035, 0.07
 _JUMP_SIGMAS = 5.0
@@ -34,7 +34,8 @@ _LAG, _FALLS, _NORM, _BEGUN = 0.01, 0.5, 0.75, 0.04
 _LAG_ASLEEP, _NORM_ASLEEP, _LAG_FAR, _FALLS_FAR, _WELL_BEGUN = 0.004, 0.6, 0.017, 0.7, 0.1
 # What falls by this share per e-fold of steps learns, however far behind. Added after code-k, where three layers began 4 %
 # behind two, fell by 0.106, and caught up; no run that read shuffled labels fell by more than 0.066 when it was first seen.
-# Early on such a run may also lie as far above its siblings as a larger one lies below them.
+# Early on such a run may also lie as far above its siblings as a larger one lies below them, or further below one that has
+# not begun: code-t's three layers were 12 % ahead of two.
 _LEARNS = 0.08
 # A plateau, where there are no siblings: early, near the first line's loss, falling by less than this share per e-fold of
 # steps. Healthy runs fell by 0.022 or more by then (docs-p: docstrings take 90 steps to begin with).
@@ -74,7 +75,7 @@ def alarm(
     """Whether the last lines of a curve show a fault."""
     if len(curve.step) < _RECENT + 1:
         return None
-    found = _gap(curve, school) or _beside(run, steps, curve, others) or _before(run, steps, curve, school)
+    found = _gap(curve, school) or _beside(run, curve, others) or _before(run, steps, curve, school)
     if found is not None or not run.underway.fresh:  # what begins from trained weights need not fall
         return found
     return _sluggish(run, steps, curve, others) if others else _plateau(run, steps, curve)
@@ -99,7 +100,7 @@ def _recent(curve: Curve) -> tuple[float, float, float]:
     return float(curve.middle[-_RECENT:].mean()), float(curve.loss[-_RECENT:].mean()), float(curve.step[-1])
 
 
-def _beside(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
+def _beside(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Curve]]) -> Alarm | None:
     """Against siblings at the same step: above the highest of them, or below the lowest."""
     _, mine, last = _recent(curve)
     if not others or last < 2 * run.underway.warmup:
@@ -117,10 +118,10 @@ def _beside(run: RunCurves, steps: int, curve: Curve, others: Sequence[tuple[int
     largest = run.underway.params >= max(sizes)
     above, below = mine - max(theirs), min(theirs) - mine
     fall = _fall(curve)
-    catching_up = last <= _EARLY[1] * steps and fall is not None and fall[0] > _LEARNS
-    if above > max(noise, (_BEHIND if largest and not catching_up else _AHEAD) * mine):
+    steep = last <= _EARLY[1] * max(run.underway.steps) and fall is not None and fall[0] > _LEARNS
+    if above > max(noise, (_BEHIND if largest and not steep else _AHEAD) * mine):
         return _said("diverging", last, mine, above, "its siblings at the same step")
-    if below > max(noise, _AHEAD * mine):
+    if below > max(noise, (_AHEAD_STEEP if steep else _AHEAD) * mine):
         return _said("repeating data", last, mine, -below, "its siblings at the same step")
     return None
 
