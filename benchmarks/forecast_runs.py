@@ -109,6 +109,14 @@ SETUPS = (
           faulty=(1,), held_back=True),
     Setup(name="docs-x", text="docstrings", shapes=LADDER, steps=640, batch_size=12, n_positions=96, seed=54, faulty=(2,),
           held_back=True),
+    Setup(name="code-y", text="stdlib", shapes=LADDER, steps=680, batch_size=8, n_positions=128, seed=61, faulty=(2,),
+          held_back=True),
+    Setup(name="docs-z", text="docstrings", shapes=LADDER, steps=700, batch_size=10, n_positions=112, seed=62, cooldown=0.25,
+          faulty=(1,), held_back=True),
+    Setup(name="code-aa", text="stdlib", shapes=LADDER, steps=740, batch_size=8, n_positions=128, seed=63, faulty=(3,),
+          held_back=True),
+    Setup(name="docs-ab", text="docstrings", shapes=LADDER, steps=660, batch_size=12, n_positions=96, seed=64, faulty=(2,),
+          held_back=True),
 )  # fmt: skip
 
 
