@@ -1,11 +1,10 @@
 """The live forecast on runs whose tails are held back, and its alarms on runs with faults.
 
 Run: python benchmarks/forecast.py [--json] [--check] [--regenerate DIR]. The runs are real (benchmarks/forecast_runs.py):
-ladders of tiny models under wsd, cosine and constant rates, in twenty-four studies. The forecast's constants were chosen on
-the first eight; the next six (SEEN) were opened after that, and added one rule; HELD_BACK were opened after that rule. The
-first six of those changed the alarms, and UNSEEN_BY_ALARMS were opened after that. Only what was opened after a method stood
-counts for its bars; what each group gave when it was opened is in docs/log.md. The last four have the shapes of the ladder
-that the tool itself makes, those before were drawn by hand, some with one layer; both stand among the facts.
+ladders of tiny models under wsd, cosine and constant rates, in twenty-eight studies. The constants of forecast and alarms
+were chosen on twenty-four of them; HELD_BACK were opened after that, and only they count for the bars. What earlier forms gave
+on studies opened after those is in docs/log.md. From code-u on the shapes are those of the ladder that the tool itself makes;
+those before were drawn by hand, some with one layer.
 
 A run is foreseen from the first third of its steps, taught by the study's smaller members, which a ladder trains before it. Bars
 on forecasts are over runs to their full length, with smaller siblings of two sizes at least, as a plan's target has; shorter
@@ -37,10 +36,7 @@ from scaling.watching.foresee import Z_80, foresee
 from scaling.watching.underway import RungAhead, Underway
 
 CURVES = Path(__file__).parent / "curves"
-SEEN = ("code-i", "docs-j", "code-k", "code-l", "docs-m", "code-n")
-UNSEEN_BY_ALARMS = ("code-u", "docs-v", "code-w", "docs-x")
-DRAWN = ("code-o", "docs-p", "code-q", "code-r", "docs-s", "code-t")
-HELD_BACK = (*DRAWN, *UNSEEN_BY_ALARMS)
+HELD_BACK = ("code-y", "docs-z", "code-aa", "docs-ab")
 WITHIN, BUDGET, ENDED_ABOVE = 0.01, 0.10, 0.01
 
 
@@ -262,8 +258,8 @@ def score(
     held = [row for row in told if row["study"] in HELD_BACK]
     taught = [row for row in held if row["sizes"] >= 2 and row["whole"]]
     with_law = [row for row in taught if row["law_error"] is not None]
-    ill = [row for row in rung if row["fault"] and row["study"] in UNSEEN_BY_ALARMS]
-    sound = [row for row in rung if not row["fault"] and row["study"] in UNSEEN_BY_ALARMS]
+    ill = [row for row in rung if row["fault"] and row["study"] in HELD_BACK]
+    sound = [row for row in rung if not row["fault"] and row["study"] in HELD_BACK]
     healthy = [row for row in sound if row["ended_above"] <= ENDED_ABOVE]
     bars: list[dict[str, Any]] = [
         {"name": "runs foreseen within 1 % from a third", "value": within(taught), "at_least": 0.8},
@@ -295,16 +291,11 @@ def score(
     }  # fmt: skip
     groups = {
         "held back, siblings of 2 sizes or more": taught,
-        "of them, shapes drawn by hand": [row for row in taught if row["study"] in DRAWN],
-        "of them, the tool's own ladder": [row for row in taught if row["study"] not in DRAWN],
         "held back, 2 sizes, with all shorter rungs": [row for row in held if row["sizes"] >= 2],
         "held back, siblings of 1 size": [row for row in held if row["sizes"] == 1 and row["whole"]],
         "held back, no siblings": [row for row in held if row["sizes"] == 0 and row["whole"]],
         "constants chosen here, siblings of 2 sizes or more": [
-            row for row in told if row["study"] not in HELD_BACK + SEEN and row["sizes"] >= 2 and row["whole"]
-        ],
-        "opened before, siblings of 2 sizes or more": [
-            row for row in told if row["study"] in SEEN and row["sizes"] >= 2 and row["whole"]
+            row for row in told if row["study"] not in HELD_BACK and row["sizes"] >= 2 and row["whole"]
         ],
     }
     for kind in ("wsd", "cosine", "constant"):
@@ -320,7 +311,7 @@ def score(
             "half width": float(np.mean([row["half_width_80"] for row in rows])) if rows else float("nan"),
         }
     late = [row["after"] for row in ill if row["after"] is not None]
-    elsewhere = [row for row in rung if row["study"] not in UNSEEN_BY_ALARMS]
+    elsewhere = [row for row in rung if row["study"] not in HELD_BACK]
     facts["faults"] = {
         "found after, mean share of the budget": float(np.mean(late)) if late else float("nan"),
         "latest": max(late, default=float("nan")),

@@ -1,6 +1,6 @@
 """The runs behind benchmarks/forecast.py: real ladders of tiny models, healthy and with faults, made by the engine.
 
-Twenty studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves.
+Twenty-eight studies on text that every Python has; their curves, thinned to what is logged, lie in benchmarks/curves.
 Run: python -P benchmarks/forecast_runs.py DIR [STUDY…] (-P: a file beside it has the name of the package that trains).
 """
 

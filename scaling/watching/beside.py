@@ -4,8 +4,8 @@
 
 gap is ln L(sibling) − ln L(run) where the run is now. Most of it is gone by the end: who learns fast early is caught up with. A
 difference of size comes in its place, in the form of Kaplan et al. 2020 (arXiv:2001.08361, eq. 1.5): large where parameters are
-short, small where tokens D are. 1 − k and c are in proportion to the share of the run that is still to come, and what several
-siblings show of them corrects what is believed beforehand.
+short, small where tokens D are. 1 − k and c are in proportion to how far the learning rate will still carry the run (the share of
+x of `trajectory`), and what several siblings show of them corrects what is believed beforehand.
 """
 
 import math
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from .curves import RunCurves
 from .lessons import SAME_LENGTH, at_own_size
+from .trajectory import Profile
 
 Array = NDArray[np.float64]
-# Chosen by likelihood on all eight studies code-a to docs-h of benchmarks/forecast.py, each study foreseen with constants
-# chosen on the other seven (docs/log.md). Per share of the run that is still to come: how much of a gap is lost by the end, and
-# what a unit of K brings; each with its standard deviation between studies.
-_LOST, _SIZE = (0.80, 0.22), (0.185, 0.04)
+# Chosen by likelihood of what was foreseen at a third of all 147 full-length runs with siblings of two sizes in the 24 studies
+# code-a to docs-x of benchmarks/forecast.py (docs/log.md). Per share of x that is still to come: how much of a gap is lost by
+# the end, and what a unit of K brings; each with its standard deviation between studies.
+_LOST, _SIZE = (0.81, 0.37), (0.058, 0.01)
 # Deviations of ln L: along K, of single runs, and with what is to come.
-_WANDER, _SCATTER, _SCATTER_LEFT = 0.018, 0.002, 0.006
-_TOKENS_A_PARAMETER = 20.0  # r, about what is compute-optimal
+_WANDER, _SCATTER, _SCATTER_LEFT = 0.0055, 0.0017, 0.004
+_TOKENS_A_PARAMETER = 2.0  # r
 _SINCE = 0.5  # of the steps so far: where a gap is measured
 _FEWEST_LINES, _FEWEST_LOOKS = 4, 3  # that a gap is measured on
 _FEWEST_TO_JUDGE = 3  # siblings, for one to be out of line with the others
@@ -53,8 +54,7 @@ def beside(
     if not rows:
         return None
     size, ends, gaps, doubt = np.array(rows).T
-    curve = run.rung(steps) if until is None else run.rung(steps).until(until)
-    left = 1 - min(float(curve.step[-1]) / steps, 1.0)
+    left = to_come(run, steps, until)
     kept = 1 - _LOST[0] * left
     values = ends - kept * gaps
     shared = (_LOST[1] * left) ** 2 * np.outer(gaps, gaps)
@@ -78,6 +78,13 @@ def beside(
         doubts[worst] = math.hypot(doubts[worst], 2 * beyond[worst])
     mean, sd = expected(0.0, everyone, doubts)
     return math.exp(mean), sd * math.exp(mean)
+
+
+def to_come(run: RunCurves, steps: int, until: int | None = None) -> float:
+    """How much of what the learning rate does for a run of so many steps it still has to do, as a share."""
+    curve = run.rung(steps) if until is None else run.rung(steps).until(until)
+    now, end = Profile.of(run.underway.to(steps)).area_at(np.array([float(curve.step[-1]), float(steps)]))
+    return 1 - min(float(now / end), 1.0)
 
 
 def gap(

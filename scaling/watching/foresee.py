@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles at 0.9 and 0.975
 _OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
 _MODEL_ERROR = 0.004  # of the loss
+_BOTH_MISS = (
+    0.006  # of the loss: what neither the curve nor the siblings know; with it simulated runs are covered too
+)
 _ERR_TOGETHER = 0.5  # correlation of a curve's own error with that of the forecast beside siblings
 
 
@@ -64,6 +67,7 @@ def foresee(
         raise BadInput(f"{run.name} is finished; there is nothing left to foresee")
     found = by_curve(run, siblings, rung, until)
     loss, doubt = together((found.loss, found.sd), beside(run, siblings, rung, until))
+    doubt = math.hypot(doubt, _BOTH_MISS * loss)
     return replace(found, loss=loss, sd=doubt, offset=found.offset + loss - found.loss)
 
 
