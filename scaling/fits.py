@@ -207,6 +207,11 @@ def _warnings(table: Columns, fresh: Columns, predictor: Predictor) -> list[str]
         found.append(
             f"some rows repeat their data {epochs:.3g} times; the form takes repeated tokens for fresh ones"
         )
+    if predictor.repetition is not None and predictor.repetition.at_edge:
+        found.append(
+            f"{' and '.join(predictor.repetition.at_edge)}: at the edge of what was searched; these runs do not say when "
+            "repeating stops to pay"
+        )
     rung = smallest_rung(fresh.N, fresh.D, fresh.L)
     if rung:
         found.append(rung)

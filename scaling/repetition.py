@@ -29,6 +29,16 @@ class Repetition:
     R_N: float
     R_D: float
 
+    @property
+    def at_edge(self) -> tuple[str, ...]:
+        """Those of R_N and R_D that fitted best at the edge of what was searched: the data do not say how large they are."""
+        pairs = (("R_N", self.R_N, GRID_N), ("R_D", self.R_D, GRID_D))
+        return tuple(
+            f"{name} {value:.3g}"
+            for name, value, grid in pairs
+            if not 1.001 * grid[0] < value < 0.999 * grid[-1]
+        )
+
     def effective(self, N: Array, D: Array, U: Array) -> tuple[Array, Array]:
         """(N', D'); both unchanged where nothing is repeated."""
         repeated = D > U * (1 + 1e-9)

@@ -207,10 +207,28 @@ def test_repeated_tokens_are_worth_less_and_their_worth_is_recovered():
     assert pytest.approx(15, rel=0.1) == found.predictor.repetition.R_D
     assert pytest.approx(5, rel=0.1) == found.predictor.repetition.R_N
     assert "takes repeated tokens for fresh ones" not in found.card["warnings"]
+    assert "R_D 15" in found.card["repetition"] or "R_D 14" in found.card["repetition"]
+    assert "edge" not in found.card["warnings"]
     fresh, stale = found.predict(1e9, 4e10), found.predict(1e9, 4e10, unique_tokens=1e9)
     assert stale.loss > fresh.loss
     plain = fit(runs, form="chinchilla", bootstrap=0)
     assert "takes repeated tokens for fresh ones" in plain.card["warnings"]
+
+
+def test_repeats_that_cost_nothing_leave_their_worth_unsaid():
+    runs = [
+        Run(
+            run=f"{N}{U}{epochs}",
+            params=N,
+            tokens=U * epochs,
+            unique_tokens=U,
+            loss=BESIROGLU.loss(N, U * epochs),
+        )
+        for N, U, epochs in itertools.product(np.geomspace(1e7, 1e9, 5), (1e9, 1e10, 1e11), (1.0, 2.0, 3.0))
+    ]
+    found = fit(runs, form="data-constrained", bootstrap=0)
+    assert found.predictor.repetition.R_D >= 149
+    assert f"R_D {found.predictor.repetition.R_D:.3g}: at the edge" in found.card["warnings"]
 
 
 def test_fresh_tokens_are_left_as_they_are():

@@ -50,10 +50,22 @@ def card(
         **evidence,
         "law": f"E {main.law.E:.4g}, A {main.law.A:.4g}, B {main.law.B:.4g}",
         "exponents": _exponents(predictor),
+        **_repetition(predictor),
         **{f"optimum at {times:g}x the data": _optimum(predictor, times * domain.C[1]) for times in BUDGETS},
         "domain": f"N {_span(domain.N)}, D {_span(domain.D)}, C {_span(domain.C)} FLOPs",
         "intervals": _intervals(predictor),
         "warnings": "; ".join(warnings) or "none",
+    }
+
+
+def _repetition(predictor: Predictor) -> dict[str, str]:
+    """What repeated tokens, and parameters too many for them, were found to be worth."""
+    found = predictor.repetition
+    if found is None:
+        return {}
+    return {
+        "repetition": f"R_D {found.R_D:.3g}, R_N {found.R_N:.3g}: the first {found.R_D:.3g} repeats of a token are worth 63 % of "
+        "as many fresh ones, and further ones less"
     }
 
 
