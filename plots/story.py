@@ -68,7 +68,7 @@ def asked(seen: Seen) -> Facts:
         facts.append(("vocabulary", str(data["vocab_size"])))
     if seen.runs:
         names = {run.run for run in seen.runs}
-        facts.append(("observations", f"{len(seen.runs)} of {len(names)} training runs"))
+        facts.append(("observations", f"{len(seen.runs)}, from {len(names)} training runs"))
     if seen.work:
         flops, seconds = sum(w.flops for w in seen.work), sum(w.wall_s for w in seen.work)
         facts.append(("booked", f"{format_size(flops)} FLOPs in {format_duration(seconds)} of training"))
