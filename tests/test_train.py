@@ -1,6 +1,7 @@
 """Training: ladders whose branches are exact, whose rungs are observations, and what a run refuses."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_evaluation_is_the_mean_over_tokens_with_its_standard_error(ladder, text
 
 
 def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
-    folders = {}
+    folders, before = {}, os.environ.get("PYTHONSAFEPATH")
     for side_by_side in (1, 2):
         root = tmp_path / str(side_by_side)
         jobs = [
@@ -124,6 +125,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
         assert {run.run for run in read_runs(root / "runs.jsonl").runs} == {"tiny-s0", "other-s1"}
         assert heard[-1][0] == heard[-1][1]
     assert folders[1] == folders[2]
+    assert os.environ.get("PYTHONSAFEPATH") == before, "its workers alone were told"
 
 
 def test_rungs_that_round_to_one_step_are_one_rung(text, tmp_path):

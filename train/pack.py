@@ -9,9 +9,10 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -92,11 +93,24 @@ def _climb(job: Job, habits: Habits, stop: Stop) -> tuple[RungFile, ...]:
     return climb(job.settings, job.rungs, text, job.places, habits, stop)
 
 
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Processes that begin meanwhile do not find a train.py of the current folder; this one is as before afterwards."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def _in_processes(
     jobs: Sequence[Job], habits: Habits, stop: Stop, report: Report, workers: int
 ) -> tuple[RungFile, ...]:
     """The longest job first, so that the workers end together."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # a worker must not find a train.py of the current folder
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     ask: Any = context.Event()
@@ -104,7 +118,10 @@ def _in_processes(
     total = sum(job.work for job in jobs)
     positions = [0.0] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda index: -jobs[index].work)
-    with ProcessPoolExecutor(workers, context, _begin_worker, (messages, ask, os.getpid())) as pool:
+    with (
+        _safe_path(),
+        ProcessPoolExecutor(workers, context, _begin_worker, (messages, ask, os.getpid())) as pool,
+    ):
         futures: dict[int, Future[tuple[RungFile, ...]]] = {
             index: pool.submit(_work, index, jobs[index], quiet) for index in order
         }
