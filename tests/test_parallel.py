@@ -50,6 +50,7 @@ def metrics(folder):
     return [(path.parent.name, line) for path in paths for line in tiny.json_lines(path)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "pieces3", "moved"])
 def test_two_processes_log_what_one_does(name, cases):
     ours, theirs = metrics(cases / name), metrics(cases / "one")
@@ -61,6 +62,7 @@ def test_two_processes_log_what_one_does(name, cases):
         assert (found["step"], found["lr"]) == (expected["step"], expected["lr"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "moved"])
 def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
     for ours, theirs in zip(
@@ -71,6 +73,7 @@ def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
         assert ours.loss_se == pytest.approx(theirs.loss_se, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["z0", "z2", "z3"])
 def test_the_files_of_a_run_are_those_of_one_process_and_its_ledger_too(name, cases, text):
     assert tiny.files_under(cases / name) == tiny.files_under(cases / "one")
@@ -78,6 +81,7 @@ def test_the_files_of_a_run_are_those_of_one_process_and_its_ledger_too(name, ca
     assert booked == planned_steps(settings(text), RUNGS) * settings(text).batch_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 3])
 def test_two_processes_with_dropout_that_were_stopped_twice_log_every_byte_again(zero, cases):
     for part in ("trunk", *(f"rung-{rung}" for rung in RUNGS)):
@@ -88,6 +92,7 @@ def test_two_processes_with_dropout_that_were_stopped_twice_log_every_byte_again
         assert cut == whole
 
 
+@pytest.mark.slow
 def test_the_processes_draw_dropout_of_their_own(cases, text):
     plain, dropped = metrics(cases / "z0")[0][1], metrics(cases / "whole0")[0][1]
     assert plain["loss"] != dropped["loss"]

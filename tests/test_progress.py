@@ -63,29 +63,23 @@ def test_short_work_says_nothing_where_nobody_watches(clock, capsys):
     assert capsys.readouterr().err == ""
 
 
+def asked(verb, study):
+    sweep = [study / "ladder.json", "--target", "15M", "--tokens", "30M", "--replicates", "3"]
+    return [verb, *(sweep if verb == "simulate" else ["--study", study])]
+
+
 @pytest.mark.parametrize("verb", ["backtest", "report", "simulate"])
-def test_what_takes_seconds_shows_its_progress_on_a_terminal_alone(verb, study, cli):
-    words = {
-        "backtest": ["backtest", "--study", study],
-        "report": ["report", "--study", study],
-        "simulate": [
-            "simulate",
-            study / "ladder.json",
-            "--target",
-            "15M",
-            "--tokens",
-            "30M",
-            "--replicates",
-            "3",
-        ],
-    }[verb]
-    status, shown = on_terminal(*words)
+def test_what_takes_seconds_shows_its_progress_on_a_terminal(verb, study):
+    status, shown = on_terminal(*asked(verb, study))
     assert status == 0, shown
     lines = [line for line in shown.split("\r") if "%  " in line]
     assert lines[0].startswith("  0%  ")
     assert "0.0 s left" not in lines[1]
-    done = cli(*words)
-    assert "%  " not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["backtest", "simulate"])
+def test_elsewhere_it_says_nothing_but_its_answer(verb, study, cli):
+    assert "%  " not in cli(*asked(verb, study)).stderr
 
 
 def test_a_backtest_tells_of_all_its_work_in_order(study):
