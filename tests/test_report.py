@@ -258,6 +258,10 @@ def test_write_report_leaves_page_and_figures(study, tmp_path):
     names = {p.name for p in (folder / "figures").iterdir()}
     for name in ("predicted", "learning", "surface", "residuals", "frontier"):
         assert {f"{name}.png", f"{name}.svg", f"{name}.csv"} <= names
+    assert write_report(folder) == path, "a study's own page is written anew"
+    path.write_text("<!doctype html>\n<html><body>somebody's page</body></html>\n")
+    with pytest.raises(BadInput, match="not such a report"):
+        write_report(folder)
 
 
 def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp_path, cli):

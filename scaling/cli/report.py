@@ -100,5 +100,5 @@ def _write(
 def _opening(text: str, form: str) -> str:
     """What any report of this form begins with; a card begins with its study's title."""
     if form == "html":
-        return text.partition("default-src")[0]
+        return text.partition(" content=")[0]
     return " ".join(text.split(maxsplit=2)[:2]) if form == "json" else text.partition("\n")[0]
