@@ -1,12 +1,10 @@
-"""A browser driven over WebDriver's HTTP, with nothing but Python: Debian's chromium and chromium-driver do the work."""
+"""Debian's Chromium, headless, driven by Selenium."""
 
 import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.request
 from pathlib import Path
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 _ARGUMENTS = (
@@ -16,43 +14,18 @@ _ARGUMENTS = (
 
 
 class Browser:
-    """One page at a time. `errors` and `requests` tell what the console and the network saw."""
+    """A browser with one page. `errors` and `requests` are the entries of its console and network logs."""
 
     def __init__(self, profile: Path):
-        assert Path(CHROMIUM).exists(), f"{CHROMIUM} is not there: apt-get install chromium chromium-driver"
-        assert shutil.which(DRIVER), f"{DRIVER} is not there: apt-get install chromium chromium-driver"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._root = f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._wait()
-        options = {"binary": CHROMIUM, "args": [*_ARGUMENTS, f"--user-data-dir={profile}"]}
-        wanted = {
-            "goog:chromeOptions": options,
-            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
-        }
-        session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
-        self._session = f"/session/{session['sessionId']}"
-
-    def _wait(self):
-        for _ in range(100):
-            try:
-                if self._call("GET", "/status")["ready"]:
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError("chromedriver did not start within 10 s")
-
-    def _call(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._root + path, data=data, method=method, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
+        for program in (CHROMIUM, DRIVER):
+            assert Path(program).exists(), f"{program} is missing: apt-get install chromium chromium-driver"
+        options = ChromeOptions()
+        options.binary_location = CHROMIUM
+        for argument in (*_ARGUMENTS, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        # Both paths are given, so Selenium Manager has nothing to look for or to download.
+        self._driver = Chrome(options=options, service=Service(DRIVER))
 
     def open(self, url, *, width=1200, dark=False):
         """Open a page at that width, light or dark."""
@@ -65,34 +38,29 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.cdp("Emulation.setEmulatedMedia", features=[scheme])
-        self._call("POST", self._session + "/url", {"url": "about:blank"})
+        # headless Chromium 150 focuses no window by itself
+        self.cdp("Emulation.setFocusEmulationEnabled", enabled=True)
+        self._driver.get("about:blank")
         self.errors(), self.requests()  # the browser's own first tab does not count
-        self._call("POST", self._session + "/url", {"url": url})
+        self._driver.get(url)
 
     def cdp(self, command, **parameters):
-        """A command of the browser's own protocol."""
-        return self._call("POST", self._session + "/goog/cdp/execute", {"cmd": command, "params": parameters})
+        """Execute a command of the Chrome DevTools Protocol."""
+        return self._driver.execute_cdp_cmd(command, parameters)
 
     def run(self, script, *arguments):
         """The value of a script's `return`."""
-        return self._call(
-            "POST", self._session + "/execute/sync", {"script": script, "args": list(arguments)}
-        )
+        return self._driver.execute_script(script, *arguments)
 
     def errors(self):
-        """What the console said since it was last asked."""
-        return self._call("POST", self._session + "/se/log", {"type": "browser"})
+        """Console entries since the last call."""
+        return self._driver.get_log("browser")
 
     def requests(self):
-        """Addresses asked for since it was last asked."""
-        entries = self._call("POST", self._session + "/se/log", {"type": "performance"})
-        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        """Addresses requested since the last call."""
+        messages = [json.loads(entry["message"])["message"] for entry in self._driver.get_log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
     def close(self):
         """End the session and the driver."""
-        try:
-            self._call("DELETE", self._session)
-        finally:
-            self._process.terminate()
-            self._process.wait(timeout=20)
+        self._driver.quit()
