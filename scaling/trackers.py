@@ -6,6 +6,7 @@ Both tell losses and steps, not sizes: a config.json beside them (or in the fold
 import json
 import struct
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ STATE = "trainer_state.json"
 EVENTS = "events.out.tfevents"
 _LOSS_TAGS = ("eval/loss", "eval_loss", "loss/eval", "val/loss", "val_loss")
 _TOKEN_TAGS = ("tokens", "train/num_input_tokens_seen", "num_input_tokens_seen", "tokens_seen")
+_HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
 
 
 def is_tracker(path: Path) -> bool:
@@ -168,88 +170,81 @@ def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
             }
 
 
+def require_tensorboard(asked: str) -> None:
+    """Refuse what needs the `tensorboard` package where it is missing.
+
+    Args:
+        asked: the input that needs it, as the message begins.
+
+    Raises:
+        BadInput: the package is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise BadInput(f"{asked}, which needs TensorBoard: pip install 'scaling-planner[tensorboard]'")
+
+
 def read_scalars(file: Path) -> Iterator[tuple[int, str, float]]:
-    """(step, tag, value) of each scalar in a TensorBoard event file, which needs no TensorBoard: records framed by their
-    length (TFRecord), each a protocol buffer Event {step = 2, summary = 5 {value = 1 {tag = 1, simple_value = 2, tensor = 8}}}.
+    """(step, tag, value) of each scalar in a TensorBoard event file.
 
     A half-written last record, which a running trainer leaves, ends the reading.
+
+    Raises:
+        BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
     """
     try:
-        data = file.read_bytes()
+        size = file.stat().st_size
+        with file.open("rb"):
+            pass
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    require_tensorboard(f"{file} is a TensorBoard event file")
+    from google.protobuf.message import DecodeError
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+
     at = 0
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from("<Q", data, at)
-        record = data[at + 12 : at + 12 + length]
-        if len(record) < length:
-            return
-        at += 16 + length
+    for record in RawEventFileLoader(str(file)).Load():
         try:
-            yield from _scalars(record)
-        except (IndexError, struct.error) as error:
-            raise BadInput(f"{file} is not a TensorBoard event file: broken record at byte {at}") from error
+            event = Event.FromString(record)
+        except DecodeError as error:
+            raise _broken(file, at) from error
+        at += len(record) + _FRAME
+        for one in event.summary.value:
+            value = _scalar(one)
+            if value is not None:
+                yield event.step, one.tag, value
+    if at < size and not _half_written(file, at):
+        raise _broken(file, at)
 
 
-def _scalars(record: bytes) -> Iterator[tuple[int, str, float]]:
-    step = 0
-    for number, value in _fields(record):
-        if number == 2 and isinstance(value, int):
-            step = value
-        if number == 5 and isinstance(value, bytes):
-            for inner, one in _fields(value):
-                if inner == 1 and isinstance(one, bytes):
-                    tag, scalar = _value(one)
-                    if scalar is not None:
-                        yield step, tag, scalar
+def _broken(file: Path, at: int) -> BadInput:
+    return BadInput(f"{file} is not a TensorBoard event file: broken record at byte {at}")
 
 
-def _value(message: bytes) -> tuple[str, float | None]:
-    tag, scalar = "", None
-    for number, value in _fields(message):
-        if number == 1 and isinstance(value, bytes):
-            tag = value.decode("utf-8", "replace")
-        elif number == 2 and isinstance(value, float):
-            scalar = value
-        elif number == 8 and isinstance(value, bytes):  # TensorProto: float_val = 5, tensor_content = 4
-            for inner, one in _fields(value):
-                if inner == 5 and isinstance(one, float):
-                    scalar = one
-                elif inner in (4, 5) and isinstance(one, bytes) and len(one) >= 4:
-                    (scalar,) = struct.unpack_from("<f", one)
-    return tag, scalar
+def _half_written(file: Path, at: int) -> bool:
+    """Whether the record where the loader stopped was cut short (or left as zeros by a power cut), not damaged."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    with file.open("rb") as opened:
+        opened.seek(at)
+        rest = opened.read()
+    if len(rest) < _HEADER or not rest.strip(b"\0"):
+        return True
+    length, checksum = struct.unpack_from("<QI", rest)
+    return bool(checksum == masked_crc32c(rest[:8])) and len(rest) < length + _FRAME
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """(number, value) of a protocol buffer's fields: varints, doubles, floats and byte strings."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        value: int | float | bytes
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind == 1:
-            (value,) = struct.unpack_from("<d", message, at)
-            at += 8
-        elif kind == 2:
-            length, at = _varint(message, at)
-            value = message[at : at + length]
-            at += length
-        elif kind == 5:
-            (value,) = struct.unpack_from("<f", message, at)
-            at += 4
-        else:
-            raise IndexError
-        yield key >> 3, value
+def _scalar(value: Any) -> float | None:
+    """A summary value as a number; None for text, images and histograms. TensorFlow 2 writes a scalar as a tensor."""
+    kind = value.WhichOneof("value")
+    if kind == "simple_value":
+        return float(value.simple_value)
+    if kind != "tensor" or any(axis.size != 1 for axis in value.tensor.tensor_shape.dim):
+        return None
+    from tensorboard.util.tensor_util import make_ndarray
 
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value, shift = 0, 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at += 1
-        if byte < 128:
-            return value, at
-        shift += 7
+    try:
+        array = make_ndarray(value.tensor)
+    except TypeError:  # a kind of number that NumPy lacks
+        return None
+    return float(array.item()) if array.dtype.kind in "fiu" and array.size == 1 else None

@@ -1,9 +1,11 @@
 """Readers: every format gives the same rows, every bad row is named, and too many are refused."""
 
 import json
-import struct
 
 import pytest
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from families import member
 from families.architectures import architecture
@@ -168,24 +170,19 @@ def test_a_trainer_state_without_sizes_says_so(tmp_path):
         read_runs(empty)
 
 
-def event(step, tag, value):
-    """One TFRecord with a scalar, written after the TensorBoard format; checksums are not read and left zero."""
-    inner = b"\x0a" + bytes([len(tag)]) + tag.encode() + b"\x15" + struct.pack("<f", value)
-    summary = b"\x0a" + bytes([len(inner)]) + inner
-    message = (
-        b"\x09" + struct.pack("<d", 0.0) + b"\x10" + bytes([step]) + b"\x2a" + bytes([len(summary)]) + summary
-    )
-    return struct.pack("<Q", len(message)) + b"\0" * 4 + message + b"\0" * 4
-
-
 def test_a_tensorboard_file_gives_losses_at_the_steps_that_have_tokens(tmp_path):
     run = tmp_path / "small"
     config(run)
-    path = run / "events.out.tfevents.1.host"
-    data = b"".join(
-        event(s, t, v) for s in (10, 20) for t, v in (("tokens", 1e6 * s), ("eval/loss", 5 - s / 10))
-    )
-    path.write_bytes(data + b"\x50\0\0")  # a half-written record at the end is no error
+    writer = EventFileWriter(str(run))
+    for step in (10, 20):
+        for tag, value in (("tokens", 1e6 * step), ("eval/loss", 5 - step / 10)):
+            writer.add_event(
+                Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+            )
+    writer.close()
+    (path,) = run.glob("events.*")
+    with path.open("ab") as file:
+        file.write(b"\x50\0\0")  # a half-written record at the end is no error
     assert list(read_scalars(path))[1] == (10, "eval/loss", 4.0)
     assert [(r.tokens, r.loss, r.annealed) for r in read_runs(path).runs] == [
         (1e7, 4.0, False),

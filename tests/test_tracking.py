@@ -2,11 +2,18 @@
 
 import json
 import os
-import struct
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import SessionLog
+from tensorboard.util.tensor_util import make_ndarray
 
 from families import accounting, member
+from families.errors import BadInput
 from scaling.cli.progress import fitted
 from scaling.hardware import accelerator
 from scaling.runs import read_runs
@@ -15,7 +22,7 @@ from train import pace as pace_file
 from train.metrics import journal
 from train.pace import Peak, device_name, pace, peak_of
 from train.rung import RungFile
-from train.tensorboard import Scalars, crc32c, masked
+from train.tensorboard import Scalars
 
 from .tiny import SMALLER, words, write_corpus
 
@@ -25,34 +32,79 @@ SHAPE = words(**SMALLER, batch_size=4)
 # TensorBoard
 
 
-@pytest.mark.parametrize(
-    ("data", "crc"),
-    [
-        (b"123456789", 0xE3069283),
-        (bytes(32), 0x8A9136AA),
-        (b"\xff" * 32, 0x62A8AB43),
-        (bytes(range(32)), 0x46DD794E),
-    ],
-)  # the check value of CRC-32C, and RFC 3720, appendix B.4
-def test_checksums_are_castagnolis(data, crc):
-    assert crc32c(data) == crc
-
-
-def test_a_record_is_framed_as_tfrecord_is(tmp_path):
+def test_tensorboards_own_loader_reads_what_is_written(tmp_path):
     scalars = Scalars(tmp_path, 0)
-    scalars.write({"step": 300, "loss": 2.5})
+    scalars.write({"step": 300, "loss": 2.5, "wall_s": 1.0})
     scalars.close()
     (path,) = tmp_path.iterdir()
-    data, at, records = path.read_bytes(), 0, 0
-    while at < len(data):
-        (length,) = struct.unpack_from("<Q", data, at)
-        assert data[at + 8 : at + 12] == masked(data[at : at + 8])
-        body = data[at + 12 : at + 12 + length]
-        assert data[at + 12 + length : at + 16 + length] == masked(body)
-        at += 16 + length
-        records += 1
-    assert records == 3
-    assert list(read_scalars(path)) == [(300, "train/loss", 2.5)]
+    version, start, scalar = EventFileLoader(str(path)).Load()
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (1, SessionLog.START)
+    assert [(scalar.step, one.tag, make_ndarray(one.tensor).item()) for one in scalar.summary.value] == [
+        (300, "train/loss", 2.5)
+    ]
+
+
+@pytest.mark.parametrize("new_style", [False, True])  # a simple value, and a tensor as TensorFlow 2 writes it
+def test_what_torchs_own_writer_leaves_is_read_and_all_but_scalars_is_left_out(tmp_path, new_style):
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as theirs:
+        for step in (10, 300):
+            theirs.add_scalar("eval/loss", step / 8, step, new_style=new_style)
+        theirs.add_text("notes", "three words here", 300)
+        theirs.add_histogram("weights", np.arange(9.0), 300)
+    (path,) = tmp_path.iterdir()
+    assert list(read_scalars(path)) == [(10, "eval/loss", 1.25), (300, "eval/loss", 37.5)]
+
+
+def test_a_file_cut_anywhere_is_a_run_under_way_and_a_damaged_one_is_refused(tmp_path):
+    scalars = Scalars(tmp_path, 0)
+    for step in (1, 2, 3):
+        scalars.write({"step": step, "loss": float(step)})
+    scalars.close()
+    (path,) = tmp_path.iterdir()
+    whole, every = path.read_bytes(), list(read_scalars(path))
+    assert len(every) == 3
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        found = list(read_scalars(path))
+        assert found == every[: len(found)]
+    path.write_bytes(whole + bytes(64))  # as a power cut leaves a file that had grown
+    assert list(read_scalars(path)) == every
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x81]) + whole[at + 1 :])
+        with pytest.raises(BadInput, match="broken record at byte"):
+            list(read_scalars(path))
+    path.write_text("not an event file")
+    with pytest.raises(BadInput, match="is not a TensorBoard event file: broken record at byte 0"):
+        list(read_scalars(path))
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked"),
+    [
+        (
+            ["train", "family=tiny", "tokens=4096", *SHAPE, "data=corpus", "tensorboard=true"],
+            "tensorboard is true",
+        ),
+        (["fit", "theirs"], "theirs/events.out.tfevents.1.host is a TensorBoard event file"),
+    ],
+)
+def test_without_tensorboard_one_line_says_how_to_get_it_and_nothing_is_written(tmp_path, verb, asked):
+    write_corpus(tmp_path / "corpus", files=20)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "events.out.tfevents.1.host").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    code = "import sys; sys.modules['tensorboard'] = None\nfrom scaling.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *verb, "--study", "study"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    install = "which needs TensorBoard: pip install 'scaling-planner[tensorboard]'"
+    assert done.stderr == f"scaling: {asked}, {install}\n"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +131,12 @@ def test_events_hold_the_very_lines_of_metrics_and_the_rungs_own_loss(run):
 
 
 def test_tensorboard_reads_them_and_forgets_what_a_killed_run_logged_again(tmp_path):
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator", reason="needs the tensorboard extra"
-    )
     for start, stop, value in ((0, 40, 1.0), (20, 60, 2.0)):  # stopped at 40, its last checkpoint was at 20
         with journal(tmp_path, start, writes=True, tensorboard=True) as log:
             for step in range(start + 10, stop + 1, 10):
                 log.write("metrics.jsonl", step=step, loss=value)
         os.utime(next(iter(tmp_path.glob(f"events.*.{start}"))), (start, start))
-    read = accumulator.EventAccumulator(str(tmp_path))
+    read = EventAccumulator(str(tmp_path))
     read.Reload()
     found = [(event.step, event.value) for event in read.Scalars("train/loss")]
     assert found == [(10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0), (50, 2.0), (60, 2.0)]

@@ -157,7 +157,8 @@ class TrainConfig(Record):
     )
     eval_tokens: Count = Field(default=1_000_000, description="Held-out tokens evaluated, at most.")
     tensorboard: bool = Field(
-        default=False, description="Write TensorBoard event files beside metrics.jsonl too."
+        default=False,
+        description="Write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl too.",
     )
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
     save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")

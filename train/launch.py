@@ -14,6 +14,7 @@ from scaling.files import sha256_file
 from scaling.planfile import PlannedMember
 from scaling.runs import gather_runs
 from scaling.study import Study
+from scaling.trackers import require_tensorboard
 
 from .autotune import Estimate, estimate, speed_of
 from .branches import planned_steps
@@ -123,6 +124,8 @@ def begin(
     Raises:
         BadInput: as `train`.
     """
+    if config.tensorboard:
+        require_tensorboard("tensorboard is true")
     spec = config.spec()
     begun = (folder / RUN).exists()
     data = Study(study).data
