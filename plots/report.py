@@ -3,13 +3,21 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaling.rendering import environment
 
 from . import cells, story, tables
 from .figures import FIGURES, OF_OUTCOMES, Picture
 from .seen import Seen
 from .style import DARK, svg, variable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 _OF_RESULT = ("forecast", "learning", "cost", "throughput", "calibration")
 _OF_LAW = ("surface", "frontier", "isoflops", "residuals", "backtest")
@@ -23,38 +31,87 @@ SECTIONS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of a table as the page sets it: its class, and its least width in characters (0: none)."""
+
+    name: str
+    kind: str
+    width: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """A drawn picture as the page shows it: inline SVG, and its data as an address."""
+
+    name: str
+    title: str
+    about: str
+    svg: "Markup"
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """The figures of a section, and why others are missing from it."""
+
+    shown: tuple[_Figure, ...]
+    missing: tuple[tuple[str, str], ...]
+
+
 def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
     """The page of a study, with its figures and why the others cannot be drawn."""
-    script = _asset("page.js")
-    bodies = {
-        "asked": _facts(story.asked(seen)) + _doubts(seen),
-        "planned": _planned(seen, drawn),
-        "happened": _happened(seen, drawn, lacking),
-        "law": _law(seen, drawn, lacking),
-        "next": _next(seen),
-        "runs": _table(tables.observed(seen)) or _none("No run is finished yet."),
+    from markupsafe import Markup
+
+    script, alarm = _asset("page.js"), story.alarm(seen)
+    found = {
+        "outcome": tables.outcome(seen),
+        "costs": tables.costs(seen),
+        "planned": tables.planned(seen),
+        "indifferent": tables.indifferent(seen),
+        "forms": tables.forms(seen),
+        "refitted": tables.refitted(seen),
+        "telling": tables.telling(seen),
+        "next_runs": tables.next_runs(seen),
+        "observed": tables.observed(seen),
     }
-    shown = SECTIONS if seen.studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened")
-    links = "".join(f'<a href="#{key}">{escape(title)}</a>' for key, title in shown)
-    sections = "".join(
-        f'<section aria-labelledby="{key}"><h2 id="{key}">{escape(title)}</h2>{bodies[key]}</section>'
-        for key, title in shown
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(seen.title)}</title><style>{_style()}</style></head><body><main>"
-        f'<header><h1>{escape(seen.title)}</h1><p class="lead">{_headline(seen)}</p>'
-        f'{_tiles(seen)}<nav aria-label="Sections">{links}</nav></header>'
-        f"{sections}{_footer(seen) if seen.studies == 1 else ''}</main>"
-        f'<div id="tip" role="tooltip" hidden></div><script>{script}</script></body></html>\n'
-    )
+    to_come = OF_OUTCOMES if found["outcome"] is None else ()
+    return _environment().get_template("report.html").render(
+        title=seen.title,
+        policy=Markup(_policy(script)),  # noqa: S704 - ours
+        style=Markup(_style()),  # noqa: S704 - ours
+        script=Markup(script),  # noqa: S704 - ours
+        alarm=alarm,
+        headline=story.headline(seen).removeprefix(alarm),
+        tiles=_tiles(seen),
+        sections=SECTIONS if seen.studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened"),
+        warnings=seen.doubts,
+        has_plan=seen.plan is not None or seen.ladder is not None,
+        has_law=seen.law is not None,
+        facts_asked=story.asked(seen),
+        facts_sealed=story.sealed(seen),
+        facts_law=story.law_facts(seen),
+        figures_planned=_figures(drawn, ("planned",), {}),
+        figures_happened=_figures(
+            drawn, ("predicted", *_OF_RESULT), {n: why for n, why in lacking.items() if n not in to_come}
+        ),
+        figures_law=_figures(drawn, _OF_LAW, lacking),
+        tables=found,
+        advice=story.advice(seen),
+        documents=_documents(seen) if seen.studies == 1 else None,
+    )  # fmt: skip
+
+
+@cache
+def _environment() -> "Environment":
+    made = environment("plots")
+    made.filters["columns"] = _columns
+    made.filters["exact"] = lambda value: repr(float(value))
+    return made
 
 
 def _asset(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8").strip()
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8").strip()
 
 
 def _style() -> str:
@@ -70,148 +127,53 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
-def _headline(seen: Seen) -> str:
-    line, alarm = escape(story.headline(seen)), escape(story.alarm(seen))
-    return f'<strong class="bad-t">{alarm}</strong>{line.removeprefix(alarm)}' if alarm else line
-
-
-def _tiles(seen: Seen) -> str:
+def _tiles(seen: Seen) -> story.Facts:
     if seen.comparison is None or len(seen.comparison.rows) != 1:
-        return ""
+        return []
     row = seen.comparison.rows[0]
-    tiles = (
+    return [
         (cells.short(row.predicted_ppl, 2), "perplexity predicted"),
         (cells.short(row.actual_ppl, 2), "perplexity measured"),
         (cells.percent(row.error).text, "error of the predicted loss"),
         (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
-    )
-    return (
-        '<div class="tiles">'
-        + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in tiles)
-        + "</div>"
-    )
+    ]
 
 
-def _facts(facts: story.Facts) -> str:
-    if not facts:
-        return ""
-    return "<dl>" + "".join(f"<dt>{escape(key)}</dt><dd>{escape(text)}</dd>" for key, text in facts) + "</dl>"
-
-
-def _none(line: str) -> str:
-    return f'<p class="note">{escape(line)}</p>'
-
-
-def _doubts(seen: Seen) -> str:
-    return "".join(f'<p class="note bad">{escape(line)}</p>' for line in seen.doubts)
-
-
-def _table(table: cells.Table | None) -> str:
-    if table is None:
-        return ""
-    kinds = [_kind(table, column) for column in range(len(table.header))]
-    head = "".join(
-        f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(table.header, kinds, strict=True)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{kind}{_sorted_by(cell)}>{escape(cell.text)}</td>"
-            for cell, kind in zip(row, kinds, strict=True)
-        )
-        + "</tr>"
-        for row in table.rows
-    )
-    return (
-        f"<h3>{escape(table.title)}</h3>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
-        f'<table class="sort"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
-
-
-def _sorted_by(cell: cells.Cell) -> str:
-    return "" if cell.value is None else f' data-v="{float(cell.value)!r}"'
-
-
-def _kind(table: cells.Table, column: int) -> str:
+def _columns(table: cells.Table) -> list[_Column]:
     """Numbers stay whole and to the right; names to the left, broken only where they are very long."""
-    cells = [row[column] for row in table.rows]
-    if all(cell.value is not None or cell.text == "–" for cell in cells):
-        return ' class="n"'
-    if column:
-        return ' class="l"'
-    longest = max(len(cell.text) for cell in cells)
-    return f' class="t" style="min-width:min({min(longest, 24) + 2}ch,40vw)"'
+    found = []
+    for i, name in enumerate(table.header):
+        column = [row[i] for row in table.rows]
+        if all(cell.value is not None or cell.text == "–" for cell in column):
+            found.append(_Column(name, "n"))
+        elif i:
+            found.append(_Column(name, "l"))
+        else:
+            found.append(_Column(name, "t", min(max(len(cell.text) for cell in column), 24) + 2))
+    return found
 
 
-def _figures(drawn: Sequence[Picture], names: Sequence[str], lacking: dict[str, str]) -> str:
-    shown = [p for name in names for p in drawn if p.name == name]
-    missing = "".join(
-        f'<p class="about">No figure “{escape(name)}”: {escape(lacking[name])}.</p>'
-        for name in names
-        if name in lacking
-    )
-    return (
-        '<div class="figures">' + "".join(_figure(p) for p in shown) + "</div>" if shown else ""
-    ) + missing
-
-
-def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.csv().encode()).decode()
-    return (
-        f'<figure id="figure-{picture.name}"><figcaption><b>{escape(picture.title)}</b></figcaption>'
-        f"{svg(picture.figure, picture.name, inline=True)}"
-        f'<p class="about">{escape(picture.about)} '
-        f'<a class="csv" download="{picture.name}.csv" href="data:text/csv;base64,{data}">CSV</a></p></figure>'
+def _figures(drawn: Sequence[Picture], names: Sequence[str], lacking: dict[str, str]) -> _Figures:
+    return _Figures(
+        shown=tuple(_figure(picture) for name in names for picture in drawn if picture.name == name),
+        missing=tuple((name, lacking[name]) for name in names if name in lacking),
     )
 
 
-def _planned(seen: Seen, drawn: Sequence[Picture]) -> str:
-    if seen.plan is None and seen.ladder is None:
-        return _none("Nothing is planned yet: run scaling plan.")
-    facts = story.sealed(seen)
-    note = "" if facts else _none("The plan is not sealed: what it says was not promised before the run.")
-    return (
-        _facts(facts)
-        + note
-        + _figures(drawn, ("planned",), {})
-        + _table(tables.planned(seen))
-        + _table(tables.indifferent(seen))
+def _figure(picture: Picture) -> _Figure:
+    from markupsafe import Markup
+
+    return _Figure(
+        name=picture.name,
+        title=picture.title,
+        about=picture.about,
+        svg=Markup(svg(picture.figure, picture.name, inline=True)),  # noqa: S704 - matplotlib escapes its texts
+        data="data:text/csv;base64," + base64.b64encode(picture.csv().encode()).decode(),
     )
 
 
-def _happened(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
-    found = tables.outcome(seen)
-    if found is None:
-        lacking = {name: why for name, why in lacking.items() if name not in OF_OUTCOMES}
-        head = _none("No sealed prediction has met its run yet: train it, then run scaling compare.")
-    else:
-        head = _table(found) + _table(tables.costs(seen))
-    return head + _figures(drawn, ("predicted", *_OF_RESULT), lacking)
-
-
-def _law(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
-    if seen.law is None:
-        return _none("No law is fitted yet: run scaling fit on runs.jsonl.")
-    return (
-        _figures(drawn, _OF_LAW, lacking)
-        + _table(tables.forms(seen))
-        + "<h3>The fit card</h3>"
-        + _facts(story.law_facts(seen))
-    )
-
-
-def _next(seen: Seen) -> str:
-    said = "".join(f"<li>{escape(line)}</li>" for line in story.advice(seen))
-    return (
-        (f"<ul>{said}</ul>" if said else "")
-        + _table(tables.refitted(seen))
-        + _table(tables.telling(seen))
-        + _table(tables.next_runs(seen))
-    )
-
-
-def _footer(seen: Seen) -> str:
+def _documents(seen: Seen) -> list[tuple[str, object]]:
+    """The files that the page was made from, by their names."""
     named = (
         ("study", seen.study),
         ("ladder", seen.ladder),
@@ -219,17 +181,7 @@ def _footer(seen: Seen) -> str:
         ("plan", seen.plan),
         ("comparison", seen.comparison),
     )
-    lines = "".join(
-        f"<li>{name}.json, {escape(document.created_at)}, {escape(document.tool)}"
-        + "".join(
-            f"<br>from {escape(source)} <code>{escape(digest)}</code>"
-            for source, digest in document.inputs.items()
-        )
-        + "</li>"
-        for name, document in named
-        if document is not None
-    )
-    return f"<footer><details><summary>Files this page was made from</summary><ul>{lines}</ul></details></footer>"
+    return [(name, document) for name, document in named if document is not None]
 
 
 assert {*_OF_RESULT, *_OF_LAW, "predicted", "planned"} == set(FIGURES)
