@@ -16,6 +16,7 @@ from plots.report import report
 from plots.seen import see
 from scaling.cli.report import write_report
 from scaling.compare import Comparison
+from scaling.rendering import escape_latex
 from scaling.runs import append_run
 
 from .synthetic import HOSTILE, write_study
@@ -144,7 +145,7 @@ def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
 
 def test_in_a_papers_table_no_name_opens_a_group_or_a_formula():
     name = r"50% {of} a$b \input{x} _y_ #1 & ~z^2"
-    assert card._tex(name) == (
+    assert escape_latex(name) == (
         r"50\% \{of\} a\$b \textbackslash{}input\{x\} \_y\_ \#1 \& \textasciitilde{}z\textasciicircum{}2"
     )
 
