@@ -4,7 +4,7 @@
 
 Every loop lives in a process of its own (benchmarks/racers.py) and steps on command; the loops take turns, a few steps
 each, so that a busy moment of the machine touches all of them. Ratios are medians over the rounds of the ratio within a
-round. The Trainer needs `accelerate` (pip install -e .[bench]).
+round. The Trainer needs `accelerate` (pip install -e '.[bench]').
 """
 
 import argparse

@@ -4,9 +4,12 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
+from families.errors import BadInput
 from families.units import format_size
 
 from .files import Record
@@ -18,12 +21,38 @@ NEEDED = {  # as in pyproject.toml
     "torch": (2, 6),
     "transformers": (5, 15),
 }
+TRAINING = ("torch", "transformers")  # imported by what trains; the extra [train] brings them
+TRAIN_EXTRA = (*TRAINING, "tokenizers", "safetensors", "huggingface_hub")  # all that it names
+INSTALL_TRAINING = "pip install 'scaling-planner[train]'"
 MENDED = (5, 15)  # transformers from which GPT-2's residual projections start at 0.02/sqrt(2·n_layer) again
 TRAP = (
     "initialises GPT-2's residual projections at 0.02 where 0.02/sqrt(2·n_layer) is right: losses of deep models are not "
     "comparable; install transformers>=5.15"
 )
 LITTLE_DISK, LITTLE_MEMORY = 5e9, 4e9  # bytes; torch alone takes 1.4 GB, a demo's study under 0.1
+
+
+def require_training(verb: str) -> None:
+    """Refuse a verb that trains where the packages of the extra [train] are missing; imports none of them.
+
+    Raises:
+        BadInput: with what is missing, and how to install it.
+    """
+    if missing := [name for name in TRAINING if not importable(name)]:
+        raise BadInput(f"{verb} {training_needs(missing)}")
+
+
+def training_needs(missing: Iterable[str]) -> str:
+    """The sentence on missing packages of the extra [train]."""
+    return f"needs {' and '.join(missing)}: {INSTALL_TRAINING}"
+
+
+def importable(name: str) -> bool:
+    """Tell whether a package can be imported, without importing it."""
+    try:
+        return find_spec(name) is not None
+    except ImportError:
+        return False
 
 
 class Part(Record):
@@ -48,6 +77,8 @@ def installation() -> tuple[Part, ...]:
 def package(name: str, found: str | None) -> Part:
     """A package of that version, with what is known to be wrong with it."""
     if found is None:
+        if name in TRAINING:
+            return Part(name=name, state="missing", warning=f"training needs it: {INSTALL_TRAINING}")
         return Part(name=name, state="missing", warning=f"pip install {name}")
     numbers = release(found)
     if name == "transformers" and (5, 0) <= numbers < MENDED:

@@ -242,7 +242,7 @@ def test_threads_spin_for_a_while_unless_a_person_says_how_they_wait(asked, coun
 def test_the_version_is_the_packages(cli):
     from importlib.metadata import version
 
-    assert cli("--version").stdout.strip() == f"scaling {version('scaling')}"
+    assert cli("--version").stdout.strip() == f"scaling {version('scaling-planner')}"
 
 
 def test_the_help_names_every_verb_with_an_example(cli):

@@ -83,7 +83,7 @@ def test_emit_writes_both_configs_for_a_stage_that_only_deepspeed_has(tmp_path, 
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("train.parallel.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r"not installed: pip install 'scaling\[deepspeed\]'"):
+    with pytest.raises(BadInput, match=r"not installed: pip install 'scaling-planner\[deepspeed\]'"):
         check_installed("deepspeed")
     with pytest.raises(BadInput, match="not installed"), join(1, "cpu", "deepspeed"):
         pass

@@ -99,7 +99,7 @@ def test_without_the_extra_or_a_network_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(BadInput, match=r"pip install 'scaling\[hub\]'") as caught:
+    with pytest.raises(BadInput, match=r"pip install 'scaling-planner\[hub\]'") as caught:
         prepare("wikitext-2", tmp_path / "data", vocab_size=280)
     assert "\n" not in str(caught.value)
 

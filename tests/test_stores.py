@@ -99,7 +99,7 @@ def test_a_store_that_gives_nothing_is_one_line(data, message, store, tmp_path):
 
 def test_a_store_without_its_library_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(BadInput, match=r"reading it needs: pip install 'scaling\[s3\]'"):
+    with pytest.raises(BadInput, match=r"reading it needs: pip install 'scaling-planner\[s3\]'"):
         local_text("s3://bucket/text", tmp_path)
 
 

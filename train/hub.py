@@ -80,7 +80,7 @@ def _load(data: str, found: HubSet) -> Any:
         import datasets
     except ImportError as error:
         raise BadInput(
-            f"data is {data!r}, a data set of the Hugging Face hub; reading it needs: pip install 'scaling[hub]'"
+            f"data is {data!r}, a data set of the Hugging Face hub; reading it needs: pip install 'scaling-planner[hub]'"
         ) from error
     try:
         return datasets.load_dataset(found.path, found.config)

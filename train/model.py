@@ -1,7 +1,7 @@
 """A spec as a real Hugging Face model, and its config on disk."""
 
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,14 @@ def write_config(spec: ModelSpec, folder: Path) -> Path:
 
 
 def _config_text(spec: ModelSpec) -> str:
-    return json.dumps(config_json(spec, version("transformers")), indent=2, sort_keys=True) + "\n"
+    return json.dumps(config_json(spec, _transformers_version()), indent=2, sort_keys=True) + "\n"
+
+
+def _transformers_version() -> str | None:
+    try:
+        return version("transformers")
+    except PackageNotFoundError:  # a config needs no library; only a model does
+        return None
 
 
 def build(

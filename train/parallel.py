@@ -126,7 +126,9 @@ def check_installed(engine: str) -> None:
         BadInput: saying how to get it.
     """
     if engine == "deepspeed" and find_spec("deepspeed") is None:
-        raise BadInput("engine is deepspeed, which is not installed: pip install 'scaling[deepspeed]'")
+        raise BadInput(
+            "engine is deepspeed, which is not installed: pip install 'scaling-planner[deepspeed]'"
+        )
 
 
 def launched() -> bool:

@@ -1,6 +1,6 @@
 """Object stores by URL, such as s3://bucket/text, through fsspec: text is fetched once, finished models are written.
 
-fsspec comes with torch; what speaks to a store is an extra of its own (`pip install 'scaling[s3]'`).
+fsspec comes with torch; what speaks to a store is an extra of its own (`pip install 'scaling-planner[s3]'`).
 """
 
 import os
@@ -24,8 +24,8 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.IGNORECASE | re.DOTALL)
 # Here a folder is a part of a name, and making one would make a bucket of a slip of the hand.
 _OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "r2"})
 _EXTRAS = {
-    "s3": "scaling[s3]",
-    "s3a": "scaling[s3]",
+    "s3": "scaling-planner[s3]",
+    "s3a": "scaling-planner[s3]",
     "gs": "gcsfs",
     "gcs": "gcsfs",
     "abfs": "adlfs",

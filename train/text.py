@@ -120,7 +120,9 @@ def _parquet(text: Text) -> Iterator[str]:
     try:
         from pyarrow import ArrowException, parquet, types
     except ImportError as error:
-        raise BadInput(f"{text.path} is Parquet; reading it needs: pip install 'scaling[parquet]'") from error
+        raise BadInput(
+            f"{text.path} is Parquet; reading it needs: pip install 'scaling-planner[parquet]'"
+        ) from error
     try:
         table = parquet.ParquetFile(text.path)
         names = table.schema_arrow.names

@@ -30,14 +30,16 @@ def architecture(name: str) -> Architecture:
     return REGISTRY[name]
 
 
-def config_json(spec: ModelSpec, version: str) -> dict[str, Any]:
-    """What that version of transformers writes as config.json, without the seconds that importing it takes."""
+def config_json(spec: ModelSpec, version: str | None) -> dict[str, Any]:
+    """What that version of transformers writes as config.json, without the seconds that importing it takes; without
+    a version the key transformers_version is left out, which the library reads as well.
+    """
     found = architecture(spec.architecture)
     return {
         **EVERY_CONFIG,
         "architectures": [found.model_class],
         "model_type": spec.architecture,
-        "transformers_version": version,
+        **({} if version is None else {"transformers_version": version}),
         **found.library_defaults(spec),
         **found.to_hugging_face(spec),
     }

@@ -44,6 +44,13 @@ def _run() -> int:
         raise KeyboardInterrupt(*error.args) from error
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:  # an option that trains, of a verb that does not
+        from ..installation import TRAIN_EXTRA, training_needs
+
+        package = (error.name or "").partition(".")[0]
+        if package not in TRAIN_EXTRA:
+            raise
+        fail(training_needs([package]))
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, many lines of it
             print(getattr(error, "message", error), file=sys.stderr)

@@ -1,5 +1,7 @@
 """The verbs, in the order of the flow. A verb's file is imported when the verb is used, so that help starts at once."""
 
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -16,11 +18,14 @@ The flow: design -> train -> fit -> plan -> seal -> train -> compare -> report. 
 
 
 class Verb(NamedTuple):
-    """name; "file:function" in this folder, or "file:app" for a verb of verbs; what it does, at most 60 letters."""
+    """name; "file:function" in this folder, or "file:app" for a verb of verbs; what it does, at most 60 letters; whether it
+    needs the extra [train].
+    """
 
     name: str
     where: str
     summary: str
+    trains: bool = False
 
 
 VERBS = (
@@ -35,18 +40,20 @@ VERBS = (
     Verb("predict", "predict:predict", "Predict loss and perplexity with intervals."),
     Verb("backtest", "backtest:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
     Verb("audit", "audit:audit", "Recompute a table, and explain what does not add up."),
-    Verb("train", "train_verb:train", "Train a member on real text, resumable."),
+    Verb("train", "train_verb:train", "Train a member on real text, resumable.", trains=True),
     Verb("emit", "emit:emit", "Write a run's configs for other programs: DeepSpeed."),
-    Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine."),
-    Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs."),
-    Verb("validate", "validate:validate", "Load a checkpoint with transformers; measure it again."),
+    Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine.", trains=True),
+    Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs.", trains=True),
+    Verb(
+        "validate", "validate:validate", "Load a checkpoint with transformers; measure it again.", trains=True
+    ),
     Verb("watch", "watch:watch_run", "Forecast a run's final loss while it runs; warn early."),
     Verb("table", "table_verb:table", "Finished runs as the table of a fine-tuning report."),
     Verb("compare", "compare:compare_study", "Open the seal and score its predictions."),
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "plot:plot", "Draw one figure of a study, or write its data."),
     Verb("doctor", "doctor:doctor", "Derive five famous results again; check the installation."),
-    Verb("demo", "demo:demo", "Walk the whole flow on this machine's CPU."),
+    Verb("demo", "demo:demo", "Walk the whole flow on this machine's CPU.", trains=True),
 )
 
 
@@ -89,7 +96,24 @@ def load(verb: Verb) -> Any:
         outer.command(verb.name, epilog=module.EPILOG)(getattr(module, name))
     group = get_command(outer)
     assert isinstance(group, TyperGroup)
-    return group.commands[verb.name]
+    command = group.commands[verb.name]
+    if verb.trains:
+        command.callback = _with_training(verb.name, command.callback)
+    return command
+
+
+def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A verb's body behind the check for the extra [train]: its help and its usage errors need no torch."""
+    assert body is not None
+
+    @wraps(body)
+    def checked(*args: Any, **options: Any) -> Any:
+        from ..installation import require_training
+
+        require_training(name)
+        return body(*args, **options)
+
+    return checked
 
 
 def build() -> TyperGroup:

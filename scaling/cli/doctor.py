@@ -39,9 +39,11 @@ def doctor(as_json: JsonOption = False) -> int:
 
 
 def compute_parts() -> "tuple[Part, ...]":
-    """What torch computes in here: a missing or broken torch is a warning, not a crash."""
-    from ..installation import Part, formats
+    """What torch computes in here; nothing where it is not installed. A broken torch is a warning, not a crash."""
+    from ..installation import Part, formats, importable
 
+    if not importable("torch"):  # its own line of the installation says so
+        return ()
     try:
         from train.probe import probe
 
