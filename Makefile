@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Tests run side by side: threads that wait leave the cores to the others.
 test slow: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check format lint types layers slow figures wheel clean
+.PHONY: demo test check format lint types layers slow docs figures wheel clean
 
 demo: $(STAMP)
 	$(BIN)/scaling demo --study demo
@@ -36,6 +36,10 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
 figures: $(STAMP)
 	$(BIN)/python -m tests.gallery
 
@@ -43,4 +47,4 @@ wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info
