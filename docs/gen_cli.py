@@ -21,7 +21,9 @@ def cli_reference() -> str:
         # A lazy command is replaced by the real one in its own context.
         context = group.commands[name].make_context(name, [], resilient_parsing=True)
         text = get_docs_for_click(obj=context.command, ctx=context, name=f"scaling {name}", indent=1)
-        pages.append(re.sub(r"^(\s*)Example: (.+)$", r"\1Example:\n\n```console\n$ \2\n```", text, flags=re.M))
+        pages.append(
+            re.sub(r"^(\s*)Example: (.+)$", r"\1Example:\n\n```console\n$ \2\n```", text, flags=re.M)
+        )
     return _LIST_OF_COMMANDS.sub(r"**\1**:", "\n".join(pages))
 
 
