@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this fold
 import numpy as np
 import torch
 
-from scaling.ledger import Work
+from scaling.runs.store import WorkEntry
 from train.checkpoint import step_folder
 from train.config import Settings, TrainConfig
+from train.data.prepare import prepare
 from train.loop import Session, start, train_step
-from train.prepare import prepare
 from train.saver import Saver
 
 SHAPE = {
@@ -70,7 +70,7 @@ def measure(folder: Path, saves: int, dtype: str, seconds: float) -> dict[str, l
             break
         for name, saver in savers.items():
             quiet = steps()
-            work = Work(
+            work = WorkEntry(
                 run="checkpoint", part="trunk", from_step=0, to_step=session.step, tokens=0, flops=0.0, wall_s=0.0,
                 settings_sha256="", at="",
             )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from extrapolation import APART, SHIFTS, before, score, tables
 
-from scaling.fits import fit
+from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.runs import Run
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from leave_one_out import chosen_elsewhere
 
-from families.errors import BadInput
-from scaling.backtest import GroupScore, backtest, split
-from scaling.fits import fit
-from scaling.fitting.selection import choose
-from scaling.runs import Run, by_group, columns, compute_of, read_runs
+from families.units import BadInput
+from scaling.fitting.backtest import GroupScore, backtest, split
+from scaling.fitting.fit import fit
+from scaling.fitting.selection import select_runs
+from scaling.runs import Run, by_group, columns, compute_of
+from scaling.runs.readers import read_runs
 
 APART = {"cs336": "noise-free", "c4_repeated": "repeated data", "dedup": "deduplicated, repeated"}
 FEWEST_TRAINING_ROWS = 20
@@ -127,7 +128,7 @@ def score(runs: tuple[Run, ...]) -> GroupScore | None:
 def asked(source: str, name: str, runs: tuple[Run, ...], *, quick: bool) -> list[Case]:
     """The questions that one group can answer, each cheap part at most once."""
     mixed = len({run.annealed for run in runs}) > 1
-    runs, _ = choose(runs, group=None, annealed="only" if mixed else None)
+    runs, _ = select_runs(runs, group=None, annealed="only" if mixed else None)
     wanted = [("top decade", runs, "top-decade")]
     if not quick:
         wanted += [("earlier decades", before(runs, shift), "top-decade") for shift in SHIFTS]

@@ -20,10 +20,11 @@ from scipy.optimize import minimize
 
 from scaling.fitting.certify import certify
 from scaling.fitting.optimise import SHAPES, Problem
+from scaling.fitting.predictor import Status
+from scaling.fitting.uncertainty import cluster_draws
 from scaling.laws import Law
-from scaling.predictor import Status
-from scaling.runs import Columns, columns, read_runs
-from scaling.uncertainty import cluster_draws
+from scaling.runs import Columns, columns
+from scaling.runs.readers import read_runs
 
 REPEATS = 7
 RESAMPLES = 1000

@@ -27,13 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from families.errors import BadInput
-from scaling.fits import fit
+from families.units import BadInput
+from scaling.fitting.fit import fit
+from scaling.monitoring.alarms import first_alarm
+from scaling.monitoring.curves import EMPTY, Curve, PlannedRung, RunCurves, RunPlan
+from scaling.monitoring.forecast import Z_80, forecast_final_loss
 from scaling.runs import Run
-from scaling.watching.alarm import first_alarm
-from scaling.watching.curves import EMPTY, Curve, RunCurves
-from scaling.watching.foresee import Z_80, foresee
-from scaling.watching.underway import RungAhead, Underway
 
 CURVES = Path(__file__).parent / "curves"
 HELD_BACK = ("code-y", "docs-z", "code-aa", "docs-ab")
@@ -72,7 +71,7 @@ def load(path: Path) -> Iterator[StudyRuns]:
             if where != study:
                 continue
             facts = next(part for part in parts.values() if "underway" in part)
-            underway = Underway.model_validate({"kind": "underway", "version": 1, **facts["underway"]})
+            underway = RunPlan.model_validate({"kind": "underway", "version": 1, **facts["underway"]})
             curves = {part: curve(line) for part, line in parts.items()}
             trunk = curves.get("trunk", EMPTY)
             branches = {rung.steps: curves[rung.folder] for rung in underway.rungs if rung.folder in curves}
@@ -85,7 +84,7 @@ def load(path: Path) -> Iterator[StudyRuns]:
             runs.append(run)
             if "constant" in facts:
                 steps = facts["constant"]["steps"]
-                flat = underway.model_copy(update={"rungs": (RungAhead(steps=steps, folder="constant"),)})
+                flat = underway.model_copy(update={"rungs": (PlannedRung(steps=steps, folder="constant"),)})
                 constant.append(
                     replace(run, underway=flat, branches={}, finals={steps: facts["constant"]["loss"]})
                 )
@@ -138,7 +137,7 @@ def foretell(study: StudyRuns) -> Iterator[dict[str, Any]]:
         siblings = smaller(study, run)
         for steps, final in run.finals.items():
             try:
-                seen = foresee(run, siblings, steps=steps, until=steps // 3)
+                seen = forecast_final_loss(run, siblings, steps=steps, until=steps // 3)
             except BadInput as error:
                 print(f"{study.name} {run.name} {steps}: {error}", file=sys.stderr)
                 continue

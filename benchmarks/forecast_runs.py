@@ -16,18 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from families import ModelSpec
+from scaling.monitoring.curves import RunPlan
 from scaling.recipe import recipe
-from scaling.watching.underway import Underway
 from train.checkpoint import load_newest
 from train.config import Settings, TrainConfig
-from train.data import Text, Tokens
-from train.evaluate import eval_set, evaluate, glance_of
-from train.ladder import Habits, Places, climb
+from train.data import DataManifest, TokenizedText, Tokens
+from train.data.prepare import prepare
+from train.evaluate import eval_set, evaluate, quick_eval
+from train.ladder import RunOptions, RunPaths, train_ladder
+from train.lease import Stop
 from train.loop import Diverged, Session, advance, start
-from train.manifest import DataManifest
-from train.prepare import prepare
-from train.resolve import TextFacts, settings_of
-from train.stop import Stop
+from train.settings import TextFacts, settings_of
 
 RUNGS = (0.35, 0.6, 1.0)  # of the longest
 VOCABULARY, EVAL_TOKENS, LOG_EVERY = 1024, 2**16, 10
@@ -174,16 +173,16 @@ def regenerate(folder: Path, only: tuple[str, ...] = ()) -> None:
 def _study(setup: Setup, place: Path) -> None:
     source = str(docstrings(place / "text")) if setup.text == "docstrings" else setup.text
     manifest = prepare(source, place / "data", vocab_size=VOCABULARY)
-    text = Text.open(place / "data", manifest, setup.n_positions)
+    text = TokenizedText.open(place / "data", manifest, setup.n_positions)
     for number, (layers, width) in enumerate(setup.shapes):
         for schedule in ("wsd", "cosine"):
             settings = _settings(setup, layers, width, schedule, manifest)
             folder = place / "runs" / settings.run
-            places = Places(folder=folder, runs=place / "runs.jsonl", ledger=place / "ledger.jsonl")
+            places = RunPaths(folder=folder, runs=place / "runs.jsonl", ledger=place / "ledger.jsonl")
             rungs = RUNGS if schedule == "wsd" else RUNGS[-1:]
             lengths = tuple(round(share * setup.steps) * settings.batch_tokens for share in rungs)
-            habits = Habits(log_every=LOG_EVERY, eval_tokens=EVAL_TOKENS, save_every=1e9)
-            climb(settings, lengths, text, places, habits, Stop())
+            habits = RunOptions(log_every=LOG_EVERY, eval_tokens=EVAL_TOKENS, save_every=1e9)
+            train_ladder(settings, lengths, text, places, habits, Stop())
             if schedule == "wsd":
                 _constant(settings, folder, text)
                 for fault in FAULTS if number in setup.faulty else ():
@@ -211,7 +210,7 @@ def _settings(
     return settings_of(TrainConfig.model_validate(config), TextFacts.of(manifest, "gpt2"), "cpu")
 
 
-def _constant(settings: Settings, folder: Path, text: Text) -> None:
+def _constant(settings: Settings, folder: Path, text: TokenizedText) -> None:
     """The trunk's own end, scored on the held-out text: a run at constant learning rate."""
     path = folder / "constant.json"
     if path.exists():
@@ -222,18 +221,20 @@ def _constant(settings: Settings, folder: Path, text: Text) -> None:
     path.write_text(json.dumps({"steps": session.step, "loss": found.loss}), encoding="utf-8")
 
 
-def _faulty(setup: Setup, settings: Settings, folder: Path, text: Text, fault: str, late: bool) -> None:
+def _faulty(
+    setup: Setup, settings: Settings, folder: Path, text: TokenizedText, fault: str, late: bool
+) -> None:
     """Train with a fault for 15 % of the budget: from the first step, or from the trunk's first branching."""
     metrics = folder / f"fault-{fault}-{'late' if late else 'early'}" / "metrics.jsonl"
     if metrics.exists():
         return
     session: Session | None = None
     if late:
-        branching = Underway.read(folder / "underway.json").steps[0]
+        branching = RunPlan.read(folder / "underway.json").steps[0]
         session = load_newest(settings, folder / "trunk", "cpu", at_most=branching, tell=print)
     if session is None:
         session = start(settings, "cpu")
-    schedule = Underway.read(folder / "underway.json").to(setup.steps)
+    schedule = RunPlan.read(folder / "underway.json").to(setup.steps)
     tokens: Tokens = text.train
     if fault == "lr":
         schedule = replace(schedule, peak=10 * schedule.peak)
@@ -242,7 +243,7 @@ def _faulty(setup: Setup, settings: Settings, folder: Path, text: Text, fault: s
     else:
         kept = round(STALE_SHARE * setup.steps * setup.batch_size)
         tokens = Stale(tokens.maps, tokens.n_positions, kept=kept)
-    glance = glance_of(text.heldout, text.manifest, settings, LOG_EVERY)
+    glance = quick_eval(text.heldout, text.manifest, settings, LOG_EVERY)
     until = session.step + round(FAULTY_SHARE * setup.steps)
     try:
         advance(session, schedule, until, tokens, folder=metrics.parent, log_every=LOG_EVERY, stop=Stop(),
@@ -261,7 +262,7 @@ def collect(folder: Path) -> Iterator[dict[str, Any]]:
             line: dict[str, Any] = {"study": setup.name, "run": run.name, "part": part}
             if part == "trunk" or "cosine" in run.name:
                 skip = {"kind", "version", "tool", "created_at", "inputs"}
-                line["underway"] = Underway.read(run / "underway.json").model_dump(mode="json", exclude=skip)
+                line["underway"] = RunPlan.read(run / "underway.json").model_dump(mode="json", exclude=skip)
                 line["made"] = {
                     "text": setup.text,
                     "seed": setup.seed,

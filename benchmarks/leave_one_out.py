@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.fitting.combine import (
+from scaling.fitting.ensemble import (
     CANDIDATES,
     Candidate,
-    Cut,
-    Prior,
+    FormPrior,
+    Rollout,
     Table,
+    ensemble_weights,
     predict_log,
     rollouts,
     solve,
-    weigh,
 )
-from scaling.fitting.local import Local
 from scaling.fitting.optimise import SHAPES
+from scaling.fitting.predictor import ResidualGP
 from scaling.runs import columns
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 KINDS = ("top decade", "top 20 % of the rows")  # the cases that constants are chosen on
 PRIORS = {
-    "prior in use": Prior(),
-    "slope 0.28": Prior(slope=0.28),
-    "slope 0.42": Prior(slope=0.42),
-    "gamma 0.5": Prior(gamma=0.5),
-    "gamma 1": Prior(gamma=1.0),
-    "floor 0.5": Prior(floor=0.5),
-    "floor 0.7": Prior(floor=0.7),
+    "prior in use": FormPrior(),
+    "slope 0.28": FormPrior(slope=0.28),
+    "slope 0.42": FormPrior(slope=0.42),
+    "gamma 0.5": FormPrior(gamma=0.5),
+    "gamma 1": FormPrior(gamma=1.0),
+    "floor 0.5": FormPrior(floor=0.5),
+    "floor 0.7": FormPrior(floor=0.7),
 }
 LIBRARY = (Candidate(name="general (no prior)", shape=SHAPES["general"], strength=0.0), *CANDIDATES)
 SHARES = {  # of LIBRARY: no prior, weak, usual, strong, Chinchilla's form
@@ -54,12 +54,12 @@ IN_USE = ("prior in use", "members in use", "correction")
 class Answers:
     """What each candidate of LIBRARY says under one prior: logs of loss, shapes (candidates, rows)."""
 
-    cuts: list[Cut]
+    cuts: list[Rollout]
     fitted: Array
     foretold: Array
 
     @classmethod
-    def of(cls, case: "Case", prior: Prior) -> "Answers":
+    def of(cls, case: "Case", prior: FormPrior) -> "Answers":
         cheap = columns(case.cheap)
         held = columns(case.held, cheap.convention)
         rows = Table.of(cheap.N, cheap.D, cheap.L, prior)
@@ -75,13 +75,13 @@ class Answers:
         """Mean |relative error| for each choice of members, with and without the local correction."""
         cheap = columns(case.cheap)
         held = columns(case.held, cheap.convention)
-        _, spread = weigh(self.cuts, LIBRARY)
+        _, spread = ensemble_weights(self.cuts, LIBRARY)
         found = {}
         for name, shares in SHARES.items():
             weights = np.array(shares) / (1.0 if spread is None else np.maximum(spread, 1e-3) ** 2)
             weights /= weights.sum()
             plain = weights @ self.foretold
-            nearby = Local.of(cheap.N, cheap.D, np.log(cheap.L) - weights @ self.fitted)
+            nearby = ResidualGP.of(cheap.N, cheap.D, np.log(cheap.L) - weights @ self.fitted)
             for way, more in (("correction", nearby.correction(held.N, held.D)), ("no correction", 0.0)):
                 found[name, way] = float(np.abs(np.exp(plain + more) / held.L - 1).mean())
         return found

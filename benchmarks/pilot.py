@@ -17,12 +17,11 @@ import numpy as np
 
 from families import accounting, member
 from families.design import DesignRule
-from scaling.fits import fit
-from scaling.laws import Law
-from scaling.planning.buying import Purchase, buy
+from scaling.fitting.fit import fit
+from scaling.laws import Law, published
 from scaling.planning.candidates import Candidates, candidates
-from scaling.planning.simulate import Sweep
-from scaling.published import published
+from scaling.planning.experiment_design import LadderSpec, select_ladders
+from scaling.planning.simulate import SimulatedSweep
 
 TARGET, TOKENS, SHARE = "gpt2-125m", 2.5e9, 0.05
 REPLICATES = 12
@@ -35,7 +34,7 @@ SURFACES = {
 }
 
 
-def isoflop_grid(law: Law, shapes: Candidates, budget: float) -> list[Purchase]:
+def isoflop_grid(law: Law, shapes: Candidates, budget: float) -> list[LadderSpec]:
     """Four budgets a factor of 3 apart, five sizes each from a quarter to four times the optimum, single
     annealed runs.
     """
@@ -49,7 +48,7 @@ def isoflop_grid(law: Law, shapes: Candidates, budget: float) -> list[Purchase]:
             tokens = compute / float(shapes.flops_per_token[index])
             size = float(shapes.params[index])
             found.append(
-                Purchase(
+                LadderSpec(
                     member=shapes.member(index),
                     N=size,
                     tokens=round(tokens),
@@ -74,7 +73,7 @@ def main() -> int:
     spec = member(TARGET).spec
     size = float(accounting.params(spec))
     budget = SHARE * accounting.train_flops(spec, TOKENS)
-    basket = buy(
+    basket = select_ladders(
         planning, shapes, shapes.params.astype(float), target=(member(TARGET), size, TOKENS), budget=budget
     )
     designs = {"bought": list(basket.purchases), "isoflop": isoflop_grid(planning, shapes, budget)}
@@ -85,7 +84,7 @@ def main() -> int:
         for replicate in range(options.replicates):
             for name, design in designs.items():
                 rng = np.random.default_rng([number, replicate, name == "bought"])
-                sweep = Sweep(members=tuple((one.member.name, one.N, one.rungs) for one in design))
+                sweep = SimulatedSweep(members=tuple((one.member.name, one.N, one.rungs) for one in design))
                 found = fit(sweep.observe(surface, rng), seed=replicate).predict(size, TOKENS)
                 low, high = found.interval_80
                 widths[name].append(math.log(high / low))

@@ -17,8 +17,8 @@ import numpy as np
 
 from families import accounting
 from families.design import DesignRule, design_family
-from scaling.fits import fit
-from scaling.lawfile import LawFile
+from scaling.fitting.fit import fit
+from scaling.fitting.lawfile import LawFile
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
 from scaling.runs import Run

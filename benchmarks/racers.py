@@ -116,14 +116,12 @@ def ours(race):
     import torch
 
     from families import ModelSpec
-    from train.choose import Wanted, choose
-    from train.config import Settings
-    from train.data import Tokens
-    from train.engine import frozen_collector
+    from train.backend import BackendRequest, select_backend
+    from train.config import SHAPE_FIELDS, Settings
+    from train.data import Shard, Tokens
     from train.loop import start, to_device, train_step
-    from train.manifest import Shard
-    from train.objective import batch_of
-    from train.shape import SHAPE_FIELDS
+    from train.model.objective import batch_of
+    from train.runtime import frozen_collector
 
     device = race.get("device", "cpu")
     spec = ModelSpec(
@@ -135,8 +133,8 @@ def ours(race):
         seed=0, batch_size=race["batch"], micro_batch=race["batch"], lr=1e-4, warmup=0, schedule="wsd", cooldown=0.2,
         weight_decay=0.1, beta1=0.9, beta2=0.95, grad_clip=1.0, dropout=0.0, init_std=0.02, dtype="fp32", data_sha256="",
     )  # fmt: skip
-    wanted = Wanted(**race.get("engine", {}))
-    engine = choose(
+    wanted = BackendRequest(**race.get("engine", {}))
+    engine = select_backend(
         wanted,
         settings,
         steps=LONG,

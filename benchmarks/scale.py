@@ -22,7 +22,7 @@ import numpy as np
 from families import accounting
 from families.design import DesignRule, design_family
 from scaling.laws import Law
-from scaling.planfile import PlanFile, PlannedMember
+from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import recipe
 
 TRUTH = Law(E=1.9, A=400.0, B=4000.0, alpha=0.34, beta=0.37)
@@ -125,10 +125,10 @@ def commands(study: Path) -> dict[str, list[str]]:
             "from scaling.runs import read_runs", "print(len(read_runs(place / 'runs.jsonl').runs))"
         ),
         "ledger": python(
-            "from scaling.ledger import read_totals", "print(len(read_totals(place / 'ledger.jsonl')))"
+            "from scaling.runs.store import read_totals", "print(len(read_totals(place / 'ledger.jsonl')))"
         ),
         "one ledger": python(
-            "from scaling.ledger import read_totals",
+            "from scaling.runs.store import read_totals",
             "print(len(read_totals(place / 'one' / 'ledger.jsonl')))",
         ),
         "queue": [

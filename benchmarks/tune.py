@@ -33,13 +33,13 @@ def main():
     options = parser.parse_args()
     os.environ["SCALING_CACHE"] = tempfile.mkdtemp(prefix="tune-")  # nothing known, nothing compiled
 
-    from scaling.machine import Engine
-    from scaling.tuning import Way, micro_batches
-    from train.choose import Wanted
+    from scaling.machine import StepBackend
+    from train.backend import BackendRequest
     from train.config import TrainConfig
     from train.experiment import ask, run_probe
-    from train.resolve import TextFacts, settings_of
-    from train.tune import tune
+    from train.settings import TextFacts, settings_of
+    from train.tune.model import TrialConfig, micro_batches
+    from train.tune.tuner import tune
 
     shape = QUICK if options.quick else SMALL
     config = TrainConfig.model_validate({"family": "small", "data": "none", "tokens": "100M", **shape})
@@ -47,7 +47,7 @@ def main():
     threads = len(os.sched_getaffinity(0))
     found = tune(
         settings,
-        Wanted(threads=threads),
+        BackendRequest(threads=threads),
         device="cpu",
         room=None,
         tell=lambda line: print(line, file=sys.stderr),
@@ -55,17 +55,17 @@ def main():
 
     began = time.monotonic()
     engines = [
-        Engine(threads=threads),
-        Engine(dtype="bf16", threads=threads),
-        Engine(dtype="bf16", attention="eager", threads=threads),
-        Engine(dtype="bf16", compile=True, attention="eager", threads=threads),
+        StepBackend(threads=threads),
+        StepBackend(dtype="bf16", threads=threads),
+        StepBackend(dtype="bf16", attention="eager", threads=threads),
+        StepBackend(dtype="bf16", compile=True, attention="eager", threads=threads),
     ]
     picked, batch = found.picked, settings.batch_size
     if picked.model.way.engine not in engines:
         engines.append(picked.model.way.engine)
     grid = {}
     for engine in engines:
-        asks = [(m, ask(found, Way(engine=engine), m, batch=batch)) for m in micro_batches(batch)]
+        asks = [(m, ask(found, TrialConfig(engine=engine), m, batch=batch)) for m in micro_batches(batch)]
         for group in [[one] for one in asks] if engine.compile else [asks]:
             for (micro, _), answer in zip(group, run_probe([one for _, one in group]), strict=True):
                 grid[engine.name, micro] = answer["step"] if answer["fits"] else float("inf")
@@ -79,7 +79,9 @@ def main():
     again = {name: [] for name in ways}
     for _ in range(2 if options.quick else 3):
         for name, engine in ways.items():
-            again[name].append(run_probe([ask(found, Way(engine=engine), name[1], batch=batch)])[0]["step"])
+            again[name].append(
+                run_probe([ask(found, TrialConfig(engine=engine), name[1], batch=batch)])[0]["step"]
+            )
     behind = statistics.median(again[chosen]) / statistics.median(again[best]) - 1
 
     starved = run_probe([{**ask(found, picked.model.way, batch), "limit": 3e8}])

@@ -1,9 +1,8 @@
 """What a model is: shapes, parameters, FLOPs, Hugging Face configs. Pure arithmetic, no library needed."""
 
 from .accounting import params, params_kaplan, params_non_embedding, train_flops, train_flops_per_token
-from .errors import BadInput
-from .presets import FAMILIES, MEMBERS, family, member
-from .spec import Family, Member, ModelSpec
+from .spec import FAMILIES, MEMBERS, Family, Member, ModelSpec, family, member
+from .units import BadInput
 
 __all__ = [
     "FAMILIES",

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from .accounting import params
 from .architectures import architecture
-from .errors import BadInput
 from .spec import Family, Member, ModelSpec
-from .units import format_size
+from .units import BadInput, format_size
 
 DEEP = (
     16  # layers from which depths come in fours, so that pipeline stages split evenly; GPT-2's 24, 36, 48 do

@@ -7,18 +7,41 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from .errors import BadInput
+# MERGED DOCSTRINGS
+# The exceptions that a person meets: what was given cannot be used, or what was asked did not work out.
+
+
+class BadInput(ValueError):
+    """Bad input from a person or a file. The message is one line: the thing, its value, what is allowed.
+
+    The command line prints it on standard error and leaves with status 2, nothing written.
+    """
+
+
+class RunFailed(RuntimeError):
+    """What was asked for is fine, and yet it failed: a loss that is no number, a process that was killed. One line.
+
+    The command line prints it on standard error and leaves with status 1; what was saved before stays.
+    """
+
 
 T = TypeVar("T")
 
+
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
 _SIZE = re.compile(r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([kmbgt]?)", re.IGNORECASE)
+
 _GROUPED = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
+
 _INSIDE = re.compile(
     r"(?<![0-9.e+_a-z-])[0-9]{1,9},(?=[0-9])", re.IGNORECASE
 )  # 1,4 of 1,4e18; not 8,1 of 1e18,1e19
+
 _SHORT = re.compile(r"[1-9][0-9]{0,2}")  # 0 is a value of its own: weight_decay=0,1e-2
+
 _WITH_UNIT = re.compile(r"[0-9]+(?:e[+-]?[0-9]+|\s*[kmbgt])", re.IGNORECASE)
+
 _THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 
 

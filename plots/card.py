@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from scaling.rendering import latex_environment, markdown_environment
 
-from . import story, tables
-from .cells import Table
+from . import tables, text
 from .figures import Picture
-from .seen import Seen
+from .study_data import StudyData
+from .tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -20,16 +20,16 @@ class _Section:
     """A section of the card."""
 
     title: str
-    facts: story.Facts
+    facts: text.Facts
     table: Table | None
     advice: list[str]
 
 
-def markdown(seen: Seen, drawn: tuple[Picture, ...] = (), folder: str = "figures") -> str:
+def markdown(seen: StudyData, drawn: tuple[Picture, ...] = (), folder: str = "figures") -> str:
     """A card to keep beside the model: what was promised, what came, and how far the law reaches."""
     return _markdown_template().render(
         title=seen.title,
-        headline=story.headline(seen),
+        headline=text.headline(seen),
         sections=_sections(seen),
         figures=drawn,
         folder=folder,
@@ -37,15 +37,15 @@ def markdown(seen: Seen, drawn: tuple[Picture, ...] = (), folder: str = "figures
     )
 
 
-def latex(seen: Seen) -> str:
+def latex(seen: StudyData) -> str:
     """The table of a paper: predicted against actual where there is one, else the runs. Needs booktabs."""
-    table = tables.outcome(seen) or tables.observed(seen) or tables.planned(seen)
+    table = tables.outcome_table(seen) or tables.observations_table(seen) or tables.plan_table(seen)
     alignment = ""
     if table is not None:
         columns = [[row[i] for row in table.rows] for i in range(len(table.header))]
         numeric = [all(cell.value is not None or cell.text == "–" for cell in column) for column in columns]
         alignment = "".join("r" if n else "l" for n in numeric)
-    return _latex_template().render(headline=story.headline(seen), table=table, alignment=alignment)
+    return _latex_template().render(headline=text.headline(seen), table=table, alignment=alignment)
 
 
 @cache
@@ -58,18 +58,18 @@ def _latex_template() -> "Template":
     return latex_environment("plots").get_template("report.tex")
 
 
-def values(seen: Seen, drawn: tuple[Picture, ...], lacking: dict[str, str]) -> dict[str, Any]:
+def values(seen: StudyData, drawn: tuple[Picture, ...], lacking: dict[str, str]) -> dict[str, Any]:
     """The report as one JSON object."""
     return {
         "title": seen.title,
-        "headline": story.headline(seen),
-        "asked": dict(story.asked(seen)),
-        "sealed": dict(story.sealed(seen)),
+        "headline": text.headline(seen),
+        "asked": dict(text.question_facts(seen)),
+        "sealed": dict(text.sealed(seen)),
         "comparison": [row.model_dump(mode="json") for row in seen.comparison.rows]
         if seen.comparison
         else [],
-        "law": dict(story.law_facts(seen)),
-        "next": story.advice(seen),
+        "law": dict(text.law_facts(seen)),
+        "next": text.recommendations(seen),
         "figures": {p.name: p.title for p in drawn},
         "not_drawn": lacking,
         "missing": list(seen.missing),
@@ -77,13 +77,13 @@ def values(seen: Seen, drawn: tuple[Picture, ...], lacking: dict[str, str]) -> d
     }
 
 
-def _sections(seen: Seen) -> list[_Section]:
-    found: list[tuple[str, story.Facts, Table | None, list[str]]] = [
-        ("What was asked", story.asked(seen), None, []),
-        ("What was planned and sealed", story.sealed(seen), tables.planned(seen), []),
-        ("What happened", [], tables.outcome(seen), []),
-        ("How good the law is", story.law_facts(seen), tables.forms(seen), []),
-        ("What to run next", [], tables.next_runs(seen), story.advice(seen)),
+def _sections(seen: StudyData) -> list[_Section]:
+    found: list[tuple[str, text.Facts, Table | None, list[str]]] = [
+        ("What was asked", text.question_facts(seen), None, []),
+        ("What was planned and sealed", text.sealed(seen), tables.plan_table(seen), []),
+        ("What happened", [], tables.outcome_table(seen), []),
+        ("How good the law is", text.law_facts(seen), tables.forms_table(seen), []),
+        ("What to run next", [], tables.next_runs_table(seen), text.recommendations(seen)),
     ]
     return [
         _Section(title=title, facts=facts, table=table, advice=advice)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from scaling.rendering import environment
 
-from . import cells, story, tables
+from . import tables, text
 from .figures import FIGURES, OF_OUTCOMES, Picture
-from .seen import Seen
+from .study_data import StudyData
 from .style import DARK, svg, variable
 
 if TYPE_CHECKING:
@@ -59,21 +59,21 @@ class _Figures:
     missing: tuple[tuple[str, str], ...]
 
 
-def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
+def report(seen: StudyData, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
     """The page of a study, with its figures and why the others cannot be drawn."""
     from markupsafe import Markup
 
-    script, alarm = _asset("page.js"), story.alarm(seen)
+    script, alarm = _asset("page.js"), text.seal_warning(seen)
     found = {
-        "outcome": tables.outcome(seen),
-        "costs": tables.costs(seen),
-        "planned": tables.planned(seen),
-        "indifferent": tables.indifferent(seen),
-        "forms": tables.forms(seen),
-        "refitted": tables.refitted(seen),
-        "telling": tables.telling(seen),
-        "next_runs": tables.next_runs(seen),
-        "observed": tables.observed(seen),
+        "outcome": tables.outcome_table(seen),
+        "costs": tables.cost_table(seen),
+        "planned": tables.plan_table(seen),
+        "indifferent": tables.band_table(seen),
+        "forms": tables.forms_table(seen),
+        "refitted": tables.refit_table(seen),
+        "telling": tables.forms_table_aside(seen),
+        "next_runs": tables.next_runs_table(seen),
+        "observed": tables.observations_table(seen),
     }
     to_come = OF_OUTCOMES if found["outcome"] is None else ()
     return _environment().get_template("report.html").render(
@@ -82,22 +82,22 @@ def report(seen: Seen, drawn: Sequence[Picture], lacking: dict[str, str]) -> str
         style=Markup(_style()),  # noqa: S704 - ours
         script=Markup(script),  # noqa: S704 - ours
         alarm=alarm,
-        headline=story.headline(seen).removeprefix(alarm),
+        headline=text.headline(seen).removeprefix(alarm),
         tiles=_tiles(seen),
         sections=SECTIONS if seen.studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened"),
         warnings=seen.doubts,
         has_plan=seen.plan is not None or seen.ladder is not None,
         has_law=seen.law is not None,
-        facts_asked=story.asked(seen),
-        facts_sealed=story.sealed(seen),
-        facts_law=story.law_facts(seen),
+        facts_asked=text.question_facts(seen),
+        facts_sealed=text.sealed(seen),
+        facts_law=text.law_facts(seen),
         figures_planned=_figures(drawn, ("planned",), {}),
         figures_happened=_figures(
             drawn, ("predicted", *_OF_RESULT), {n: why for n, why in lacking.items() if n not in to_come}
         ),
         figures_law=_figures(drawn, _OF_LAW, lacking),
         tables=found,
-        advice=story.advice(seen),
+        advice=text.recommendations(seen),
         documents=_documents(seen) if seen.studies == 1 else None,
     )  # fmt: skip
 
@@ -127,19 +127,19 @@ def _policy(script: str) -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
-def _tiles(seen: Seen) -> story.Facts:
+def _tiles(seen: StudyData) -> text.Facts:
     if seen.comparison is None or len(seen.comparison.rows) != 1:
         return []
     row = seen.comparison.rows[0]
     return [
-        (cells.short(row.predicted_ppl, 2), "perplexity predicted"),
-        (cells.short(row.actual_ppl, 2), "perplexity measured"),
-        (cells.percent(row.error).text, "error of the predicted loss"),
+        (tables.short_cell(row.predicted_ppl, 2), "perplexity predicted"),
+        (tables.short_cell(row.actual_ppl, 2), "perplexity measured"),
+        (tables.percent_cell(row.error).text, "error of the predicted loss"),
         (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
     ]
 
 
-def _columns(table: cells.Table) -> list[_Column]:
+def _columns(table: tables.Table) -> list[_Column]:
     """Numbers stay whole and to the right; names to the left, broken only where they are very long."""
     found = []
     for i, name in enumerate(table.header):
@@ -172,7 +172,7 @@ def _figure(picture: Picture) -> _Figure:
     )
 
 
-def _documents(seen: Seen) -> list[tuple[str, object]]:
+def _documents(seen: StudyData) -> list[tuple[str, object]]:
     """The files that the page was made from, by their names."""
     named = (
         ("study", seen.study),

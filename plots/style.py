@@ -66,7 +66,7 @@ _RC: dict[str, Any] = {
 
 
 @contextmanager
-def house() -> Iterator[None]:
+def style_context() -> Iterator[None]:
     """The style, for the time of drawing or saving; nobody else's settings change."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -85,7 +85,7 @@ def new_figure(
     return figure, list(axes.ravel())
 
 
-def conclude(figure: Figure, title: str) -> Figure:
+def set_title(figure: Figure, title: str) -> Figure:
     """Set the one-line conclusion. The page shows it as text; files carry it in the picture."""
     wrapped = "\n".join(textwrap.wrap(title, 60)) or title
     figure.suptitle(_plain(wrapped), x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -163,7 +163,7 @@ def legend_above(axes: Axes, handles: Sequence[Any], *, columns: int = 4, **spac
     )
 
 
-def tips(collection: Any, texts: Sequence[str]) -> None:
+def tooltips(collection: Any, texts: Sequence[str]) -> None:
     """Give each point of a scatter a text that the page shows on hover or click."""
     collection.set_urls([_TIP + quote(text) for text in texts])
 
@@ -204,7 +204,7 @@ def _lay_out_afresh(figure: Figure) -> None:
 def png(figure: Figure, *, dpi: int = 200) -> bytes:
     """The picture as PNG, with its conclusion."""
     buffer = io.BytesIO()
-    with house():
+    with style_context():
         _lay_out_afresh(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
@@ -222,7 +222,7 @@ def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
     if heading is not None:
         heading.set_visible(not inline)
         heading.set_in_layout(not inline)
-    with house():
+    with style_context():
         _lay_out_afresh(figure)
         figure.savefig(buffer, format="svg", transparent=inline, metadata={"Date": None, "Creator": None})
     if heading is not None:

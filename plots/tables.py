@@ -1,40 +1,113 @@
 """The tables of a study, as values: every way of writing them (page, card, paper) shows the same."""
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
 import numpy as np
 
 from families import params, params_non_embedding
-from families.errors import BadInput
-from families.units import format_size
+from families.units import BadInput, format_duration, format_size
 from scaling.laws import Allocation
-from scaling.perplexity import perplexity
-from scaling.planning.asking import rule_of
 from scaling.planning.candidates import candidates
-from scaling.planning.next_run import Advice, advise
-from scaling.refit import change_interval, change_name, change_value
+from scaling.planning.experiment_design import Advice, advise
+from scaling.planning.query import rule_of
 from scaling.runs import compute_of
-from scaling.thin import MOST_ROWS, spread
+from scaling.scoring.refit import change_interval, change_name, change_value
+from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
 
-from .cells import (
-    Cell,
-    Table,
-    duration,
-    interval,
-    number,
-    percent,
-    scientific,
-    signed,
-    size,
-    whole,
-    width,
-    worded,
-)
-from .seen import Seen
+from .study_data import StudyData
+
+# MERGED DOCSTRINGS
+# The cells of a study's tables: a number as people read it, and its value to sort by.
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A shown text, and the number it stands for where it is one."""
+
+    text: str
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Header and rows. Cells without a value are text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @staticmethod
+    def of(title: str, rows: Iterable[Row], columns: Mapping[str, Callable[[Row], Cell]]) -> "Table":
+        """A row for each of `rows`, a column for each header, which says what to show of one."""
+        shown = tuple(tuple(cell(row) for cell in columns.values()) for row in rows)
+        return Table(title=title, header=tuple(columns), rows=shown)
+
+
+def text_cell(value: float | None, words: Callable[[float], str]) -> Cell:
+    """A number in such words; a dash where there is none."""
+    return Cell("–") if value is None else Cell(words(value), float(value))
+
+
+def int_cell(value: int) -> Cell:
+    """A count as it is."""
+    return Cell(str(value), value)
+
+
+def size_cell(value: float | None) -> Cell:
+    """A count as 52M."""
+    return text_cell(value, format_size)
+
+
+def number_cell(value: float | None, digits: int = 3) -> Cell:
+    """A number with that many decimals; what a diverged run makes of a loss or a perplexity is kept short."""
+    return text_cell(value, lambda known: short_cell(known, digits))
+
+
+def short_cell(value: float, digits: int) -> str:
+    """2.822, 16.81; 1.01e+304 from ten million on."""
+    return f"{value:.{digits}f}" if abs(value) < 1e7 else f"{value:.3g}"
+
+
+def percent_cell(value: float | None) -> Cell:
+    """A signed share in percent."""
+    return text_cell(value, lambda share: signed_cell(100 * share) + " %")
+
+
+def signed_cell(value: float) -> str:
+    """Two decimals with a sign; the minus is a minus, not a hyphen."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def scientific_cell(value: float) -> str:
+    """Four digits; beyond a million as 2.122e6."""
+    return f"{value:.4g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def interval_cell(bounds: tuple[float, float] | None) -> Cell:
+    """An interval by its ends; sorted by its width."""
+    return Cell("–") if bounds is None else Cell(f"{bounds[0]:.3f}–{bounds[1]:.3f}", width_cell(bounds))
+
+
+def width_cell(bounds: tuple[float, float] | None) -> float | None:
+    """Of an interval, where there is one."""
+    return None if bounds is None else bounds[1] - bounds[0]
+
+
+def duration_cell(hours: float | None) -> Cell:
+    """Hours as a person says them."""
+    return text_cell(hours, lambda known: format_duration(3600 * known))
+
 
 SHARE = 0.05  # of the next run's cost, for a ladder that makes it surer (scaling next's own default)
+
 TIMES = (1.0, 3.0, 10.0, 100.0)  # the largest fitted compute
 
 
-def outcome(seen: Seen) -> Table | None:
+def outcome_table(seen: StudyData) -> Table | None:
     """Predicted against actual."""
     if seen.comparison is None or not seen.comparison.rows:
         return None
@@ -43,21 +116,21 @@ def outcome(seen: Seen) -> Table | None:
         seen.comparison.rows,
         {
             "member": lambda row: Cell(row.member),
-            "tokens": lambda row: size(row.tokens),
-            "predicted": lambda row: number(row.predicted_loss),
-            "actual": lambda row: number(row.actual_loss),
-            "error": lambda row: percent(row.error),
-            "ppl pred.": lambda row: number(row.predicted_ppl, 2),
-            "ppl": lambda row: number(row.actual_ppl, 2),
-            "80 % interval": lambda row: interval(row.interval_80),
-            "95 % interval": lambda row: interval(row.interval_95),
-            "z": lambda row: Cell(signed(row.z), row.z),
+            "tokens": lambda row: size_cell(row.tokens),
+            "predicted": lambda row: number_cell(row.predicted_loss),
+            "actual": lambda row: number_cell(row.actual_loss),
+            "error": lambda row: percent_cell(row.error),
+            "ppl pred.": lambda row: number_cell(row.predicted_ppl, 2),
+            "ppl": lambda row: number_cell(row.actual_ppl, 2),
+            "80 % interval": lambda row: interval_cell(row.interval_80),
+            "95 % interval": lambda row: interval_cell(row.interval_95),
+            "z": lambda row: Cell(signed_cell(row.z), row.z),
             "held": lambda row: Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
         },
     )
 
 
-def costs(seen: Seen) -> Table | None:
+def cost_table(seen: StudyData) -> Table | None:
     """What each scored prediction was to cost and what it did."""
     if seen.comparison is None or not seen.comparison.rows:
         return None
@@ -66,15 +139,15 @@ def costs(seen: Seen) -> Table | None:
         seen.comparison.rows,
         {
             "member": lambda row: Cell(row.member),
-            "FLOPs planned": lambda row: size(row.planned_flops),
-            "FLOPs booked": lambda row: size(row.booked_flops),
-            "time planned": lambda row: duration(row.planned_hours),
-            "time booked": lambda row: duration(row.booked_hours),
+            "FLOPs planned": lambda row: size_cell(row.planned_flops),
+            "FLOPs booked": lambda row: size_cell(row.booked_flops),
+            "time planned": lambda row: duration_cell(row.planned_hours),
+            "time booked": lambda row: duration_cell(row.booked_hours),
         },
     )
 
 
-def refitted(seen: Seen) -> Table | None:
+def refit_table(seen: StudyData) -> Table | None:
     """The law without and with the runs that were sealed."""
     found = seen.comparison.refit if seen.comparison else None
     if found is None:
@@ -85,14 +158,14 @@ def refitted(seen: Seen) -> Table | None:
         {
             "quantity": lambda one: Cell(change_name(found, one)),
             "before": lambda one: Cell(change_value(one, one.before), one.before),
-            "80 % interval": lambda one: Cell(change_interval(one, one.before_80), width(one.before_80)),
+            "80 % interval": lambda one: Cell(change_interval(one, one.before_80), width_cell(one.before_80)),
             "after": lambda one: Cell(change_value(one, one.after), one.after),
-            "80 % interval ": lambda one: Cell(change_interval(one, one.after_80), width(one.after_80)),
+            "80 % interval ": lambda one: Cell(change_interval(one, one.after_80), width_cell(one.after_80)),
         },
     )
 
 
-def indifferent(seen: Seen) -> Table | None:
+def band_table(seen: StudyData) -> Table | None:
     """The plan's indifference band."""
     band = seen.plan.band if seen.plan else None
     if band is None:
@@ -102,18 +175,18 @@ def indifferent(seen: Seen) -> Table | None:
         band.members,
         {
             "member": lambda one: Cell(one.choice.member),
-            "params": lambda one: size(one.choice.params),
-            "tokens": lambda one: size(one.choice.tokens),
-            "loss": lambda one: number(one.choice.loss),
+            "params": lambda one: size_cell(one.choice.params),
+            "tokens": lambda one: size_cell(one.choice.tokens),
+            "loss": lambda one: number_cell(one.choice.loss),
             "nats above the best": lambda one: Cell(f"+{one.nats:.4f}", one.nats),
-            "extra FLOPs to match it": lambda one: size(one.extra_flops),
-            "extra time": lambda one: duration(one.extra_hours),
-            "extra USD": lambda one: worded(one.extra_price, "{:,.2f}".format),
+            "extra FLOPs to match it": lambda one: size_cell(one.extra_flops),
+            "extra time": lambda one: duration_cell(one.extra_hours),
+            "extra USD": lambda one: text_cell(one.extra_price, "{:,.2f}".format),
         },
     )
 
 
-def planned(seen: Seen) -> Table | None:
+def plan_table(seen: StudyData) -> Table | None:
     """What was to be trained: the ladder, and what was sealed."""
     if not seen.members:
         return _chosen(seen)
@@ -122,18 +195,18 @@ def planned(seen: Seen) -> Table | None:
         [(member, member.prediction) for member in seen.members],
         {
             "member": lambda row: Cell(row[0].member),
-            "params": lambda row: size(row[0].params),
-            "tokens": lambda row: size(row[0].tokens),
-            "rungs": lambda row: whole(max(len(row[0].rungs), 1)),
-            "FLOPs": lambda row: size(row[0].flops),
-            "predicted loss": lambda row: number(row[1].loss if row[1] else None),
-            "80 % interval": lambda row: interval(row[1].interval_80 if row[1] else None),
-            "predicted ppl": lambda row: number(row[1].ppl if row[1] else None, 2),
+            "params": lambda row: size_cell(row[0].params),
+            "tokens": lambda row: size_cell(row[0].tokens),
+            "rungs": lambda row: int_cell(max(len(row[0].rungs), 1)),
+            "FLOPs": lambda row: size_cell(row[0].flops),
+            "predicted loss": lambda row: number_cell(row[1].loss if row[1] else None),
+            "80 % interval": lambda row: interval_cell(row[1].interval_80 if row[1] else None),
+            "predicted ppl": lambda row: number_cell(row[1].ppl if row[1] else None, 2),
         },
     )
 
 
-def _chosen(seen: Seen) -> Table | None:
+def _chosen(seen: StudyData) -> Table | None:
     """A plan without members: its frontier of choices."""
     if seen.plan is None:
         return None
@@ -145,18 +218,18 @@ def _chosen(seen: Seen) -> Table | None:
         choices,
         {
             "member": lambda one: Cell(one.member),
-            "params": lambda one: size(one.params),
-            "tokens": lambda one: size(one.tokens),
-            "FLOPs": lambda one: size(one.flops),
-            "predicted loss": lambda one: number(one.loss),
-            "80 % interval": lambda one: interval(one.interval_80),
-            "ppl": lambda one: number(one.ppl, 2),
-            "time": lambda one: duration(one.hours),
+            "params": lambda one: size_cell(one.params),
+            "tokens": lambda one: size_cell(one.tokens),
+            "FLOPs": lambda one: size_cell(one.flops),
+            "predicted loss": lambda one: number_cell(one.loss),
+            "80 % interval": lambda one: interval_cell(one.interval_80),
+            "ppl": lambda one: number_cell(one.ppl, 2),
+            "time": lambda one: duration_cell(one.hours),
         },
     )
 
 
-def forms(seen: Seen) -> Table | None:
+def forms_table(seen: StudyData) -> Table | None:
     """The law's forms and their constants."""
     if seen.law is None:
         return None
@@ -166,19 +239,21 @@ def forms(seen: Seen) -> Table | None:
         {
             "form": lambda form: Cell(form.name),
             "weight": lambda form: Cell(f"{100 * form.weight:.0f} %", form.weight),
-            "E": lambda form: number(form.E),
-            "A": lambda form: worded(form.A, scientific),
-            "B": lambda form: worded(form.B, scientific),
-            "alpha": lambda form: number(form.alpha),
-            "beta": lambda form: number(form.beta),
-            "gamma": lambda form: number(form.gamma),
-            "backtest error": lambda form: worded(form.rollout_error, lambda error: f"{100 * error:.2f} %"),
+            "E": lambda form: number_cell(form.E),
+            "A": lambda form: text_cell(form.A, scientific_cell),
+            "B": lambda form: text_cell(form.B, scientific_cell),
+            "alpha": lambda form: number_cell(form.alpha),
+            "beta": lambda form: number_cell(form.beta),
+            "gamma": lambda form: number_cell(form.gamma),
+            "backtest error": lambda form: text_cell(
+                form.rollout_error, lambda error: f"{100 * error:.2f} %"
+            ),
             "status": lambda form: Cell(form.status.value),
         },
     )
 
 
-def next_runs(seen: Seen) -> Table | None:
+def next_runs_table(seen: StudyData) -> Table | None:
     """The law's best member at 1, 3, 10 and 100 times the compute fitted so far."""
     if seen.law is None:
         return None
@@ -197,20 +272,20 @@ def next_runs(seen: Seen) -> Table | None:
         found,
         {
             "compute": lambda row: Cell(f"{row[0]:g} ×", row[0]),
-            "FLOPs": lambda row: size(row[1].C),
-            "parameters": lambda row: size(row[1].N),
-            "tokens": lambda row: size(row[1].D),
-            "tokens per parameter": lambda row: worded(row[1].tokens_per_param, "{:.3g}".format),
-            "loss": lambda row: number(row[2].loss),
-            "80 % interval": lambda row: interval(row[2].interval_80),
-            "ppl": lambda row: number(perplexity(row[2].loss), 2),
+            "FLOPs": lambda row: size_cell(row[1].C),
+            "parameters": lambda row: size_cell(row[1].N),
+            "tokens": lambda row: size_cell(row[1].D),
+            "tokens per parameter": lambda row: text_cell(row[1].tokens_per_param, "{:.3g}".format),
+            "loss": lambda row: number_cell(row[2].loss),
+            "80 % interval": lambda row: interval_cell(row[2].interval_80),
+            "ppl": lambda row: number_cell(perplexity(row[2].loss), 2),
         },
     )
 
 
-def telling(seen: Seen) -> Table | None:
+def forms_table_aside(seen: StudyData) -> Table | None:
     """The ladders that narrow the prediction at ten times the fitted compute most, for their cost."""
-    found = advised(seen)
+    found = advice_table(seen)
     if found is None:
         return None
     target, advice = found
@@ -220,17 +295,17 @@ def telling(seen: Seen) -> Table | None:
         advice.offers,
         {
             "member": lambda offer: Cell(offer.purchase.member.name),
-            "tokens": lambda offer: size(offer.purchase.tokens),
-            "rungs": lambda offer: whole(len(offer.purchase.rungs)),
-            "FLOPs": lambda offer: size(offer.purchase.flops),
-            "80 % interval with it": lambda offer: worded(
+            "tokens": lambda offer: size_cell(offer.purchase.tokens),
+            "rungs": lambda offer: int_cell(len(offer.purchase.rungs)),
+            "FLOPs": lambda offer: size_cell(offer.purchase.flops),
+            "80 % interval with it": lambda offer: text_cell(
                 offer.half_width_80, lambda share: f"±{100 * share:.1f} %"
             ),
         },
     )
 
 
-def advised(seen: Seen) -> tuple[Allocation, Advice] | None:
+def advice_table(seen: StudyData) -> tuple[Allocation, Advice] | None:
     """Which run to do next (`scaling next`), for the law's best use of ten times the fitted compute; None where the law
     has no optimum or the runs do not say their shapes.
     """
@@ -258,14 +333,14 @@ def advised(seen: Seen) -> tuple[Allocation, Advice] | None:
     return target, found
 
 
-def observed(seen: Seen) -> Table | None:
+def observations_table(seen: StudyData) -> Table | None:
     """Every run."""
     if not seen.runs:
         return None
     by_size = sorted(
         seen.runs, key=lambda run: (run.params or run.params_non_embedding or 0, run.run, run.tokens)
     )
-    shown, every = spread(by_size, MOST_ROWS), len(seen.runs)
+    shown, every = subsample_evenly(by_size, MOST_ROWS), len(seen.runs)
     title = "1 observation" if every == 1 else f"{every} observations"
     if len(shown) < every:
         title = f"{len(shown):,} of {every:,} observations, evenly by size; all are in runs.jsonl"
@@ -274,14 +349,14 @@ def observed(seen: Seen) -> Table | None:
         shown,
         {
             "run": lambda run: Cell(run.run),
-            "params": lambda run: size(run.params or run.params_non_embedding),
-            "tokens": lambda run: size(run.tokens),
-            "loss": lambda run: number(run.loss),
-            "ppl": lambda run: number(perplexity(run.loss), 2),
-            "FLOPs": lambda run: size(compute_of(run)),
+            "params": lambda run: size_cell(run.params or run.params_non_embedding),
+            "tokens": lambda run: size_cell(run.tokens),
+            "loss": lambda run: number_cell(run.loss),
+            "ppl": lambda run: number_cell(perplexity(run.loss), 2),
+            "FLOPs": lambda run: size_cell(compute_of(run)),
             "annealed": lambda run: Cell("yes" if run.annealed else "no"),
-            "learning rate": lambda run: worded(run.lr, "{:.3g}".format),
-            "time": lambda run: duration(None if run.wall_s is None else run.wall_s / 3600),
+            "learning rate": lambda run: text_cell(run.lr, "{:.3g}".format),
+            "time": lambda run: duration_cell(None if run.wall_s is None else run.wall_s / 3600),
             "group": lambda run: Cell(run.group or "–"),
             "eval set": lambda run: Cell(run.eval_set or "–"),
         },

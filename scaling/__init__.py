@@ -12,8 +12,8 @@ _HOMES = {
     "Allocation": "laws",
     "Law": "laws",
     "Run": "runs",
-    "fit": "fits",
-    "read_runs": "runs",
+    "fit": "fitting.fit",
+    "read_runs": "runs.readers",
 }
 __all__ = ["Allocation", "Law", "Run", "__version__", "fit", "read_runs"]
 

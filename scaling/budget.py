@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from families.errors import BadInput
-from families.units import ungrouped
+from families.units import BadInput, ungrouped
 
 from .files import Record
 from .hardware import Accelerator, accelerator

@@ -15,9 +15,12 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from families.errors import BadInput
+from families.units import BadInput
 
 from . import __version__
+
+# MERGED DOCSTRINGS
+# A file that is there is written over where it is what the same command writes; any other only when told (--yes).
 
 
 def now() -> str:
@@ -46,7 +49,7 @@ class NewerFile(BadInput):
 
 
 @contextmanager
-def writing(what: str | Path) -> Iterator[None]:
+def clear_io_errors(what: str | Path) -> Iterator[None]:
     """Turn a full disk or an unwritable folder into one clear line."""
     try:
         yield
@@ -73,14 +76,14 @@ def _as_text(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
 
     Raises:
         BadInput: the disk is full or the folder cannot be written; nothing has changed then.
     """
     payload = data.encode() if isinstance(data, str) else data
-    with writing(path):
+    with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -97,7 +100,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """A folder that is there whole or not at all: filled under a temporary name beside it, renamed when all is well.
 
     One of that name that was there is replaced. On an error nothing is left, not even parents made for it.
@@ -105,7 +108,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         BadInput: the disk is full or the folder cannot be written.
     """
-    with writing(folder):
+    with clear_io_errors(folder):
         made = [parent for parent in folder.parents if not parent.exists()]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,7 @@ def append_line(path: Path, line: str, *, first: str = "") -> None:
     `first` is the line that a new file opens with. A file has one writer (scaling.gather): no lock is needed, and none is
     left behind on a network file system by a machine that died.
     """
-    with writing(path):
+    with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
@@ -191,7 +194,7 @@ class Document(Record):
 
     def write(self, path: Path) -> None:
         """Write whole or not at all."""
-        write_whole(path, self.dump())
+        atomic_write(path, self.dump())
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -270,3 +273,35 @@ def read_text(path: Path) -> str:
 def hashes(paths: Iterable[Path]) -> dict[str, str]:
     """File name to SHA-256, for a document's `inputs`."""
     return {path.name: sha256_file(path) for path in paths}
+
+
+def refuse_overwrite(path: Path, kind: type[Document], *, replace: bool = False) -> None:
+    """Refuse a place for a JSON file of ours that holds anything but one of its kind.
+
+    Raises:
+        BadInput: such a file is there.
+    """
+    if path.is_file() and not replace:
+        try:
+            there = json.loads(path.read_bytes())
+        except ValueError:
+            there = None
+        if not (isinstance(there, dict) and there.get("kind") == kind.KIND):
+            _refuse_path(path, f"a {kind.KIND}")
+
+
+def refuse_overwrite_text(path: Path, opening: bytes | str, what: str, *, replace: bool = False) -> None:
+    """Refuse a place that holds a file which begins with other words than `opening`, the beginning of what is to be
+    written; `what` names that, as in "a table of runs".
+
+    Raises:
+        BadInput: such a file is there.
+    """
+    if path.is_file() and not replace:
+        words = (opening.encode() if isinstance(opening, str) else opening).split()
+        if path.read_bytes().split(maxsplit=len(words))[: len(words)] != words:
+            _refuse_path(path, what)
+
+
+def _refuse_path(path: Path, what: str) -> None:
+    raise BadInput(f"{path} is there and is not {what}; give another --out, or --yes to replace it")

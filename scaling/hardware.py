@@ -9,8 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from families.errors import BadInput
-from families.units import nearest
+from families.units import BadInput, nearest
 
 from .files import Document, Record
 

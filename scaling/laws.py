@@ -2,15 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from families.errors import BadInput
-from families.units import format_size
+from families.units import BadInput, format_size, nearest
+
+# MERGED DOCSTRINGS
+# Where a law was fitted, how far a point lies outside, and how far outside is too far.
+# Published constants as laws, with where they come from and the domain they were fitted on.
+Convention = Literal["total", "non_embedding"]
+
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
+
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
 
 
@@ -182,3 +188,145 @@ class KaplanSteps:
             )
         S_min = self.Sc / rest ** (1 / self.aS)
         return float(S_min * (1 + 1 / batches))
+
+
+MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
+
+_EDGE = 1 + 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extrapolation:
+    """How far a point lies outside the fitted domain: 1 is on its edge or inside, 10 is ten times beyond."""
+
+    compute_factor: float  # C over the largest fitted C; below 1 inside
+    N_factor: float
+    D_factor: float
+
+    @property
+    def factor(self) -> float:
+        """Of N, D and compute the one that lies furthest outside; 1 where none does."""
+        return max(1.0, self.compute_factor, self.N_factor, self.D_factor)
+
+    @property
+    def inside(self) -> bool:
+        """Within the fitted ranges of N, D and C."""
+        return self.factor <= _EDGE
+
+    @property
+    def message(self) -> str:
+        """Empty inside the domain, else what lies outside and by how much."""
+        parts = []
+        if self.compute_factor > _EDGE:
+            parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
+        for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
+            if factor > _EDGE:
+                parts.append(f"{name} is {factor:.3g}x outside the fitted range")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """The fitted rows' (smallest, largest) N, D and C, in the law's convention of N; C = 6·N·D where they say no other."""
+
+    N: tuple[float, float]
+    D: tuple[float, float]
+    C: tuple[float, float]
+
+    @classmethod
+    def of_ranges(cls, N: tuple[float, float], D: tuple[float, float]) -> "Domain":
+        """From the ranges that a paper states, its largest model on its most tokens taken to be its largest run."""
+        return cls(N=N, D=D, C=(0.0, 6 * N[1] * D[1]))
+
+    def reach(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
+        """How far the farthest of the points lies outside."""
+        n, d = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
+        return Extrapolation(
+            compute_factor=float((6 * n * d).max() / self.C[1]),
+            N_factor=float(max(n.max() / self.N[1], self.N[0] / n.min(), 1.0)),
+            D_factor=float(max(d.max() / self.D[1], self.D[0] / d.min(), 1.0)),
+        )
+
+    def check(self, reach: Extrapolation, *, force: bool) -> None:
+        """Refuse what lies too far outside.
+
+        Raises:
+            BadInput: N, D or compute more than 1,000 times outside, without `force`.
+        """
+        if reach.factor > MAX_EXTRAPOLATION and not force:
+            raise BadInput(
+                f"{reach.message}; a law reaches {MAX_EXTRAPOLATION:,.0f} times at most, unless forced (--force)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedLaw:
+    """Constants from a paper. `domain` is (smallest, largest) of N, D; `superseded_by` names a better fit of the same data."""
+
+    name: str
+    law: Law
+    convention: Convention
+    source: str
+    domain_N: tuple[float, float]
+    domain_D: tuple[float, float]
+    text: str  # the corpus and tokenizer, since nats per token compare only within one
+    superseded_by: str = ""
+    frontier: KaplanFrontier | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """What it was fitted on; compute as 6·N·D."""
+        return Domain.of_ranges(self.domain_N, self.domain_D)
+
+
+PUBLISHED: dict[str, PublishedLaw] = {
+    law.name: law
+    for law in (
+        PublishedLaw(
+            name="kaplan",
+            law=kaplan_law(Nc=6.4e13, Dc=1.8e13, aN=0.076, aD=0.103),
+            convention="non_embedding",
+            source="Kaplan et al. 2020, arXiv:2001.08361, sections 4 and 6, table 6",
+            domain_N=(768, 1.5e9),
+            domain_D=(2.2e7, 2.3e10),
+            text="WebText2, GPT-2 tokenizer",
+            frontier=KaplanFrontier(),
+        ),
+        PublishedLaw(
+            name="chinchilla",
+            law=Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),
+            convention="total",
+            source="Besiroglu et al. 2024, arXiv:2404.10102, a refit of Hoffmann et al. 2022's data",
+            domain_N=(4.4e7, 1.6e10),
+            domain_D=(1e9, 1.5e12),
+            text="MassiveText, SentencePiece 32k",
+        ),
+        PublishedLaw(
+            name="hoffmann",
+            law=Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28),
+            convention="total",
+            source="Hoffmann et al. 2022, arXiv:2203.15556, approach 3",
+            domain_N=(4.4e7, 1.6e10),
+            domain_D=(1e9, 1.5e12),
+            text="MassiveText, SentencePiece 32k",
+            superseded_by="chinchilla",
+        ),
+    )
+}
+
+_ALIASES = {"besiroglu": "chinchilla"}
+
+
+def published(name: str) -> PublishedLaw:
+    """The published law of that name.
+
+    Raises:
+        BadInput: with the nearest match.
+    """
+    key = name.strip().lower()
+    found = PUBLISHED.get(_ALIASES.get(key, key))
+    if found is None:
+        raise BadInput(
+            f"law is {name!r}; {nearest(name, [*PUBLISHED, *_ALIASES])}, or the path of a law.json"
+        )
+    return found

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field
 
 from families import ModelSpec, train_flops_per_token
-from families.errors import BadInput
+from families.units import BadInput
 
 from .files import Document, Record
 
@@ -25,7 +25,7 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling"
 
 
-class Engine(Record):
+class StepBackend(Record):
     """How a step is computed: what decides its rounding and its speed.
 
     threads: of the CPU; 0 leaves them as the process has them.
@@ -43,7 +43,7 @@ class Engine(Record):
         return f"{self.dtype}-{'compiled' if self.compile else 'plain'}-{self.attention}{threads}"
 
 
-PLAIN = Engine()
+PLAIN_BACKEND = StepBackend()
 
 
 class Measured(Record):
@@ -55,7 +55,7 @@ class Measured(Record):
     shape: str
     device: str  # cpu or cuda
     micro_batch: int = Field(ge=1)
-    engine: Engine
+    engine: StepBackend
     seconds: float = Field(gt=0)
     first_seconds: float = Field(ge=0)
     flops: float = Field(gt=0)  # of that step, exact
@@ -76,7 +76,7 @@ class Tuned(Record):
     devices: int = Field(ge=1)
     micro_batch: int = Field(ge=1)
     checkpointing: bool = False
-    engine: Engine
+    engine: StepBackend
     seconds: float = Field(gt=0)
     plain_seconds: float = Field(gt=0)
     first_seconds: float = Field(ge=0)  # of the first step beyond a usual one
@@ -160,6 +160,6 @@ def remember(machine: str, found: Iterable[Measured] = (), tuned: Iterable[Tuned
         return
 
 
-def quickest(measured: Iterable[Measured], micro_steps: float) -> Measured:
+def fastest_backend(measured: Iterable[Measured], micro_steps: float) -> Measured:
     """The one whose start and steps take least in all: compiling must pay for itself."""
     return min(measured, key=lambda one: one.first_seconds + micro_steps * one.seconds)

@@ -9,8 +9,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from families import ModelSpec, params_kaplan, params_non_embedding, train_flops
-from families.errors import BadInput
-from families.units import nearest
+from families.units import BadInput, nearest
 
 from .files import Record
 from .laws import KaplanFrontier

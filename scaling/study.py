@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from families.errors import BadInput
+from families.units import BadInput
 
 from .files import Document
 
@@ -94,7 +94,7 @@ def open_study(folder: Path) -> Study:
     return study
 
 
-def seeded(name: str, seed: int) -> str:
+def seeded_name(name: str, seed: int) -> str:
     """A run's name: what is trained, and with which seed, like gpt2-52m-s0."""
     return f"{name}-s{seed}"
 

@@ -67,9 +67,11 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ladder(text, one_thread, tmp_path_factory):
     """A tiny model trained to three rungs: its folder, and the rungs."""
-    from train.ladder import Habits, climb
-    from train.stop import Stop
+    from train.ladder import RunOptions, train_ladder
+    from train.lease import Stop
 
     folder = tmp_path_factory.mktemp("ladder")
-    habits = Habits(save_every=1e9, log_every=4)
-    return folder, climb(tiny.settings(text), (1024, 2048, 4096), text, tiny.places(folder), habits, Stop())
+    habits = RunOptions(save_every=1e9, log_every=4)
+    return folder, train_ladder(
+        tiny.settings(text), (1024, 2048, 4096), text, tiny.places(folder), habits, Stop()
+    )

@@ -12,8 +12,8 @@ from pathlib import Path
 from plots import style
 from plots.figures import OF_OUTCOMES, pictures
 from plots.report import report
-from plots.seen import see
-from scaling.files import write_whole
+from plots.study_data import load_study
+from scaling.files import atomic_write
 
 from .browser import CHROMIUM, Browser
 
@@ -26,11 +26,11 @@ WIDTH, HEIGHT = 1185, 1860
 
 def draw(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Each figure of a study, or of a folder of studies, as SVG; its data are the study's own files."""
-    drawn, _ = pictures(see(folder), names)
+    drawn, _ = pictures(load_study(folder), names)
     written = []
     for one in drawn:
         path = folder / "figures" / f"{one.name}.svg"
-        write_whole(path, style.svg(one.figure, one.name))
+        atomic_write(path, style.svg(one.figure, one.name))
         written.append(path)
     return written
 
@@ -39,7 +39,7 @@ def screenshot(folder: Path, out: Path) -> None:
     """The top of a study's report, as a browser shows it."""
     place = Path(tempfile.mkdtemp())
     try:
-        seen = see(folder)
+        seen = load_study(folder)
         drawn, lacking = pictures(seen)
         (place / "report.html").write_text(report(seen, drawn, lacking), encoding="utf-8")
         browser = Browser(place / "profile")
@@ -49,7 +49,7 @@ def screenshot(folder: Path, out: Path) -> None:
             taken = browser.cdp("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         finally:
             browser.close()
-        write_whole(out, base64.b64decode(taken["data"]))
+        atomic_write(out, base64.b64decode(taken["data"]))
     finally:
         shutil.rmtree(place)
 

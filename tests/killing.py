@@ -22,11 +22,11 @@ from transformers import GPT2LMHeadModel
 
 import train.checkpoint
 import train.saver
-from train.ladder import Habits, climb
+from train.distributed import join
+from train.ladder import RunOptions, train_ladder
+from train.lease import Stop
 from train.loop import start, train_step
-from train.objective import batch_of
-from train.parallel import join
-from train.stop import Stop
+from train.model.objective import batch_of
 
 from . import tiny
 
@@ -71,8 +71,13 @@ def attempt(folder, settings, text, rank, processes, meeting, save_every, fatal_
         places = tiny.places(folder)
         zero = 3 if processes > 1 and not settings.compile else 0
         with join(zero, "cpu") as world:
-            climb(
-                settings, RUNGS, text, places, Habits(log_every=3, save_every=save_every, world=world), Stop()
+            train_ladder(
+                settings,
+                RUNGS,
+                text,
+                places,
+                RunOptions(log_every=3, save_every=save_every, world=world),
+                Stop(),
             )
         status = 0
     except BaseException as error:

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from scaling.watching.curves import EMPTY, Curve, RunCurves
-from scaling.watching.trajectory import Profile
-from scaling.watching.underway import RungAhead, Underway
+from scaling.monitoring.curves import EMPTY, Curve, PlannedRung, RunCurves, RunPlan
+from scaling.monitoring.trajectory import LrProfile
 
 BATCH_TOKENS, LOG_EVERY, LOOK_EVERY = 1024, 10, 50
 
@@ -18,10 +17,10 @@ def going(
     """Where a run is going."""
     flat = schedule == "cosine"
     rungs = tuple(
-        RungAhead(steps=one, folder=f"rung-{one * BATCH_TOKENS}", cooldown=0.0 if flat else cooldown)
+        PlannedRung(steps=one, folder=f"rung-{one * BATCH_TOKENS}", cooldown=0.0 if flat else cooldown)
         for one in steps
     )
-    return Underway(
+    return RunPlan(
         run=name, rungs=rungs, batch_tokens=BATCH_TOKENS, lr=0.01, warmup=warmup, schedule=schedule, params=params,
         params_non_embedding=params // 2, group="text", batches=batches,
     )  # fmt: skip
@@ -39,18 +38,19 @@ def simulated(
 ):
     """A whole run: trunk, branches and final losses. `batches` is the noise of single lines, by step, that siblings share."""
     longest = underway.steps[-1]
-    reference = Profile.of(underway.to(longest)).area[-1]
+    reference = LrProfile.of(underway.to(longest)).area[-1]
     hard = batches if batches is not None else batch_noise(noise, np.random.default_rng([1, longest]))
     branches, finals, trunk = {}, {}, EMPTY
     for steps in underway.steps:
         schedule = underway.to(steps)
-        whole = _curve(Profile.of(schedule), steps, reference, rng, hard, wander, shift, constants)
+        whole = _curve(LrProfile.of(schedule), steps, reference, rng, hard, wander, shift, constants)
         starts = 0 if underway.schedule == "cosine" else schedule.decay_starts
         branches[steps] = _after(whole, starts)
         if underway.schedule == "wsd":
             trunk = whole.until(starts)
         finals[steps] = float(
-            law(Profile.of(schedule), np.array([float(steps)]), reference=reference, **constants)[0] + offset
+            law(LrProfile.of(schedule), np.array([float(steps)]), reference=reference, **constants)[0]
+            + offset
         )
     run = RunCurves(name=underway.run, underway=underway, trunk=trunk, branches=branches, finals=finals)
     return run if until is None else seen_until(run, until)

@@ -1,10 +1,10 @@
 """A study with text and a plan of tiny members, which train in a second or two."""
 
 from families import ModelSpec
-from scaling.planfile import PlanFile, PlannedMember
+from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import recipe
 from scaling.study import Study
-from train.prepare import prepare
+from train.data.prepare import prepare
 
 from .tiny import write_corpus
 

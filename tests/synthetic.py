@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from families import ModelSpec, params, params_non_embedding, train_flops
-from scaling.compare import compare
 from scaling.files import sha256_file
-from scaling.fits import fit
+from scaling.fitting.fit import fit
 from scaling.laws import Law
-from scaling.ledger import Work, book
-from scaling.planfile import PlanFile, PlannedMember, write_plan
 from scaling.planning.pilot import sealed_plan
+from scaling.planning.planfile import PlanFile, PlannedMember, seal, write_plan
 from scaling.recipe import recipe
-from scaling.refit import refit_study
-from scaling.runs import Run, append_run
-from scaling.seal import seal
+from scaling.runs import Run
+from scaling.runs.store import WorkEntry, append_entry, append_run
+from scaling.scoring import compare
+from scaling.scoring.refit import refit_study
 from scaling.study import Study, StudyFile
 
 TRUTH = Law(E=1.9, A=60.0, B=400.0, alpha=0.34, beta=0.38)
@@ -134,9 +133,9 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
                 tokens,
                 params(spec),
             )
-            book(
+            append_entry(
                 place.ledger,
-                Work(
+                WorkEntry(
                     run=name,
                     part=f"rung-{tokens}",
                     from_step=0,
@@ -148,9 +147,9 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
                     at="2026-11-21T12:00:00Z",
                 ),
             )
-        book(
+        append_entry(
             place.ledger,
-            Work(
+            WorkEntry(
                 run=name,
                 part="trunk",
                 from_step=0,

@@ -5,8 +5,8 @@ import torch
 from transformers.activations import NewGELUActivation
 
 from families import ModelSpec
-from train.activation import LogisticGelu, use_logistic_gelu
-from train.model import build
+from train.model.config import build
+from train.model.kernels import LogisticGelu, use_logistic_gelu
 
 
 def test_it_is_transformers_gelu_new_and_so_is_its_slope():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scaling.watching.alarm import first_alarm
+from scaling.monitoring.alarms import first_alarm
 
 from .simulated_runs import changed, seen_until, taught
 

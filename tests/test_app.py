@@ -30,7 +30,9 @@ def test_help_lists_every_verb_on_a_line_of_its_own_uncut(cli):
 def test_help_imports_no_verb_and_no_library():
     code = "import sys; sys.argv = ['scaling', '--help']\nfrom scaling.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass\n"
-    code += "print(sorted({'numpy', 'pydantic', 'scaling.cli.plan', 'scaling.planner'} & set(sys.modules)))"
+    code += (
+        "print(sorted({'numpy', 'pydantic', 'scaling.cli.plan', 'scaling.planning.plan'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

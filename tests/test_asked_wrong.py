@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from families import member
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cli.app import build
-from scaling.planfile import PlanFile
-from scaling.planning.pilot_plan import budget_of
-from scaling.runs import read_runs
+from scaling.planning.experiment_design import budget_of
+from scaling.planning.planfile import PlanFile
+from scaling.runs.readers import read_runs
 from train import launch
-from train.config import TrainConfig
-from train.ladder import unheard
+from train.config import TrainConfig, shown_name
+from train.ladder import no_op
+from train.lease import Stop
 from train.loop import pick_device
-from train.resolve import run_name
-from train.shape import shown_name
-from train.stop import Stop
+from train.settings import default_run_name
 from train.sweep import entries, expand
 
 from .small_plan import planned
@@ -108,7 +107,7 @@ def test_a_text_that_is_not_there_is_named_before_an_estimate_is_told(key, tmp_p
     config = TrainConfig(
         family="t", n_layer=1, n_head=1, n_embd=16, n_positions=32, vocab_size=300, tokens=1000, **words
     )
-    how = {"yes": False, "stop": Stop(), "tell": said.append, "report": unheard}
+    how = {"yes": False, "stop": Stop(), "tell": said.append, "report": no_op}
     with pytest.raises(BadInput, match="'nowhere', which does not exist"):
         launch.train(config, tmp_path / "study", **how)
     assert said == []
@@ -117,7 +116,7 @@ def test_a_text_that_is_not_there_is_named_before_an_estimate_is_told(key, tmp_p
 
 def test_a_run_of_another_shape_than_its_familys_is_called_by_its_shape():
     def name(**keys):
-        return run_name(TrainConfig(family="gpt2", data="x", tokens=10**6, **keys))
+        return default_run_name(TrainConfig(family="gpt2", data="x", tokens=10**6, **keys))
 
     assert name(n_layer=12, n_positions=128) == "gpt2-s0"
     assert name(n_layer=2) == "gpt2-53.6m-l2-d768-s0"
@@ -135,4 +134,4 @@ def test_a_sweep_over_shapes_tells_the_shape_once():
             for point, layers in zip(points, (2, 3), strict=True)
         ]
     )
-    assert [run_name(entry.config) for entry in found] == ["gpt2-n_layer2-s0", "gpt2-n_layer3-s0"]
+    assert [default_run_name(entry.config) for entry in found] == ["gpt2-n_layer2-s0", "gpt2-n_layer3-s0"]

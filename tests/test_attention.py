@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 
 from families import ModelSpec
-from train.attention import OneExponential, use_attention
-from train.engine import compiled
-from train.model import build
+from train.model.config import build
+from train.model.kernels import OneExponential, use_attention
+from train.runtime import compiled
 
 from .test_engine import SPEC
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from families import member, params
-from families.errors import BadInput
-from scaling.audit import audit, audit_text
+from families.units import BadInput
+from scaling.auditing import audit, audit_text
 from scaling.auditing.findings import Verdict
-from scaling.auditing.shapesearch import EARLIER, explanations
-from scaling.auditing.stated import stated
+from scaling.auditing.shapes import EARLIER, explanations
+from scaling.auditing.tables import stated
 
 from .surfaces import BESIROGLU
 
@@ -70,8 +70,8 @@ def test_the_cards_parameter_column_is_explained_by_the_earlier_shapes(card):
 
 @pytest.mark.parametrize(("text", "earlier"), list(zip(("53.9M", "85.8M", "114M"), EARLIER, strict=True)))
 def test_the_search_alone_finds_the_earlier_shape_among_those_that_print_so(text, earlier, monkeypatch):
-    monkeypatch.setattr("scaling.auditing.shapesearch.EARLIER", ())
-    monkeypatch.setattr("scaling.auditing.shapesearch._SHOWN", 10_000)
+    monkeypatch.setattr("scaling.auditing.shapes.EARLIER", ())
+    monkeypatch.setattr("scaling.auditing.shapes._SHOWN", 10_000)
     layers, width, *_ = earlier
     shapes, fitting = explanations(stated(text), member("gpt2-52m").spec)
     assert fitting > 10  # a rounded count names no single shape

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import member, params_kaplan
-from scaling.audit import audit_text
+from scaling.auditing import audit_text
 from scaling.laws import KaplanFrontier
 
 FAMILY = ("gpt2-52m", "gpt2-83m", "gpt2-125m")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.backtest import backtest, split
-from scaling.fits import fit
-from scaling.fitting import combine
+from families.units import BadInput
+from scaling.fitting import ensemble
+from scaling.fitting.backtest import backtest, split
+from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.runs import Run
 
@@ -165,12 +165,12 @@ def test_cuts_between_the_same_budgets_are_one_rollout(form, monkeypatch):
         for N in [np.sqrt(C / 120) * q]
     ]
     four = fit(runs, form=form, bootstrap=0)
-    monkeypatch.setattr(combine, "CUTS", (0.5,))
+    monkeypatch.setattr(ensemble, "CUTS", (0.5,))
     one = fit(runs, form=form, bootstrap=0)
     assert four.predictor.drift == one.predictor.drift
     assert [f.weight for f in four.forms] == [f.weight for f in one.forms]
     # Cuts that part the rows otherwise stay two.
-    monkeypatch.setattr(combine, "CUTS", (0.5, 1.5))
+    monkeypatch.setattr(ensemble, "CUTS", (0.5, 1.5))
     assert fit(runs, form=form, bootstrap=0).predictor.drift != one.predictor.drift
 
 

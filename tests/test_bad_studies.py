@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from plots import style
 from plots.figures import picture, pictures
 from plots.report import report
-from plots.seen import see
+from plots.study_data import load_study
 from scaling.laws import Law
-from scaling.runs import read_runs
+from scaling.runs.readers import read_runs
 
 from .synthetic import write_study
 
@@ -36,7 +36,7 @@ def _write(folder, rows):
 
 
 def _page(folder):
-    seen = see(folder)
+    seen = load_study(folder)
     return report(seen, *pictures(seen))
 
 
@@ -65,7 +65,7 @@ def test_losses_beyond_guessing_are_named_and_the_pictures_hold(study):
     rows = _rows(study)
     rows[3]["loss"] = 1e4
     _write(study, rows)
-    seen = see(study)
+    seen = load_study(study)
     assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in seen.doubts)
     assert rows[3]["run"] not in {run.run for run in seen.lawful if run.loss > 100}
     drawn, lacking = pictures(seen)
@@ -79,7 +79,7 @@ def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
     for line in lines[len(lines) // 2 :]:
         line["loss"] = 1e6
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    seen = see(study)
+    seen = load_study(study)
     assert any("which diverged" in line for line in seen.doubts)
     axes = picture("learning", seen).figure.axes[0]
     assert axes.get_ylim()[1] < 30
@@ -87,12 +87,12 @@ def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
 
 
 def test_a_healthy_study_has_no_doubts(study):
-    assert see(study).doubts == ()
+    assert load_study(study).doubts == ()
 
 
 @pytest.mark.parametrize("high", [12.0, 1e2, 1e6, 1e200])
 def test_an_axis_of_losses_has_few_ticks_whatever_it_spans(high):
-    with style.house():
+    with style.style_context():
         figure, (axes,) = style.new_figure()
         axes.plot([1, 2], [2.0, high])
         style.log_losses(axes)
@@ -141,7 +141,7 @@ def test_a_study_of_two_eval_sets_is_refused_by_a_fit_and_doubted_by_the_report(
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert "2 eval sets" in done.stderr
-    assert any("2 eval sets" in line for line in see(study).doubts)
+    assert any("2 eval sets" in line for line in load_study(study).doubts)
 
 
 def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
@@ -152,4 +152,4 @@ def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert any("count of N" in line for line in see(study).doubts)
+    assert any("count of N" in line for line in load_study(study).doubts)

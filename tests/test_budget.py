@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import ASSUMED_MFU, parse_budget, parse_devices, parse_mfu
 
 A100 = 312e12

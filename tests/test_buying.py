@@ -11,14 +11,22 @@ from hypothesis import strategies as st
 
 from families import accounting, member
 from families.design import DesignRule
-from families.errors import BadInput
-from scaling.laws import Law
-from scaling.planfile import PlanFile
-from scaling.planning.buying import RUN_NOISE, buy, jacobian, ladders, prior, rows_information
+from families.units import BadInput
+from scaling.laws import Law, published
 from scaling.planning.candidates import candidates
+from scaling.planning.experiment_design import (
+    RUN_NOISE,
+    PilotQuery,
+    candidate_ladders,
+    jacobian,
+    optimal_tokens,
+    pilot_plan,
+    prior,
+    rows_information,
+    select_ladders,
+)
 from scaling.planning.pilot import pilot_family
-from scaling.planning.pilot_plan import Wish, optimal_tokens, pilot_plan
-from scaling.published import published
+from scaling.planning.planfile import PlanFile
 
 LAW = published("chinchilla").law
 SHAPES = candidates("all", DesignRule(ratio=40, head_size=32))
@@ -26,7 +34,7 @@ SIZES = SHAPES.params.astype(float)
 TARGET = member("gpt2-125m")
 N, D = float(accounting.params(TARGET.spec)), 2.5e9
 BUDGET = 0.05 * accounting.train_flops(TARGET.spec, D)
-BASKET = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=BUDGET)
+BASKET = select_ladders(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=BUDGET)
 
 
 @given(
@@ -72,7 +80,7 @@ def test_the_basket_is_within_its_cost_and_has_one_ladder_per_member():
 
 
 def test_no_exchange_of_one_ladder_for_another_narrows_it_further():
-    offered = ladders(SHAPES, SIZES, N, BUDGET)
+    offered = candidate_ladders(SHAPES, SIZES, N, BUDGET)
     for place in range(len(BASKET.purchases)):
         others = [*BASKET.purchases[:place], *BASKET.purchases[place + 1 :]]
         left = BUDGET - sum(one.flops for one in others)
@@ -86,8 +94,8 @@ def test_no_exchange_of_one_ladder_for_another_narrows_it_further():
 @given(share=st.floats(0.02, 0.2))
 def test_more_money_narrows_more(share):
     compute = accounting.train_flops(TARGET.spec, D)
-    less = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=share * compute)
-    more = buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=3 * share * compute)
+    less = select_ladders(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=share * compute)
+    more = select_ladders(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=3 * share * compute)
     assert more.deviation < less.deviation
 
 
@@ -106,7 +114,7 @@ def test_optimal_tokens_invert_the_allocation():
 
 
 def test_the_plan_is_ladders_in_whole_steps_without_predictions():
-    plan, basket = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    plan, basket = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
     assert len(plan.members) == len(basket.purchases)
     for one in plan.members:
         assert one.prediction is None
@@ -143,7 +151,7 @@ def test_the_command_refuses_in_one_line(cli, arguments, said):
 
 def test_too_little_money_is_refused():
     with pytest.raises(BadInput, match="budget"):
-        buy(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=1e10)
+        select_ladders(LAW, SHAPES, SIZES, target=(TARGET, N, D), budget=1e10)
 
 
 def test_the_ladders_shares_of_the_cost_add_up_to_it(cli):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from families.errors import BadInput
-from scaling.calibration import calibrate, comparisons_under
-from scaling.compare import Comparison, SealedPrediction, score
+from families.units import BadInput
+from scaling.planning.planfile import SealedPrediction
 from scaling.runs import Run
+from scaling.scoring import Comparison, calibrate, comparisons_under, score
 
 
 def _comparison(*pairs):

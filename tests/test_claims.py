@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from families.errors import RunFailed
+from families.units import RunFailed
 from scaling.cluster import claims
 from scaling.cluster.claims import Claimed, Owner, claim, claimed, holder
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from families.errors import BadInput
-from scaling.files import append_line, write_whole
+from families.units import BadInput
+from scaling.files import append_line, atomic_write
 
 from .tiny import SMALLER, files_under, words, write_corpus
 
@@ -142,14 +142,14 @@ def test_light_verbs_load_no_heavy_library(words, forbidden, tmp_path):
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "law.json"
-    write_whole(path, "old")
+    atomic_write(path, "old")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BadInput, match=r"cannot write .*law.json: No space left"):
-        write_whole(path, "new")
+        atomic_write(path, "new")
     assert path.read_text() == "old"
     assert files_under(tmp_path) == ["law.json"]
 
@@ -253,7 +253,7 @@ def test_the_help_names_every_verb_with_an_example(cli):
 
 
 def test_progress_says_what_is_left(capsys, monkeypatch):
-    from scaling.cli.progress import Progress
+    from scaling.cli.output import Progress
 
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -267,8 +267,7 @@ def test_progress_says_what_is_left(capsys, monkeypatch):
 def test_a_line_said_meanwhile_stands_alone_and_the_progress_line_goes_on_below(monkeypatch):
     import io
 
-    from scaling.cli.progress import Progress
-    from scaling.cli.show import note
+    from scaling.cli.output import Progress, log
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -279,7 +278,7 @@ def test_a_line_said_meanwhile_stands_alone_and_the_progress_line_goes_on_below(
     bar = Progress()
     bar._shown = -1e9
     bar.at(1.0, 2.0, "tokenising")
-    note("MFU is of a matmul")
+    log("MFU is of a matmul")
     shown = [line.rpartition("\x1b[K")[2].rpartition("\r")[2] for line in screen.getvalue().split("\n")]
     assert shown[0] == "MFU is of a matmul"
     assert "tokenising" not in shown[1]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from families.errors import BadInput
-from scaling import installation
+from families.units import BadInput
+from scaling import doctor
 
 from . import core
 
@@ -20,9 +20,9 @@ def test_every_verb_but_those_that_train_works_without_the_training_packages():
 
 
 def test_only_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(installation, "importable", lambda name: name == "torch")
+    monkeypatch.setattr(doctor, "importable", lambda name: name == "torch")
     with pytest.raises(BadInput, match=r"^train needs transformers: pip install 'scaling-planner\[train\]'$"):
-        installation.require_training("train")
+        doctor.require_training("train")
 
 
 def test_every_verb_of_the_command_line_is_tried_without_torch():

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional
 
 from families import ModelSpec
-from train.crossentropy import STEP, linear_cross_entropy, next_token_losses, padding
-from train.engine import compiled
-from train.model import build
+from train.model.config import build
+from train.model.kernels import STEP, linear_cross_entropy, next_token_losses, padding
+from train.runtime import compiled
 
 
 def case(vocabulary, scale=1.0, shift=0.0, rows=24, width=16):

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from train.data import Tokens, batch
-from train.manifest import DataManifest
-from train.prepare import prepare
-from train.text import find_texts, split_texts
+from families.units import BadInput
+from train.data import DataManifest, Tokens, batch
+from train.data.prepare import prepare
+from train.data.text import find_texts, split_texts
 
 from .tiny import write_corpus
 
@@ -255,7 +254,7 @@ def test_a_word_as_long_as_a_picture_does_not_hold_up_the_tokenizer(tmp_path):
 
 
 def test_a_file_called_as_a_split_goes_by_its_folders_name():
-    from train.text import dataset_name
+    from train.data.text import dataset_name
 
     names = {"../text/wikitext-2/test.txt": "wikitext-2", "wikitext-2": "wikitext-2", "a/plays.txt": "plays"}
     assert {path: dataset_name(path) for path in names} == names

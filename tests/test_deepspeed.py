@@ -10,15 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cli import main
 from train.config import TrainConfig
-from train.data import Text
+from train.data import DataManifest, TokenizedText
 from train.deepspeed_config import config_of
-from train.ladder import Habits, Interrupted, climb
-from train.manifest import DataManifest
-from train.parallel import ALONE, check_installed, join
-from train.resolve import TextFacts
+from train.distributed import ALONE, check_installed, join
+from train.ladder import Interrupted, RunOptions, train_ladder
+from train.settings import TextFacts
 
 from . import tiny
 from .tiny import StopAfter, json_lines, places
@@ -82,7 +81,7 @@ def test_emit_writes_both_configs_for_a_stage_that_only_deepspeed_has(tmp_path, 
 
 
 def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("train.parallel.find_spec", lambda name: None)
+    monkeypatch.setattr("train.distributed.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"not installed: pip install 'scaling-planner\[deepspeed\]'"):
         check_installed("deepspeed")
     with pytest.raises(BadInput, match="not installed"), join(1, "cpu", "deepspeed"):
@@ -102,7 +101,9 @@ def test_stage_1_and_compiled_steps_are_refused_where_they_are_not():
 
 def climb_in(folder, chosen, text, world, stop_after=10**9):
     with suppress(Interrupted):
-        climb(chosen, (RUNG,), text, places(folder), Habits(log_every=2, world=world), StopAfter(stop_after))
+        train_ladder(
+            chosen, (RUNG,), text, places(folder), RunOptions(log_every=2, world=world), StopAfter(stop_after)
+        )
 
 
 def all_cases(rank, folder):
@@ -110,7 +111,7 @@ def all_cases(rank, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     os.environ["SCALING_RENDEZVOUS"] = (folder / "meeting").as_uri()
     torch.set_num_threads(1)
-    text = Text.open(folder / "data", DataManifest.read(folder / "data" / "data.json"), 32)
+    text = TokenizedText.open(folder / "data", DataManifest.read(folder / "data" / "data.json"), 32)
     facts = TextFacts.of(text.manifest, "gpt2")
     pieces, dropout = settings(facts, micro_batch=1), settings(facts, dropout=0.1)
     with join(0, "cpu", "deepspeed") as world:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scaling.ledger import read_ledger
-from scaling.planfile import PlanFile
-from scaling.runs import read_runs
+from scaling.planning.planfile import PlanFile
+from scaling.runs.readers import read_runs
+from scaling.runs.store import read_ledger
 
 pytestmark = pytest.mark.slow
 SCALING = Path(sys.executable).with_name("scaling")

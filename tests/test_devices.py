@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from families.errors import BadInput
-from scaling.planning.devices import fit_times
+from families.units import BadInput
+from scaling.planning.throughput import fit_times
 
 # A public GPT on WikiText-2, `time` of 3 epochs: 1, 2, 4 and 8 GPUs took these minutes and seconds.
 MEASURED = {1: 66 * 60 + 40.167, 2: 40 * 60 + 18.809, 4: 32 * 60 + 44.447}

@@ -14,8 +14,8 @@ from families.architectures import REGISTRY
 from scaling.cli.app import VERBS, load
 from scaling.cli.report import NAMES
 from scaling.files import Document
-from scaling.fits import FORMS
-from scaling.published import PUBLISHED
+from scaling.fitting.fit import FORMS
+from scaling.laws import PUBLISHED
 from scaling.recipe import RULES
 from train.config import TrainConfig
 

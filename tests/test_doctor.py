@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from scaling import doctor
-from scaling.installation import formats, installation, package, release
-from scaling.laws import Law
-from scaling.published import published
+from scaling.doctor import formats, installation, package, release
+from scaling.laws import Law, published
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_the_command_passes_here_in_seconds(cli):
 
 
 def test_the_command_leaves_with_1_when_a_check_fails(monkeypatch, capsys):
-    from scaling.cli import doctor as verb
+    from scaling.cli import demo as verb
 
     failing = doctor.nanogpt_riddle().model_copy(update={"passed": False})
     monkeypatch.setattr(doctor, "checks", lambda: (failing,))
@@ -99,9 +98,9 @@ def test_the_command_leaves_with_1_when_a_check_fails(monkeypatch, capsys):
 
 
 def test_a_torch_that_does_not_load_is_a_warning(monkeypatch):
-    from scaling.cli.doctor import compute_parts
+    from scaling.cli.demo import compute_parts
 
-    monkeypatch.setitem(sys.modules, "train.probe", None)
+    monkeypatch.setitem(sys.modules, "train.runtime", None)
     (part,) = compute_parts()
     assert (part.name, part.state) == ("torch works", "no")
     assert part.warning

@@ -7,16 +7,24 @@ import pytest
 import torch
 
 from families import ModelSpec
-from families.errors import BadInput
-from scaling.machine import PLAIN, Engine, MachineFile, Measured, quickest, remember, shape_key, step_flops
-from train.attention import use_attention
-from train.choose import Wanted, choose, random_examples, time_step
+from families.units import BadInput
+from scaling.machine import (
+    PLAIN_BACKEND,
+    MachineFile,
+    Measured,
+    StepBackend,
+    fastest_backend,
+    remember,
+    shape_key,
+    step_flops,
+)
+from train.backend import BackendRequest, random_examples, select_backend, time_step
 from train.config import Settings, TrainConfig
-from train.engine import logits_of, padded_logits
-from train.host import machine_id
 from train.loop import start, train_step
-from train.model import build
-from train.resolve import TextFacts, as_begun
+from train.model.config import build
+from train.model.kernels import use_attention
+from train.runtime import logits_of, machine_id, padded_logits
+from train.settings import TextFacts, with_recorded_settings
 
 from . import tiny
 
@@ -124,7 +132,7 @@ def test_a_model_beyond_the_compilers_limit_is_compiled_like_the_first(monkeypat
 
     honest = torch.compile  # the compiler's last stage is not what is counted
     monkeypatch.setattr(
-        "train.engine.torch.compile", lambda step, **how: honest(step, backend="eager", **how)
+        "train.runtime.torch.compile", lambda step, **how: honest(step, backend="eager", **how)
     )
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 2  # 8 where nobody says otherwise
@@ -163,11 +171,16 @@ def no_amx(engine):
 def picked(bench, gain=2.4, wanted=None, **asks):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "train.choose.available_dtypes", lambda device: ("fp32", "bf16") if gain > 1.2 else ("fp32",)
+            "train.backend.available_dtypes", lambda device: ("fp32", "bf16") if gain > 1.2 else ("fp32",)
         )
         given = {"steps": 1000, "expected": 1000.0, **asks}
-        return choose(
-            wanted or Wanted(), settings(), device="cpu", tell=lambda line: None, measure=bench, **given
+        return select_backend(
+            wanted or BackendRequest(),
+            settings(),
+            device="cpu",
+            tell=lambda line: None,
+            measure=bench,
+            **given,
         )
 
 
@@ -189,7 +202,7 @@ def test_a_processor_that_is_slow_in_bf16_trains_in_32_bits():
 
 def test_a_short_run_is_neither_probed_nor_compiled():
     bench = Bench(amx)
-    assert picked(bench, expected=60.0) == PLAIN
+    assert picked(bench, expected=60.0) == PLAIN_BACKEND
     assert bench.asked == []
     assert not picked(Bench(amx), steps=60, expected=100.0).compile
 
@@ -215,58 +228,61 @@ def test_a_cache_that_cannot_be_read_is_as_none(tmp_path):
     MachineFile.path().parent.mkdir(parents=True, exist_ok=True)
     MachineFile.path().write_text("{")
     assert MachineFile.open().machines == {}
-    remember("m", [measured(PLAIN, 1.0)])
+    remember("m", [measured(PLAIN_BACKEND, 1.0)])
     assert len(MachineFile.open().machines["m"]) == 1
-    remember("m", [measured(PLAIN, 2.0)])
+    remember("m", [measured(PLAIN_BACKEND, 2.0)])
     assert [one.seconds for one in MachineFile.open().machines["m"]] == [2.0]
 
 
 def test_what_is_asked_for_is_what_is_taken():
     bench = Bench(amx)
-    engine = picked(bench, wanted=Wanted(dtype="fp32", compile=False))
+    engine = picked(bench, wanted=BackendRequest(dtype="fp32", compile=False))
     assert (engine.dtype, engine.compile) == ("fp32", False)
     assert {(one.dtype, one.compile) for one in bench.asked} == {("fp32", False)}
-    whole = Wanted(dtype="bf16", compile=True, attention="sdpa", threads=1)
-    assert picked(bench, wanted=whole) == Engine(dtype="bf16", compile=True, attention="sdpa", threads=1)
+    whole = BackendRequest(dtype="bf16", compile=True, attention="sdpa", threads=1)
+    assert picked(bench, wanted=whole) == StepBackend(dtype="bf16", compile=True, attention="sdpa", threads=1)
 
 
 def test_a_backend_that_the_device_lacks_is_one_line():
     with pytest.raises(BadInput, match="attention is cudnn, which a GPU has"):
-        picked(Bench(amx), wanted=Wanted(attention="cudnn"))
+        picked(Bench(amx), wanted=BackendRequest(attention="cudnn"))
 
 
 def test_a_run_goes_on_with_the_engine_it_began_with(tmp_path):
     begun = settings(dtype="bf16", attention="eager", threads=2)
     begun.write(tmp_path / "run.json")
     config = TrainConfig.model_validate({"family": "gpt2-52m", "data": "x", "tokens": "1M", "dtype": "fp32"})
-    found = as_begun(settings(), tmp_path, config)
+    found = with_recorded_settings(settings(), tmp_path, config)
     assert (found.dtype, found.attention, found.threads) == ("fp32", "eager", 2)
-    assert as_begun(settings(), tmp_path).dtype == "bf16"
+    assert with_recorded_settings(settings(), tmp_path).dtype == "bf16"
 
 
 def test_a_real_probe_times_a_real_step_and_leaves_the_process_as_it_was():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    found = time_step(settings(), Engine(threads=1), "cpu")
+    found = time_step(settings(), StepBackend(threads=1), "cpu")
     assert 0 < found.seconds < 10
     assert found.flops == step_flops(SPEC, 4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_quickest_counts_the_start():
-    slow_start = measured(PLAIN, 1.0, first=100.0)
-    other = measured(Engine(threads=1), 2.0)
-    assert quickest([slow_start, other], 50) is other
-    assert quickest([slow_start, other], 200) is slow_start
+    slow_start = measured(PLAIN_BACKEND, 1.0, first=100.0)
+    other = measured(StepBackend(threads=1), 2.0)
+    assert fastest_backend([slow_start, other], 50) is other
+    assert fastest_backend([slow_start, other], 200) is slow_start
 
 
 def test_a_plan_reads_the_mfu_that_was_probed_on_the_device():
     from scaling.hardware import accelerator
-    from scaling.planning.mfu import profiled_mfu
+    from scaling.planning.throughput import profiled_mfu
 
     assert profiled_mfu(accelerator("H200")) is None
     peak = accelerator("H200").training_peak
-    for share, engine in ((0.4, PLAIN), (0.5, Engine(dtype="bf16", compile=True, attention="flash"))):
+    for share, engine in (
+        (0.4, PLAIN_BACKEND),
+        (0.5, StepBackend(dtype="bf16", compile=True, attention="flash")),
+    ):
         seconds = step_flops(SPEC, 4) / (share * peak)
         remember(
             "NVIDIA H200, 16 cores, torch 2.13.0",
@@ -282,18 +298,19 @@ def test_a_plan_reads_what_was_tuned_on_a_cpu_that_the_user_has_described(cli, t
     file.write_text(json.dumps({"kind": "hardware", "version": 1, "accelerators": [own]}))
     monkeypatch.setenv("SCALING_HARDWARE", str(file))
     remember(
-        "Old Faithful 9 amx_bf16, 2 cores, torch 2.13.0", [measured(PLAIN, step_flops(SPEC, 4) / 0.3e12)]
+        "Old Faithful 9 amx_bf16, 2 cores, torch 2.13.0",
+        [measured(PLAIN_BACKEND, step_flops(SPEC, 4) / 0.3e12)],
     )
     said = cli("plan", "--budget", "100xOldFaithful9-hours").stdout
     assert "MFU 0.3 (measured" in " ".join(said.split())
 
 
 def test_the_time_said_beforehand_is_the_one_measured_at_this_shape():
-    from train.autotune import estimate
+    from train.backend import estimate
 
     chosen = settings()
     assert estimate(chosen, 100, "cpu").source == "estimated from a probe"
-    remember(machine_id("cpu"), [measured(PLAIN, 0.25)])
+    remember(machine_id("cpu"), [measured(PLAIN_BACKEND, 0.25)])
     found = estimate(chosen, 100, "cpu")
     assert (found.source, found.seconds) == ("measured here at this shape", pytest.approx(25.0))
     assert found.plain_seconds < 25.0

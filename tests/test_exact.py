@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.ledger import read_ledger
+from scaling.runs.store import read_ledger
 
 PARTS = ("trunk", "rung-768", "rung-1536")
 

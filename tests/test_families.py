@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from families import MEMBERS, BadInput, ModelSpec, accounting, family, member
 from families.architectures import REGISTRY, architecture, config_json
-from train.model import hugging_face_config
+from train.model.config import hugging_face_config
 
 GPT2 = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
 CARD = {"gpt2-52m": 51_475_968, "gpt2-83m": 82_056_320, "gpt2-125m": 124_439_808}

@@ -11,20 +11,19 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from families import ModelSpec
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.files import first_problem
-from scaling.runs import read_runs
-from train import init
+from scaling.runs.readers import read_runs
 from train.config import TrainConfig
-from train.data import Text, Tokens
-from train.epochs import best, epoch_ends, mean_train_loss
-from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Interrupted, climb
+from train.data import TokenizedText, Tokens, remote
+from train.evaluate import best, epoch_ends, eval_set, evaluate, mean_train_loss
+from train.ladder import Interrupted, RunOptions, train_ladder
 from train.launch import train
+from train.lease import Stop
 from train.loop import start
-from train.model import build
-from train.resolve import TextFacts, settings_of
-from train.stop import Stop
+from train.model import pretrained
+from train.model.config import build
+from train.settings import TextFacts, settings_of
 
 from .tiny import StopAfter, places, settings, write_corpus
 
@@ -93,9 +92,9 @@ def test_a_run_goes_on_where_its_first_weights_are_gone(base, text, tmp_path):
     shutil.copytree(base / "model", tmp_path / "copy")
     chosen = tuned(text, tmp_path / "copy")
     with pytest.raises(Interrupted):
-        climb(chosen, (2048,), text, places(tmp_path), Habits(), StopAfter(5))
+        train_ladder(chosen, (2048,), text, places(tmp_path), RunOptions(), StopAfter(5))
     shutil.rmtree(tmp_path / "copy")
-    climb(chosen, (2048,), text, places(tmp_path), Habits(), Stop())
+    train_ladder(chosen, (2048,), text, places(tmp_path), RunOptions(), Stop())
     assert (tmp_path / "run" / "rung-2048" / "rung.json").exists()
 
 
@@ -105,14 +104,14 @@ def test_a_model_that_transformers_saved_is_read_and_the_published_bert_without_
     spec = ModelSpec(architecture="bert", n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=300)
     build(spec, seed=3).save_pretrained(tmp_path / "whole")
     other = build(spec, seed=4)
-    init.load_weights(other, spec, init.checkpoint_folder(str(tmp_path / "whole")))
+    pretrained.load_weights(other, spec, pretrained.checkpoint_folder(str(tmp_path / "whole")))
     theirs = build(spec, seed=3).state_dict()
     assert all(torch.equal(weight, theirs[name]) for name, weight in other.state_dict().items())
     encoder = BertModel(BertConfig(vocab_size=300, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                                    intermediate_size=64, max_position_embeddings=16))  # fmt: skip
     encoder.save_pretrained(tmp_path / "bare")
     with pytest.raises(BadInput, match=r"has no cls\.predictions"):
-        init.load_weights(other, spec, init.checkpoint_folder(str(tmp_path / "bare")))
+        pretrained.load_weights(other, spec, pretrained.checkpoint_folder(str(tmp_path / "bare")))
 
 
 def refused(**changes):
@@ -161,7 +160,7 @@ def test_a_hub_name_without_a_network_fails_fast_in_one_line(monkeypatch, tmp_pa
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     began = time.monotonic()
     assert "the hub cannot be reached" in refused(init="nobody/never-downloaded-this")
-    assert time.monotonic() - began < init.NETWORK_SECONDS + 10
+    assert time.monotonic() - began < remote.NETWORK_SECONDS + 10
 
 
 # Epochs
@@ -272,8 +271,8 @@ def test_a_fraction_of_the_windows_is_among_a_larger_one(text):
 def test_the_same_steps_on_a_fraction_repeat_it_and_book_it(text, tmp_path):
     chosen = settings(text, tokens=8192, data_fraction=0.1)
     assert chosen.run == "tiny-data0.1-s0"
-    part = Text.open(text.folder, text.manifest, 32, 0.1)
-    rung = climb(chosen, (8192,), part, places(tmp_path), Habits(save_every=1e9), Stop())[0]
+    part = TokenizedText.open(text.folder, text.manifest, 32, 0.1)
+    rung = train_ladder(chosen, (8192,), part, places(tmp_path), RunOptions(save_every=1e9), Stop())[0]
     assert rung.observation.tokens == 8192
     assert rung.observation.unique_tokens == len(part.train) * 32 < 0.2 * 8192 * 10
 
@@ -282,9 +281,9 @@ def test_the_cards_command_asks_for_the_same_fine_tuning(epochs):
     import re
     import shlex
 
-    from scaling.cli.keyvalue import merge
+    from scaling.cli.run_options import merge
     from train.config import Settings
-    from train.manifest import DataManifest
+    from train.data import DataManifest
 
     root = epochs[0] / "study"
     folder = next((root / "runs" / "run-ft-s0").glob("rung-*"))

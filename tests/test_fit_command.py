@@ -149,7 +149,7 @@ def test_pictures_of_the_fit_are_written_on_request(table, tmp_path):
 
 def test_fitting_and_predicting_load_no_heavy_library():
     heavy = "('torch', 'scipy', 'matplotlib')"
-    code = f"import sys, scaling.fits, scaling.lawfile; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, scaling.fitting.fit, scaling.fitting.lawfile; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.fits import FORMS, fit
+from families.units import BadInput
+from scaling.fitting.fit import FORMS, fit
 from scaling.fitting.optimise import SHAPES, Problem, minimise
+from scaling.fitting.predictor import Status
 from scaling.laws import Law
-from scaling.predictor import Status
 from scaling.runs import Run, columns
 
 from .surfaces import BESIROGLU, GENERAL, HOFFMANN, grid

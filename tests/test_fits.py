@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from scaling.fits import fit
 from scaling.fitting.certify import certify
+from scaling.fitting.fit import fit
+from scaling.fitting.lawfile import LawFile
 from scaling.fitting.optimise import SHAPES, Problem, objective
-from scaling.lawfile import LawFile
+from scaling.fitting.predictor import Status
+from scaling.fitting.repetition import Repetition
 from scaling.laws import Law
-from scaling.predictor import Status
-from scaling.repetition import Repetition
 from scaling.runs import Run, columns
 
 from .surfaces import BESIROGLU, GENERAL, HOFFMANN, KAPLAN, STEEP, grid

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from families import ModelSpec
-from families.errors import BadInput
+from families.units import BadInput
 from train.checkpoint import save_model
-from train.init import checkpoint_folder, checkpoint_spec, load_weights
-from train.model import build
-from train.prepare import prepare
+from train.data.prepare import prepare
+from train.model.config import build
+from train.model.pretrained import checkpoint_folder, checkpoint_spec, load_weights
 from train.validate import continuation, load
 
 from .tiny import write_corpus

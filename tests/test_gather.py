@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families.errors import BadInput
-from scaling.gather import PARTS, gather
-from scaling.ledger import Work, book, read_ledger
-from scaling.runs import Run, append_run, gather_runs, read_runs, record_run
+from families.units import BadInput
+from scaling.runs import Run
+from scaling.runs.readers import read_runs
+from scaling.runs.store import (
+    SHARDS,
+    WorkEntry,
+    append_entry,
+    append_run,
+    gather,
+    gather_runs,
+    read_ledger,
+    record_run,
+)
 
 
 def observation(run, tokens, loss=3.0, **more):
@@ -18,7 +27,7 @@ def observation(run, tokens, loss=3.0, **more):
 
 
 def work(run, to_step):
-    return Work(
+    return WorkEntry(
         run=run,
         part="trunk",
         from_step=to_step - 1,
@@ -82,7 +91,7 @@ def test_what_a_person_wrote_stays_even_where_it_is_wrong_and_is_named(tmp_path)
 
 def test_a_line_that_another_machine_is_just_writing_is_not_there_yet(tmp_path):
     record_run(own(tmp_path, "a"), observation("a", 1))
-    book(own(tmp_path, "a", "ledger.jsonl"), work("a", 1))
+    append_entry(own(tmp_path, "a", "ledger.jsonl"), work("a", 1))
     for name in ("runs.jsonl", "ledger.jsonl"):
         with own(tmp_path, "a", name).open("a") as file:
             file.write('{"run": "a", "tok')
@@ -100,10 +109,10 @@ def test_a_broken_line_in_a_runs_own_file_is_named_with_its_file(tmp_path):
 
 
 def test_a_ledger_of_one_file_and_ledgers_of_runs_are_read_as_one(tmp_path):
-    book(tmp_path / "ledger.jsonl", work("old", 1))
+    append_entry(tmp_path / "ledger.jsonl", work("old", 1))
     for run in ("b", "a"):
         for step in (1, 2):
-            book(own(tmp_path, run, "ledger.jsonl"), work(run, step))
+            append_entry(own(tmp_path, run, "ledger.jsonl"), work(run, step))
     found = [(entry.run, entry.to_step) for entry in read_ledger(tmp_path / "ledger.jsonl")]
     assert found == [("old", 1), ("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
@@ -134,7 +143,7 @@ def test_writers_in_several_processes_lose_nothing(tmp_path):
 
 def test_half_a_last_line_does_not_come_to_stand_among_the_rows(tmp_path):
     path = tmp_path / "runs.jsonl"
-    part = tmp_path / PARTS / "one" / "runs.jsonl"
+    part = tmp_path / SHARDS / "one" / "runs.jsonl"
     part.parent.mkdir(parents=True)
     part.write_text('{"run": "a", "tokens": 5, "loss": 3.0}\n')
     for slip, kept in (('{"run": "x", "lo', False), ('{"run": "x", "lo\n', True)):

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from families import member
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import parse_budget
 from scaling.hardware import CATALOGUE, accelerator, recognise
-from scaling.planning.mfu import estimated_mfu, measured_mfu
+from scaling.planning.throughput import estimated_mfu, measured_mfu
 from scaling.runs import Run
 
 # Vendors print these with structured sparsity, twice the dense rate (bf16 or fp16 matrix TFLOP/s).

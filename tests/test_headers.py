@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.audit import audit
+from families.units import BadInput
+from scaling.auditing import audit
 from scaling.cli.app import build
-from scaling.headers import check_loss_unit
 from scaling.laws import Law
-from scaling.runs import columns, parse_columns, read_runs
+from scaling.runs import columns
+from scaling.runs.readers import check_loss_unit, parse_columns, read_runs
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
 

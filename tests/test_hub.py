@@ -7,10 +7,10 @@ import types
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from train import hub
-from train.hub import KNOWN, fetch, hub_set
-from train.prepare import prepare
+from families.units import BadInput
+from train.data import remote
+from train.data.prepare import prepare
+from train.data.remote import KNOWN, fetch, hub_set
 
 from .tiny import write_corpus
 
@@ -33,7 +33,7 @@ class Library(types.ModuleType):
 def library(monkeypatch):
     found = Library(train=ARTICLE * 30, validation=ARTICLE * 6, test=["never read"])
     monkeypatch.setitem(sys.modules, "datasets", found)
-    monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    monkeypatch.setattr(remote, "hub_answers", lambda: True)
     return found
 
 
@@ -74,7 +74,7 @@ def test_reviews_are_documents_and_the_test_split_is_held_out(library, tmp_path)
 
 
 def test_a_large_set_becomes_many_files_so_that_it_can_be_split(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "SHARD_CHARACTERS", 500)
+    monkeypatch.setattr(remote, "SHARD_CHARACTERS", 500)
     library.splits = {"train": [f"document {i} " * 4 for i in range(60)]}
     train, held = fetch("openwebtext", KNOWN["openwebtext"], tmp_path / "hub")
     assert held is None
@@ -96,7 +96,7 @@ def test_a_folder_of_that_name_is_the_folder(tmp_path, monkeypatch):
 
 
 def test_without_the_extra_or_a_network_one_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    monkeypatch.setattr(remote, "hub_answers", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(BadInput, match=r"pip install 'scaling-planner\[hub\]'") as caught:

@@ -5,10 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.fits import fit
-from scaling.fitting.fitextras import isoflop_report
-from scaling.isoflop import Verdict, approach_1, approach_2, bias_of_approach_2, isoflops, parabola
+from families.units import BadInput
+from scaling.fitting.fit import fit
+from scaling.fitting.isoflop import (
+    ParabolaStatus,
+    approach_1,
+    approach_2,
+    bias_of_approach_2,
+    isoflops,
+    parabola,
+)
+from scaling.fitting.sensitivity import isoflop_report
 from scaling.laws import Law
 from scaling.runs import Run, columns
 
@@ -54,13 +61,15 @@ def test_a_concave_parabola_is_an_error_not_an_optimum():
     # PITFALLS row 7.
     x = np.linspace(-2, 2, 7)
     found = parabola(1e8 * np.exp(x), 3 - 0.1 * x**2, 1e19)
-    assert found.verdict is Verdict.CONCAVE
+    assert found.verdict is ParabolaStatus.CONCAVE
     assert found.N is None
     with pytest.raises(BadInput, match="opens downwards"):
         found.optimum()
 
 
-@pytest.mark.parametrize(("vertex", "verdict"), [(-3.0, Verdict.EDGE_LOW), (3.0, Verdict.EDGE_HIGH)])
+@pytest.mark.parametrize(
+    ("vertex", "verdict"), [(-3.0, ParabolaStatus.EDGE_LOW), (3.0, ParabolaStatus.EDGE_HIGH)]
+)
 def test_a_vertex_off_the_grid_is_a_bound(vertex, verdict):
     x = np.linspace(-2, 2, 7)
     found = parabola(1e8 * np.exp(x), 3 + 0.1 * (x - vertex) ** 2, 1e19)
@@ -72,9 +81,9 @@ def test_a_vertex_off_the_grid_is_a_bound(vertex, verdict):
 
 def test_fewer_than_five_points_or_two_on_a_side_are_too_few():
     x = np.linspace(-1, 1, 4)
-    assert parabola(1e8 * np.exp(x), 3 + x**2, 1e19).verdict is Verdict.TOO_FEW
+    assert parabola(1e8 * np.exp(x), 3 + x**2, 1e19).verdict is ParabolaStatus.TOO_FEW
     x = np.linspace(-1, 1, 7)
-    assert parabola(1e8 * np.exp(x), 3 + (x - 0.95) ** 2, 1e19).verdict is Verdict.TOO_FEW
+    assert parabola(1e8 * np.exp(x), 3 + (x - 0.95) ** 2, 1e19).verdict is ParabolaStatus.TOO_FEW
 
 
 def test_the_least_point_of_a_coarse_grid_is_never_taken_for_the_optimum():
@@ -99,7 +108,7 @@ def test_the_least_point_of_a_coarse_grid_is_never_taken_for_the_optimum():
 def test_budgets_are_told_apart_by_their_compute():
     found = isoflops(sampled(SYMMETRIC, points=9))
     assert [one.points for one in found] == [9, 9, 9]
-    assert [one.verdict for one in found] == [Verdict.OK] * 3
+    assert [one.verdict for one in found] == [ParabolaStatus.OK] * 3
     assert [one.C for one in found] == pytest.approx([6e18, 6e19, 6e20])
 
 

@@ -10,23 +10,22 @@ import torch
 from pydantic import ValidationError
 
 from families import member
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.files import first_problem
-from scaling.runs import read_runs
+from scaling.runs.readers import read_runs
 from scaling.schedule import Schedule
 from train.checkpoint import checkpoints
-from train.config import TrainConfig
-from train.ladder import Habits, climb
-from train.resolve import TextFacts, settings_of
+from train.config import Rungs, TrainConfig
+from train.ladder import RunOptions, train_ladder
+from train.lease import Stop
 from train.rung import RungFile
-from train.rungs import Rungs
-from train.stop import Stop
+from train.settings import TextFacts, settings_of
 
 from .tiny import SHAPE, booked, places, settings, trained, weights, write_corpus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUIET = Habits(save_every=1e9)
+QUIET = RunOptions(save_every=1e9)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def ladder(text, tmp_path_factory):
     """Five rungs, each twice the one before, at a cooldown of 0.2."""
     folder = tmp_path_factory.mktemp("five")
     rungs = Rungs.parse("5x2").at(80 * 128)
-    return folder, rungs, climb(settings(text), rungs, text, places(folder), QUIET, Stop())
+    return folder, rungs, train_ladder(settings(text), rungs, text, places(folder), QUIET, Stop())
 
 
 def test_five_doubling_rungs_are_booked_at_under_0_62_of_separate_runs(ladder):
@@ -101,11 +100,11 @@ def test_another_cooldown_repeats_no_trunk_that_is_kept_and_equals_a_run_of_its_
     other = settings(text, **change)
     before = booked(folder)
     said = []
-    found = climb(other, (40 * 128,), text, places(folder), Habits(save_every=1e9, tell=said.append), Stop())[
-        0
-    ]
+    found = train_ladder(
+        other, (40 * 128,), text, places(folder), RunOptions(save_every=1e9, tell=said.append), Stop()
+    )[0]
     name = {0.1: "-wsd-0.1-linear", 0.4: "-wsd-0.4-linear"}.get(other.cooldown, "-wsd-0.2-1-sqrt")
-    alone = climb(other, (40 * 128,), text, places(tmp_path), QUIET, Stop())[0]
+    alone = train_ladder(other, (40 * 128,), text, places(tmp_path), QUIET, Stop())[0]
     ours, theirs = (weights(root / "run" / f"rung-{40 * 128}{name}") for root in (folder, tmp_path))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert found.observation.loss == alone.observation.loss
@@ -119,7 +118,7 @@ def test_another_cooldown_repeats_no_trunk_that_is_kept_and_equals_a_run_of_its_
 
 def test_observations_of_different_cooldowns_are_told_apart(text, tmp_path):
     for change in ({}, {"cooldown_shape": "1-sqrt"}, {"cooldown": 0.5}):
-        climb(settings(text, **change), (2048,), text, places(tmp_path), QUIET, Stop())
+        train_ladder(settings(text, **change), (2048,), text, places(tmp_path), QUIET, Stop())
     runs = read_runs(tmp_path / "runs.jsonl").runs
     assert [run.schedule for run in runs] == ["wsd 0.2 linear", "wsd 0.2 1-sqrt", "wsd 0.5 linear"]
     assert {(run.run, run.tokens) for run in runs} == {("tiny-s0", 2048)}
@@ -128,11 +127,11 @@ def test_observations_of_different_cooldowns_are_told_apart(text, tmp_path):
 
 
 def test_training_again_from_an_earlier_trunk_leaves_the_trunks_own_record_alone(text, tmp_path):
-    habits = Habits(save_every=1e9, log_every=2)
-    climb(settings(text), (2048, 4096), text, places(tmp_path), habits, Stop())
+    habits = RunOptions(save_every=1e9, log_every=2)
+    train_ladder(settings(text), (2048, 4096), text, places(tmp_path), habits, Stop())
     trunk = tmp_path / "run" / "trunk" / "metrics.jsonl"
     before = trunk.read_bytes()
-    rung = climb(settings(text), (3072,), text, places(tmp_path), habits, Stop())[0]
+    rung = train_ladder(settings(text), (3072,), text, places(tmp_path), habits, Stop())[0]
     assert trunk.read_bytes() == before
     assert rung.trunk_checkpoint == "trunk/step-00000019"
     assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [13, 19, 26]
@@ -141,7 +140,7 @@ def test_training_again_from_an_earlier_trunk_leaves_the_trunks_own_record_alone
 
 def test_a_trunk_under_another_rate_is_still_refused(ladder, text):
     with pytest.raises(BadInput, match=r"lr 0\.003; this one has 0\.001"):
-        climb(settings(text, lr=1e-3, cooldown=0.1), (1024,), text, places(ladder[0]), QUIET, Stop())
+        train_ladder(settings(text, lr=1e-3, cooldown=0.1), (1024,), text, places(ladder[0]), QUIET, Stop())
 
 
 def test_a_rung_added_from_the_command_line_keeps_what_the_recipe_said_at_first(tmp_path):
@@ -202,7 +201,7 @@ def test_a_finished_model_is_on_the_disk_before_its_rung_says_so(text, tmp_path,
 
     monkeypatch.setattr(os, "fsync", recorded)
     monkeypatch.setattr(RungFile, "write", say)
-    climb(settings(text, tokens=256), (256,), text, places(tmp_path / "run"), QUIET, Stop())
+    train_ladder(settings(text, tokens=256), (256,), text, places(tmp_path / "run"), QUIET, Stop())
     (finished,) = tmp_path.resolve().glob("**/rung-*/rung.json")
     model = finished.parent / "model"
     assert [path.name for path in model.iterdir() if path not in before[finished]] == []

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from families.errors import BadInput
-from scaling.laws import KaplanFrontier, KaplanSteps, Law, kaplan_law
-from scaling.published import PUBLISHED, published
+from families.units import BadInput
+from scaling.laws import PUBLISHED, KaplanFrontier, KaplanSteps, Law, kaplan_law, published
 
 laws = st.builds(
     Law,

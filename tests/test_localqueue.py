@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cluster.claims import claimed
 from scaling.cluster.launcher import sweep
 from scaling.cluster.localqueue import run_here
 from scaling.cluster.profile import Profile
-from scaling.planfile import PlanFile
+from scaling.planning.planfile import PlanFile
 from scaling.study import Study
 
 from .small_plan import BATCH, planned

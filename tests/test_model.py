@@ -8,8 +8,8 @@ import torch
 
 from families import ModelSpec, member, params
 from train.loop import gradients, start, train_step
-from train.model import build, hugging_face_config
-from train.objective import Causal
+from train.model.config import build, hugging_face_config
+from train.model.objective import Causal
 
 from .tiny import SHAPE, settings
 

@@ -8,11 +8,12 @@ import pytest
 
 from families import accounting
 from families.design import DesignRule, design_family
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
-from scaling.planning.next_run import Request, advise, advise_study
-from scaling.runs import Run, append_run
+from scaling.planning.experiment_design import NextRunQuery, advise, advise_study
+from scaling.runs import Run
+from scaling.runs.store import append_run
 
 LAW = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
@@ -64,12 +65,12 @@ def test_a_budget_for_nothing_is_refused():
 
 
 def test_runs_of_another_text_tell_nothing(tmp_path):
-    from scaling.fits import fit
-    from scaling.lawfile import LawFile
+    from scaling.fitting.fit import fit
+    from scaling.fitting.lawfile import LawFile
 
     ours = [run.model_copy(update={"group": "ours"}) for run in runs_of((32, 48, 64, 96, 128))]
     LawFile.of(fit(ours), {}).write(tmp_path / "law.json")
-    request = Request(study=tmp_path, target="5M", tokens="80M")
+    request = NextRunQuery(study=tmp_path, target="5M", tokens="80M")
     found = []
     for group in ("ours", "another"):
         for run in ours:
@@ -79,8 +80,8 @@ def test_runs_of_another_text_tell_nothing(tmp_path):
 
 
 def test_the_command_advises_on_a_study(cli, tmp_path):
-    from scaling.fits import fit
-    from scaling.lawfile import LawFile
+    from scaling.fitting.fit import fit
+    from scaling.fitting.lawfile import LawFile
 
     rng = np.random.default_rng(0)
     runs = [

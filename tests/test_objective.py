@@ -7,16 +7,15 @@ from pydantic import ValidationError
 
 from families import ModelSpec, params, train_flops_per_token
 from scaling.files import first_problem
-from scaling.runs import read_runs
+from scaling.runs.readers import read_runs
 from train.checkpoint import load, save
 from train.config import TrainConfig
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Interrupted, climb
+from train.ladder import Interrupted, RunOptions, train_ladder
+from train.lease import Stop
 from train.loop import start, to_device, train_step
-from train.model import build
-from train.objective import UNSCORED, MaskedLM, batch_of, objective_of
-from train.optimizer import make_optimizer
-from train.stop import Stop
+from train.model.config import build
+from train.model.objective import UNSCORED, MaskedLM, batch_of, make_optimizer, objective_of
 
 from . import tiny
 from .tiny import StopAfter, places
@@ -147,8 +146,8 @@ def test_no_token_is_padding_so_that_every_row_of_the_table_learns(text):
 @pytest.fixture(scope="module")
 def masked(text, tmp_path_factory):
     folder = tmp_path_factory.mktemp("masked")
-    rungs = climb(
-        settings(text), (1024, 2048), text, places(folder), Habits(save_every=1e9, log_every=4), Stop()
+    rungs = train_ladder(
+        settings(text), (1024, 2048), text, places(folder), RunOptions(save_every=1e9, log_every=4), Stop()
     )
     return folder, rungs
 
@@ -187,10 +186,10 @@ def test_the_cards_command_measures_on_the_same_masked_tokens(masked, text):
 
 @pytest.mark.parametrize("after", [3, 9])
 def test_a_masked_run_resumes_exactly(after, masked, text, tmp_path):
-    habits = Habits(log_every=4)
+    habits = RunOptions(log_every=4)
     with pytest.raises(Interrupted):
-        climb(settings(text), (1024, 2048), text, places(tmp_path), habits, StopAfter(after))
-    again = climb(settings(text), (1024, 2048), text, places(tmp_path), habits, Stop())
+        train_ladder(settings(text), (1024, 2048), text, places(tmp_path), habits, StopAfter(after))
+    again = train_ladder(settings(text), (1024, 2048), text, places(tmp_path), habits, Stop())
     assert [rung.observation.loss for rung in again] == [rung.observation.loss for rung in masked[1]]
 
 
@@ -202,7 +201,7 @@ def test_masked_training_learns(text, tmp_path):
         eval_set(text.heldout, text.manifest, 8192, objective_of(chosen)),
         "cpu",
     )
-    climb(chosen, (16384,), text, places(tmp_path), Habits(save_every=1e9), Stop())
+    train_ladder(chosen, (16384,), text, places(tmp_path), RunOptions(save_every=1e9), Stop())
     assert read_runs(tmp_path / "runs.jsonl").runs[-1].loss < before.loss - 1.0
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cli.app import build
 
 from .synthetic import write_study

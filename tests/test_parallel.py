@@ -12,14 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from families.errors import BadInput, RunFailed
+from families.units import BadInput, RunFailed
 from scaling.files import first_problem
-from scaling.ledger import read_ledger
-from scaling.runs import read_runs
+from scaling.runs.readers import read_runs
+from scaling.runs.store import read_ledger
 from train import workers
-from train.branches import planned_steps
 from train.config import Settings, TrainConfig
-from train.parallel import World
+from train.distributed import World
+from train.settings import planned_steps
 from train.workers import run_together
 
 from . import tiny

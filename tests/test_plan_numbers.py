@@ -6,11 +6,10 @@ import pytest
 
 from families import member
 from scaling.budget import parse_budget
-from scaling.forecast import Question, forecast
-from scaling.planner import make_plan
 from scaling.planning.candidates import candidates
-from scaling.planning.costing import Ask
-from scaling.planning.planlaw import find_law
+from scaling.planning.evaluate import Objective
+from scaling.planning.law import PredictQuery, find_law, predict
+from scaling.planning.plan import make_plan
 
 ALL = candidates()
 KAPLAN, CHINCHILLA = find_law("kaplan", None), find_law("chinchilla", None)
@@ -21,7 +20,7 @@ def test_plan_and_predict_give_both_of_kaplans_losses_alike(name):
     shapes = candidates("gpt2-kaplan")
     plan = make_plan(parse_budget(repr(1.4 * flops_of(name))), KAPLAN, shapes)
     chosen = next(one for one in (plan.recommended, *plan.frontier) if one.member == name)
-    said = forecast("kaplan", Question(family=name, tokens=float(chosen.tokens)))
+    said = predict("kaplan", PredictQuery(family=name, tokens=float(chosen.tokens)))
     assert said.compute_efficient_loss == chosen.loss
     assert said.compute_efficient_perplexity == chosen.ppl
     assert said.compute_efficient_tokens == pytest.approx(chosen.tokens)
@@ -37,7 +36,7 @@ def flops_of(name):
 
 
 def test_another_laws_answers_have_one_loss():
-    assert forecast("chinchilla", Question(params=1e9, tokens=2e10)).compute_efficient_loss is None
+    assert predict("chinchilla", PredictQuery(params=1e9, tokens=2e10)).compute_efficient_loss is None
     assert make_plan(parse_budget("1e20"), CHINCHILLA, ALL).recommended.converged_loss is None
 
 
@@ -52,14 +51,16 @@ def test_what_kaplans_frontier_leaves_of_a_budget_is_explained(flops, left):
 
 
 def test_shares_count_serving_and_the_recommended_takes_the_least():
-    target = make_plan(parse_budget("1e20"), CHINCHILLA, ALL, ask=Ask(target=2.6, inference_tokens=1e12))
+    target = make_plan(
+        parse_budget("1e20"), CHINCHILLA, ALL, ask=Objective(target=2.6, inference_tokens=1e12)
+    )
     assert target.recommended.share == pytest.approx(1)
     assert all(one.share >= 1 - 1e-12 for one in target.frontier)
     least = target.recommended.flops + target.recommended.inference_flops
     assert all(
         one.share == pytest.approx((one.flops + one.inference_flops) / least) for one in target.frontier
     )
-    budget = make_plan(parse_budget("1e21"), CHINCHILLA, ALL, ask=Ask(inference_tokens=1e12))
+    budget = make_plan(parse_budget("1e21"), CHINCHILLA, ALL, ask=Objective(inference_tokens=1e12))
     assert budget.recommended.share == pytest.approx(1)
 
 

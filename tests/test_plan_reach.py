@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import parse_budget
-from scaling.forecast import Question, forecast
-from scaling.planner import make_plan, other_choices
 from scaling.planning.candidates import candidates
-from scaling.planning.costing import Ask
-from scaling.planning.planlaw import find_law
+from scaling.planning.evaluate import Objective
+from scaling.planning.law import PredictQuery, find_law, predict
+from scaling.planning.plan import make_plan, other_choices
 
 ALL = candidates()
 
@@ -21,16 +20,16 @@ def test_plan_refuses_what_predict_refuses(law, flops):
     with pytest.raises(BadInput, match=r"compute is .*unless forced"):
         make_plan(parse_budget(flops), find_law(law, None), ALL)
     forced = make_plan(parse_budget(flops), find_law(law, None, force=True), ALL).recommended
-    asked = Question(params=forced.N, tokens=float(forced.tokens))
+    asked = PredictQuery(params=forced.N, tokens=float(forced.tokens))
     with pytest.raises(BadInput, match=r"compute is .*unless forced"):
-        forecast(law, asked)
-    assert forced.extrapolation == pytest.approx(forecast(law, asked, force=True).extrapolation)
+        predict(law, asked)
+    assert forced.extrapolation == pytest.approx(predict(law, asked, force=True).extrapolation)
 
 
 @pytest.mark.parametrize("flops", ["1e16", "1e20", "1e25"])
 def test_plan_and_predict_say_one_factor_the_largest_of_three(flops):
     chosen = make_plan(parse_budget(flops), find_law("chinchilla", None), ALL).recommended
-    answer = forecast("chinchilla", Question(params=chosen.N, tokens=float(chosen.tokens)))
+    answer = predict("chinchilla", PredictQuery(params=chosen.N, tokens=float(chosen.tokens)))
     assert chosen.extrapolation == pytest.approx(answer.extrapolation)
     assert chosen.extrapolation >= answer.compute_factor * (1 - 1e-9)
 
@@ -47,4 +46,4 @@ def test_a_row_beyond_its_laws_data_says_by_how_much(cli):
 
 def test_another_law_out_of_its_reach_is_left_out():
     law = find_law("kaplan", None, force=True)
-    assert other_choices(Ask(flops=1e28), parse_budget("1e28"), law, ALL) == ()
+    assert other_choices(Objective(flops=1e28), parse_budget("1e28"), law, ALL) == ()

@@ -8,16 +8,17 @@ import pytest
 
 from families import accounting
 from families.design import DesignRule, design_family
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import parse_budget
-from scaling.fits import fit
-from scaling.lawfile import LawFile
+from scaling.fitting.fit import fit
+from scaling.fitting.lawfile import LawFile
 from scaling.laws import Law
-from scaling.planner import make_plan
 from scaling.planning.candidates import candidates
-from scaling.planning.costing import Ask, answer
-from scaling.planning.planlaw import find_law
-from scaling.runs import Run, append_run
+from scaling.planning.evaluate import Objective, evaluate_candidates
+from scaling.planning.law import find_law
+from scaling.planning.plan import make_plan
+from scaling.runs import Run
+from scaling.runs.store import append_run
 
 TRUTH = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
@@ -84,7 +85,7 @@ def test_tokens_for_a_loss_invert_the_fitted_law(study):
 def test_a_planned_target_is_what_the_law_then_predicts_of_the_member(study):
     law = find_law(None, study)
     assert len(law.predictor.local.x), "the study's rows leave residuals to correct by"
-    plan = make_plan(parse_budget("1e13"), law, candidates("all", RULE), ask=Ask(target=3.0))
+    plan = make_plan(parse_budget("1e13"), law, candidates("all", RULE), ask=Objective(target=3.0))
     for choice in (plan.recommended, *(member.choice for member in plan.band.members)):
         assert law.expect(choice.N, choice.tokens).loss == pytest.approx(3.0, rel=1e-7)
     smooth = law.tokens_for(plan.recommended.N, 3.0)
@@ -93,8 +94,8 @@ def test_a_planned_target_is_what_the_law_then_predicts_of_the_member(study):
 
 def test_a_target_with_data_that_runs_out_is_met_too(study):
     law = find_law(None, study)
-    asked = Ask(target=3.0, tokens_available=2e6)
-    costed = answer(asked, law, candidates("all", RULE))
+    asked = Objective(target=3.0, tokens_available=2e6)
+    costed = evaluate_candidates(asked, law, candidates("all", RULE))
     best = costed.best()
     assert costed.tokens[best] > 2e6
     assert law.expect(costed.N[best], costed.D[best]).loss == pytest.approx(3.0, rel=1e-7)
@@ -102,7 +103,7 @@ def test_a_target_with_data_that_runs_out_is_met_too(study):
 
 def test_a_target_below_the_fitted_irreducible_loss_shows_its_interval(study):
     with pytest.raises(BadInput, match=r"E = 2\.\d+ nats/token \(80 % interval"):
-        answer(Ask(target=1.5), find_law(None, study), candidates("all", RULE))
+        evaluate_candidates(Objective(target=1.5), find_law(None, study), candidates("all", RULE))
 
 
 def test_a_thousand_times_beyond_the_data_is_refused_unless_forced(study):

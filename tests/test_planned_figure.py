@@ -2,15 +2,15 @@
 
 import pytest
 
-from plots.planned import HIGH, planned, published_near
+from plots.plan import HIGH, planned, published_near
 from plots.style import conclusion, svg
-from scaling.planning.asking import Question, ask, isoflops
+from scaling.planning.query import PlanQuery, answer_query, isoflops
 
 
 @pytest.mark.parametrize("law", ["chinchilla", "kaplan"])
 def test_the_title_names_the_recommended_and_the_picture_is_the_same_each_time(law):
-    question = Question(budget="1e19", law=law)
-    plan, _ = ask(question)
+    question = PlanQuery(budget="1e19", law=law)
+    plan, _ = answer_query(question)
     figure = planned(plan, isoflops(question, plan))
     assert plan.recommended.member in conclusion(figure)
     again = planned(plan, isoflops(question, plan))
@@ -18,8 +18,8 @@ def test_the_title_names_the_recommended_and_the_picture_is_the_same_each_time(l
 
 
 def test_the_main_curve_is_lowest_at_the_recommended():
-    question = Question(budget="1e19", law="chinchilla")
-    plan, _ = ask(question)
+    question = PlanQuery(budget="1e19", law="chinchilla")
+    plan, _ = answer_query(question)
     curves = isoflops(question, plan)
     assert [curve.flops / plan.recommended.flops for curve in curves] == pytest.approx([1 / 3, 1, 3])
     main = curves[1]
@@ -29,8 +29,8 @@ def test_the_main_curve_is_lowest_at_the_recommended():
 
 
 def test_a_target_that_is_served_lies_on_its_own_curve():
-    question = Question(target_loss=2.6, inference_tokens="1T")
-    plan, _ = ask(question)
+    question = PlanQuery(target_loss=2.6, inference_tokens="1T")
+    plan, _ = answer_query(question)
     main = isoflops(question, plan)[1]
     at = main.params == plan.recommended.params
     assert main.loss[at] == pytest.approx(2.6, abs=1e-6)
@@ -38,29 +38,29 @@ def test_a_target_that_is_served_lies_on_its_own_curve():
 
 
 def test_several_budgets_have_a_curve_each_through_their_members():
-    question = Question(budget="1e18,1e19,1e20")
-    plan, _ = ask(question)
+    question = PlanQuery(budget="1e18,1e19,1e20")
+    plan, _ = answer_query(question)
     for rung, curve in zip(plan.ladder, isoflops(question, plan), strict=True):
         assert curve.params[curve.loss.argmin()] == rung.choice.params
         assert curve.loss.min() == pytest.approx(rung.choice.loss)
 
 
 def test_what_no_law_wants_is_ringed_and_other_laws_differ_in_their_dashes():
-    question = Question(budget="8xA100-hours")
-    plan, _ = ask(question)
+    question = PlanQuery(budget="8xA100-hours")
+    plan, _ = answer_query(question)
     drawn = svg(planned(plan, isoflops(question, plan)), "plan")
     assert "gpt2-52m: Pareto-optimal, and no law prefers it" in drawn
     assert "gpt2-125m: Pareto-optimal" not in drawn
 
 
 def test_a_law_of_one_dial_has_no_isoflop_curve():
-    question = Question(budget="1e19", law="kaplan")
-    assert isoflops(question, ask(question)[0]) == ()
+    question = PlanQuery(budget="1e19", law="kaplan")
+    assert isoflops(question, answer_query(question)[0]) == ()
 
 
 def test_published_runs_near_the_plan_are_drawn_hollow_and_named_with_their_text():
-    question = Question(budget="8xA100-hours", law="chinchilla")
-    plan, _ = ask(question)
+    question = PlanQuery(budget="8xA100-hours", law="chinchilla")
+    plan, _ = answer_query(question)
     drawn = svg(planned(plan, isoflops(question, plan)), "plan")
     for words in ("gpt2-83m: 3.28 nats per token of OpenWebText on 5.77B tokens", "gpt2-medium: 2.84"):
         assert words in drawn
@@ -72,7 +72,7 @@ def test_published_runs_near_the_plan_are_drawn_hollow_and_named_with_their_text
 
 
 def test_a_fit_of_another_vocabulary_shows_no_published_run():
-    plan, _ = ask(Question(budget="1e19", law="chinchilla", vocab="8192"))
+    plan, _ = answer_query(PlanQuery(budget="1e19", law="chinchilla", vocab="8192"))
     own = plan.model_copy(update={"law": plan.law.model_copy(update={"name": "law.json"})})
     assert published_near(plan, (1e7, 1e9), (2.5, 3.5))
     assert not published_near(own, (1e7, 1e9), (2.5, 3.5))

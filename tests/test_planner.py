@@ -10,16 +10,15 @@ from scipy.optimize import minimize_scalar
 
 from families import accounting, member
 from families.design import DesignRule
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import parse_budget
-from scaling.perplexity import perplexity
-from scaling.planner import budget_for, estimate_budget, make_plan
+from scaling.laws import PUBLISHED, published
 from scaling.planning.band import band
 from scaling.planning.candidates import candidates, designed
-from scaling.planning.costing import Ask, answer, cost, pareto
-from scaling.planning.epochs import DataLimit
-from scaling.planning.planlaw import PlanLaw, find_law
-from scaling.published import PUBLISHED, published
+from scaling.planning.evaluate import DataLimit, Objective, evaluate_candidates, pareto, to_choice
+from scaling.planning.law import LossModel, find_law
+from scaling.planning.plan import budget_for, estimate_budget, make_plan
+from scaling.stats import perplexity
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.
 CARD = {
@@ -52,7 +51,7 @@ def test_the_cards_budgets_recommend_the_cards_members(name, family):
 @given(flops=BUDGETS)
 @settings(deadline=None, max_examples=30)
 def test_no_candidate_beats_the_recommended_one(flops):
-    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     best = costed.best()
     for index in range(len(ALL)):
         spec = ALL.member(index).spec
@@ -65,7 +64,7 @@ def test_no_candidate_beats_the_recommended_one(flops):
 @settings(deadline=None, max_examples=30)
 def test_the_choice_lies_near_the_closed_form_allocation(flops):
     """Exact FLOPs shift the optimum a little from C = 6ND; the shapes are about 20 % apart."""
-    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     closed = CHINCHILLA.law.allocate(flops)
     assert ALL.params[costed.best()] == pytest.approx(closed.N, rel=0.35)
     assert costed.loss[costed.best()] == pytest.approx(closed.loss, rel=0.01)
@@ -74,9 +73,9 @@ def test_the_choice_lies_near_the_closed_form_allocation(flops):
 @given(flops=BUDGETS, name=st.sampled_from(sorted(PUBLISHED)), served=st.sampled_from([0.0, 1e9, 1e12]))
 @settings(deadline=None, max_examples=30)
 def test_the_frontier_is_what_nothing_dominates(flops, name, served):
-    ask = Ask(flops=flops, inference_tokens=0.0 if name == "kaplan" else served)
+    ask = Objective(flops=flops, inference_tokens=0.0 if name == "kaplan" else served)
     try:
-        costed = answer(ask, PlanLaw.published(published(name)), ALL)
+        costed = evaluate_candidates(ask, LossModel.published(published(name)), ALL)
     except BadInput:
         return
     kept = {index for _, index in pareto(costed)}
@@ -106,9 +105,9 @@ def test_several_budgets_make_a_ladder():
 @given(flops=BUDGETS)
 @settings(deadline=None, max_examples=20)
 def test_a_target_is_the_inverse_of_a_budget(flops):
-    spent = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    spent = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     loss = float(spent.loss[spent.best()])
-    back = answer(Ask(target=loss), CHINCHILLA, ALL)
+    back = evaluate_candidates(Objective(target=loss), CHINCHILLA, ALL)
     assert back.flops[back.best()] == pytest.approx(flops, rel=1e-9)
     assert back.best() == spent.best()
 
@@ -116,7 +115,7 @@ def test_a_target_is_the_inverse_of_a_budget(flops):
 @given(loss=st.floats(2.0, 3.5))
 @settings(deadline=None, max_examples=20)
 def test_a_targets_frontier_trades_training_for_serving_and_nothing_else(loss):
-    costed = answer(Ask(target=loss), CHINCHILLA, GRID)
+    costed = evaluate_candidates(Objective(target=loss), CHINCHILLA, GRID)
     kept = [index for _, index in pareto(costed)]
     assert kept[-1] == costed.best()
     assert (np.diff(costed.flops[kept]) < 0).all()
@@ -125,9 +124,9 @@ def test_a_targets_frontier_trades_training_for_serving_and_nothing_else(loss):
 
 def test_a_target_below_the_irreducible_loss_names_it():
     with pytest.raises(BadInput, match=r"1\.817"):
-        answer(Ask(target=1.8), CHINCHILLA, ALL)
+        evaluate_candidates(Objective(target=1.8), CHINCHILLA, ALL)
     with pytest.raises(BadInput, match="no candidate reaches it"):
-        answer(Ask(target=1.9), CHINCHILLA, candidates("gpt2-kaplan"))
+        evaluate_candidates(Objective(target=1.9), CHINCHILLA, candidates("gpt2-kaplan"))
 
 
 def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
@@ -136,7 +135,7 @@ def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
     """
     sizes = []
     for served in (0.0, 1e11, 1e12, 1e13):
-        costed = answer(Ask(target=2.5, inference_tokens=served), CHINCHILLA, GRID)
+        costed = evaluate_candidates(Objective(target=2.5, inference_tokens=served), CHINCHILLA, GRID)
         best = costed.best()
         sizes.append(int(GRID.params[best]))
 
@@ -156,9 +155,9 @@ def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
 @given(flops=st.floats(1e20, 1e24), served=st.floats(1e9, 1e11))
 @settings(deadline=None, max_examples=20)
 def test_a_budget_pays_for_training_and_serving_together(flops, served):
-    costed = answer(Ask(flops=flops, inference_tokens=served), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(flops=flops, inference_tokens=served), CHINCHILLA, ALL)
     assert costed.total[costed.able] == pytest.approx(flops)
-    best = cost(costed, costed.best(), CHINCHILLA, parse_budget(repr(flops)))
+    best = to_choice(costed, costed.best(), CHINCHILLA, parse_budget(repr(flops)))
     assert best.flops + best.inference_flops == pytest.approx(flops)
     assert best.inference_flops == pytest.approx(served * best.inference_flops_per_token)
 
@@ -175,19 +174,19 @@ def test_draws_are_the_inverse_of_what_repeated_tokens_are_worth(unique, draws):
 
 
 def test_scarce_data_costs_loss_and_shrinks_the_model():
-    free = answer(Ask(flops=1e21), CHINCHILLA, ALL)
-    enough = answer(Ask(flops=1e21, tokens_available=1e13), CHINCHILLA, ALL)
-    scarce = answer(Ask(flops=1e21, tokens_available=2e9), CHINCHILLA, ALL)
+    free = evaluate_candidates(Objective(flops=1e21), CHINCHILLA, ALL)
+    enough = evaluate_candidates(Objective(flops=1e21, tokens_available=1e13), CHINCHILLA, ALL)
+    scarce = evaluate_candidates(Objective(flops=1e21, tokens_available=2e9), CHINCHILLA, ALL)
     assert enough.best() == free.best()
     assert scarce.loss[scarce.best()] > free.loss[free.best()] + 0.05
     assert ALL.params[scarce.best()] < ALL.params[free.best()]
-    plan = make_plan(parse_budget("1e21"), CHINCHILLA, ALL, ask=Ask(tokens_available=2e9))
+    plan = make_plan(parse_budget("1e21"), CHINCHILLA, ALL, ask=Objective(tokens_available=2e9))
     assert plan.recommended.epochs == pytest.approx(plan.recommended.tokens / 2e9)
     assert any("epochs" in note for note in plan.notes)
 
 
 def test_a_target_with_scarce_data_is_met_exactly():
-    costed = answer(Ask(target=2.7, tokens_available=2e9), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(target=2.7, tokens_available=2e9), CHINCHILLA, ALL)
     able = costed.able & (costed.tokens > 21 * ALL.n_positions)
     assert costed.loss[able] == pytest.approx(2.7, rel=1e-9)
 
@@ -195,7 +194,7 @@ def test_a_target_with_scarce_data_is_met_exactly():
 @given(flops=st.floats(1e18, 1e23), nats=st.sampled_from([0.003, 0.01, 0.05]))
 @settings(deadline=None, max_examples=20)
 def test_the_band_is_all_within_its_width_and_its_price_buys_the_best_loss(flops, nats):
-    costed = answer(Ask(flops=flops), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     budget = parse_budget(repr(flops), on="8xA100")
     found = band(costed, CHINCHILLA, budget, nats=nats)
     best = float(costed.loss[costed.best()])
@@ -214,7 +213,7 @@ def test_the_band_is_all_within_its_width_and_its_price_buys_the_best_loss(flops
 
 
 def test_a_share_of_the_cost_bounds_the_band_too():
-    costed = answer(Ask(flops=1e20), CHINCHILLA, ALL)
+    costed = evaluate_candidates(Objective(flops=1e20), CHINCHILLA, ALL)
     found = band(costed, CHINCHILLA, parse_budget("1e20"), share=0.02)
     assert 1 < len(found.members) < 20
     assert all(one.extra_flops <= 0.02 * 1e20 for one in found.members)
@@ -257,15 +256,15 @@ def test_the_planned_member_fits_its_device():
 
 
 def test_an_estimated_mfu_agrees_with_the_member_it_buys():
-    found = estimate_budget("8xH200-hours", CHINCHILLA, ALL, Ask(), on=None)
+    found = estimate_budget("8xH200-hours", CHINCHILLA, ALL, Objective(), on=None)
     assert found.mfu_source == "estimated"
     assert 0.4 < found.mfu < 0.6
     with pytest.raises(BadInput, match="--on"):
-        estimate_budget("1e20", CHINCHILLA, ALL, Ask(), on=None)
+        estimate_budget("1e20", CHINCHILLA, ALL, Objective(), on=None)
 
 
 def test_a_target_becomes_a_budget_with_hours():
-    budget = budget_for(Ask(target=2.6), CHINCHILLA, ALL, text="target loss 2.6", on="8xA100")
+    budget = budget_for(Objective(target=2.6), CHINCHILLA, ALL, text="target loss 2.6", on="8xA100")
     assert budget.hours(budget.flops) == pytest.approx(budget.flops / (8 * 312e12 * 0.4 * 3600))
 
 
@@ -281,8 +280,8 @@ def test_a_grid_holds_more_than_twenty_thousand_shapes_that_count_as_members_do(
 
 def test_a_fixed_size_asks_only_for_tokens():
     shapes = designed(125e6, DesignRule())
-    costed = answer(Ask(flops=1e19), CHINCHILLA, shapes)
-    choice = cost(costed, 0, CHINCHILLA, parse_budget("1e19"))
+    costed = evaluate_candidates(Objective(flops=1e19), CHINCHILLA, shapes)
+    choice = to_choice(costed, 0, CHINCHILLA, parse_budget("1e19"))
     assert (choice.member, len(shapes)) == ("gpt2-125m", 1)
     assert choice.tokens == pytest.approx(1e19 / accounting.train_flops_per_token(member("gpt2").spec), abs=1)
 
@@ -294,9 +293,9 @@ def test_nothing_affordable_names_the_cheapest(law):
 
 
 def test_kaplans_frontier_trades_nothing():
-    for ask in (Ask(flops=1e20, inference_tokens=1e9), Ask(flops=1e20, tokens_available=1e9)):
+    for ask in (Objective(flops=1e20, inference_tokens=1e9), Objective(flops=1e20, tokens_available=1e9)):
         with pytest.raises(BadInput, match="one dial"):
-            answer(ask, find_law("kaplan", None), ALL)
+            evaluate_candidates(ask, find_law("kaplan", None), ALL)
 
 
 def test_an_unknown_law_or_family_gets_the_nearest():
@@ -309,7 +308,7 @@ def test_an_unknown_law_or_family_gets_the_nearest():
 @pytest.mark.parametrize("unique", [2e3, 1e5, 3e5, 1e6])
 @pytest.mark.parametrize("flops", ["1e14", "1e19"])
 def test_a_text_far_too_small_still_plans_and_says_so(unique, flops):
-    plan = make_plan(parse_budget(flops), CHINCHILLA, ALL, ask=Ask(tokens_available=unique))
+    plan = make_plan(parse_budget(flops), CHINCHILLA, ALL, ask=Objective(tokens_available=unique))
     assert math.isfinite(plan.recommended.ppl)
     assert any("times fewer than any that law chinchilla was fitted on" in note for note in plan.notes)
     assert any("worse than guessing among 50,257 tokens (10.82)" in note for note in plan.notes)
@@ -318,7 +317,7 @@ def test_a_text_far_too_small_still_plans_and_says_so(unique, flops):
 
 def test_a_text_that_fills_no_context_is_refused():
     with pytest.raises(BadInput, match="do not fill one context of 1,024 tokens"):
-        make_plan(parse_budget("1e19"), CHINCHILLA, ALL, ask=Ask(tokens_available=500))
+        make_plan(parse_budget("1e19"), CHINCHILLA, ALL, ask=Objective(tokens_available=500))
 
 
 def test_a_perplexity_beyond_a_float_is_the_largest_there_is():

@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from families.errors import BadInput
-from families.units import format_size
-from plots import cells, cost, curves, frontier, learning, profile, promised, residuals, style, throughput
-from plots.drawing import planned_flops
-from plots.figures import FIGURES, picture, pictures
-from plots.law import bare
-from plots.seen import Curve, see
-from scaling.compare import SealedPrediction, score
+from families.units import BadInput, format_size
+from plots import law, predictions, study_data, style, tables, training
+from plots.figures import FIGURES, picture, pictures, planned_flops
+from plots.law import without_local_correction
+from plots.study_data import LossCurve, load_study
 from scaling.files import csv_text
-from scaling.fitting.sensitivity import Profile
+from scaling.fitting.sensitivity import LikelihoodProfile
+from scaling.planning.planfile import SealedPrediction
 from scaling.runs import Run
+from scaling.scoring import score
 
 from .synthetic import TRUTH, write_study
 
@@ -29,7 +28,7 @@ DRAWN = set(FIGURES) - {"calibration", "planned", "forecast"}
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    return see(write_study(tmp_path_factory.mktemp("plots") / "study"))
+    return load_study(write_study(tmp_path_factory.mktemp("plots") / "study"))
 
 
 def _row(loss, actual, half=0.05):
@@ -47,18 +46,18 @@ def _row(loss, actual, half=0.05):
 
 def test_the_conclusion_states_the_miss_and_the_interval_that_held():
     assert (
-        promised.verdict(_row(4.12, 4.15))
+        predictions.verdict(_row(4.12, 4.15))
         == "Predicted 4.120, actual 4.150: 0.72 % off, inside the 80 % interval"
     )
-    assert promised.verdict(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
-    assert promised.verdict(_row(4.12, 4.50)).endswith("outside the 95 % interval")
+    assert predictions.verdict(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
+    assert predictions.verdict(_row(4.12, 4.50)).endswith("outside the 95 % interval")
 
 
 def test_many_predictions_are_counted():
     rows = [_row(4.0, 4.01), _row(4.0, 3.99), _row(4.0, 4.3)]
-    figure = promised.predicted_against_actual(rows)
+    figure = predictions.predicted_against_actual(rows)
     assert "80 % intervals held 2 of 3" in style.conclusion(figure)
-    assert "80 % intervals held 2 of 3" in style.conclusion(promised.calibration(rows))
+    assert "80 % intervals held 2 of 3" in style.conclusion(predictions.calibration(rows))
 
 
 def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
@@ -113,9 +112,7 @@ def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
 
 
 def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
-    error = residuals.residual_percent(
-        seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held]
-    )
+    error = law.residual_percent(seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held])
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
 
@@ -123,27 +120,27 @@ def test_a_trend_in_the_residuals_is_said(seen):
     bent = [
         r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))}) for r in seen.lawful
     ]
-    assert "a trend is left in D" in style.conclusion(residuals.residuals(seen.law.predictor(), bent))
-    assert "no trend" in style.conclusion(residuals.residuals(seen.law.predictor(), seen.lawful, seen.held))
+    assert "a trend is left in D" in style.conclusion(law.residuals(seen.law.predictor(), bent))
+    assert "no trend" in style.conclusion(law.residuals(seen.law.predictor(), seen.lawful, seen.held))
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
-    assert curves.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
+    assert study_data.smooth(np.full(50, 3.0)) == pytest.approx(np.full(50, 3.0))
     rng = np.random.default_rng(0)
     noisy = TRUTH.loss(1e6, np.geomspace(1e5, 1e7, 400)) + rng.normal(0, 0.1, 400)
-    assert abs(curves.smooth(noisy) - noisy).mean() < 0.1
-    assert np.std(np.diff(curves.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
+    assert abs(study_data.smooth(noisy) - noisy).mean() < 0.1
+    assert np.std(np.diff(study_data.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
 
 
 def test_a_cooldown_starts_on_its_trunk(seen):
     branch = next(c for c in seen.curves if c.part.startswith("rung"))
-    tokens, loss = curves.joined(branch, seen.curves)
+    tokens, loss = study_data.joined(branch, seen.curves)
     assert tokens[0] < branch.tokens[0]
     assert len(tokens) == len(loss) == len(branch.tokens) + 1
 
 
 def test_labels_at_line_ends_do_not_overlap():
-    with style.house():
+    with style.style_context():
         _, (axes,) = style.new_figure()
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
@@ -156,12 +153,12 @@ def test_labels_at_line_ends_do_not_overlap():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: promised.predicted_against_actual([]), "0 sealed predictions"),
-        (lambda: promised.calibration([_row(4.0, 4.1)]), "needs at least 3"),
-        (lambda: promised.backtest([]), "no form"),
-        (lambda: learning.learning_curves([], []), "0 learning curves"),
-        (lambda: cost.cost([]), "0 entries"),
-        (lambda: throughput.throughput([], []), "no run was timed"),
+        (lambda: predictions.predicted_against_actual([]), "0 sealed predictions"),
+        (lambda: predictions.calibration([_row(4.0, 4.1)]), "needs at least 3"),
+        (lambda: predictions.backtest([]), "no form"),
+        (lambda: training.learning_curves([], []), "0 learning curves"),
+        (lambda: training.cost([]), "0 entries"),
+        (lambda: training.throughput([], []), "no run was timed"),
     ],
 )
 def test_a_figure_without_data_is_one_clear_line(draw, message):
@@ -183,8 +180,8 @@ def test_no_setting_of_the_callers_matplotlib_changes(seen):
 
 
 def test_the_bands_edges_cost_what_the_band_allows(seen):
-    predictor = bare(seen.law.predictor())
-    found = frontier.along(predictor, np.geomspace(1e11, 1e13, 7))
+    predictor = without_local_correction(seen.law.predictor())
+    found = law.along(predictor, np.geomspace(1e11, 1e13, 7))
     for edge in found.band:
         loss = predictor.predict(edge, found.C / (6 * edge)).loss
         assert loss - found.loss == pytest.approx(np.full(7, found.nats), rel=0.02)
@@ -194,13 +191,13 @@ def test_the_bands_edges_cost_what_the_band_allows(seen):
 
 def test_a_wider_band_holds_the_narrower_one(seen):
     compute = np.array([1e12])
-    narrow, wide = (frontier.along(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02))
+    narrow, wide = (law.along(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02))
     assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
 
 
 def _timed(run):
     size = np.array([5e5])
-    return [Curve(run=run, part="trunk", tokens=size, loss=np.array([3.0]), tokens_per_s=size)]
+    return [LossCurve(run=run, part="trunk", tokens=size, loss=np.array([3.0]), tokens_per_s=size)]
 
 
 def _run(**changes):
@@ -210,20 +207,20 @@ def _run(**changes):
 
 
 def test_mfu_is_of_a_named_dense_peak():
-    (speed,) = throughput.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    (speed,) = training.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
     assert speed.mfu == pytest.approx(5e5 * 8e8 / 989e12)
     assert speed.peak == "H200's 989 TFLOP/s bf16 dense"
     assert "40 % of H200's 989 TFLOP/s bf16 dense" in style.conclusion(
-        throughput.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
+        training.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
     )
-    (eight,) = throughput.speeds(_timed("r"), [_run(accelerator="8xA100")])
+    (eight,) = training.speeds(_timed("r"), [_run(accelerator="8xA100")])
     assert eight.mfu == pytest.approx(5e5 * 8e8 / (8 * 312e12))
 
 
 def test_without_a_known_peak_the_models_own_flops_are_said():
-    (speed,) = throughput.speeds(_timed("r"), [_run(accelerator="cpu")])
+    (speed,) = training.speeds(_timed("r"), [_run(accelerator="cpu")])
     assert (speed.mfu, speed.said) == (None, "400 TFLOP/s")
-    (unknown,) = throughput.speeds(_timed("r"), [_run(compute_kind="6ND")])
+    (unknown,) = training.speeds(_timed("r"), [_run(compute_kind="6ND")])
     assert unknown.said == "", "6ND is no exact count"
 
 
@@ -246,24 +243,31 @@ def test_the_profile_names_where_the_misfit_passes_its_limits_and_what_stays_ope
     values = np.linspace(0.2, 0.4, 21)
     rises = 12 * ((values - 0.3) / 0.1) ** 2
     shared = {"objectives": tuple(rises), "rises": tuple(rises), "interval_80": (0.263, 0.337)}
-    alpha = Profile(name="alpha", best=0.3, values=tuple(values), interval_95=(0.243, 0.357), **shared)
-    gamma = Profile(name="gamma", best=0.3, values=tuple(values), interval_95=(0.243, None), **shared)
-    figure = profile.profile([alpha, gamma])
+    alpha = LikelihoodProfile(
+        name="alpha", best=0.3, values=tuple(values), interval_95=(0.243, 0.357), **shared
+    )
+    gamma = LikelihoodProfile(
+        name="gamma", best=0.3, values=tuple(values), interval_95=(0.243, None), **shared
+    )
+    figure = law.profile([alpha, gamma])
     assert style.conclusion(figure) == "At 95 %, α 0.243 to 0.357, γ 0.243 to open"
     assert len(figure.axes) == 2
     line = figure.axes[0].lines[-2]
     np.testing.assert_allclose(line.get_ydata(), rises)
     with pytest.raises(BadInput, match="0 exponents"):
-        profile.profile([])
+        law.profile([])
 
 
 def test_sizes_of_errors_and_perplexities_of_diverged_runs_stay_short():
-    assert [promised.percent_off(error) for error in (0.0046, -0.0118, -0.9996)] == [
+    assert [predictions.percent_off(error) for error in (0.0046, -0.0118, -0.9996)] == [
         "0.46 %",
         "1.2 %",
         "100 %",
     ]
-    assert (cells.short(16.806, 2), cells.short(1.0142320547350045e304, 2)) == ("16.81", "1.01e+304")
+    assert (tables.short_cell(16.806, 2), tables.short_cell(1.0142320547350045e304, 2)) == (
+        "16.81",
+        "1.01e+304",
+    )
 
 
 def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest():
@@ -273,7 +277,7 @@ def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest
         )
         for i in range(30)
     ]
-    drawn = learning.learning_curves((), runs)
+    drawn = training.learning_curves((), runs)
     named = [text.get_text() for text in drawn.axes[0].texts]
     assert len(named) == 14
     assert {"1M", format_size(runs[-1].params)} <= set(named)

@@ -14,15 +14,14 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from scaling.cli import main
-from scaling.cli.keyvalue import merge
-from scaling.planfile import PlanFile, PlannedLoss, PlannedMember
-from scaling.runs import read_runs
-from scaling.seal import seal
-from train.card import Facts, card, front_matter, outcome
+from scaling.cli.run_options import merge
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal
+from scaling.runs.readers import read_runs
 from train.config import Settings, TrainConfig
-from train.manifest import DataManifest
-from train.resolve import TextFacts, settings_of
+from train.data import DataManifest
+from train.model_card import Facts, card, front_matter, outcome
 from train.rung import RungFile
+from train.settings import TextFacts, settings_of
 
 from .tiny import SMALLER, words, write_corpus
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from scaling.backtest import backtest
-from scaling.cli.progress import Progress
-from scaling.runs import read_runs
+from scaling.cli.output import Progress
+from scaling.fitting.backtest import backtest
+from scaling.runs.readers import read_runs
 
 from .synthetic import write_study
 

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.auditing.frontier_fit import frontier_fit
+from families.units import BadInput
+from scaling.auditing.published import card, compare_published
+from scaling.auditing.trends import frontier_fit
 from scaling.laws import KaplanFrontier
-from scaling.published_compare import card, compare_published
 from scaling.published_runs import published_runs
 
 # N without embeddings, loss and perplexity of Kaplan et al. 2020's frontier at the card's three shapes.

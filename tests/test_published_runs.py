@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from families.errors import BadInput
-from scaling.laws import KaplanFrontier
-from scaling.published import published
+from families.units import BadInput
+from scaling.laws import KaplanFrontier, published
 from scaling.published_runs import PUBLISHED_RUNS, published_runs
 
 CARD = published_runs("composer-gpt2")

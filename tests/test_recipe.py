@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import ModelSpec, member, params_kaplan
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.recipe import RULES, critical_batch, recipe, recipes
 
 SHAPES = st.builds(

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from families.errors import BadInput
-from scaling.compare import Comparison, compare_study
-from scaling.lawfile import LawFile
-from scaling.refit import refit
-from scaling.runs import read_runs
+from families.units import BadInput
+from scaling.fitting.lawfile import LawFile
+from scaling.runs.readers import read_runs
+from scaling.scoring import Comparison, compare_study
+from scaling.scoring.refit import refit
 from scaling.study import Study
 
 from .synthetic import TRUTH, write_study

@@ -8,16 +8,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from families.errors import BadInput
-from families.units import format_size
-from plots import card, story, tables
+from families.units import BadInput, format_size
+from plots import card, tables
+from plots import text as page_text
 from plots.figures import pictures
 from plots.report import report
-from plots.seen import see
+from plots.study_data import load_study
 from scaling.cli.report import write_report
-from scaling.compare import Comparison
 from scaling.rendering import escape_latex
-from scaling.runs import append_run
+from scaling.runs.store import append_run
+from scaling.scoring import Comparison
 
 from .synthetic import HOSTILE, write_study
 from .tiny import write_corpus
@@ -35,7 +35,7 @@ def hostile(tmp_path_factory):
 
 
 def _page(folder):
-    seen = see(folder)
+    seen = load_study(folder)
     return report(seen, *pictures(seen))
 
 
@@ -98,11 +98,11 @@ def test_the_page_is_the_same_for_the_same_files(study, page):
 
 
 def test_the_text_is_told_by_its_files_and_tokens(study, tmp_path):
-    from train.prepare import prepare
+    from train.data.prepare import prepare
 
     folder = shutil.copytree(study, tmp_path / "study")
     manifest = prepare(str(write_corpus(tmp_path / "corpus")), folder / "data", vocab_size=300)
-    facts = dict(story.asked(see(folder)))
+    facts = dict(page_text.question_facts(load_study(folder)))
     assert facts["text"].startswith("40 files, ")
     assert facts["training tokens"] == format_size(manifest.train_tokens)
     assert facts["held-out tokens"] == format_size(manifest.heldout.tokens)
@@ -120,7 +120,7 @@ def test_an_edit_after_sealing_shows(study, tmp_path):
     page = _page(folder)
     assert "BROKEN" in page
     assert "the seal is broken" in page
-    assert story.alarm(see(folder)) in page.partition("<nav")[0], "above all else"
+    assert page_text.seal_warning(load_study(folder)) in page.partition("<nav")[0], "above all else"
 
 
 def test_hostile_names_stay_text(hostile):
@@ -133,7 +133,7 @@ def test_hostile_names_stay_text(hostile):
 
 
 def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
-    seen = see(hostile)
+    seen = load_study(hostile)
     text = card.markdown(seen)
     assert "<script" not in text
     assert "<img" not in text
@@ -166,13 +166,13 @@ def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path,
     page = _page(tmp_path)
     assert said in page
     assert "Traceback" not in page
-    assert card.markdown(see(tmp_path))
-    assert card.latex(see(tmp_path))
+    assert card.markdown(load_study(tmp_path))
+    assert card.latex(load_study(tmp_path))
 
 
 def test_an_empty_folder_is_one_clear_line(tmp_path):
     with pytest.raises(BadInput, match="nothing to report"):
-        see(tmp_path)
+        load_study(tmp_path)
 
 
 def test_one_run_and_all_one_size_are_reported(study, tmp_path):
@@ -184,7 +184,7 @@ def test_one_run_and_all_one_size_are_reported(study, tmp_path):
 
 
 def test_a_run_with_a_folder_of_its_own_has_its_curves(study, tmp_path):
-    whole = see(study)
+    whole = load_study(study)
     name = whole.curves[0].run
     alone = shutil.copytree(study / "runs" / name, tmp_path / "alone")
     (alone / "run.json").write_text(json.dumps({"kind": "run", "version": 1, "run": name}))
@@ -193,8 +193,8 @@ def test_a_run_with_a_folder_of_its_own_has_its_curves(study, tmp_path):
             append_run(alone / "runs.jsonl", run)
     theirs = [(one.part, one.loss.tolist()) for one in whole.curves if one.run == name]
     assert len(theirs) > 1
-    assert [(one.part, one.loss.tolist()) for one in see(alone).curves] == theirs
-    assert {one.run for one in see(alone).curves} == {name}
+    assert [(one.part, one.loss.tolist()) for one in load_study(alone).curves] == theirs
+    assert {one.run for one in load_study(alone).curves} == {name}
 
 
 def test_a_line_that_is_being_written_is_left_out_and_said(study, tmp_path):
@@ -209,16 +209,16 @@ def test_runs_on_another_eval_set_stay_out_of_the_laws_figures(study, tmp_path):
     row = json.loads((folder / "runs.jsonl").read_text().splitlines()[1])
     with (folder / "runs.jsonl").open("a") as file:
         file.write(json.dumps({**row, "run": "stranger", "eval_set": "other"}) + "\n")
-    seen = see(folder)
+    seen = load_study(folder)
     assert "stranger" not in {run.run for run in seen.lawful}
     assert any("2 eval sets" in line for line in seen.doubts)
 
 
 def test_advice_follows_from_the_numbers(study):
-    said = " ".join(story.advice(see(study)))
+    said = " ".join(page_text.recommendations(load_study(study)))
     assert "refit with them" in said
-    seen = see(study)
-    assert story.headline(seen).startswith("Predicted ")
+    seen = load_study(study)
+    assert page_text.headline(seen).startswith("Predicted ")
 
 
 def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(study, page):
@@ -234,13 +234,13 @@ def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(stud
 
 
 def test_the_page_names_the_ladder_that_tells_most(study):
-    shaped = see(study)
+    shaped = load_study(study)
     runs = tuple(r.model_copy(update={"n_layer": 2, "n_head": 4, "vocab_size": 1024}) for r in shaped.runs)
-    found = tables.telling(replace(shaped, runs=runs))
+    found = tables.forms_table_aside(replace(shaped, runs=runs))
     widths = [row[-1].value for row in found.rows]
     assert 0 < min(widths) <= max(widths) < 0.1
     assert "now known to" in found.title
-    assert tables.telling(shaped) is None, "runs that do not say their shape"
+    assert tables.forms_table_aside(shaped) is None, "runs that do not say their shape"
 
 
 def test_a_plan_of_choices_shows_its_band(study, tmp_path, cli):

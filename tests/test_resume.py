@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from families.errors import BadInput
-from scaling.ledger import read_ledger
-from train.branches import planned_steps
+from families.units import BadInput
+from scaling.runs.store import read_ledger
 from train.checkpoint import checkpoints, load, save
-from train.ladder import Habits, Interrupted, climb
+from train.ladder import Interrupted, RunOptions, train_ladder
+from train.lease import Stop, stop_on_signals
 from train.loop import Diverged, start, train_step
-from train.objective import Causal
-from train.stop import Stop, stop_on_signals
+from train.model.objective import Causal
+from train.settings import planned_steps
 
 from .tiny import StopAfter, booked, places, settings, weights
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_stopping_anywhere_and_going_on_changes_nothing(after, ladder, text, tmp_path):
     rungs = (1024, 2048, 4096)
     with pytest.raises(Interrupted, match="goes on from there"):
-        climb(settings(text), rungs, text, places(tmp_path), Habits(log_every=4), StopAfter(after))
-    again = climb(settings(text), rungs, text, places(tmp_path), Habits(log_every=4), Stop())
+        train_ladder(settings(text), rungs, text, places(tmp_path), RunOptions(log_every=4), StopAfter(after))
+    again = train_ladder(settings(text), rungs, text, places(tmp_path), RunOptions(log_every=4), Stop())
     for mine, whole in zip(again, ladder[1], strict=True):
         assert mine.observation.loss == whole.observation.loss
     assert booked(tmp_path) == planned_steps(settings(text), rungs) * settings(text).batch_tokens
@@ -39,7 +39,7 @@ def test_stopping_anywhere_and_going_on_changes_nothing(after, ladder, text, tmp
 
 def test_a_run_stopped_at_a_third_books_a_third(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(11))
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(), StopAfter(11))
     assert booked(tmp_path) == 12 * 128
 
 
@@ -85,12 +85,14 @@ def alter_wall_time(folder):
 )
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(damage, text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=0.0), StopAfter(4))
+        train_ladder(
+            settings(text), (4096,), text, places(tmp_path), RunOptions(save_every=0.0), StopAfter(4)
+        )
     trunk = tmp_path / "run" / "trunk"
     (before, _), (last, newest) = checkpoints(trunk)
     damage(newest)
     heard = []
-    climb(settings(text), (4096,), text, places(tmp_path), Habits(tell=heard.append), Stop())
+    train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(tell=heard.append), Stop())
     assert len(heard) == 1
     assert f"checkpoint {newest} is damaged: " in heard[0]
     assert "and the run goes back to the one before it" in heard[0]
@@ -98,42 +100,42 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(damage, text, tmp_path)
     assert (before, first_booked_again) == (last - 1, before)
     assert not list(trunk.glob(".*"))
     assert (trunk / f"damaged-{newest.name}").is_dir()  # where no rule counts it as one to go back to
-    climb(settings(text), (4096,), text, places(tmp_path / "whole"), Habits(), Stop())
+    train_ladder(settings(text), (4096,), text, places(tmp_path / "whole"), RunOptions(), Stop())
     ours, theirs = (weights(root / "run" / "rung-4096") for root in (tmp_path, tmp_path / "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_newer_programs_checkpoint_is_refused_and_left_alone(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(4))
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(), StopAfter(4))
     ((_, newest),) = checkpoints(tmp_path / "run" / "trunk")
     path = newest / "checkpoint.json"
     path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
     with pytest.raises(BadInput, match="newer program"):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), Stop())
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(), Stop())
     assert newest.is_dir()
 
 
 def test_a_folder_of_another_run_is_refused_and_the_difference_named(ladder, text):
     with pytest.raises(BadInput, match=r"lr 0\.003; this one has 0\.001"):
-        climb(settings(text, lr=1e-3), (1024,), text, places(ladder[0]), Habits(), Stop())
+        train_ladder(settings(text, lr=1e-3), (1024,), text, places(ladder[0]), RunOptions(), Stop())
 
 
 def test_a_loss_that_is_no_number_raises_with_the_step_and_saves_nothing(text, tmp_path, monkeypatch):
     honest = Causal.losses
     monkeypatch.setattr(Causal, "losses", lambda *inputs: honest(*inputs) * math.nan)
     with pytest.raises(Diverged, match=r"nan at step 1 .*no checkpoint had been written"):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(log_every=4), Stop())
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(log_every=4), Stop())
     assert not (tmp_path / "runs.jsonl").exists()
     assert checkpoints(tmp_path / "run" / "trunk") == []
 
 
 def test_metrics_of_a_resumed_run_are_those_of_the_whole_run_byte_for_byte(text, tmp_path):
-    habits = Habits(log_every=4, save_every=1e9)
+    habits = RunOptions(log_every=4, save_every=1e9)
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path / "cut"), habits, StopAfter(9))
+        train_ladder(settings(text), (4096,), text, places(tmp_path / "cut"), habits, StopAfter(9))
     for folder in ("cut", "whole"):
-        climb(settings(text), (4096,), text, places(tmp_path / folder), habits, Stop())
+        train_ladder(settings(text), (4096,), text, places(tmp_path / folder), habits, Stop())
     for part in ("trunk", "rung-4096"):
         cut, whole = (tmp_path / folder / "run" / part / "metrics.jsonl" for folder in ("cut", "whole"))
         assert cut.read_bytes() == whole.read_bytes()
@@ -158,7 +160,7 @@ def test_a_run_killed_at_37_percent_books_37_percent_and_the_rest_when_it_goes_o
     killed = os.fork()
     if not killed:
         try:
-            climb(chosen, rungs, text, places(tmp_path), Habits(save_every=1e-6), KilledAfter(37))
+            train_ladder(chosen, rungs, text, places(tmp_path), RunOptions(save_every=1e-6), KilledAfter(37))
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == -signal.SIGKILL
@@ -166,7 +168,7 @@ def test_a_run_killed_at_37_percent_books_37_percent_and_the_rest_when_it_goes_o
 
     assert planned == 100 * 128
     assert booked(tmp_path) == pytest.approx(0.37 * planned, abs=128)
-    climb(chosen, rungs, text, places(tmp_path), Habits(), Stop())
+    train_ladder(chosen, rungs, text, places(tmp_path), RunOptions(), Stop())
     assert booked(tmp_path) == planned
 
 
@@ -188,12 +190,14 @@ def test_before_a_step_is_trained_a_signal_stops_at_once_and_afterwards_it_waits
 def test_the_newest_two_checkpoints_and_those_that_branches_start_from_are_kept(text, tmp_path):
     for after in (2, 3):
         with pytest.raises(Interrupted):
-            climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(), StopAfter(after))
+            train_ladder(settings(text), (1024, 4096), text, places(tmp_path), RunOptions(), StopAfter(after))
     with pytest.raises(Interrupted):
-        climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(save_every=1e-6), StopAfter(15))
+        train_ladder(
+            settings(text), (1024, 4096), text, places(tmp_path), RunOptions(save_every=1e-6), StopAfter(15)
+        )
     trunk = tmp_path / "run" / "trunk"
     assert [step for step, _ in checkpoints(trunk)] == [6, 20, 21]  # rungs of 8 and 32 steps, cooldown 0.2
-    climb(settings(text), (1024, 4096), text, places(tmp_path), Habits(save_every=1e-6), Stop())
+    train_ladder(settings(text), (1024, 4096), text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     assert [step for step, _ in checkpoints(trunk)] == [6, 26]
     assert not list((tmp_path / "run").glob("rung-*/step-*"))
     assert len(list((tmp_path / "run").glob("rung-*/model/model.safetensors"))) == 2
@@ -201,14 +205,14 @@ def test_the_newest_two_checkpoints_and_those_that_branches_start_from_are_kept(
 
 def test_a_run_that_went_further_than_it_is_now_asked_keeps_how_far_it_came(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(20))
-    climb(settings(text), (1024,), text, places(tmp_path), Habits(save_every=1e-6), Stop())
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(), StopAfter(20))
+    train_ladder(settings(text), (1024,), text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [6, 21]
 
 
 def test_what_a_killed_write_leaves_behind_is_gone_after_the_next_start(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (1024,), text, places(tmp_path), Habits(), StopAfter(3))
+        train_ladder(settings(text), (1024,), text, places(tmp_path), RunOptions(), StopAfter(3))
     run = tmp_path / "run"
     step = checkpoints(run / "trunk")[-1][1]
     left = [
@@ -222,7 +226,7 @@ def test_what_a_killed_write_leaves_behind_is_gone_after_the_next_start(text, tm
     others = [run / ".plan.json.0123abcd", run / ".clock-17-42", run / "trunk" / ".keep"]
     for file in (*left[3:], *others):
         file.touch()
-    climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop())
+    train_ladder(settings(text), (1024,), text, places(tmp_path), RunOptions(), Stop())
     assert not [path for path in left if path.exists()]
     assert all(path.exists() for path in others)
 
@@ -231,20 +235,20 @@ def test_a_rung_that_was_killed_before_its_checkpoints_were_gone_loses_them_and_
     text, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("train.ladder.discard", lambda folder: None)
-    found = climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop())
+    found = train_ladder(settings(text), (1024,), text, places(tmp_path), RunOptions(), Stop())
     monkeypatch.undo()
     assert list((tmp_path / "run").glob("rung-1024/step-*"))
     before = read_ledger(tmp_path / "ledger.jsonl")
-    assert climb(settings(text), (1024,), text, places(tmp_path), Habits(), Stop()) == found
+    assert train_ladder(settings(text), (1024,), text, places(tmp_path), RunOptions(), Stop()) == found
     assert not list((tmp_path / "run").glob("rung-1024/step-*"))
     assert read_ledger(tmp_path / "ledger.jsonl") == before
 
 
 def test_a_checkpoint_where_a_later_rung_begins_is_kept_from_then_on(text, tmp_path):
     with pytest.raises(Interrupted):
-        climb(settings(text), (4096,), text, places(tmp_path), Habits(), StopAfter(5))
-    climb(
-        settings(text), (1024,), text, places(tmp_path), Habits(), Stop()
+        train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(), StopAfter(5))
+    train_ladder(
+        settings(text), (1024,), text, places(tmp_path), RunOptions(), Stop()
     )  # its branch starts at step 6, too
-    climb(settings(text), (4096,), text, places(tmp_path), Habits(save_every=1e-6), Stop())
+    train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     assert 6 in [step for step, _ in checkpoints(tmp_path / "run" / "trunk")]

@@ -9,10 +9,12 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from families import member
 from families.architectures import architecture
-from families.errors import BadInput
-from scaling.audit import audit
-from scaling.runs import Run, append_run, by_group, columns, parse_columns, read_runs
-from scaling.trackers import read_scalars
+from families.units import BadInput
+from scaling.auditing import audit
+from scaling.runs import Run, by_group, columns
+from scaling.runs.readers import parse_columns, read_runs
+from scaling.runs.store import append_run
+from scaling.runs.trackers import read_scalars
 
 GOOD = [Run(run=f"r{i}", params=1e7 * (i + 1), tokens=2e8 * (i + 1), loss=4 - 0.1 * i) for i in range(5)]
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from families.errors import BadInput, RunFailed
-from scaling.ledger import read_ledger
+from families.units import BadInput, RunFailed
+from scaling.runs.store import read_ledger
 from train import checkpoint, saver
 from train.checkpoint import Snapshot, checkpoints
 from train.config import Settings
-from train.ladder import Habits, Interrupted, climb
+from train.ladder import Interrupted, RunOptions, train_ladder
+from train.lease import Stop
 from train.loop import Diverged
-from train.memory import OutOfMemory, smaller
-from train.objective import Causal
-from train.spikes import WINDOW, Watch
-from train.stop import Stop
+from train.metrics import WINDOW, SpikeDetector
+from train.model.objective import Causal
+from train.runtime import OutOfMemory, smaller
 
 from .test_cli import TRAIN
 from .tiny import StopAfter, json_lines, places, settings, write_corpus
@@ -59,13 +59,13 @@ def test_a_loss_that_is_no_number_names_its_step_and_the_last_good_checkpoint(
     save_every, text, tmp_path, monkeypatch
 ):
     with pytest.raises(Interrupted):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(), StopAfter(5))
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), StopAfter(5))
     while_training(monkeypatch, lambda n, losses, examples: losses * (math.nan if n == 3 else 1))
     last = 8 if save_every < 1 else 6  # saved after every step, or where it was stopped
     with pytest.raises(Diverged, match=rf"nan at step 9 .* checkpoint is \S*trunk/step-0000000{last}$"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(save_every=save_every), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(save_every=save_every), Stop())
     monkeypatch.undo()
-    climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+    train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
     assert all(math.isfinite(line["loss"]) for line in metrics(tmp_path))
 
 
@@ -75,21 +75,21 @@ def test_a_gradient_that_is_no_number_is_seen_before_a_checkpoint_is_written(tex
 
     while_training(monkeypatch, poison)
     with pytest.raises(Diverged, match=r"step 4 .*step-00000003$"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(save_every=1e-6), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
 
 
 # Spikes
 
 
 def test_a_steady_noise_has_no_spike_and_six_deviations_are_one():
-    watch, rng = Watch(), random.Random(0)
+    watch, rng = SpikeDetector(), random.Random(0)
     quiet = [watch.look(step, rng.gauss(3, 0.1)) for step in range(20_000)]
     assert not any(quiet)
     spike = watch.look(20_000, 3.75)
     assert spike.loss == 3.75
     assert spike.mean == pytest.approx(3, abs=0.04)
     assert spike.sd == pytest.approx(0.1, rel=0.25)
-    assert Watch().look(0, 100.0) is None
+    assert SpikeDetector().look(0, 100.0) is None
 
 
 def test_a_spike_is_written_down_once_however_often_the_run_was_stopped(text, tmp_path, monkeypatch):
@@ -99,16 +99,16 @@ def test_a_spike_is_written_down_once_however_often_the_run_was_stopped(text, tm
     def change(n, losses, examples):
         return losses + (50.0 if torch.equal(examples, wanted) else 0.0)
 
-    from train.objective import batch_of
+    from train.model.objective import batch_of
 
     chosen = settings(text, tokens=rungs[0])
     wanted = torch.from_numpy(batch_of(chosen, text.train, 90))
     while_training(monkeypatch, change)
-    climb(chosen, rungs, text, places(tmp_path / "whole"), Habits(), Stop())
+    train_ladder(chosen, rungs, text, places(tmp_path / "whole"), RunOptions(), Stop())
     for after in (60, 33):
         with pytest.raises(Interrupted):
-            climb(chosen, rungs, text, places(tmp_path / "cut"), Habits(), StopAfter(after))
-    climb(chosen, rungs, text, places(tmp_path / "cut"), Habits(), Stop())
+            train_ladder(chosen, rungs, text, places(tmp_path / "cut"), RunOptions(), StopAfter(after))
+    train_ladder(chosen, rungs, text, places(tmp_path / "cut"), RunOptions(), Stop())
     (spike,) = events(tmp_path / "whole")
     assert (spike["step"], spike["event"]) == (91, "spike")
     assert spike["loss"] > spike["mean"] + 6 * spike["sd"]
@@ -129,7 +129,7 @@ def test_a_spike_is_written_down_once_however_often_the_run_was_stopped(text, tm
     ],
 )
 def test_out_of_memory_lowers_the_micro_batch_keeps_the_batch_and_says_so(error, text, tmp_path, monkeypatch):
-    climb(settings(text), RUNGS, text, places(tmp_path / "whole"), Habits(), Stop())
+    train_ladder(settings(text), RUNGS, text, places(tmp_path / "whole"), RunOptions(), Stop())
 
     def change(n, losses, examples):
         if len(examples) > 2:
@@ -138,7 +138,9 @@ def test_out_of_memory_lowers_the_micro_batch_keeps_the_batch_and_says_so(error,
 
     while_training(monkeypatch, change)
     heard = []
-    climb(settings(text), RUNGS, text, places(tmp_path / "less"), Habits(tell=heard.append), Stop())
+    train_ladder(
+        settings(text), RUNGS, text, places(tmp_path / "less"), RunOptions(tell=heard.append), Stop()
+    )
     assert heard == ["out of memory with micro_batch=4: it is 2 from now on; the batch stays what it is"]
     assert events(tmp_path / "less") == [{"step": 0, "event": "out of memory", "micro_batch": 2, "before": 4}]
     assert Settings.read(tmp_path / "less" / "run" / "run.json").micro_batch == 2
@@ -152,7 +154,7 @@ def test_one_sequence_that_does_not_fit_is_one_line(text, tmp_path, monkeypatch)
 
     while_training(monkeypatch, change)
     with pytest.raises(OutOfMemory, match="one sequence at a time"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
 
 
 def test_another_error_is_not_taken_for_memory(text, tmp_path, monkeypatch):
@@ -161,7 +163,7 @@ def test_another_error_is_not_taken_for_memory(text, tmp_path, monkeypatch):
 
     while_training(monkeypatch, change)
     with pytest.raises(RuntimeError, match="a bug"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
 
 
 def test_the_smaller_micro_batch_divides_the_share():
@@ -179,11 +181,11 @@ def test_a_disk_that_is_nearly_full_stops_the_run_before_a_save(text, tmp_path, 
     with pytest.raises(
         RunFailed, match=r"0\.00 GB left and a checkpoint needs 0\.02 GB.*step 4 is not saved"
     ):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(save_every=1e-6), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [2, 3]
     assert sum(work.tokens for work in read_ledger(tmp_path / "ledger.jsonl")) == 3 * 128
     monkeypatch.undo()
-    climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+    train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
 
 
 def test_a_full_disk_is_one_line_with_status_1_for_a_person(tmp_path, monkeypatch, capsys):
@@ -217,7 +219,7 @@ def test_a_write_that_fails_is_one_line_and_leaves_nothing_of_the_checkpoint(
 
     monkeypatch.setattr(Snapshot, "write", write)
     with pytest.raises(BadInput, match=r"cannot write .*No space left"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(save_every=1e-6), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     trunk = tmp_path / "run" / "trunk"
     assert [path.name for path in sorted(trunk.glob("*step*"))] == ["step-00000001", "step-00000002"]
     assert sum(work.tokens for work in read_ledger(tmp_path / "ledger.jsonl")) == 2 * 128
@@ -233,11 +235,11 @@ def test_a_finished_model_that_cannot_be_written_is_one_line_and_is_written_next
         lambda tensors, path, **how: (_full if path.parent.name == "model" else honest)(tensors, path, **how),
     )
     with pytest.raises(BadInput, match=r"cannot write .*model.safetensors: .*No space left"):
-        climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+        train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
     assert not list(tmp_path.rglob("rung.json"))
     monkeypatch.undo()
     before = read_ledger(tmp_path / "ledger.jsonl")
-    climb(settings(text), RUNGS, text, places(tmp_path), Habits(), Stop())
+    train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
     assert len(list(tmp_path.rglob("model/model.safetensors"))) == 1
     assert read_ledger(tmp_path / "ledger.jsonl") == before
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cluster import slurm
 from scaling.cluster.launcher import sweep
 from scaling.cluster.profile import Profile, read_profile
 from scaling.cluster.sbatch import ARRAY, job_files
 from scaling.cluster.slurm import Node, check
-from scaling.planfile import PlanFile
+from scaling.planning.planfile import PlanFile
 from scaling.study import Study
 
 from .small_plan import planned

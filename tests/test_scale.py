@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from families.errors import BadInput
-from plots.seen import see
-from scaling.ledger import Work, book, read_ledger, read_totals
-from scaling.runs import Run, append_run
-from scaling.thin import MOST_CURVES, MOST_DRAWN, MOST_READ, spread
+from families.units import BadInput
+from plots.study_data import load_study
+from scaling.runs import Run
+from scaling.runs.store import WorkEntry, append_entry, append_run, read_ledger, read_totals
+from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, subsample_evenly
 
 
 def work(run, part, start, **more):
     given = {"tokens": 64, "flops": 3.0, "wall_s": 0.5, "settings_sha256": "", "at": "2026-11-21T00:00:00Z"}
-    return Work(run=run, part=part, from_step=start, to_step=start + 1, **{**given, **more})
+    return WorkEntry(run=run, part=part, from_step=start, to_step=start + 1, **{**given, **more})
 
 
 @given(
@@ -31,7 +31,7 @@ def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
     study = tmp_path_factory.mktemp("ledger")
     for run, part, start in entries:
         place = study / "runs" / run if split else study
-        book(place / "ledger.jsonl", work(run, part, start, tokens=start))
+        append_entry(place / "ledger.jsonl", work(run, part, start, tokens=start))
     if not entries:
         return
     every, totals = (read(study / "ledger.jsonl") for read in (read_ledger, read_totals))
@@ -62,7 +62,7 @@ def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
     ],
 )
 def test_a_broken_entry_is_named_as_it_is_where_every_entry_is_read(line, message, tmp_path):
-    book(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
+    append_entry(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write(f"{line}\n")
     with pytest.raises(BadInput, match=message):
@@ -70,7 +70,7 @@ def test_a_broken_entry_is_named_as_it_is_where_every_entry_is_read(line, messag
 
 
 def test_an_entry_that_is_being_written_and_a_ledger_that_is_not_there(tmp_path):
-    book(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
+    append_entry(tmp_path / "ledger.jsonl", work("a", "trunk", 0))
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"run": "a", "par')
     assert [total.tokens for total in read_totals(tmp_path / "ledger.jsonl")] == [64]
@@ -80,7 +80,7 @@ def test_an_entry_that_is_being_written_and_a_ledger_that_is_not_there(tmp_path)
 
 @given(count=st.integers(0, 300), most=st.integers(1, 120))
 def test_a_spread_is_in_order_even_and_has_both_ends(count, most):
-    found = spread(range(count), most)
+    found = subsample_evenly(range(count), most)
     assert len(found) == min(count, most)
     assert list(found) == sorted(set(found))
     if count and most > 1:
@@ -113,7 +113,7 @@ def large(tmp_path_factory):
 
 
 def test_figures_of_a_large_study_draw_a_few_and_the_page_says_how_many(large):
-    seen = see(large)
+    seen = load_study(large)
     drawn = seen.thinned
     assert len(seen.runs) == MOST_DRAWN + 700
     assert MOST_DRAWN <= len(drawn.runs) < len(seen.runs)
@@ -130,7 +130,7 @@ def test_figures_of_a_large_study_draw_a_few_and_the_page_says_how_many(large):
 
 
 def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
-    seen = see(large)
+    seen = load_study(large)
     one = next(run for run in seen.runs if run not in seen.thinned.runs)
 
     class Told:
@@ -142,6 +142,6 @@ def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
 def test_a_study_of_a_few_runs_is_drawn_whole(tmp_path):
     for k in range(3):
         append_run(tmp_path / "runs.jsonl", Run(run=f"r{k}", params=1e6 * (k + 1), tokens=1e8, loss=3.0))
-    seen = see(tmp_path)
+    seen = load_study(tmp_path)
     assert seen.thinned.runs == seen.runs
     assert not any("figures draw" in doubt for doubt in seen.doubts)

@@ -5,14 +5,21 @@ import json
 import pytest
 
 from families import ModelSpec
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.budget import parse_budget
-from scaling.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
-from scaling.planner import make_plan
 from scaling.planning.candidates import candidates
-from scaling.planning.planlaw import find_law
+from scaling.planning.law import find_law
+from scaling.planning.plan import make_plan
+from scaling.planning.planfile import (
+    PlanFile,
+    PlannedLoss,
+    PlannedMember,
+    open_seal,
+    read_verified_plan,
+    seal,
+    write_plan,
+)
 from scaling.recipe import recipe
-from scaling.seal import open_seal, plan_to_train, seal
 
 from .small_plan import planned, small_study
 
@@ -135,4 +142,4 @@ def test_a_plan_that_is_as_it_was_sealed_or_was_never_sealed_is_trained(plan, tm
     path = tmp_path / "plan.json"
     for one in (plan, seal(plan)):
         write_plan(one, path)
-        assert plan_to_train(path) == one
+        assert read_verified_plan(path) == one

@@ -5,20 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.laws import Law
-from scaling.planfile import PlanFile, write_plan
-from scaling.planning.pilot_plan import Wish, pilot_plan
-from scaling.planning.simulate import Sweep, simulate
-from scaling.published import published
+from families.units import BadInput
+from scaling.laws import Law, published
+from scaling.planning.experiment_design import PilotQuery, pilot_plan
+from scaling.planning.planfile import PlanFile, write_plan
+from scaling.planning.simulate import SimulatedSweep, simulate
 
 SURFACE = published("chinchilla").law
-PLAN, BASKET = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+PLAN, BASKET = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
 TARGET = (124_439_808.0, 2.5e9)
 
 
 def test_a_good_sweep_covers_what_it_promises():
-    verdict = simulate(Sweep.of(PLAN, "total"), SURFACE, target=TARGET, replicates=8)
+    verdict = simulate(SimulatedSweep.of(PLAN, "total"), SURFACE, target=TARGET, replicates=8)
     assert verdict.truth == SURFACE.loss(*TARGET)
     assert verdict.rms_error < 0.04
     assert abs(verdict.bias) <= verdict.rms_error
@@ -31,7 +30,12 @@ def test_a_good_sweep_covers_what_it_promises():
 def test_less_noise_means_less_error():
     quiet, loud = (
         simulate(
-            Sweep.of(PLAN, "total"), SURFACE, target=TARGET, replicates=2, run_noise=noise, row_noise=noise
+            SimulatedSweep.of(PLAN, "total"),
+            SURFACE,
+            target=TARGET,
+            replicates=2,
+            run_noise=noise,
+            row_noise=noise,
         ).half_width_80
         for noise in (0.0005, 0.01)
     )
@@ -39,7 +43,7 @@ def test_less_noise_means_less_error():
 
 
 def test_outcomes_are_a_function_of_the_seed():
-    sweep = Sweep.of(PLAN, "total")
+    sweep = SimulatedSweep.of(PLAN, "total")
     once, twice, other = (
         simulate(sweep, SURFACE, target=TARGET, replicates=2, seed=seed) for seed in (1, 1, 2)
     )
@@ -48,16 +52,18 @@ def test_outcomes_are_a_function_of_the_seed():
 
 def test_too_small_a_sweep_or_senseless_noise_is_refused():
     with pytest.raises(BadInput, match="at least 4"):
-        Sweep.of(PlanFile(members=PLAN.members[:3]), "total")
+        SimulatedSweep.of(PlanFile(members=PLAN.members[:3]), "total")
     with pytest.raises(BadInput, match="negative"):
-        simulate(Sweep.of(PLAN, "total"), SURFACE, target=TARGET, run_noise=-1.0)
+        simulate(SimulatedSweep.of(PLAN, "total"), SURFACE, target=TARGET, run_noise=-1.0)
     with pytest.raises(BadInput, match="replicates"):
-        simulate(Sweep.of(PLAN, "total"), SURFACE, target=TARGET, replicates=0)
+        simulate(SimulatedSweep.of(PLAN, "total"), SURFACE, target=TARGET, replicates=0)
 
 
 def test_noise_free_rows_lie_on_the_surface():
     law = Law(E=2.0, A=60.0, B=300.0, alpha=0.35, beta=0.4)
-    runs = Sweep.of(PLAN, "total").observe(law, np.random.default_rng(0), run_noise=0.0, row_noise=0.0)
+    runs = SimulatedSweep.of(PLAN, "total").observe(
+        law, np.random.default_rng(0), run_noise=0.0, row_noise=0.0
+    )
     assert len(runs) == sum(len(one.rungs) for one in PLAN.members)
     assert all(run.loss == pytest.approx(law.loss(run.params, run.tokens)) for run in runs)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from families.errors import BadInput, RunFailed
-from train.prepare import prepare
-from train.stores import check_export, export, is_url, local_text
+from families.units import BadInput, RunFailed
+from train.data.prepare import prepare
+from train.data.remote import check_export, export, is_url, local_text
 
 from .small_plan import planned, small_study
 from .tiny import write_corpus

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.cluster import slurm, submission
 from scaling.cluster.launcher import sweep
 from scaling.cluster.profile import Profile, read_profile
 from scaling.cluster.sbatch import job_files
 from scaling.cluster.submission import Submission, follow, send_rest
-from scaling.planfile import PlanFile
+from scaling.planning.planfile import PlanFile
 from scaling.study import Study
 
 from .small_plan import planned

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from families.errors import BadInput
-from scaling.cli.keyvalue import merge
+from families.units import BadInput
+from scaling.cli.run_options import merge
 from scaling.cli.train_verb import rung_table
-from scaling.runs import read_runs
+from scaling.runs.readers import read_runs
 from train.config import TrainConfig
-from train.stop import Stop
+from train.lease import Stop
 from train.sweep import entries, expand, side_by_side, train_many, winners
 
 from .tiny import write_corpus

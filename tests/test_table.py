@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.runs import Run
 from train.config import Settings
+from train.model_card import COLUMNS, as_csv, markdown, rows
 from train.rung import Epoch, RungFile
-from train.summary import COLUMNS, as_csv, markdown, rows
 
 ADJUSTED = 1.1224  # tokens per word
 

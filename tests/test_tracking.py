@@ -13,16 +13,14 @@ from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.util.tensor_util import make_ndarray
 
 from families import accounting, member
-from families.errors import BadInput
-from scaling.cli.progress import fitted
+from families.units import BadInput
+from scaling.cli.output import fitted
 from scaling.hardware import accelerator
-from scaling.runs import read_runs
-from scaling.trackers import read_scalars
-from train import pace as pace_file
-from train.metrics import journal
-from train.pace import Peak, device_name, pace, peak_of
+from scaling.runs.readers import read_runs
+from scaling.runs.trackers import read_scalars
+from train import metrics as pace_file
+from train.metrics import PeakFlops, Scalars, device_name, metrics_writer, peak_of, throughput_text
 from train.rung import RungFile
-from train.tensorboard import Scalars
 
 from .tiny import SMALLER, words, write_corpus
 
@@ -132,7 +130,7 @@ def test_events_hold_the_very_lines_of_metrics_and_the_rungs_own_loss(run):
 
 def test_tensorboard_reads_them_and_forgets_what_a_killed_run_logged_again(tmp_path):
     for start, stop, value in ((0, 40, 1.0), (20, 60, 2.0)):  # stopped at 40, its last checkpoint was at 20
-        with journal(tmp_path, start, writes=True, tensorboard=True) as log:
+        with metrics_writer(tmp_path, start, writes=True, tensorboard=True) as log:
             for step in range(start + 10, stop + 1, 10):
                 log.write("metrics.jsonl", step=step, loss=value)
         os.utime(next(iter(tmp_path.glob(f"events.*.{start}"))), (start, start))
@@ -143,7 +141,7 @@ def test_tensorboard_reads_them_and_forgets_what_a_killed_run_logged_again(tmp_p
 
 
 def test_a_run_without_the_key_writes_no_event(tmp_path):
-    with journal(tmp_path, 0, writes=True) as log:
+    with metrics_writer(tmp_path, 0, writes=True) as log:
         log.write("metrics.jsonl", step=1, loss=1.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl"]
 
@@ -172,10 +170,10 @@ def test_a_run_says_what_its_mfu_is_of(run):
 
 def test_mfu_is_exact_flops_over_the_named_peak():
     spec = member("gpt2").spec
-    peak = Peak(flops_per_s=accelerator("H200").training_peak, word="H200", source="")
+    peak = PeakFlops(flops_per_s=accelerator("H200").training_peak, word="H200", source="")
     rate = 0.45 * peak.flops_per_s / accounting.train_flops_per_token(spec)
-    assert pace(spec, rate, peak) == "521k tokens/s, MFU 45% of H200"
-    assert pace(spec, rate, None) == "521k tokens/s"
+    assert throughput_text(spec, rate, peak) == "521k tokens/s, MFU 45% of H200"
+    assert throughput_text(spec, rate, None) == "521k tokens/s"
 
 
 def test_a_known_gpu_is_held_against_its_data_sheet_and_others_against_a_matmul(monkeypatch):

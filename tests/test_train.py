@@ -6,19 +6,19 @@ import os
 import pytest
 import torch
 
-from families.errors import BadInput
-from scaling.ledger import read_ledger
-from scaling.runs import read_runs
+from families.units import BadInput
+from scaling.runs.readers import read_runs
+from scaling.runs.store import read_ledger
 from scaling.schedule import Schedule
 from scaling.study import Study
-from train.branches import planned_steps
 from train.config import TrainConfig
 from train.data import batch
 from train.evaluate import eval_set, evaluate
-from train.ladder import Habits, Places, climb
+from train.ladder import RunOptions, RunPaths, train_ladder
+from train.lease import Stop
 from train.loop import start, train_step
 from train.pack import Job, climb_all
-from train.stop import Stop
+from train.settings import planned_steps
 
 from .tiny import booked, places, settings, weights
 
@@ -36,7 +36,9 @@ def test_each_rung_is_an_annealed_observation_of_one_run(ladder):
 
 def test_a_branch_equals_an_uninterrupted_run_of_its_schedule_bit_for_bit(ladder, text, tmp_path):
     folder, _ = ladder
-    alone = climb(settings(text), (2048,), text, places(tmp_path), Habits(save_every=1e9), Stop())[0]
+    alone = train_ladder(settings(text), (2048,), text, places(tmp_path), RunOptions(save_every=1e9), Stop())[
+        0
+    ]
     ours = weights(folder / "run" / "rung-2048")
     theirs = weights(tmp_path / "run" / "rung-2048")
     assert ours.keys() == theirs.keys()
@@ -58,9 +60,9 @@ def test_a_branch_equals_a_plain_loop_written_out(ladder, text):
 def test_what_is_done_is_not_done_again_and_a_rung_can_be_added(ladder, text):
     folder, _ = ladder
     before = read_ledger(folder / "ledger.jsonl")
-    climb(settings(text), (1024, 2048, 4096), text, places(folder), Habits(), Stop())
+    train_ladder(settings(text), (1024, 2048, 4096), text, places(folder), RunOptions(), Stop())
     assert read_ledger(folder / "ledger.jsonl") == before
-    climb(settings(text), (3072,), text, places(folder), Habits(save_every=1e9), Stop())
+    train_ladder(settings(text), (3072,), text, places(folder), RunOptions(save_every=1e9), Stop())
     added = read_ledger(folder / "ledger.jsonl")[len(before) :]
     assert sum(work.tokens for work in added) < 3072
     assert len(read_runs(folder / "runs.jsonl").runs) == 4
@@ -68,7 +70,7 @@ def test_what_is_done_is_not_done_again_and_a_rung_can_be_added(ladder, text):
 
 def test_the_ledger_books_what_the_formula_says(text, tmp_path):
     chosen = settings(text)
-    climb(chosen, (1280, 2560), text, places(tmp_path), Habits(save_every=1e9), Stop())
+    train_ladder(chosen, (1280, 2560), text, places(tmp_path), RunOptions(save_every=1e9), Stop())
     assert booked(tmp_path) == planned_steps(chosen, (1280, 2560)) * chosen.batch_tokens == 2560 + 0.2 * 1280
 
 
@@ -108,7 +110,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             Job(
                 settings=chosen,
                 rungs=(1024, 2048),
-                places=Places.of(Study(root), chosen.run),
+                places=RunPaths.of(Study(root), chosen.run),
                 data=text.folder,
                 work_per_step=1.0,
                 steps=planned_steps(chosen, (1024, 2048)),
@@ -117,7 +119,11 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
         ]
         heard = []
         rungs = climb_all(
-            jobs, Habits(), Stop(), lambda *said, heard=heard: heard.append(said), side_by_side=side_by_side
+            jobs,
+            RunOptions(),
+            Stop(),
+            lambda *said, heard=heard: heard.append(said),
+            side_by_side=side_by_side,
         )
         folders[side_by_side] = [
             (rung.observation.run, rung.observation.tokens, rung.observation.loss) for rung in rungs
@@ -129,7 +135,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
 
 
 def test_rungs_that_round_to_one_step_are_one_rung(text, tmp_path):
-    rungs = climb(settings(text), (1024, 1030), text, places(tmp_path), Habits(), Stop())
+    rungs = train_ladder(settings(text), (1024, 1030), text, places(tmp_path), RunOptions(), Stop())
     assert [rung.observation.tokens for rung in rungs] == [1024]
 
 
@@ -138,12 +144,12 @@ def test_rungs_that_round_to_one_step_are_one_rung(text, tmp_path):
 
 def test_a_batch_that_the_text_cannot_fill_is_refused(text, tmp_path):
     with pytest.raises(BadInput, match="one batch needs"):
-        climb(
+        train_ladder(
             settings(text, batch_size=100_000, micro_batch=1),
             (4096,),
             text,
             places(tmp_path),
-            Habits(),
+            RunOptions(),
             Stop(),
         )
 

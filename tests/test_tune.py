@@ -6,25 +6,33 @@ import os
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.machine import Engine, MachineFile
-from scaling.tuning import Line, Model, Probed, Way, micro_batches, pick, space_rows, two_micro_batches
+from families.units import BadInput
+from scaling.machine import MachineFile, StepBackend
 from train import experiment
-from train.choose import Wanted, choose
+from train.backend import BackendRequest, select_backend
 from train.experiment import run_probe
-from train.tune import tune
-from train.tune_devices import scaling_curve
+from train.tune.model import (
+    Line,
+    Model,
+    Trial,
+    TrialConfig,
+    micro_batches,
+    pick,
+    space_rows,
+    two_micro_batches,
+)
+from train.tune.tuner import scaling_curve, tune
 
 from . import tiny
 
-PLAIN = Engine(threads=2)
-FAST = Engine(dtype="bf16", compile=True, attention="eager", threads=2)
+PLAIN = StepBackend(threads=2)
+FAST = StepBackend(dtype="bf16", compile=True, attention="eager", threads=2)
 
 
 @pytest.fixture(autouse=True)
 def own_profile(monkeypatch, tmp_path):
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path))
-    monkeypatch.setattr("train.tune.available_dtypes", lambda device: ("fp32", "bf16"))
+    monkeypatch.setattr("train.tune.tuner.available_dtypes", lambda device: ("fp32", "bf16"))
 
 
 def settings(**changes):
@@ -55,7 +63,7 @@ def test_the_pick_is_the_best_of_the_whole_grid_that_fits():
     for _ in range(50):
         models = [
             Model(
-                way=Way(engine=PLAIN, devices=int(rng.choice([1, 2, 4]))),
+                way=TrialConfig(engine=PLAIN, devices=int(rng.choice([1, 2, 4]))),
                 memory=Line(fixed=rng.uniform(1, 5), slope=rng.uniform(0.1, 1)),
                 seconds=Line(fixed=rng.uniform(0, 2), slope=rng.uniform(0.1, 1)),
                 update=rng.uniform(0, 2),
@@ -78,7 +86,7 @@ def test_the_pick_is_the_best_of_the_whole_grid_that_fits():
 @pytest.mark.parametrize("devices", [1, 2])
 def test_the_global_batch_is_what_it_was(batch, devices):
     for micro in micro_batches(batch, devices):
-        name = Way(engine=PLAIN, devices=devices).name(micro, batch)
+        name = TrialConfig(engine=PLAIN, devices=devices).name(micro, batch)
         passes = int(name.split("_")[1].removeprefix("gas"))
         assert passes * micro * devices == batch
 
@@ -92,9 +100,9 @@ def test_probes_lie_within_what_is_allowed():
 
 
 def test_the_table_has_a_row_for_each_space_and_one_for_all():
-    ways = [Way(engine=PLAIN), Way(engine=FAST)]
-    tried = [Probed(way=ways[0], micro=2, seconds=1.0), Probed(way=ways[1], micro=6, seconds=1.5),
-             Probed(way=ways[1], micro=12, fits=False)]  # fmt: skip
+    ways = [TrialConfig(engine=PLAIN), TrialConfig(engine=FAST)]
+    tried = [Trial(way=ways[0], micro=2, seconds=1.0), Trial(way=ways[1], micro=6, seconds=1.5),
+             Trial(way=ways[1], micro=12, fits=False)]  # fmt: skip
     rows = space_rows(tried, 12)
     assert [(row.space, row.experiments) for row in rows] == [
         ("z0 fp32-plain-sdpa-2t", 1), ("z0 bf16-compiled-eager-2t", 2), ("global", 3),
@@ -144,7 +152,11 @@ class Machine:
 def search(monkeypatch, machine, room=8e9, wanted=None, **changes):
     monkeypatch.setattr(experiment, "run_probe", machine)
     return tune(
-        settings(**changes), wanted or Wanted(threads=2), device="cpu", room=room, tell=lambda line: None
+        settings(**changes),
+        wanted or BackendRequest(threads=2),
+        device="cpu",
+        room=room,
+        tell=lambda line: None,
     )
 
 
@@ -198,8 +210,8 @@ def test_training_takes_what_was_tuned(monkeypatch):
     chosen = settings()
     assert chosen.micro_batch == found.picked.micro == 4
     asks = {"steps": 1000, "expected": 1000.0, "device": "cpu", "tell": lambda line: None}
-    assert choose(Wanted(), chosen, **asks, measure=None) == FAST
-    assert choose(Wanted(), chosen, **{**asks, "steps": 5}, measure=None) == Engine(), (
+    assert select_backend(BackendRequest(), chosen, **asks, measure=None) == FAST
+    assert select_backend(BackendRequest(), chosen, **{**asks, "steps": 5}, measure=None) == StepBackend(), (
         "compiling does not pay"
     )
 
@@ -275,13 +287,13 @@ def test_what_cannot_be_tuned_is_one_line_before_anything_is_measured(cli, words
 
 def test_the_printed_table_names_each_way_once_and_says_whether_processes_pay(monkeypatch, capsys):
     from scaling.cli.tune import _print, _print_curve
-    from scaling.planning.devices import fit_times
-    from train.tune_devices import Curve
+    from scaling.planning.throughput import fit_times
+    from train.tune.tuner import ScalingCurve
 
     tuning = search(monkeypatch, Machine())
     _print(tuning)
     _print_curve(
-        tuning, Curve(measured={1: 4.0, 2: 2.5}, model=fit_times({1: 4.0, 2: 2.5}), threads=1), 10**9
+        tuning, ScalingCurve(measured={1: 4.0, 2: 2.5}, model=fit_times({1: 4.0, 2: 2.5}), threads=1), 10**9
     )
     lines = capsys.readouterr().out.splitlines()
     for start in ("baseline", "hand-tuned", "tuned ", "global"):

@@ -6,17 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from families.errors import BadInput
-from scaling.fits import fit
+from families.units import BadInput
 from scaling.fitting.certify import certify
-from scaling.fitting.curvature import influence
-from scaling.fitting.fitextras import sensitivity_report
-from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, log_loss, minimise, objective
-from scaling.fitting.sensitivity import fan, profiles
+from scaling.fitting.fit import fit
+from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
+from scaling.fitting.predictor import Z_80, Status
+from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
+from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
-from scaling.predictor import Z_80, Status
 from scaling.runs import Run, columns
-from scaling.uncertainty import cluster_draws, cluster_weights, noise_of
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
 
@@ -192,7 +190,7 @@ def test_the_fan_of_loss_functions_is_flagged_where_it_is_wider_than_the_interva
         run.model_copy(update={"loss": run.loss * (1.15 if run.params > 9e8 and i % 2 else 1)})
         for i, run in enumerate(runs)
     ]
-    calm, wild = fan(runs), fan(spoiled)
+    calm, wild = loss_sensitivity(runs), loss_sensitivity(spoiled)
     kinds = {"log-Huber, 1e-3", "log-Huber, 1e-2", "MSE", "LAD", "lower envelope"}
     assert {choice.loss for choice in calm.choices} == kinds
     assert len(calm.choices) == 2 * len(kinds)

@@ -2,12 +2,11 @@
 
 import pytest
 
-from families.errors import BadInput
-from families.units import listed, parse_size
-from scaling.auditing.stated import stated
+from families.units import BadInput, listed, parse_size
+from scaling.auditing.tables import stated
 from scaling.budget import parse_budget, split_budgets
-from scaling.forecast import Question
-from train.rungs import Rungs
+from scaling.planning.law import PredictQuery
+from train.config import Rungs
 from train.sweep import expand
 
 
@@ -82,7 +81,7 @@ def test_a_sweep_does_not_train_at_a_learning_rate_of_one_for_a_decimal_comma():
 
 def test_a_question_names_the_key_whose_comma_it_is():
     with pytest.raises(ValueError, match="params is '1,4B'"):
-        Question.model_validate({"params": "1,4B", "tokens": "1.5B"})
+        PredictQuery.model_validate({"params": "1,4B", "tokens": "1.5B"})
 
 
 def test_an_audited_number_with_a_decimal_comma_is_no_number():

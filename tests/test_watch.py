@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from families.errors import BadInput
-from scaling.compare import compare_study
-from scaling.planfile import write_plan
-from scaling.planning.pilot_plan import Wish, pilot_plan
-from scaling.seal import seal
+from families.units import BadInput
+from scaling.monitoring import ProgressForecast, Reference, assess, find_run, short_status, study_of, watch
+from scaling.monitoring.curves import read_curve, read_run, read_siblings
+from scaling.planning.experiment_design import PilotQuery, pilot_plan
+from scaling.planning.planfile import seal, write_plan
+from scaling.scoring import compare_study
 from scaling.study import Study
-from scaling.watch import Outlook, Promise, brief, find_run, judge, study_of, watch
-from scaling.watching.curves import read_curve, read_run, read_siblings
 
 from .simulated_runs import changed, seen_until, taught, write
 
@@ -23,7 +22,7 @@ def study():
 
 
 def promise(loss, half=0.03):
-    return Promise(loss=loss, interval_80=(loss - half, loss + half), sealed=True)
+    return Reference(loss=loss, interval_80=(loss - half, loss + half), sealed=True)
 
 
 # Verdicts
@@ -33,30 +32,30 @@ def test_verdicts_follow_the_forecast_and_the_promise(study):
     siblings, healthy = study
     run = seen_until(healthy, 500)
     truth = healthy.finals[1000]
-    assert judge(run, siblings, 1000, promise(truth)).state == "on plan"
-    above = judge(run, siblings, 1000, promise(truth - 0.3))
+    assert assess(run, siblings, 1000, promise(truth)).state == "on plan"
+    above = assess(run, siblings, 1000, promise(truth - 0.3))
     assert above.state == "above plan"
     assert "likely +0." in above.sentence
     assert above.difference == pytest.approx(0.3, abs=0.05)
-    assert judge(run, siblings, 1000, promise(truth + 0.3)).state == "below plan"
-    assert judge(run, siblings, 1000, None).state == "no plan"
-    assert "does not compare" in judge(seen_until(healthy, 350), (), 1000, promise(truth)).sentence
+    assert assess(run, siblings, 1000, promise(truth + 0.3)).state == "below plan"
+    assert assess(run, siblings, 1000, None).state == "no plan"
+    assert "does not compare" in assess(seen_until(healthy, 350), (), 1000, promise(truth)).sentence
 
 
 def test_a_verdict_names_the_fault_before_the_plan(study):
     siblings, healthy = study
     ill = changed(seen_until(healthy, 500), 400, lambda step, loss: loss + 1)
-    found = judge(ill, siblings, 1000, promise(healthy.finals[1000]))
+    found = assess(ill, siblings, 1000, promise(healthy.finals[1000]))
     assert found.state == "diverging"
     assert found.alarm is not None
-    assert brief(found) == ", DIVERGING"
+    assert short_status(found) == ", DIVERGING"
 
 
 def test_a_finished_rung_is_held_against_its_promise(study):
     siblings, healthy = study
     final = healthy.finals[1000]
-    assert "inside its 80 % interval" in judge(healthy, siblings, 1000, promise(final + 0.02)).sentence
-    assert "outside" in judge(healthy, siblings, 1000, promise(final + 0.2)).sentence
+    assert "inside its 80 % interval" in assess(healthy, siblings, 1000, promise(final + 0.02)).sentence
+    assert "outside" in assess(healthy, siblings, 1000, promise(final + 0.2)).sentence
 
 
 # Files
@@ -124,7 +123,7 @@ def test_a_pilots_ladder_is_watched_without_a_seal_and_compare_says_what_seals_o
         write(one, tmp_path / "runs" / one.name)
     write(seen_until(healthy, 500), tmp_path / "runs" / "x", finished=False)
     without = watch(tmp_path / "runs" / "x", steps=1000)
-    plan, _ = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    plan, _ = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
     write_plan(plan, tmp_path / "plan.json")
     assert watch(tmp_path / "runs" / "x", steps=1000) == without
     (tmp_path / "runs.jsonl").write_text("")
@@ -135,7 +134,7 @@ def test_a_pilots_ladder_is_watched_without_a_seal_and_compare_says_what_seals_o
 def test_a_broken_seal_is_still_an_error_of_watch(tmp_path, study):
     _, healthy = study
     folder = write(seen_until(healthy, 500), tmp_path / "runs" / "x", finished=False)
-    plan, _ = pilot_plan(Wish(target="gpt2-125m", tokens="2.5B"))
+    plan, _ = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
     write_plan(seal(plan), tmp_path / "plan.json")
     text = (tmp_path / "plan.json").read_text()
     (tmp_path / "plan.json").write_text(text.replace("gpt2-125m", "gpt2-126m"))
@@ -152,7 +151,7 @@ def test_a_run_belongs_to_the_study_two_above_or_is_one_of_its_own(tmp_path, stu
 
 
 def test_a_progress_line_says_nothing_rather_than_fail(tmp_path):
-    outlook = Outlook(tmp_path / "none", 1000, _next=0.0)
+    outlook = ProgressForecast(tmp_path / "none", 1000, _next=0.0)
     assert outlook.words() == ""
 
 
@@ -161,9 +160,9 @@ def test_a_progress_line_says_where_the_run_ends(tmp_path, study):
     for one in siblings:
         write(one, tmp_path / "runs" / one.name)
     folder = write(seen_until(healthy, 400), tmp_path / "runs" / "x", finished=False)
-    words = Outlook(folder, 1000, _next=0.0).words()
+    words = ProgressForecast(folder, 1000, _next=0.0).words()
     assert words.startswith(", ends at 3.")
-    assert Outlook(folder, 1000).words() == ""  # not before some seconds
+    assert ProgressForecast(folder, 1000).words() == ""  # not before some seconds
 
 
 # The command

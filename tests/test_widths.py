@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.app import build
-from scaling.cli.show import WIDTH, fitting_table
+from scaling.cli.output import WIDTH, fitting_table
 
 STUDY = Path(__file__).parents[1] / "docs" / "studies" / "wikitext-2"
 ASKED = (

@@ -26,19 +26,19 @@ def write_corpus(folder, files=40, lines=60):
 
 def text_in(folder, *, vocab_size=300, **how):
     """A corpus in a folder, as the tokens that a run reads."""
-    from train.data import Text
-    from train.prepare import prepare
+    from train.data import TokenizedText
+    from train.data.prepare import prepare
 
     corpus = write_corpus(folder / "corpus")
     data = folder / "data"
     manifest = prepare(str(corpus), data, vocab_size=vocab_size, **how)
-    return Text.open(data, manifest, SHAPE["n_positions"])
+    return TokenizedText.open(data, manifest, SHAPE["n_positions"])
 
 
 def settings(text=None, facts=None, **changes):
     """A run of the tiny shape on a text, or on what `facts` say of one."""
     from train.config import TrainConfig
-    from train.resolve import TextFacts, settings_of
+    from train.settings import TextFacts, settings_of
 
     usual = {"family": "tiny", "data": "x", "tokens": 4096, "batch_size": 4, "lr": 3e-3, "warmup": 4, **SHAPE}
     asked = TrainConfig.model_validate({**usual, **changes})
@@ -49,16 +49,16 @@ def settings(text=None, facts=None, **changes):
 
 def places(folder):
     """Where a run that is no study's writes."""
-    from train.ladder import Places
+    from train.ladder import RunPaths
 
-    return Places(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
+    return RunPaths(folder=folder / "run", runs=folder / "runs.jsonl", ledger=folder / "ledger.jsonl")
 
 
 def trained(study, said=None, **asked):
     """The rungs of `scaling train key=value …`; lines go to the list `said`."""
     from train.config import TrainConfig
     from train.launch import train
-    from train.stop import Stop
+    from train.lease import Stop
 
     lines = [] if said is None else said
     config = TrainConfig.model_validate({"family": "tiny", **SHAPE, **asked})
@@ -84,7 +84,7 @@ def json_lines(path):
 
 def booked(folder):
     """Tokens in the ledger of a run."""
-    from scaling.ledger import read_ledger
+    from scaling.runs.store import read_ledger
 
     return sum(work.tokens for work in read_ledger(folder / "ledger.jsonl"))
 

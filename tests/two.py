@@ -12,13 +12,18 @@ RUNGS = (1024, 2048)  # tokens; 8 and 16 steps
 
 def climb_in(folder, settings, text, *, zero=None, stop_after=10**9):
     """Climb alone (zero is None) or with the other process; an asked stop is no error."""
-    from train.ladder import Habits, Interrupted, climb
-    from train.parallel import ALONE, join
+    from train.distributed import ALONE, join
+    from train.ladder import Interrupted, RunOptions, train_ladder
 
     def go(world):
         with suppress(Interrupted):
-            climb(
-                settings, RUNGS, text, places(folder), Habits(log_every=3, world=world), StopAfter(stop_after)
+            train_ladder(
+                settings,
+                RUNGS,
+                text,
+                places(folder),
+                RunOptions(log_every=3, world=world),
+                StopAfter(stop_after),
             )
 
     if zero is None:

@@ -13,25 +13,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.files import (
     Document,
     NewerFile,
+    atomic_dir,
+    atomic_write,
     canonical_json,
+    clear_io_errors,
     sha256_bytes,
     sha256_file,
     sync_file,
-    whole_folder,
-    write_whole,
-    writing,
 )
-from scaling.ledger import Work
+from scaling.runs.store import WorkEntry
 
 from .config import Settings
+from .data.text import END_OF_TEXT, MASKS
+from .distributed import ALONE, World, whole
 from .loop import Session, start
-from .optimizer import load_optimizer_state, optimizer_state
-from .parallel import ALONE, World, whole
-from .tokenizer import END_OF_TEXT, MASKS
+from .model.objective import load_optimizer_state, optimizer_state
 
 _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
@@ -57,7 +57,7 @@ class CheckpointFile(Document):
     pending_norms: tuple[float, ...] = ()
     processes: int = 1  # that wrote it; any number can go on from it
     starts_branch: bool = False  # a rung's cooldown begins here: never pruned
-    work: Work | None = None  # what the ledger is to hold for the steps since the checkpoint before
+    work: WorkEntry | None = None  # what the ledger is to hold for the steps since the checkpoint before
     seal: str = ""  # SHA-256 of all the rest; "" in checkpoints from before there was one
 
     def sealed(self) -> "CheckpointFile":
@@ -94,7 +94,7 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
         model.generation_config.save_pretrained(folder)
     _write_tensors(weights, folder / _WEIGHTS)
     eos = model.config.eos_token_id
-    write_whole(folder / "tokenizer.json", tokenizer.read_bytes())
+    atomic_write(folder / "tokenizer.json", tokenizer.read_bytes())
     coder = Tokenizer.from_file(str(tokenizer))
     special = coder.id_to_token(eos) or END_OF_TEXT
     mask = next((name for name in MASKS if coder.token_to_id(name) is not None), None)
@@ -106,7 +106,7 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
         "unk_token": None,
         **({"mask_token": mask} if mask else {}),
     }
-    write_whole(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
+    atomic_write(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
 
 
 def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -132,7 +132,7 @@ def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) 
     """
     weights = {name: _copy(weight, world) for name, weight in weights_of(model)}
     if world.first:
-        with writing(folder):
+        with clear_io_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_model(model, weights, tokenizer, folder)
             for path in (*sorted(folder.iterdir()), folder):
@@ -154,7 +154,7 @@ class Snapshot:
         Raises:
             BadInput: the disk is full or the folder cannot be written.
         """
-        with whole_folder(folder) as place:
+        with atomic_dir(folder) as place:
             write_model(self.model, self.weights, tokenizer, place)
             _write_tensors(self.state, place / _STATE)
             hashes = {}
@@ -164,7 +164,9 @@ class Snapshot:
             CheckpointFile(inputs=hashes, **self.facts).sealed().write(place / "checkpoint.json")
 
 
-def snapshot(session: Session, *, work: Work | None = None, starts_branch: bool = False) -> Snapshot | None:
+def snapshot(
+    session: Session, *, work: WorkEntry | None = None, starts_branch: bool = False
+) -> Snapshot | None:
     """Copy what resume needs. Every process must ask; process 0 gets it all, the others None."""
     world = session.world
     # One tensor at a time: what is divided among processes is never whole in all of them at once.

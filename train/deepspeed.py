@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from .config import Settings
-from .objective import objective_of
-from .parallel import LossOf, World, check_installed
+from .distributed import LossOf, World, check_installed
+from .model.objective import objective_of
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+
 _NO_STEP = 0.0  # a learning rate that leaves every weight as it is
 
 
@@ -158,14 +159,6 @@ class DeepSpeed:
             safe_set_local_optimizer_state(weight, padded[rank * count : (rank + 1) * count], key)
         else:
             safe_set_full_optimizer_state(weight, value, key)
-
-
-def gathered(weight: torch.Tensor) -> torch.Tensor:
-    """The full value of a weight that stage 3 has divided; every process must ask."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    found: torch.Tensor = safe_get_full_fp32_param(weight)
-    return found.detach()
 
 
 def _library(device: str) -> Any:

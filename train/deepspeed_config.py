@@ -4,16 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from families.errors import BadInput
-from scaling.files import write_whole
-from scaling.overwriting import check_opening
+from families.units import BadInput
+from scaling.files import atomic_write, refuse_overwrite_text
 
-from .branches import planned_steps
 from .config import Settings, TrainConfig
+from .distributed import World
 from .loop import pick_device
-from .optimizer import ADAM_EPS
-from .parallel import World
-from .resolve import TextFacts, settings_of
+from .model.objective import ADAM_EPS
+from .settings import TextFacts, planned_steps, settings_of
 
 FILE = "ds_config.json"
 
@@ -74,8 +72,8 @@ def write_config_of(config: TrainConfig, folder: Path, *, replace: bool = False)
     path = folder / FILE
     found = config_of(settings, config.devices, config.zero, steps)
     text = json.dumps(found, indent=2) + "\n"
-    check_opening(path, text, "this run's", replace=replace)
-    write_whole(path, text)
+    refuse_overwrite_text(path, text, "this run's", replace=replace)
+    atomic_write(path, text)
     said = f"{steps:,} steps; weight decay is of every parameter in a config, of matrices alone with engine=deepspeed"
     if settings.schedule == "wsd":
         said += (

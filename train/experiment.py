@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from families.errors import RunFailed
-from scaling.machine import Engine
-from scaling.tuning import Model, Pick, Probed, Way, pick
+from families.units import RunFailed
+from scaling.machine import StepBackend
 
 from .config import Settings
+from .tune.model import Model, Pick, Trial, TrialConfig, pick
 
 PROCESS = 0.6e9  # bytes of a process before it holds a model: Python, torch and what compiled code needs
 SLACK = 1.5  # a probe may take so much more than what is free for it, before it is refused: the limit counts unused pages
@@ -26,7 +26,7 @@ _START = "from train.tune_probe import main; main()"  # with -P, so that a train
 class Seen:
     """What one experiment of a way at a micro-batch saw; step: of the whole global batch, where that was timed."""
 
-    probed: Probed
+    probed: Trial
     step: float = 0.0
 
 
@@ -40,7 +40,7 @@ class Tuning:
     settings: Settings
     device: str
     room: float
-    tried: list[Probed] = field(default_factory=list)
+    tried: list[Trial] = field(default_factory=list)
     models: list[Model] = field(default_factory=list)
     probes: int = 0
     seconds: float = 0.0
@@ -53,14 +53,15 @@ class Tuning:
         return self.settings.batch_size
 
     @property
-    def baseline(self) -> Probed:
+    def baseline(self) -> Trial:
         """The plain engine at the smaller of its micro-batches."""
         return min(
-            (one for one in self.tried if one.way == Way(engine=self.plain)), key=lambda one: one.micro
+            (one for one in self.tried if one.way == TrialConfig(engine=self.plain)),
+            key=lambda one: one.micro,
         )
 
     @property
-    def plain(self) -> Engine:
+    def plain(self) -> StepBackend:
         """What a loop without choices does."""
         return self.tried[0].way.engine
 
@@ -72,7 +73,7 @@ class Tuning:
 
 
 def ask(
-    tuning: Tuning, way: Way, micro: int, *, batch: int | None = None, n_layer: int | None = None
+    tuning: Tuning, way: TrialConfig, micro: int, *, batch: int | None = None, n_layer: int | None = None
 ) -> dict[str, Any]:
     """What a probe is told. Without a batch only passes and updates are timed."""
     changes = {
@@ -92,11 +93,11 @@ def ask(
     }
 
 
-def probed(way: Way, micro: int, answer: dict[str, Any]) -> Probed:
+def probed(way: TrialConfig, micro: int, answer: dict[str, Any]) -> Trial:
     """What a process answered about a way at a micro-batch."""
     if not answer["fits"]:
-        return Probed(way=way, micro=micro, fits=False)
-    return Probed(
+        return Trial(way=way, micro=micro, fits=False)
+    return Trial(
         way=way,
         micro=micro,
         **{key: answer[key] for key in ("seconds", "update", "memory", "first")},

@@ -1,36 +1,71 @@
 """The checkpoint ladder: one trunk at constant learning rate, a cooldown branch for each rung, many observations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 from families import train_flops_per_token
+from scaling.cluster.claims import Claim, claim
 from scaling.files import now
-from scaling.gather import LEDGER, RUNS
-from scaling.ledger import Work
+from scaling.monitoring import ProgressForecast
+from scaling.runs.store import LEDGER, RUNS, WorkEntry
 from scaling.schedule import Schedule
 from scaling.study import Study
-from scaling.watch import Outlook
 
-from .branches import branch_name, rung_steps, trunk_end, trunk_schedule
+from .artifacts import check_settings, log_final_eval, observe, record, write_artifacts, write_run_plan
 from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
 from .config import Settings
-from .data import Text
-from .epochs import end_epoch, epoch_ends, mean_train_loss
-from .evaluate import eval_set, evaluate, glance_of
+from .data import Need, TokenizedText, check_enough
+from .distributed import ALONE, World
+from .evaluate import end_epoch, epoch_ends, eval_set, evaluate, mean_train_loss, quick_eval
+from .lease import Stop
 from .loop import Diverged, Session, advance, start
-from .manifest import Need, check_enough
-from .objective import objective_of
-from .owned import owned
-from .pace import Peak, pace
-from .parallel import ALONE, World
-from .product import leave, mark_end
-from .records import announce, claim, observe, record
+from .metrics import PeakFlops, throughput_text
+from .model.objective import objective_of
 from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
-from .saver import Saver, check_room, keep_for_branch, prune_finished, recover
-from .stop import Stop
+from .saver import Saver, check_room, pin_checkpoint, prune_finished, recover
+from .settings import branch_name, rung_steps, trunk_end, trunk_schedule
+
+# MERGED DOCSTRINGS
+# A run has one writer: its claim, made by process 0, and looked at whenever the loop asks whether to stop.
+
+
+class _LeaseStop(Stop):
+    """Another's wish to stop; and the end of a process whose run was taken over while it slept."""
+
+    def __init__(self, stop: Stop, claims: list[Claim]) -> None:
+        super().__init__()
+        self._stop, self._claims = stop, claims
+
+    @property
+    def asked(self) -> bool:
+        """Looked at after every step, before anything is saved.
+
+        Raises:
+            RunFailed: the run is another's now.
+        """
+        for one in self._claims:
+            one.check()
+        return self._stop.asked
+
+
+@contextmanager
+def run_lease(folder: Path, world: World, stop: Stop) -> Iterator[Stop]:
+    """A run's folder, ours within; what it yields is the stop to train by.
+
+    Raises:
+        Claimed: another process is training the run.
+    """
+    claims: list[Claim] = []
+    world.do(lambda: claims.append(claim(folder)))
+    try:
+        yield _LeaseStop(stop, claims)
+    finally:
+        for one in claims:
+            one.release()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +73,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class RunPaths:
     """Where a run writes: its own folder, the study's observations and its ledger."""
 
     folder: Path
@@ -60,12 +95,12 @@ class Places:
         return cls(folder=folder or own, runs=own / RUNS, ledger=own / LEDGER)
 
 
-def unheard(*said: object) -> None:
+def no_op(*said: object) -> None:
     """Nobody listens. It has a name, and so reaches other processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
+class RunOptions:
     """What changes no number: where to run, how often to log and save, whom to tell.
 
     `progress` hears a position out of `planned_steps`, what is going on, and whether the steps up to there were trained
@@ -77,14 +112,19 @@ class Habits:
     log_every: int = 10
     save_every: float = 300.0
     eval_tokens: int = 1_000_000
-    tell: Callable[[str], None] = unheard
-    progress: Callable[[int, str, bool], None] = unheard
-    peak: Peak | None = None  # what the progress line's MFU is of
+    tell: Callable[[str], None] = no_op
+    progress: Callable[[int, str, bool], None] = no_op
+    peak: PeakFlops | None = None  # what the progress line's MFU is of
     tensorboard: bool = False
 
 
-def climb(
-    settings: Settings, rungs: tuple[int, ...], text: Text, places: Places, habits: Habits, stop: Stop
+def train_ladder(
+    settings: Settings,
+    rungs: tuple[int, ...],
+    text: TokenizedText,
+    places: RunPaths,
+    habits: RunOptions,
+    stop: Stop,
 ) -> tuple[RungFile, ...]:
     """Train a member to each rung, cheapest first. What is done is not done again; a rung or a cooldown can be added later.
 
@@ -97,17 +137,22 @@ def climb(
         Interrupted: asked to stop; saved.
         Diverged: the loss is no longer finite.
     """
-    with owned(places.folder, habits.world, stop) as held:
-        return _climb(settings, rungs, text, places, habits, held)
+    with run_lease(places.folder, habits.world, stop) as held:
+        return _train_rungs(settings, rungs, text, places, habits, held)
 
 
-def _climb(
-    settings: Settings, rungs: tuple[int, ...], text: Text, places: Places, habits: Habits, stop: Stop
+def _train_rungs(
+    settings: Settings,
+    rungs: tuple[int, ...],
+    text: TokenizedText,
+    places: RunPaths,
+    habits: RunOptions,
+    stop: Stop,
 ) -> tuple[RungFile, ...]:
     world = habits.world
-    world.do(lambda: claim(settings, places.folder))
+    world.do(lambda: check_settings(settings, places.folder))
     world.do(lambda: recover(places.folder, places.ledger))
-    world.do(lambda: announce(settings, rungs, places.folder))
+    world.do(lambda: write_run_plan(settings, rungs, places.folder))
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     held = eval_set(text.heldout, text.manifest, habits.eval_tokens, objective_of(settings))
     done = []
@@ -119,7 +164,7 @@ def _climb(
         if not world.do(finished.exists):
             micro_batch = world.do(lambda: Settings.read(places.folder / RUN).micro_batch)
             settings = settings.model_copy(update={"micro_batch": micro_batch})  # it may have been lowered
-            leg = _Leg(
+            leg = _RungTrainer(
                 schedule=schedule,
                 branch=branch,
                 text=text,
@@ -133,9 +178,9 @@ def _climb(
             save_model(session.model, text.tokenizer, branch / MODEL, world)
             if world.first:
                 rung = observe(session, schedule, result, held.name, text, places.folder)
-                leave(branch, text.folder.parent, settings, rung, text.manifest)
+                write_artifacts(branch, text.folder.parent, settings, rung, text.manifest)
                 if habits.tensorboard:
-                    mark_end(branch, steps, rung)
+                    log_final_eval(branch, steps, rung)
                 rung.write(finished)
                 for _, folder in checkpoints(branch):
                     discard(folder)
@@ -150,14 +195,14 @@ def _climb(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Leg:
+class _RungTrainer:
     """The way to one rung, from wherever the run has come to. before: steps of the branches so far, see `climb`."""
 
     schedule: Schedule
     branch: Path
-    text: Text
-    places: Places
-    habits: Habits
+    text: TokenizedText
+    places: RunPaths
+    habits: RunOptions
     stop: Stop
     before: int
 
@@ -195,7 +240,7 @@ class _Leg:
         elif session.step < starts:
             self._advance(session, starts, trunk, saver)
         elif world.first:
-            keep_for_branch(step_folder(trunk, starts))
+            pin_checkpoint(step_folder(trunk, starts))
         return session
 
     def _newest(self, settings: Settings, folder: Path, *, at_most: int) -> Session | None:
@@ -215,12 +260,12 @@ class _Leg:
         if session.world.first:
             check_room(session, parent)
         booked_step, booked_wall = session.step, session.wall_s
-        outlook = Outlook(self.places.folder, self.schedule.steps, silent=not session.world.first)
+        outlook = ProgressForecast(self.places.folder, self.schedule.steps, silent=not session.world.first)
 
         def keep() -> None:
             nonlocal booked_step, booked_wall
             tokens = (session.step - booked_step) * session.settings.batch_tokens
-            work = Work(
+            work = WorkEntry(
                 run=session.settings.run,
                 part=part,
                 from_step=booked_step,
@@ -251,12 +296,12 @@ class _Leg:
                 progress=lambda step, loss, rate: habits.progress(
                     self.before + step,
                     f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}, "
-                    + pace(session.settings.spec(), rate, habits.peak),
+                    + throughput_text(session.settings.spec(), rate, habits.peak),
                     True,
                 ),
                 tensorboard=habits.tensorboard,
                 lower=self._lower,
-                glance=glance_of(text.heldout, text.manifest, session.settings, habits.log_every),
+                glance=quick_eval(text.heldout, text.manifest, session.settings, habits.log_every),
             )
             if not reached:
                 raise Interrupted(

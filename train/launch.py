@@ -8,31 +8,34 @@ from pathlib import Path
 import torch
 
 from families import ModelSpec
-from families.errors import BadInput
-from families.units import format_duration, format_size
+from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
-from scaling.planfile import PlannedMember
-from scaling.runs import gather_runs
+from scaling.planning.planfile import PlannedMember
+from scaling.runs.store import gather_runs
+from scaling.runs.trackers import require_tensorboard
 from scaling.study import Study
-from scaling.trackers import require_tensorboard
 
-from .autotune import Estimate, estimate, speed_of
-from .branches import planned_steps
-from .choose import Wanted, choose
-from .config import Settings, TrainConfig
-from .data import Text, count_windows
-from .init import checkpoint_folder, has_tokenizer
-from .ladder import Habits, Interrupted, Places, climb, unheard
+from .backend import BackendRequest, Estimate, estimate, select_backend, speed_of
+from .config import Settings, TrainConfig, objective_for
+from .data import DataManifest, Need, TokenizedText, count_windows
+from .data.prepare import check_data, prepare
+from .distributed import World, join
+from .ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
+from .lease import Stop
 from .loop import Diverged, pick_device
-from .manifest import DataManifest, Need
-from .pace import Peak, peak_of
+from .metrics import PeakFlops, peak_of
+from .model.pretrained import checkpoint_folder, has_tokenizer
 from .pack import Job, Report, climb_all
-from .parallel import World, join
-from .prepare import check_data, prepare
-from .resolve import TextFacts, as_begun, base_name, run_name, settings_of, settings_of_planned
 from .rung import RUN, RungFile
-from .shape import objective_for
-from .stop import Stop
+from .settings import (
+    TextFacts,
+    base_name,
+    default_run_name,
+    planned_steps,
+    settings_of,
+    settings_of_planned,
+    with_recorded_settings,
+)
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
@@ -76,10 +79,10 @@ def train(
     """
     device = pick_device(config.device)
     place = Study(study)
-    folder = config.out or place.run_folder(run_name(config))
+    folder = config.out or place.run_folder(default_run_name(config))
     with join(config.zero, device, config.engine) as world:
         if not world.first:
-            tell, report = unheard, unheard  # process 0 speaks for all
+            tell, report = no_op, no_op  # process 0 speaks for all
 
         def asked() -> list[str]:
             settings, manifest, rungs = begin(
@@ -94,7 +97,7 @@ def train(
         )
         rungs = tuple(map(int, texts[2:]))
         total = planned_steps(settings, rungs)
-        habits = Habits(
+        habits = RunOptions(
             device=device,
             world=world,
             log_every=config.log_every,
@@ -105,11 +108,11 @@ def train(
             peak=_peak(settings, device, world.size, tell) if world.first else None,
             tensorboard=config.tensorboard,
         )
-        places = Places.of(place, settings.run, folder)
-        text = Text.open(place.data, manifest, settings.n_positions, settings.data_fraction)
+        places = RunPaths.of(place, settings.run, folder)
+        text = TokenizedText.open(place.data, manifest, settings.n_positions, settings.data_fraction)
         try:
             with _told_once(world):
-                return climb(settings, rungs, text, places, habits, stop)
+                return train_ladder(settings, rungs, text, places, habits, stop)
         finally:
             if world.first:
                 gather_runs(place.runs)
@@ -164,14 +167,14 @@ def begin(
         )
     need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, tell=tell)
     if begun:
-        settings = as_begun(settings, folder, config)
+        settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
             tell(
                 f"{settings.run}: micro_batch stays {settings.micro_batch}, with which the run goes on: {config.micro_batch} "
                 "would round otherwise"
             )
         return settings, manifest, config.rung_tokens()
-    wanted = Wanted.of(config)
+    wanted = BackendRequest.of(config)
     if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
         # Hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
@@ -201,7 +204,7 @@ def _tokenizer(config: TrainConfig, data: Path) -> str | None:
     return str(folder)
 
 
-def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], None]) -> Peak:
+def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], None]) -> PeakFlops:
     """What the run's MFU is of, said once."""
     found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
     tell(found.sentence)
@@ -222,21 +225,23 @@ def _told_once(world: World) -> Iterator[None]:
 def _with_engine(
     settings: Settings,
     rungs: tuple[int, ...],
-    wanted: Wanted,
+    wanted: BackendRequest,
     need: Estimate,
     device: str,
     tell: Callable[[str], None],
 ) -> Settings:
     """The settings with the engine that suits so long a run best."""
     steps = planned_steps(settings, rungs)
-    engine = choose(wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell)
+    engine = select_backend(
+        wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell
+    )
     return settings.model_copy(update=engine.model_dump())
 
 
 def train_plan(
     members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: Wanted | None = None,
+    threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
 
@@ -255,7 +260,7 @@ def train_plan(
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
-            tell, report = unheard, unheard  # process 0 speaks for all
+            tell, report = no_op, no_op  # process 0 speaks for all
         if device == "cuda" or world.size > 1:
             side_by_side = 1
         if world.size > 1:
@@ -275,7 +280,9 @@ def train_plan(
             Job.of(Settings.model_validate_json(said), planned.ends, study)
             for planned, said in zip(cheapest_first, world.do(asked), strict=True)
         ]
-        habits = Habits(device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell)
+        habits = RunOptions(
+            device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell
+        )
         try:
             with _told_once(world):
                 return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
@@ -294,18 +301,18 @@ def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, 
     for planned in members:
         settings = settings_of_planned(planned, TextFacts(), device, seed=seed)
         if not (study.run_folder(settings.run) / RUN).exists():
-            check_machine(settings, planned.ends, device, yes=False, tell=unheard)
+            check_machine(settings, planned.ends, device, yes=False, tell=no_op)
 
 
 def _to_go_on(
-    planned: PlannedMember, manifest: DataManifest, study: Study, device: str, seed: int, yes: bool, wanted: Wanted | None,
-    tell: Callable[[str], None],
+    planned: PlannedMember, manifest: DataManifest, study: Study, device: str, seed: int, yes: bool,
+    wanted: BackendRequest | None, tell: Callable[[str], None],
 ) -> Settings:  # fmt: skip
     """A planned member's settings for this text, once the machine has been asked whether it can, and how best."""
     settings = settings_of_planned(planned, TextFacts.of(manifest, planned.architecture), device, seed=seed)
     folder = study.run_folder(settings.run)
-    settings = as_begun(settings, folder)
-    need = check_machine(settings, planned.ends, device, yes=yes, tell=unheard)
+    settings = with_recorded_settings(settings, folder)
+    need = check_machine(settings, planned.ends, device, yes=yes, tell=no_op)
     if wanted is None or (folder / RUN).exists():
         return settings
     return _with_engine(settings, planned.ends, wanted, need, device, tell)

@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from families.errors import BadInput, RunFailed
-from families.units import nearest
+from families.units import BadInput, RunFailed, nearest
 from scaling.schedule import Schedule
 
-from .activation import use_logistic_gelu
-from .attention import use_attention
 from .config import Settings
 from .data import Tokens
-from .engine import compiled, frozen_collector, prepare_process
-from .init import load_weights
-from .memory import OutOfMemory, within_memory
-from .metrics import EVENTS, METRICS, TIMING, Journal, journal
-from .model import build
-from .objective import batch_of, objective_of
-from .optimizer import clipped_step, make_optimizer
-from .parallel import ALONE, World, backward, divide, quietly, replicate
-from .spikes import Watch
-from .stop import Stop
+from .distributed import ALONE, World, backward, divide, quietly, replicate
+from .lease import Stop
+from .metrics import EVENTS, METRICS, TIMING, MetricsWriter, SpikeDetector, metrics_writer
+from .model.config import build
+from .model.kernels import use_attention, use_logistic_gelu
+from .model.objective import batch_of, clipped_step, make_optimizer, objective_of
+from .model.pretrained import load_weights
+from .runtime import OutOfMemory, compiled, frozen_collector, prepare_process, within_memory
 
 DEVICES = ("auto", "cpu", "cuda")
 _SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
@@ -55,11 +50,11 @@ class Session:
         default_factory=list
     )  # of the steps since the last line of metrics, each over this process's share of the batch
     norms: list[torch.Tensor] = field(default_factory=list)
-    watch: Watch = field(default_factory=Watch)
+    watch: SpikeDetector = field(default_factory=SpikeDetector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class QuickEval:
     """A little held-out text, looked at on the way: its loss is logged as eval_loss.
 
     every: steps between looks, a multiple of those between lines; the end of a part is looked at too.
@@ -214,7 +209,7 @@ def advance(
     save: Callable[[], None],
     save_every: float,
     progress: Callable[[int, float, float], None] | None = None,
-    glance: Glance | None = None,
+    glance: QuickEval | None = None,
     tensorboard: bool = False,
     lower: Callable[[int, int], None] = lambda micro_batch, before: None,
 ) -> bool:
@@ -234,7 +229,7 @@ def advance(
     wall_before = session.wall_s
     with (
         frozen_collector(),
-        journal(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
+        metrics_writer(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
     ):
         logged_at, logged_step = began, session.step
         while session.step < until:
@@ -304,14 +299,14 @@ def _finite(session: Session, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def _note_spikes(session: Session, losses: list[float], log: Journal) -> None:
+def _note_spikes(session: Session, losses: list[float], log: MetricsWriter) -> None:
     for step, loss in enumerate(losses, start=session.step - len(losses) + 1):
         if spike := session.watch.look(step, loss):
             log.write(EVENTS, **asdict(spike), event="spike")
 
 
 def _lower(
-    session: Session, log: Journal, hear: Callable[[int, int], None], micro_batch: int, before: int
+    session: Session, log: MetricsWriter, hear: Callable[[int, int], None], micro_batch: int, before: int
 ) -> None:
     """Keep the lower micro-batch for the rest of the run, and write it down."""
     session.settings = session.settings.model_copy(update={"micro_batch": micro_batch})

@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from families import train_flops_per_token
-from families.errors import RunFailed
+from families.units import RunFailed
 from scaling.study import Study
 
-from .branches import planned_steps
 from .config import Settings
-from .data import Text
-from .ladder import Habits, Interrupted, Places, climb, unheard
-from .manifest import DataManifest
+from .data import DataManifest, TokenizedText
+from .ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
+from .lease import Stop
 from .rung import RungFile
-from .stop import Stop
+from .settings import planned_steps
 
 POLL_SECONDS = 0.2
 
@@ -38,7 +37,7 @@ class Job:
 
     settings: Settings
     rungs: tuple[int, ...]
-    places: Places
+    places: RunPaths
     data: Path
     work_per_step: float
     steps: int
@@ -49,7 +48,7 @@ class Job:
         return cls(
             settings=settings,
             rungs=rungs,
-            places=Places.of(study, settings.run),
+            places=RunPaths.of(study, settings.run),
             data=study.data,
             work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
             steps=planned_steps(settings, rungs),
@@ -65,7 +64,7 @@ Report = Callable[[float, float, str, bool], None]  # done, of how much, what, w
 
 
 def climb_all(
-    jobs: Sequence[Job], habits: Habits, stop: Stop, report: Report, *, side_by_side: int
+    jobs: Sequence[Job], habits: RunOptions, stop: Stop, report: Report, *, side_by_side: int
 ) -> tuple[RungFile, ...]:
     """Climb every ladder, `side_by_side` at a time; rungs in the order of the jobs.
 
@@ -87,10 +86,10 @@ def climb_all(
     return tuple(done)
 
 
-def _climb(job: Job, habits: Habits, stop: Stop) -> tuple[RungFile, ...]:
+def _climb(job: Job, habits: RunOptions, stop: Stop) -> tuple[RungFile, ...]:
     manifest = DataManifest.read(job.data / "data.json")
-    text = Text.open(job.data, manifest, job.settings.n_positions, job.settings.data_fraction)
-    return climb(job.settings, job.rungs, text, job.places, habits, stop)
+    text = TokenizedText.open(job.data, manifest, job.settings.n_positions, job.settings.data_fraction)
+    return train_ladder(job.settings, job.rungs, text, job.places, habits, stop)
 
 
 @contextmanager
@@ -108,13 +107,13 @@ def _safe_path() -> Iterator[None]:
 
 
 def _in_processes(
-    jobs: Sequence[Job], habits: Habits, stop: Stop, report: Report, workers: int
+    jobs: Sequence[Job], habits: RunOptions, stop: Stop, report: Report, workers: int
 ) -> tuple[RungFile, ...]:
     """The longest job first, so that the workers end together."""
     context = multiprocessing.get_context("spawn")
     messages: Any = context.Queue()
     ask: Any = context.Event()
-    quiet = replace(habits, tell=unheard, progress=unheard)
+    quiet = replace(habits, tell=no_op, progress=no_op)
     total = sum(job.work for job in jobs)
     positions = [0.0] * len(jobs)
     order = sorted(range(len(jobs)), key=lambda index: -jobs[index].work)
@@ -195,7 +194,7 @@ def _end_with_parent(parent: int, busy: threading.Lock) -> None:
         os._exit(1)
 
 
-def _work(index: int, job: Job, habits: Habits) -> tuple[RungFile, ...]:
+def _work(index: int, job: Job, habits: RunOptions) -> tuple[RungFile, ...]:
     messages = _shared["messages"]
     told = replace(
         habits,

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from families.errors import RunFailed
-from scaling.ledger import Work, book, read_ledger
+from families.units import RunFailed
+from scaling.runs.store import WorkEntry, append_entry, read_ledger
 
 from .checkpoint import CheckpointFile, checkpoints, discard, snapshot
 from .loop import Session
@@ -39,7 +39,7 @@ class Saver:
     _thread: threading.Thread | None = None
     _errors: list[BaseException] = field(default_factory=list)
 
-    def save(self, session: Session, folder: Path, work: Work, *, starts_branch: bool) -> None:
+    def save(self, session: Session, folder: Path, work: WorkEntry, *, starts_branch: bool) -> None:
         """Copy a session at its step, and write the copy; every process must ask, process 0 writes.
 
         Args:
@@ -58,7 +58,7 @@ class Saver:
 
         def write() -> None:
             found.write(folder, self.tokenizer)
-            book(self.ledger, work)
+            append_entry(self.ledger, work)
             prune(folder.parent, session_step)
 
         session_step = session.step
@@ -116,7 +116,7 @@ def _discard_but(parent: Path, at: int, newest: int) -> None:
             discard(folder)
 
 
-def keep_for_branch(folder: Path) -> None:
+def pin_checkpoint(folder: Path) -> None:
     """Mark a checkpoint that is there as one that a branch starts from."""
     facts = CheckpointFile.found(folder)
     if facts is not None and not facts.starts_branch:
@@ -167,6 +167,6 @@ def recover(run: Path, ledger: Path) -> None:
             if facts is not None and facts.work is not None:
                 booked = read_ledger(ledger) if ledger.exists() else ()
                 if facts.work not in booked:
-                    book(ledger, facts.work)
+                    append_entry(ledger, facts.work)
             if (part / RUNG).exists():  # killed between the last word on a rung and this
                 discard(folder)

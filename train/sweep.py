@@ -8,21 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from families import params
-from families.errors import BadInput
-from families.units import listed
-from scaling.runs import gather_runs
+from families.units import BadInput, listed
+from scaling.runs.store import gather_runs
 from scaling.study import Study, safe_name
 
-from .branches import rung_steps
-from .config import TrainConfig
-from .ladder import Habits
+from .config import SHAPE_KEYS, TrainConfig
+from .ladder import RunOptions
 from .launch import begin
+from .lease import Stop
 from .loop import pick_device
 from .pack import Job, Report, climb_all
-from .resolve import base_name, run_name
 from .rung import RungFile
-from .shape import SHAPE_KEYS
-from .stop import Stop
+from .settings import base_name, default_run_name, rung_steps
 
 # What a sweep is over: these are compared with each other, best first …
 TUNED = (
@@ -111,7 +108,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
                 raise BadInput(f"engine is {entry.config.engine}; a sweep trains its runs with torch")
             if entry.config.devices > 1:
                 raise BadInput(f"devices is {entry.config.devices}; a sweep trains each run on one")
-            name = run_name(entry.config)
+            name = default_run_name(entry.config)
             named[name] = named.get(name, 0) + 1
             if named[name] > 1:
                 raise BadInput(
@@ -148,11 +145,11 @@ def train_many(
         config = entry.config
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
-        folder = place.run_folder(run_name(config))
+        folder = place.run_folder(default_run_name(config))
         settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
         jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
-    habits = Habits(
+    habits = RunOptions(
         device=device,
         log_every=first.log_every,
         save_every=first.save_every,

@@ -23,7 +23,7 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     _be_the_first_to_go()
-    from .parallel import join
+    from .distributed import join
 
     asks = [json.loads(line) for line in sys.stdin if line.strip()]
     for ask in asks:
@@ -41,7 +41,7 @@ def main() -> None:
 
 def measure(ask: dict[str, Any], world: Any) -> dict[str, Any]:
     """Seconds of a pass, of an update and of a whole step, and the peak of memory once the step is what it usually is."""
-    from .choose import random_examples
+    from .backend import random_examples
     from .config import Settings
     from .loop import gradients, start, train_step, update
 

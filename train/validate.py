@@ -9,21 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from families.errors import BadInput
+from families.units import BadInput
 from scaling.files import Record
 
 from .config import Settings
-from .data import Tokens
-from .encode import Encoder
+from .data import DataManifest, Tokens
+from .data.prepare import DATA, Encoder, find_prepared_data, model_folder
+from .data.remote import local_text
+from .data.text import find_texts, read_chunks
 from .evaluate import EvalSet, eval_set, evaluate
-from .init import first_line, has_tokenizer, read_model
 from .loop import pick_device
-from .manifest import DataManifest
-from .measured import DATA, model_folder, prepared
-from .objective import objective_of
+from .model.objective import objective_of
+from .model.pretrained import first_message_line, has_tokenizer, read_model
 from .rung import RUN, RUNG, RungFile
-from .stores import local_text
-from .text import find_texts, read_chunks
 
 # Nats per token. In 32 bits the same sums differ in their last digits from machine to machine; bf16 has 8 bits.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
@@ -81,7 +79,7 @@ def validate(
     device = pick_device(device)
     place = model_folder(folder)
     recorded = RungFile.read(place / RUNG) if (place / RUNG).exists() else None
-    tokens = prepared(place, data)
+    tokens = find_prepared_data(place, data)
     progress(0, 1, "loading the model")
     loaded = load(place, device)
     settings = _settings(place, loaded)
@@ -137,7 +135,7 @@ def load(folder: Path, device: str) -> Loaded:
             transformers.AutoTokenizer.from_pretrained(folder, **ours) if has_tokenizer(folder) else None
         )
     except Exception as error:  # of a library that reads what strangers wrote
-        raise BadInput(f"{folder} cannot be loaded: {first_line(error)}") from error
+        raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
     if tokenizer is None:  # the library would make an empty one
         raise BadInput(f"{folder} cannot be loaded: it brings no tokenizer.json")
     masked = any("MaskedLM" in name for name in config.architectures or ())

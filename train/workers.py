@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from families.errors import RunFailed
+from families.units import RunFailed
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0  # for the others to notice that one has ended

@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from ..errors import BadInput
 from ..spec import ModelSpec
-from ..units import nearest
-from .base import EVERY_CONFIG, Architecture, Attention, Saved
+from ..units import BadInput, nearest
+from .base import EVERY_CONFIG, ActivationBytes, Architecture, Attention
 from .bert import Bert
 from .gpt2 import GPT2
 from .llama import Llama
 
-__all__ = ["REGISTRY", "Architecture", "Attention", "Saved", "architecture", "config_json"]
+__all__ = ["REGISTRY", "ActivationBytes", "Architecture", "Attention", "architecture", "config_json"]
 
 REGISTRY: dict[str, Architecture] = {
     "gpt2": GPT2(),

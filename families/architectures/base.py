@@ -9,7 +9,7 @@ Attention = Literal["sdpa", "eager"]  # a fused kernel, or scores written out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
+class ActivationBytes:
     """Bytes that autograd keeps from a 32-bit forward pass with labels, dropout off, weights not counted.
 
     layer: of one block; `wide` of these stay in 32 bits under bf16 autocast: the residual stream and the
@@ -52,7 +52,7 @@ class Architecture(Protocol):
     def train_flops_per_token(self, spec: ModelSpec) -> int:
         """Forward and backward FLOPs per token."""
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
         """What autograd keeps for a batch of whole sequences."""
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:

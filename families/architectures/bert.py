@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..errors import BadInput
 from ..spec import ModelSpec
-from .base import Attention, Saved, score_values, train_flops
+from ..units import BadInput
+from .base import ActivationBytes, Attention, score_values, train_flops
 
 SEGMENTS = 2
 
@@ -55,7 +55,7 @@ class Bert:
         d = spec.n_embd
         return train_flops(self.block_weights(spec) + d * d + spec.vocab_size * d, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
         """Per layer and token: the block's input, q, k, v, the attention's output, both norms' inputs and
         statistics, one norm's output, two feed-forward values.
         """
@@ -65,7 +65,7 @@ class Bert:
             4 * tokens * (5 * d + 4) + 16 * tokens + 8 * spec.n_positions + 4
         )  # 64-bit ids, labels, positions
         wide = 2 * d + 4 + spec.n_head
-        return Saved(
+        return ActivationBytes(
             layer=4 * tokens * layer, wide=4 * tokens * wide, trunk=trunk, logits=4 * tokens * spec.vocab_size
         )
 

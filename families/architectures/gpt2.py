@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..errors import BadInput
 from ..spec import ModelSpec
-from .base import Attention, Saved, score_values, train_flops
+from ..units import BadInput
+from .base import ActivationBytes, Attention, score_values, train_flops
 
 
 class GPT2:
@@ -45,7 +45,7 @@ class GPT2:
         """Forward and backward, the tied head among the matmuls."""
         return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
         """Per layer and token: inputs and outputs of both norms and their two statistics, q, k, v and the
         attention's output (transformers' fused path copies two of them), five feed-forward values of gelu_new
         written out.
@@ -57,7 +57,7 @@ class GPT2:
             4 * tokens * (2 * d + 2) + 16 * tokens + 8 * spec.n_positions + 4
         )  # 64-bit ids, labels, positions
         wide = 2 * d + 4 + spec.n_head
-        return Saved(
+        return ActivationBytes(
             layer=4 * tokens * layer, wide=4 * tokens * wide, trunk=trunk, logits=4 * tokens * spec.vocab_size
         )
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..errors import BadInput
 from ..spec import ModelSpec
-from .base import Attention, Saved, score_values, train_flops
+from ..units import BadInput
+from .base import ActivationBytes, Attention, score_values, train_flops
 
 
 class Llama:
@@ -51,7 +51,7 @@ class Llama:
         """Forward and backward. Grouped queries save weights, not scores."""
         return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> Saved:
+    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
         """Per layer and token: three values of each norm and its statistic, q, the attention's output, k and
         v (copied out to every head in eager attention), four feed-forward values.
         """
@@ -61,7 +61,7 @@ class Llama:
         rotations = 8 * spec.n_positions * (d // spec.n_head)  # cosines and sines, once for all layers
         trunk = 4 * tokens * (3 * d + 1) + 16 * tokens + rotations + 4  # 64-bit ids and labels
         wide = 4 * d + 2 + spec.n_head
-        return Saved(
+        return ActivationBytes(
             layer=4 * tokens * layer, wide=4 * tokens * wide, trunk=trunk, logits=4 * tokens * spec.vocab_size
         )
 

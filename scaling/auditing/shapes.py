@@ -3,26 +3,121 @@
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from families import Member, ModelSpec, params, params_kaplan, params_non_embedding
 from families.architectures import architecture
-from families.errors import BadInput
-from families.presets import MEMBERS
+from families.spec import MEMBERS
+from families.units import BadInput
 
 from .findings import Finding, Verdict, at
-from .shapesearch import Shape, explanations
-from .stated import Stated, size_in, stated
-from .tables import Entry, folded
+from .tables import Entry, Stated, folded, size_in, stated
+
+# MERGED DOCSTRINGS
+# The shapes that a rounded parameter count could have come from.
+
+_GENERATOR = "an earlier generator of the same GPT-2 family (heads of 48, feed-forward not 4·d)"
+
+EARLIER: tuple[tuple[int, int, int, int], ...] = (
+    # n_layer, n_embd, n_inner, n_head: shapes under which the 52M, 83M and 125M members were first sized
+    (6, 576, 2376, 12),
+    (8, 720, 2800, 15),
+    (9, 816, 3320, 17),
+)
+
+_HEADS = (32, 48, 64, 80, 96, 128)  # widths of an attention head that people use
+
+_INNER = (3.5, 4.5)  # n_inner per n_embd of GPT-2-like shapes
+
+_ASPECT = (24.0, 144.0)  # n_embd per layer
+
+_TILE = 8  # n_inner comes in multiples of this
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateShape:
+    """A shape whose count prints as a stated one."""
+
+    spec: ModelSpec
+    source: str = ""
+
+    @property
+    def count(self) -> int:
+        """All its parameters."""
+        return params(self.spec)
+
+    def __str__(self) -> str:
+        spec = self.spec
+        return f"L{spec.n_layer} d{spec.n_embd} ff{spec.n_inner} h{spec.n_head} ({self.count:,})"
+
+
+def explanations(count: Stated, like: ModelSpec) -> tuple[tuple[CandidateShape, ...], int]:
+    """Shapes whose parameters print as `count`: known ones first, then those most like GPT-2; and how many fit.
+
+    Args:
+        like: vocabulary and context, and the depth-to-width ratio that a plausible shape is near.
+    """
+    known = [
+        CandidateShape(spec=spec, source=_GENERATOR)
+        for layers, width, inner, heads in EARLIER
+        if count.agrees(params(spec := _candidate_spec(like, layers, width, inner, heads)))
+    ]
+    aspect = like.n_embd / like.n_layer
+    found: list[tuple[float, CandidateShape]] = []
+    for layers in range(2, 65):
+        low, high = (max(_TILE, round(ratio * layers)) for ratio in _ASPECT)
+        for width in range(low - low % 16, high + 1, 16):
+            head = next((size for size in (64, *_HEADS) if width % size == 0), None)
+            if head is None:
+                continue
+            for inner in _inners(count, like, layers, width):
+                spec = _candidate_spec(like, layers, width, inner, width // head)
+                oddity = abs(inner / width - 4) + 0.2 * abs(math.log(width / layers / aspect))
+                found.append((oddity + (0.05 if head != 64 else 0), CandidateShape(spec=spec)))
+    found.sort(key=lambda pair: pair[0])
+    distinct = {(shape.spec.n_layer, shape.spec.n_embd): shape for shape in known}
+    for _, shape in found:
+        distinct.setdefault((shape.spec.n_layer, shape.spec.n_embd), shape)
+    return tuple(distinct.values())[: len(known) + _SHOWN], len(found)
+
+
+def _candidate_spec(like: ModelSpec, layers: int, width: int, inner: int, heads: int) -> ModelSpec:
+    return ModelSpec(
+        n_layer=layers,
+        n_embd=width,
+        n_inner=inner,
+        n_head=heads,
+        n_positions=like.n_positions,
+        vocab_size=like.vocab_size,
+    )
+
+
+def _inners(count: Stated, like: ModelSpec, layers: int, width: int) -> range:
+    """The feed-forward widths with which that depth and width print as `count`: parameters are linear in n_inner."""
+    base = params(_candidate_spec(like, layers, width, 1, 1))
+    slope = layers * (2 * width + 1)
+    low = max(1 + (count.value - count.unit / 2 - base) / slope, _INNER[0] * width)
+    high = min(1 + (count.value + count.unit - base) / slope, _INNER[1] * width)
+    return range(_TILE * math.ceil(low / _TILE), math.floor(high) + 1, _TILE)
+
 
 VOCABULARY, CONTEXT = 50257, 1024  # GPT-2's, where a table does not say
+
 NAMES = ("gpt2", "gpt-2", "gpt 2")
+
 _BERT = (512, 30522)
+
 _KNOWN = {folded(name): known for name, known in MEMBERS.items()}
+
 # OpenAI's own first counts, which the repository of GPT-2 calls an error: stated -> true.
 _MISCOUNTED = {117e6: 124_439_808, 345e6: 354_823_168}
+
 _SEARCHED = (
     12  # rows for which other shapes are looked for, 50 ms each: members of a family, not thousands of runs
 )
+
 _MISCOUNT = "OpenAI's own first count, which its repository calls an error"
 
 
@@ -79,7 +174,7 @@ def is_gpt2(entry: Entry) -> bool:
 def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
     """Parameters, names and attention widths against shapes, row by row, then the parameter column as a whole."""
     found: list[Finding] = []
-    foreign: list[tuple[Entry, tuple[Shape, ...]]] = []
+    foreign: list[tuple[Entry, tuple[CandidateShape, ...]]] = []
     checked = wrong = 0
     for entry in rows:
         spec = spec_of(entry)
@@ -118,7 +213,9 @@ def shape_findings(rows: Sequence[Entry]) -> list[Finding]:
     return found
 
 
-def _params(entry: Entry, spec: ModelSpec, *, search: bool) -> tuple[Finding | None, tuple[Shape, ...]]:
+def _params(
+    entry: Entry, spec: ModelSpec, *, search: bool
+) -> tuple[Finding | None, tuple[CandidateShape, ...]]:
     """One row's count against its shape, and the other shapes that would explain a GPT-2's wrong one."""
     for field in ("params", "params_non_embedding"):
         number = entry.numbers.get(field)
@@ -139,7 +236,7 @@ def _params(entry: Entry, spec: ModelSpec, *, search: bool) -> tuple[Finding | N
 
 def _judged(
     entry: Entry, spec: ModelSpec, number: Stated, count: int, model: str, *, search: bool
-) -> tuple[Verdict, str, tuple[Shape, ...]]:
+) -> tuple[Verdict, str, tuple[CandidateShape, ...]]:
     """Whether a stated number is the count, why it may not be, and other shapes that it would fit."""
     off = number.value / count - 1
     if number.agrees(count) or abs(off) < 1e-6:

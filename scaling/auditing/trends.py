@@ -2,28 +2,83 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from families import params_kaplan
-from families.errors import BadInput
-from families.units import format_size
+from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
+from ..fitting.predictor import Status
 from ..laws import KaplanFrontier, Law
-from ..predictor import Status
 from ..runs import Run, by_group, columns
-from .bookkeeping import LARGEST_LOSS
+from ..stats import Array
+from .arithmetic import LARGEST_LOSS
 from .findings import Finding, Verdict
-from .frontier_fit import frontier_fit
 from .shapes import spec_of
 from .tables import Entry
 
-Array = NDArray[np.float64]
+# MERGED DOCSTRINGS
+# A power law of one's own through a few points of a frontier, and where it crosses the law that foretold them.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontierFit:
+    """L = (scale/C)^exponent by least squares in logarithms; C and scale in PF-days, L in nats per token.
+
+    exponent_80: Student's interval on points − 2 degrees of freedom; None for 2 points. crossing: PF-days at which the
+    two laws give one loss; infinite where they never do, as scale is where the losses hardly change.
+    """
+
+    exponent: float
+    exponent_80: tuple[float, float] | None
+    scale: float
+    crossing: float
+
+    def loss(self, compute: float) -> float:
+        """Nats per token at that many PF-days."""
+        return float((self.scale / compute) ** self.exponent)
+
+
+def frontier_fit(law: KaplanFrontier, compute: Array, loss: Array) -> FrontierFit:
+    """Fit points (C in PF-days, L in nats per token), and cross the fit with `law`.
+
+    Raises:
+        BadInput: fewer than 2 distinct budgets.
+    """
+    if len(set(compute.tolist())) < 2:
+        raise BadInput(f"there are {len(set(compute.tolist()))} distinct budgets; an exponent needs 2")
+    x, y = np.log(compute), np.log(loss)
+    slope, level = (float(value) for value in np.polyfit(x, y, 1))
+    gap = law.L_exponent + slope
+    crossing = (law.L_exponent * math.log(law.C_scale) - level) / gap if gap else math.inf
+    scale = -level / slope if slope else math.inf
+    return FrontierFit(
+        exponent=-slope,
+        exponent_80=_interval(x, y - level - slope * x, -slope),
+        scale=math.exp(scale) if scale < 700 else math.inf,
+        crossing=math.exp(crossing) if crossing < 700 else math.inf,
+    )
+
+
+def _interval(x: Array, residuals: Array, exponent: float) -> tuple[float, float] | None:
+    freedom = len(x) - 2
+    if freedom < 1:
+        return None
+    from scipy.special import stdtrit
+
+    spread = float(np.sqrt((residuals @ residuals) / freedom / ((x - x.mean()) ** 2).sum()))
+    half = float(stdtrit(freedom, 0.9)) * spread
+    return exponent - half, exponent + half
+
+
 FEWEST_ROWS = 8  # for a fit of five constants with residuals to look at
+
 _SIGNIFICANT = 3.0  # standard errors
+
 _MATERIAL = 0.003  # relative loss: less is below what seeds do
+
 _OUTLIER = 6.0  # robust standard deviations
 
 
@@ -136,7 +191,7 @@ def residual_findings(runs: Sequence[Run]) -> list[Finding]:
 
 
 def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
-    from ..fits import REPEATED, fit  # scipy stays unloaded until it is needed
+    from ..fitting.fit import REPEATED, fit  # scipy stays unloaded until it is needed
 
     try:
         table = columns(runs)
@@ -226,7 +281,7 @@ def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:
 
 def _smallest(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array) -> list[Finding]:
     """The rows of the smallest size against a fit of the others, in units of that prediction's own error."""
-    from ..fits import fit
+    from ..fitting.fit import fit
 
     small = N.min() * 1.001 >= N
     rest = [run for run, out in zip(runs, small, strict=True) if not out]

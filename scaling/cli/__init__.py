@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import NoReturn
 
-from families.errors import BadInput, RunFailed
+from families.units import BadInput, RunFailed
 
 INTERRUPTED = 130
 
@@ -45,7 +45,7 @@ def _run() -> int:
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:  # an option that trains, of a verb that does not
-        from ..installation import TRAIN_EXTRA, training_needs
+        from ..doctor import TRAIN_EXTRA, training_needs
 
         package = (error.name or "").partition(".")[0]
         if package not in TRAIN_EXTRA:

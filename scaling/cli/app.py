@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from . import show
+from . import output
 
 _HELP = """Plan, train and check language models with scaling laws.
 
@@ -29,30 +29,30 @@ class Verb(NamedTuple):
 
 
 VERBS = (
-    Verb("design", "design:design_members", "Turn one dial and a rule into realisable models."),
-    Verb("families", "families_verb:app", "Published members: list, show, emit a Hugging Face config."),
-    Verb("hardware", "hardware:hardware", "Accelerators and their peaks; time on more devices."),
+    Verb("design", "families:design_members", "Turn one dial and a rule into realisable models."),
+    Verb("families", "families:app", "Published members: list, show, emit a Hugging Face config."),
+    Verb("hardware", "families:hardware", "Accelerators and their peaks; time on more devices."),
     Verb("pilot", "pilot:pilot", "Choose the pilot runs that narrow a prediction most."),
-    Verb("next", "next_verb:next_run", "Say which run to do next."),
-    Verb("simulate", "simulate:simulate_plan", "Try a planned sweep on a known surface, before any device."),
+    Verb("next", "pilot:next_run", "Say which run to do next."),
+    Verb("simulate", "pilot:simulate_plan", "Try a planned sweep on a known surface, before any device."),
     Verb("plan", "plan:plan", "Turn a budget into a model, its tokens and its loss."),
     Verb("fit", "fit:fit", "Fit a scaling law to runs, certify it, print its card."),
-    Verb("predict", "predict:predict", "Predict loss and perplexity with intervals."),
-    Verb("backtest", "backtest:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
-    Verb("audit", "audit:audit", "Recompute a table, and explain what does not add up."),
+    Verb("predict", "fit:predict", "Predict loss and perplexity with intervals."),
+    Verb("backtest", "fit:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
+    Verb("audit", "compare:audit", "Recompute a table, and explain what does not add up."),
     Verb("train", "train_verb:train", "Train a member on real text, resumable.", trains=True),
-    Verb("emit", "emit:emit", "Write a run's configs for other programs: DeepSpeed."),
+    Verb("emit", "tune:emit", "Write a run's configs for other programs: DeepSpeed."),
     Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine.", trains=True),
     Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs.", trains=True),
     Verb(
-        "validate", "validate:validate", "Load a checkpoint with transformers; measure it again.", trains=True
+        "validate", "monitor:validate", "Load a checkpoint with transformers; measure it again.", trains=True
     ),
-    Verb("watch", "watch:watch_run", "Forecast a run's final loss while it runs; warn early."),
-    Verb("table", "table_verb:table", "Finished runs as the table of a fine-tuning report."),
+    Verb("watch", "monitor:watch_run", "Forecast a run's final loss while it runs; warn early."),
+    Verb("table", "monitor:table", "Finished runs as the table of a fine-tuning report."),
     Verb("compare", "compare:compare_study", "Open the seal and score its predictions."),
     Verb("report", "report:report", "Write report.html and every figure of a study."),
-    Verb("plot", "plot:plot", "Draw one figure of a study, or write its data."),
-    Verb("doctor", "doctor:doctor", "Derive five famous results again; check the installation."),
+    Verb("plot", "report:plot", "Draw one figure of a study, or write its data."),
+    Verb("doctor", "demo:doctor", "Derive five famous results again; check the installation."),
     Verb("demo", "demo:demo", "Walk the whole flow on this machine's CPU.", trains=True),
 )
 
@@ -89,11 +89,11 @@ def load(verb: Verb) -> Any:
     file, _, name = verb.where.partition(":")
     module = import_module(f".{file}", __package__)
     outer = typer.Typer(add_completion=False, rich_markup_mode=None)
-    outer.callback()(show.root)  # with a callback it is a group, whatever it holds
+    outer.callback()(output.root)  # with a callback it is a group, whatever it holds
     if name == "app":
         outer.add_typer(module.app, name=verb.name)
     else:
-        outer.command(verb.name, epilog=module.EPILOG)(getattr(module, name))
+        outer.command(verb.name, epilog=getattr(module, f"{verb.name.upper()}_EPILOG"))(getattr(module, name))
     group = get_command(outer)
     assert isinstance(group, TyperGroup)
     command = group.commands[verb.name]
@@ -108,7 +108,7 @@ def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., 
 
     @wraps(body)
     def checked(*args: Any, **options: Any) -> Any:
-        from ..installation import require_training
+        from ..doctor import require_training
 
         require_training(name)
         return body(*args, **options)
@@ -128,7 +128,7 @@ def build() -> TyperGroup:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(show.root)
+    app.callback()(output.root)
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     for verb in VERBS:

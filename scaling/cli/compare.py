@@ -1,25 +1,33 @@
 """scaling compare: sealed predictions scored."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from families.errors import BadInput
-from families.units import format_duration, format_size
+from families.units import BadInput, format_duration, format_size
 
-from ..calibration import calibrate, comparisons_under
-from ..compare import Comparison, ComparisonRow
-from ..compare import compare_study as score_study
-from ..perplexity import format_perplexity
-from ..refit import Refit, change_interval, change_name, change_value
-from ..runs import gather_runs
+from ..auditing.published import Correction, PublishedComparison, PublishedRow
+from ..runs.store import gather_runs
+from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
+from ..scoring import compare_study as score_study
+from ..scoring.refit import Refit, change_interval, change_name, change_value
+from ..stats import format_perplexity
 from ..study import Study, open_study
-from .show import JsonOption, StudyOption, note, print_json, say, table
+from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
+from .run_options import ColumnsOption
 
-EPILOG = "Example: scaling compare --study demo, or --under studies, or --published composer-gpt2"
+if TYPE_CHECKING:
+    from ..auditing.findings import Finding
+
+
+# MERGED DOCSTRINGS
+# A published table as text: the document's columns with corrections marked, ours, and the fit through its points.
+# scaling audit: recompute a published table or one's own, and say what does not add up.
+
+COMPARE_EPILOG = "Example: scaling compare --study demo, or --under studies, or --published composer-gpt2"
 
 
 def compare_study(
@@ -29,7 +37,9 @@ def compare_study(
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option("--published", help="Instead: a published table against its own law: composer-gpt2."),
+        typer.Option(
+            "--published", help="Instead: a published format_table against its own law: composer-gpt2."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,20 +56,19 @@ def compare_study(
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:
-        say(comparison_text(found))
+        echo(comparison_text(found))
 
 
 def _published(name: str, as_json: bool) -> None:
     """A published table, recomputed."""
-    from ..published_compare import compare_published
-    from .published_text import published_lines
+    from ..auditing.published import compare_published
 
     found = compare_published(name)
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
     for line in published_lines(found):
-        say(line)
+        echo(line)
 
 
 def _all_studies(folder: Path, as_json: bool) -> None:
@@ -70,8 +79,8 @@ def _all_studies(folder: Path, as_json: bool) -> None:
         studies = {name: one.model_dump(mode="json")["rows"] for name, one in found.items()}
         print_json({**score.model_dump(mode="json"), "rows": studies})
         return
-    say(outcome_table({name: one.rows for name, one in found.items()}))
-    say(score.sentence)
+    echo(outcome_table({name: one.rows for name, one in found.items()}))
+    echo(score.sentence)
 
 
 def compared(study: Study) -> Comparison:
@@ -81,19 +90,19 @@ def compared(study: Study) -> Comparison:
     found.write(study.comparison)
     _complete_cards(study)
     for member in found.waiting:
-        note(f"{member} is sealed and not finished; it is not scored yet")
+        log(f"{member} is sealed and not finished; it is not scored yet")
     if why_not:
-        note(f"no refit: {why_not}")
+        log(f"no refit: {why_not}")
     return found
 
 
 def _complete_cards(study: Study) -> None:
     """Write predicted and actual into the model cards of the study's rungs."""
-    from train.card import write_cards
+    from train.model_card import write_cards
 
     written = write_cards(study)
     if written:
-        note(f"{len(written)} model card{'s' * (len(written) != 1)} now tell what was predicted")
+        log(f"{len(written)} model card{'s' * (len(written) != 1)} now tell what was predicted")
 
 
 def comparison_text(found: Comparison) -> str:
@@ -134,7 +143,7 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         "z",
         "inside",
     ]
-    return table(header, rows)
+    return format_table(header, rows)
 
 
 def cost_table(found: Comparison) -> str:
@@ -153,7 +162,7 @@ def cost_table(found: Comparison) -> str:
         ]
         for row in found.rows
     ]
-    return table(["member", "FLOPs planned", "booked", "time planned", "booked"], rows)
+    return format_table(["member", "FLOPs planned", "booked", "time planned", "booked"], rows)
 
 
 def refit_text(found: Refit) -> str:
@@ -164,7 +173,7 @@ def refit_text(found: Refit) -> str:
     )
     lines = [
         *wrap(said, 100),
-        table(
+        format_table(
             ["", "before", "80 % interval", "after", "80 % interval"],
             [
                 [
@@ -179,3 +188,141 @@ def refit_text(found: Refit) -> str:
         ),
     ]
     return "\n".join(lines)
+
+
+def published_lines(found: PublishedComparison) -> Iterator[str]:
+    """The whole answer, line by line, within 100 columns."""
+    yield from wrap(f"{found.title}, as printed; [a] marks what does not add up. Predicted: {found.law}", 100)
+    yield ""
+    yield format_table(
+        ["member", "parameters", f"hours {found.hardware}", "tokens", "final loss", "ppl predicted", "ppl"],
+        [_printed(row) for row in found.rows],
+    )
+    yield ""
+    yield "Recomputed from each shape, the training files and the law"
+    yield ""
+    yield format_table(
+        ["member", "parameters", "MFU", "tokens", "law's tokens", "law's loss", "ppl predicted", "error"],
+        [
+            [
+                row.member,
+                f"{row.params:,}",
+                "–" if row.mfu is None else f"{row.mfu:.1%}",
+                format_size(row.tokens),
+                format_size(row.law_tokens, 4),
+                f"{row.predicted_loss:.6f}",
+                f"{row.predicted_ppl:.5f}",
+                f"{row.error:+.1%}",
+            ]
+            for row in found.rows
+        ],
+    )
+    yield ""
+    yield "Corrections"
+    for one in found.corrections:
+        yield from _correction(one)
+    yield ""
+    yield from _fit(found)
+
+
+def _printed(row: PublishedRow) -> list[str]:
+    def cell(column: str, text: str) -> str:
+        return f"{text} [{row.marks[column]}]" if column in row.marks else text
+
+    hours = "–" if row.hours is None else f"{int(row.hours):02d}:{round(60 * (row.hours % 1)):02d}"
+    return [
+        cell("member", row.member),
+        cell("params", format_size(row.printed_params or row.params)),
+        cell("hours", hours),
+        cell("tokens", format_size(row.printed_tokens or row.tokens)),
+        cell("loss", f"{row.printed_loss:.2f}"),
+        f"{row.printed_predicted_ppl or row.predicted_ppl:.2f}",
+        cell("ppl", f"{row.actual_ppl:.2f}"),
+    ]
+
+
+def _correction(one: Correction) -> Iterable[str]:
+    """The letter, each number stated and recomputed, and why; a finding on all rows speaks for each."""
+    first, *rest = one.findings
+    for finding in [first, *rest]:
+        if finding is not first and first.where.startswith("all "):
+            continue
+        numbers = " -> ".join(filter(None, (finding.stated, finding.recomputed)))
+        yield from wrap(
+            f"{finding.check}, {finding.where}: {numbers}; {finding.explanation}",
+            100,
+            initial_indent=f"[{one.mark}] " if finding is first else "    ",
+            subsequent_indent="    ",
+        )
+
+
+def _fit(found: PublishedComparison) -> Iterable[str]:
+    fit = found.fit
+    spread = f" (80 %: {fit.exponent_80[0]:.4f} to {fit.exponent_80[1]:.4f})" if fit.exponent_80 else ""
+    yield from wrap(
+        f"Our fit through the {len(found.rows)} outcomes: L falls as C_min^-{fit.exponent:.4f}{spread}, the law's as "
+        f"C_min^-{fit.law_exponent:.3f}. They cross at {fit.factor:.1f}x the budget of {fit.largest}, "
+        f"{format_size(fit.crossing_flops)} FLOPs; at {format_size(fit.ahead_flops)} FLOPs the law says "
+        f"{fit.ahead_law:.3f} and the fit {fit.ahead_own:.3f} nats per token.",
+        100,
+    )
+    yield from wrap(f"Source: {found.source}.", 100)
+
+
+AUDIT_EPILOG = "Example: scaling audit model-card.md"
+
+_TITLES = {"mismatch": "Does not add up", "suspicious": "Looks wrong", "ok": "Adds up"}
+
+
+def audit(
+    table: Annotated[Path, typer.Argument(help="A .csv, .tsv, .jsonl or Markdown file with tables.")],
+    columns: ColumnsOption = "",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the audit here as JSON.")] = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> int:
+    """Recompute parameters, tokens, FLOPs, MFU, perplexity and trends of a table, and explain what is off."""
+    from ..auditing import Audit
+    from ..auditing import audit as audit_table
+    from ..files import refuse_overwrite
+    from ..runs.readers import parse_columns
+
+    if out is not None:
+        refuse_overwrite(out, Audit, replace=yes)
+    found = audit_table(table, column_names=parse_columns(columns))
+    if out is not None:
+        found.write(out)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return 0
+    tables = f"{found.tables} table{'' if found.tables == 1 else 's'}"
+    echo(
+        f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks; stated -> recomputed"
+    )
+    for verdict, number in found.counts.items():
+        if number:
+            echo()
+            echo(f"{_TITLES[verdict]} ({number})")
+            for line in lines(finding for finding in found.findings if finding.verdict == verdict):
+                echo(line)
+    return 0
+
+
+def lines(findings: "Iterable[Finding]") -> Iterable[str]:
+    """Each finding: what and where with both numbers on a line, the explanation below it."""
+    from textwrap import wrap
+
+    for finding in findings:
+        stated, recomputed = finding.stated or "", finding.recomputed or ""
+        numbers = " -> ".join(filter(None, (stated, recomputed)))
+        yield from wrap(
+            f"  {finding.check:<22} {finding.where}: {numbers}"
+            if numbers
+            else f"  {finding.check:<22} {finding.where}",
+            width=100,
+            subsequent_indent=" " * 25,
+        )
+        if finding.explanation:
+            yield from wrap(
+                finding.explanation, width=100, initial_indent=" " * 25, subsequent_indent=" " * 25
+            )

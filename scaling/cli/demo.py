@@ -3,18 +3,14 @@
 import os
 import platform
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from families.design import DesignRule
-from families.errors import BadInput
-from families.units import format_size
+from families.units import BadInput, format_size
 
 from ..files import hashes, sha256_file
-from ..gather import written
-from ..ledger import read_ledger
-from ..planfile import PlanFile, PlannedMember, write_plan
 from ..planning.pilot import (
     expected_hours,
     ladder_plan,
@@ -23,20 +19,37 @@ from ..planning.pilot import (
     sealed_plan,
     target_member,
 )
-from ..runs import read_runs
-from ..seal import open_seal, seal
+from ..planning.planfile import PlanFile, PlannedMember, open_seal, seal, write_plan
+from ..runs.readers import read_runs
+from ..runs.store import exists, read_ledger
 from ..study import Study, StudyFile, open_study
-from .show import JsonOption, SeedOption, StudyOption, note, print_json, say
+from .output import JsonOption, SeedOption, StudyOption, echo, log, print_json
 
-EPILOG = "Example: scaling demo --study demo --seed 1, or scaling demo --data text/ --study mine"
+if TYPE_CHECKING:
+    from ..doctor import Part
+
+
+# MERGED DOCSTRINGS
+# scaling doctor: five famous results derived again, and the state of the installation.
+
+DEMO_EPILOG = "Example: scaling demo --study demo --seed 1, or scaling demo --data text/ --study mine"
+
 LIBRARY = "stdlib"
+
 WIDTHS = (32, 48, 64, 96, 128)
+
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
+
 BATCH_SEQUENCES = 8
+
 SECONDS = 190.0  # of training; text, probe, fit and report take about a minute more
+
 QUICK_SECONDS = 25.0
+
 MOST_THREADS = 4
+
 EVAL_TOKENS = 2**16
+
 SAVE_EVERY = 10.0  # seconds between checkpoints: an interrupted demo loses at most these
 
 
@@ -72,17 +85,17 @@ def demo(
         "device": "cpu",
     }
     _begin(place, seed, seconds, data)
-    note(f"1/6  text: {_named(data)}")
+    log(f"1/6  text: {_named(data)}")
     manifest = _text(place, data)
-    note(f"2/6  plan: {len(WIDTHS)} members sized to {seconds:.0f} s of training on this machine")
+    log(f"2/6  plan: {len(WIDTHS)} members sized to {seconds:.0f} s of training on this machine")
     ladders, target = _plans(place, seconds, manifest)
-    note("3/6  train the smaller members as ladders")
+    log("3/6  train the smaller members as ladders")
     train_members(ladders, place, side_by_side=cores(), **habits)
-    note("4/6  fit the laws, and seal the prediction for the largest member")
+    log("4/6  fit the laws, and seal the prediction for the largest member")
     sealed = _seal(place, target, seed)
-    note("5/6  train the largest member, whose loss is sealed")
+    log("5/6  train the largest member, whose loss is sealed")
     train_members(sealed, place, threads=threads(), **habits)
-    note("6/6  compare and report")
+    log("6/6  compare and report")
     found = compared(place)
     from .report import write_report
 
@@ -90,8 +103,8 @@ def demo(
     if as_json:
         print_json({**found.model_dump(mode="json"), "report": str(report)})
         return
-    say(comparison_text(found))
-    say(f"report: {report}")
+    echo(comparison_text(found))
+    echo(f"report: {report}")
 
 
 def cores() -> int:
@@ -111,7 +124,7 @@ def _named(data: str) -> str:
 
 def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
     """Write study.json, or check that this is the study that was begun."""
-    from train.text import find_texts
+    from train.data.text import find_texts
 
     wanted = StudyFile(
         title=f"A prediction made before the run, on {_named(data)}",
@@ -122,7 +135,7 @@ def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
         machine=f"{platform.machine()}, {platform.system()}",
     )
     if not place.file.exists():
-        if written(place.runs) or place.plan.exists():
+        if exists(place.runs) or place.plan.exists():
             raise BadInput(f"{place.folder} holds another study; give another --study")
         find_texts(data)  # a wrong path leaves no folder behind
         wanted.write(place.file)
@@ -138,9 +151,9 @@ def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
 
 def _text(place: Study, data: str) -> Any:
     """Tokenise the text, or take what is there."""
-    from train.prepare import prepare
+    from train.data.prepare import prepare
 
-    from .progress import Progress
+    from .output import Progress
 
     bar = Progress()
     manifest = prepare(
@@ -155,7 +168,7 @@ def _text(place: Study, data: str) -> Any:
 
 def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, PlannedMember]:
     """The ladders' plan and the member to predict, sized by a probe the first time and read from ladder.json after."""
-    from train.autotune import probe_members
+    from train.backend import probe_members
 
     pilot = pilot_family(RULE, WIDTHS, batch_sequences=BATCH_SEQUENCES)
     if not place.ladder.exists():
@@ -170,14 +183,14 @@ def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, Plann
     longest = max(member.tokens for member in plan.members)
     for member in (*plan.members, target_member(pilot, longest)):
         rungs = ", ".join(format_size(rung) for rung in member.rungs)
-        note(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
+        log(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
     return plan, target_member(pilot, longest)
 
 
 def _seal(place: Study, target: PlannedMember, seed: int) -> PlanFile:
     """Fit on the ladders alone, predict the target, seal; done once, and only before the target is trained."""
-    from ..fits import fit
-    from ..lawfile import LawFile
+    from ..fitting.fit import fit
+    from ..fitting.lawfile import LawFile
 
     if not place.plan.exists():
         learned = [run for run in read_runs(place.runs).runs if run.params != target.params]
@@ -189,8 +202,54 @@ def _seal(place: Study, target: PlannedMember, seed: int) -> PlanFile:
     for member in plan.members:
         if member.prediction and member.prediction.interval_80:
             low, high = member.prediction.interval_80
-            note(
+            log(
                 f"     sealed: {member.member} reaches {member.prediction.loss:.3f} nats/token "
                 f"({low:.3f} to {high:.3f} at 80 %), perplexity {member.prediction.ppl:.1f}"
             )
     return plan
+
+
+DOCTOR_EPILOG = "Example: scaling doctor"
+
+FAILED = 1
+
+
+def doctor(as_json: JsonOption = False) -> int:
+    """Derive five famous results again, and look over the installation; exit status 1 if a result fails."""
+    from textwrap import wrap
+
+    from ..doctor import Checkup, checks, installation
+
+    checkup = Checkup(checks=checks(), installation=(*installation(), *compute_parts()))
+    if as_json:
+        print_json({**checkup.model_dump(mode="json"), "passed": checkup.passed})
+        return 0 if checkup.passed else FAILED
+    for check in checkup.checks:
+        echo(f"{'pass' if check.passed else 'FAIL'}  {check.name} ({check.seconds:.2f} s)")
+        for label, text in (("claim", check.claim), ("found", check.found), ("expected", check.expected)):
+            for line in wrap(text, 100, initial_indent=f"      {label:<10}", subsequent_indent=" " * 16):
+                echo(line)
+    echo()
+    for part in checkup.installation:
+        text = f"{part.state}: WARNING, {part.warning}" if part.warning else part.state
+        for line in wrap(text, 100, initial_indent=f"{part.name:<16}", subsequent_indent=" " * 16):
+            echo(line)
+    echo()
+    passed = sum(check.passed for check in checkup.checks)
+    echo(f"{passed} of {len(checkup.checks)} results hold")
+    return 0 if checkup.passed else FAILED
+
+
+def compute_parts() -> "tuple[Part, ...]":
+    """What torch computes in here; nothing where it is not installed. A broken torch is a warning, not a crash."""
+    from ..doctor import Part, formats, importable
+
+    if not importable("torch"):  # its own line of the installation says so
+        return ()
+    try:
+        from train.runtime import probe
+
+        found = probe()
+    except (ImportError, OSError, RuntimeError) as error:
+        return (Part(name="torch works", state="no", warning=" ".join(str(error).split())),)
+    return formats(found.fp32, found.bf16, found.amx, found.threads, found.gpus)

@@ -1,27 +1,44 @@
 """scaling fit: a law from runs."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .asked_runs import (
+from .output import (
+    WIDTH,
+    JsonOption,
+    SeedOption,
+    StudyOption,
+    YesOption,
+    echo,
+    fitting_table,
+    log,
+    print_json,
+)
+from .run_options import (
     BadRowsOption,
     ColumnsOption,
     ConventionOption,
     LossUnitOption,
     RunsArgument,
-    read_noted,
+    read_and_warn,
 )
-from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..fits import Fit
+    from ..fitting.fit import Fit
     from ..runs import Run
 
-EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
+
+# MERGED DOCSTRINGS
+# scaling predict: the loss of a run that has not been made.
+# scaling backtest: how well each form foretells the expensive runs from the cheap ones.
+
+FIT_EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
+
 DOUBTFUL = 1
 
 
@@ -71,22 +88,22 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from ..fits import fit as fit_runs
-    from ..fitting import fitextras
-    from ..fitting.selection import choose, one_of_annealed, one_of_conventions
-    from ..lawfile import LawFile
-    from ..overwriting import check_document
-    from ..predictor import Status
-    from ..runs import gather_runs
-    from ..trackers import input_hashes
+    from ..files import refuse_overwrite
+    from ..fitting import sensitivity as reports
+    from ..fitting.fit import fit as fit_runs
+    from ..fitting.lawfile import LawFile
+    from ..fitting.predictor import Status
+    from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
+    from ..runs.store import gather_runs
+    from ..runs.trackers import input_hashes
 
     source = runs or study / "runs.jsonl"
     if runs is None:
         out, annealed = out or study / "law.json", annealed or "only"
         gather_runs(source)
     if out is not None:
-        check_document(out, LawFile, replace=yes)
-    reading = read_noted(source, columns, bad_rows, loss_unit)
+        refuse_overwrite(out, LawFile, replace=yes)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit)
     found = fit_runs(
         reading.runs,
         form=form,
@@ -98,14 +115,14 @@ def fit(
         bad=reading.bad,
         doubts=reading.doubts,
     )
-    chosen, _ = choose(reading.runs, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading.runs, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, wanted, report in (
-        ("sensitivity", sensitivity, lambda: fitextras.sensitivity_report(found, chosen)),
-        ("conventions", conventions, lambda: fitextras.conventions_report(chosen)),
-        ("profile", profile, lambda: fitextras.profile_report(found, chosen)),
-        ("isoflop", isoflop, lambda: fitextras.isoflop_report(found, chosen)),
+        ("sensitivity", sensitivity, lambda: reports.sensitivity_report(found, chosen)),
+        ("conventions", conventions, lambda: reports.conventions_report(chosen)),
+        ("profile", profile, lambda: reports.profile_report(found, chosen)),
+        ("isoflop", isoflop, lambda: reports.isoflop_report(found, chosen)),
     ):
         if wanted:
             extras[name], more = report()
@@ -119,33 +136,137 @@ def fit(
         print_json({**document.model_dump(mode="json"), **extras})
     else:
         for name, text in found.card.items():
-            say(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
+            echo(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
         for line in lines:
-            say(line)
+            echo(line)
         if out is not None:
-            say(f"wrote {out}")
+            echo(f"wrote {out}")
         else:
-            note("the law is not kept: --out law.json writes it, for scaling predict and scaling plan --law")
+            log("the law is not kept: --out law.json writes it, for scaling predict and scaling plan --law")
     if found.status is not Status.OK:
-        note(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
+        log(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
         return DOUBTFUL
     return 0
 
 
 def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
-    from plots.isoflops import isoflops
-    from plots.profile import profile
-    from plots.residuals import residuals
-    from plots.style import house, svg
-    from plots.surface import surface
+    from plots.law import isoflops, profile, residuals, surface
+    from plots.style import style_context, svg
 
-    from ..files import write_whole
-    from ..fitting.fitextras import profiles_of
+    from ..files import atomic_write
+    from ..fitting.sensitivity import profiles_of
 
     for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        with house():
+        with style_context():
             figure = picture(found.predictor, runs)
-        write_whole(folder / f"{name}.svg", svg(figure, name))
-        note(f"wrote {folder / name}.svg")
-    write_whole(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]), "profile"))
-    note(f"wrote {folder / 'profile'}.svg")
+        atomic_write(folder / f"{name}.svg", svg(figure, name))
+        log(f"wrote {folder / name}.svg")
+    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]), "profile"))
+    log(f"wrote {folder / 'profile'}.svg")
+
+
+PREDICT_EPILOG = "Example: scaling predict law.json family=gpt2-83m tokens=5.5B"
+
+
+def predict(
+    law: Annotated[str, typer.Argument(help="A law.json, or kaplan, chinchilla, hoffmann.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(help="family=gpt2-83m or params=85M, and tokens=5.5B.", metavar="KEY=VALUE..."),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict loss and perplexity with intervals."""
+    from textwrap import fill
+
+    from ..planning.law import PredictQuery, predict
+    from .run_options import merge
+
+    answer = predict(law, merge(PredictQuery, words), force=force)
+    for line in answer.warnings:
+        log(f"scaling: {line}")
+    if as_json:
+        print_json(answer.model_dump(mode="json"))
+        return
+    for line in answer.lines():
+        echo(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)
+
+
+BACKTEST_EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
+
+
+def backtest(
+    runs: RunsArgument = None,
+    study: StudyOption = Path("study"),
+    holdout: Annotated[
+        str, typer.Option("--holdout", help="top-decade, top-20%, params>X, tokens>X or compute>X.")
+    ] = "top-decade",
+    convention: ConventionOption = None,
+    columns: ColumnsOption = "",
+    group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    annealed: Annotated[
+        str | None,
+        typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: mix them in."),
+    ] = None,
+    bad_rows: BadRowsOption = 0.0,
+    loss_unit: LossUnitOption = "nats",
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
+    from ..fitting.backtest import backtest as score
+    from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
+    from .output import Progress
+
+    source = runs or study / "runs.jsonl"
+    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    bar = Progress(elsewhere=False)
+    found = score(
+        of_group(reading.runs, group),
+        holdout=holdout,
+        convention=one_of_conventions(convention),
+        annealed=one_of_annealed(annealed),
+        seed=seed,
+        progress=bar.at,
+    )
+    bar.end()
+    for name, excluded in found.left_out.items():
+        log(f"group {name!r}: left out {excluded}")
+    for name, reason in found.skipped.items():
+        log(f"skipped group {name!r}: {reason}")
+    for one in found.groups:
+        if one.doubt:
+            log(f"group {one.group!r}: {one.doubt}")
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = [
+        [
+            one.group[:28] or "(none)",
+            f"{one.fit_rows}/{one.held_rows}",
+            f"{one.compute_ratio:.3g}x",
+            *(f"{one.forms[form].mean_error:.2%}" for form in ("chinchilla", "general", "kaplan")),
+            f"{one.default.mean_error:.2%}",
+            f"{one.default.bias:+.2%}",
+            f"{one.default.coverage_80:.0%}",
+            f"{one.default.relative_width_80:.1%}",
+        ]
+        for one in found.groups
+    ]
+    header = [
+        "group",
+        "fit/held",
+        "reach",
+        "chinch.",
+        "general",
+        "kaplan",
+        "default",
+        "bias",
+        "in 80 %",
+        "width",
+    ]
+    echo(f"mean |predicted/actual - 1| of the loss on held rows ({holdout})")
+    echo(fitting_table(header, rows, ("bias", "reach")))  # --json has them

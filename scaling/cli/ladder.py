@@ -6,21 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from families.errors import BadInput, RunFailed
-from families.units import nearest
+from families.units import BadInput, RunFailed, nearest
 
-from ..planfile import PlanFile
-from ..seal import plan_to_train
+from ..planning.planfile import PlanFile, read_verified_plan
 from ..study import Study, open_study
-from .export import export_models
-from .show import JsonOption, SeedOption, StudyOption, YesOption, note, print_json, say
+from .output import JsonOption, SeedOption, StudyOption, YesOption, echo, export_models, log, print_json
 
 if TYPE_CHECKING:
     from ..cluster.launcher import Sweep
     from ..cluster.profile import Profile
     from ..cluster.submission import Following
 
-EPILOG = "Example: scaling ladder plan.json --data text/ --launcher slurm --profile cluster.yaml"
+LADDER_EPILOG = "Example: scaling ladder plan.json --data text/ --launcher slurm --profile cluster.yaml"
 EVAL_TOKENS = 2**20  # held-out tokens scored at each rung, at most
 LAUNCHERS = ("local", "slurm")
 
@@ -73,14 +70,14 @@ def ladder(
     """Train every member of a plan to each of its rungs; what is done is not done again. A sealed plan that was edited
     is refused.
     """
-    found = plan_to_train(plan)
+    found = read_verified_plan(plan)
     place = open_study(study)
     if export is not None and detach:
         raise BadInput(
             "--export copies models once they are trained; leave out --detach, or follow later with --export"
         )
     if export is not None and not dry_run:
-        from train.stores import check_export
+        from train.data.remote import check_export
 
         check_export(export)
     if launcher is None:
@@ -89,14 +86,14 @@ def ladder(
                 raise BadInput(f"{option} needs a launcher; give --launcher {' or '.join(LAUNCHERS)}")
         only = [found.member(name) for name in member or ()]
         chosen = found.model_copy(update={"members": tuple(only)}) if only else found
-        from train.choose import Wanted
+        from train.backend import BackendRequest
         from train.launch import check_members
 
         if data is not None and not yes:
             check_members(chosen.members, place, seed=seed)
         _text(found, place, data, tokenizer)
         habits = {"eval_tokens": EVAL_TOKENS, "side_by_side": jobs, "gathers": not only, "zero": zero}
-        rungs = train_members(chosen, place, seed=seed, yes=yes, wanted=Wanted(), **habits)
+        rungs = train_members(chosen, place, seed=seed, yes=yes, wanted=BackendRequest(), **habits)
         if not int(os.environ.get("RANK", "0")):  # process 0 speaks for all
             _show(rungs, as_json)
             export_models(place.folder, rungs, export)
@@ -109,7 +106,7 @@ def ladder(
     cluster = read_profile(profile) if profile else Profile()
     wanted = sweep(found, plan, place, seed=seed, profile=cluster, only=member or ())
     if idle := cluster.unused(one.member for one in found.members):
-        note(f"{profile} says what {', '.join(idle)} needs; {plan} has no such member")
+        log(f"{profile} says what {', '.join(idle)} needs; {plan} has no such member")
     if launcher == "slurm":
         _slurm(
             wanted,
@@ -129,16 +126,16 @@ def ladder(
         import shlex
 
         for task in wanted.left():
-            say(shlex.join(wanted.words(task)))
+            echo(shlex.join(wanted.words(task)))
         return
     from ..cluster.localqueue import run_here
-    from ..runs import gather_runs
-    from .progress import Progress
+    from ..runs.store import gather_runs
+    from .output import Progress
 
     _text(found, place, data, tokenizer)
     bar = Progress()
     try:
-        outcome = run_here(wanted, at_once=jobs, tell=note, progress=bar.at)
+        outcome = run_here(wanted, at_once=jobs, tell=log, progress=bar.at)
     finally:
         gather_runs(place.runs)
     bar.end()
@@ -148,13 +145,13 @@ def ladder(
 def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
     """Train a plan's members in a study, with progress and a stop that saves."""
     from train.launch import train_plan
-    from train.stop import stop_on_signals
+    from train.lease import stop_on_signals
 
-    from .progress import Progress
+    from .output import Progress
 
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_plan(plan.members, study, stop=stop, tell=note, report=bar.at, **habits)
+        rungs = train_plan(plan.members, study, stop=stop, tell=log, report=bar.at, **habits)
     bar.end()
     return rungs
 
@@ -165,7 +162,7 @@ def _text(plan: PlanFile, study: Study, data: str | None, tokenizer: str | None)
         if not (study.data / "data.json").exists():
             raise BadInput(f"{study.folder} has no text yet; say which with --data")
         return
-    from train.prepare import prepare
+    from train.data.prepare import prepare
 
     vocab = max((member.vocab_size for member in plan.members), default=0)
     masked = any(member.architecture == "bert" for member in plan.members)
@@ -180,25 +177,25 @@ def _slurm(
 
     from ..cluster import slurm
     from ..cluster.submission import follow, next_number, render, send_rest
-    from .progress import Progress
+    from .output import Progress
 
     if dry_run:
         for file in render(replace(wanted, tasks=wanted.left()), profile, next_number(wanted.study)):
-            say(f"# {file.name}")
-            say(file.text)
+            echo(f"# {file.name}")
+            echo(file.text)
         return
     slurm.need_slurm()
     sent = send_rest(wanted, profile, anyway=yes, ready=lambda: _text(plan, wanted.study, *text))
     jobs = sorted({one.number.split("_")[0] for one in sent.values()}, key=int)
     if jobs:
-        note(f"{len(sent)} of {len(wanted.tasks)} members in Slurm as job {', '.join(jobs)}")
+        log(f"{len(sent)} of {len(wanted.tasks)} members in Slurm as job {', '.join(jobs)}")
     if detach:
         if as_json:
             print_json({"jobs": {member: one.number for member, one in sent.items()}})
         return
     bar = Progress()
     try:
-        outcome = follow(wanted, sent, profile, tell=note, progress=bar.at)
+        outcome = follow(wanted, sent, profile, tell=log, progress=bar.at)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"the jobs go on; the same command follows them again, scancel {' '.join(jobs)} ends them"
@@ -231,4 +228,4 @@ def _show(rungs: Any, as_json: bool, failed: dict[str, str] | None = None) -> No
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs], **({"failed": failed} if failed else {})})
     elif rungs:
-        say(rung_table(rungs))
+        echo(rung_table(rungs))

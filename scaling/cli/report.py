@@ -6,14 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from families.errors import BadInput
+from families.units import BadInput
 
-from ..files import write_whole
-from ..overwriting import check_opening
-from .show import JsonOption, StudyOption, YesOption, note, print_json, say
+from ..files import atomic_write, refuse_overwrite_text
+from .output import JsonOption, StudyOption, YesOption, echo, log, print_json
 
-EPILOG = "Example: scaling report --study demo"
+# MERGED DOCSTRINGS
+# scaling plot: one figure of a study.
+
+REPORT_EPILOG = "Example: scaling report --study demo"
+
 DRAWN, COMPOSED = 0.3, 0.5  # shares of the time after which figures are drawn, and the page is made of them
+
 NAMES = {"html": "report.html", "md": "report.md", "json": "report.json", "latex": "report.tex"}
 
 
@@ -29,7 +33,7 @@ def report(
     """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
     if form not in NAMES:
         raise BadInput(f"format is {form!r}; it must be html, md, json or latex")
-    from .progress import Progress
+    from .output import Progress
 
     bar = Progress(elsewhere=False)
     path, values = _write(
@@ -39,15 +43,15 @@ def report(
     if as_json:
         print_json({**values, "report": str(path)})
         return
-    say(str(values["headline"]))
+    echo(str(values["headline"]))
     for line in values["doubts"]:
-        note(line)
+        log(line)
     reasons: dict[str, list[str]] = {}
     for name, why in values["not_drawn"].items():
         reasons.setdefault(why, []).append(name)
     for why, names in reasons.items():
-        note(f"no figure {', '.join(names)}: {why}")
-    say(f"report: {path}")
+        log(f"no figure {', '.join(names)}: {why}")
+    echo(f"report: {path}")
 
 
 def write_report(folder: Path) -> Path:
@@ -71,9 +75,9 @@ def _write(
     from plots import card, style
     from plots.figures import pictures
     from plots.report import report as page
-    from plots.seen import see
+    from plots.study_data import load_study
 
-    seen = see(folder)
+    seen = load_study(folder)
     drawn, lacking = pictures(
         seen, progress=lambda done, total, name: progress(DRAWN * done / total, 1.0, f"drawing {name}")
     )
@@ -85,15 +89,15 @@ def _write(
         "json": lambda: json.dumps(values, indent=2, allow_nan=False) + "\n",
         "latex": lambda: card.latex(seen),
     }[form]()
-    check_opening(out, _opening(text, form), "such a report", replace=replace)
+    refuse_overwrite_text(out, _opening(text, form), "such a report", replace=replace)
     figures = out.parent / "figures"
     if form in ("html", "md"):
         for number, picture in enumerate(drawn):
             progress(COMPOSED + (1 - COMPOSED) * number / len(drawn), 1.0, f"writing {picture.name}")
-            write_whole(figures / f"{picture.name}.png", style.png(picture.figure))
-            write_whole(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
-            write_whole(figures / f"{picture.name}.csv", picture.csv())
-    write_whole(out, text)
+            atomic_write(figures / f"{picture.name}.png", style.png(picture.figure))
+            atomic_write(figures / f"{picture.name}.svg", style.svg(picture.figure, picture.name))
+            atomic_write(figures / f"{picture.name}.csv", picture.csv())
+    atomic_write(out, text)
     return out, values
 
 
@@ -102,3 +106,45 @@ def _opening(text: str, form: str) -> str:
     if form == "html":
         return text.partition(" content=")[0]
     return " ".join(text.split(maxsplit=2)[:2]) if form == "json" else text.partition("\n")[0]
+
+
+PLOT_EPILOG = "Example: scaling plot surface --study demo --out surface.png"
+
+
+def plot(
+    name: Annotated[
+        str, typer.Argument(help="predicted, learning, surface, isoflops, frontier, residuals, …")
+    ],
+    study: StudyOption = Path("study"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A .png, .svg or .csv file (default: NAME.png).")
+    ] = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Draw one figure of a study as PNG or SVG, or write the data it shows as CSV."""
+    path = out or Path(f"{name}.png")
+    if path.suffix.lower() not in (".png", ".svg", ".csv"):
+        raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")
+    from plots import style
+    from plots.figures import picture
+    from plots.study_data import load_study
+
+    drawn = picture(name, load_study(study))
+    suffix = path.suffix.lower()
+    made: bytes | str = (
+        style.png(drawn.figure)
+        if suffix == ".png"
+        else style.svg(drawn.figure, name)
+        if suffix == ".svg"
+        else drawn.csv()
+    )
+    refuse_overwrite_text(
+        path, made[:8] if isinstance(made, bytes) else made.split("\n")[0], "such a figure", replace=yes
+    )
+    atomic_write(path, made)
+    if as_json:
+        print_json({"name": name, "title": drawn.title, "about": drawn.about, "out": str(path)})
+        return
+    echo(drawn.title)
+    echo(f"figure: {path}")

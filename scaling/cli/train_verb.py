@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..study import open_study
-from .export import export_models
-from .show import JsonOption, StudyOption, YesOption, note, print_json, say, table
+from .output import JsonOption, StudyOption, YesOption, echo, export_models, format_table, log, print_json
 
-EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"
+TRAIN_EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"
 _KEYS = (
     "Keys: family, data, tokens (needed); out, seed, tokenizer, rungs, lr, batch_size, schedule, n_positions, init, "
     "epochs, objective, ablate, … A list makes a sweep: lr=1e-3,2e-3 batch_size=8,16."
@@ -26,10 +25,10 @@ def train(
 ) -> None:
     """Train a member on real text, resumable, and record what it reaches on held-out text."""
     from train.config import TrainConfig
-    from train.parallel import check_installed
+    from train.distributed import check_installed
     from train.sweep import entries, expand
 
-    from .keyvalue import merge
+    from .run_options import merge
 
     asked = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
     check_installed(asked[0].config.engine)
@@ -39,7 +38,7 @@ def train(
         pick_device(asked[0].config.device)
     url = asked[0].config.export
     if url is not None:
-        from train.stores import check_export
+        from train.data.remote import check_export
 
         check_export(url)
     if len(asked) > 1:
@@ -49,47 +48,47 @@ def train(
     if config.devices > 1 and "RANK" not in os.environ:
         from train.workers import run_together
 
-        sys.exit(run_together(sys.argv[1:], config.devices, note))
+        sys.exit(run_together(sys.argv[1:], config.devices, log))
     rungs = _train(config, study, yes)
     if int(os.environ.get("RANK", "0")):
         return  # process 0 speaks for all
     if as_json:
         print_json({"rungs": [rung_facts(rung) for rung in rungs]})
     else:
-        say(rung_table(rungs))
+        echo(rung_table(rungs))
     export_models(config.out or study, rungs, url)
 
 
 def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
-    from train.stop import stop_on_signals
+    from train.lease import stop_on_signals
     from train.sweep import train_many, winners
 
-    from .progress import Progress
+    from .output import Progress
 
     open_study(study)
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_many(asked, study, yes=yes, stop=stop, tell=note, report=bar.at)
+        rungs = train_many(asked, study, yes=yes, stop=stop, tell=log, report=bar.at)
     bar.end()
     best = winners(asked, rungs)
     rows = [(rung, (i, j) in best) for i, found in enumerate(rungs) for j, rung in enumerate(found)]
     if as_json:
         print_json({"rungs": [{**rung_facts(rung), "best": mark} for rung, mark in rows]})
     else:
-        say(rung_table([rung for rung, _ in rows], [mark for _, mark in rows] if best else None))
+        echo(rung_table([rung for rung, _ in rows], [mark for _, mark in rows] if best else None))
     if best and not as_json:
-        say("* the best of its cell: the lowest loss of one model at one length")
+        echo("* the best of its cell: the lowest loss of one model at one length")
     export_models(study, [rung for rung, _ in rows], asked[0].config.export)
 
 
 def _train(config: Any, study: Path, yes: bool) -> Any:
+    from train.distributed import PeerLost
     from train.launch import train as launch
-    from train.memory import OutOfMemory
-    from train.parallel import PeerLost
-    from train.stop import stop_on_signals
+    from train.lease import stop_on_signals
+    from train.runtime import OutOfMemory
     from train.workers import AGAIN, LOST, end_with_parent, started_here
 
-    from .progress import Progress
+    from .output import Progress
 
     if started_here():
         end_with_parent()
@@ -99,14 +98,14 @@ def _train(config: Any, study: Path, yes: bool) -> Any:
     bar = Progress()
     try:
         with stop_on_signals() as stop:
-            rungs = launch(config, study, yes=yes, stop=stop, tell=note, report=bar.at)
+            rungs = launch(config, study, yes=yes, stop=stop, tell=log, report=bar.at)
     except PeerLost:
         if started_here():
             sys.exit(LOST)  # the process that started this one says what happened
         raise
     except OutOfMemory as error:
         if started_here() and error.lowered:
-            note(str(error))
+            log(str(error))
             sys.exit(AGAIN)
         raise
     bar.end()
@@ -137,4 +136,4 @@ def rung_table(rungs: Any, best: Any = None) -> str:
         ]
         for rung, mark in zip(rungs, marks, strict=True)
     ]
-    return table(["run", "tokens", "loss ± se", "perplexity", "bits/byte", "loss/word"], rows)
+    return format_table(["run", "tokens", "loss ± se", "perplexity", "bits/byte", "loss/word"], rows)

@@ -1,16 +1,21 @@
 """scaling tune key=value …"""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from families.errors import BadInput
-from families.units import format_duration, format_size, parse_count
+from families.units import BadInput, format_duration, format_size, parse_count
 
-from .show import JsonOption, note, print_json, say, table
+from .output import JsonOption, YesOption, echo, format_table, log, print_json
 
-EPILOG = "Example: scaling tune family=gpt2-medium batch_size=16 --devices 1,2"
+# MERGED DOCSTRINGS
+# scaling emit: what another program needs to train a member as we would.
+
+TUNE_EPILOG = "Example: scaling tune family=gpt2-medium batch_size=16 --devices 1,2"
+
 _KEYS = "Keys: family (needed); batch_size, n_positions, vocab_size, dtype, compile, attention, threads, tokens, …"
+
 TOKENS_PER_PARAM = 20  # of the run whose hours are shown, where tokens= is not given
 
 
@@ -26,14 +31,14 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Find the fastest way to run a member on this machine at a fixed global batch, and remember it."""
-    from train.choose import Wanted
+    from train.backend import BackendRequest
     from train.config import TrainConfig
     from train.loop import pick_device
-    from train.resolve import TextFacts, settings_of
-    from train.tune import tune as search
-    from train.tune_devices import check_counts, scaling_curve
+    from train.settings import TextFacts, settings_of
+    from train.tune.tuner import check_counts, scaling_curve
+    from train.tune.tuner import tune as search
 
-    from .keyvalue import merge
+    from .run_options import merge
 
     counts = _counts(devices)
     config = _config(merge, TrainConfig, words)
@@ -42,8 +47,8 @@ def tune(
     if counts:
         check_counts(counts, settings.batch_size, device)
     room = None if memory is None else float(parse_count(memory, "memory"))
-    tuning = search(settings, Wanted.of(config), device=device, room=room, tell=note)
-    curve = scaling_curve(tuning, counts, note) if counts else None
+    tuning = search(settings, BackendRequest.of(config), device=device, room=room, tell=log)
+    curve = scaling_curve(tuning, counts, log) if counts else None
     if as_json:
         print_json({**_facts(tuning), **({} if curve is None else {"curve": _curve_facts(curve)})})
         return
@@ -72,7 +77,7 @@ def _config(merge: Any, kind: Any, words: list[str]) -> Any:
 
 
 def _facts(tuning: Any) -> dict[str, Any]:
-    from ..tuning import space_rows
+    from train.tune.model import space_rows
 
     picked, seen, batch = tuning.picked, tuning.verified, tuning.batch
     return {
@@ -107,9 +112,9 @@ def _print(tuning: Any) -> None:
         [row["space"], str(row["experiments"]), f"{row['best']:.3f}", row["best_name"]]
         for row in facts["spaces"]
     ]
-    say(f"{facts['member']}: {facts['batch_size']} sequences a step, whatever the way")
-    say(table(["tuning space", "experiments", "best samples/s", "best name"], rows))
-    say()
+    echo(f"{facts['member']}: {facts['batch_size']} sequences a step, whatever the way")
+    echo(format_table(["tuning space", "experiments", "best samples/s", "best name"], rows))
+    echo()
     rate, seen = facts["samples_per_s"], facts["step_seconds"]
     plain, way = tuning.baseline, tuning.picked.model.way
     settings = [
@@ -128,15 +133,15 @@ def _print(tuning: Any) -> None:
         [what, f"{value:.3f}", f"{ratio:.2f}", name]
         for (what, value, name), ratio in zip(settings, ratios, strict=True)
     ]
-    say(table(["", "samples/s", "ratio", "setting"], lines))
-    say()
+    echo(format_table(["", "samples/s", "ratio", "setting"], lines))
+    echo()
     memory = facts["memory"]
-    say(
+    echo(
         f"step: predicted {seen['predicted']:.3f} s, measured {seen['measured']:.3f} s "
         f"({seen['predicted'] / seen['measured'] - 1:+.1%}); memory: predicted {memory['predicted'] / 1e9:.2f} GB, "
         f"measured {memory['measured'] / 1e9:.2f} GB ({memory['predicted'] / memory['measured'] - 1:+.1%})"
     )
-    say(
+    echo(
         f"{facts['probes']} probes in {format_duration(facts['tuning_seconds'])}; kept in {MachineFile.path()}"
     )
 
@@ -169,9 +174,50 @@ def _print_curve(tuning: Any, curve: Any, tokens: int) -> None:
         efficiency = f"{curve.model.efficiency(count):.0%}"
         rows.append([str(count), f"{seconds:.3f}", f"{steps * seconds / 3600:,.2f}", efficiency, kind])
     what = "GPUs" if tuning.device == "cuda" else f"processes of {curve.threads} CPU thread(s)"
-    say()
-    say(f"{format_size(tokens)} tokens, {steps:,} steps, on {what}")
-    say(table(["devices", "s/step", "hours", "efficiency", "source"], rows, left=0))
+    echo()
+    echo(f"{format_size(tokens)} tokens, {steps:,} steps, on {what}")
+    echo(format_table(["devices", "s/step", "hours", "efficiency", "source"], rows, left=0))
     alone, best = tuning.verified.step, min(curve.measured, key=curve.measured.__getitem__)
-    say(f"a doubling stops saving 10 % beyond {curve.model.pays_until()}; the pick in one process takes {alone:.3f} s, "
+    echo(f"a doubling stops saving 10 % beyond {curve.model.pays_until()}; the pick in one process takes {alone:.3f} s, "
         f"{best} of these {curve.measured[best]:.3f} s: {_fastest(alone, curve.measured[best], best)}")  # fmt: skip
+
+
+EMIT_EPILOG = "Example: scaling emit --deepspeed family=gpt2-medium tokens=1B batch_size=512 devices=8 zero=2"
+
+
+def emit(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE…", help="As of scaling train; family and tokens are needed."),
+    ],
+    deepspeed: Annotated[
+        bool, typer.Option("--deepspeed", help="Write DeepSpeed's config JSON, for devices= and zero=, too.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("emitted"),
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Write a run's Hugging Face config.json, and the config with which DeepSpeed takes the same steps."""
+    from train.config import TrainConfig
+    from train.model.config import check_config, write_config
+
+    from .run_options import merge
+
+    keys = {word.partition("=")[0] for word in words}
+    usual = {
+        "data": "stdlib",
+        **({"engine": "deepspeed"} if deepspeed else {}),
+    }  # no text is read: any will do
+    config = merge(TrainConfig, [*words, *(f"{key}={usual[key]}" for key in usual if key not in keys)])
+    check_config(config.spec(), out, replace=yes)
+    files = {}
+    if deepspeed:
+        from train.deepspeed_config import write_config_of
+
+        files["deepspeed"], said = write_config_of(config, out, replace=yes)
+        log(said)
+    files = {"config": write_config(config.spec(), out), **files}
+    if as_json:
+        print_json({name: str(path) for name, path in files.items()})
+    else:
+        echo("\n".join(f"wrote {path}" for path in files.values()))

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from families.errors import BadInput, RunFailed
+from families.units import BadInput, RunFailed
 
-from ..files import now, writing
+from ..files import clear_io_errors, now
 
 BEAT = 10.0  # seconds between signs of life
 STALE = 60.0  # seconds without one, by the file server's clock, after which a claim may be taken over
@@ -188,7 +188,7 @@ def claim(folder: Path) -> Claim:
         Claimed: it is somebody else's.
         BadInput: the folder cannot be written.
     """
-    with writing(folder):
+    with clear_io_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder)
         if newest is not None and (who := holder(folder)) is not None:

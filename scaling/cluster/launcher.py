@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from families.errors import BadInput
+from families.units import BadInput
 
-from ..planfile import PlanFile, PlannedMember
+from ..planning.planfile import PlanFile, PlannedMember
 from ..recipe import COOLDOWN
 from ..schedule import whole_steps
-from ..study import Study, safe_name, seeded
+from ..study import Study, safe_name, seeded_name
 from .claims import holder
 from .profile import Needs, Profile
 
@@ -80,7 +80,7 @@ def sweep(
     chosen = [plan.member(name) for name in only] if only else list(plan.members)
     if not chosen:
         raise BadInput(f"{path} has no members to train")
-    names = [seeded(safe_name(member.member), seed) for member in chosen]
+    names = [seeded_name(safe_name(member.member), seed) for member in chosen]
     twice, times = Counter(names).most_common(1)[0]
     if times > 1:
         raise BadInput(f"{path} has two members whose run is {twice}; each needs a name of its own")

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from families.errors import BadInput
+from families.units import BadInput
 
-from ..files import writing
+from ..files import clear_io_errors
 from .launcher import Sweep, Task, torchrun_words
 from .submission import Following, last_words
 
@@ -121,7 +121,7 @@ def _settle(
 def _begin(task: Task, sweep: Sweep, slot: int, at_once: int) -> _Child:
     log = sweep.study.folder / FOLDER / f"{task.run}.log"
     words = [*torchrun_words(sweep.command, task.needs), *sweep.words(task)]
-    with writing(log):
+    with clear_io_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         out: IO[bytes]
         with log.open("ab") as out:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from families.errors import BadInput
-from families.units import nearest
+from families.units import BadInput, nearest
 
 from ..files import Record, first_problem, read_text
 

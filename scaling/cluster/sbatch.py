@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from families.errors import BadInput
+from families.units import BadInput
 
 from .. import __version__
 from ..study import safe_name

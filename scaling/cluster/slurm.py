@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from families.errors import BadInput
-from families.units import nearest
+from families.units import BadInput, nearest
 
 from .profile import Needs
 

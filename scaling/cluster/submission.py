@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from families.errors import BadInput
+from families.units import BadInput
 
-from ..files import Document, Record, now, write_whole, writing
-from ..runs import gather_runs
+from ..files import Document, Record, atomic_write, clear_io_errors, now
+from ..runs.store import gather_runs
 from ..study import Study
 from . import slurm
 from .claims import Claimed, claimed
@@ -147,7 +147,7 @@ def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
     sent: dict[str, Sent] = {}
     try:
         for file in render(sweep, profile, number):
-            write_whole(folder / file.name, file.text)
+            atomic_write(folder / file.name, file.text)
             job = Job(
                 job=slurm.submit_held(folder / file.name),
                 file=file.name,
@@ -171,7 +171,7 @@ def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
 def _new_folder(study: Study) -> tuple[int, Path]:
     """The first number without a folder: what another call left half done is not written over."""
     number = next_number(study)
-    with writing(study.folder / FOLDER):
+    with clear_io_errors(study.folder / FOLDER):
         while True:
             folder = _folder(study, number)
             try:

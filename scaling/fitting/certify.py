@@ -3,24 +3,27 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..laws import CONSTANTS, Law
-from ..predictor import Status
-from .curvature import spectrum
-from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, Problem, Shape, minimise, thinned
-from .starts import starts
+from ..stats import Array
+from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, FormShape, Problem, minimise, spectrum, starts, thinned
+from .predictor import Status
 
-Array = NDArray[np.float64]
 AGREEMENT = 1e-6  # relative difference of objectives at which two starts have found one optimum
+
 GRADIENT = 1e-5  # largest scaled gradient of a converged fit
+
 CONDITION = 1e7  # of J'J with unit diagonal; public tables that tell the constants apart stay below 1e5
+
 GAMMA_RANGE = (
     0.03,
     30.0,
 )  # beyond these the two terms' maximum or their product is fitted, and gamma has no value
+
 NEGLIGIBLE = 1e-4  # a term below this share of the smallest loss, everywhere, has left the fit
+
 MANY_ROWS, FEW_ROWS = 1000, 400  # above the first, starts come near the optimum on the second
+
 JITTER = 0.15  # standard deviation of log-coordinates when an optimum found once is tried again
 
 
@@ -40,7 +43,7 @@ class Certificate:
     condition: float
 
 
-def certify(problem: Problem, shape: Shape, given: Array | None = None, seed: int = 0) -> Certificate:
+def certify(problem: Problem, shape: FormShape, given: Array | None = None, seed: int = 0) -> Certificate:
     """Fit one form from variable-projection starts, or from those `given` (k, 6), and judge the result."""
     theta = starts(problem, shape) if given is None else np.atleast_2d(given)
     if len(problem.x) > MANY_ROWS:
@@ -91,7 +94,7 @@ def _agreeing(values: Array, best: float, problem: Problem) -> int:
     return int((values <= best * (1 + AGREEMENT) + floor).sum())
 
 
-def _law(problem: Problem, shape: Shape, theta: Array) -> Law:
+def _law(problem: Problem, shape: FormShape, theta: Array) -> Law:
     values = problem.constants(theta)
     missing = {E_: 0, A_: 1, B_: 2}
     for coordinate, index in missing.items():
@@ -105,7 +108,7 @@ def _law(problem: Problem, shape: Shape, theta: Array) -> Law:
 
 
 def _judge(
-    problem: Problem, shape: Shape, theta: Array, agreeing: int, gradient: float, value: float
+    problem: Problem, shape: FormShape, theta: Array, agreeing: int, gradient: float, value: float
 ) -> tuple[Status, str, float]:
     condition = spectrum(problem, shape, theta)
     edge = _edge(problem, shape, theta)
@@ -124,7 +127,7 @@ def _judge(
     return Status.OK, "", condition
 
 
-def _edge(problem: Problem, shape: Shape, theta: Array) -> str:
+def _edge(problem: Problem, shape: FormShape, theta: Array) -> str:
     """Which constant left its range, or nothing."""
     gamma = float(np.exp(theta[G_]))
     if G_ in shape.free and not GAMMA_RANGE[0] < gamma < GAMMA_RANGE[1]:

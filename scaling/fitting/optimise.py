@@ -15,16 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..laws import Law
+from ..stats import Array
 
-Array = NDArray[np.float64]
+# MERGED DOCSTRINGS
+# What the Hessian at an optimum tells: how well rows tell the constants apart, and how much each row moves them.
+# Where fits start: variable projection. For given exponents the loss is linear in E, A and B: a grid is enough.
 Mask = NDArray[np.bool_]
+
 E_, A_, B_, ALPHA_, BETA_, G_ = range(6)
+
 ABSENT = -1000.0  # exp(ABSENT) is 0 in double precision: a term that a form does not have
+
 MAX_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class FormShape:
     """Which coordinates a form leaves free, and where the others stand."""
 
     name: str
@@ -44,15 +50,17 @@ class Shape:
         return full
 
 
-SHAPES: dict[str, Shape] = {
+SHAPES: dict[str, FormShape] = {
     shape.name: shape
     for shape in (
-        Shape(name="chinchilla", free=(E_, A_, B_, ALPHA_, BETA_)),
-        Shape(name="general", free=(E_, A_, B_, ALPHA_, BETA_, G_)),
-        Shape(name="kaplan", free=(A_, B_, ALPHA_, G_), fixed=(ABSENT, 0, 0, 0, 0, 0), beta_is_gamma=True),
-        Shape(name="L(N)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="N"),
-        Shape(name="L(D)", free=(E_, B_, BETA_), fixed=(0, ABSENT, 0, 0, 0, 0), variable="D"),
-        Shape(name="L(C)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="C"),
+        FormShape(name="chinchilla", free=(E_, A_, B_, ALPHA_, BETA_)),
+        FormShape(name="general", free=(E_, A_, B_, ALPHA_, BETA_, G_)),
+        FormShape(
+            name="kaplan", free=(A_, B_, ALPHA_, G_), fixed=(ABSENT, 0, 0, 0, 0, 0), beta_is_gamma=True
+        ),
+        FormShape(name="L(N)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="N"),
+        FormShape(name="L(D)", free=(E_, B_, BETA_), fixed=(0, ABSENT, 0, 0, 0, 0), variable="D"),
+        FormShape(name="L(C)", free=(E_, A_, ALPHA_), fixed=(0, 0, ABSENT, 0, 0, 0), variable="C"),
     )
 }
 
@@ -186,7 +194,7 @@ def objective(problem: Problem, theta: Array) -> Array:
 
 
 def evaluate(
-    problem: Problem, shape: Shape, theta: Array, weights: Array, delta: float
+    problem: Problem, shape: FormShape, theta: Array, weights: Array, delta: float
 ) -> tuple[Array, Array, Array, Array]:
     """Objective (k,), gradient (k, p), Hessian (k, p, p) and its positive Gauss-Newton part, over free
     coordinates.
@@ -255,7 +263,7 @@ def evaluate(
 
 def minimise(
     problem: Problem,
-    shape: Shape,
+    shape: FormShape,
     theta: Array,
     *,
     continuation: tuple[float, ...] = (30.0, 5.0, 1.0),
@@ -279,7 +287,7 @@ def minimise(
 
 
 def _descend(
-    problem: Problem, shape: Shape, theta: Array, delta: float, steps: int, tolerance: float
+    problem: Problem, shape: FormShape, theta: Array, delta: float, steps: int, tolerance: float
 ) -> tuple[Array, Array, int]:
     k = len(theta)
     free = list(shape.free)
@@ -337,3 +345,119 @@ def _scaled(cost: Array, slope: Array, upper: Array) -> Array:
         invalid="ignore"
     ):  # a start that ran off has no finite gradient: nan, which is never small
         return np.asarray((np.abs(slope) / scale).max(axis=1))
+
+
+DIFFERENCE = 1e-6  # step of central differences in θ, whose error is its square
+
+
+def spectrum(problem: Problem, shape: FormShape, theta: Array) -> float:
+    """Condition number of J'J with unit diagonal at one θ (6,), by the rows alone: the prior left out."""
+    weights = np.ones((1, len(problem.x)))
+    bare = replace(problem, precision=np.zeros(6))
+    upper = evaluate(bare, shape, shape.at(theta[None]), weights, 1e6)[3][0]
+    scale = 1 / np.sqrt(np.maximum(np.diag(upper), 1e-300))
+    values = np.linalg.eigvalsh(upper * scale[:, None] * scale[None])
+    return float(values[-1] / max(values[0], 1e-18))
+
+
+def influence(problem: Problem, shape: FormShape, theta: Array) -> Array:
+    """How θ (6,) moves when one row's weight grows by 1, to first order: shape (6, n)."""
+    n = len(problem.x)
+    free = list(shape.free)
+    _, _, newton, upper = evaluate(problem, shape, theta[None], np.ones((1, n)), problem.delta)
+    scale = 1 / np.sqrt(np.diag(upper[0]))
+    values, vectors = np.linalg.eigh(newton[0] * scale[:, None] * scale[None])
+    inverse = (vectors / np.maximum(np.abs(values), 1e-12)) @ vectors.T * scale[:, None] * scale[None]
+    psi = np.clip(log_loss(theta[None], problem.x, problem.z)[0] - problem.y, -problem.delta, problem.delta)
+    shift = np.eye(6)[free] * DIFFERENCE
+    up, down = (log_loss(shape.at(theta + sign * shift), problem.x, problem.z) for sign in (1, -1))
+    slopes = (up - down) / (2 * DIFFERENCE) * psi
+    moves = np.zeros((6, n))
+    moves[free] = -inverse @ slopes
+    return moves
+
+
+EXPONENTS = np.geomspace(0.06, 1.6, 10)  # published exponents lie between 0.05 and 1
+
+GAMMAS = np.array([0.4, 1.0, 2.0])
+
+KAPLAN_ALPHAS = np.geomspace(0.02, 0.6, 10)
+
+
+def starts(problem: Problem, shape: FormShape, count: int = 8) -> Array:
+    """The `count` best starts of a grid over the nonlinear exponents, shape (count, 6)."""
+    if shape.beta_is_gamma:
+        return _kaplan_starts(problem, shape, count)
+    has_N, has_D = A_ in shape.free, B_ in shape.free
+    weights = np.exp(-2 * problem.y) * (problem.weights if problem.weights.ndim == 1 else 1.0)
+    loss = np.exp(problem.y)
+    k = len(EXPONENTS)
+    basis = np.vstack(
+        [
+            np.exp(-EXPONENTS[:, None] * problem.x),
+            np.exp(-EXPONENTS[:, None] * problem.z),
+            np.ones_like(loss),
+            loss,
+        ]
+    )
+    gram = (basis * weights) @ basis.T
+    i, j = (index.ravel() for index in np.meshgrid(np.arange(k), np.arange(k), indexing="ij"))
+    columns = [np.full(k * k, 2 * k)]
+    if has_N:
+        columns.append(i)
+    if has_D:
+        columns.append(j + k)
+    if not (has_N and has_D):
+        columns = [column[(j == 0) if has_N else (i == 0)] for column in columns]
+        keep = (j == 0) if has_N else (i == 0)
+        i, j = i[keep], j[keep]
+    index = np.stack(columns, axis=1)
+    left = gram[index[:, :, None], index[:, None, :]]
+    right = gram[index, -1]
+    left = left + 1e-10 * np.einsum("kii->ki", left)[:, :, None] * np.eye(index.shape[1])
+    solved = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    solved = np.maximum(solved, 0.02 * loss.min() / 3)
+    misfit = gram[-1, -1] - 2 * (solved * right).sum(axis=1) + np.einsum("ki,kij,kj->k", solved, left, solved)
+    theta = np.zeros((len(index), 6))
+    theta[:, E_] = np.log(np.minimum(solved[:, 0], 0.98 * loss.min()))
+    at = 1
+    if has_N:
+        theta[:, A_], theta[:, ALPHA_] = np.log(solved[:, at]), EXPONENTS[i]
+        at += 1
+    if has_D:
+        theta[:, B_], theta[:, BETA_] = np.log(solved[:, at]), EXPONENTS[j]
+    best = theta[_spread(misfit, count)]
+    if G_ in shape.free:
+        best = np.repeat(best[: max(1, count // len(GAMMAS) + 1)], len(GAMMAS), axis=0)
+        best[:, G_] = np.tile(np.log(GAMMAS), len(best) // len(GAMMAS))
+    return shape.at(best)
+
+
+def _spread(misfit: Array, count: int) -> NDArray[np.intp]:
+    """The best half of the starts by misfit, and the other half spaced through the best fifth of the grid."""
+    order = np.argsort(misfit, kind="stable")
+    head = order[: (count + 1) // 2]
+    tail = order[len(head) : max(len(order) // 5, count)]
+    return np.concatenate(
+        [head, tail[:: max(1, len(tail) // max(1, count - len(head)))][: count - len(head)]]
+    )
+
+
+def _kaplan_starts(problem: Problem, shape: FormShape, count: int) -> Array:
+    """L^(1/aD) = A·N^-alpha + B/D is linear in A and B for given aN, aD."""
+    found = []
+    weights = problem.weights if problem.weights.ndim == 1 else np.ones_like(problem.y)
+    for gamma in KAPLAN_ALPHAS:
+        target = np.exp((problem.y - problem.y.mean()) / gamma)
+        scale = weights / target**2
+        for slope in KAPLAN_ALPHAS:
+            columns = np.stack([np.exp(-slope / gamma * problem.x), np.exp(-problem.z)])
+            left = (columns * scale) @ columns.T
+            left = left + 1e-10 * np.diag(np.diag(left))
+            solved = np.maximum(np.linalg.solve(left, (columns * scale) @ target), 1e-3)
+            misfit = float((weights * (gamma * np.log(solved @ columns / target)) ** 2).sum())
+            theta = np.array([ABSENT, 0.0, 0.0, slope, gamma, np.log(gamma)])
+            theta[[A_, B_]] = gamma * np.log(solved) + problem.y.mean()
+            found.append((misfit, theta))
+    order = np.argsort([misfit for misfit, _ in found], kind="stable")
+    return shape.at(np.stack([found[i][1] for i in order[:count]]))

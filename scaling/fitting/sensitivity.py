@@ -1,22 +1,25 @@
 """What the answer owes to choices that are not data: the loss function, the outliers, what N counts, one exponent's value."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from families.errors import BadInput
+from families.units import BadInput, format_size
 
-from ..fits import DELTA, fit
-from ..laws import Law
-from ..predictor import Status
-from ..runs import Columns, Convention, Run, columns
-from ..uncertainty import profile
+from ..laws import Convention, Law
+from ..runs import Columns, Run, columns
+from ..stats import Array
 from .certify import certify
-from .optimise import ALPHA_, BETA_, G_, SHAPES, Problem, Shape, log_loss, objective
+from .fit import DELTA, Fit, fit
+from .isoflop import approach_1, approach_2, bias_of_approach_2, isoflops
+from .optimise import ALPHA_, BETA_, G_, SHAPES, FormShape, Problem, log_loss, objective
+from .predictor import Status
+from .uncertainty import profile
 
-Array = NDArray[np.float64]
+# MERGED DOCSTRINGS
+# What `scaling fit` shows on request: the fan of loss functions, conventions, profiles, isoFLOP approaches.
 # (δ, tilt) of each loss: a δ above every log residual means squares, one far below them absolute values. A tilt of 10 is the
 # asymmetric loss that kyo-takano/chinchilla fits by default, in logarithms.
 LOSSES = {
@@ -26,13 +29,16 @@ LOSSES = {
     "LAD": (1e-5, 1.0),
     "lower envelope": (DELTA, 10.0),
 }
+
 TRIMMED = 0.05  # share of rows with the largest residuals that the second outlier policy leaves out
+
 CHI_SQUARE = {80: 1.642, 95: 3.841}  # one degree of freedom
+
 SHOWN_RISE = 12.0  # of χ²: how far a profile is followed, about three times the 95 % limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class FitVariant:
     """One loss function and outlier policy, and the optimum it leads to at the fan's budget."""
 
     loss: str
@@ -44,11 +50,11 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fan:
+class LossSensitivity:
     """Optima at C under every choice, and log-Huber's own 80 % interval of N*."""
 
     C: float
-    choices: tuple[Choice, ...]
+    choices: tuple[FitVariant, ...]
     interval: tuple[float, float]
 
     @property
@@ -74,18 +80,18 @@ class Fan:
         return self.factor > self.interval_factor
 
     @property
-    def outside(self) -> tuple[Choice, ...]:
+    def outside(self) -> tuple[FitVariant, ...]:
         """Choices whose N* lies outside the interval, which therefore does not hold for them."""
         return tuple(one for one in self.choices if not self.interval[0] <= one.N <= self.interval[1])
 
 
-def fan(
+def loss_sensitivity(
     runs: Sequence[Run],
     *,
     convention: Convention | None = None,
     C: float | None = None,
     form: str = "chinchilla",
-) -> Fan:
+) -> LossSensitivity:
     """Refit under each loss function, with all rows and without the worst twentieth: optima at C FLOPs.
 
     C is ten times the largest of the runs if it is not given.
@@ -103,14 +109,16 @@ def fan(
         second = certify(replace(rest, tilt=tilt), shape)
         for rows, one in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
             best = one.law.allocate(target)
-            choices.append(Choice(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D))
+            choices.append(
+                FitVariant(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D)
+            )
     resampled = fit(runs, form=form, convention=convention, annealed="all").predictor.optimum_draws(target)
     low, high = np.exp(np.quantile(resampled, [0.1, 0.9]))
-    return Fan(C=target, choices=tuple(choices), interval=(float(low), float(high)))
+    return LossSensitivity(C=target, choices=tuple(choices), interval=(float(low), float(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CountedAs:
+class ConventionFit:
     """Chinchilla's form with N and C counted one way: N* grows as C^exponent."""
 
     counted: str
@@ -119,7 +127,7 @@ class CountedAs:
     exponent: float
 
 
-def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
+def conventions(runs: Sequence[Run]) -> tuple[ConventionFit, ...]:
     """The exponent of N* under each way to count that every run allows, C = 6·N·D in the same count or in the other.
 
     The mixed count, N without embeddings against compute with them, is the optimum of the first count with its N
@@ -136,12 +144,12 @@ def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
         except BadInput:
             continue
         exponent = one.law.beta / (one.law.alpha + one.law.beta)
-        found.append(CountedAs(counted=counted, law=one.law, status=one.status, exponent=exponent))
+        found.append(ConventionFit(counted=counted, law=one.law, status=one.status, exponent=exponent))
     if len(found) == 2:
         whole, body = (np.log(columns(runs, name).N) for name in ways)
         slope = float(np.polyfit(whole, body, 1)[0])
         found.append(
-            CountedAs(
+            ConventionFit(
                 counted="N without, C with embeddings",
                 law=found[0].law,
                 status=found[0].status,
@@ -152,7 +160,7 @@ def conventions(runs: Sequence[Run]) -> tuple[CountedAs, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class LikelihoodProfile:
     """One exponent's profile: the least objective with it held at each value, and where it rises past χ² limits.
 
     rises is how far the objective lies above its least, in units of χ². A bound of None lies beyond the values tried: the
@@ -168,7 +176,7 @@ class Profile:
     interval_95: tuple[float | None, float | None]
 
 
-def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[Profile, ...]:
+def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
     """Profile likelihood of alpha, beta and, where it is free, gamma.
 
     The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
@@ -197,7 +205,7 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tupl
         shown = np.exp(grid) if at == G_ else grid
         bounds = {level: _bounds(shown, rises, limit) for level, limit in CHI_SQUARE.items()}
         found.append(
-            Profile(
+            LikelihoodProfile(
                 name=name,
                 best=float(np.exp(centre)) if at == G_ else centre,
                 values=tuple(shown.tolist()),
@@ -210,7 +218,7 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tupl
     return tuple(found)
 
 
-def _both_ways(problem: Problem, shape: Shape, theta: Array, at: int, grid: Array) -> Array:
+def _both_ways(problem: Problem, shape: FormShape, theta: Array, at: int, grid: Array) -> Array:
     """The least objective along an ascending grid whose middle is the optimum, each point started from its neighbour."""
     half = len(grid) // 2
     down, _ = profile(problem, shape, theta, at, grid[half::-1])
@@ -231,3 +239,115 @@ def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, flo
             right = float(np.interp(limit, [rise[i], rise[i + 1]], [values[i], values[i + 1]]))
             break
     return left, right
+
+
+def sensitivity_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+    """The fan, as JSON and as lines."""
+    one = loss_sensitivity(runs, convention=found.convention)
+    (low, high), (least, most) = one.interval, one.spread
+    lines = [f"N* at {format_size(one.C)} FLOPs under other choices, chinchilla form:"]
+    lines += [
+        f"  {c.loss:<17}{c.rows:<24}N* {format_size(c.N):>7}  D* {format_size(c.D):>7}  D/N {c.D / c.N:.3g}"
+        + ("" if c.status is Status.OK else f"  ({c.status.value})")
+        for c in one.choices
+    ]
+    lines += [
+        f"  the choice of loss and outliers moves N* by a factor of {one.factor:.2f} "
+        f"({format_size(least)} to {format_size(most)})",
+        f"  the noise moves it by a factor of {one.interval_factor:.2f} "
+        f"(80 % interval {format_size(low)} to {format_size(high)})",
+    ]
+    if one.wider:
+        lines.append(
+            "  warning: that is wider than the interval: the choice of loss function decides N*, not the data"
+        )
+    if one.outside:
+        names = ", ".join(dict.fromkeys(c.loss for c in one.outside))
+        lines.append(f"  warning: the interval does not hold for {names}")
+    value = {
+        "C": one.C,
+        "interval_80": one.interval,
+        "factor": one.factor,
+        "interval_factor": one.interval_factor,
+        "wider": one.wider,
+        "choices": [
+            {"loss": c.loss, "rows": c.rows, "status": c.status.value, "N": c.N, "D": c.D}
+            for c in one.choices
+        ],
+    }
+    return value, lines
+
+
+def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Exponents by convention, as JSON and as lines."""
+    found = conventions(runs)
+    lines = ["N* grows as C^a, chinchilla form:"]
+    lines += [
+        f"  {c.counted:<30}a {c.exponent:.3f}  alpha {c.law.alpha:.3f}  beta {c.law.beta:.3f}" for c in found
+    ]
+    return [{"counted": c.counted, "exponent": c.exponent, **asdict(c.law)} for c in found], lines
+
+
+def profiles_of(found: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodProfile, ...]]:
+    """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
+    name = found.forms[0].name if len(found.forms) == 1 else "general"
+    table = columns(runs, found.convention)
+    if found.predictor.repetition is not None:
+        N, D = found.predictor.repetition.effective(table.N, table.D, table.U)
+        table = replace(table, N=N, D=D)
+    if SHAPES[name].variable == "C":
+        table = replace(table, N=6 * table.N * table.D)
+    return name, profiles(table, name)
+
+
+def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Profile likelihood of the exponents, as JSON and as lines."""
+    form, shown = profiles_of(found, runs)
+    lines = [
+        f"profile likelihood, {form} form (alpha and beta times gamma; rows taken as independent):",
+        *(
+            f"  {p.name:<8}{p.best:.3f}  80 %: {_span(p.interval_80)}  95 %: {_span(p.interval_95)}"
+            for p in shown
+        ),
+    ]
+    return [asdict(p) for p in shown], lines
+
+
+def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+    """Approaches 1 and 2 and the bias that approach 2 has on the fitted surface, as JSON and as lines."""
+    table = columns(runs, found.convention)
+    budgets = isoflops(table)
+    lines = [
+        f"  {format_size(one.C):>8} FLOPs  {one.points:>3} points  {one.verdict.value:<10}"
+        + (f"N* {format_size(one.N)}" if one.N is not None else one.verdict.message)
+        for one in budgets
+    ]
+    value: dict[str, Any] = {
+        "isoflops": [
+            {"C": one.C, "points": one.points, "verdict": one.verdict.value, "N": one.N} for one in budgets
+        ]
+    }
+    for name in ("approach_1", "approach_2"):
+        try:
+            power = approach_1(table) if name == "approach_1" else approach_2(budgets)
+            value[name] = asdict(power)
+            lines.append(f"{name}: N* grows as C^{power.exponent:.3f} ({power.budgets} budgets)")
+        except BadInput as error:
+            value[name] = None
+            lines.append(f"{name}: {error}")
+    try:
+        bias = bias_of_approach_2(found.law, table)
+        value["bias_of_approach_2"] = asdict(bias)
+        lines.append(
+            f"on the fitted surface approach 2 would say {bias.ratio - 1:+.1%} of N* at {format_size(bias.C)} FLOPs, "
+            f"exponent {bias.exponent:.3f} for {bias.true_exponent:.3f}"
+        )
+    except BadInput as error:
+        value["bias_of_approach_2"] = None
+        lines.append(f"bias of approach 2: {error}")
+    return value, ["isoFLOPs (the parametric fit goes first; these are shown beside it):", *lines]
+
+
+def _span(bounds: tuple[float | None, float | None]) -> str:
+    low, high = (("open" if bound is None else f"{bound:.3f}") for bound in bounds)
+    return f"{low} to {high}"

@@ -3,14 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from families.errors import BadInput
+from families.units import BadInput
 
 from ..budget import Budget
 from ..hardware import accelerator
-from ..planfile import Band, BandMember
-from ..published import PUBLISHED
-from .costing import Array, Costed, answer, cost, tokens_for
-from .planlaw import PlanLaw
+from ..laws import PUBLISHED
+from ..stats import Array
+from .evaluate import EvaluatedCandidates, evaluate_candidates, to_choice, tokens_for
+from .law import LossModel
+from .planfile import Band, BandMember
 
 WITHIN_NATS = 0.01  # about what two seeds of one small run differ by
 WITHIN_SHARE = 0.02  # of the cost, for a target
@@ -19,7 +20,12 @@ WIDEST = 64  # members listed; a grid's band has hundreds
 
 
 def band(
-    costed: Costed, law: PlanLaw, budget: Budget, *, nats: float | None = None, share: float | None = None
+    costed: EvaluatedCandidates,
+    law: LossModel,
+    budget: Budget,
+    *,
+    nats: float | None = None,
+    share: float | None = None,
 ) -> Band:
     """Every member within `nats` of the best loss, or that reaches it with `share` more compute than the best
     takes.
@@ -74,7 +80,7 @@ def band(
     )
 
 
-def _total_for(costed: Costed, law: PlanLaw, loss: float, rows: NDArray[np.bool_]) -> Array:
+def _total_for(costed: EvaluatedCandidates, law: LossModel, loss: float, rows: NDArray[np.bool_]) -> Array:
     """FLOPs, inference included, with which each of the rows reaches that loss; infinite where it does not,
     and elsewhere.
     """
@@ -86,13 +92,13 @@ def _total_for(costed: Costed, law: PlanLaw, loss: float, rows: NDArray[np.bool_
 
 
 def _member(
-    costed: Costed, index: int, law: PlanLaw, budget: Budget, nats: float, extra: float
+    costed: EvaluatedCandidates, index: int, law: LossModel, budget: Budget, nats: float, extra: float
 ) -> BandMember:
     never = not np.isfinite(extra)
     seconds = None if never else budget.device_seconds_for(extra)
     price = accelerator(budget.accelerator).price if budget.accelerator else None
     return BandMember(
-        choice=cost(costed, index, law, budget),
+        choice=to_choice(costed, index, law, budget),
         nats=nats,
         extra_flops=None if never else extra,
         extra_hours=None if never else budget.hours(extra),
@@ -100,17 +106,17 @@ def _member(
     )
 
 
-def preferences(costed: Costed, law: PlanLaw) -> dict[int, tuple[str, ...]]:
+def preferences(costed: EvaluatedCandidates, law: LossModel) -> dict[int, tuple[str, ...]]:
     """For each index the laws that want it: within 0.01 nats of their choice for the same ask, or Kaplan's
     very choice.
 
     A Pareto-optimal member that is not here is one that no law in use prefers.
     """
     wanted: dict[int, list[str]] = {}
-    others = [PlanLaw.published(other) for other in PUBLISHED.values() if not other.superseded_by]
+    others = [LossModel.published(other) for other in PUBLISHED.values() if not other.superseded_by]
     for other in [law, *(one for one in others if one.name != law.name)]:
         try:
-            theirs = costed if other is law else answer(costed.ask, other, costed.shapes)
+            theirs = costed if other is law else evaluate_candidates(costed.ask, other, costed.shapes)
         except BadInput:
             continue  # that law has no answer to this ask, so it prefers nothing
         best = theirs.best()

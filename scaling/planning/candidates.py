@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from families import FAMILIES, Member, ModelSpec, accounting, family
 from families.architectures import architecture
 from families.design import DEEPEST, DesignRule, name_of
-from families.errors import BadInput
 from families.spec import SIZES
-from families.units import nearest
+from families.units import BadInput, nearest
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from families.design import DesignRule, name_of
-from families.errors import BadInput
 from families.spec import ModelSpec
-from families.units import format_size
+from families.units import BadInput, format_size
 
-from ..lawfile import LawFile
-from ..ledger import Work
-from ..planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
+from ..fitting.lawfile import LawFile
 from ..recipe import COOLDOWN, recipe
+from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
+from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
     0.35,
@@ -118,7 +117,7 @@ def target_member(pilot: Pilot, longest: int) -> PlannedMember:
     return _planned(pilot.target, tokens, (tokens,), batch, shortest=round(RUNGS[0] * longest))
 
 
-def expected_hours(target: PlannedMember, work: Sequence[Work]) -> float | None:
+def expected_hours(target: PlannedMember, work: Sequence[WorkEntry]) -> float | None:
     """Wall-clock hours at the FLOP/s that the ledger books for the run that took the most: the one nearest in size.
 
     Training alone, without evaluation and checkpoints; None where nothing is booked.

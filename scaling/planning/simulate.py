@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from families.errors import BadInput
+from families.units import BadInput
 
-from ..laws import Law
-from ..planfile import PlanFile
-from ..runs import Convention, Run
-from .buying import ROW_NOISE, RUN_NOISE
+from ..laws import Convention, Law
+from ..runs import Run
+from .experiment_design import ROW_NOISE, RUN_NOISE
+from .planfile import PlanFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class SimulatedSweep:
     """Members as (name, N, rungs), N in the convention of the surface."""
 
     members: tuple[tuple[str, float, tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, plan: PlanFile, convention: Convention) -> "Sweep":
+    def of(cls, plan: PlanFile, convention: Convention) -> "SimulatedSweep":
         """From a plan's members; one without rungs is observed at its end.
 
         Raises:
@@ -63,7 +63,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class SimulationResult:
     """What so many outcomes of a sweep foretell of a target: shares of its loss, and shares of outcomes."""
 
     truth: float
@@ -76,7 +76,7 @@ class Verdict:
 
 
 def simulate(
-    sweep: Sweep,
+    sweep: SimulatedSweep,
     surface: Law,
     *,
     target: tuple[float, float],
@@ -86,14 +86,14 @@ def simulate(
     row_noise: float = ROW_NOISE,
     convention: Convention = "total",
     progress: Callable[[int], None] = lambda done: None,
-) -> Verdict:
+) -> SimulationResult:
     """Observe, fit and foretell `replicates` times; the interval is of one run at the target, so a run is
     drawn there too.
 
     Raises:
         BadInput: no replicates, negative noise, or a sweep that a law cannot be fitted to.
     """
-    from ..fits import fit
+    from ..fitting.fit import fit
 
     if replicates < 1:
         raise BadInput(f"replicates is {replicates}; at least 1 is needed")
@@ -115,7 +115,7 @@ def simulate(
         in_80.append(_inside(found.interval_80, actual))
         in_95.append(_inside(found.interval_95, actual))
         progress(replicate + 1)
-    return Verdict(
+    return SimulationResult(
         truth=truth,
         replicates=replicates,
         bias=float(np.mean(errors)),

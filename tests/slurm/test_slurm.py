@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from scaling.cluster.submission import Submission
-from scaling.ledger import read_ledger
-from scaling.planfile import PlanFile
-from scaling.runs import read_runs
+from scaling.planning.planfile import PlanFile
+from scaling.runs.readers import read_runs
+from scaling.runs.store import read_ledger
 from scaling.study import Study
 
 from ..small_plan import planned, small_study

@@ -1,0 +1,204 @@
+"""Figures of promises: what was predicted before the run and what came, and how often the intervals held."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from families.units import BadInput, format_size
+from scaling.fitting.lawfile import FormRecord
+from scaling.scoring import ComparisonRow
+
+from .style import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    legend_above,
+    name_rows,
+    new_figure,
+    plain,
+    set_title,
+    style_context,
+    tooltips,
+)
+
+FEWEST_TO_CALIBRATE = 3
+
+LEVELS = (0.5, 0.8, 0.95)
+
+Z_50 = 0.6744897501960817  # standard normal quantile at 0.75
+
+
+def percent_off(error: float) -> str:
+    """0.46 %, 1.2 %, 100 %: the size of a relative error to two digits."""
+    size = 100 * abs(error)
+    return f"{size:.0f} %" if size >= 10 else f"{size:.2g} %"
+
+
+def verdict(row: ComparisonRow) -> str:
+    """One prediction in one line: predicted, actual, the miss, and the narrowest interval that held."""
+    held = (
+        "inside the 80 % interval"
+        if row.inside_80
+        else "inside the 95 % interval, outside the 80 % one"
+        if row.inside_95
+        else "outside the 95 % interval"
+    )
+    return (
+        f"Predicted {row.predicted_loss:.3f}, actual {row.actual_loss:.3f}: "
+        f"{percent_off(row.error)} off, {held}"
+    )
+
+
+def verdicts(rows: Sequence[ComparisonRow]) -> str:
+    """All predictions in one line."""
+    if len(rows) == 1:
+        return verdict(rows[0])
+    mean = math.fsum(abs(row.error) for row in rows) / len(rows)
+    bias = math.fsum(row.error for row in rows) / len(rows)
+    inside = sum(row.inside_80 for row in rows)
+    return (
+        f"{len(rows)} sealed predictions: {percent_off(mean)} off on average, bias {'+' if bias >= 0 else '-'}"
+        f"{percent_off(bias)}; "
+        f"80 % intervals held {inside} of {len(rows)}"
+    )
+
+
+def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
+    """Each sealed prediction as its 80 and 95 % intervals, the predicted loss, and the loss that came.
+
+    Raises:
+        BadInput: no rows.
+    """
+    if not rows:
+        raise BadInput("there are 0 sealed predictions with a finished run; the figure needs 1")
+    with style_context():
+        figure, (axes,) = new_figure(height=1.75 + 0.42 * (len(rows) - 1))
+        for y, row in enumerate(reversed(rows)):
+            axes.plot(row.interval_95, (y, y), color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
+            axes.plot(row.interval_80, (y, y), color=BLUE, linewidth=9, alpha=0.35, solid_capstyle="butt")
+            axes.plot([row.predicted_loss], [y], marker="|", markersize=17, markeredgewidth=2.4, color=BLUE)
+            point = axes.scatter(
+                [row.actual_loss], [y], s=62, marker="D", color=ORANGE, edgecolor="none", zorder=4
+            )
+            tooltips(
+                point,
+                [f"{row.member}, {format_size(row.tokens)} tokens\n{verdict(row)}\nsealed {row.sealed_at}"],
+            )
+        name_rows(axes, [f"{plain(row.member)}\n{format_size(row.tokens)} tokens" for row in reversed(rows)])
+        axes.set_ylim(-0.75, len(rows) - 0.25)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("held-out loss, nats per token")
+        legend_above(
+            axes,
+            [
+                Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
+                Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
+                Line2D(
+                    [],
+                    [],
+                    color=BLUE,
+                    marker="|",
+                    markersize=11,
+                    markeredgewidth=2.4,
+                    linestyle="",
+                    label="predicted",
+                ),
+                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="actual"),
+            ],
+            columnspacing=1.2,
+            handlelength=1.4,
+        )
+    return set_title(figure, verdicts(rows))
+
+
+def calibration(rows: Sequence[ComparisonRow]) -> Figure:
+    """Promised against observed coverage: the 80 and 95 % intervals, and the 50 % one that the 80 % one implies.
+
+    Raises:
+        BadInput: fewer than 3 predictions.
+    """
+    if len(rows) < FEWEST_TO_CALIBRATE:
+        there = "is 1 scored prediction" if len(rows) == 1 else f"are {len(rows)} scored predictions"
+        raise BadInput(f"there {there}; calibration needs at least {FEWEST_TO_CALIBRATE}")
+    inside = (
+        sum(abs(row.z) <= Z_50 for row in rows),
+        sum(row.inside_80 for row in rows),
+        sum(row.inside_95 for row in rows),
+    )
+    observed = [count / len(rows) for count in inside]
+    error = [math.sqrt(level * (1 - level) / len(rows)) for level in LEVELS]
+    with style_context():
+        figure, (axes,) = new_figure(height=3.2)
+        axes.plot([0.4, 1], [0.4, 1], color=MUTED, linestyle="--", linewidth=1)
+        axes.annotate("as promised", (0.64, 0.57), color=MUTED, fontsize=8)
+        axes.errorbar(LEVELS, LEVELS, yerr=error, fmt="none", ecolor=MUTED, elinewidth=6, alpha=0.25)
+        point = axes.scatter(LEVELS, observed, s=46, color=BLUE, zorder=4)
+        tooltips(
+            point,
+            [
+                f"{100 * level:.0f} % intervals held {100 * o:.0f} % of {len(rows)}"
+                for level, o in zip(LEVELS, observed, strict=True)
+            ],
+        )
+        ticks = LEVELS
+        axes.set_xticks(ticks, [f"{100 * t:.0f} %" for t in ticks])
+        axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ["0", "25 %", "50 %", "75 %", "100 %"])
+        axes.set_ylim(-0.03, 1.05)
+        axes.set_xlabel("interval's promise")
+        axes.set_ylabel("share of runs inside")
+    return set_title(
+        figure,
+        f"80 % intervals held {inside[1]} of {len(rows)} runs; the grey bars are chance, one standard error",
+    )
+
+
+def backtest(forms: Sequence[FormRecord]) -> Figure:
+    """Each form's rms error when it foretold, from the cheap runs, those ten times beyond them.
+
+    Raises:
+        BadInput: no form was backtested.
+    """
+    scored = sorted(
+        (form for form in forms if form.rollout_error is not None), key=lambda f: f.rollout_error or 0
+    )
+    if not scored:
+        raise BadInput(
+            "no form of the law was backtested; more runs over more than a factor of 10 are needed"
+        )
+    errors = [100 * (form.rollout_error or 0) for form in scored]
+    with style_context():
+        figure, (axes,) = new_figure(height=1.3 + 0.42 * len(scored))
+        for y, (form, error) in enumerate(zip(reversed(scored), reversed(errors), strict=True)):
+            colour = PALETTE[0] if form.weight > 0 else MUTED
+            axes.plot((0, error), (y, y), color=colour, linewidth=2.5)
+            point = axes.scatter([error], [y], s=50, color=colour, zorder=3)
+            tooltips(
+                point,
+                [f"{form.name}: {error:.2f} % rms, weight {100 * form.weight:.0f} %, {form.status.value}"],
+            )
+            axes.annotate(
+                f"  {error:.2f} %",
+                (error, y),
+                va="center",
+                fontsize=8.5,
+                xytext=(6, 0),
+                textcoords="offset points",
+            )
+        name_rows(
+            axes, [f"{plain(form.name)}\nweight {100 * form.weight:.0f} %" for form in reversed(scored)]
+        )
+        axes.set_ylim(-0.6, len(scored) - 0.4)
+        axes.set_xlim(0, max(errors) * 1.22 or 1)
+        axes.spines["left"].set_color(INK)
+        axes.set_xlabel("rms error of foretold losses, percent")
+    best = scored[0]
+    heaviest = max(scored, key=lambda f: f.weight)
+    return set_title(
+        figure,
+        f"Foretelling its own costlier runs, {best.name} erred least: {errors[0]:.2f} % rms"
+        + ("" if heaviest is best else f"; {heaviest.name} carries most weight"),
+    )

@@ -1,0 +1,358 @@
+"""Learning curves with their cooldown branches, beside the law."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from families.units import BadInput, format_duration, format_size
+from scaling.fitting.predictor import Predictor
+from scaling.hardware import recognise
+from scaling.runs import Run
+from scaling.runs.store import WorkEntry
+from scaling.stats import MOST_BARS
+
+from .law import size_of, without_local_correction
+from .study_data import LossCurve, joined, ordered, smooth, thin
+from .style import (
+    BLUE,
+    INK,
+    MARKERS,
+    MUTED,
+    ORANGE,
+    PALETTE,
+    label_ends,
+    legend_above,
+    log_losses,
+    log_sizes,
+    name_rows,
+    new_figure,
+    plain,
+    set_title,
+    style_context,
+    tooltips,
+)
+
+# MERGED DOCSTRINGS
+# How fast runs trained, and the share of the device's peak that this is.
+# The work that was booked, beside what was planned.
+
+FROM_MIDDLE = 3.0  # times the median loss shown: a run that diverges leaves the picture, not the others
+
+MOST_NAMED = 14  # lines that can be named at their ends
+
+
+def learning_curves(
+    curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Predictor | None = None
+) -> Figure:
+    """Loss against tokens: a line for each trunk, thin lines for cooldowns, points for annealed rungs, dashes for the law.
+
+    Raises:
+        BadInput: neither curves nor runs.
+    """
+    names = ordered(curves, runs)
+    if not names:
+        raise BadInput("there are 0 learning curves and 0 runs; the figure needs 1")
+    style = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    rungs = {
+        name: sorted((r for r in runs if r.run == name and r.annealed), key=lambda r: r.tokens)
+        for name in names
+    }
+    ends = []
+    with style_context():
+        figure, (axes,) = new_figure(height=4.2)
+        for curve in curves:
+            colour = style[curve.run][0]
+            cooldown = curve.part.startswith("rung")
+            axes.plot(
+                *(thin(values) for values in joined(curve, curves)),
+                color=colour,
+                linewidth=0.9 if cooldown else 1.5,
+                alpha=0.55 if cooldown else 0.9,
+            )
+        for name in names:
+            colour, marker = style[name]
+            points = rungs[name]
+            if points:
+                scatter = axes.scatter(
+                    [r.tokens for r in points],
+                    [r.loss for r in points],
+                    s=30,
+                    marker=marker,
+                    color=colour,
+                    edgecolor="none",
+                    zorder=4,
+                )
+                tooltips(
+                    scatter, [f"{name}\n{format_size(r.tokens)} tokens: loss {r.loss:.4g}" for r in points]
+                )
+            tails = [
+                (curve.tokens[-1], float(smooth(curve.loss)[-1])) for curve in curves if curve.run == name
+            ]
+            annealed = (
+                [(points[-1].tokens * 1.01, points[-1].loss)] if points else []
+            )  # before a tail as long
+            last = max(annealed + tails)
+            size = next((size_of(r) for r in points), 0.0)
+            ends.append(
+                (float(last[0]), float(last[1]), format_size(size) if size else plain(name, 14), colour)
+            )
+        shown = [r.tokens for points in rungs.values() for r in points] or [c.tokens[-1] for c in curves]
+        left = min([*shown, *(float(c.tokens[min(len(c.tokens) - 1, 8)]) for c in curves)])
+        last_step = max([*shown, *(float(c.tokens[-1]) for c in curves)])
+        axes.set_xlim(left / 1.1, last_step * 1.25)
+        lines = list(axes.get_lines())
+        visible = np.concatenate(
+            [
+                np.asarray(line.get_ydata(), dtype=float)[np.asarray(line.get_xdata(), dtype=float) >= left]
+                for line in lines
+            ]
+            + [np.array([r.loss for points in rungs.values() for r in points])]
+        )
+        low = float(visible.min())
+        high = min(float(np.quantile(visible, 0.995)), FROM_MIDDLE * float(np.median(visible)))
+        axes.set_ylim(low / 1.04, high * 1.04)
+        if predictor is not None:
+            for name in names:
+                if rungs[name]:
+                    _law_line(axes, predictor, rungs[name], style[name][0], max(shown))
+        log_sizes(axes, "x")
+        log_losses(axes)
+        axes.set_xlabel("tokens trained on, D")
+        axes.set_ylabel("loss, nats per token")
+        by_loss = sorted(ends, key=lambda end: end[1])
+        named = np.linspace(0, len(ends) - 1, min(MOST_NAMED, len(ends))).round().astype(int)
+        label_ends(axes, [by_loss[i] for i in named])
+        handles = [
+            Line2D([], [], color=INK, linewidth=1.5, label="training"),
+            Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="cooldown"),
+            Line2D([], [], color=INK, marker="o", markersize=5, linestyle="", label="held-out, annealed"),
+        ]
+        if predictor is not None:
+            handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label="law"))
+        legend_above(axes, handles, columnspacing=1.1, handlelength=1.5)
+    every = [r for points in rungs.values() for r in points]
+    if every:
+        best = min(every, key=lambda r: r.loss)
+        title = (
+            f"{_count(len(names), 'run')}, {_count(len(every), 'annealed point')}; "
+            f"the best is {format_size(size_of(best))} parameters "
+            f"on {format_size(best.tokens)} tokens: loss {best.loss:.3g}"
+        )
+    else:
+        title = f"{_count(len(names), 'run')}, none annealed yet: lines are training loss"
+    return set_title(figure, title)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: str, last: float) -> None:
+    """The law at that run's N, over the tokens of its rungs."""
+    size = size_of(points[0], predictor.convention)
+    grid = np.geomspace(
+        points[0].tokens / 1.3, max(points[-1].tokens * 1.15, min(last, points[-1].tokens)), 60
+    )
+    loss = np.asarray(
+        without_local_correction(predictor).predict(np.full_like(grid, size), grid, force=True).loss
+    )
+    axes.plot(grid, loss, color=colour, linewidth=1.0, linestyle=(0, (4, 2)), zorder=3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Tokens per second of a run: median, and the ends of the middle 80 %. flops_per_token: exact, training; None where
+    no observation says. mfu: of the median, as a share of `peak`, a device's dense peak named so; None without one.
+    """
+
+    run: str
+    low: float
+    median: float
+    high: float
+    flops_per_token: float | None = None
+    mfu: float | None = None
+    peak: str = ""
+
+    @property
+    def said(self) -> str:
+        """The model's FLOP/s, or its MFU where the peak is known."""
+        if self.mfu is not None:
+            return f"{100 * self.mfu:.0f} % MFU" if self.mfu >= 0.1 else f"{100 * self.mfu:.1f} % MFU"
+        if self.flops_per_token is None:
+            return ""
+        return f"{flops_per_second(self.median * self.flops_per_token)}"
+
+
+def flops_per_second(value: float) -> str:
+    """As 5.6 GFLOP/s."""
+    for unit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if value >= unit:
+            return f"{value / unit:.3g} {prefix}FLOP/s"
+    return f"{value / 1e6:.3g} MFLOP/s"
+
+
+def speeds(curves: Sequence[LossCurve], runs: Sequence[Run]) -> list[Speed]:
+    """Of every timed run, smallest first."""
+    found = []
+    for name in ordered(curves, runs):
+        timed = [c.tokens_per_s for c in curves if c.run == name and len(c.tokens_per_s)]
+        if not timed:
+            continue
+        low, middle, high = (float(v) for v in np.quantile(np.concatenate(timed), [0.1, 0.5, 0.9]))
+        run = next((r for r in runs if r.run == name and r.compute and r.compute_kind == "exact"), None)
+        each = run.compute / run.tokens if run is not None and run.compute else None
+        count, device = recognise(run.accelerator) if run is not None and run.accelerator else (1, None)
+        mfu, peak = None, ""
+        if device is not None and each is not None:
+            mfu = middle * each / (count * device.training_peak)
+            several = f"{count} × " if count > 1 else ""
+            peak = f"{several}{device.name}'s {flops_per_second(device.training_peak)} {device.training_format} dense"
+        found.append(
+            Speed(run=name, low=low, median=middle, high=high, flops_per_token=each, mfu=mfu, peak=peak)
+        )
+    return found
+
+
+def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Figure:
+    """Tokens per second of each run: median, and the range of the middle 80 %; beside it the MFU, or the model's FLOP/s
+    where the device's peak is not known.
+
+    Raises:
+        BadInput: no curve was timed.
+    """
+    timed = speeds(curves, runs)
+    if not timed:
+        raise BadInput("no run was timed; metrics.jsonl or timing.jsonl holds tokens_per_s")
+    with style_context():
+        figure, (axes,) = new_figure(height=1.2 + 0.36 * len(timed))
+        for y, speed in enumerate(reversed(timed)):
+            axes.plot(
+                (speed.low, speed.high), (y, y), color=BLUE, linewidth=6, alpha=0.3, solid_capstyle="butt"
+            )
+            point = axes.scatter([speed.median], [y], s=44, color=BLUE, zorder=3)
+            tooltips(
+                point,
+                [
+                    f"{speed.run}\nmedian {format_size(speed.median)} tokens/s; "
+                    f"middle 80 % {format_size(speed.low)} to {format_size(speed.high)}"
+                    + (f"\n{speed.said}" if speed.said else "")
+                    + (f" of {speed.peak}" if speed.peak else "")
+                ],
+            )
+            axes.annotate(
+                format_size(speed.median),
+                (speed.median, y),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+            axes.annotate(
+                speed.said,
+                (1.015, y),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=8,
+                annotation_clip=False,
+            )
+        name_rows(axes, [plain(speed.run, 26) for speed in reversed(timed)])
+        axes.set_ylim(-0.6, len(timed) - 0.3)
+        log_sizes(axes, "x")
+        axes.spines["left"].set_edgecolor(MUTED)
+        axes.set_xlabel("tokens per second; bar: middle 80 %")
+    return set_title(figure, _speed_title(timed))
+
+
+def _speed_title(timed: Sequence[Speed]) -> str:
+    first, last = timed[0], timed[-1]
+    known = [speed.mfu for speed in timed if speed.mfu is not None]
+    peaks = {speed.peak for speed in timed if speed.mfu is not None}
+    tail = ""
+    if known and len(peaks) == 1:
+        ends = sorted({f"{100 * mfu:.2g}" for mfu in (min(known), max(known))}, key=float)
+        tail = f": {' to '.join(ends)} % of {peaks.pop()}"
+    if len(timed) == 1:
+        return f"Trained at {format_size(first.median)} tokens per second" + tail
+    return (
+        f"From the smallest to the largest member, speed went from {format_size(first.median, 2)} "
+        f"to {format_size(last.median, 2)} tokens per second" + tail
+    )
+
+
+def _spent(work: Sequence[WorkEntry]) -> dict[str, tuple[float, float]]:
+    """Run to the FLOPs of its trunk and of its cooldowns."""
+    spent: dict[str, tuple[float, float]] = {}
+    for w in work:
+        trunk, cool = spent.get(w.run, (0.0, 0.0))
+        rung = w.part.startswith("rung")
+        spent[w.run] = (trunk, cool + w.flops) if rung else (trunk + w.flops, cool)
+    return spent
+
+
+def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) -> Figure:
+    """Training FLOPs booked in the ledger by run, trunk and cooldowns apart; a tick where a plan says what was meant.
+
+    Of very many runs the costliest have a bar each, and the others one together.
+
+    Raises:
+        BadInput: the ledger is empty.
+    """
+    if not work:
+        raise BadInput("the ledger has 0 entries; the figure needs 1")
+    spent = _spent(work)
+    names = sorted(spent, key=lambda name: (sum(spent[name]), name))
+    total, seconds = sum(map(sum, spent.values())), sum(w.wall_s for w in work)
+    if len(names) > MOST_BARS:
+        rest, names = names[: 1 - MOST_BARS], names[1 - MOST_BARS :]
+        others = f"{len(rest):,} others"
+        spent[others] = (sum(spent[name][0] for name in rest), sum(spent[name][1] for name in rest))
+        names = [others, *names]
+    trunk, cool = ([spent[name][part] for name in names] for part in (0, 1))
+    with style_context():
+        figure, (axes,) = new_figure(height=1.5 + 0.34 * len(names))
+        axes.barh(range(len(names)), trunk, height=0.55, color=BLUE, label="trunk")
+        axes.barh(range(len(names)), cool, left=trunk, height=0.55, color=ORANGE, label="cooldowns")
+        labels, told = [], False
+        for y, name in enumerate(names):
+            both = trunk[y] + cool[y]
+            share = f"{100 * both / total:.0f} %"
+            axes.annotate(
+                f"{format_size(both)}, {share}",
+                (both, y),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+            labels.append(plain(name, 26))
+            meant = (planned or {}).get(name)
+            if meant:
+                axes.plot(
+                    [meant, meant],
+                    [y - 0.42, y + 0.42],
+                    color=INK,
+                    linewidth=2,
+                    label="planned" if not told else None,
+                )
+                told = True
+        name_rows(axes, labels)
+        axes.set_xlim(0, max(t + c for t, c in zip(trunk, cool, strict=True)) * 1.3)
+        axes.xaxis.set_major_formatter(lambda value, _: format_size(value))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("training FLOPs, exact")
+        handles, said = axes.get_legend_handles_labels()
+        order = sorted(range(len(said)), key=lambda i: ("trunk", "cooldowns", "planned").index(said[i]))
+        legend_above(axes, [handles[i] for i in order], columns=3, handlelength=1.3)
+    cooling = sum(cool) / total
+    wanted = [planned[name] for name in names if planned and name in planned]
+    against = f" of {format_size(sum(wanted))} planned" if len(wanted) == len(names) else ""
+    return set_title(
+        figure,
+        f"Booked {format_size(total)} FLOPs{against} in {format_duration(seconds)} of training; "
+        f"cooldowns took {100 * cooling:.0f} %",
+    )

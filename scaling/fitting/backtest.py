@@ -1,0 +1,238 @@
+"""Backtest: fit on the cheap part of the runs, foretell the rest, and say how wrong each form was."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from families.units import BadInput, parse_size
+
+from ..laws import Convention
+from ..runs import Run, by_group, columns, compute_of
+from ..stats import Array
+from .fit import REPEATED, fit
+from .predictor import Prediction, Predictor
+from .selection import Annealed, select_runs
+
+FORMS = ("chinchilla", "general", "kaplan")
+
+_DEFAULT_WORK = 4  # plain fits that the default predictor takes the time of
+
+FEWEST_FIT_ROWS = 7  # one more than the general form has constants
+
+FEWEST_JUDGED = 5  # held rows: fewer lie outside an interval, or on one side, by chance
+
+_RULE = re.compile(r"(params|tokens|compute)\s*>\s*(.+)")
+
+_SHARE = re.compile(r"top-([0-9.]+)%")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormScore:
+    """Errors of one form on the held rows, as fractions of the actual loss."""
+
+    mean_error: float
+    max_error: float
+    bias: float
+
+    @classmethod
+    def of(cls, predicted: Array, actual: Array) -> "FormScore":
+        """Mean and largest |predicted/actual − 1|, and the mean with its sign."""
+        error = predicted / actual - 1
+        size = np.abs(error)
+        return cls(mean_error=float(size.mean()), max_error=float(size.max()), bias=float(error.mean()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultScore(FormScore):
+    """The default predictor's errors, the share of held rows inside its intervals, and their mean width over loss."""
+
+    coverage_80: float
+    coverage_95: float
+    relative_width_80: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScore:
+    """One group's backtest. compute_ratio is the largest held compute over the largest fitted one."""
+
+    group: str
+    fit_rows: int
+    held_rows: int
+    compute_ratio: float
+    forms: dict[str, FormScore]
+    default: DefaultScore
+
+    @property
+    def doubt(self) -> str:
+        """What says that the default predictor's intervals do not hold here, or nothing."""
+        if self.held_rows < FEWEST_JUDGED:
+            return ""
+        found = []
+        if self.default.coverage_80 < 0.5:
+            inside = round(self.default.coverage_80 * self.held_rows)
+            found.append(f"the 80 % interval held {inside} of {self.held_rows} held rows")
+        if abs(self.default.bias) > self.default.mean_error * (1 - 1e-9):  # so only where no sign differs
+            side = "high" if self.default.bias > 0 else "low"
+            found.append(
+                f"all {self.held_rows} predictions are too {side}, by {abs(self.default.bias):.2%} in the mean"
+            )
+        return "; ".join(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """Every group's score; `skipped` names groups that could not be scored, `left_out` rows that were not, and why."""
+
+    holdout: str
+    groups: tuple[GroupScore, ...]
+    skipped: dict[str, str]
+    left_out: dict[str, str]
+
+
+def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+    """(cheap runs to fit, expensive runs to foretell).
+
+    holdout: top-decade (more than a tenth of the largest compute), top-20% (the most expensive fifth of the rows),
+    or params>X, tokens>X, compute>X.
+
+    Raises:
+        BadInput: another rule.
+    """
+    compute = np.array([compute_of(run) for run in runs])
+    rule, share = _RULE.fullmatch(holdout.strip()), _SHARE.fullmatch(holdout.strip())
+    if holdout.strip() == "top-decade":
+        held = compute > compute.max() / 10 * (1 + 1e-9)
+    elif share and 0 < float(share[1]) < 100:
+        held = compute > np.quantile(compute, 1 - float(share[1]) / 100)
+    elif rule:
+        limit = parse_size(rule[2].strip(), f"holdout {rule[1]}")
+        held = np.array([_measure(run, rule[1]) > limit for run in runs])
+    else:
+        raise BadInput(
+            f"holdout is {holdout!r}; known: top-decade, top-20%, params>1B, tokens>20B, compute>1e20"
+        )
+    return (
+        tuple(run for run, out in zip(runs, held, strict=True) if not out),
+        tuple(run for run, out in zip(runs, held, strict=True) if out),
+    )
+
+
+def _measure(run: Run, name: str) -> float:
+    if name == "compute":
+        return compute_of(run)
+    if name == "tokens":
+        return run.tokens
+    size = run.params if run.params is not None else run.params_non_embedding
+    assert size is not None  # a Run has one of the two
+    return size
+
+
+def backtest(
+    runs: Sequence[Run],
+    *,
+    holdout: str = "top-decade",
+    convention: Convention | None = None,
+    annealed: Annealed | None = None,
+    seed: int = 0,
+    bootstrap: int = 200,
+    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+) -> Backtest:
+    """Backtest each group. The held rows are seen by no fit and by no choice of form.
+
+    A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all".
+
+    Args:
+        progress: told the work done, that in all, and what is being fitted.
+
+    Raises:
+        BadInput: an unknown hold-out rule, or no group that can be scored.
+    """
+    ready: dict[str, tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
+    skipped, left_out = {}, {}
+    for name, members in by_group(runs).items():
+        mixed = len({run.annealed for run in members}) > 1
+        try:
+            chosen, excluded = select_runs(
+                members, group=None, annealed=annealed or ("only" if mixed else None)
+            )
+        except BadInput as error:
+            skipped[name] = str(error)
+            continue
+        if excluded != "none":
+            left_out[name] = excluded
+        cheap, held = split(chosen, holdout)
+        clusters = {run.run for run in cheap}
+        if len(cheap) < FEWEST_FIT_ROWS or len(clusters) < 4 or not held:
+            skipped[name] = (
+                f"{len(cheap)} rows of {len(clusters)} runs to fit and {len(held)} held; "
+                f"{FEWEST_FIT_ROWS} rows of 4 runs and 1 held are needed"
+            )
+            continue
+        ready[name] = cheap, held
+    if not ready:
+        reasons = "; ".join(f"group {name!r}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise BadInput(f"holdout {holdout} leaves nothing to score: {reasons}")
+    each = _DEFAULT_WORK + len(FORMS)
+    scores: list[GroupScore] = []
+    for name, (cheap, held) in ready.items():
+        before, total = each * len(scores), each * len(ready)
+
+        def at(done: int, form: str, name: str = name, before: int = before, total: int = total) -> None:
+            progress(before + min(done, each), total, f"{name or 'runs'}: {form}")
+
+        scores.append(_score(name, cheap, held, convention, seed, bootstrap, at))
+    return Backtest(holdout=holdout, groups=tuple(scores), skipped=skipped, left_out=left_out)
+
+
+def _score(
+    name: str,
+    cheap: Sequence[Run],
+    held: Sequence[Run],
+    convention: Convention | None,
+    seed: int,
+    bootstrap: int,
+    at: Callable[[int, str], None],
+) -> GroupScore:
+    at(0, "the default predictor")
+    default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
+    chosen = default.convention
+    actual = np.array([run.loss for run in held])
+    names = FORMS if default.predictor.repetition is None else (*FORMS, REPEATED)
+    forms = {}
+    for number, form in enumerate(names):
+        at(_DEFAULT_WORK + number, form)
+        found = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
+        forms[form] = FormScore.of(np.asarray(_predict(found.predictor, held, chosen).loss), actual)
+    at(_DEFAULT_WORK + len(names), "scored")
+    answer = _predict(default.predictor, held, chosen)
+    predicted = np.asarray(answer.loss)
+    plain = FormScore.of(predicted, actual)
+    assert answer.interval_80 is not None  # backtest always resamples
+    assert answer.interval_95 is not None
+    return GroupScore(
+        group=name,
+        fit_rows=len(cheap),
+        held_rows=len(held),
+        compute_ratio=max(map(compute_of, held)) / max(map(compute_of, cheap)),
+        forms=forms,
+        default=DefaultScore(
+            mean_error=plain.mean_error,
+            max_error=plain.max_error,
+            bias=plain.bias,
+            coverage_80=_inside(actual, answer.interval_80),
+            coverage_95=_inside(actual, answer.interval_95),
+            relative_width_80=float(np.mean((answer.interval_80[1] - answer.interval_80[0]) / predicted)),
+        ),
+    )
+
+
+def _predict(predictor: Predictor, held: Sequence[Run], convention: Convention) -> Prediction:
+    table = columns(held, convention)
+    known = table.U if predictor.repetition is not None else None
+    return predictor.predict(table.N, table.D, unique_tokens=known, force=True)
+
+
+def _inside(actual: Array, interval: tuple[Array, Array]) -> float:
+    return float(((interval[0] <= actual) & (actual <= interval[1])).mean())

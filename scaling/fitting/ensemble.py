@@ -1,0 +1,310 @@
+"""The default predictor: a few forms, weighted by how well each foretells the expensive rows from the cheap ones.
+
+Constants have a weak prior from published fits, since a table of thirty rows does not tell six constants apart and the
+ones it leaves open decide the next decade. Three strengths of it and Chinchilla's form compete (docs/math.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.units import BadInput
+
+from ..laws import Law
+from ..runs import Columns
+from ..stats import Array
+from .certify import Certificate, certify
+from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
+from .predictor import FittedForm, ResidualGP
+from .uncertainty import cluster_draws
+
+# MERGED DOCSTRINGS
+# The forms behind a fit, with their evidence: one form fitted plainly, or the default predictor's several.
+DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
+
+FEWEST_TRAINING_ROWS = 8
+
+FEWEST_HELD_ROWS = 2
+
+CUTS = (0.3, 0.5, 0.75, 1.0)  # decades of compute below the largest at which rollouts cut
+
+MOST_ROLLOUT_ROWS = 600  # larger tables are thinned evenly in compute
+
+USUAL_NOISE = 3e-3  # of log loss between like runs; counts as one row where rows are few
+
+SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, tell nothing
+
+UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' mean error over public tables
+
+USUAL_DRIFT = 0.005  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
+
+LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
+
+USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are few, and all from its cheap end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormPrior:
+    """Where the constants of public fits lie: normal, in the coordinates of `optimise`.
+
+    slope is of either term in log N or log D: Kaplan 0.08 to Porian 0.5, most 0.25 to 0.45. gamma is 0.35 to 1 over public
+    tables. The floor E and each term in mid-data are shares of the smallest loss. Widths are of logarithms, but the slope's.
+    """
+
+    slope: float = 0.35
+    slope_width: float = 0.1
+    gamma: float = 0.7
+    gamma_width: float = 0.4
+    floor: float = 0.6
+    floor_width: float = 0.3
+    term: float = 0.3
+    term_width: float = 1.0
+
+    def centre(self, log_smallest: float) -> Array:
+        """θ at the middle of the prior, for rows whose smallest log loss is given."""
+        floor, term = log_smallest + np.log([self.floor, self.term])
+        return np.array([floor, term, term, self.slope, self.slope, np.log(self.gamma)])
+
+    @property
+    def widths(self) -> Array:
+        """Standard deviation of each coordinate of θ."""
+        term, slope = self.term_width, self.slope_width
+        return np.array([self.floor_width, term, term, slope, slope, self.gamma_width])
+
+
+PRIOR = FormPrior()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A form of the default predictor: `strength` multiplies the prior, `share` is its weight before any rollout."""
+
+    name: str
+    shape: FormShape
+    strength: float
+    share: float = 1.0
+
+
+CANDIDATES = (
+    Candidate(name="general (weak prior)", shape=SHAPES["general"], strength=0.1),
+    Candidate(name="general", shape=SHAPES["general"], strength=1.0),
+    Candidate(name="general (strong prior)", shape=SHAPES["general"], strength=4.0),
+    Candidate(name="chinchilla", shape=SHAPES["chinchilla"], strength=1.0, share=0.5),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows as the candidates see them; `noise` is the variance of log loss about a law, the
+    unit in which the prior is weighed."""
+
+    N: Array
+    D: Array
+    L: Array
+    noise: float
+    prior: FormPrior = PRIOR
+
+    @classmethod
+    def of(cls, N: Array, D: Array, L: Array, prior: FormPrior = PRIOR) -> "Table":
+        """Weigh the rows by a first fit of the general form with hardly any prior."""
+        rough = cls(N=N, D=D, L=L, noise=1e-5, prior=prior)
+        few = rough.thinned()
+        problem = few.problem(CANDIDATES[0])
+        theta = solve(problem, CANDIDATES[0].shape)
+        r = np.abs(log_loss(theta[None], problem.x, problem.z)[0] - problem.y)
+        cost = float(np.where(r < DELTA, 0.5 * r * r, DELTA * (r - 0.5 * DELTA)).sum())
+        freedom = max(len(r) - len(CANDIDATES[0].shape.free), 0)
+        return replace(rough, noise=(2 * cost + USUAL_NOISE**2) / (freedom + 1))
+
+    def thinned(self) -> "Table":
+        """At most MOST_ROLLOUT_ROWS rows, evenly in compute."""
+        if len(self.N) <= MOST_ROLLOUT_ROWS:
+            return self
+        order = np.argsort(self.N * self.D, kind="stable")
+        keep = order[np.linspace(0, len(order) - 1, MOST_ROLLOUT_ROWS).round().astype(int)]
+        return self.rows(keep)
+
+    def rows(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> "Table":
+        """Some of the rows."""
+        return replace(self, N=self.N[keep], D=self.D[keep], L=self.L[keep])
+
+    def problem(self, candidate: Candidate) -> Problem:
+        """The rows with the candidate's prior."""
+        problem = Problem.of(self.N, self.D, self.L, delta=DELTA)
+        return replace(
+            problem,
+            centre=self.prior.centre(float(problem.y.min())),
+            precision=candidate.strength * self.noise / self.prior.widths**2,
+        )
+
+
+def solve(problem: Problem, shape: FormShape) -> Array:
+    """The best θ (6,) of one problem, from four starts."""
+    solution = minimise(problem, shape, starts(problem, shape, 4))
+    return np.asarray(solution.theta[int(np.nanargmin(solution.objective))])
+
+
+def predict_log(problem: Problem, theta: Array, N: Array, D: Array) -> Array:
+    """log L of one θ at other points."""
+    return np.asarray(log_loss(theta[None], np.log(N) - problem.x_mean, np.log(D) - problem.z_mean)[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One rollout: fitted below a cut in compute, scored above. Shapes (candidates, rows), logs of loss."""
+
+    cheap: Table
+    held: Table
+    fitted: Array
+    foretold: Array
+
+    @property
+    def errors(self) -> Array:
+        """log foretold − log actual."""
+        return np.asarray(self.foretold - np.log(self.held.L))
+
+    @property
+    def decades(self) -> Array:
+        """log10 of how far beyond the cheap rows' compute each held row lies."""
+        return np.asarray(np.log10(self.held.N * self.held.D / (self.cheap.N * self.cheap.D).max()))
+
+
+def rollouts(table: Table, candidates: Sequence[Candidate] = CANDIDATES) -> list[Rollout]:
+    """Fit below each cut, foretell the rows above it. Empty where the rows are too few.
+
+    Budgets far apart put two cuts between the same rows: one split, which is evidence once.
+    """
+    few = table.thinned()
+    C = few.N * few.D
+    found: list[Rollout] = []
+    for gap in CUTS:
+        cheap = C * 10**gap <= C.max() * (1 + 1e-9)
+        if cheap.sum() < FEWEST_TRAINING_ROWS or (~cheap).sum() < FEWEST_HELD_ROWS:
+            continue
+        if found and cheap.sum() == len(found[-1].cheap.N):  # cuts are nested: as many rows are the same rows
+            continue
+        low, high = few.rows(cheap), few.rows(~cheap)
+        fitted, foretold = [], []
+        for candidate in candidates:
+            problem = low.problem(candidate)
+            theta = solve(problem, candidate.shape)
+            fitted.append(predict_log(problem, theta, low.N, low.D))
+            foretold.append(predict_log(problem, theta, high.N, high.D))
+        found.append(Rollout(cheap=low, held=high, fitted=np.array(fitted), foretold=np.array(foretold)))
+    return found
+
+
+def ensemble_weights(
+    cuts: Sequence[Rollout], candidates: Sequence[Candidate] = CANDIDATES
+) -> tuple[Array, Array | None]:
+    """Weights by share over squared rollout error, and each candidate's rms error; None without rollouts."""
+    shares = np.array([candidate.share for candidate in candidates])
+    if not cuts:
+        return shares / shares.sum(), None
+    error = np.sqrt(np.mean([(cut.errors**2).mean(axis=1) for cut in cuts], axis=0))
+    weights = shares / np.maximum(error, SMALLEST_ERROR) ** 2
+    return weights / weights.sum(), error
+
+
+def drift_of(cuts: Sequence[Rollout], weights: Array, *, local: bool = True) -> float:
+    """Standard deviation of log loss that a decade of compute beyond the data adds.
+
+    The geometric mean of the rollouts' errors per decade, drawn to what is usual: one bad rollout at the cheap end, where
+    untuned runs bend a law, says little about the other end.
+    """
+    if not cuts:
+        return UNTESTED_DRIFT
+    logs = [USUAL_DRIFT_COUNT * np.log(USUAL_DRIFT)]
+    for cut in cuts:
+        error = weights @ cut.errors
+        if local:
+            nearby = ResidualGP.of(cut.cheap.N, cut.cheap.D, np.log(cut.cheap.L) - weights @ cut.fitted)
+            error = error + nearby.correction(cut.held.N, cut.held.D)
+        square = float((error**2).mean())
+        beyond = max(square - cut.cheap.noise, LEAST_DRIFT_SHARE * square, 1e-14)
+        logs.append(0.5 * np.log(beyond / float((cut.decades**2).mean())))
+    return float(np.exp(np.sum(logs) / (len(cuts) + USUAL_DRIFT_COUNT)))
+
+
+FEWEST_ROWS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleFit:
+    """Forms with their evidence, a local correction, and the drift beyond the data."""
+
+    forms: tuple[FittedForm, ...]
+    certificates: tuple[Certificate, ...]
+    local: ResidualGP
+    drift: float
+
+    @property
+    def main(self) -> int:
+        """Which form has the greatest weight."""
+        return int(np.argmax([form.weight for form in self.forms]))
+
+
+def _member(
+    name: str, certificate: Certificate, shape: FormShape, weight: float, draws: Array, error: float | None
+) -> FittedForm:
+    return FittedForm(
+        name=name,
+        law=certificate.law,
+        status=certificate.status,
+        objective=certificate.objective,
+        weight=weight,
+        draws=draws,
+        variable="C" if shape.variable == "C" else "ND",
+        rollout_error=error,
+    )
+
+
+def fit_single_form(
+    table: Columns, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
+) -> EnsembleFit:
+    """One form, fitted plainly: no prior, every row the same weight."""
+    shape = SHAPES[form]
+    if len(table) < len(shape.free):
+        raise BadInput(f"there are {len(table)} rows; the form {form!r} has {len(shape.free)} constants")
+    N = 6 * table.N * table.D if shape.variable == "C" else table.N
+    problem = Problem.of(N, table.D, table.L, delta=delta)
+    first = None if given is None else np.stack([problem.theta(law) for law in given])
+    certificate = certify(problem, shape, first, seed)
+    draws = cluster_draws(problem, shape, certificate.theta, table.cluster, bootstrap, seed)
+    plain = [Candidate(name=form, shape=shape, strength=0.0)]
+    cuts = rollouts(Table(N=N, D=table.D, L=table.L, noise=0.0), plain)
+    weights, errors = ensemble_weights(cuts, plain)
+    member = _member(form, certificate, shape, 1.0, draws, None if errors is None else float(errors[0]))
+    return EnsembleFit(
+        forms=(member,),
+        certificates=(certificate,),
+        local=ResidualGP.nothing(),
+        drift=drift_of(cuts, weights, local=False),
+    )
+
+
+def fit_ensemble(table: Columns, *, seed: int, bootstrap: int) -> EnsembleFit:
+    """The candidates, weighted by their rollout error inside these rows, and a local correction."""
+    if len(table) < FEWEST_ROWS:
+        raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")
+    rows = Table.of(table.N, table.D, table.L)
+    cuts = rollouts(rows)
+    weights, errors = ensemble_weights(cuts)
+    members, certificates = [], []
+    for index, candidate in enumerate(CANDIDATES):
+        problem = rows.problem(candidate)
+        certificate = certify(problem, candidate.shape, None, seed)
+        draws = cluster_draws(problem, candidate.shape, certificate.theta, table.cluster, bootstrap, seed)
+        error = None if errors is None else float(errors[index])
+        weight = float(weights[index])
+        members.append(_member(candidate.name, certificate, candidate.shape, weight, draws, error))
+        certificates.append(certificate)
+    fitted = sum(form.weight * form.log_loss(table.N, table.D) for form in members)
+    return EnsembleFit(
+        forms=tuple(members),
+        certificates=tuple(certificates),
+        local=ResidualGP.of(table.N, table.D, np.log(table.L) - fitted),
+        drift=drift_of(cuts, weights),
+    )

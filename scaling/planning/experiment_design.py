@@ -1,0 +1,519 @@
+"""Which pilot runs to buy: the ladders that narrow the predicted loss of a target most, for so much compute.
+
+Optimal design in the sense of Fedorov (1972): to first order in the law's constants the variance of a
+prediction is g'·M⁻¹·g, M the information of the runs and g the prediction's gradient; ladders are added,
+dropped and exchanged while that falls. What is known beforehand (an exponent is about 0.35) enters M as rows
+of its own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families import MEMBERS, Member, accounting
+from families.design import DesignRule
+from families.units import BadInput, format_size, parse_count, parse_size
+
+from ..budget import parse_budget
+from ..laws import Convention, Law
+from ..recipe import COOLDOWN, recipe
+from ..runs import Run
+from ..runs.readers import read_runs
+from ..schedule import ladder_length, whole_steps
+from ..stats import Array
+from .candidates import Candidates, candidates, designed
+from .law import find_law, read_law
+from .planfile import PlanFile, PlannedMember
+from .query import rule_of
+
+# MERGED DOCSTRINGS
+# What `scaling pilot` is asked, and the ladders it answers with, as a plan to train.
+# Which run to do next: of all ladders on offer, those that narrow a target's prediction most per FLOP, given
+# the runs there are.
+RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
+
+RUN_NOISE, ROW_NOISE = 0.0025, 0.0015  # log loss: shared by a run's rungs, and each rung's own
+
+DRIFT = 0.005  # log loss per factor of ten in compute below the target: how far a law bends from itself
+
+MOST_SHARE = 0.25  # of the cost in one ladder: a fit needs four runs for an interval
+
+LEAST_SHARE = 0.005  # of the cost; less is not worth a run's trouble
+
+LEAST_RATIO = (
+    1.0  # tokens per parameter at the shortest rung: before that a loss curve has not begun to obey a law
+)
+
+SIZES = (1 / 300, 1 / 2)  # of the target's, for the members to learn from
+
+TOKENS_GRID = 14
+
+EXCHANGES = 200
+
+WORTH = 1e-4  # of the variance: moves that save less are not made
+
+SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
+
+Z_80 = 1.2815515655446004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderSpec:
+    """One ladder: rungs cooled down from a trunk of `tokens`, and what it costs in training FLOPs."""
+
+    member: Member
+    N: float
+    tokens: int
+    rungs: tuple[int, ...]
+    flops: float
+
+    @property
+    def points(self) -> tuple[Array, Array]:
+        """N and D of each rung."""
+        return np.full(len(self.rungs), self.N), np.array(self.rungs, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """The ladders chosen, and the standard deviation of log loss that they leave at the target.
+
+    deviation: with rungs that lie off the law by 0.5 % per decade below the target, which the choice guards against;
+    lawful_deviation: with rungs that obey the law but for their noise.
+    """
+
+    purchases: tuple[LadderSpec, ...]
+    deviation: float
+    lawful_deviation: float
+    flops: float
+    target: Member
+    target_N: float
+    target_tokens: float
+    target_flops: float
+
+    @property
+    def half_width_80(self) -> float:
+        """Half of the 80 % interval that `fit` would give one run at the target, as a share of its loss, to first order."""
+        most = max(6 * one.N * one.tokens for one in self.purchases)
+        return half_width(
+            self.lawful_deviation,
+            len(self.purchases),
+            math.log10(6 * self.target_N * self.target_tokens / most),
+        )
+
+    @property
+    def guarded_half_width_80(self) -> float:
+        """The same, were every rung off the law by 0.5 % per decade below the target, each its own way."""
+        return Z_80 * math.hypot(self.deviation, RUN_NOISE, ROW_NOISE)
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers that go with the ladders."""
+        return {
+            "target": self.target.name,
+            "target_tokens": self.target_tokens,
+            "target_flops": self.target_flops,
+            "flops": self.flops,
+            "share_of_target": self.flops / self.target_flops,
+            "deviation": self.deviation,
+            "half_width_80": self.half_width_80,
+            "guarded_half_width_80": self.guarded_half_width_80,
+        }
+
+
+def half_width(deviation: float, runs: int, decades: float) -> float:
+    """Half of an 80 % interval for one run as a fit makes it (docs/math.md): its noise, and the larger of what resampling
+    finds, widened for few runs, and the drift of so many factors of ten in compute beyond them.
+
+    deviation: of log loss, that runs which obey the law leave at the target.
+    """
+    known = deviation * math.sqrt(runs / max(runs - SPENT, 1))
+    return Z_80 * math.hypot(RUN_NOISE, ROW_NOISE, max(known, DRIFT * max(decades, 0.0)))
+
+
+def jacobian(law: Law, N: Array, D: Array) -> Array:
+    """∂ log L / ∂ (log E, log A, alpha, log B, beta, log gamma) at each point, shape (n, 6)."""
+    u, v = law.A * N**-law.alpha, law.B * D**-law.beta
+    reducible = (u + v) ** law.gamma
+    loss = law.E + reducible
+    by_u = reducible / loss * law.gamma * u / (u + v)
+    by_v = reducible / loss * law.gamma * v / (u + v)
+    by_gamma = reducible / loss * law.gamma * np.log(u + v)
+    return np.stack([law.E / loss, by_u, -by_u * np.log(N), by_v, -by_v * np.log(D), by_gamma], axis=1)
+
+
+def prior(N: float, D: float) -> Array:
+    """Information before any run, centred on N and D: exponents ± 0.1, E ± 30 %, terms there ± a factor of e,
+    gamma ± 40 %.
+    """
+    rows = np.zeros((6, 6))
+    rows[0, 0] = 1 / 0.3
+    rows[1, 1], rows[1, 2] = 1.0, -math.log(N)
+    rows[2, 2] = rows[3, 4] = 1 / 0.1
+    rows[4, 3], rows[4, 4] = 1.0, -math.log(D)
+    rows[5, 5] = 1 / 0.4
+    return np.asarray(rows.T @ rows)
+
+
+def rows_information(law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT) -> Array:
+    """What the rungs of one run tell: they share the run's noise, and drift grows with the distance from the
+    target.
+    """
+    rows = jacobian(law, N, D)
+    decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
+    covariance = np.diag(ROW_NOISE**2 + (drift * decades) ** 2) + RUN_NOISE**2
+    return np.asarray(rows.T @ np.linalg.solve(covariance, rows))
+
+
+def variance(information: Array, gradient: Array) -> Array:
+    """g'·M⁻¹·g for one information matrix or a stack of them."""
+    column = np.broadcast_to(gradient[:, None], (*information.shape[:-1], 1))
+    return np.asarray(np.linalg.solve(information, column)[..., 0] @ gradient)
+
+
+def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) -> list[LadderSpec]:
+    """Every ladder that may be bought: members well below the target, tokens on a grid up to a quarter of the
+    cost.
+    """
+    found = []
+    for index in np.flatnonzero((sizes >= SIZES[0] * target_N) & (sizes <= SIZES[1] * target_N)).tolist():
+        member = shapes.member(index)
+        per_token = float(shapes.flops_per_token[index])
+        cost = ladder_length(RUNGS, COOLDOWN)
+        most = MOST_SHARE * budget / (per_token * cost)
+        least = max(LEAST_SHARE * budget / (per_token * cost), LEAST_RATIO * float(sizes[index]) / RUNGS[0])
+        if most < least:
+            continue
+        for tokens in np.geomspace(least, most, TOKENS_GRID):
+            rungs = tuple(round(tokens * share) for share in RUNGS)
+            flops = per_token * float(tokens) * cost
+            found.append(
+                LadderSpec(member=member, N=float(sizes[index]), tokens=rungs[-1], rungs=rungs, flops=flops)
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExchangeState:
+    """Ladders on offer: information of each, shape (k, 6, 6), FLOPs, and the member's number, of which one is
+    bought.
+    """
+
+    told: Array
+    costs: Array
+    owners: NDArray[np.intp]
+    start: Array
+    gradient: Array
+    budget: float
+
+    def total(self, chosen: Sequence[int]) -> Array:
+        """Information of a choice."""
+        return np.asarray(self.start + self.told[list(chosen)].sum(axis=0))
+
+    def allowed(self, others: Sequence[int]) -> NDArray[np.intp]:
+        """What may be bought beside these: within the budget, of another member."""
+        left = self.budget - self.costs[list(others)].sum()
+        fresh = ~np.isin(self.owners, self.owners[list(others)])
+        return np.flatnonzero((self.costs <= left) & fresh)
+
+    def add(self, chosen: list[int]) -> list[int] | None:
+        """With the ladder that narrows most per FLOP, or None."""
+        rows = self.allowed(chosen)
+        if not len(rows):
+            return None
+        before = variance(self.total(chosen), self.gradient)
+        gain = before - variance(self.total(chosen) + self.told[rows], self.gradient)
+        if gain.max() <= WORTH * before:
+            return None
+        return [*chosen, int(rows[np.argmax(gain / self.costs[rows])])]
+
+    def exchange(self, chosen: list[int]) -> list[int] | None:
+        """With one ladder changed for another that narrows most, or None."""
+        best, found = float(variance(self.total(chosen), self.gradient)) * (1 - WORTH), None
+        for place in range(len(chosen)):
+            others = chosen[:place] + chosen[place + 1 :]
+            rows = self.allowed(others)
+            values = variance(self.total(others) + self.told[rows], self.gradient)
+            if len(rows) and values.min() < best:
+                best, found = float(values.min()), [*others, int(rows[np.argmin(values)])]
+        return found
+
+
+def select_ladders(
+    law: Law, shapes: Candidates, sizes: Array, *, target: tuple[Member, float, float], budget: float
+) -> Design:
+    """Ladders of at most one per member, within `budget` FLOPs, that leave the least variance at the target.
+
+    Args:
+        sizes: N of each shape as the law counts it. target: the member, its N and its D.
+
+    Raises:
+        BadInput: the budget buys fewer than four ladders.
+    """
+    member, N, D = target
+    offered = candidate_ladders(shapes, sizes, N, budget)
+    if not offered:
+        raise BadInput(
+            f"budget is {format_size(budget)} FLOPs; no ladder below {format_size(N)} parameters fits it"
+        )
+    names = [one.member.name for one in offered]
+    offers = ExchangeState(
+        told=np.stack([rows_information(law, *one.points, 6 * N * D) for one in offered]),
+        costs=np.array([one.flops for one in offered]),
+        owners=np.array([names.index(name) for name in names]),
+        start=prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10),
+        gradient=jacobian(law, np.array([N]), np.array([D]))[0],
+        budget=budget,
+    )
+    chosen: list[int] = []
+    for _ in range(EXCHANGES):
+        changed = offers.add(chosen) or offers.exchange(chosen)
+        if changed is None:
+            break
+        chosen = changed
+    if len(chosen) < 4:
+        raise BadInput(
+            f"budget is {format_size(budget)} FLOPs and buys {len(chosen)} ladders; an interval needs at least 4"
+        )
+    lawful = offers.start + sum(
+        rows_information(law, *offered[i].points, 6 * N * D, drift=0.0) for i in chosen
+    )
+    bought = tuple(
+        offered[index] for index in sorted(chosen, key=lambda i: (offered[i].N, offered[i].tokens))
+    )
+    return Design(
+        purchases=bought,
+        deviation=math.sqrt(float(variance(offers.total(chosen), offers.gradient))),
+        lawful_deviation=math.sqrt(float(variance(np.asarray(lawful), offers.gradient))),
+        flops=math.fsum(one.flops for one in bought),
+        target=member,
+        target_N=N,
+        target_tokens=D,
+        target_flops=accounting.train_flops(member.spec, D),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PilotQuery:
+    """The options of `scaling pilot`, as typed."""
+
+    target: str
+    budget: str = "5%"
+    tokens: str | None = None
+    law: str = "chinchilla"
+    ratio: float = 40.0
+    head_size: int = 32
+    vocab: str = "50257"
+    context: str = "1024"
+
+
+def pilot_plan(wish: PilotQuery) -> tuple[PlanFile, Design]:
+    """The ladders to train, as a plan without predictions, and what they are expected to tell.
+
+    Raises:
+        BadInput: no such member, size or law, or a budget that buys too little.
+    """
+    law = find_law(wish.law, None)
+    rule = DesignRule(
+        ratio=wish.ratio,
+        head_size=wish.head_size,
+        vocab_size=parse_count(wish.vocab, "vocab"),
+        n_positions=parse_count(wish.context, "context"),
+    )
+    named = MEMBERS.get(wish.target.strip().lower())
+    target = named or designed(parse_size(wish.target, "target"), rule).member(0)
+    # Kaplan's frontier counts the blocks' matrices; its law of N and D, which this needs, counts all but embeddings.
+    law = replace(law, frontier=None)
+    N = float(law.count(target.spec))
+    D = optimal_tokens(law.law, N) if wish.tokens is None else parse_size(wish.tokens, "tokens")
+    compute = accounting.train_flops(target.spec, D)
+    shapes = candidates("all", rule)
+    basket = select_ladders(
+        law.law,
+        shapes,
+        np.asarray(law.count(shapes.as_spec), dtype=np.float64),
+        target=(target, N, D),
+        budget=budget_of(wish.budget, compute),
+    )
+    members = tuple(_planned(one) for one in basket.purchases)
+    note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
+    return PlanFile(law=law.reference, members=members, notes=(note,)), basket
+
+
+def budget_of(text: str, compute: float) -> float:
+    """A share of the target's cost, or a budget of its own."""
+    if not text.strip().endswith("%"):
+        return parse_budget(text).flops
+    try:
+        share = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not (math.isfinite(share) and share > 0):
+        raise BadInput(
+            f"budget is {text}; a share of the target's cost is above 0 % and below 100 %, like 5%"
+        )
+    if share >= 1:
+        raise BadInput(
+            f"budget is {text} of the target's cost; pilots that cost as much as the target tell too late"
+        )
+    return share * compute
+
+
+def _planned(one: LadderSpec) -> PlannedMember:
+    advice = recipe(one.member.spec, one.tokens, shortest=one.rungs[0])
+    step = advice.batch_tokens
+    rungs = tuple(sorted({whole_steps(rung, step) * step for rung in (*one.rungs[:-1], advice.tokens)}))
+    return PlannedMember.of(
+        one.member.name, one.member.spec, tokens=advice.tokens, recipe=advice, rungs=rungs
+    )
+
+
+def optimal_tokens(law: Law, N: float) -> float:
+    """The D for which N is compute-optimal: alpha·A/N^alpha = beta·B/D^beta.
+
+    Raises:
+        BadInput: the law lacks one of its terms.
+    """
+    if min(law.A, law.B, law.alpha, law.beta) <= 0:
+        raise BadInput("the law depends on only one of N and D; say how many --tokens the target takes")
+    return float((law.beta * law.B * N**law.alpha / (law.alpha * law.A)) ** (1 / law.beta))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One ladder, and the half width of the target's 80 % interval, as a share of its loss, once it is
+    done.
+    """
+
+    purchase: LadderSpec
+    half_width_80: float
+    saved_per_flop: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What is known now, and the offers, the best first."""
+
+    half_width_80: float
+    offers: tuple[Offer, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "half_width_80": self.half_width_80,
+            "offers": [
+                {
+                    "member": offer.purchase.member.name,
+                    "tokens": offer.purchase.tokens,
+                    "rungs": list(offer.purchase.rungs),
+                    "flops": offer.purchase.flops,
+                    "half_width_80": offer.half_width_80,
+                }
+                for offer in self.offers
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRunQuery:
+    """The options of `scaling next`, as typed."""
+
+    study: Path
+    target: str
+    tokens: str
+    budget: str = "5%"
+
+
+def advise_study(request: NextRunQuery) -> Advice:
+    """Advice for a study's target, from members shaped as its runs are.
+
+    Raises:
+        BadInput: the study has no runs or no law, or the request names no size, tokens or budget.
+    """
+    law = read_law(request.study / "law.json")
+    runs = law.comparable(read_runs(request.study / "runs.jsonl").runs)
+    rule = rule_of(runs)
+    named = MEMBERS.get(request.target.strip().lower())
+    member = named or designed(parse_size(request.target, "target"), rule).member(0)
+    tokens = parse_size(request.tokens, "tokens")
+    shapes = candidates("all", rule)
+    return advise(
+        runs,
+        law.law,
+        shapes,
+        np.asarray(law.size(shapes.as_spec), dtype=np.float64),
+        target=(float(law.size(member.spec)), tokens),
+        budget=budget_of(request.budget, accounting.train_flops(member.spec, tokens)),
+        convention=law.convention,
+    )
+
+
+def advise(
+    runs: Sequence[Run],
+    law: Law,
+    shapes: Candidates,
+    sizes: Array,
+    *,
+    target: tuple[float, float],
+    budget: float,
+    convention: Convention,
+    shown: int = 5,
+) -> Advice:
+    """To first order in the law's constants, as in `buying`; each member is offered at its best tokens only.
+
+    Args:
+        sizes: N of each shape as the law counts it. target: N and D. budget: FLOPs that the next run may
+        take.
+
+    Raises:
+        BadInput: no ladder fits the budget.
+    """
+    N, D = target
+    compute = 6 * N * D
+    known = lawful = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
+    count, most = 0, 0.0
+    for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
+        group = list(rows)
+        sizes_of = np.array([_size(run, convention) for run in group])
+        tokens_of = np.array([run.tokens for run in group])
+        known = known + rows_information(law, sizes_of, tokens_of, compute)
+        lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
+        count, most = count + 1, max(most, float((6 * sizes_of * tokens_of).max()))
+    g = jacobian(law, np.array([N]), np.array([D]))[0]
+    before = float(variance(known, g))
+    offered = candidate_ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a basket's cost
+    if not offered:
+        raise BadInput(f"budget is {budget:g} FLOPs; no ladder fits it")
+    after = variance(known + np.stack([rows_information(law, *one.points, compute) for one in offered]), g)
+    saved = (before - after) / np.array([one.flops for one in offered])
+    best: dict[str, Offer] = {}
+    for index in np.argsort(-saved).tolist():
+        one = offered[index]
+        if one.member.name in best:
+            continue
+        at_N, at_D = one.points
+        then = lawful + rows_information(law, at_N, at_D, compute, drift=0.0)
+        reach = math.log10(compute / max(most, 6 * one.N * one.tokens))
+        best[one.member.name] = Offer(
+            purchase=one,
+            half_width_80=half_width(math.sqrt(float(variance(then, g))), count + 1, reach),
+            saved_per_flop=float(saved[index]),
+        )
+    reach = math.log10(compute / most) if most else 0.0
+    now = half_width(math.sqrt(float(variance(lawful, g))), count, reach)
+    return Advice(half_width_80=now, offers=tuple(best.values())[:shown])
+
+
+def _annealed(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.annealed]
+
+
+def _size(run: Run, convention: Convention) -> float:
+    found = run.params if convention == "total" else run.params_non_embedding
+    if found is None:
+        raise BadInput(f"run {run.run!r} does not say its N in the law's convention, {convention}")
+    return found

@@ -1,0 +1,400 @@
+"""plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import Field
+
+from families import ModelSpec, params, params_non_embedding, train_flops
+from families.units import BadInput
+
+from ..budget import Budget
+from ..files import (
+    Document,
+    Record,
+    atomic_write,
+    canonical_json,
+    now,
+    read_text,
+    refuse_overwrite,
+    sha256_bytes,
+)
+from ..laws import Convention
+from ..recipe import Recipe
+from ..stats import Interval, perplexity
+
+# MERGED DOCSTRINGS
+# A prediction frozen before the run: the plan's own hash, so that a later edit shows.
+
+
+class PlannedLoss(Record):
+    """What a law expects, in nats per token; `ppl` is its exponential. Published constants come without
+    intervals.
+    """
+
+    loss: float = Field(gt=0)
+    interval_80: Interval | None = None
+    interval_95: Interval | None = None
+    ppl: float = Field(gt=0)
+
+    @classmethod
+    def of(
+        cls, loss: float, interval_80: Interval | None = None, interval_95: Interval | None = None
+    ) -> Self:
+        """With the perplexity that belongs to the loss."""
+        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=perplexity(loss))
+
+
+class LawReference(Record):
+    """Which law made the predictions: its name or file, and the hash of its constants or of the file."""
+
+    name: str
+    sha256: str
+    convention: Convention
+    source: str = ""
+
+
+class Choice(Record):
+    """One member at a number of tokens, costed exactly. Losses in nats per token.
+
+    Args:
+        params: all parameters; `params_non_embedding` leaves the embeddings out; `N` is what the law counts.
+        budget: as it was typed, of which this is a choice.
+        share: of the budget, or of a target's least cost, that it takes, serving included where that was asked for.
+        converged_loss: under Kaplan's frontier, whose `loss` is L(C_min) of one compute-efficient pass, what the same N
+        reaches when those tokens are trained on until nothing improves, L(N, D); None under other laws.
+        hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
+        epochs: passes over the distinct tokens there are, where that was asked.
+        inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
+        for.
+        preferred_by: laws for which it is within the indifference band of their own choice.
+        extrapolation: how many times N, D or compute lie beyond what the law was fitted on; 1 within.
+    """
+
+    member: str
+    architecture: str = "gpt2"
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    params: int
+    params_non_embedding: int
+    N: float
+    tokens: int
+    tokens_per_param: float
+    flops: float
+    budget: str = ""
+    share: float | None
+    loss: float
+    ppl: float
+    converged_loss: float | None = None
+    interval_80: Interval | None = None
+    interval_95: Interval | None = None
+    hours: float | None = None
+    price: float | None = None
+    epochs: float | None = None
+    inference_flops_per_token: float
+    inference_flops: float = 0.0
+    extrapolation: float = 1.0
+    preferred_by: tuple[str, ...] = ()
+
+
+class OtherChoice(Record):
+    """What another law would choose for the same budget."""
+
+    law: str
+    source: str
+    choice: Choice
+
+
+class LadderRung(Record):
+    """One of several budgets, and its choice."""
+
+    budget: Budget
+    choice: Choice
+
+
+class BandMember(Record):
+    """A member about as good as the best, and what choosing it costs.
+
+    Args:
+        nats: loss above the best's at the same budget.
+        extra_flops: training FLOPs beyond the budget with which it would reach the best's loss, None where the data
+            there are never let it; hours and price of those.
+    """
+
+    choice: Choice
+    nats: float
+    extra_flops: float | None
+    extra_hours: float | None = None
+    extra_price: float | None = None
+
+
+class Band(Record):
+    """The indifference band: all within so many nats of the best, or that reach it for a share more of its cost.
+
+    cheapest_to_train reaches the band's edge with the fewest FLOPs; cheapest_to_serve has the fewest per token.
+    """
+
+    within_nats: float | None = None
+    within_share: float | None = None
+    members: tuple[BandMember, ...]
+    cheapest_to_train: str
+    cheapest_to_serve: str
+
+
+class PlannedMember(Record):
+    """A member to train: shape, tokens, rungs, recipe, memory, and the prediction if there is one yet.
+
+    Args:
+        micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
+        shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
+    """
+
+    member: str
+    architecture: str = "gpt2"
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_inner: int
+    n_positions: int
+    vocab_size: int
+    n_kv_head: int = 0
+    params: int
+    params_non_embedding: int
+    tokens: int = Field(ge=1)
+    rungs: tuple[int, ...] = ()
+    flops: float = Field(gt=0)
+    hours: float | None = None
+    recipe: Recipe
+    prediction: PlannedLoss | None = None
+    micro_batch: int | None = None
+    checkpointing: bool = False
+    shards: int = 1
+    memory: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        spec: ModelSpec,
+        *,
+        tokens: int,
+        recipe: Recipe,
+        rungs: tuple[int, ...] = (),
+        prediction: PlannedLoss | None = None,
+        hours: float | None = None,
+        micro_batch: int | None = None,
+        checkpointing: bool = False,
+        shards: int = 1,
+        memory: dict[str, int] | None = None,
+    ) -> Self:
+        """From a spec, with its exact counts."""
+        return cls(
+            member=name,
+            **{field: getattr(spec, field) for field in _SPEC_FIELDS},
+            params=params(spec),
+            params_non_embedding=params_non_embedding(spec),
+            tokens=tokens,
+            rungs=rungs,
+            flops=train_flops(spec, tokens),
+            hours=hours,
+            recipe=recipe,
+            prediction=prediction,
+            micro_batch=micro_batch,
+            checkpointing=checkpointing,
+            shards=shards,
+            memory=memory or {},
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shape alone."""
+        return ModelSpec(**{field: getattr(self, field) for field in _SPEC_FIELDS})
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Tokens at which it is observed: its rungs, or its end alone."""
+        return self.rungs or (self.tokens,)
+
+
+_SPEC_FIELDS = tuple(field for field in ModelSpec.__dataclass_fields__ if field in PlannedMember.model_fields)
+
+
+class Seal(Record):
+    """When the plan was frozen, under which law, and the SHA-256 of its canonical JSON without this
+    digest.
+    """
+
+    sealed_at: str
+    law_sha256: str
+    digest: str
+
+
+class PlanFile(Document):
+    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained."""
+
+    KIND: ClassVar[str] = "plan"
+    MADE_BY: ClassVar[str] = "scaling plan --budget 8xA100-hours --out plan.json"
+
+    budget: Budget | None = None
+    law: LawReference | None = None
+    recommended: Choice | None = None
+    frontier: tuple[Choice, ...] = ()
+    ladder: tuple[LadderRung, ...] = ()
+    band: Band | None = None
+    others: tuple[OtherChoice, ...] = ()
+    members: tuple[PlannedMember, ...] = ()
+    notes: tuple[str, ...] = ()
+    seal: Seal | None = None
+
+    def headline(self) -> dict[str, object]:
+        """The budget's numbers under the names that `--json` promises, and where the plan was sealed."""
+        budget = self.budget
+        return {
+            "budget": None if budget is None else budget.text,
+            "budget_flops": None if budget is None else budget.flops,
+            "mfu": None if budget is None else budget.mfu,
+            "mfu_source": None if budget is None else budget.mfu_source,
+            "accelerator": None if budget is None else budget.accelerator,
+            "devices": None if budget is None else budget.devices,
+            "sealed_at": None if self.seal is None else self.seal.sealed_at,
+        }
+
+    def member(self, name: str) -> PlannedMember:
+        """The planned member of that name.
+
+        Raises:
+            BadInput: naming those there are.
+        """
+        for planned in self.members:
+            if planned.member == name:
+                return planned
+        known = ", ".join(planned.member for planned in self.members)
+        raise BadInput(f"member is {name!r}; the plan has {known or 'none'}")
+
+
+def digest(value: dict[str, object]) -> str:
+    """SHA-256 of a plan's JSON value, the seal's own digest left out."""
+    seal = value.get("seal")
+    bare = (
+        {**value, "seal": {k: v for k, v in seal.items() if k != "digest"}}
+        if isinstance(seal, dict)
+        else value
+    )
+    return sha256_bytes(canonical_json(bare))
+
+
+def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
+    """Write a plan; one that is sealed, or a file that is no plan, is replaced only when told.
+
+    Raises:
+        BadInput: such a file is there, or the folder cannot be written.
+    """
+    refuse_overwrite(path, PlanFile, replace=replace)
+    if path.exists() and not replace:
+        there = PlanFile.read(path)
+        if there.seal is not None:
+            raise BadInput(
+                f"{path} holds a plan sealed at {there.seal.sealed_at}; "
+                "give another --out, or --yes to replace it"
+            )
+    atomic_write(path, plan.dump())
+
+
+_MEND = "put back the file that was sealed, or plan anew (scaling plan … --out another.json)"
+
+
+def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
+    """The plan with its seal: time, the law's hash, and the SHA-256 of everything else in it.
+
+    Raises:
+        BadInput: it is sealed already.
+    """
+    if plan.seal is not None:
+        raise BadInput(f"the plan was sealed at {plan.seal.sealed_at}; a seal is set once")
+    law = plan.law.sha256 if plan.law is not None else ""
+    open_ = plan.model_copy(update={"seal": Seal(sealed_at=sealed_at or now(), law_sha256=law, digest="")})
+    assert open_.seal is not None
+    closed = open_.seal.model_copy(update={"digest": digest(open_.model_dump(mode="json"))})
+    return open_.model_copy(update={"seal": closed})
+
+
+def open_seal(path: Path) -> PlanFile:
+    """Read a sealed plan and check that nobody has edited it since.
+
+    Raises:
+        BadInput: not a plan, not sealed, or changed after it was sealed.
+    """
+    text = read_text(path)
+    plan = PlanFile.parse(text, str(path))
+    if plan.seal is None:
+        raise BadInput(
+            f"{path} is not sealed, so nothing was promised before the runs: `scaling fit --study {path.parent}`, "
+            f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
+        )
+    found = digest(json.loads(text))
+    if found != plan.seal.digest:
+        raise BadInput(
+            f"{path} was edited after it was sealed at {plan.seal.sealed_at}: "
+            f"its digest is {found[:12]}…, the seal says {plan.seal.digest[:12]}…; {_MEND}"
+        )
+    if plan.law is not None and plan.law.sha256 != plan.seal.law_sha256:
+        raise BadInput(f"{path} names another law than the one it was sealed under; {_MEND}")
+    return plan
+
+
+def read_verified_plan(path: Path) -> PlanFile:
+    """Read a plan, sealed or not, before anything is spent on it: a sealed one must be as it was sealed.
+
+    Raises:
+        BadInput: not a plan, or changed after it was sealed: its runs would meet predictions that nobody made of them.
+    """
+    plan = PlanFile.read(path)
+    return plan if plan.seal is None else open_seal(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedPrediction:
+    """What was promised, before the run: the part of a sealed plan that a comparison needs."""
+
+    member: str
+    params: float
+    tokens: float
+    loss: float
+    interval_80: Interval
+    interval_95: Interval
+    sealed_at: str
+    flops: float | None = None
+    hours: float | None = None
+
+
+def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
+    """What a sealed plan promised for its members.
+
+    Raises:
+        BadInput: the plan is not sealed, or predicts nothing with intervals.
+    """
+    if plan.seal is None:
+        raise BadInput("the plan is not sealed; a prediction counts only when it was frozen before the run")
+    found = [
+        SealedPrediction(
+            member=planned.member,
+            params=planned.params,
+            tokens=planned.tokens,
+            loss=planned.prediction.loss,
+            interval_80=planned.prediction.interval_80,
+            interval_95=planned.prediction.interval_95,
+            sealed_at=plan.seal.sealed_at,
+            flops=planned.flops,
+            hours=planned.hours,
+        )
+        for planned in plan.members
+        if planned.prediction and planned.prediction.interval_80 and planned.prediction.interval_95
+    ]
+    if not found:
+        raise BadInput("the plan predicts no member's loss with an interval")
+    return tuple(found)

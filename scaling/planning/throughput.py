@@ -1,0 +1,204 @@
+"""Model FLOPs utilisation: measured on a study's runs, or estimated from the shape and the device."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from families import ModelSpec, accounting
+from families.architectures import architecture
+from families.units import BadInput
+
+from ..budget import parse_duration
+from ..hardware import Accelerator, recognise
+from ..machine import MachineFile, Measured, Tuned
+from ..runs import Run
+from ..stats import Array
+
+# MERGED DOCSTRINGS
+# How time falls as devices are added: a law fitted to measured points, and where adding them stops paying.
+
+_MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
+
+_PASSES = 3.0  # times an activation crosses memory: written forward, read backward, its gradient fused
+
+_STEP_BYTES = (
+    28.0  # per parameter and step: AdamW reads and writes weight, gradient and two states in 32 bits
+)
+
+ERROR = 1.25  # the estimate is good to a factor of this: gpt2-124M, 355M and 774M on one H200 reach .45-.50, .50-.55, .50-.55
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """A share of the dense peak, with the band it may lie in."""
+
+    mfu: float
+    low: float
+    high: float
+
+
+def measured_mfu(runs: Sequence[Run], device: Accelerator) -> float | None:
+    """Median compute / (wall time · peak) over runs on that device; None where no run was.
+
+    A run's `accelerator` is a device's name, with its number before it if there were several ("8xA100").
+    """
+    shares = []
+    for run in runs:
+        count, found = recognise(run.accelerator)
+        if found == device and run.compute and run.wall_s and run.compute_kind == "exact":
+            shares.append(run.compute / (run.wall_s * count * device.training_peak))
+    return median(shares) if shares else None
+
+
+def profiled_mfu(device: Accelerator) -> float | None:
+    """Median over shapes of the fastest step probed on that device, as a share of its peak; None where none was.
+
+    From the user's cache, which `scaling train` and `scaling tune` fill. A CPU is known where the user's own hardware file
+    names it as its maker does.
+    """
+    best: dict[str, float] = {}
+    file = MachineFile.open()
+    for machine in {*file.machines, *file.tuned}:
+        if recognise(machine.partition(",")[0])[1] == device:
+            steps: tuple[Measured | Tuned, ...] = file.machines.get(machine, ())
+            for one in (*steps, *file.tuned.get(machine, ())):
+                share = one.flops / one.seconds / device.training_peak
+                best[one.shape] = max(best.get(one.shape, 0.0), share)
+    return median(best.values()) if best else None
+
+
+def estimated_mfu(
+    spec: ModelSpec, device: Accelerator, *, micro_batch: int, batch_sequences: int
+) -> Utilisation:
+    """A roofline for an engine with fused attention and compiled elementwise work: matrix products at 70 % of
+    peak, then activations, logits and the optimiser's step at the memory's bandwidth. Communication is not in
+    it.
+    """
+    tokens = micro_batch * spec.n_positions
+    flops = accounting.train_flops_per_token(spec)
+    saved = architecture(spec.architecture).saved(spec, micro_batch, "sdpa")
+    activations = _PASSES * (spec.n_layer * (saved.layer + saved.wide) / 2 + 2 * saved.logits) / tokens
+    count = accounting.params(spec)
+    weights = 3 * 2 * count / tokens + _STEP_BYTES * count / (batch_sequences * spec.n_positions)
+    ideal = flops / device.training_peak
+    seconds = ideal / _MATMUL + (activations + weights) / device.bandwidth
+    mfu = ideal / seconds
+    return Utilisation(mfu=mfu, low=mfu / ERROR, high=min(1.0, mfu * ERROR))
+
+
+EXPONENTS = (0.3, 3.0)  # searched; 1 is data parallelism without loss (Amdahl 1967)
+
+PAYS = 0.10  # of the time that a doubling must save to be worth it
+
+MOST = 65536  # devices considered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeModel:
+    """T(n) = floor + parallel·n^-exponent, in seconds on n devices.
+
+    floor: what no device shortens: start, input, evaluation, synchronisation at its limit. exponent: 1 for work that is
+    merely divided, above 1 where a smaller share also runs faster, below 1 where communication eats some of the gain.
+    error: largest relative error at the points it was fitted to.
+    """
+
+    floor: float
+    parallel: float
+    exponent: float
+    error: float
+    points: tuple[tuple[int, float], ...]
+
+    def seconds(self, devices: float) -> float:
+        """T(n)."""
+        return self.floor + self.parallel * float(devices**-self.exponent)
+
+    def efficiency(self, devices: float) -> float:
+        """T(1) / (n·T(n)): 1 where n devices are n times as fast."""
+        return self.seconds(1) / (devices * self.seconds(devices))
+
+    def pays_until(self, saving: float = PAYS) -> int:
+        """The most devices, doubling from 1, whose last doubling still saved that share of the time."""
+        devices = 1
+        while devices < MOST and self.seconds(2 * devices) <= (1 - saving) * self.seconds(devices):
+            devices *= 2
+        return devices
+
+
+def parse_times(text: str) -> dict[int, float]:
+    """Read "1=66m40s,2=40m19s": seconds by number of devices.
+
+    Raises:
+        BadInput: not devices=time, or a number of devices twice.
+    """
+    found: dict[int, float] = {}
+    for part in text.split(","):
+        devices, equals, duration = part.partition("=")
+        if not equals or not devices.strip().isdigit():
+            raise BadInput(f"times has {part.strip()!r}; write devices=time, like 2=40m19s")
+        number, seconds = int(devices), parse_duration(duration)
+        if number in found:
+            raise BadInput(f"times has {number} devices twice; give one time for each number")
+        found[number] = seconds
+    return found
+
+
+def fit_times(points: Mapping[int, float]) -> TimeModel:
+    """The model nearest to measured times in relative error: floor and parallel at least 0, exact for three points.
+
+    Two points leave the exponent at 1, Amdahl's law.
+
+    Raises:
+        BadInput: fewer than two numbers of devices, or a time or number that is not positive.
+    """
+    for devices, seconds in points.items():
+        if devices < 1 or not (math.isfinite(seconds) and seconds > 0):
+            raise BadInput(f"{devices} devices take {seconds:g} s; both must be positive")
+    if len(points) < 2:
+        raise BadInput(f"there are times for {len(points)} numbers of devices; at least 2 are needed")
+    n = np.array(sorted(points), dtype=np.float64)
+    times = np.array([points[int(devices)] for devices in n])
+    exponent = 1.0 if len(points) == 2 else _best_exponent(n, times)
+    floor, parallel, _ = _linear(n, times, exponent)
+    fitted = floor + parallel * n**-exponent
+    return TimeModel(
+        floor=floor,
+        parallel=parallel,
+        exponent=exponent,
+        error=float(np.abs(fitted / times - 1).max()),
+        points=tuple((int(devices), float(seconds)) for devices, seconds in zip(n, times, strict=True)),
+    )
+
+
+def _best_exponent(n: Array, times: Array) -> float:
+    """A grid, then golden section around its best: the misfit has one valley where both parts are positive."""
+    grid = np.linspace(*EXPONENTS, 109)
+    middle = int(np.argmin([_linear(n, times, exponent)[2] for exponent in grid]))
+    low, high = float(grid[max(0, middle - 1)]), float(grid[min(len(grid) - 1, middle + 1)])
+    ratio = (math.sqrt(5) - 1) / 2
+    while high - low > 1e-10:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if _linear(n, times, left)[2] < _linear(n, times, right)[2]:
+            high = right
+        else:
+            low = left
+    return (low + high) / 2
+
+
+def _linear(n: Array, times: Array, exponent: float) -> tuple[float, float, float]:
+    """floor, parallel and summed squared relative error at an exponent, neither part below 0."""
+    shape = n**-exponent
+
+    def misfit(floor: float, parallel: float) -> float:
+        return float((((floor + parallel * shape) / times - 1) ** 2).sum())
+
+    design = np.stack([1 / times, shape / times], axis=1)
+    (floor, parallel), *_ = np.linalg.lstsq(design, np.ones(len(n)), rcond=None)
+    if floor >= 0 and parallel >= 0:
+        return float(floor), float(parallel), misfit(float(floor), float(parallel))
+    alone = [(float(column.sum() / (column**2).sum()), index) for index, column in enumerate(design.T)]
+    pairs = [(value, 0.0) if index == 0 else (0.0, value) for value, index in alone]
+    best = min(pairs, key=lambda pair: misfit(*pair))
+    return (*best, misfit(*best))

@@ -1,0 +1,259 @@
+"""trainer_state.json: a run's account of itself in the shape of Hugging Face's Trainer, which existing plotters read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from families import params, params_non_embedding, train_flops_per_token
+from families.units import BadInput
+from scaling.files import atomic_write
+from scaling.monitoring.curves import PlannedRung, RunPlan
+from scaling.runs import Run
+from scaling.runs.store import record_run
+from scaling.schedule import Schedule
+from scaling.study import Study
+
+from .checkpoint import step_folder
+from .config import NOT_IDENTITY, Settings
+from .data import DataManifest, TokenizedText, count_windows
+from .evaluate import Evaluation, best_model, epoch_ends, epochs_until, mean_train_loss
+from .loop import Session
+from .metrics import Scalars, device_name
+from .model_card import Facts, outcome, write_card
+from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
+from .settings import branch_name, rung_steps, trunk_end
+
+# MERGED DOCSTRINGS
+# What a ladder writes down: whose folder it is, where it is going, and what a finished rung gives.
+# What a finished rung leaves for others: a model folder that says what it is, and the run's account of itself.
+
+STATE = "trainer_state.json"
+
+METRICS = "metrics.jsonl"
+
+
+def write_state(branch: Path, trunk: Path, settings: Settings, rung: RungFile, train_tokens: int) -> Path:
+    """Write a rung's trainer_state.json beside its metrics.
+
+    Args:
+        trunk: the folder of the steps before the branch's own.
+        train_tokens: those that an epoch goes through once; with data_fraction= a share of the training split.
+    """
+    path = branch / STATE
+    state = trainer_state(history(branch, trunk), settings, rung, train_tokens)
+    atomic_write(path, json.dumps(state, indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def history(branch: Path, trunk: Path) -> list[dict[str, Any]]:
+    """The lines of metrics that lead to a rung: the trunk's up to where the branch's own begin, then those."""
+    own = _lines(branch / METRICS)
+    before = own[0]["step"] if own else float("inf")
+    return [line for line in _lines(trunk / METRICS) if line["step"] < before] + own
+
+
+def trainer_state(
+    lines: Sequence[dict[str, Any]], settings: Settings, rung: RungFile, train_tokens: int
+) -> dict[str, Any]:
+    """The state of a Trainer at the rung's end (transformers.TrainerState).
+
+    Looks at a little held-out text on the way stand under eval_glance_loss, as of another evaluation set: eval_loss is
+    the rung's own. total_flos is the Trainer's count, 6 · tokens · parameters without embeddings.
+    """
+    run, batch = rung.observation, settings.batch_tokens
+    steps = round(run.tokens / batch)
+
+    def place(step: int) -> dict[str, Any]:
+        return {"epoch": step * batch / train_tokens, "num_input_tokens_seen": step * batch, "step": step}
+
+    log: list[dict[str, Any]] = []
+    for line in lines:
+        logged = {"loss": line["loss"], "learning_rate": line["lr"], "grad_norm": line["grad_norm"]}
+        log.append({**logged, **place(line["step"])})
+        if "eval_loss" in line:
+            log.append({"eval_glance_loss": line["eval_loss"], **place(line["step"])})
+    log.append({"eval_loss": run.loss, **place(steps)})
+    flos = 6.0 * run.tokens * params_non_embedding(settings.spec())
+    wall = run.wall_s or 0.0
+    if wall:
+        speed = {
+            "train_steps_per_second": steps / wall,
+            "train_samples_per_second": steps * settings.batch_size / wall,
+        }
+        summary = {"train_runtime": wall, "train_loss": _mean(lines), "total_flos": flos, **speed}
+        log.append({**summary, **place(steps)})
+    return {
+        "best_global_step": None,
+        "best_metric": None,
+        "best_model_checkpoint": None,
+        "epoch": steps * batch / train_tokens,
+        "eval_steps": steps,
+        "global_step": steps,
+        "is_hyper_param_search": False,
+        "is_local_process_zero": True,
+        "is_world_process_zero": True,
+        "log_history": log,
+        "logging_steps": lines[0]["step"] if lines else steps,
+        "max_steps": steps,
+        "num_input_tokens_seen": steps * batch,
+        "num_train_epochs": max(1, -(-steps * batch // train_tokens)),
+        "save_steps": steps,
+        "stateful_callbacks": {},
+        "total_flos": flos,
+        "train_batch_size": settings.micro_batch,
+        "trial_name": settings.run,
+        "trial_params": None,
+    }
+
+
+def _mean(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Mean loss over all steps: each line is the mean of the steps since the one before."""
+    total, last = 0.0, 0
+    for line in lines:
+        total += line["loss"] * (line["step"] - last)
+        last = line["step"]
+    return total / last if last else None
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a metrics file; a torn last one, which a kill can leave, is not there yet."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in text if line.endswith("\n")]
+
+
+def record(finished: Path, runs: Path) -> str:
+    """A finished rung among the study's observations; returns its text."""
+    rung = RungFile.read(finished)
+    record_run(runs, rung.observation)
+    return rung.dump()
+
+
+def check_settings(settings: Settings, folder: Path) -> None:
+    """Write run.json, or check that the run in the folder is this one."""
+    path = folder / RUN
+    if path.exists():
+        found = Settings.read(path)
+        if found.identity() != settings.identity():
+            ours, theirs = settings.model_dump(), found.model_dump()
+            key = next(name for name in ours if name not in NOT_IDENTITY and ours[name] != theirs[name])
+            raise BadInput(
+                f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: "
+                "choose another name= or out=, or remove it"
+            )
+    else:
+        settings.write(path)
+
+
+def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
+    """Say in underway.json where the run is going, so that its end can be foreseen; rungs asked for later are added."""
+    path = folder / "underway.json"
+    rungs_ahead = tuple(
+        PlannedRung(
+            steps=steps,
+            folder=branch_name(settings, steps),
+            cooldown=settings.cooldown if settings.schedule == "wsd" else 0.0,
+            shape=settings.cooldown_shape,
+        )
+        for steps in rung_steps(settings, rungs)
+    )
+    asked = RunPlan(
+        run=settings.run,
+        rungs=rungs_ahead,
+        batch_tokens=settings.batch_tokens,
+        lr=settings.lr,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+        params=params(settings.spec()),
+        params_non_embedding=params_non_embedding(settings.spec()),
+        group=settings.group,
+        fresh=not settings.init,
+        batches=settings.order_of_batches(),
+    )
+    before = RunPlan.read(path).rungs if path.exists() else ()
+    asked.model_copy(update={"rungs": before}).also(rungs_ahead).write(path)
+
+
+def observe(
+    session: Session,
+    schedule: Schedule,
+    result: Evaluation,
+    eval_name: str,
+    text: TokenizedText,
+    folder: Path,
+) -> RungFile:
+    """What a finished rung gives, and what is measured beside it."""
+    settings, spec = session.settings, session.settings.spec()
+    branch = folder / branch_name(settings, session.step)
+    ends = (0, *epoch_ends(settings, len(text.train)))
+    one_pass = round(len(text.train) / settings.batch_size)
+    pass_began = ends[-2] if settings.epochs else max(0, session.step - max(1, one_pass))
+    parts = [(folder / TRUNK, trunk_end(schedule)), (branch, session.step)]
+    train_loss = mean_train_loss(parts, pass_began, session.step)
+    epochs = epochs_until(settings, len(text.train), result, train_loss, branch, trunk_end(schedule))
+    tokens = session.step * settings.batch_tokens
+    run = Run(
+        run=settings.run,
+        group=settings.group,
+        params=params(spec),
+        params_non_embedding=params_non_embedding(spec),
+        tokens=tokens,
+        unique_tokens=min(tokens, len(text.train) * settings.n_positions),
+        loss=result.loss,
+        loss_se=result.se,
+        compute=float(tokens * train_flops_per_token(spec)),
+        compute_kind="exact",
+        annealed=True,
+        schedule=settings.decay,
+        seed=settings.seed,
+        eval_set=eval_name,
+        n_positions=spec.n_positions,
+        vocab_size=spec.vocab_size,
+        batch_tokens=settings.batch_tokens,
+        lr=settings.lr,
+        n_layer=spec.n_layer,
+        n_embd=spec.n_embd,
+        n_head=spec.n_head,
+        wall_s=round(session.wall_s, 3),
+        accelerator=device_name(session.device, session.world.size),
+    )
+    return RungFile(
+        observation=run,
+        trunk_checkpoint=f"trunk/{step_folder(Path(), schedule.decay_starts).name}"
+        if schedule.kind == "wsd"
+        else "",
+        perplexity=result.perplexity,
+        bits_per_byte=result.bits_per_byte,
+        loss_per_word=result.loss_per_word,
+        eval_tokens=result.tokens,
+        train_loss=train_loss,
+        epochs=epochs,
+        best_model=best_model(branch, epochs),
+    )
+
+
+def write_artifacts(
+    branch: Path, study: Path, settings: Settings, rung: RungFile, manifest: DataManifest
+) -> None:
+    """Beside the weights: the settings, the observation and the model card; beside the metrics: trainer_state.json.
+
+    Args:
+        study: the folder whose sealed plan, if there is one, may have foretold this rung.
+    """
+    model = branch / MODEL
+    settings.write(model / RUN)
+    rung.write(model / RUNG)
+    sealed = outcome(Study(study).plan, rung)
+    write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
+    windows = count_windows(manifest, settings.n_positions, settings.data_fraction)
+    write_state(branch, branch.parent / TRUNK, settings, rung, windows * settings.n_positions)
+
+
+def log_final_eval(branch: Path, step: int, rung: RungFile) -> None:
+    """The rung's own loss as TensorBoard's eval/loss, beside the events of its steps."""
+    scalars = Scalars(branch, step)
+    run = rung.observation
+    scalars.write({"step": step, "rung_loss": run.loss, "tokens": run.tokens})
+    scalars.close()

@@ -1,0 +1,381 @@
+"""The engine of a run: what its keys leave to `auto` is probed on this machine, at the run's own shape, and remembered."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from families import ModelSpec, train_flops_per_token
+from families.accounting import training_memory
+from families.design import name_of
+from families.units import BadInput, format_duration
+from scaling.machine import (
+    MachineFile,
+    Measured,
+    StepBackend,
+    fastest_backend,
+    remember,
+    shape_key,
+    step_flops,
+)
+
+from .config import SHAPE_FIELDS, Settings, TrainConfig
+from .loop import Session, start, train_step
+from .runtime import machine_id, probe
+
+# MERGED DOCSTRINGS
+# What this machine can do: probed speed, free memory, and the micro-batch that fits.
+
+WORTH = 90.0  # seconds of plain training below which a run is not worth a probe
+
+COMPILE_SHARE = 0.1  # of a run that compiling may take before anything is known about it
+
+COMPILE_SECONDS = 40.0  # what compiling takes on two CPU cores, 15 to 60: only until it has been measured
+
+GAIN = 1.2  # bf16 is probed where a matrix product gains at least this
+
+MARGIN = 0.98  # a rival of the plain engine must beat it by more than the noise
+
+NEAR_BEST = (
+    1.4  # bf16 that is no faster than this times fp32 may still win compiled, where its casts cost nothing
+)
+
+STEPS, MANY = 3, 10
+
+PROBE = 0.5  # seconds of steps, where a step is short
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRequest:
+    """The keys of a run that decide its engine; "auto" leaves one to the probe."""
+
+    dtype: str = "auto"
+    compile: bool | str = "auto"
+    attention: str = "auto"
+    threads: int | str = "auto"
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "BackendRequest":
+        """What a person typed."""
+        return cls(
+            dtype=config.dtype, compile=config.compile, attention=config.attention, threads=config.threads
+        )
+
+    def allows(self, engine: StepBackend) -> bool:
+        """Whether an engine is one of those wanted."""
+        return all(
+            getattr(self, key) in ("auto", getattr(engine, key))
+            for key in ("dtype", "compile", "attention", "threads")
+        )
+
+    def plain(self) -> StepBackend:
+        """The engine that needs no probe: as given, and in 32 bits, not compiled, at torch's own attention where not."""
+        given = {key: value for key in StepBackend.model_fields if (value := getattr(self, key)) != "auto"}
+        return StepBackend.model_validate(given)
+
+
+def select_backend(
+    wanted: BackendRequest,
+    settings: Settings,
+    *,
+    steps: int,
+    expected: float,
+    device: str,
+    tell: Callable[[str], None],
+    measure: Callable[[Settings, StepBackend, str], Measured] | None = None,
+) -> StepBackend:
+    """The engine that finishes so many steps first.
+
+    A run expected to take less than a minute and a half takes the plain engine: a probe would cost more than it saves.
+
+    Args:
+        expected: seconds of the run with the plain engine, a rough estimate.
+        measure: the probe; by default real steps in this process.
+
+    Raises:
+        BadInput: a backend that the device does not have.
+    """
+    if wanted.attention == "cudnn" and device != "cuda":
+        raise BadInput("attention is cudnn, which a GPU has; here it is eager, sdpa or flash")
+    plain = wanted.plain()
+    if expected < WORTH or not _open(wanted):
+        return plain
+    spec = settings.spec()
+    micro_steps = steps * settings.batch_size / settings.micro_batch
+    machine = machine_id(device)
+    tuned = MachineFile.open().tuned_for(machine, spec, device, settings.batch_size)
+    if tuned is not None and tuned.micro_batch == settings.micro_batch and wanted.allows(tuned.engine):
+        return tuned.engine if tuned.pays(steps) else plain
+    known = {
+        one.engine: one
+        for one in MachineFile.open().of(machine, spec, device, settings.micro_batch)
+        if wanted.allows(one.engine)
+    }
+    ask = _Timer(settings, device, measure or time_step, known, tell)
+    best = _search(wanted, ask, micro_steps, device)
+    if ask.new:
+        remember(machine, ask.new)
+        tell(f"{settings.run}: probed {len(ask.new)} engines for {shape_key(spec)}; takes {best.engine.name}, "
+             f"{format_duration(best.seconds)} a step of {settings.micro_batch} sequences")  # fmt: skip
+    return best.engine
+
+
+def _open(wanted: BackendRequest) -> bool:
+    return "auto" in (wanted.dtype, wanted.compile, wanted.attention, wanted.threads)
+
+
+@dataclass(slots=True)
+class _Timer:
+    """Measures what is not known yet."""
+
+    settings: Settings
+    device: str
+    measure: Callable[[Settings, StepBackend, str], Measured]
+    known: dict[StepBackend, Measured]
+    tell: Callable[[str], None]
+    new: list[Measured]
+
+    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, tell: Any) -> None:
+        self.settings, self.device, self.measure, self.tell = settings, device, measure, tell
+        self.known, self.new = known, []
+
+    def __call__(self, engine: StepBackend) -> Measured:
+        if engine not in self.known:
+            self.known[engine] = self.measure(self.settings, engine, self.device)
+            self.new.append(self.known[engine])
+        return self.known[engine]
+
+
+def _search(wanted: BackendRequest, ask: _Timer, micro_steps: float, device: str) -> Measured:
+    """One choice after another, each from the best so far: number format, attention, threads, and then the compiler."""
+    dtypes = _allowed(wanted.dtype, available_dtypes(device))
+    kinds = _allowed(wanted.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
+    most = torch.get_num_threads()
+    threads = _allowed(wanted.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
+    first = StepBackend(
+        dtype=dtypes[0], compile=wanted.compile is True, attention=kinds[0], threads=threads[0]
+    )
+    best = ask(first)
+    for changes in (
+        [{"dtype": one} for one in dtypes[1:]],
+        [{"attention": one} for one in kinds[1:]],
+        [{"threads": one} for one in threads[1:]],
+    ):
+        for change in changes:
+            rival = ask(best.engine.model_copy(update=change))
+            if rival.seconds < MARGIN * best.seconds:
+                best = rival
+    if wanted.compile != "auto":
+        return best
+    left = micro_steps * best.seconds
+    written_out = [
+        kind for kind in ("eager", "flash") if kind in kinds
+    ]  # a compiler fuses best what is written out
+    rivals = [best.engine.model_copy(update={"compile": True, "attention": kind})
+              for kind in dict.fromkeys([*written_out, best.engine.attention])]  # fmt: skip
+    if best.engine.dtype == "fp32" and "bf16" in dtypes:
+        plain = ask.known.get(first.model_copy(update={"dtype": "bf16"}))
+        if plain is not None and plain.seconds < NEAR_BEST * ask.known[first].seconds:
+            rivals.append(rivals[0].model_copy(update={"dtype": "bf16"}))
+    for engine in rivals:
+        if engine in ask.known or COMPILE_SHARE * left > COMPILE_SECONDS:
+            ask(engine)
+    return fastest_backend(ask.known.values(), micro_steps)
+
+
+def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(candidates) if given == "auto" else (given,)
+
+
+def available_dtypes(device: str) -> tuple[str, ...]:
+    """fp32 first on a CPU, the format to beat; on a GPU bf16 where it has it."""
+    if device == "cuda":
+        return ("bf16",) if torch.cuda.is_bf16_supported() else ("fp32",)
+    return ("fp32", "bf16") if probe().bf16_gain >= GAIN else ("fp32",)
+
+
+def time_step(settings: Settings, engine: StepBackend, device: str) -> Measured:
+    """Real steps of one micro-batch of random tokens, in this process; the fastest of a few: a rival only slows."""
+    spec, micro = settings.spec(), settings.micro_batch
+    changes = {**engine.model_dump(), "batch_size": micro, "micro_batch": micro, "run": "probe"}
+    with _own_threads():
+        session = start(settings.model_copy(update=changes), device)
+        windows = random_examples(settings, micro).to(device)
+        first = _seconds(lambda: train_step(session, windows, 1e-4), device)
+        times: list[float] = []
+        while len(times) < STEPS or (sum(times) < PROBE and len(times) < MANY * STEPS):
+            times.append(_seconds(lambda: train_step(session, windows, 1e-4), device))
+    return Measured(
+        shape=shape_key(spec),
+        device=device,
+        micro_batch=micro,
+        engine=engine,
+        seconds=min(times),
+        first_seconds=max(0.0, first - min(times)),
+        flops=step_flops(spec, micro),
+    )
+
+
+def random_examples(settings: Settings, count: int) -> torch.Tensor:
+    """Examples of random tokens, as the objective wants them."""
+    from .model.objective import objective_of
+
+    rng = torch.Generator().manual_seed(0)
+    windows = torch.randint(settings.vocab_size, (count, settings.n_positions + 1), generator=rng)
+    return torch.from_numpy(objective_of(settings).examples(windows.numpy(), (0, 0)))
+
+
+def _seconds(step: Callable[[], Any], device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    before, random = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_rng_state(random)
+
+
+MEMORY_SHARE = 0.8  # of what is free: the rest is for everything the arithmetic leaves out
+
+STEP_EFFICIENCY = 0.5  # of a plain matmul's speed that a training step reaches
+
+PROBE_WIDTH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a run will need: bytes, and seconds at `flops_per_s`.
+
+    That speed was measured on this shape, or is a plain matrix product's times the efficiency; `source` says which.
+    plain_seconds: by the latter, in any case.
+    """
+
+    memory: float
+    available: float
+    seconds: float
+    plain_seconds: float
+    flops_per_s: float
+    machine: str
+    source: str
+
+
+def free_memory(device: str) -> float:
+    """Bytes that a run may take."""
+    if device == "cuda":
+        return MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+    return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def machine_name(device: str) -> str:
+    """1 x NVIDIA H200, or 2 CPU threads."""
+    if device == "cuda":
+        return f"1 x {torch.cuda.get_device_name()}"
+    return f"{torch.get_num_threads()} CPU threads"
+
+
+def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkpointing: bool = False) -> int:
+    """What `scaling tune` found here; else the largest divisor of the batch whose memory fits, 1 where none does."""
+    tuned = MachineFile.open().tuned_for(machine_id(device), spec, device, batch_size)
+    if tuned is not None and tuned.checkpointing == checkpointing:
+        return tuned.micro_batch
+    room = free_memory(device)
+    for micro in range(batch_size, 0, -1):
+        if batch_size % micro == 0:
+            need = training_memory(spec, micro, checkpointing=checkpointing)
+            if sum(need.values()) <= room:
+                return micro
+    return 1
+
+
+def matmul_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of square matmuls, the best of a few: about a third of a second."""
+    a = torch.randn(PROBE_WIDTH, PROBE_WIDTH, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(6):
+        began = time.perf_counter()
+        for _ in range(4):
+            a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 8 * PROBE_WIDTH**3 / (time.perf_counter() - began))
+    return best
+
+
+def speed_of(device: str, dtype: str) -> float:
+    """FLOP/s of matmuls in fp32 or bf16 on as many threads as torch now has, measured once."""
+    return _measured(device, dtype, torch.get_num_threads())
+
+
+@lru_cache
+def _measured(device: str, dtype: str, threads: int) -> float:
+    return matmul_speed(device, torch.bfloat16 if dtype == "bf16" else torch.float32)
+
+
+def estimate(settings: Settings, steps: int, device: str) -> Estimate:
+    """Memory and time of a run, from the arithmetic and a probe; an estimate, said as one."""
+    spec = settings.spec()
+    speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
+    flops = steps * settings.batch_tokens * train_flops_per_token(spec)
+    known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
+    found = fastest_backend(known, steps * settings.batch_size / settings.micro_batch) if known else None
+    actual = found.flops_per_s if found else speed
+    return Estimate(
+        memory=float(
+            sum(training_memory(spec, settings.micro_batch, checkpointing=settings.checkpointing).values())
+        ),
+        available=free_memory(device),
+        seconds=flops / actual,
+        plain_seconds=flops / speed,
+        flops_per_s=actual,
+        machine=machine_name(device),
+        source="measured here at this shape" if found else "estimated from a probe",
+    )
+
+
+def probe_members(
+    specs: Sequence[ModelSpec], batch_size: int, *, threads: int, steps: int = 12
+) -> dict[str, float]:
+    """Seconds of a real training step on this machine's CPU on so many threads, by the member's name.
+
+    Medians of steps that are interleaved over the members, which spreads a moment's disturbance over all of them.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        sessions = {name_of(spec): _probe_session(spec, batch_size) for spec in specs}
+        shape = (batch_size, specs[0].n_positions + 1)
+        windows = torch.randint(specs[0].vocab_size, shape, generator=torch.Generator().manual_seed(0))
+        times: dict[str, list[float]] = {name: [] for name in sessions}
+        for _ in range(steps + 1):
+            for name, session in sessions.items():
+                began = time.perf_counter()
+                train_step(session, windows, session.settings.lr)
+                times[name].append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(before)
+    return {name: sorted(seconds[1:])[steps // 2] for name, seconds in times.items()}
+
+
+def _probe_session(spec: ModelSpec, batch_size: int) -> Session:
+    shape = {name: getattr(spec, name) for name in SHAPE_FIELDS}
+    settings = Settings(
+        run="probe", member="probe", group="probe", **shape, eos_token_id=0, seed=0, batch_size=batch_size,
+        micro_batch=batch_size, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.1, beta1=0.9, beta2=0.99,
+        grad_clip=1.0, dropout=0.0, init_std=0.02, dtype="fp32", data_sha256="",
+    )  # fmt: skip
+    return start(settings, "cpu")

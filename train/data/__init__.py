@@ -1,0 +1,204 @@
+"""Tokens on disk as windows, and batches as a function of (seed, step)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.units import BadInput, format_size
+from scaling.files import Document, Record
+
+# MERGED DOCSTRINGS
+# data.json: what the tokens of a study were made from, how to read them, and whether they are enough.
+
+
+class SourceFile(Record):
+    """One file of text: its name, its bytes and their hash, and the split it went to."""
+
+    name: str
+    bytes: int
+    sha256: str
+    split: Literal["train", "heldout", "both"]
+
+
+class Shard(Record):
+    """One file of tokens."""
+
+    name: str
+    tokens: int
+
+
+class DataManifest(Document):
+    """data.json: what the tokens were made from, and how to read them."""
+
+    KIND: ClassVar[str] = "data"
+
+    source: str
+    tokenizer: str
+    vocab_size: int  # of the tokenizer; a model's may be larger
+    eos_token_id: int
+    mask_token_id: int | None = None  # where the text was prepared for masked language modelling
+    dtype: Literal["uint16", "uint32"]
+    held_out: float
+    train: tuple[Shard, ...]
+    heldout: Shard
+    heldout_bytes: int
+    heldout_words: int
+    heldout_sha256: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def train_tokens(self) -> int:
+        """Distinct tokens to train on."""
+        return sum(shard.tokens for shard in self.train)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """The least that a run can use: a batch of windows to train on and one window to evaluate on."""
+
+    n_positions: int
+    batch_size: int
+
+
+def check_enough(manifest: DataManifest, need: Need | None) -> None:
+    """Refuse text that is too small to split, or for one batch.
+
+    Raises:
+        BadInput: saying what there is and what is needed.
+    """
+    if not manifest.train or manifest.heldout.tokens < 2:
+        raise BadInput(
+            f"data is {manifest.source!r}, which is too small to split into training and held-out text"
+        )
+    if need is None:
+        return
+    windows = sum((shard.tokens - 1) // need.n_positions for shard in manifest.train)
+    if windows < need.batch_size:
+        raise BadInput(
+            f"the training text has {format_size(manifest.train_tokens)} tokens, {windows} windows of {need.n_positions}; "
+            f"one batch needs {need.batch_size}: give more text, or a smaller batch_size= or n_positions="
+        )
+    if manifest.heldout.tokens <= need.n_positions:
+        raise BadInput(
+            f"the held-out text has {manifest.heldout.tokens} tokens, less than one context of {need.n_positions}; "
+            "give more text, a larger held_out=, or a smaller n_positions="
+        )
+
+
+_DRAW = 0  # seed of the choice of a fraction of the windows
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens on disk, mapped into memory, seen as windows of n_positions + 1 that overlap by one token."""
+
+    maps: tuple[NDArray[Any], ...]
+    n_positions: int
+    chosen: NDArray[np.int64] | None = None  # the windows that there are; None stands for all
+
+    @staticmethod
+    def open(
+        folder: Path, shards: Sequence[Shard], dtype: str, n_positions: int, fraction: float = 1.0
+    ) -> "Tokens":
+        """Map the shards.
+
+        Args:
+            fraction: of the windows, drawn alike for every run: a smaller fraction's are among a larger one's.
+
+        Raises:
+            BadInput: a shard is missing, or not as long as the manifest says.
+        """
+        maps = []
+        for shard in shards:
+            path = folder / shard.name
+            try:
+                mapped = np.memmap(path, dtype=dtype, mode="r")
+            except (OSError, ValueError) as error:
+                raise BadInput(f"{path} cannot be read: {error}") from error
+            if len(mapped) != shard.tokens:
+                raise BadInput(f"{path} holds {len(mapped)} tokens; data.json says {shard.tokens}")
+            maps.append(mapped)
+        whole = Tokens(tuple(maps), n_positions)
+        if fraction == 1:
+            return whole
+        taken = _taken(len(whole), fraction)
+        chosen = np.sort(np.random.default_rng(_DRAW).permutation(len(whole))[:taken]).astype(np.int64)
+        return Tokens(tuple(maps), n_positions, chosen)
+
+    def __len__(self) -> int:
+        return sum(self._counts()) if self.chosen is None else len(self.chosen)
+
+    def _counts(self) -> list[int]:
+        return [(len(mapped) - 1) // self.n_positions for mapped in self.maps]
+
+    def windows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows of those indices, shape (len(indices), n_positions + 1)."""
+        if self.chosen is not None:
+            indices = self.chosen[indices]
+        starts = np.cumsum([0, *self._counts()])
+        shard_of = np.searchsorted(starts, indices, side="right") - 1
+        out = np.empty((len(indices), self.n_positions + 1), dtype=np.int64)
+        for row, (index, shard) in enumerate(zip(indices.tolist(), shard_of.tolist(), strict=True)):
+            begin = (index - int(starts[shard])) * self.n_positions
+            out[row] = self.maps[shard][begin : begin + self.n_positions + 1]
+        return out
+
+
+def _taken(count: int, fraction: float) -> int:
+    return max(1, round(fraction * count))
+
+
+def count_windows(manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> int:
+    """How many training windows `Tokens.open` would give."""
+    return _taken(sum((shard.tokens - 1) // n_positions for shard in manifest.train), fraction)
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+    """The batch of a step, shape (batch_size, n_positions + 1): a function of (seed, step), so resuming is a seek.
+
+    Windows are drawn without replacement within an epoch, in an order of the epoch's own.
+    """
+    count = len(tokens)
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    indices = np.empty(batch_size, dtype=np.int64)
+    for epoch in np.unique(positions // count).tolist():
+        here = positions // count == epoch
+        indices[here] = _epoch_order(count, seed, epoch)[positions[here] % count]
+    return tokens.windows(indices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedText:
+    """The tokens a run reads: training windows, held-out windows, and the manifest of both."""
+
+    folder: Path
+    manifest: DataManifest
+    train: Tokens
+    heldout: Tokens
+
+    @property
+    def tokenizer(self) -> Path:
+        """The file of the tokenizer that made them."""
+        return self.folder / "tokenizer.json"
+
+    @staticmethod
+    def open(
+        folder: Path, manifest: DataManifest, n_positions: int, fraction: float = 1.0
+    ) -> "TokenizedText":
+        """Map both splits; of the training windows a fraction."""
+        return TokenizedText(
+            folder=folder,
+            manifest=manifest,
+            train=Tokens.open(folder, manifest.train, manifest.dtype, n_positions, fraction),
+            heldout=Tokens.open(folder, (manifest.heldout,), manifest.dtype, n_positions),
+        )

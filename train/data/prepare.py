@@ -1,0 +1,338 @@
+"""Text into tokens on disk, once, with a manifest of what they were made from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.units import BadInput
+from scaling.files import atomic_dir, atomic_write, sha256_file
+
+from ..rung import MODEL, RUNG, RungFile
+from . import DataManifest, Need, Shard, SourceFile, check_enough
+from .remote import PREFIX, fetch, hub_set, is_url, local_text
+from .text import (
+    CHUNK_CHARACTERS,
+    ENDS,
+    MASKS,
+    SourceText,
+    cut_text,
+    find_texts,
+    fingerprint,
+    holds_documents,
+    load_tokenizer,
+    read_chunks,
+    special_token,
+    split_texts,
+    train_tokenizer,
+)
+
+# MERGED DOCSTRINGS
+# Texts into shards of tokens, a few megabytes at a time.
+# Which model is measured again, and on which data: found before torch is loaded, so that a wrong name is said at once.
+
+SHARD_TOKENS = 2**28
+
+
+Pieces = Sequence[tuple[SourceText, Iterator[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    shards: tuple[Shard, ...]
+    bytes: int
+    words: int
+
+
+class Encoder:
+    """Writes the tokens of texts, each closed by the end of text, into shards."""
+
+    def __init__(
+        self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
+    ) -> None:
+        self.eos = eos
+        self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
+        self._read = 0
+
+    def write(self, texts: Pieces, stem: str) -> _Written:
+        """Encode texts a few megabytes at a time; only training text is split into shards."""
+        shards: list[Shard] = []
+        pending: list[NDArray[Any]] = []
+        bytes_read = words = 0
+        for pieces, ends in self._batches(texts):
+            pending.extend(self._encode(pieces, ends))
+            bytes_read += sum(len(piece.encode()) for piece in pieces)
+            words += sum(len(piece.split()) for piece in pieces)
+            self._report(self._read + bytes_read)
+            if stem == "train" and sum(map(len, pending)) >= SHARD_TOKENS:
+                shards.append(self._flush(pending, f"{stem}-{len(shards):05d}.bin"))
+        if any(map(len, pending)):
+            name = "heldout.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
+            shards.append(self._flush(pending, name))
+        self._read += bytes_read
+        return _Written(tuple(shards), bytes_read, words)
+
+    def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
+        """Pieces to encode together, and whether each closes its document."""
+        pieces: list[str] = []
+        ends: list[bool] = []
+        characters = 0
+        for text, chunks in texts:
+            documents = holds_documents(text)
+            for chunk, last in _marking_last(chunks):
+                pieces.append(chunk)
+                ends.append(documents or last)
+                characters += len(chunk)
+                if characters >= CHUNK_CHARACTERS:
+                    yield pieces, ends
+                    pieces, ends, characters = [], [], 0
+        if pieces:
+            yield pieces, ends
+
+    def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
+        for encoding, end in zip(
+            self._coder.encode_batch(pieces, add_special_tokens=False), ends, strict=True
+        ):
+            closing = [self.eos] if end else []
+            yield np.asarray(encoding.ids + closing, dtype=self._dtype)
+
+    def _flush(self, pending: list[NDArray[Any]], name: str) -> Shard:
+        tokens = np.concatenate(pending)
+        pending.clear()
+        atomic_write(self._folder / name, tokens.tobytes())
+        return Shard(name=name, tokens=len(tokens))
+
+
+def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Each chunk, and whether it is the last."""
+    before: str | None = None
+    for chunk in chunks:
+        if before is not None:
+            yield before, False
+        before = chunk
+    if before is not None:
+        yield before, True
+
+
+Progress = Callable[[str, float], None]
+
+
+def prepare(
+    data: str,
+    folder: Path,
+    *,
+    vocab_size: int,
+    tokenizer: str | None = None,
+    held_out: float = 0.05,
+    validation: str | None = None,
+    mask: bool = False,
+    need: Need | None = None,
+    progress: Progress | None = None,
+) -> DataManifest:
+    """Tokenise text into `folder`, once: tokenizer.json, train-*.bin, heldout.bin and data.json.
+
+    A folder that already holds the same text under the same settings is used as it is.
+
+    Args:
+        validation: text that is held out in place of a share of `data`; a data set of the hub may bring its own.
+        mask: the tokenizer is to have a token that stands for a masked one.
+
+    Raises:
+        BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
+    """
+    manifest_path = folder / "data.json"
+    report = progress or (lambda what, share: None)
+    texts, named = _texts(data, validation, folder.parent, report)
+    fingerprints = {text.name: fingerprint(text.path) for text in texts}
+    wanted = {
+        "data": data,
+        "vocab_size": str(vocab_size),
+        "tokenizer": tokenizer or "",
+        "held_out": repr(held_out),
+        **({"mask": "yes"} if mask else {}),
+        **({"validation": validation} if validation else {}),
+    }
+    if manifest_path.exists():
+        manifest = DataManifest.read(manifest_path)
+        same = {file.name: file.sha256 for file in manifest.files} == {
+            n: f[1] for n, f in fingerprints.items()
+        }
+        if same and manifest.inputs == wanted:
+            check_enough(manifest, need)
+            return manifest
+        raise BadInput(
+            f"{manifest_path} was made from other text or settings; choose another folder, or remove it"
+        )
+    if sum(size for size, _ in fingerprints.values()) == 0:
+        raise BadInput(f"data is {data!r}, which is empty; it must hold text")
+
+    split = _Split.of(texts, held_out, named)
+    report("training the tokenizer", 0.0)
+    coder = (
+        train_tokenizer(split.train_pieces(), vocab_size, mask=mask)
+        if tokenizer is None
+        else load_tokenizer(tokenizer)
+    )
+    end = special_token(coder, ENDS)
+    masking = special_token(coder, MASKS) if mask else None
+    size = coder.get_vocab_size()
+    if size > vocab_size:
+        raise BadInput(
+            f"tokenizer {tokenizer!r} has {size} entries; the model's vocab_size is {vocab_size}, which must hold them"
+        )
+    dtype = np.dtype("<u2" if size <= 2**16 else "<u4")
+    total = sum(size for size, _ in fingerprints.values())
+    with atomic_dir(folder) as place:
+        (place / "tokenizer.json").write_text(coder.to_str(pretty=False), encoding="utf-8")
+        writer = Encoder(
+            coder,
+            end,
+            place,
+            dtype,
+            lambda done: report("tokenising", done / total),
+        )
+        train = writer.write(split.train, "train")
+        heldout = writer.write(split.heldout, "heldout")
+        manifest = DataManifest(
+            inputs=wanted,
+            source=data,
+            tokenizer=tokenizer or "byte-level BPE trained on the training split",
+            vocab_size=size,
+            eos_token_id=end,
+            mask_token_id=masking,
+            dtype="uint16" if dtype.itemsize == 2 else "uint32",
+            held_out=held_out,
+            train=train.shards,
+            heldout=heldout.shards[0] if heldout.shards else Shard(name="heldout.bin", tokens=0),
+            heldout_bytes=heldout.bytes,
+            heldout_words=heldout.words,
+            heldout_sha256=sha256_file(place / "heldout.bin") if heldout.shards else "",
+            files=tuple(
+                SourceFile(
+                    name=text.name,
+                    bytes=fingerprints[text.name][0],
+                    sha256=fingerprints[text.name][1],
+                    split=split.of_file(text.name),
+                )
+                for text in texts
+            ),
+        )
+        check_enough(manifest, need)
+        manifest.write(place / "data.json")
+    return manifest
+
+
+def check_data(data: str) -> None:
+    """Refuse a path without text before anything else is done; what is fetched is looked for when it is.
+
+    Raises:
+        BadInput: there is no such path, or no file of text below it.
+    """
+    if hub_set(data) is None and not is_url(data):
+        find_texts(data)
+
+
+def _texts(
+    data: str, validation: str | None, study: Path, report: Progress
+) -> tuple[list[SourceText], frozenset[str]]:
+    """The texts, and the names of those that are held out because somebody said so."""
+    found = hub_set(data)
+    stored = study / "fetched"
+    held: str | Path | None = None if validation is None else local_text(validation, stored, report)
+    source: str | Path = local_text(data, stored, report)
+    if found is not None:
+        source, own = fetch(
+            data, found, study / "hub" / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
+        )
+        held = held or own
+    texts = find_texts(str(source))
+    if held is None:
+        return texts, frozenset()
+    prefix, names = "validation/", {text.name for text in texts}
+    held_texts = find_texts(str(held))
+    while any(prefix + text.name in names for text in held_texts):  # the data may have a folder of that name
+        prefix = f"_{prefix}"
+    taken = [SourceText(prefix + text.name, text.path) for text in held_texts]
+    same = {text.path.resolve() for text in texts} & {text.path.resolve() for text in taken}
+    if same:
+        raise BadInput(
+            f"validation has {min(same)}, which is in data too; held-out text must not be trained on"
+        )
+    return [*texts, *taken], frozenset(text.name for text in taken)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Which text is for what: whole files, or one file cut in two."""
+
+    texts: tuple[SourceText, ...]
+    held: tuple[SourceText, ...]
+    cut: tuple[list[str], list[str]] | None
+
+    @classmethod
+    def of(cls, texts: Sequence[SourceText], share: float, named: frozenset[str] = frozenset()) -> "_Split":
+        """By a share, unless the names of the held-out texts are given."""
+        if named:
+            return cls(
+                tuple(text for text in texts if text.name not in named),
+                tuple(text for text in texts if text.name in named),
+                None,
+            )
+        learn, held = split_texts(texts, share)
+        return cls(tuple(learn), tuple(held), None if held else cut_text(texts[0], share))
+
+    @property
+    def train(self) -> Pieces:
+        if self.cut:
+            return [(self.texts[0], iter(self.cut[0]))]
+        return [(text, read_chunks(text)) for text in self.texts]
+
+    @property
+    def heldout(self) -> Pieces:
+        if self.cut:
+            return [(self.texts[0], iter(self.cut[1]))]
+        return [(text, read_chunks(text)) for text in self.held]
+
+    def train_pieces(self) -> Iterator[str]:
+        for _, chunks in self.train:
+            yield from chunks
+
+    def of_file(self, name: str) -> Literal["train", "heldout", "both"]:
+        if self.cut:
+            return "both"
+        return "heldout" if any(text.name == name for text in self.held) else "train"
+
+
+DATA = "data.json"
+
+ABOVE = 5  # folders above a model in which its data may lie
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder to load: itself, a rung's model, or the model of a run's longest rung.
+
+    Raises:
+        BadInput: there is no config.json in any of them.
+    """
+    rungs = sorted(folder.glob(f"rung-*/{RUNG}"), key=lambda path: RungFile.read(path).observation.tokens)
+    for place in (folder, folder / MODEL, *(path.parent / MODEL for path in reversed(rungs))):
+        if (place / "config.json").is_file():
+            return place
+    raise BadInput(f"{folder} holds no config.json; it must be a Hugging Face model folder, a rung or a run")
+
+
+def find_prepared_data(place: Path, data: str | None) -> Path | None:
+    """The folder of prepared tokens: the one that is named, or the nearest above the model; None where there is none.
+
+    Raises:
+        BadInput: what is named is neither such a folder nor a text.
+    """
+    above = [parent / "data" for parent in list(place.resolve().parents)[:ABOVE]]
+    named = above if data is None else [Path(data), Path(data) / "data"]
+    found = next((folder for folder in named if (folder / DATA).is_file()), None)
+    if found is None and data is not None and not is_url(data):
+        find_texts(data)  # which says what is wrong with a path
+    return found

@@ -1,0 +1,87 @@
+"""A spec as a real Hugging Face model, and its config on disk."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from families import ModelSpec, params
+from families.architectures import architecture, config_json
+from scaling.files import atomic_write, refuse_overwrite_text
+
+CONFIG = "config.json"
+
+
+def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
+    """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
+    import transformers
+
+    found = architecture(spec.architecture)
+    arguments = {**found.to_hugging_face(spec), **changes}
+    return getattr(transformers, found.config_class)(architectures=[found.model_class], **arguments)
+
+
+def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
+    """Refuse a folder with another model's config.json, unless it is said to replace it.
+
+    Raises:
+        BadInput: there is one.
+    """
+    refuse_overwrite_text(folder / CONFIG, _config_text(spec), "this model's", replace=replace)
+
+
+def write_config(spec: ModelSpec, folder: Path) -> Path:
+    """Write config.json, equal to the config's to_dict() but without loading transformers; returns its path."""
+    atomic_write(folder / CONFIG, _config_text(spec))
+    return folder / CONFIG
+
+
+def _config_text(spec: ModelSpec) -> str:
+    return json.dumps(config_json(spec, _transformers_version()), indent=2, sort_keys=True) + "\n"
+
+
+def _transformers_version() -> str | None:
+    try:
+        return version("transformers")
+    except PackageNotFoundError:  # a config needs no library; only a model does
+        return None
+
+
+def build(
+    spec: ModelSpec,
+    *,
+    seed: int,
+    dropout: float = 0.0,
+    init_std: float = 0.02,
+    eos_token_id: int | None = None,
+) -> Any:
+    """The model with freshly drawn weights: a function of (spec, seed).
+
+    Raises:
+        RuntimeError: transformers' own count is not the promised one.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    eos = spec.vocab_size - 1 if eos_token_id is None else eos_token_id
+    found = architecture(spec.architecture)
+    usual = found.to_hugging_face(spec)
+    config = hugging_face_config(
+        spec,
+        **{key: dropout for key in usual if "drop" in key},
+        **{
+            key: None for key in usual if key == "pad_token_id"
+        },  # windows are full: no number stands for padding
+        initializer_range=init_std,
+        bos_token_id=eos,
+        eos_token_id=eos,
+    )
+    torch.manual_seed(seed)
+    model = getattr(transformers, found.model_class)(config)
+    count = sum(weight.numel() for weight in model.parameters())
+    if count != params(spec):
+        raise RuntimeError(
+            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} were promised"
+        )
+    return model

@@ -1,0 +1,278 @@
+"""Attention for training windows: every backend by name, and no mask made where causality says enough."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..runtime import logits_of
+
+# MERGED DOCSTRINGS
+# GPT-2's activation in a form that costs a compiled step half as much on a CPU.
+# The loss of a decoder's step as a compiler makes it fast on a CPU: one pass over the logits for loss and gradient.
+
+Attention = Literal["eager", "sdpa", "flash", "cudnn"]
+
+Kernel = Callable[..., torch.Tensor]
+
+
+_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+
+
+def use_attention(model: Any, attention: Attention) -> None:
+    """Let a transformers model compute attention our way: sequences without padding, causal where the model is.
+
+    eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
+    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU and no other.
+
+    transformers makes a mask as a tensor while it is compiled, and a mask keeps torch from its flash kernel; for an
+    attention function that it does not know it makes none.
+    """
+    from transformers import AttentionInterface
+
+    name = f"scaling_{attention}"
+    AttentionInterface.register(
+        name, _for_transformers(_written_out if attention == "eager" else _fused(attention))
+    )
+    model.config._attn_implementation = name
+
+
+def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]]:
+    """A kernel as transformers calls it: shapes (batch, heads, time, head size) in, (batch, time, heads, head size) out."""
+
+    def attend(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        scaling: float,
+        dropout: float = 0.0,
+        **rest: Any,
+    ) -> tuple[torch.Tensor, None]:
+        causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
+        out = kernel(
+            query,
+            _all_heads(query, key),
+            _all_heads(query, value),
+            attn_mask=attention_mask,
+            dropout_p=dropout if module.training else 0.0,
+            is_causal=bool(causal),
+            scale=scaling,
+        )
+        return out.transpose(1, 2), None
+
+    return attend
+
+
+def _written_out(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> torch.Tensor:
+    """softmax(q·k^T·scale + mask)·v, called as torch's fused function is."""
+    if torch.compiler.is_compiling() and query.device.type == "cpu" and attn_mask is None and not dropout_p:
+        # Rotated queries and keys come in 32 bits, whatever autocast's format: the way back has products of its own.
+        query, key = (query * scale).to(value.dtype), key.to(value.dtype)
+        found: torch.Tensor = OneExponential.apply(query, key, value, is_causal)
+        return found
+    scores = torch.matmul(query * scale, key.transpose(2, 3)).float()
+    if attn_mask is not None:
+        scores = scores + attn_mask
+    elif is_causal:
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        seen = seen.tril(key.shape[2] - query.shape[2])
+        scores = scores.masked_fill(~seen, float("-inf"))
+    weights = functional.softmax(scores, dim=-1).to(value.dtype)
+    return torch.matmul(functional.dropout(weights, p=dropout_p), value)
+
+
+def _fused(attention: str) -> Kernel:
+    backend = _BACKENDS.get(attention)
+    if backend is None:
+        return functional.scaled_dot_product_attention
+
+    def one_backend(*args: Any, **options: Any) -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return functional.scaled_dot_product_attention(*args, **options)
+
+    return one_backend
+
+
+def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+    """Keys or values of grouped-query attention, repeated for each query head."""
+    groups = query.shape[1] // shared.shape[1]
+    return shared if groups == 1 else shared.repeat_interleave(groups, dim=1)
+
+
+class OneExponential(torch.autograd.Function):
+    """softmax(q·k^T)·v as a compiler makes it fast on a CPU: exp(score - top) is kept, and serves both ways.
+
+    The division by a row's total is left to the small products, as in train.model.kernels. torch's fused attention is 27 % of
+    a step of 4 layers d256 on a CPU, most of it backward; softmax written out was 16 %, and this is 6.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool
+    ) -> torch.Tensor:
+        scores = torch.matmul(query, key.transpose(2, 3)).float()
+        if is_causal:
+            to_come = _to_come(scores.shape[2], scores.shape[3], scores.device)
+            scores = scores.masked_fill(to_come, float("-inf"))
+        kept = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+        total = kept.sum(dim=-1, keepdim=True)
+        kept = kept.to(value.dtype)
+        out = (torch.matmul(kept, value).float() / total).to(value.dtype)
+        ctx.save_for_backward(query, key, value, kept, total, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, kept, total, out = ctx.saved_tensors
+        grad = grads[0].float() / total
+        along = (grad * out.float()).sum(
+            dim=-1, keepdim=True
+        )  # what moves every score of a row alike changes nothing
+        grad = grad.to(value.dtype)
+        to_value = torch.matmul(kept.transpose(2, 3), grad)
+        to_weights = torch.matmul(grad, value.transpose(2, 3)).float()
+        to_scores = (kept.float() * (to_weights - along)).to(value.dtype)
+        return torch.matmul(to_scores, key), torch.matmul(to_scores.transpose(2, 3), query), to_value, None
+
+
+def _to_come(queries: int, keys: int, device: torch.device) -> torch.Tensor:
+    """True where a key comes after a query, shape (queries, keys); in 32 bits, since 64-bit integers are compared slowly."""
+    query = torch.arange(queries, dtype=torch.float32, device=device)
+    key = torch.arange(keys, dtype=torch.float32, device=device)
+    return key > query[:, None] + float(keys - queries)
+
+
+SCALE, CUBE = 2 * math.sqrt(2 / math.pi), 0.044715
+
+
+class LogisticGelu(nn.Module):
+    """x·sigmoid(2·sqrt(2/pi)·(x + 0.044715·x^3)), which is gelu_new: 1 + tanh(u) = 2·sigmoid(2u).
+
+    One exponential in the place of a hyperbolic tangent, and its slope kept for the way back: measured 1.8 + 0.7 ms in
+    place of 4.2 + 4.9 ms for two million values.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The same shape and format."""
+        found: torch.Tensor = _KeptSlope.apply(x)
+        return found
+
+
+class _KeptSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        share = torch.sigmoid(SCALE * (wide + CUBE * wide * wide * wide))
+        found = wide * share
+        slope = share + found * (1 - share) * SCALE * (1 + 3 * CUBE * wide * wide)
+        ctx.save_for_backward(slope.to(x.dtype))
+        return found.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        slope: torch.Tensor = ctx.saved_tensors[0]
+        return grads[0] * slope
+
+
+def use_logistic_gelu(model: Any) -> None:
+    """Put it in the place of every gelu_new; a model without one is left as it is."""
+    from transformers.activations import NewGELUActivation
+
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(parent, name, LogisticGelu())
+
+
+STEP = 32  # columns of bf16 in a cache line
+
+
+def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Nats of each next token, shape of the targets: by one pass where a compiler works for a CPU, else as torch does it."""
+    head = model.get_output_embeddings()
+    whole = head.bias is None and not hasattr(head.weight, "device_mesh")
+    if not (torch.compiler.is_compiling() and ids.device.type == "cpu" and whole):
+        logits_BxTxV = logits_of(model, ids)
+        losses = functional.cross_entropy(
+            logits_BxTxV.flatten(0, 1).float(), targets.flatten(), reduction="none"
+        )
+        return losses.view(targets.shape)
+    hidden = model.base_model(ids, use_cache=False).last_hidden_state
+    return linear_cross_entropy(hidden.flatten(0, 1), head.weight, targets.flatten()).view(targets.shape)
+
+
+def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log softmax(hidden·weight^T) at the targets; hidden (N, width), weight (vocabulary, width), losses (N,).
+
+    Products in autocast's number format, everything else in 32 bits.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    losses: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight.to(dtype), targets)
+    return losses
+
+
+def padding(vocabulary: int) -> int:
+    """Rows of zeros that make an odd vocabulary's logits fast to write: up to an odd multiple of 32, which is 64 bytes in bf16.
+
+    Measured with 50,257: the product takes 140 ms, 96 at 50,304 (a multiple of 128, whose rows share places in the
+    cache) and 72 at 50,272.
+    """
+    if vocabulary % STEP == 0:
+        return 0
+    steps = -(-vocabulary // STEP)
+    return (steps + (steps % 2 == 0)) * STEP - vocabulary
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """One exponential of each logit serves the loss and the gradient: exp(logit - top) is kept, in the logits' format.
+
+    With total = its sum over a row, the gradient of the logits is (exp(logit - top) - total·[target])/total, whose division
+    is left to the small factors of the two products. torch's own cross entropy, compiled for a CPU, takes two exponentials,
+    reads the logits four times and compares each with its target in 64-bit integers twice; at a vocabulary of 50,257 this
+    takes less than half of its time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        rows, vocabulary = torch.arange(len(targets), device=targets.device), weight.shape[0]
+        weight = functional.pad(weight, (0, 0, 0, padding(vocabulary)))
+        logits = hidden.to(weight.dtype) @ weight.t()
+        if len(weight) > vocabulary:
+            beyond = torch.arange(vocabulary, len(weight), device=targets.device)
+            nothing = torch.full((), float("-inf"), dtype=logits.dtype, device=targets.device)
+            logits = logits.index_put((rows[:, None], beyond[None, :]), nothing)
+        top = logits.amax(dim=1, keepdim=True).float()
+        kept = torch.exp(logits.float() - top)
+        total = kept.sum(dim=1, keepdim=True)
+        at_target = logits.gather(1, targets[:, None]).float() - top
+        difference = (at_target.exp() - total)[:, 0].to(logits.dtype)
+        ctx.vocabulary = vocabulary
+        ctx.save_for_backward(
+            kept.to(logits.dtype).index_put((rows, targets), difference), hidden, weight, total
+        )
+        return (total.log() - at_target)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        kept, hidden, weight, total = ctx.saved_tensors
+        scale = grads[0][:, None] / total
+        to_hidden = ((kept @ weight).float() * scale).to(hidden.dtype)
+        to_weight = kept.t() @ (hidden.float() * scale).to(weight.dtype)
+        return to_hidden, to_weight[: ctx.vocabulary], None

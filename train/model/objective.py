@@ -1,0 +1,202 @@
+"""What a model is trained to predict: the next token, or tokens that were masked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from ..config import Settings, predicted_tokens
+from ..data import Tokens, batch
+from ..distributed import like, whole
+from .kernels import next_token_losses
+
+# MERGED DOCSTRINGS
+# Optimisers, and their state as named tensors that a checkpoint can hold.
+
+MASK_SHARE = (
+    0.8  # of the predicted tokens become [MASK], and so many a random token (Devlin et al. 2019, 3.1)
+)
+
+RANDOM_SHARE = 0.1
+
+UNSCORED = -100  # the label of a token that is not predicted; torch's cross_entropy ignores it
+
+EVALUATION_KEY = (2**31 - 1,)  # one mask for every run and step of the evaluation
+
+
+Windows = NDArray[np.int64]
+
+
+class Objective(Protocol):
+    """How windows of n_positions + 1 tokens become what a step reads, and what the loss of that is.
+
+    The first dimension is always the sequences, so that a batch can be split anywhere: every sequence has equally many
+    scored tokens, and the mean over sequences is the mean over tokens.
+    """
+
+    def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
+        """What a step reads: a function of the windows and of the key, whose randomness it is."""
+
+    def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
+        """Nats of the scored tokens, shape (batch, n): a row's mean is its sequence's, and tensors alone decide it."""
+
+    def scored(self, examples: Windows) -> int:
+        """How many tokens of the examples are predicted."""
+
+
+class Causal:
+    """Each token from those before it; examples are the windows themselves."""
+
+    def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
+        """The windows: nothing is random."""
+        return windows
+
+    def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
+        """Nats of each next token, shape (batch, n_positions)."""
+        return next_token_losses(model, examples[:, :-1], examples[:, 1:])
+
+    def scored(self, examples: Windows) -> int:
+        """All but the first token of each window."""
+        return int(examples[:, 1:].size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedLM:
+    """BERT's: of 15 % of a window's tokens 80 % are masked, 10 % replaced by a random token, 10 % left; all are predicted.
+
+    Examples are (batch, 2, n_positions): inputs and labels. The number of predicted tokens is the same in every window,
+    as in BERT's own code, so that a batch's loss does not depend on how it is split; the end of the text is not among
+    them while other tokens are left.
+    """
+
+    mask_token_id: int
+    eos_token_id: int
+    vocab_size: int  # of the tokenizer: a random token is a real one
+
+    def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
+        """Inputs and labels, masked as the key says."""
+        rng = np.random.default_rng(list(key))
+        tokens = windows[:, :-1]
+        order = rng.random(tokens.shape)
+        order[np.isin(tokens, (self.eos_token_id, self.mask_token_id))] += 1  # after all others
+        count = predicted_tokens("mlm", tokens.shape[1])
+        chosen = np.zeros(tokens.shape, dtype=bool)
+        np.put_along_axis(chosen, np.argpartition(order, count - 1, axis=1)[:, :count], True, axis=1)
+        fate = rng.random(tokens.shape)
+        other = rng.integers(0, self.vocab_size, tokens.shape)
+        inputs = np.where(chosen & (fate < MASK_SHARE), self.mask_token_id, tokens)
+        replaced = chosen & (fate >= MASK_SHARE) & (fate < MASK_SHARE + RANDOM_SHARE)
+        inputs = np.where(replaced, other, inputs)
+        return np.stack([inputs, np.where(chosen, tokens, UNSCORED)], axis=1)
+
+    def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
+        """Mean nats of each window's predicted tokens, shape (batch, 1); the head is computed at every position."""
+        inputs, labels = examples[:, 0], examples[:, 1]
+        logits_BxTxV = model(inputs).logits
+        losses = functional.cross_entropy(
+            logits_BxTxV.flatten(0, 1).float(), labels.flatten(), reduction="none", ignore_index=UNSCORED
+        )
+        scored = (labels != UNSCORED).sum(dim=1, keepdim=True)
+        return losses.view(labels.shape).sum(dim=1, keepdim=True) / scored
+
+    def scored(self, examples: Windows) -> int:
+        """The labels that are tokens."""
+        return int((examples[:, 1] != UNSCORED).sum())
+
+
+def objective_of(settings: Settings) -> Objective:
+    """What a run's settings say."""
+    if settings.objective == "causal":
+        return Causal()
+    assert settings.mask_token_id is not None
+    return MaskedLM(
+        mask_token_id=settings.mask_token_id,
+        eos_token_id=settings.eos_token_id,
+        vocab_size=settings.tokenizer_size or settings.vocab_size,
+    )
+
+
+def batch_of(settings: Settings, tokens: Tokens, step: int) -> Windows:
+    """What a step reads: a function of (seed, step), so resuming is a seek. The whole batch, whatever the micro-batch."""
+    windows = batch(tokens, settings.batch_size, settings.seed, step)
+    return objective_of(settings).examples(windows, (settings.seed, step))
+
+
+ADAM_EPS = 1e-8  # torch's default
+
+
+def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
+    """Weight decay on matrices only, as GPT-2 and Chinchilla train.
+
+    AdamW fused. Adafactor (Shazeer and Stern 2018) as transformers' Trainer sets it up: no first moment, the learning
+    rate as given, neither relative to the step nor scaled by the weights.
+    """
+    weights = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [w for w in weights if w.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        found: torch.optim.Optimizer = Adafactor(
+            groups, lr=settings.lr, scale_parameter=False, relative_step=False, warmup_init=False
+        )
+        return found
+    return torch.optim.AdamW(
+        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=ADAM_EPS, fused=True
+    )
+
+
+def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
+    """Clip the gradient to a norm of at most `most` and take the step; returns its norm before."""
+    if hasattr(optimizer, "clipped_step"):
+        norm: torch.Tensor = optimizer.clipped_step()
+        return norm
+    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
+    optimizer.step()
+    return norm
+
+
+def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every value that the optimiser keeps for each weight, as "value.weight"; numbers as tensors of 64 bits.
+
+    Every process must ask: what is divided among them is gathered.
+    """
+    if hasattr(optimizer, "named_state"):
+        own: Iterator[tuple[str, torch.Tensor]] = optimizer.named_state(model)
+        return own
+    names = {weight: name for name, weight in model.named_parameters()}
+    return (
+        (f"{value}.{names[weight]}", _tensor(kept))
+        for weight, values in optimizer.state.items()
+        for value, kept in values.items()
+    )
+
+
+def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tensor], device: str) -> None:
+    """Put back what `optimizer_state` gave, bit for bit; other entries of `state` are passed over."""
+    if hasattr(optimizer, "load_named_state"):
+        optimizer.load_named_state(model, state)
+        return
+    weights = dict(model.named_parameters())
+    for key, kept in state.items():
+        value, _, name = key.partition(".")
+        if name in weights:
+            optimizer.state[weights[name]][value] = _restored(kept, weights[name], device)
+
+
+def _tensor(kept: Any) -> torch.Tensor:
+    if isinstance(kept, torch.Tensor):
+        return whole(kept.detach())
+    return torch.tensor(kept, dtype=torch.int64 if isinstance(kept, int) else torch.float64)
+
+
+def _restored(kept: torch.Tensor, weight: torch.Tensor, device: str) -> Any:
+    if kept.ndim == 0 and kept.dtype in (torch.int64, torch.float64):
+        return kept.item()
+    return like(weight, kept) if kept.shape == weight.shape else kept.to(device)

@@ -1,0 +1,219 @@
+"""Weights to begin from: a Hugging Face folder on this machine, or a name on the hub."""
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from families import ModelSpec
+from families.architectures import REGISTRY, architecture
+from families.units import BadInput
+from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
+
+from ..data.remote import NETWORK_SECONDS, hub_answers
+from ..rung import MODEL, TRUNK
+from .config import hugging_face_config
+
+_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
+
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
+
+_LAYER = re.compile(r"\.\d+\.")  # in the name of a weight: it is one of a row of layers
+
+_TABLES = (".attn.bias", ".masked_bias", ".inv_freq")  # of masks and angles, in files of older libraries
+
+_FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}  # fmt: skip
+
+
+@lru_cache(maxsize=8)
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint: a path, what the hub's cache holds, or a download from the hub.
+
+    A rung's folder stands for the model in it, and a run's for its longest rung's.
+
+    Raises:
+        BadInput: no such folder, no weights in a form that is safe to read, or a hub that does not answer.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        longest = sorted(path.glob("rung-*/model"), key=lambda model: int(model.parent.name.split("-")[1]))
+        for folder in (path, path / "model", *longest[-1:]):
+            if (folder / "config.json").is_file():
+                return _with_weights(name, folder.resolve())
+        raise BadInput(f"init is {name!r}, a folder without a config.json; it must be a Hugging Face model's")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BadInput(f"init is {name!r}, which does not exist")
+    return _with_weights(name, _from_hub(name))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, local_files_only=True))
+    except HFValidationError as error:
+        raise BadInput(f"init is {name!r}; it must be a folder or a name on the hub") from error
+    except LocalEntryNotFoundError:
+        pass
+    if not hub_answers():
+        raise BadInput(
+            f"init is {name!r}: there is no such folder, it was not downloaded to this machine before, and the hub "
+            "cannot be reached"
+        )
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED, etag_timeout=NETWORK_SECONDS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise BadInput(
+            f"init is {name!r}, which the hub does not give: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def _with_weights(name: str, folder: Path) -> Path:
+    if not _weight_files(folder):
+        raise BadInput(f"init is {name!r}, which holds {_in_place_of_weights(folder)}")
+    return folder
+
+
+def _in_place_of_weights(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.glob("*.bin"))
+    found = f"{pickled[0]}, a pickle that can run code" if pickled else "no weights"
+    return f"{found}; only model.safetensors is read"
+
+
+def checkpoint_spec(folder: Path) -> ModelSpec:
+    """The shape that a checkpoint's config.json says.
+
+    Raises:
+        BadInput: an architecture that is not known here.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is not JSON: {error.msg}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in REGISTRY:
+        raise BadInput(f"{path} has model_type {kind!r}; known: {', '.join(REGISTRY)}")
+    return REGISTRY[kind].from_hugging_face(config)
+
+
+def checkpoint_sha256(folder: Path) -> str:
+    """Of the weights, whatever the folder is called."""
+    return sha256_bytes(canonical_json([sha256_file(path) for path in _weight_files(folder)]))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the checkpoint brings its own."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
+def checkpoint_name(name: str) -> str:
+    """What to call the model: a name on the hub without its owner; of a run's rung, the run."""
+    parts = Path(name).expanduser().resolve().parts if Path(name).expanduser().is_dir() else Path(name).parts
+    while len(parts) > 1 and (parts[-1] in (MODEL, TRUNK) or parts[-1].startswith(("rung-", "step-"))):
+        parts = parts[:-1]
+    return parts[-1]
+
+
+def read_model(kind: Any, folder: Path) -> Any:
+    """A model of a transformers class from the safetensors of a folder, in 32 bits; none of the folder's code is run.
+
+    Weights beside the layers that a class has no place for (a pooler) are left out.
+
+    Raises:
+        BadInput: no weights, or other ones than the config says; a library that reads what strangers wrote fails in many ways.
+    """
+    if not _weight_files(folder):
+        raise BadInput(f"{folder} holds {_in_place_of_weights(folder)}")
+    try:
+        with torch.random.fork_rng(devices=[]):  # what the library draws must not move the run's own draws
+            loaded, info = kind.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+    except Exception as error:
+        raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
+    for name, there, wanted in sorted(info["mismatched_keys"]):
+        raise BadInput(
+            f"{folder} has {name} of shape {tuple(there)}; its config.json asks for {tuple(wanted)}"
+        )
+    missing = sorted(set(info["missing_keys"]) - set(loaded.all_tied_weights_keys))
+    if missing:
+        raise BadInput(f"{folder} has no {missing[0]}: {len(missing)} weights are missing")
+    spare = sorted(
+        name for name in info["unexpected_keys"] if _LAYER.search(name) and not name.endswith(_TABLES)
+    )
+    if spare:
+        raise BadInput(f"{folder} has {spare[0]}, a layer that its config.json does not have")
+    for name, weight in loaded.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise BadInput(f"{folder} has {name}, of which some are not finite numbers")
+    return loaded
+
+
+def first_message_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
+    """Copy a checkpoint's weights into a model of the same shape, in 32 bits.
+
+    Of a checkpoint with a longer context the first n_positions rows of the position table are taken: the others would
+    see no token. Parts that `model` does not have (a pooler) are left out.
+
+    Raises:
+        BadInput: another shape or another arithmetic, or weights that are missing.
+    """
+    import transformers
+
+    theirs = checkpoint_spec(folder)
+    check_same_shape(spec, theirs, str(folder))
+    found = architecture(spec.architecture)
+    loaded = read_model(getattr(transformers, found.model_class), folder)
+    _check_arithmetic(loaded.config, spec, folder)
+    ours = model.state_dict()
+    taken = {
+        name: weight[: spec.n_positions] if weight.shape != ours[name].shape else weight
+        for name, weight in loaded.state_dict().items()
+        if name in ours
+    }
+    model.load_state_dict(taken)
+
+
+def check_same_shape(spec: ModelSpec, theirs: ModelSpec, name: str) -> None:
+    """A checkpoint fits a model of its own shape, with its own context or a shorter one.
+
+    Raises:
+        BadInput: naming the first difference.
+    """
+    for field in ("architecture", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "vocab_size"):
+        ours, its = getattr(spec, field), getattr(theirs, field)
+        if ours != its:
+            raise BadInput(f"init is {name}, a model with {field} {its}; this one has {field} {ours}")
+    if spec.n_positions > theirs.n_positions:
+        raise BadInput(
+            f"n_positions is {spec.n_positions}; init {name} has {theirs.n_positions} positions, which is the most"
+        )
+
+
+def _check_arithmetic(config: Any, spec: ModelSpec, folder: Path) -> None:
+    """What the shape does not say, as the activation, must be what a model of ours computes."""
+    usual = hugging_face_config(spec)
+    for key in architecture(spec.architecture).to_hugging_face(spec):
+        if key in _FREE or "drop" in key or "position" in key or key == "n_inner":
+            continue
+        ours, theirs = getattr(usual, key), getattr(config, key, None)
+        if ours != theirs:
+            raise BadInput(
+                f"init is {folder}, a model with {key} {theirs}; {spec.architecture} is trained with {ours}"
+            )

@@ -1,0 +1,1 @@
+"""Find the fastest way to run a member on this machine."""
