@@ -24,6 +24,18 @@ from scaling.fitting.selection import select_runs
 from scaling.runs import Run, by_group, columns, compute_of
 from scaling.runs.readers import read_runs
 
+# The tables on which the bars were set; a folder may hold others, of other units or settings.
+SOURCES = (
+    "cerebras_gpt_and_pythia",
+    "chinchilla",
+    "cs336_isoflop",
+    "datablations",
+    "gemstones",
+    "nanochat_miniseries",
+    "overtraining",
+    "porian_isoflop",
+    "routed_lm_dense",
+)
 APART = {"cs336": "noise-free", "c4_repeated": "repeated data", "dedup": "deduplicated, repeated"}
 FEWEST_TRAINING_ROWS = 20
 SHIFTS = (0.5, 1.0, 1.5)  # decades cut off the top first: the same question asked earlier in each study
@@ -94,8 +106,12 @@ def main() -> int:
 
 
 def sources(folder: Path) -> dict[str, dict[str, tuple[Run, ...]]]:
-    """Every group of every table, by file: groups of one file share a laboratory, a text or a way of measuring."""
-    return {path.stem: by_group(read_runs(path).runs) for path in sorted(folder.glob("*.csv"))}
+    """Every group of the tables in SOURCES, by file: groups of one file share a laboratory, a text or a way of measuring."""
+    return {
+        name: by_group(read_runs(folder / f"{name}.csv").runs)
+        for name in SOURCES
+        if (folder / f"{name}.csv").exists()
+    }
 
 
 def tables(folder: Path) -> dict[str, tuple[Run, ...]]:
