@@ -183,7 +183,8 @@ def test_a_job_that_no_node_starts_is_given_up_and_taken_out_of_the_queue(queue,
     (queue / "1" / "last").write_text("0")
     time.sleep(1.1)
     found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=time.sleep)
-    assert found.failed == {"a": "no node has started it within 1 s (None), and it is cancelled"}
+    assert list(found.failed) == ["a"]
+    assert "1 s" in found.failed["a"]
     assert not (queue / "1_0").exists()
 
 
