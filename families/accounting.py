@@ -36,6 +36,23 @@ def train_flops_per_token(spec: ModelSpec) -> int:
     return architecture(spec.architecture).train_flops_per_token(spec)
 
 
+def describe(spec: ModelSpec) -> dict[str, object]:
+    """Return shape, parameter counts and training FLOPs per token, by the names of `--json`."""
+    return {
+        "architecture": spec.architecture,
+        "n_layer": spec.n_layer,
+        "n_head": spec.n_head,
+        "n_embd": spec.n_embd,
+        "n_inner": spec.n_inner,
+        "n_positions": spec.n_positions,
+        "vocab_size": spec.vocab_size,
+        "params": params(spec),
+        "params_non_embedding": params_non_embedding(spec),
+        "parameters_by_part": parameters(spec),
+        "train_flops_per_token": train_flops_per_token(spec),
+    }
+
+
 def train_flops(spec: ModelSpec, tokens: float) -> float:
     """FLOPs to train on that many tokens."""
     return train_flops_per_token(spec) * tokens

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -41,8 +41,12 @@ class Accelerator:
 
     @property
     def training_peak(self) -> float:
-        """Dense FLOP/s in `training_format`: what an MFU is a share of."""
+        """Dense FLOP/s in `training_format`, the denominator of an MFU."""
         return self.peak[self.training_format]
+
+    def facts(self) -> dict[str, object]:
+        """Return all fields, training format and peak included."""
+        return {**asdict(self), "training_format": self.training_format, "training_peak": self.training_peak}
 
 
 def _entry(

@@ -63,6 +63,11 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, LARGEST_EXPONENT))
 
 
+def format_loss(loss: float) -> str:
+    """Format a loss in nats per token with four decimals."""
+    return f"{loss:.4f}"
+
+
 def format_perplexity(value: float) -> str:
     """Two decimals, or three digits where it is very large."""
     return f"{value:.2f}" if value < MANY else f"{value:.3g}"

@@ -96,7 +96,7 @@ def test_each_of_several_budgets_is_told_with_its_own_rows(cli):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("plan", "--params", "300k", "--budget", "1e15"), "asked for 300k parameters, got 3.33M (+1,011 %)"),
+        (("plan", "--params", "300k", "--budget", "1e15"), "300k parameters requested, 3.33M designed (+1,011 %)"),
         (("plan", "--params", "1M", "--budget", "1e15"), "50,257 words of 64 numbers are 3.22M alone"),
         (("design", "--params", "1"), "asked for 1 parameters, got 3.33M"),
         (("design", "--width", "100"), "asked for width 100, got 128"),

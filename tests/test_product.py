@@ -281,7 +281,7 @@ def test_validate_of_a_folder_that_is_not_ours_measures_the_text_given(study, tm
     other.write_text("the law of the budget\n" * 200)
     status, out, _ = here("validate", str(model), "--data", str(other))
     assert status == 0
-    assert "nothing is recorded to compare with" in out
+    assert "no recorded loss to compare with" in out
 
 
 def test_validate_refuses_data_that_is_not_what_was_measured(copy, here):

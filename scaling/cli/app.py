@@ -156,13 +156,19 @@ class _KeyValueCommand(TyperCommand):
             if name not in _SHARED
         }
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line, with KEY=VALUE."""
+        pieces = super().collect_usage_pieces(ctx)
+        return pieces if any("KEY=VALUE" in piece for piece in pieces) else [*pieces, "[KEY=VALUE…]"]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the keys, then the options that all verbs share."""
         keys = self._keys()
         rows = []
         for key, option in keys.items():
             spelling, text = option.get_help_record(ctx)
-            metavar = "true|false" if option.is_flag else spelling.rpartition(" ")[2]
+            kind = spelling.partition(" ")[2].strip("<>").removesuffix(" range")
+            metavar = "true|false" if option.is_flag else "A,B,…" if option.multiple else kind
             rows.append((f"{key}={metavar}", text))
         with formatter.section("Keys"):
             formatter.write_dl(rows)

@@ -12,7 +12,8 @@ from families.units import BadInput
 
 from ..laws import Convention, Law
 from ..runs import Run
-from .experiment_design import ROW_NOISE, RUN_NOISE
+from ..stats import Interval
+from .experiment_design import ROW_NOISE, RUN_NOISE, Z_80
 from .planfile import PlanFile
 
 
@@ -73,6 +74,12 @@ class SimulationResult:
     half_width_80: float
     coverage_80: float
     coverage_95: float
+
+    @property
+    def coverage_range(self) -> Interval:
+        """Range of coverage_80, 80 % of it, where the true coverage is 80 %, by the binomial's normal approximation."""
+        spread = Z_80 * math.sqrt(0.8 * 0.2 / self.replicates)
+        return max(0.0, 0.8 - spread), min(1.0, 0.8 + spread)
 
 
 def simulate(
