@@ -187,7 +187,7 @@ def test_compare_completes_the_card_with_what_was_predicted(copy, here):
     plan = sealed(copy, actual - 0.05, actual + 0.15)
     status, _, said = here("compare", "--study", str(copy))
     assert status == 0, said
-    assert "model cards now tell" in said
+    assert "model cards completed" in said
     text = readme.read_text()
     assert f"| predicted | {plan.members[0].prediction.loss:.4f} |" in text
     assert f"| actual | {actual:.4f} |" in text

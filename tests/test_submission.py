@@ -256,7 +256,7 @@ def test_what_a_profile_says_of_members_that_a_plan_does_not_have_is_named(cli, 
     words = ("--launcher", "slurm", "--profile", tmp_path / "cluster.yaml", "--dry-run")
     found = cli("ladder", tmp_path / "plan.json", "--study", tmp_path / "study", *words)
     assert found.returncode == 0
-    assert "cluster.yaml says what gpt2-b needs; " in found.stderr
+    assert "cluster.yaml has settings for gpt2-b, " in found.stderr
     assert "#SBATCH --cpus-per-task=2" in found.stdout
     assert not (tmp_path / "study").exists()
 

@@ -40,6 +40,7 @@ def demo(
     It can be interrupted at any point; the same command resumes it.
     """
     from train.jobs import demo as steps
+    from train.jobs.pool import cores
 
     from .compare import compared, comparison_text
     from .report import write_report
@@ -59,7 +60,7 @@ def demo(
         log(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
     log("3/6  train the smaller members as ladders")
     options = {**steps.TRAINING, "seed": seed}
-    train_members(ladders, paths, side_by_side=steps.cores(), **options)
+    train_members(ladders, paths, side_by_side=cores(), **options)
     log("4/6  fit the law, and seal the prediction for the largest member")
     sealed = steps.seal_target(paths, target, seed)
     for member in sealed.members:
