@@ -8,7 +8,7 @@ import pytest
 
 from families.units import BadInput
 from plots import style
-from plots.figures import picture, pictures
+from plots.figures import draw_figure, draw_figures
 from plots.report import report
 from plots.study_data import load_study
 from scaling.laws import Law
@@ -37,7 +37,7 @@ def _write(folder, rows):
 
 def _page(folder):
     seen = load_study(folder)
-    return report(seen, *pictures(seen))
+    return report(seen, *draw_figures(seen))
 
 
 def _without(folder, *names):
@@ -66,9 +66,9 @@ def test_losses_beyond_guessing_are_named_and_the_pictures_hold(study):
     rows[3]["loss"] = 1e4
     _write(study, rows)
     seen = load_study(study)
-    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in seen.doubts)
-    assert rows[3]["run"] not in {run.run for run in seen.lawful if run.loss > 100}
-    drawn, lacking = pictures(seen)
+    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in seen.warnings)
+    assert rows[3]["run"] not in {run.run for run in seen.comparable_runs if run.loss > 100}
+    drawn, lacking = draw_figures(seen)
     assert set(lacking) == {"calibration"}
     assert all(len(style.svg(one.figure, one.name)) < 400_000 for one in drawn)
 
@@ -80,14 +80,14 @@ def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
         line["loss"] = 1e6
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     seen = load_study(study)
-    assert any("which diverged" in line for line in seen.doubts)
-    axes = picture("learning", seen).figure.axes[0]
+    assert any("which diverged" in line for line in seen.warnings)
+    axes = draw_figure("learning", seen).figure.axes[0]
     assert axes.get_ylim()[1] < 30
     assert len(axes.get_yticks()) < 20
 
 
 def test_a_healthy_study_has_no_doubts(study):
-    assert load_study(study).doubts == ()
+    assert load_study(study).warnings == ()
 
 
 @pytest.mark.parametrize("high", [12.0, 1e2, 1e6, 1e200])
@@ -141,7 +141,7 @@ def test_a_study_of_two_eval_sets_is_refused_by_a_fit_and_doubted_by_the_report(
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert "2 eval sets" in done.stderr
-    assert any("2 eval sets" in line for line in load_study(study).doubts)
+    assert any("2 eval sets" in line for line in load_study(study).warnings)
 
 
 def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
@@ -152,4 +152,4 @@ def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert any("count of N" in line for line in load_study(study).doubts)
+    assert any("count of N" in line for line in load_study(study).warnings)

@@ -11,7 +11,7 @@ import pytest
 from families.units import BadInput, format_size
 from plots import card, tables
 from plots import text as page_text
-from plots.figures import pictures
+from plots.figures import draw_figures
 from plots.report import report
 from plots.study_data import load_study
 from scaling.cli.report import write_report
@@ -36,7 +36,7 @@ def hostile(tmp_path_factory):
 
 def _page(folder):
     seen = load_study(folder)
-    return report(seen, *pictures(seen))
+    return report(seen, *draw_figures(seen))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,11 @@ def test_ids_are_used_once(page):
 def test_the_page_states_the_seal_and_the_numbers_of_the_comparison(study, page):
     row = Comparison.read(study / "comparison.json").rows[0]
     for text in (
-        f"{row.predicted_loss:.3f}",
-        f"{row.actual_loss:.3f}",
+        f"{row.predicted_loss:.4f}",
+        f"{row.actual_loss:.4f}",
         f"{row.actual_ppl:.2f}",
         row.sealed_at,
-        "unbroken",
+        "intact: the plan is unchanged",
     ):
         assert text in page
 
@@ -157,7 +157,7 @@ def test_in_a_papers_table_no_name_opens_a_group_or_a_formula():
         (("runs.jsonl", "law.json"), "Nothing is planned yet"),
         (("law.json",), "No run is finished yet"),
         (("plan.json",), "No run is finished yet"),
-        (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has met its run yet"),
+        (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has been scored yet"),
     ],
 )
 def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, said):
@@ -210,8 +210,8 @@ def test_runs_on_another_eval_set_stay_out_of_the_laws_figures(study, tmp_path):
     with (folder / "runs.jsonl").open("a") as file:
         file.write(json.dumps({**row, "run": "stranger", "eval_set": "other"}) + "\n")
     seen = load_study(folder)
-    assert "stranger" not in {run.run for run in seen.lawful}
-    assert any("2 eval sets" in line for line in seen.doubts)
+    assert "stranger" not in {run.run for run in seen.comparable_runs}
+    assert any("2 eval sets" in line for line in seen.warnings)
 
 
 def test_advice_follows_from_the_numbers(study):
@@ -224,23 +224,23 @@ def test_advice_follows_from_the_numbers(study):
 def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(study, page):
     text = " ".join(_tags(page).text)
     for said in (
-        "What refitting with the new runs changes: 16 rows become 17",
+        "Refitted with the new runs: 16 rows become 17",
         "exponent of N*",
         "Cost, planned",
     ):
         assert said in text
     found = Comparison.read(study / "comparison.json").refit
-    assert f"{found.change('loss').after:.3f}" in text
+    assert f"{found.change('loss').after:.4f}" in text
 
 
 def test_the_page_names_the_ladder_that_tells_most(study):
     shaped = load_study(study)
     runs = tuple(r.model_copy(update={"n_layer": 2, "n_head": 4, "vocab_size": 1024}) for r in shaped.runs)
-    found = tables.forms_table_aside(replace(shaped, runs=runs))
+    found = tables.informative_ladders_table(replace(shaped, runs=runs))
     widths = [row[-1].value for row in found.rows]
     assert 0 < min(widths) <= max(widths) < 0.1
-    assert "now known to" in found.title
-    assert tables.forms_table_aside(shaped) is None, "runs that do not say their shape"
+    assert "now predicted to" in found.title
+    assert tables.informative_ladders_table(shaped) is None, "runs that do not say their shape"
 
 
 def test_a_plan_of_choices_shows_its_band(study, tmp_path, cli):
@@ -295,7 +295,7 @@ def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
     assert "Sealed predictions of 3 studies" in page
     assert "80 % intervals held 3 of 3" in page
     assert ">two<" in page  # a study of one prediction goes by its own name
-    assert "What to run next" not in page
+    assert "Next runs" not in page
 
 
 def test_the_command_says_first_that_a_seal_is_broken(study, tmp_path, cli):
