@@ -246,8 +246,10 @@ def _crossing(sizes: Array, excess: Array) -> Array:
 
 
 def frontier(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
-    """Above, loss against compute: runs, the law's best and its 80 % interval. Below, the best size with the
-    indifference band: sizes within 0.01 nats of it. From the cheapest run to ten times beyond the costliest.
+    """Loss and size of the compute-optimal frontier against compute, with the runs.
+
+    Above: loss, with the law's 80 % interval. Below: the best size, with the indifference band of sizes within 0.01 nats of
+    it. Compute goes from the cheapest run to ten times the costliest.
 
     Raises:
         BadInput: no runs, or the law has no optimum.

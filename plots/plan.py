@@ -40,11 +40,11 @@ MARKER_OF_SET = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
 
 def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Plot:
-    """IsoFLOP curves of a plan's candidates, the frontier, the indifference band, own and published runs, and the sizes
-    that other laws prefer.
+    """Expected loss against size for a plan's budget.
 
-    Losses are in nats per token by the plan's law. Another law's choice is shown by its size alone, since its losses are
-    of another text. Published runs are hollow markers, each on its own text; they are shown under published laws, and
+    IsoFLOP curves of the candidates, the frontier, the indifference band, own and published runs, and the sizes that other
+    laws prefer. Losses are in nats per token by the plan's law; another law's choice is shown by its size alone, since its
+    losses are of another text. Published runs are hollow markers, each on its own text, shown under published laws and
     under a fitted law of the same vocabulary. A law of one variable has the frontier alone.
     """
     best = plan.recommended

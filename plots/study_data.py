@@ -97,8 +97,9 @@ class StudyData:
 
     @property
     def comparable_runs(self) -> tuple[Run, ...]:
-        """Annealed runs that the law applies to: its group, eval set and convention of N; runs that did not learn are
-        left out. Without a law, all annealed runs.
+        """Annealed runs that the law applies to; without a law, all annealed runs.
+
+        They have its group, eval set and convention of N; runs that did not learn are left out.
         """
         if self.law is None:
             return tuple(run for run in self.runs if run.annealed)

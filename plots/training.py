@@ -238,8 +238,9 @@ def measure_throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> list
 
 
 def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Plot:
-    """Tokens per second of each run: median and middle 80 %, with the MFU, or the model's FLOP/s where the device's peak
-    is unknown.
+    """Tokens per second of each run, median and middle 80 %, with its MFU.
+
+    The model's FLOP/s are shown where the device's peak is unknown.
 
     Raises:
         BadInput: no curve was timed.

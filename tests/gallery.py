@@ -37,21 +37,21 @@ def draw(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 def screenshot(folder: Path, out: Path) -> None:
     """The top of a study's report, as a browser shows it."""
-    place = Path(tempfile.mkdtemp())
+    temporary = Path(tempfile.mkdtemp())
     try:
-        seen = load_study(folder)
-        drawn, lacking = draw_figures(seen)
-        (place / "report.html").write_text(report(seen, drawn, lacking), encoding="utf-8")
-        browser = Browser(place / "profile")
+        study = load_study(folder)
+        drawn, not_drawn = draw_figures(study)
+        (temporary / "report.html").write_text(report(study, drawn, not_drawn), encoding="utf-8")
+        browser = Browser(temporary / "profile")
         try:
-            browser.open((place / "report.html").as_uri(), width=WIDTH)
+            browser.open((temporary / "report.html").as_uri(), width=WIDTH)
             clip = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT, "scale": 1}
             taken = browser.cdp("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         finally:
             browser.close()
         atomic_write(out, base64.b64decode(taken["data"]))
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(temporary)
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ def _write(folder, rows):
 
 
 def _page(folder):
-    seen = load_study(folder)
-    return report(seen, *draw_figures(seen))
+    data = load_study(folder)
+    return report(data, *draw_figures(data))
 
 
 def _without(folder, *names):
@@ -65,11 +65,11 @@ def test_losses_beyond_guessing_are_named_and_the_pictures_hold(study):
     rows = _rows(study)
     rows[3]["loss"] = 1e4
     _write(study, rows)
-    seen = load_study(study)
-    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in seen.warnings)
-    assert rows[3]["run"] not in {run.run for run in seen.comparable_runs if run.loss > 100}
-    drawn, lacking = draw_figures(seen)
-    assert set(lacking) == {"calibration"}
+    data = load_study(study)
+    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in data.warnings)
+    assert rows[3]["run"] not in {run.run for run in data.comparable_runs if run.loss > 100}
+    drawn, not_drawn = draw_figures(data)
+    assert set(not_drawn) == {"calibration"}
     assert all(len(style.svg(one.figure, one.name)) < 400_000 for one in drawn)
 
 
@@ -79,9 +79,9 @@ def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
     for line in lines[len(lines) // 2 :]:
         line["loss"] = 1e6
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    seen = load_study(study)
-    assert any("which diverged" in line for line in seen.warnings)
-    axes = draw_figure("learning", seen).figure.axes[0]
+    data = load_study(study)
+    assert any("which diverged" in line for line in data.warnings)
+    axes = draw_figure("learning", data).figure.axes[0]
     assert axes.get_ylim()[1] < 30
     assert len(axes.get_yticks()) < 20
 
@@ -129,9 +129,9 @@ def test_the_command_says_each_reason_once(study, cli):
     _without(study, "law.json", "comparison.json")
     done = cli("report", "--study", study)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if "no law.json" in line]
-    assert len(said) == 1
-    assert "surface, isoflops, frontier" in said[0]
+    messages = [line for line in done.stderr.splitlines() if "no law.json" in line]
+    assert len(messages) == 1
+    assert "surface, isoflops, frontier" in messages[0]
 
 
 def test_a_study_of_two_eval_sets_is_refused_by_a_fit_and_doubted_by_the_report(study, cli):

@@ -27,7 +27,7 @@ DRAWN = set(FIGURES) - {"calibration", "planned", "forecast"}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def study(tmp_path_factory):
     return load_study(write_study(tmp_path_factory.mktemp("plots") / "study"))
 
 
@@ -59,17 +59,17 @@ def test_many_predictions_are_counted():
     assert "80 % intervals held 2 of 3" in predictions.calibration(rows).title
 
 
-def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
-    drawn, lacking = draw_figures(seen)
+def test_every_figure_but_calibration_is_drawn_for_a_whole_study(study):
+    drawn, not_drawn = draw_figures(study)
     assert {p.name for p in drawn} == DRAWN
-    assert lacking == {"calibration": "there is 1 scored prediction; calibration needs at least 3"}
+    assert not_drawn == {"calibration": "there is 1 scored prediction; calibration needs at least 3"}
     assert all(p.title and p.about and p.rows for p in drawn)
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
-    first = draw_figure(name, seen)
-    texts = [style.svg(one.figure, name) for one in (first, first, draw_figure(name, seen))]
+def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(study, name):
+    first = draw_figure(name, study)
+    texts = [style.svg(drawn.figure, name) for drawn in (first, first, draw_figure(name, study))]
     assert texts[0] == texts[1] == texts[2]
     root = ET.fromstring(texts[0])
     assert root.get("role") == "img"
@@ -78,21 +78,23 @@ def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
     assert re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d", texts[0]) is None, "no date of drawing"
 
 
-def test_inline_svg_takes_the_pages_colours(seen):
-    text = style.svg(draw_figure("frontier", seen).figure, "frontier", inline=True)
+def test_inline_svg_takes_the_pages_colours(study):
+    text = style.svg(draw_figure("frontier", study).figure, "frontier", inline=True)
     assert not [colour for colour in style.DARK if colour in text]
     assert f"var(--{style.css_variable(style.BLUE)})" in text
 
 
-def test_png_is_the_same_twice(seen):
-    one = draw_figure("residuals", seen).figure
+def test_png_is_the_same_twice(study):
+    one = draw_figure("residuals", study).figure
     assert style.png(one) == style.png(one)
     assert style.png(one)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_each_run_of_the_law_has_a_point_with_its_name(seen):
-    text = style.svg(draw_figure("frontier", seen).figure, "frontier")
-    assert text.count('class="pt"') == 2 * len(seen.comparable_runs), "above against loss, below against size"
+def test_each_run_of_the_law_has_a_point_with_its_name(study):
+    text = style.svg(draw_figure("frontier", study).figure, "frontier")
+    assert text.count('class="pt"') == 2 * len(study.comparable_runs), (
+        "above against loss, below against size"
+    )
     assert "gpt2-d192-s0" in text
 
 
@@ -103,27 +105,27 @@ def test_a_spreadsheet_computes_nothing_of_a_name():
     assert rows == [["run", "loss"], ["'=1+1", "-0.5"], ["'@x", "2.0"], ["gpt2-52m", "3.0"]]
 
 
-def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
-    rows = list(csv.DictReader(io.StringIO(draw_figure("residuals", seen).csv())))
-    assert len(rows) == len(seen.comparable_runs)
+def test_csv_holds_the_runs_and_the_percent_off_the_law(study):
+    rows = list(csv.DictReader(io.StringIO(draw_figure("residuals", study).csv())))
+    assert len(rows) == len(study.comparable_runs)
     for row in rows:
         assert float(row["percent"]) == pytest.approx(100 * (float(row["loss"]) / float(row["law"]) - 1))
 
 
-def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
+def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(study):
     error = law.residual_percent(
-        seen.law.predictor(), [r for r in seen.comparable_runs if r.run not in seen.sealed_runs]
+        study.law.predictor(), [r for r in study.comparable_runs if r.run not in study.sealed_runs]
     )
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
 
-def test_a_trend_in_the_residuals_is_said(seen):
+def test_a_trend_in_the_residuals_is_said(study):
     bent = [
         r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))})
-        for r in seen.comparable_runs
+        for r in study.comparable_runs
     ]
-    assert "a trend in D" in law.residuals(seen.law.predictor(), bent).title
-    assert "no trend" in law.residuals(seen.law.predictor(), seen.comparable_runs, seen.sealed_runs).title
+    assert "a trend in D" in law.residuals(study.law.predictor(), bent).title
+    assert "no trend" in law.residuals(study.law.predictor(), study.comparable_runs, study.sealed_runs).title
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
@@ -134,9 +136,9 @@ def test_smoothing_keeps_a_constant_and_the_mean_level():
     assert np.std(np.diff(study_data.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
 
 
-def test_a_cooldown_starts_on_its_trunk(seen):
-    branch = next(c for c in seen.curves if c.part.startswith("rung"))
-    tokens, loss = study_data.smooth_with_trunk(branch, seen.curves)
+def test_a_cooldown_starts_on_its_trunk(study):
+    branch = next(c for c in study.curves if c.part.startswith("rung"))
+    tokens, loss = study_data.smooth_with_trunk(branch, study.curves)
     assert tokens[0] < branch.tokens[0]
     assert len(tokens) == len(loss) == len(branch.tokens) + 1
 
@@ -168,21 +170,21 @@ def test_a_figure_without_data_is_one_clear_line(draw, message):
         draw()
 
 
-def test_an_unknown_figure_names_the_nearest(seen):
+def test_an_unknown_figure_names_the_nearest(study):
     with pytest.raises(BadInput, match="did you mean surface"):
-        draw_figure("surfcae", seen)
+        draw_figure("surfcae", study)
 
 
-def test_no_setting_of_the_callers_matplotlib_changes(seen):
+def test_no_setting_of_the_callers_matplotlib_changes(study):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    style.png(draw_figure("surface", seen).figure)
+    style.png(draw_figure("surface", study).figure)
     assert dict(mpl.rcParams) == before
 
 
-def test_the_bands_edges_cost_what_the_band_allows(seen):
-    predictor = without_local_correction(seen.law.predictor())
+def test_the_bands_edges_cost_what_the_band_allows(study):
+    predictor = without_local_correction(study.law.predictor())
     found = frontier.compute_frontier(predictor, np.geomspace(1e11, 1e13, 7))
     for edge in found.band:
         loss = predictor.predict(edge, found.C / (6 * edge)).loss
@@ -191,10 +193,10 @@ def test_the_bands_edges_cost_what_the_band_allows(seen):
     assert (found.band[1] > found.N).all()
 
 
-def test_a_wider_band_holds_the_narrower_one(seen):
+def test_a_wider_band_holds_the_narrower_one(study):
     compute = np.array([1e12])
     narrow, wide = (
-        frontier.compute_frontier(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02)
+        frontier.compute_frontier(study.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02)
     )
     assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
 
@@ -227,9 +229,9 @@ def test_without_a_known_peak_the_models_own_flops_are_said():
     assert unknown.utilisation == "", "6ND is no exact count"
 
 
-def test_a_ladders_trunk_is_planned_once(seen):
-    ladder = seen.ladder.members[0]
-    flops = seen.planned_flops[f"{ladder.member}-s0"]
+def test_a_ladders_trunk_is_planned_once(study):
+    ladder = study.ladder.members[0]
+    flops = study.planned_flops[f"{ladder.member}-s0"]
     each = ladder.flops / ladder.tokens
     assert flops == pytest.approx(each * (0.8 * max(ladder.rungs) + 0.2 * sum(ladder.rungs)))
     assert flops < each * sum(ladder.rungs)

@@ -35,8 +35,8 @@ def hostile(tmp_path_factory):
 
 
 def _page(folder):
-    seen = load_study(folder)
-    return report(seen, *draw_figures(seen))
+    data = load_study(folder)
+    return report(data, *draw_figures(data))
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,11 @@ def test_hostile_names_stay_text(hostile):
 
 
 def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
-    seen = load_study(hostile)
-    text = card.markdown(seen)
+    data = load_study(hostile)
+    text = card.markdown(data)
     assert "<script" not in text
     assert "<img" not in text
-    for tex in (card.latex(seen), card.latex(replace(seen, comparison=None))):  # the second names the runs
+    for tex in (card.latex(data), card.latex(replace(data, comparison=None))):  # the second names the runs
         assert not set(tex) & set("−–±×…")
         assert re.search(r"(?<!\\)[#%&_]", tex.replace(" & ", " ").replace("% ", "")) is None
     assert r"\&\$x\_1\textasciicircum{}2\$" in tex
@@ -151,7 +151,7 @@ def test_in_a_papers_table_no_name_opens_a_group_or_a_formula():
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "expected"),
     [
         (("runs.jsonl",), "No law is fitted yet"),
         (("runs.jsonl", "law.json"), "Nothing is planned yet"),
@@ -160,11 +160,11 @@ def test_in_a_papers_table_no_name_opens_a_group_or_a_formula():
         (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has been scored yet"),
     ],
 )
-def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, said):
+def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, expected):
     for name in kept:
         shutil.copy(study / name, tmp_path / name)
     page = _page(tmp_path)
-    assert said in page
+    assert expected in page
     assert "Traceback" not in page
     assert card.markdown(load_study(tmp_path))
     assert card.latex(load_study(tmp_path))
@@ -209,26 +209,26 @@ def test_runs_on_another_eval_set_stay_out_of_the_laws_figures(study, tmp_path):
     row = json.loads((folder / "runs.jsonl").read_text().splitlines()[1])
     with (folder / "runs.jsonl").open("a") as file:
         file.write(json.dumps({**row, "run": "stranger", "eval_set": "other"}) + "\n")
-    seen = load_study(folder)
-    assert "stranger" not in {run.run for run in seen.comparable_runs}
-    assert any("2 eval sets" in line for line in seen.warnings)
+    data = load_study(folder)
+    assert "stranger" not in {run.run for run in data.comparable_runs}
+    assert any("2 eval sets" in line for line in data.warnings)
 
 
 def test_advice_follows_from_the_numbers(study):
-    said = " ".join(page_text.recommendations(load_study(study)))
-    assert "refit with them" in said
-    seen = load_study(study)
-    assert page_text.headline(seen).startswith("Predicted ")
+    expected = " ".join(page_text.recommendations(load_study(study)))
+    assert "refit with them" in expected
+    data = load_study(study)
+    assert page_text.headline(data).startswith("Predicted ")
 
 
 def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(study, page):
     text = " ".join(_tags(page).text)
-    for said in (
+    for expected in (
         "Refitted with the new runs: 16 rows become 17",
         "exponent of N*",
         "Cost, planned",
     ):
-        assert said in text
+        assert expected in text
     found = Comparison.read(study / "comparison.json").refit
     assert f"{found.change('loss').after:.4f}" in text
 
