@@ -18,13 +18,13 @@ from .synthetic import write_study
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def complete(tmp_path_factory):
     return write_study(tmp_path_factory.mktemp("bad") / "study")
 
 
 @pytest.fixture
-def study(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "study")
+def study(complete, tmp_path):
+    return shutil.copytree(complete, tmp_path / "study")
 
 
 def _rows(folder):
@@ -70,7 +70,7 @@ def test_losses_beyond_guessing_are_named_and_the_pictures_hold(study):
     assert rows[3]["run"] not in {run.run for run in data.comparable_runs if run.loss > 100}
     drawn, not_drawn = draw_figures(data)
     assert set(not_drawn) == {"calibration"}
-    assert all(len(style.svg(one.figure, one.name)) < 400_000 for one in drawn)
+    assert all(len(style.svg(figure.figure, figure.name)) < 400_000 for figure in drawn)
 
 
 def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):

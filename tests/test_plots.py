@@ -85,9 +85,9 @@ def test_inline_svg_takes_the_pages_colours(study):
 
 
 def test_png_is_the_same_twice(study):
-    one = draw_figure("residuals", study).figure
-    assert style.png(one) == style.png(one)
-    assert style.png(one)[:8] == b"\x89PNG\r\n\x1a\n"
+    figure = draw_figure("residuals", study).figure
+    assert style.png(figure) == style.png(figure)
+    assert style.png(figure)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_each_run_of_the_law_has_a_point_with_its_name(study):
@@ -185,12 +185,12 @@ def test_no_setting_of_the_callers_matplotlib_changes(study):
 
 def test_the_bands_edges_cost_what_the_band_allows(study):
     predictor = without_local_correction(study.law.predictor())
-    found = frontier.compute_frontier(predictor, np.geomspace(1e11, 1e13, 7))
-    for edge in found.band:
-        loss = predictor.predict(edge, found.C / (6 * edge)).loss
-        assert loss - found.loss == pytest.approx(np.full(7, found.nats), rel=0.02)
-    assert (found.band[0] < found.N).all()
-    assert (found.band[1] > found.N).all()
+    best = frontier.compute_frontier(predictor, np.geomspace(1e11, 1e13, 7))
+    for edge in best.band:
+        loss = predictor.predict(edge, best.C / (6 * edge)).loss
+        assert loss - best.loss == pytest.approx(np.full(7, best.nats), rel=0.02)
+    assert (best.band[0] < best.N).all()
+    assert (best.band[1] > best.N).all()
 
 
 def test_a_wider_band_holds_the_narrower_one(study):

@@ -184,17 +184,17 @@ def test_one_run_and_all_one_size_are_reported(study, tmp_path):
 
 
 def test_a_run_with_a_folder_of_its_own_has_its_curves(study, tmp_path):
-    whole = load_study(study)
-    name = whole.curves[0].run
+    original = load_study(study)
+    name = original.curves[0].run
     alone = shutil.copytree(study / "runs" / name, tmp_path / "alone")
     (alone / "run.json").write_text(json.dumps({"kind": "run", "version": 1, "run": name}))
-    for run in whole.runs:
+    for run in original.runs:
         if run.run == name:
             append_run(alone / "runs.jsonl", run)
-    theirs = [(one.part, one.loss.tolist()) for one in whole.curves if one.run == name]
+    theirs = [(curve.part, curve.loss.tolist()) for curve in original.curves if curve.run == name]
     assert len(theirs) > 1
-    assert [(one.part, one.loss.tolist()) for one in load_study(alone).curves] == theirs
-    assert {one.run for one in load_study(alone).curves} == {name}
+    assert [(curve.part, curve.loss.tolist()) for curve in load_study(alone).curves] == theirs
+    assert {curve.run for curve in load_study(alone).curves} == {name}
 
 
 def test_a_line_that_is_being_written_is_left_out_and_said(study, tmp_path):
@@ -229,17 +229,17 @@ def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(stud
         "Cost, planned",
     ):
         assert expected in text
-    found = Comparison.read(study / "comparison.json").refit
-    assert f"{found.change('loss').after:.4f}" in text
+    refit = Comparison.read(study / "comparison.json").refit
+    assert f"{refit.change('loss').after:.4f}" in text
 
 
 def test_the_page_names_the_ladder_that_tells_most(study):
     shaped = load_study(study)
     runs = tuple(r.model_copy(update={"n_layer": 2, "n_head": 4, "vocab_size": 1024}) for r in shaped.runs)
-    found = tables.informative_ladders_table(replace(shaped, runs=runs))
-    widths = [row[-1].value for row in found.rows]
+    ladders = tables.informative_ladders_table(replace(shaped, runs=runs))
+    widths = [row[-1].value for row in ladders.rows]
     assert 0 < min(widths) <= max(widths) < 0.1
-    assert "now predicted to" in found.title
+    assert "now predicted to" in ladders.title
     assert tables.informative_ladders_table(shaped) is None, "runs that do not say their shape"
 
 
@@ -267,9 +267,9 @@ def test_write_report_leaves_page_and_figures(study, tmp_path):
 
 def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp_path, cli):
     folder = shutil.copytree(study, tmp_path / "s")
-    found = cli("report", "--study", folder, "--json")
-    assert found.returncode == 0, found.stderr
-    value = json.loads(found.stdout)
+    done = cli("report", "--study", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
     assert value["comparison"][0]["member"] == "gpt2-d192"
     assert set(value["not_drawn"]) == {"calibration"}
     drawn = cli("plot", "residuals", "--study", folder, "--out", tmp_path / "r.svg", "--json")

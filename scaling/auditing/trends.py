@@ -107,7 +107,7 @@ def fit_outcomes(scored: Sequence[Outcome], law: KaplanFrontier) -> tuple[Fronti
     Raises:
         BadInput: fewer than 2 distinct budgets.
     """
-    shaped = [(one.spec, one.actual) for one in scored if one.spec is not None]
+    shaped = [(outcome.spec, outcome.actual) for outcome in scored if outcome.spec is not None]
     compute = np.array([law.compute(params_kaplan(spec)) for spec, _ in shaped])
     return frontier_fit(law, compute, np.array([actual for _, actual in shaped])), compute
 
@@ -118,18 +118,18 @@ def prediction_findings(rows: Sequence[TableEntry]) -> list[Finding]:
     if not scored:
         return []
     findings: list[Finding] = []
-    errors = [math.exp(one.predicted - one.actual) - 1 for one in scored]
-    for one, error in zip(scored, errors, strict=True):
-        headers = one.entry.headers
+    errors = [math.exp(outcome.predicted - outcome.actual) - 1 for outcome in scored]
+    for outcome, error in zip(scored, errors, strict=True):
+        headers = outcome.entry.headers
         findings.append(
             Finding(
                 check="prediction",
-                where=one.entry.where,
+                where=outcome.entry.where,
                 column=headers.get("ppl_predicted", headers.get("loss_predicted", "")),
-                stated=f"{math.exp(one.predicted):.2f} for {math.exp(one.actual):.2f}",
+                stated=f"{math.exp(outcome.predicted):.2f} for {math.exp(outcome.actual):.2f}",
                 recomputed=f"{error:+.1%}",
                 verdict=Verdict.OK if abs(error) < 0.02 else Verdict.SUSPICIOUS,
-                explanation=f"perplexity; {one.predicted - one.actual:+.4f} nats per token",
+                explanation=f"perplexity; {outcome.predicted - outcome.actual:+.4f} nats per token",
                 severity=abs(error),
             )
         )
@@ -161,17 +161,17 @@ def _loss(entry: TableEntry, suffix: str) -> float | None:
 def _frontier_findings(scored: Sequence[Outcome]) -> list[Finding]:
     """Predictions that are Kaplan's L(C_min(N)), and the exponent of the actual losses on the same axis."""
     law = KaplanFrontier()
-    shaped = [(one, one.spec) for one in scored if one.spec is not None]
+    shaped = [(outcome, outcome.spec) for outcome in scored if outcome.spec is not None]
     findings: list[Finding] = []
-    for one, spec in shaped:
+    for outcome, spec in shaped:
         N = params_kaplan(spec)
         frontier = law.loss(N)
-        if abs(one.predicted - frontier) < _LAW_TOLERANCE:
+        if abs(outcome.predicted - frontier) < _LAW_TOLERANCE:
             findings.append(
                 Finding(
                     check="law",
-                    where=one.entry.where,
-                    stated=f"{math.exp(one.predicted):.2f}",
+                    where=outcome.entry.where,
+                    stated=f"{math.exp(outcome.predicted):.2f}",
                     recomputed=f"{math.exp(frontier):.5f}",
                     verdict=Verdict.OK,
                     explanation=f"Kaplan et al. 2020's frontier (3.1e8/C_min)^0.050 at C_min(N), N = {N:,} without "
