@@ -47,7 +47,7 @@ _DURATION = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
 
 
 class Budget(Record):
-    """What may be spent. `flops` is always known; time needs an accelerator.
+    """Training budget. `flops` is always known; time needs an accelerator.
 
     device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
     """

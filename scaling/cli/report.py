@@ -62,7 +62,7 @@ def _write(
     replace: bool = False,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> tuple[Path, dict[str, Any]]:
-    """(the file written, what it says); `progress` is told the share of the work done, 1, and what goes on."""
+    """(the file written, what it says); `progress` gets the share of the work done, 1, and the current step."""
     import json
 
     progress(0.0, 1.0, "reading the study")
