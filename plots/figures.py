@@ -13,10 +13,10 @@ from scaling.fitting.predictor import Predictor
 from scaling.monitoring import reference_prediction
 from scaling.monitoring.curves import RunCurves, read_run, read_siblings
 from scaling.monitoring.forecast import forecast_final_loss
+from scaling.paths import StudyPaths
 from scaling.planning.pilot import ladder_flops
 from scaling.runs import columns
 from scaling.stats import MOST_LINES, subsample_evenly
-from scaling.study import Study
 
 from . import forecast, law, plan, predictions, style, training
 from .law import expected, size_of
@@ -217,7 +217,7 @@ def draw_planned(seen: StudyData) -> Drawn:
 
 def draw_forecast(seen: StudyData) -> Drawn:
     """Of the first sealed member whose run has begun; of one that is finished, as it stood after a third of its steps."""
-    place = Study(seen.folder)
+    place = StudyPaths(seen.folder)
     for member in seen.plan.members if seen.plan and seen.seal_intact else ():
         for run in _begun(seen):
             steps = round(member.tokens / run.underway.batch_tokens)

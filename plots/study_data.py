@@ -11,13 +11,13 @@ import numpy as np
 
 from families.units import BadInput
 from scaling.fitting.lawfile import LawFile
+from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
 from scaling.runs import Run, compute_of
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
-from scaling.study import Study, StudyFile, open_study
 
 # MERGED DOCSTRINGS
 # Learning curves as values: smoothed, joined with the trunk they left, thinned.
@@ -183,7 +183,7 @@ def _studies(folder: Path) -> StudyData:
     )
 
 
-def _plan(place: Study, doubts: list[str]) -> tuple[PlanFile | None, bool]:
+def _plan(place: StudyPaths, doubts: list[str]) -> tuple[PlanFile | None, bool]:
     if not place.plan.exists():
         return None, False
     plan = PlanFile.read(place.plan)
@@ -288,7 +288,7 @@ def _run_folders(root: Path) -> list[str]:
         return []
 
 
-def _curves(place: Study, names: Sequence[str]) -> list[LossCurve]:
+def _curves(place: StudyPaths, names: Sequence[str]) -> list[LossCurve]:
     """Every metrics.jsonl of those runs, in the order of names; a line that is being written is passed over.
 
     A run with a folder of its own (out=) is a study of itself: its parts lie beside the other files.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from families.units import BadInput
 
-from . import __version__
+from .version import __version__
 
 # MERGED DOCSTRINGS
 # A file that is there is written over where it is what the same command writes; any other only when told (--yes).

@@ -15,8 +15,8 @@ from scaling.cluster.claims import claimed
 from scaling.cluster.launcher import sweep
 from scaling.cluster.localqueue import run_here
 from scaling.cluster.profile import Profile
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 
 from .small_plan import BATCH, planned
 
@@ -56,7 +56,9 @@ def program(folder, seconds=0.0):
 def queue(folder, names, at_once=2, told=lambda line: None, **profile):
     plan = PlanFile(members=tuple(planned(name) for name in names))
     chosen = Profile.model_validate({"command": f"{folder}/scaling", **profile})
-    wanted = sweep(plan, Path(folder) / "plan.json", Study(Path(folder) / "study"), seed=0, profile=chosen)
+    wanted = sweep(
+        plan, Path(folder) / "plan.json", StudyPaths(Path(folder) / "study"), seed=0, profile=chosen
+    )
     return run_here(
         wanted, at_once=at_once, tell=told, progress=lambda *said: None, pause=lambda s: time.sleep(0.02)
     )

@@ -14,8 +14,8 @@ from scaling.cluster.launcher import sweep
 from scaling.cluster.profile import Profile, read_profile
 from scaling.cluster.sbatch import ARRAY, job_files
 from scaling.cluster.slurm import Node, check
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 
 from .small_plan import planned
 
@@ -27,7 +27,7 @@ NASTY = st.text(
 def files(tmp_path, names, logs="/logs", path="plan.json", **profile):
     profile = Profile.model_validate(profile)
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    wanted = sweep(plan, tmp_path / path, Study(tmp_path / "study"), seed=1, profile=profile)
+    wanted = sweep(plan, tmp_path / path, StudyPaths(tmp_path / "study"), seed=1, profile=profile)
     return job_files(wanted, profile, logs)
 
 

@@ -16,8 +16,8 @@ from scaling.cluster.launcher import sweep
 from scaling.cluster.profile import Profile, read_profile
 from scaling.cluster.sbatch import job_files
 from scaling.cluster.submission import Submission, follow, send_rest
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 
 from .small_plan import planned
 
@@ -70,7 +70,7 @@ def queue(tmp_path, monkeypatch):
 def wanted(folder, names=("a", "b"), **profile):
     chosen = Profile.model_validate({"command": "/bin/true", **profile})
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    return sweep(plan, folder / "plan.json", Study(folder / "study"), seed=0, profile=chosen), chosen
+    return sweep(plan, folder / "plan.json", StudyPaths(folder / "study"), seed=0, profile=chosen), chosen
 
 
 def send(folder, **profile):

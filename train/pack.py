@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from families import train_flops_per_token
 from families.units import RunFailed
-from scaling.study import Study
+from scaling.paths import StudyPaths
 
 from .config import Settings
 from .data import DataManifest, TokenizedText
@@ -43,7 +43,7 @@ class Job:
     steps: int
 
     @classmethod
-    def of(cls, settings: Settings, rungs: tuple[int, ...], study: Study) -> Self:
+    def of(cls, settings: Settings, rungs: tuple[int, ...], study: StudyPaths) -> Self:
         """A run of a study; its work is counted in FLOPs."""
         return cls(
             settings=settings,

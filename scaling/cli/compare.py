@@ -10,12 +10,12 @@ import typer
 from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
+from ..paths import StudyPaths, open_study
 from ..runs.store import gather_runs
 from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
 from ..scoring import compare_study as score_study
 from ..scoring.refit import Refit, change_interval, change_name, change_value
 from ..stats import format_perplexity
-from ..study import Study, open_study
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
 
@@ -83,7 +83,7 @@ def _all_studies(folder: Path, as_json: bool) -> None:
     echo(score.sentence)
 
 
-def compared(study: Study) -> Comparison:
+def compared(study: StudyPaths) -> Comparison:
     """Compare a study's sealed plan with its runs, and keep the result beside them."""
     gather_runs(study.runs)
     found, why_not = score_study(study)
@@ -96,7 +96,7 @@ def compared(study: Study) -> Comparison:
     return found
 
 
-def _complete_cards(study: Study) -> None:
+def _complete_cards(study: StudyPaths) -> None:
     """Write predicted and actual into the model cards of the study's rungs."""
     from train.model_card import write_cards
 

@@ -8,8 +8,8 @@ import typer
 
 from families.units import BadInput, RunFailed, nearest
 
+from ..paths import StudyPaths, open_study
 from ..planning.planfile import PlanFile, read_verified_plan
-from ..study import Study, open_study
 from .output import JsonOption, SeedOption, StudyOption, YesOption, echo, export_models, log, print_json
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def ladder(
     _end(wanted, outcome, as_json, export)
 
 
-def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
+def train_members(plan: PlanFile, study: StudyPaths, **habits: Any) -> Any:
     """Train a plan's members in a study, with progress and a stop that saves."""
     from train.launch import train_plan
     from train.lease import stop_on_signals
@@ -156,7 +156,7 @@ def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
     return rungs
 
 
-def _text(plan: PlanFile, study: Study, data: str | None, tokenizer: str | None) -> None:
+def _text(plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None) -> None:
     """Tokenise the text into the study, or take what is there."""
     if data is None:
         if not (study.data / "data.json").exists():

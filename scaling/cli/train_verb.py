@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..study import open_study
+from ..paths import open_study
 from .output import JsonOption, StudyOption, YesOption, echo, export_models, format_table, log, print_json
 
 TRAIN_EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"

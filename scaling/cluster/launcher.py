@@ -9,10 +9,10 @@ from pathlib import Path
 
 from families.units import BadInput
 
+from ..paths import StudyPaths, safe_name, seeded_name
 from ..planning.planfile import PlanFile, PlannedMember
 from ..recipe import COOLDOWN
 from ..schedule import whole_steps
-from ..study import Study, safe_name, seeded_name
 from .claims import holder
 from .profile import Needs, Profile
 
@@ -28,17 +28,17 @@ class Task:
     needs: Needs
     usual_cooldown: bool = True  # another one stands in the names of the rungs' folders
 
-    def rung_files(self, study: Study) -> list[Path | None]:
+    def rung_files(self, study: StudyPaths) -> list[Path | None]:
         """rung.json of each rung; None for one that is not finished."""
         folder = study.run_folder(self.run)
         names = [f"rung-{tokens}" if self.usual_cooldown else f"rung-{tokens}-*" for tokens in self.rungs]
         return [next(iter(folder.glob(f"{name}/rung.json")), None) for name in names]
 
-    def done(self, study: Study) -> bool:
+    def done(self, study: StudyPaths) -> bool:
         """Whether every rung has its observation."""
         return None not in self.rung_files(study)
 
-    def trained_by(self, study: Study) -> str | None:
+    def trained_by(self, study: StudyPaths) -> str | None:
         """Who is at it, if anybody is."""
         return holder(study.run_folder(self.run))
 
@@ -48,7 +48,7 @@ class Sweep:
     """A plan's tasks, and where: absolute paths, since jobs begin in folders of their own."""
 
     plan: Path
-    study: Study
+    study: StudyPaths
     seed: int
     tasks: tuple[Task, ...]
     command: str = "scaling"
@@ -69,7 +69,7 @@ class Sweep:
 
 
 def sweep(
-    plan: PlanFile, path: Path, study: Study, *, seed: int, profile: Profile, only: Sequence[str] = ()
+    plan: PlanFile, path: Path, study: StudyPaths, *, seed: int, profile: Profile, only: Sequence[str] = ()
 ) -> Sweep:
     """The tasks of a plan, cheapest first.
 
@@ -87,7 +87,7 @@ def sweep(
     tasks = [_task(member, name, profile) for member, name in zip(chosen, names, strict=True)]
     return Sweep(
         plan=path.resolve(),
-        study=Study(study.folder.resolve()),
+        study=StudyPaths(study.folder.resolve()),
         seed=seed,
         tasks=tuple(sorted(tasks, key=lambda task: task.flops)),
         command=profile.command or own_command(),

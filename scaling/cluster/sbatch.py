@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from families.units import BadInput
 
-from .. import __version__
-from ..study import safe_name
+from ..paths import safe_name
+from ..version import __version__
 from .launcher import Sweep, Task, torchrun_words
 from .profile import Needs, Profile
 

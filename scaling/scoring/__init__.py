@@ -8,11 +8,11 @@ from typing import ClassVar
 from families.units import BadInput
 
 from ..files import Document, Record, hashes
+from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..stats import Interval, perplexity
-from ..study import Study
 from .refit import Refit, refit_study
 
 # MERGED DOCSTRINGS
@@ -124,7 +124,7 @@ def compare(plan: PlanFile, runs: Sequence[Run], inputs: Mapping[str, str]) -> C
     return Comparison(rows=tuple(rows), waiting=tuple(waiting), inputs=dict(inputs))
 
 
-def compare_study(place: Study) -> tuple[Comparison, str]:
+def compare_study(place: StudyPaths) -> tuple[Comparison, str]:
     """Open a study's seal, score it, and refit with the new runs: (comparison, why there is no refit or "").
 
     Raises:

@@ -10,10 +10,10 @@ from families.units import BadInput, format_size
 from ..files import Record, sha256_file
 from ..fitting.lawfile import LawFile
 from ..fitting.predictor import Predictor
+from ..paths import StudyFile, StudyPaths
 from ..planning.planfile import PlanFile
 from ..runs import Run
 from ..stats import Array, Interval
-from ..study import Study, StudyFile
 
 AHEAD = 10.0  # the next budget, in units of the largest compute among all runs
 
@@ -47,7 +47,7 @@ class Refit(Record):
         return next((one for one in self.changes if one.quantity == quantity), None)
 
 
-def refit_study(place: Study, plan: PlanFile, runs: Sequence[Run], new: Sequence[str]) -> Refit:
+def refit_study(place: StudyPaths, plan: PlanFile, runs: Sequence[Run], new: Sequence[str]) -> Refit:
     """A study's sealed law against the law that has seen the sealed runs as well.
 
     Where law.json was fitted anew since the seal, the law before is fitted again without them.
