@@ -15,7 +15,7 @@ from scaling.monitoring.curves import RunCurves, read_run, read_siblings
 from scaling.monitoring.forecast import forecast_final_loss
 from scaling.paths import StudyPaths
 from scaling.planning.pilot import ladder_flops
-from scaling.runs import columns
+from scaling.runs import RunTable
 from scaling.stats import MOST_LINES, subsample_evenly
 
 from . import forecast, law, plan, predictions, style, training
@@ -81,7 +81,7 @@ def _law_rows(seen: StudyData, predictor: Predictor) -> FigureTable:
     runs = seen.lawful
     if not runs:
         return ("run", "N", "D", "C", "loss", "law", "percent"), []
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     law = expected(predictor, table)
     rows = zip(
         (r.run for r in runs),

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from families.units import BadInput, format_size
 from scaling.fitting.predictor import Predictor, ResidualGP
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
+from scaling.laws import Convention
 from scaling.planning.band import WITHIN_NATS
-from scaling.runs import Columns, Run, columns
+from scaling.runs import Run, RunTable
 from scaling.scoring import ComparisonRow
 from scaling.stats import Array
 
@@ -51,22 +52,22 @@ def without_local_correction(predictor: Predictor) -> Predictor:
     return replace(predictor, local=ResidualGP.nothing())
 
 
-def expected(predictor: Predictor, table: Columns) -> Array:
+def expected(predictor: Predictor, table: RunTable) -> Array:
     """The loss that the law's forms give to each of these runs, in nats per token."""
     return np.asarray(
         without_local_correction(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     )
 
 
-def size_of(run: Run, convention: str = "total") -> float:
+def size_of(run: Run, convention: Convention = "total") -> float:
     """N of a run by the law's convention, else by what it has."""
-    first, second = run.params, run.params_non_embedding
-    if convention != "total":
-        first, second = second, first
-    return float(first if first is not None else second or 0)
+    try:
+        return run.n_params(convention)
+    except BadInput:
+        return run.n_params()
 
 
-def label(run: Run, convention: str) -> str:
+def label(run: Run, convention: Convention) -> str:
     """A run as the tip of its point says it."""
     return f"{run.run}\nN {format_size(size_of(run, convention))}, D {format_size(run.tokens)}: loss {run.loss:.4g}"
 
@@ -81,7 +82,7 @@ def optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array] 
 
 
 def draw_points(
-    axes: Axes, x: Array, y: Array, runs: Sequence[Run], held: frozenset[str], convention: str
+    axes: Axes, x: Array, y: Array, runs: Sequence[Run], held: frozenset[str], convention: Convention
 ) -> None:
     """Runs as points with their tips: fitted ones round, sealed ones as diamonds."""
     sealed = np.array([run.run in held for run in runs], dtype=bool)
@@ -120,7 +121,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
     """
     check(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     n_low, n_high = float(table.N.min()) / 2, float(table.N.max()) * 2.2
     d_low, d_high = float(table.D.min()) / 2, float(table.D.max()) * 2.2
     N, D = np.meshgrid(np.geomspace(n_low, n_high, 70), np.geomspace(d_low, d_high, 70), indexing="ij")
@@ -226,7 +227,7 @@ def iso_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoCurve]:
     """
     check(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
     grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
@@ -267,7 +268,7 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = f
         BadInput: no runs.
     """
     curves = iso_curves(predictor, runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     with style_context():
         figure, (axes,) = new_figure(height=4.0)
         for i, curve in enumerate(curves):
@@ -380,7 +381,7 @@ def _edge(sizes: Array, excess: Array) -> Array:
 def spanned(predictor: Predictor, runs: Sequence[Run]) -> Array:
     """Budgets from the cheapest run to ten times beyond the dearest."""
     check(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     return np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
 
@@ -397,7 +398,7 @@ def frontier(predictor: Predictor, runs: Sequence[Run], rows: Sequence[Compariso
         found = along(predictor, compute)
     except BadInput as error:
         raise BadInput(f"there is no frontier: {error}") from error
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     held = frozenset(row.run for row in rows)
     edge = float(predictor.domain.C[1])
     with style_context():
@@ -458,7 +459,7 @@ TREND = 2.0  # standard errors of a slope beyond which residuals are said to hav
 
 def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
     """100·(actual/predicted − 1) of each run: positive where it came out worse than the law says."""
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     return np.asarray(100 * (table.L / expected(predictor, table) - 1))
 
 
@@ -469,7 +470,7 @@ def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = 
         BadInput: no runs.
     """
     check(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     error = residual_percent(predictor, runs)
     fitted = np.array([run.run not in held for run in runs], dtype=bool)
     inside = fitted if fitted.any() else ~fitted

@@ -11,9 +11,10 @@ import numpy as np
 
 from families.units import BadInput
 from scaling.fitting.lawfile import LawFile
+from scaling.laws import PARAMS_FIELD
 from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
-from scaling.runs import Run, compute_of
+from scaling.runs import Run
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
@@ -78,7 +79,7 @@ class StudyData:
         """
         if self.law is None:
             return tuple(run for run in self.runs if run.annealed)
-        field = "params" if self.law.convention == "total" else "params_non_embedding"
+        field = PARAMS_FIELD[self.law.convention]
         return tuple(
             run
             for run in self.runs
@@ -103,7 +104,7 @@ class StudyData:
         stays = with_curve | self.held
         best = min(self.runs, key=lambda run: run.loss)
         rest = [run for run in self.runs if run.run not in stays and run is not best]
-        rest.sort(key=lambda run: (compute_of(run), run.run))
+        rest.sort(key=lambda run: (run.flops, run.run))
         kept = {id(run) for run in subsample_evenly(rest, MOST_DRAWN)} | {id(best)}
         runs = tuple(run for run in self.runs if run.run in stays or id(run) in kept)
         return replace(self, curves=curves, runs=runs)

@@ -6,13 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from families import params, params_non_embedding
 from families.units import BadInput, format_duration, format_size
-from scaling.laws import Allocation
+from scaling.laws import Allocation, spec_params
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
 from scaling.planning.query import rule_of
-from scaling.runs import compute_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
 
@@ -315,15 +313,15 @@ def advice_table(seen: StudyData) -> tuple[Allocation, Advice] | None:
     predictor = seen.law.predictor()
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
-        count = params if seen.law.convention == "total" else params_non_embedding
         shapes = candidates("all", rule_of(runs))
-        able = np.asarray(count(shapes.as_spec)) >= predictor.domain.N[0]  # smaller ones may obey no law
+        sizes = spec_params(shapes.as_spec, seen.law.convention)
+        able = np.asarray(sizes) >= predictor.domain.N[0]  # smaller ones may obey no law
         shapes = shapes.chosen(able)
         found = advise(
             runs,
             seen.law.law,
             shapes,
-            np.asarray(count(shapes.as_spec), dtype=np.float64),
+            np.asarray(spec_params(shapes.as_spec, seen.law.convention), dtype=np.float64),
             target=(target.N, target.D),
             budget=SHARE * target.C,
             convention=seen.law.convention,
@@ -353,7 +351,7 @@ def observations_table(seen: StudyData) -> Table | None:
             "tokens": lambda run: size_cell(run.tokens),
             "loss": lambda run: number_cell(run.loss),
             "ppl": lambda run: number_cell(perplexity(run.loss), 2),
-            "FLOPs": lambda run: size_cell(compute_of(run)),
+            "FLOPs": lambda run: size_cell(run.flops),
             "annealed": lambda run: Cell("yes" if run.annealed else "no"),
             "learning rate": lambda run: text_cell(run.lr, "{:.3g}".format),
             "time": lambda run: duration_cell(None if run.wall_s is None else run.wall_s / 3600),

@@ -204,4 +204,4 @@ def _residuals(path: Path, names: Mapping[str, str]) -> list[Finding]:
         Finding(check="row", where=line.partition(":")[0], verdict=Verdict.MISMATCH, explanation=line)
         for line in reading.bad
     ]
-    return [*bad, *residual_findings(reading.runs)]
+    return [*bad, *residual_findings(reading)]

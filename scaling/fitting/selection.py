@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
 
 from ..laws import Convention
-from ..runs import Run, by_group
+from ..runs import Run, RunTable
 from ..stats import Array
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
@@ -40,23 +41,46 @@ def one_of_annealed(value: str | None) -> Annealed | None:
     raise BadInput(f"annealed is {value!r}; {nearest(value, get_args(Annealed))}")
 
 
-def of_group(runs: Sequence[Run], group: str | None) -> tuple[Run, ...]:
+def rows_of(
+    runs: Sequence[Run] | None,
+    *,
+    N: ArrayLike | None,
+    D: ArrayLike | None,
+    loss: ArrayLike | None,
+    convention: Convention | None,
+) -> RunTable:
+    """Build the table of a fit from runs or, without those, from arrays of shape (n,).
+
+    Raises:
+        BadInput: neither or both are given, or a value that no run can have.
+    """
+    arrays = {"N": N, "D": D, "loss": loss}
+    given = [name for name, values in arrays.items() if values is not None]
+    if runs is not None:
+        if given:
+            raise BadInput(f"runs are given and so are the arrays {', '.join(given)}; give one of the two")
+        return RunTable.of(runs, convention)
+    if N is None or D is None or loss is None:
+        missing = ", ".join(name for name in arrays if name not in given)
+        raise BadInput(f"there are no runs and no {missing}; a fit needs runs, or all of N, D and loss")
+    return RunTable.from_arrays(N=N, D=D, loss=loss, convention=convention or "total")
+
+
+def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
     """The runs of one group, or all of them.
 
     Raises:
         BadInput: no run has that group.
     """
     if group is None:
-        return tuple(runs)
-    groups = by_group(runs)
+        return RunTable.of(runs)
+    groups = RunTable.of(runs).by_group()
     if group not in groups:
         raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
     return groups[group]
 
 
-def select_runs(
-    runs: Sequence[Run], *, group: str | None, annealed: Annealed | None
-) -> tuple[tuple[Run, ...], str]:
+def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | None) -> tuple[RunTable, str]:
     """The runs that one law may be fitted to, and a line on what was left out.
 
     Raises:
@@ -64,7 +88,7 @@ def select_runs(
     """
     if not runs:
         raise BadInput("there are 0 runs; at least 1 is needed")
-    groups = by_group(runs)
+    groups = RunTable.of(runs).by_group()
     if group is None and len(groups) > 1:
         names = ", ".join(repr(name) for name in list(groups)[:8])
         raise BadInput(
@@ -82,7 +106,7 @@ def select_runs(
                 "annealed ones only, or say that all may be mixed (annealed only | all)"
             )
         if annealed == "only":
-            chosen = tuple(run for run in chosen if run.annealed)
+            chosen = chosen.select(lambda run: run.annealed)
             left_out.append(f"{middle} rows not annealed")
     elif middle and annealed == "only":
         raise BadInput(f"all {middle} rows are not annealed; there is nothing to fit")

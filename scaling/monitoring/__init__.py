@@ -13,6 +13,7 @@ from families.units import BadInput
 
 from ..files import Record
 from ..fitting.lawfile import LawFile
+from ..laws import n_params
 from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..stats import Interval
@@ -116,7 +117,7 @@ def reference_prediction(study: StudyPaths, run: RunCurves, steps: int) -> Refer
     if study.law.exists():
         law = LawFile.read(study.law)
         same_text = not law.group or law.group == run.underway.group
-        size = run.underway.params if law.convention == "total" else run.underway.params_non_embedding
+        size = n_params(run.underway, law.convention)
         if same_text:
             try:
                 found = law.predictor().predict(size, tokens, convention=law.convention)

@@ -478,7 +478,7 @@ def advise(
     count, most = 0, 0.0
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
         group = list(rows)
-        sizes_of = np.array([_size(run, convention) for run in group])
+        sizes_of = np.array([run.n_params(convention) for run in group])
         tokens_of = np.array([run.tokens for run in group])
         known = known + rows_information(law, sizes_of, tokens_of, compute)
         lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
@@ -510,10 +510,3 @@ def advise(
 
 def _annealed(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.annealed]
-
-
-def _size(run: Run, convention: Convention) -> float:
-    found = run.params if convention == "total" else run.params_non_embedding
-    if found is None:
-        raise BadInput(f"run {run.run!r} does not say its N in the law's convention, {convention}")
-    return found

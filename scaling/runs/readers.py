@@ -5,23 +5,18 @@ import io
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from families.units import BadInput, format_size, nearest, parse_size
 
 from ..files import check_kind, first_problem, read_text
-from . import RUNS_VERSION, Run
+from .run import RUNS_VERSION, Run, RunTable
 from .store import merged_text
 from .trackers import is_tracker, tracker_rows
-
-if TYPE_CHECKING:
-    from . import Run
-
 
 # MERGED DOCSTRINGS
 # What looks wrong in a table of runs that can be read all the same: sizes in millions, swapped columns, rows twice.
@@ -179,14 +174,14 @@ TINY = 1e4  # parameters; below it a size is likely one in millions
 APART = 2.5  # times 6ND; attention and counts of N explain less
 
 
-def data_warnings(runs: Sequence["Run"], rows: Sequence[object]) -> list[str]:
+def data_warnings(runs: Sequence[Run], rows: Sequence[object]) -> list[str]:
     """One line for each thing that looks wrong.
 
     Args:
         rows: what each run was read from, to tell copies by.
     """
     said = []
-    sizes = [run.params or run.params_non_embedding or 0.0 for run in runs]
+    sizes = [run.n_params() for run in runs]
     if sizes and max(sizes) < TINY:
         said.append(
             f"the largest N is {max(sizes):g}: sizes are counted in parameters, so 124 million is 124M or 124e6"
@@ -215,16 +210,6 @@ _FIELDS = tuple(Run.model_fields)
 _SIZES = ("params", "params_non_embedding", "tokens", "unique_tokens", "compute", "batch_tokens")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a reader made of a file: the good rows, what it left out and why."""
-
-    runs: tuple[Run, ...]
-    bad: tuple[str, ...] = ()  # "line 7: loss is -1: …"
-    doubts: tuple[str, ...] = ()  # what looks wrong, and was read all the same
-    ignored_columns: tuple[str, ...] = ()
-
-
 def read_runs(
     path: Path | str,
     *,
@@ -232,7 +217,7 @@ def read_runs(
     max_bad_share: float = 0.0,
     least: int = 1,
     loss_unit: LossUnit = "nats",
-) -> Reading:
+) -> RunTable:
     """Read runs from .jsonl, .csv, a trainer_state.json, a TensorBoard event file, or a folder of the latter two.
 
     A study's runs.jsonl is read with the observations in its run folders, whether or not they have been gathered.
@@ -286,17 +271,17 @@ def read_runs(
     if len(bad) - torn > max_bad_share * total:
         more = f" (and {len(bad) - 1} more of {total} rows)" if len(bad) > 1 else ""
         raise BadInput(f"{path} {bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
-    doubts = [unit_doubt(names.get("loss"), loss_unit), *data_warnings(runs, sources)]
+    warnings = [unit_doubt(names.get("loss"), loss_unit), *data_warnings(runs, sources)]
     if lone:
         like = run_column(given, _FIELDS, constant)
-        doubts.insert(
+        warnings.insert(
             0,
             f"no column run: each row counts as a run of its own; --columns run={like or 'NAME'} says which share one",
         )
-    return Reading(
-        runs=tuple(runs),
-        bad=tuple(bad),
-        doubts=tuple(filter(None, doubts)),
+    return RunTable(
+        runs,
+        bad=bad,
+        warnings=filter(None, warnings),
         ignored_columns=tuple(name for name in given if name not in _FIELDS),
     )
 

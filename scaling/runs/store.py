@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from families.units import BadInput
 
 from ..files import Record, append_line, atomic_write, check_kind, first_problem, now, read_text
-from . import RUNS_VERSION, Run
+from .run import RUNS_VERSION, Run
 
 # MERGED DOCSTRINGS
 # The ledger: an append-only book of the work that was really done, counted in the training loop.

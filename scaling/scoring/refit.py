@@ -10,6 +10,7 @@ from families.units import BadInput, format_size
 from ..files import Record, sha256_file
 from ..fitting.lawfile import LawFile
 from ..fitting.predictor import Predictor
+from ..laws import PARAMS_FIELD
 from ..paths import StudyFile, StudyPaths
 from ..planning.planfile import PlanFile
 from ..runs import Run
@@ -98,7 +99,7 @@ def refit(law: LawFile, runs: Sequence[Run], new: Sequence[str], *, seed: int = 
 
 
 def _comparable(law: LawFile, runs: Sequence[Run]) -> list[Run]:
-    field = "params" if law.convention == "total" else "params_non_embedding"
+    field = PARAMS_FIELD[law.convention]
     return [
         run
         for run in runs
