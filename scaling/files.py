@@ -209,6 +209,7 @@ class Document(Record):
     inputs: dict[str, str] = {}
 
     def model_post_init(self, context: Any, /) -> None:
+        """Fill in kind, version and time where the document is new."""
         for name, value in (("kind", self.KIND), ("version", self.VERSION), ("created_at", now())):
             if not getattr(self, name):
                 object.__setattr__(self, name, value)

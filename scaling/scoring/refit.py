@@ -188,7 +188,7 @@ def _constant(predictor: Predictor, name: str) -> Estimate:
 
 
 def _exponent(predictor: Predictor, flops: float) -> Estimate:
-    """d log N* / d log C over the factor of ten up to `flops`."""
+    """Slope d log N*/d log C over the factor of ten up to `flops`."""
     ratio = predictor.allocate(flops, force=True).N / predictor.allocate(flops / 10, force=True).N
     high, low = predictor.optimum_draws(flops), predictor.optimum_draws(flops / 10)
     draws = (high - low) / math.log(10) if len(high) == len(low) else np.empty(0)
