@@ -14,7 +14,7 @@ from ..paths import StudyPaths, open_study
 from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
 from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
-from ..stats import format_perplexity
+from ..stats import format_loss, format_perplexity
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
 
@@ -119,9 +119,9 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         [
             row.member if not study else study if len(of_study) == 1 else f"{study}/{row.member}",
             format_size(row.tokens),
-            f"{row.predicted_loss:.3f}",
-            f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
-            f"{row.actual_loss:.3f}",
+            format_loss(row.predicted_loss),
+            "–".join(map(format_loss, row.interval_80)),
+            format_loss(row.actual_loss),
             format_perplexity(row.predicted_ppl),
             format_perplexity(row.actual_ppl),
             f"{row.error:+.2%}",

@@ -33,7 +33,7 @@ def one_of_conventions(value: str | None) -> Convention | None:
     """Check the name of a convention that a user typed.
 
     Raises:
-        BadInput: It is not one of `Convention`.
+        BadInput: it is not one of `Convention`.
     """
     if value is None or value in get_args(Convention):
         return cast(Convention | None, value)
@@ -44,7 +44,7 @@ def one_of_annealed(value: str | None) -> Annealed | None:
     """Check the choice of rows that a user typed.
 
     Raises:
-        BadInput: It is neither "only" nor "all".
+        BadInput: it is neither "only" nor "all".
     """
     if value is None or value in get_args(Annealed):
         return cast(Annealed | None, value)
@@ -62,7 +62,7 @@ def rows_of(
     """Build the table of a fit from runs or, without those, from arrays of shape (n,).
 
     Raises:
-        BadInput: Neither or both are given, or a value that no run can have.
+        BadInput: neither or both are given, or a value that no run can have.
     """
     arrays = {"N": N, "D": D, "loss": loss}
     given = [name for name, values in arrays.items() if values is not None]
@@ -80,7 +80,7 @@ def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
     """The runs of one group, or all where it is None.
 
     Raises:
-        BadInput: No run has that group.
+        BadInput: no run has that group.
     """
     table = RunTable.of(runs)
     if group is None:
@@ -95,15 +95,15 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     """Select the runs that one law may be fitted to.
 
     Args:
-        runs: The runs.
-        group: The group to select, where the runs have several.
+        runs: the runs.
+        group: the group to select, where the runs have several.
         annealed: "only" leaves mid-schedule points out, "all" mixes them in; a mixture needs one of the two.
 
     Returns:
-        The selected runs, and a text on the rows that were left out ("none" where there are none).
+        the selected runs, and a text on the rows that were left out ("none" where there are none).
 
     Raises:
-        BadInput: There are no runs, or a mixture of groups, of eval sets or of schedule points, which is named.
+        BadInput: there are no runs, or a mixture of groups, of eval sets or of schedule points, which is named.
     """
     if not runs:
         raise BadInput("there are 0 runs; at least 1 is needed")
@@ -141,12 +141,12 @@ def small_run_warning(N: Array, D: Array, L: Array) -> str:
     """Warn of a smallest rung that lies off the law of the other rows, by both of two forms.
 
     Args:
-        N: Parameters, shape (n,).
-        D: Tokens, shape (n,).
-        L: Losses in nats per token, shape (n,).
+        N: parameters, shape (n,).
+        D: tokens, shape (n,).
+        L: losses in nats per token, shape (n,).
 
     Returns:
-        The warning, or an empty text.
+        the warning, or an empty text.
     """
     C = N * D
     low = C.min() * RUNG >= C

@@ -72,14 +72,14 @@ def read_runs(
     A study's runs.jsonl is read with the observations in its run folders, whether or not they have been gathered.
 
     Args:
-        path: The file or folder.
-        column_names: Field of `Run` to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
-        max_bad_share: Share of bad rows that is tolerated; they are left out and named in `RunTable.bad`.
-        least: Number of rows below which the file is refused; 0 for a study that may have none yet.
-        loss_unit: Unit of the file's losses, per token; they are converted to nats.
+        path: the file or folder.
+        column_names: field of `Run` to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
+        max_bad_share: share of bad rows that is tolerated; they are left out and named in `RunTable.bad`.
+        least: number of rows below which the file is refused; 0 for a study that may have none yet.
+        loss_unit: unit of the file's losses, per token; they are converted to nats.
 
     Raises:
-        BadInput: No such file, a newer version, an unknown field or column in `column_names`, too few rows, or too many
+        BadInput: no such file, a newer version, an unknown field or column in `column_names`, too few rows, or too many
             bad ones. A last line that is still being written is named in `bad` and never too many.
     """
     path = Path(path)
@@ -141,7 +141,7 @@ def parse_columns(text: str) -> dict[str, str]:
     """Parse "params=N,tokens=D" into the file's column of each field.
 
     Raises:
-        BadInput: A part without "=", an unknown field, or one given twice.
+        BadInput: a part without "=", an unknown field, or one given twice.
     """
     names: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -159,7 +159,7 @@ def check_loss_unit(text: str) -> LossUnit:
     """Check that a text is one of LOSS_UNITS.
 
     Raises:
-        BadInput: Bits per byte, which do not determine a loss per token, or another word.
+        BadInput: bits per byte, which do not determine a loss per token, or another word.
     """
     for unit in LOSS_UNITS:
         if text == unit:
@@ -173,7 +173,7 @@ def check_columns(names: Mapping[str, str], columns: Collection[str], path: obje
     """Check that a file has the columns that `column_names` maps to.
 
     Raises:
-        BadInput: Naming a missing column, with the nearest.
+        BadInput: naming a missing column, with the nearest.
     """
     for field, column in names.items():
         if column not in columns:
@@ -186,12 +186,12 @@ def missing_columns(columns: Collection[str], fields: Collection[str], constant:
     """Say which columns a table of runs lacks, and which --columns would supply them.
 
     Args:
-        columns: The table's columns.
-        fields: The fields of a run.
-        constant: Columns that hold one value only, which hence do not name runs.
+        columns: the table's columns.
+        fields: the fields of a run.
+        constant: columns that hold one value only, which hence do not name runs.
 
     Returns:
-        The end of a message that begins with the file's name; empty where nothing is missing.
+        the end of a message that begins with the file's name; empty where nothing is missing.
     """
     missing = [name for name in _REQUIRED if name not in columns]
     if "params_non_embedding" in columns and "params" in missing:
@@ -225,8 +225,8 @@ def data_warnings(runs: Sequence[Run], rows: Sequence[object]) -> list[str]:
     """A line for each thing that looks wrong: sizes in millions, swapped columns, duplicate rows.
 
     Args:
-        runs: The runs.
-        rows: The row that each run was read from; equal ones are copies.
+        runs: the runs.
+        rows: the row that each run was read from; equal ones are copies.
     """
     warnings = []
     sizes = [run.n_params() for run in runs]
@@ -293,7 +293,7 @@ def _in_nats(row: dict[str, Any], unit: LossUnit) -> dict[str, Any]:
     """A row with its loss and standard error in nats per token; what is not a number is left to the validation.
 
     Raises:
-        BadInput: A perplexity of 1 or less.
+        BadInput: a perplexity of 1 or less.
     """
     if unit == "nats":
         return row

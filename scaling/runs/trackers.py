@@ -45,7 +45,7 @@ def tracker_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(number, row or what is wrong with it), as the readers of tables give them.
 
     Raises:
-        BadInput: A folder without such files, or a file that cannot be read.
+        BadInput: a folder without such files, or a file that cannot be read.
     """
     files = _find(path) if path.is_dir() else [path]
     number = 0
@@ -183,10 +183,10 @@ def require_tensorboard(reason: str) -> None:
     """Check that the `tensorboard` package is installed.
 
     Args:
-        reason: The input that needs it; the message begins with it.
+        reason: the input that needs it; the message begins with it.
 
     Raises:
-        BadInput: The package is not installed.
+        BadInput: the package is not installed.
     """
     if find_spec("tensorboard") is None:
         raise BadInput(f"{reason}, which needs TensorBoard: pip install 'scaling-planner[tensorboard]'")
@@ -198,7 +198,7 @@ def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
     Stops at a half-written last record, which a running trainer leaves.
 
     Raises:
-        BadInput: The file cannot be read, has a broken record, or the tensorboard package is missing.
+        BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
     """
     file = Path(path)
     try:
