@@ -51,7 +51,6 @@ UNFINISHED: frozenset[str] = frozenset(
 )
 WITHOUT_ARGS: frozenset[str] = frozenset(
     {
-        "scaling.files",
         "scaling.fitting.card",
         "scaling.fitting.certify",
         "scaling.fitting.ensemble",
@@ -59,6 +58,7 @@ WITHOUT_ARGS: frozenset[str] = frozenset(
         "scaling.fitting.optimise",
         "scaling.fitting.predictor",
         "scaling.fitting.repetition",
+        "scaling.fitting.selection",
         "scaling.fitting.sensitivity",
         "scaling.fitting.uncertainty",
         "scaling.laws",
@@ -73,7 +73,6 @@ WITHOUT_ARGS: frozenset[str] = frozenset(
         "scaling.planning.plan",
         "scaling.planning.planfile",
         "scaling.planning.throughput",
-        "scaling.scoring.refit",
         "train.artifacts",
         "train.backend",
         "train.checkpoint",

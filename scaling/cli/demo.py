@@ -8,8 +8,8 @@ import typer
 
 from families.units import format_size
 
+from ..paths import open_study
 from ..stats import format_loss, format_perplexity
-from ..study import open_study
 from .output import WIDTH, JsonOption, Progress, SeedOption, StudyOption, echo, log, print_json
 
 if TYPE_CHECKING:

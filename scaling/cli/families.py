@@ -8,7 +8,8 @@ import typer
 
 from families import MEMBERS, Member, accounting, member
 from families.architectures import architecture
-from families.design import DesignRule, design, size_notes, width_notes
+from families.design import DesignRule, size_notes, width_notes
+from families.design import design_members as design
 from families.units import (
     BadInput,
     format_bytes,

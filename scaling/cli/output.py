@@ -21,7 +21,7 @@ REDRAW_SECONDS = 0.2  # between updates of a progress line on a terminal
 def readable_study(folder: Path | None) -> Path | None:
     """Refuse a study that was written by a newer version, before anything else is done."""
     if folder is not None and (folder / "study.json").exists():
-        from ..study import open_study
+        from ..paths import open_study
 
         open_study(folder)
     return folder
@@ -38,7 +38,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Proceed, and overwrite f
 
 def _version(value: bool) -> None:
     if value:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"scaling {__version__}")
         raise typer.Exit

@@ -12,8 +12,8 @@ import typer
 
 from families.units import BadInput, RunFailed, format_size, nearest
 
+from ..paths import StudyPaths, open_study
 from ..planning.planfile import PlanFile, read_verified_plan
-from ..study import Study, open_study
 from .output import (
     JsonOption,
     Progress,
@@ -270,7 +270,7 @@ class _LadderRun:
             raise RunFailed(failure)
 
 
-def train_members(plan: PlanFile, study: Study, **options: Any) -> Any:
+def train_members(plan: PlanFile, study: StudyPaths, **options: Any) -> Any:
     """Train a plan's members in a study, with progress; a signal saves and stops."""
     from train.jobs.launch import train_plan
     from train.lease import stop_on_signals

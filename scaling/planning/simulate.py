@@ -8,10 +8,10 @@ import numpy as np
 
 from families.units import BadInput
 
-from ..laws import Convention, Law
+from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
-from ..stats import Interval
-from .experiment_design import ROW_NOISE, RUN_NOISE, Z_80
+from ..stats import Z_80, Interval
+from .experiment_design import ROW_NOISE, RUN_NOISE
 from .planfile import PlanFile
 
 
@@ -34,7 +34,7 @@ class SimulatedSweep:
             members=tuple(
                 (
                     one.member,
-                    float(one.params if convention == "total" else one.params_non_embedding),
+                    n_params(one, convention),
                     one.ends,
                 )
                 for one in plan.members
@@ -59,7 +59,7 @@ class SimulatedSweep:
             row_noise: standard deviation of log loss of each rung.
             convention: parameters that N counts.
         """
-        field = "params" if convention == "total" else "params_non_embedding"
+        field = PARAMS_FIELD[convention]
         runs = []
         for number, (name, N, rungs) in enumerate(self.members):
             shared = run_noise * rng.standard_normal()

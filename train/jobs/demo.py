@@ -9,6 +9,7 @@ from families.units import BadInput
 from scaling.files import hashes, sha256_file
 from scaling.fitting.fit import fit
 from scaling.fitting.lawfile import LawFile
+from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.pilot import (
     expected_hours,
     ladder_plan,
@@ -20,7 +21,6 @@ from scaling.planning.pilot import (
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal, seal, write_plan
 from scaling.runs.readers import read_runs
 from scaling.runs.store import exists, read_ledger
-from scaling.study import Study, StudyFile
 
 from ..backend import probe_members
 from ..data import DataManifest
@@ -51,7 +51,7 @@ def text_name(data: str) -> str:
     return "the sources of Python's own standard library" if data == LIBRARY else Path(data).name
 
 
-def begin_study(study: Study, seed: int, seconds: float, data: str) -> None:
+def begin_study(study: StudyPaths, seed: int, seconds: float, data: str) -> None:
     """Write study.json, or check that the folder holds this study.
 
     Args:
@@ -86,12 +86,12 @@ def begin_study(study: Study, seed: int, seconds: float, data: str) -> None:
             )
 
 
-def prepare_text(study: Study, data: str, progress: Callable[[str, float], None]) -> DataManifest:
+def prepare_text(study: StudyPaths, data: str, progress: Callable[[str, float], None]) -> DataManifest:
     """Tokenise the text into the study, or read what is there."""
     return prepare(data, study.data, vocab_size=RULE.vocab_size, progress=progress)
 
 
-def plan_members(study: Study, seconds: float, train_tokens: int) -> tuple[PlanFile, PlannedMember]:
+def plan_members(study: StudyPaths, seconds: float, train_tokens: int) -> tuple[PlanFile, PlannedMember]:
     """Plan the ladders and the target; sized by a probe the first time, read from ladder.json afterwards.
 
     Args:
@@ -114,7 +114,7 @@ def plan_members(study: Study, seconds: float, train_tokens: int) -> tuple[PlanF
     return plan, target_member(pilot, max(member.tokens for member in plan.members))
 
 
-def seal_target(study: Study, target: PlannedMember, seed: int) -> PlanFile:
+def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
     """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained."""
     if not study.plan.exists():
         ladders = [run for run in read_runs(study.runs).runs if run.params != target.params]
