@@ -234,7 +234,7 @@ def _faulty(
         session = load_newest(settings, folder / "trunk", "cpu", at_most=branching, tell=print)
     if session is None:
         session = start(settings, "cpu")
-    schedule = RunPlan.read(folder / "underway.json").to(setup.steps)
+    schedule = RunPlan.read(folder / "underway.json").schedule_to(setup.steps)
     tokens: Tokens = text.train
     if fault == "lr":
         schedule = replace(schedule, peak=10 * schedule.peak)

@@ -220,15 +220,15 @@ def draw_forecast(seen: StudyData) -> Drawn:
     place = Study(seen.folder)
     for member in seen.plan.members if seen.plan and seen.seal_intact else ():
         for run in _begun(seen):
-            steps = round(member.tokens / run.underway.batch_tokens)
-            if run.underway.params != member.params or steps not in run.underway.steps:
+            steps = round(member.tokens / run.plan.batch_tokens)
+            if run.plan.params != member.params or steps not in run.plan.steps:
                 continue
             until = steps // 3 if steps in run.finals else None
             siblings = read_siblings(place.folder / "runs", run)
             promise = reference_prediction(place, run, steps)
             drawn = forecast.forecast_figure(run, siblings, steps, promise, until=until)
             header, rows = forecast.rows(
-                forecast_final_loss(run, siblings, steps=steps, until=until), steps, run.underway.batch_tokens
+                forecast_final_loss(run, siblings, steps=steps, until=until), steps, run.plan.batch_tokens
             )
             return drawn, (tuple(header), [tuple(row) for row in rows])
     raise BadInput("no sealed member's run has begun; a forecast needs one")

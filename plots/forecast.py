@@ -51,7 +51,7 @@ def forecast_figure(
     seen = forecast_final_loss(run, siblings, steps=steps, until=until)
     whole = run.rung(steps)
     curve = whole.until(seen.at_step)
-    unit = run.underway.batch_tokens
+    unit = run.plan.batch_tokens
     mean, low, high = fan(seen, steps)
     with style_context():
         figure, (axes,) = new_figure(height=4.0)
@@ -103,7 +103,7 @@ def forecast_figure(
         if steps in run.finals:
             axes.scatter([end], [run.finals[steps]], s=60, marker="x", color=INK, zorder=7)
             handles.append(Line2D([], [], color=INK, marker="x", linestyle="", label="came"))
-        first = max(1.5 * run.underway.warmup, FROM * steps)
+        first = max(1.5 * run.plan.warmup, FROM * steps)
         shown = [
             low[:, 1],
             high[:, 1],

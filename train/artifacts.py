@@ -173,7 +173,7 @@ def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> 
         batches=settings.order_of_batches(),
     )
     before = RunPlan.read(path).rungs if path.exists() else ()
-    asked.model_copy(update={"rungs": before}).also(rungs_ahead).write(path)
+    asked.model_copy(update={"rungs": before}).with_rungs(rungs_ahead).write(path)
 
 
 def observe(

@@ -295,7 +295,7 @@ class _RungTrainer:
                 save_every=habits.save_every,
                 progress=lambda step, loss, rate: habits.progress(
                     self.before + step,
-                    f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.words()}, "
+                    f"{name} {part} step {step}/{until} loss {loss:.3f}{outlook.text()}, "
                     + throughput_text(session.settings.spec(), rate, habits.peak),
                     True,
                 ),

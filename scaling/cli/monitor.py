@@ -70,7 +70,7 @@ def _steps(folder: Path, tokens: str | None) -> int | None:
     from ..monitoring.curves import read_run
     from ..schedule import whole_steps
 
-    return whole_steps(parse_count(tokens, "tokens"), read_run(folder).underway.batch_tokens)
+    return whole_steps(parse_count(tokens, "tokens"), read_run(folder).plan.batch_tokens)
 
 
 def _show(line: str) -> None:
@@ -94,7 +94,7 @@ def _page(verdict: Assessment) -> str:
     """The verdict for a person, a fact to a line."""
     from families.units import format_size
 
-    from ..monitoring import TARGETS
+    from ..monitoring import TARGET_TEXT
 
     lines = [
         f"{verdict.run}: {verdict.sentence}",
@@ -109,7 +109,7 @@ def _page(verdict: Assessment) -> str:
             f"forecast  {verdict.forecast:.3f}   80 %: {low:.3f} to {high:.3f}   95 %: {least:.3f} to {most:.3f}"
         )
         taught = f"{verdict.siblings} finished sibling{'s' if verdict.siblings != 1 else ''}"
-        lines.append(f"          of its {TARGETS[verdict.target]}; learnt from its curve and {taught}")
+        lines.append(f"          of its {TARGET_TEXT[verdict.target]}; learnt from its curve and {taught}")
     if verdict.promise is not None:
         kind = "sealed" if verdict.promise.sealed else "law.json"
         interval = verdict.promise.interval_80
