@@ -86,7 +86,7 @@ def select_backend(
     steps: int,
     expected: float,
     device: str,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     measure: Callable[[Settings, StepBackend, str], Measured] | None = None,
 ) -> StepBackend:
     """The engine that finishes so many steps first.
@@ -116,11 +116,11 @@ def select_backend(
         for one in MachineFile.open().of(machine, spec, device, settings.micro_batch)
         if wanted.allows(one.engine)
     }
-    ask = _Timer(settings, device, measure or time_step, known, tell)
+    ask = _Timer(settings, device, measure or time_step, known, log)
     best = _search(wanted, ask, micro_steps, device)
     if ask.new:
         remember(machine, ask.new)
-        tell(f"{settings.run}: probed {len(ask.new)} engines for {shape_key(spec)}; takes {best.engine.name}, "
+        log(f"{settings.run}: probed {len(ask.new)} engines for {shape_key(spec)}; takes {best.engine.name}, "
              f"{format_duration(best.seconds)} a step of {settings.micro_batch} sequences")  # fmt: skip
     return best.engine
 
@@ -137,11 +137,11 @@ class _Timer:
     device: str
     measure: Callable[[Settings, StepBackend, str], Measured]
     known: dict[StepBackend, Measured]
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     new: list[Measured]
 
-    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, tell: Any) -> None:
-        self.settings, self.device, self.measure, self.tell = settings, device, measure, tell
+    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, log: Any) -> None:
+        self.settings, self.device, self.measure, self.log = settings, device, measure, log
         self.known, self.new = known, []
 
     def __call__(self, engine: StepBackend) -> Measured:

@@ -90,7 +90,7 @@ def _sweep(asked: Any, study: Path, yes: bool, as_json: bool) -> None:
     open_study(study)
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_many(asked, study, yes=yes, stop=stop, tell=log, report=bar.at)
+        rungs = train_many(asked, study, yes=yes, stop=stop, log=log, report=bar.at)
     bar.end()
     best = winners(asked, rungs)
     rows = [(rung, (i, j) in best) for i, found in enumerate(rungs) for j, rung in enumerate(found)]
@@ -115,7 +115,7 @@ def _train(config: Any, study: Path, yes: bool) -> Any:
     open_study(study)
     bar = Progress()
     with as_rank(log), stop_on_signals() as stop:
-        rungs = launch(config, study, yes=yes, stop=stop, tell=log, report=bar.at)
+        rungs = launch(config, study, yes=yes, stop=stop, log=log, report=bar.at)
     bar.end()
     return rungs
 
@@ -279,7 +279,7 @@ def ladder(
             jobs=jobs,
             yes=yes or launcher == "local",
             eval_tokens=EVAL_TOKENS,
-            tell=log,
+            log=log,
             report=bar.at,
         )
     bar.end()
@@ -295,7 +295,7 @@ def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
 
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_plan(plan.members, study, stop=stop, tell=log, report=bar.at, **habits)
+        rungs = train_plan(plan.members, study, stop=stop, log=log, report=bar.at, **habits)
     bar.end()
     return rungs
 
@@ -330,7 +330,7 @@ def _slurm(
         return
     bar = Progress()
     try:
-        outcome = follow(wanted, sent, profile, tell=log, progress=bar.at)
+        outcome = follow(wanted, sent, profile, log=log, progress=bar.at)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"the jobs go on; the same command follows them again, scancel {' '.join(jobs)} ends them"

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ..config import Settings, predicted_tokens
 from ..data import Tokens, batch
-from ..distributed import like, whole
+from ..distributed import like, unshard
 from .kernels import next_token_losses
 
 # MERGED DOCSTRINGS
@@ -157,7 +157,7 @@ def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
     if hasattr(optimizer, "clipped_step"):
         norm: torch.Tensor = optimizer.clipped_step()
         return norm
-    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
+    norm = unshard(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
     optimizer.step()
     return norm
 
@@ -192,7 +192,7 @@ def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tens
 
 def _tensor(kept: Any) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
-        return whole(kept.detach())
+        return unshard(kept.detach())
     return torch.tensor(kept, dtype=torch.int64 if isinstance(kept, int) else torch.float64)
 
 

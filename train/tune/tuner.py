@@ -56,7 +56,7 @@ def devices_here(device: str) -> int:
     return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
 
 
-def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], None]) -> ScalingCurve:
+def scaling_curve(tuning: Tuning, counts: Sequence[int], log: Callable[[str], None]) -> ScalingCurve:
     """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
     the share of the largest number.
 
@@ -71,7 +71,7 @@ def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], N
     micro = max(m for m in micro_batches(batch, most) if m <= tuning.picked.micro)
     found = {}
     for count in sorted(set(counts)):
-        tell(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
+        log(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
         way = replace(tuning.picked.model.way, engine=engine, devices=count)
         answer = experiment(tuning, [probe_request(tuning, way, micro, batch=batch)], count)[0]
         if not answer["fits"]:
@@ -89,7 +89,7 @@ def tune(
     *,
     device: str,
     room: float | None,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Tuning:
     """Survey the engines on one block of the member, draw the lines of the best at two micro-batches, verify the pick.
 
@@ -108,14 +108,14 @@ def tune(
         )
     low, high = two_micro_batches(allowed)
     plain = wanted.plain().model_copy(update={"threads": _threads(wanted, device)[0]})
-    kept = _survey(tuning, wanted, plain, (low, high), again, tell)
+    kept = _survey(tuning, wanted, plain, (low, high), again, log)
     if kept is not None:
         way = TrialConfig(engine=kept, checkpointing=again)
-        _draw(tuning, way, (low, high), tell)
+        _draw(tuning, way, (low, high), log)
     tuning.picked = pick(tuning.models, tuning.batch, tuning.room)
     if tuning.picked is None:
         raise BadInput(f"memory is {format_size(tuning.room)} bytes; nothing that was tried stays below it")
-    _verify(tuning, tell)
+    _verify(tuning, log)
     tuning.seconds = time.monotonic() - began
     _remember(tuning)
     return tuning
@@ -148,7 +148,7 @@ def _survey(
     plain: StepBackend,
     micros: tuple[int, int],
     again: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> StepBackend | None:
     """One process: the plain engine at both micro-batches, and every other on a single block. Returns the engine to keep.
 
@@ -169,7 +169,7 @@ def _survey(
         for way, micro in zip(whole, micros, strict=True)
     ]
     asks += [probe_request(tuning, TrialConfig(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
-    tell(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
+    log(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
     answers = experiment(tuning, asks, 1)
     lines = [probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
     tuning.tried += lines
@@ -199,12 +199,12 @@ def _compiles_best(timed: dict[StepBackend, float], best: StepBackend) -> StepBa
     return quickest if best in timed and rivals and rivals[quickest] < NEAR_BEST * timed[best] else best
 
 
-def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], tell: Callable[[str], None]) -> None:
+def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], log: Callable[[str], None]) -> None:
     """Two probes of a way give its lines; one that runs out of memory is taken again at half its sequences."""
     seen: list[Trial] = []
     for micro in sorted(micros):
         while micro:
-            tell(f"{tuning.settings.member}: {way.space} at {micro} sequences")
+            log(f"{tuning.settings.member}: {way.space} at {micro} sequences")
             found = probed(
                 way, micro, experiment(tuning, [probe_request(tuning, way, micro)], way.devices)[0]
             )
@@ -217,11 +217,11 @@ def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], tell: Calla
         tuning.models.append(Model.of(seen[0], seen[-1]))
 
 
-def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
+def _verify(tuning: Tuning, log: Callable[[str], None]) -> None:
     """Whole steps of the pick; where memory runs out after all, of the next smaller micro-batch."""
     while tuning.picked is not None:
         chosen = tuning.picked
-        tell(f"{tuning.settings.member}: verifying {chosen.name}")
+        log(f"{tuning.settings.member}: verifying {chosen.name}")
         asked = probe_request(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
         answer = experiment(tuning, [asked], chosen.model.way.devices)[0]
         found = probed(chosen.model.way, chosen.micro, answer)
