@@ -95,7 +95,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(damage, text, tmp_path)
     train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(log=heard.append), Stop())
     assert len(heard) == 1
     assert f"checkpoint {newest} is damaged: " in heard[0]
-    assert "and the run goes back to the one before it" in heard[0]
+    assert "and the run resumes from the checkpoint before" in heard[0]
     first_booked_again = [work.from_step for work in read_ledger(tmp_path / "ledger.jsonl")][last]
     assert (before, first_booked_again) == (last - 1, before)
     assert not list(trunk.glob(".*"))

@@ -1,4 +1,4 @@
-"""A spec as a real Hugging Face model, and its config on disk."""
+"""From a ModelSpec to a Hugging Face model and its config.json."""
 
 import json
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +13,7 @@ CONFIG = "config.json"
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
-    """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
+    """Return the Hugging Face config; no relevant argument is left to the library's default."""
     import transformers
 
     found = architecture(spec.architecture)
@@ -22,7 +22,7 @@ def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
 
 
 def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
-    """Refuse a folder with another model's config.json, unless it is said to replace it.
+    """Refuse to overwrite another model's config.json, unless told to replace it.
 
     Raises:
         BadInput: there is one.
@@ -43,7 +43,7 @@ def _config_text(spec: ModelSpec) -> str:
 def _transformers_version() -> str | None:
     try:
         return version("transformers")
-    except PackageNotFoundError:  # a config needs no library; only a model does
+    except PackageNotFoundError:  # only a model needs the library, not its config
         return None
 
 
@@ -55,10 +55,10 @@ def build(
     init_std: float = 0.02,
     eos_token_id: int | None = None,
 ) -> Any:
-    """The model with freshly drawn weights: a function of (spec, seed).
+    """Return a freshly initialised model, a function of (spec, seed).
 
     Raises:
-        RuntimeError: transformers' own count is not the promised one.
+        RuntimeError: transformers counts other parameters than the spec.
     """
     import torch
     import transformers
@@ -72,7 +72,7 @@ def build(
         **{key: dropout for key in usual if "drop" in key},
         **{
             key: None for key in usual if key == "pad_token_id"
-        },  # windows are full: no number stands for padding
+        },  # windows are full, so there is no padding token
         initializer_range=init_std,
         bos_token_id=eos,
         eos_token_id=eos,
@@ -82,6 +82,6 @@ def build(
     count = sum(weight.numel() for weight in model.parameters())
     if count != params(spec):
         raise RuntimeError(
-            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} were promised"
+            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} by the spec"
         )
     return model

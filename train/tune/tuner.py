@@ -1,4 +1,7 @@
-"""The picked engine on one, two, … devices at the same global batch, and the model of time through them."""
+"""Tuning of a member on this machine at a fixed global batch: few trials, each in its own process.
+
+Also the scaling curve of the chosen configuration over the number of devices.
+"""
 
 import os
 import time
@@ -19,13 +22,10 @@ from ..runtime import machine_id
 from .model import Model, Trial, TrialConfig, micro_batches, pick, two_micro_batches
 from .probe import PROCESS, TrialResult, Tuning, experiment, probe_request, probed
 
-# MERGED DOCSTRINGS
-# The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingCurve:
-    """Seconds of a step of the same global batch on so many devices, and the model through them."""
+    """Seconds per step of the same global batch by number of devices, and the model fitted to them."""
 
     measured: dict[int, float]
     model: TimeModel
@@ -33,7 +33,7 @@ class ScalingCurve:
 
 
 def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
-    """Numbers of devices that this machine has and that share the batch evenly.
+    """Return the numbers of devices of this machine that divide the batch evenly.
 
     Raises:
         BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
@@ -52,7 +52,7 @@ def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
 
 
 def devices_here(device: str) -> int:
-    """GPUs, or cores of the CPU that this process may use."""
+    """Return the number of GPUs, or of CPU cores that this process may use."""
     return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
 
 
@@ -80,7 +80,7 @@ def scaling_curve(tuning: Tuning, counts: Sequence[int], log: Callable[[str], No
     return ScalingCurve(measured=found, model=fit_times(found), threads=threads)
 
 
-BLOCK = 1  # layers of the member in the survey that compares engines
+BLOCK = 1  # layers of the model on which backends are compared
 
 
 def tune(
@@ -122,7 +122,7 @@ def tune(
 
 
 def _allowed(tuning: Tuning, *, checkpointing: bool) -> list[int]:
-    """Micro-batches that the arithmetic lets into memory."""
+    """Return the micro-batches whose estimated memory fits."""
     return [
         micro
         for micro in micro_batches(tuning.batch)
@@ -186,21 +186,21 @@ def _survey(
         best = plain
     if wanted.compile in ("auto", True):
         best = _compiles_best(timed, best)
-        # A compiler fuses best what is written out; fused kernels win where scores no longer fit the caches.
+        # A compiler fuses explicit operations best; fused kernels win where scores no longer fit the caches.
         short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds
         best = best.model_copy(update={"compile": True, **({"attention": "eager"} if short else {})})
     return None if best == plain else best
 
 
 def _compiles_best(timed: dict[StepBackend, float], best: StepBackend) -> StepBackend:
-    """The number format to compile in: bf16 that is a little slower than fp32 wins compiled, where its casts cost nothing."""
+    """Return the number format to compile in: slightly slower bf16 wins once compiled, where its casts are free."""
     rivals = {engine: seconds for engine, seconds in timed.items() if engine.dtype == "bf16"}
     quickest = min(rivals, key=rivals.__getitem__, default=best)
     return quickest if best in timed and rivals and rivals[quickest] < NEAR_BEST * timed[best] else best
 
 
 def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], log: Callable[[str], None]) -> None:
-    """Two probes of a way give its lines; one that runs out of memory is taken again at half its sequences."""
+    """Fit the lines of a configuration through two trials; one that runs out of memory is repeated at half the size."""
     seen: list[Trial] = []
     for micro in sorted(micros):
         while micro:
@@ -218,7 +218,7 @@ def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], log: Callab
 
 
 def _verify(tuning: Tuning, log: Callable[[str], None]) -> None:
-    """Whole steps of the pick; where memory runs out after all, of the next smaller micro-batch."""
+    """Measure full steps of the choice; if memory runs out, of the next smaller micro-batch."""
     while tuning.picked is not None:
         chosen = tuning.picked
         log(f"{tuning.settings.member}: verifying {chosen.name}")
@@ -235,7 +235,7 @@ def _verify(tuning: Tuning, log: Callable[[str], None]) -> None:
 
 
 def _remember(tuning: Tuning) -> None:
-    """The machine profile that plan, train and tune read."""
+    """Return the machine profile that plan, train and tune read."""
     assert tuning.verified is not None
     assert tuning.picked is not None
     settings, seen, spec = tuning.settings, tuning.verified, tuning.settings.spec()
