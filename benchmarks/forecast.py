@@ -31,8 +31,9 @@ from families.units import BadInput
 from scaling.fitting.fit import fit
 from scaling.monitoring.alarms import first_alarm
 from scaling.monitoring.curves import EMPTY, Curve, PlannedRung, RunCurves, RunPlan
-from scaling.monitoring.forecast import Z_80, forecast_final_loss
+from scaling.monitoring.forecast import forecast_final_loss
 from scaling.runs import Run
+from scaling.stats import Z_80
 
 CURVES = Path(__file__).parent / "curves"
 HELD_BACK = ("code-y", "docs-z", "code-aa", "docs-ab")
@@ -92,7 +93,9 @@ def load(path: Path) -> Iterator[StudyRuns]:
                 if part.startswith("fault"):
                     onset = int(curves[part].step[0]) // 10 * 10 if part.endswith("late") else 0
                     onset = underway.schedule_to(underway.steps[0]).decay_starts if onset else 0
-                    ill = replace(run, trunk=trunk.until(onset).followed_by(curves[part]), branches={}, finals={})
+                    ill = replace(
+                        run, trunk=trunk.until(onset).followed_by(curves[part]), branches={}, finals={}
+                    )
                     faulty.append(Faulty(run=ill, fault=part.removeprefix("fault-"), onset=onset))
         yield StudyRuns(name=study, runs=tuple(runs), constant=tuple(constant), faulty=tuple(faulty))
 
@@ -145,11 +148,7 @@ def foretell(study: StudyRuns) -> Iterator[dict[str, Any]]:
             truth = final if seen.target == "held-out" else float(whole.eval_loss[-1])
             annealed = [one for one in study.runs if one.plan.params < run.plan.params and one.finals]
             law = plain_law(annealed, run, steps)
-            kind = (
-                run.plan.schedule
-                if run.plan.rungs[0].cooldown or "cosine" in run.name
-                else "constant"
-            )
+            kind = run.plan.schedule if run.plan.rungs[0].cooldown or "cosine" in run.name else "constant"
             yield {
                 "study": study.name, "run": run.name, "schedule": kind, "steps": steps,
                 "whole": steps == max(run.finals), "target": seen.target,

@@ -51,12 +51,12 @@ def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
     ("line", "message"),
     [
         ("no json", r"ledger\.jsonl line 3: it is not JSON"),
-        ("[]", "line 3: it is no entry of a ledger"),
-        ('{"run": "a"}', "line 3: it is no entry of a ledger: 'part'"),
+        ("[]", "line 3: it is not an entry of a ledger"),
+        ('{"run": "a"}', "line 3: it is not an entry of a ledger: 'part'"),
         ('{"run": "b", "part": "trunk"}', "line 3: from_step"),
         (
             work("a", "trunk", 1).model_dump_json().replace("64", '"many"'),
-            "line 3: it is no entry of a ledger",
+            "line 3: it is not an entry of a ledger",
         ),
         (work("a", "trunk", 1).model_dump_json().replace("3.0", "NaN"), "whose entries do not add up"),
     ],
@@ -114,34 +114,34 @@ def large(tmp_path_factory):
 
 def test_figures_of_a_large_study_draw_a_few_and_the_page_says_how_many(large):
     seen = load_study(large)
-    drawn = seen.thinned
+    drawn = seen.subsampled
     assert len(seen.runs) == MOST_DRAWN + 700
     assert MOST_DRAWN <= len(drawn.runs) < len(seen.runs)
     assert min(seen.runs, key=lambda run: run.loss) in drawn.runs
     shown = {curve.run for curve in drawn.curves}
     assert len(shown) == MOST_CURVES
     assert shown <= {run.run for run in drawn.runs}
-    said = " ".join(seen.doubts)
+    said = " ".join(seen.warnings)
     assert f"figures draw {len(drawn.runs):,} of {len(seen.runs):,} observations" in said
     assert f"curves of {MOST_CURVES} of {MOST_READ + 20} runs" in said
-    assert "the curves of 20 runs were not read at all" in said
+    assert "the curves of 20 runs were not read" in said
     if "r1" in {curve.run for curve in seen.curves}:
         assert "which diverged: r1" in said
 
 
 def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
     seen = load_study(large)
-    one = next(run for run in seen.runs if run not in seen.thinned.runs)
+    one = next(run for run in seen.runs if run not in seen.subsampled.runs)
 
     class Told:
         rows = (one,)
 
-    assert one in replace(seen, comparison=Told()).thinned.runs
+    assert one in replace(seen, comparison=Told()).subsampled.runs
 
 
 def test_a_study_of_a_few_runs_is_drawn_whole(tmp_path):
     for k in range(3):
         append_run(tmp_path / "runs.jsonl", Run(run=f"r{k}", params=1e6 * (k + 1), tokens=1e8, loss=3.0))
     seen = load_study(tmp_path)
-    assert seen.thinned.runs == seen.runs
-    assert not any("figures draw" in doubt for doubt in seen.doubts)
+    assert seen.subsampled.runs == seen.runs
+    assert not any("figures draw" in doubt for doubt in seen.warnings)

@@ -13,10 +13,10 @@ from typing import Self
 from families import train_flops_per_token
 from scaling.files import now
 from scaling.monitoring import ProgressForecast
+from scaling.paths import StudyPaths
 from scaling.runs.store import LEDGER, RUNS, WorkEntry
 from scaling.schedule import Schedule
 from scaling.stats import format_loss
-from scaling.study import Study
 
 from .artifacts import check_settings, log_final_eval, record, rung_file, write_artifacts, write_run_plan
 from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
@@ -86,7 +86,7 @@ class RunPaths:
         return self.folder / TRUNK
 
     @classmethod
-    def of(cls, study: Study, run: str, folder: Path | None = None) -> Self:
+    def of(cls, study: StudyPaths, run: str, folder: Path | None = None) -> Self:
         """Return the paths of a run in a study; observations and ledger lie in its own folder, which has no other writer.
 
         A run whose `folder` is the study itself (out=) is a study of one run.

@@ -105,17 +105,15 @@ def fit(
         refuse_overwrite(out, LawFile, replace=yes)
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     found = fit_runs(
-        reading.runs,
+        reading,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
-        bad=reading.bad,
-        doubts=reading.doubts,
     )
-    chosen, _ = select_runs(reading.runs, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, wanted, report in (
@@ -150,18 +148,17 @@ def fit(
 
 
 def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
-    from plots.law import isoflops, profile, residuals, surface
-    from plots.style import style_context, svg
+    from plots.frontier import isoflops
+    from plots.law import profile, residuals, surface
+    from plots.style import svg
 
     from ..files import atomic_write
     from ..fitting.sensitivity import profiles_of
 
-    for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        with style_context():
-            figure = picture(found.predictor, runs)
-        atomic_write(folder / f"{name}.svg", svg(figure, name))
+    for name, draw in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
+        atomic_write(folder / f"{name}.svg", svg(draw(found.predictor, runs).figure, name))
         log(f"wrote {folder / name}.svg")
-    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]), "profile"))
+    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]).figure, "profile"))
     log(f"wrote {folder / 'profile'}.svg")
 
 
@@ -225,7 +222,7 @@ def backtest(
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     bar = Progress(elsewhere=False)
     found = score(
-        of_group(reading.runs, group),
+        of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),

@@ -14,8 +14,6 @@ from .curves import RunCurves, end_losses, loss_scale, reference_progress
 from .siblings import forecast_from_siblings, observations, prior_from_siblings
 from .trajectory import LrProfile, Trajectory, fit_trajectory
 
-Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles at 0.9 and 0.975
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
