@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from families.units import BadInput, nearest
 from scaling.files import csv_text
-from scaling.fitting.lawfile import LawFile
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
 from scaling.monitoring import reference_prediction
 from scaling.monitoring.curves import RunCurves, read_run, read_siblings
 from scaling.monitoring.forecast import forecast_final_loss
@@ -30,7 +29,7 @@ FigureTable = tuple[tuple[str, ...], list[tuple[Any, ...]]]  # header and rows
 Drawn = tuple[Figure, FigureTable]
 
 
-def _law(seen: StudyData) -> LawFile:
+def _law(seen: StudyData) -> Fit:
     if seen.law is None:
         raise BadInput(f"{seen.folder} has no law.json; run scaling fit first")
     return seen.law
@@ -61,7 +60,7 @@ def draw_predicted(seen: StudyData) -> Drawn:
 
 def draw_learning(seen: StudyData) -> Drawn:
     """Learning curves, and the annealed points."""
-    predictor = seen.law.predictor() if seen.law else None
+    predictor = seen.law if seen.law else None
     runs = seen.lawful or tuple(run for run in seen.runs if run.annealed)
     names = {curve.run: None for curve in seen.curves} or {run.run: None for run in runs}
     if len({run.run for run in runs}) > MOST_LINES:
@@ -77,7 +76,7 @@ def draw_learning(seen: StudyData) -> Drawn:
     return figure, (("run", "part", "tokens", "loss"), rows)
 
 
-def _law_rows(seen: StudyData, predictor: Predictor) -> FigureTable:
+def _law_rows(seen: StudyData, predictor: Fit) -> FigureTable:
     runs = seen.lawful
     if not runs:
         return ("run", "N", "D", "C", "loss", "law", "percent"), []
@@ -102,7 +101,7 @@ def draw_of_law(draw: Callable[..., Figure]) -> Callable[[StudyData], Drawn]:
     """A figure of the law and its runs, with how far each lies off."""
 
     def made(seen: StudyData) -> Drawn:
-        predictor = _law(seen).predictor()
+        predictor = _law(seen)
         return draw(predictor, seen.lawful, seen.held), _law_rows(seen, predictor)
 
     return made
@@ -110,7 +109,7 @@ def draw_of_law(draw: Callable[..., Figure]) -> Callable[[StudyData], Drawn]:
 
 def draw_isoflops(seen: StudyData) -> Drawn:
     """Loss against size at fixed budgets."""
-    predictor = _law(seen).predictor()
+    predictor = _law(seen)
     lawful = seen.lawful  # once: it is worked out anew each time
     figure = law.isoflops(predictor, lawful, seen.held)
     rows: list[tuple[Any, ...]] = []
@@ -126,7 +125,7 @@ def draw_isoflops(seen: StudyData) -> Drawn:
 
 def draw_frontier(seen: StudyData) -> Drawn:
     """What each budget can reach."""
-    predictor = _law(seen).predictor()
+    predictor = _law(seen)
     rows = seen.comparison.rows if seen.comparison else ()
     figure = law.frontier(predictor, seen.lawful, rows)
     found = law.along(predictor, law.spanned(predictor, seen.lawful))

@@ -14,7 +14,8 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
-from scaling.fitting.predictor import Predictor, ResidualGP
+from scaling.fitting.forms import ResidualGP
+from scaling.fitting.predictor import Fit
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
 from scaling.planning.band import WITHIN_NATS
 from scaling.runs import Columns, Run, columns
@@ -46,12 +47,12 @@ from .style import (
 # Figure of the profile likelihood: how far each exponent may move before the fit is worse than the noise explains.
 
 
-def without_local_correction(predictor: Predictor) -> Predictor:
+def without_local_correction(predictor: Fit) -> Fit:
     """The law's forms alone: the correction that a prediction adds close to single runs would draw kinks."""
     return replace(predictor, local=ResidualGP.nothing())
 
 
-def expected(predictor: Predictor, table: Columns) -> Array:
+def expected(predictor: Fit, table: Columns) -> Array:
     """The loss that the law's forms give to each of these runs, in nats per token."""
     return np.asarray(
         without_local_correction(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss
@@ -71,7 +72,7 @@ def label(run: Run, convention: str) -> str:
     return f"{run.run}\nN {format_size(size_of(run, convention))}, D {format_size(run.tokens)}: loss {run.loss:.4g}"
 
 
-def optimum(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array] | None:
+def optimum(predictor: Fit, compute: Array) -> tuple[Array, Array, Array] | None:
     """N*, D* and loss along budgets; None where the law has no optimum."""
     try:
         found = [predictor.allocate(float(c), force=True) for c in compute]
@@ -112,7 +113,7 @@ def check(runs: Sequence[Run]) -> None:
         raise BadInput("there are 0 annealed runs that the law can be held against; the figure needs 1")
 
 
-def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+def surface(predictor: Fit, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
     """Contours of the law's loss over N and D, the runs, isoFLOP lines and the compute-optimal frontier.
 
     Raises:
@@ -155,7 +156,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = fr
                 Line2D([], [], color=MUTED, linewidth=1, linestyle=":", label="isoFLOP"),
             ],
         )
-    law = predictor.law
+    law = predictor.main_form.law
     if best is None:
         return set_title(
             figure, "The fitted loss surface; the law sees one variable only, so no split is optimal"
@@ -218,7 +219,7 @@ class IsoCurve:
     moved: Array
 
 
-def iso_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoCurve]:
+def iso_curves(predictor: Fit, runs: Sequence[Run]) -> list[IsoCurve]:
     """Curves at up to four budgets that span the runs'.
 
     Raises:
@@ -260,7 +261,7 @@ def iso_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoCurve]:
     return found
 
 
-def isoflops(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+def isoflops(predictor: Fit, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
     """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest.
 
     Raises:
@@ -338,7 +339,7 @@ class Frontier:
     nats: float
 
 
-def along(predictor: Predictor, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
+def along(predictor: Fit, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
     """The frontier of the law's forms at each budget.
 
     Raises:
@@ -377,7 +378,7 @@ def _edge(sizes: Array, excess: Array) -> Array:
     return np.asarray(np.exp((1 - share) * np.log(sizes[rows, at - 1]) + share * np.log(sizes[rows, at])))
 
 
-def spanned(predictor: Predictor, runs: Sequence[Run]) -> Array:
+def spanned(predictor: Fit, runs: Sequence[Run]) -> Array:
     """Budgets from the cheapest run to ten times beyond the dearest."""
     check(runs)
     table = columns(runs, predictor.convention)
@@ -385,7 +386,7 @@ def spanned(predictor: Predictor, runs: Sequence[Run]) -> Array:
     return np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
 
 
-def frontier(predictor: Predictor, runs: Sequence[Run], rows: Sequence[ComparisonRow] = ()) -> Figure:
+def frontier(predictor: Fit, runs: Sequence[Run], rows: Sequence[ComparisonRow] = ()) -> Figure:
     """Above, loss against compute: the runs, the law's best and its 80 % interval. Below, the best size and the
     indifference band: the sizes within 0.01 nats of it.
 
@@ -441,7 +442,7 @@ def _line(axes: Axes, x: Array, y: Array, edge: float) -> None:
     axes.plot(x[~seen], y[~seen], color=_CURVE, linewidth=2.2, linestyle=(0, (3, 1.5)))
 
 
-def _title(predictor: Predictor, far: float) -> str:
+def _title(predictor: Fit, far: float) -> str:
     found = along(predictor, np.array([far]))
     spread = ""
     if found.interval_80 is not None:
@@ -456,13 +457,13 @@ def _title(predictor: Predictor, far: float) -> str:
 TREND = 2.0  # standard errors of a slope beyond which residuals are said to have a trend
 
 
-def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
+def residual_percent(predictor: Fit, runs: Sequence[Run]) -> Array:
     """100·(actual/predicted − 1) of each run: positive where it came out worse than the law says."""
     table = columns(runs, predictor.convention)
     return np.asarray(100 * (table.L / expected(predictor, table) - 1))
 
 
-def residuals(predictor: Predictor, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
+def residuals(predictor: Fit, runs: Sequence[Run], held: frozenset[str] = frozenset()) -> Figure:
     """Percent by which each run came out above the law, against N, D and C.
 
     Raises:

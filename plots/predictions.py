@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
-from scaling.fitting.lawfile import FormRecord
+from scaling.fitting.forms import FittedForm
 from scaling.scoring import ComparisonRow
 
 from .style import (
@@ -156,7 +156,7 @@ def calibration(rows: Sequence[ComparisonRow]) -> Figure:
     )
 
 
-def backtest(forms: Sequence[FormRecord]) -> Figure:
+def backtest(forms: Sequence[FittedForm]) -> Figure:
     """Each form's rms error when it foretold, from the cheap runs, those ten times beyond them.
 
     Raises:

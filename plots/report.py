@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaling.fitting.lawfile import LawFile
 from scaling.rendering import environment
+from scaling.study import Study
 
 from . import tables, text
 from .figures import FIGURES, OF_OUTCOMES, Picture
@@ -177,7 +179,7 @@ def _documents(seen: StudyData) -> list[tuple[str, object]]:
     named = (
         ("study", seen.study),
         ("ladder", seen.ladder),
-        ("law", seen.law),
+        ("law", None if seen.law is None else LawFile.read(Study(seen.folder).law)),
         ("plan", seen.plan),
         ("comparison", seen.comparison),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from families.units import BadInput
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import Fit, load_law
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
 from scaling.runs import Run, compute_of
 from scaling.runs.readers import read_runs
@@ -51,7 +51,7 @@ class StudyData:
     seal_intact: bool
     runs: tuple[Run, ...]
     work: tuple[WorkEntry, ...]  # one entry for each part of a run
-    law: LawFile | None
+    law: Fit | None
     comparison: Comparison | None
     curves: tuple[LossCurve, ...]
     missing: tuple[str, ...]
@@ -134,7 +134,7 @@ def load_study(folder: Path) -> StudyData:
         runs = reading.runs
         doubts += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
     plan, intact = _plan(place, doubts)
-    law = LawFile.read(place.law) if place.law.exists() else None
+    law = load_law(place.law) if place.law.exists() else None
     comparison = Comparison.read(place.comparison) if place.comparison.exists() else None
     folders = smallest_first(_run_folders(place.folder / "runs"), runs)
     read = subsample_evenly(folders, MOST_READ)
@@ -197,7 +197,7 @@ def _plan(place: Study, doubts: list[str]) -> tuple[PlanFile | None, bool]:
 
 
 def _missing(
-    runs: tuple[Run, ...], law: LawFile | None, plan: PlanFile | None, comparison: Comparison | None
+    runs: tuple[Run, ...], law: Fit | None, plan: PlanFile | None, comparison: Comparison | None
 ) -> list[str]:
     said = []
     if not runs:

@@ -239,12 +239,12 @@ def forms_table(seen: StudyData) -> Table | None:
         {
             "form": lambda form: Cell(form.name),
             "weight": lambda form: Cell(f"{100 * form.weight:.0f} %", form.weight),
-            "E": lambda form: number_cell(form.E),
-            "A": lambda form: text_cell(form.A, scientific_cell),
-            "B": lambda form: text_cell(form.B, scientific_cell),
-            "alpha": lambda form: number_cell(form.alpha),
-            "beta": lambda form: number_cell(form.beta),
-            "gamma": lambda form: number_cell(form.gamma),
+            "E": lambda form: number_cell(form.law.E),
+            "A": lambda form: text_cell(form.law.A, scientific_cell),
+            "B": lambda form: text_cell(form.law.B, scientific_cell),
+            "alpha": lambda form: number_cell(form.law.alpha),
+            "beta": lambda form: number_cell(form.law.beta),
+            "gamma": lambda form: number_cell(form.law.gamma),
             "backtest error": lambda form: text_cell(
                 form.rollout_error, lambda error: f"{100 * error:.2f} %"
             ),
@@ -257,7 +257,7 @@ def next_runs_table(seen: StudyData) -> Table | None:
     """The law's best member at 1, 3, 10 and 100 times the compute fitted so far."""
     if seen.law is None:
         return None
-    predictor = seen.law.predictor()
+    predictor = seen.law
     found = []
     for times in TIMES:
         try:
@@ -312,7 +312,7 @@ def advice_table(seen: StudyData) -> tuple[Allocation, Advice] | None:
     runs = seen.lawful
     if seen.law is None or not runs or not all(run.n_layer and run.n_embd and run.n_head for run in runs):
         return None
-    predictor = seen.law.predictor()
+    predictor = seen.law
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
         count = params if seen.law.convention == "total" else params_non_embedding
@@ -321,7 +321,7 @@ def advice_table(seen: StudyData) -> tuple[Allocation, Advice] | None:
         shapes = shapes.chosen(able)
         found = advise(
             runs,
-            seen.law.law,
+            seen.law.main_form.law,
             shapes,
             np.asarray(count(shapes.as_spec), dtype=np.float64),
             target=(target.N, target.D),

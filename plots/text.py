@@ -3,7 +3,7 @@
 import math
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import Status
+from scaling.fitting.forms import Status
 
 from .predictions import verdicts
 from .study_data import StudyData
@@ -134,7 +134,7 @@ def recommendations(seen: StudyData) -> list[str]:
         return list(seen.missing)
     if law.status is not Status.OK:
         said.append(f"The fit is {law.status.value}: {law.status.message}. Mend that before spending more.")
-    predictor = law.predictor()
+    predictor = law
     try:
         best = predictor.allocate(predictor.domain.C[1])
     except BadInput as error:

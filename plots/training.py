@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
 from scaling.hardware import recognise
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry
@@ -46,9 +46,7 @@ FROM_MIDDLE = 3.0  # times the median loss shown: a run that diverges leaves the
 MOST_NAMED = 14  # lines that can be named at their ends
 
 
-def learning_curves(
-    curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Predictor | None = None
-) -> Figure:
+def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Fit | None = None) -> Figure:
     """Loss against tokens: a line for each trunk, thin lines for cooldowns, points for annealed rungs, dashes for the law.
 
     Raises:
@@ -152,7 +150,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: str, last: float) -> None:
+def _law_line(axes: Axes, predictor: Fit, points: Sequence[Run], colour: str, last: float) -> None:
     """The law at that run's N, over the tokens of its rungs."""
     size = size_of(points[0], predictor.convention)
     grid = np.geomspace(

@@ -112,7 +112,7 @@ def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
 
 
 def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
-    error = law.residual_percent(seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held])
+    error = law.residual_percent(seen.law, [r for r in seen.lawful if r.run not in seen.held])
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
 
@@ -120,8 +120,8 @@ def test_a_trend_in_the_residuals_is_said(seen):
     bent = [
         r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))}) for r in seen.lawful
     ]
-    assert "a trend is left in D" in style.conclusion(law.residuals(seen.law.predictor(), bent))
-    assert "no trend" in style.conclusion(law.residuals(seen.law.predictor(), seen.lawful, seen.held))
+    assert "a trend is left in D" in style.conclusion(law.residuals(seen.law, bent))
+    assert "no trend" in style.conclusion(law.residuals(seen.law, seen.lawful, seen.held))
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
@@ -180,7 +180,7 @@ def test_no_setting_of_the_callers_matplotlib_changes(seen):
 
 
 def test_the_bands_edges_cost_what_the_band_allows(seen):
-    predictor = without_local_correction(seen.law.predictor())
+    predictor = without_local_correction(seen.law)
     found = law.along(predictor, np.geomspace(1e11, 1e13, 7))
     for edge in found.band:
         loss = predictor.predict(edge, found.C / (6 * edge)).loss
@@ -191,7 +191,7 @@ def test_the_bands_edges_cost_what_the_band_allows(seen):
 
 def test_a_wider_band_holds_the_narrower_one(seen):
     compute = np.array([1e12])
-    narrow, wide = (law.along(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02))
+    narrow, wide = (law.along(seen.law, compute, nats=nats) for nats in (0.005, 0.02))
     assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
 
 

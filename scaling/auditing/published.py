@@ -12,7 +12,7 @@ from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
 from ..files import Record
-from ..laws import KaplanFrontier, published
+from ..laws import KaplanFrontier, published_law
 from ..published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs
 from . import audit_text
 from .findings import Finding, Verdict
@@ -104,7 +104,7 @@ def compare_published(name: str) -> PublishedComparison:
         BadInput: no such set, or it prints no predictions.
     """
     found = published_runs(name)
-    law = published(found.law).frontier if found.law else None
+    law = published_law(found.law).frontier if found.law else None
     if law is None:
         able = [one.name for one in PUBLISHED_RUNS.values() if one.law]
         raise BadInput(f"published set {found.name} prints no predictions; {', '.join(able)} does")
@@ -113,7 +113,7 @@ def compare_published(name: str) -> PublishedComparison:
         name=found.name,
         title=found.title,
         source=found.source,
-        law=f"{found.law}: {published(found.law).source}",
+        law=f"{found.law}: {published_law(found.law).source}",
         hardware=_hardware(found.runs),
         caveat=found.caveat,
         rows=tuple(_row(run, law, corrections) for run in found.runs),

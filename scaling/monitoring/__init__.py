@@ -12,7 +12,7 @@ from typing import Literal
 from families.units import BadInput
 
 from ..files import Record
-from ..fitting.lawfile import LawFile
+from ..fitting.predictor import load_law
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..stats import Interval
 from ..study import Study
@@ -114,12 +114,12 @@ def reference_prediction(study: Study, run: RunCurves, steps: int) -> Reference 
             if one.params == run.underway.params and abs(one.tokens / tokens - 1) < 1e-3:
                 return Reference(loss=one.loss, interval_80=one.interval_80, sealed=True)
     if study.law.exists():
-        law = LawFile.read(study.law)
+        law = load_law(study.law)
         same_text = not law.group or law.group == run.underway.group
         size = run.underway.params if law.convention == "total" else run.underway.params_non_embedding
         if same_text:
             try:
-                found = law.predictor().predict(size, tokens, convention=law.convention)
+                found = law.predict(size, tokens, convention=law.convention)
             except BadInput:  # out of the law's reach: it promises nothing
                 return None
             return Reference(loss=found.loss, interval_80=found.interval_80, sealed=False)

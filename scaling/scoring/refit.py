@@ -1,18 +1,14 @@
 """What the new runs teach: the law fitted without them and with them, side by side."""
 
-import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from families.units import BadInput, format_size
 
 from ..files import Record, sha256_file
-from ..fitting.lawfile import LawFile
-from ..fitting.predictor import Predictor
+from ..fitting.predictor import Fit, load_law
 from ..planning.planfile import PlanFile
 from ..runs import Run
-from ..stats import Array, Interval
+from ..stats import Interval
 from ..study import Study, StudyFile
 
 AHEAD = 10.0  # the next budget, in units of the largest compute among all runs
@@ -58,16 +54,16 @@ def refit_study(place: Study, plan: PlanFile, runs: Sequence[Run], new: Sequence
     if not place.law.exists():
         raise BadInput(f"{place.law} does not exist; there is no law to refit")
     seed = StudyFile.read(place.file).seed if place.file.exists() else 0
-    law = LawFile.read(place.law)
+    law = load_law(place.law)
     if plan.seal is None or sha256_file(place.law) != plan.seal.law_sha256:
         from ..fitting.fit import fit
 
         old = [run for run in _comparable(law, runs) if run.run not in new]
-        law = fit(old, convention=law.convention, seed=seed).document()
+        law = fit(old, convention=law.convention, seed=seed)
     return refit(law, runs, new, seed=seed)
 
 
-def refit(law: LawFile, runs: Sequence[Run], new: Sequence[str], *, seed: int = 0) -> Refit:
+def refit(law: Fit, runs: Sequence[Run], new: Sequence[str], *, seed: int = 0) -> Refit:
     """Fit the law's own runs together with the new ones, and say what changed.
 
     Args:
@@ -86,18 +82,17 @@ def refit(law: LawFile, runs: Sequence[Run], new: Sequence[str], *, seed: int = 
             "no new run has the law's group, eval set and count of N; there is nothing to refit with"
         )
     found = fit(able, convention=law.convention, seed=seed)
-    before, after = law.predictor(), found.predictor
     return Refit(
         rows_before=law.rows,
         rows_after=found.rows,
-        form_before=_form(before),
-        form_after=_form(after),
+        form_before=_forms(law),
+        form_after=_forms(found),
         status=found.status.value,
-        **_changes(before, after),
+        **_changes(law, found),
     )
 
 
-def _comparable(law: LawFile, runs: Sequence[Run]) -> list[Run]:
+def _comparable(law: Fit, runs: Sequence[Run]) -> list[Run]:
     field = "params" if law.convention == "total" else "params_non_embedding"
     return [
         run
@@ -109,11 +104,11 @@ def _comparable(law: LawFile, runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _form(predictor: Predictor) -> str:
-    return ", ".join(f"{form.name} {form.weight:.0%}" for form in predictor.forms)
+def _forms(law: Fit) -> str:
+    return ", ".join(f"{form.name} {form.weight:.0%}" for form in law.forms)
 
 
-def _changes(before: Predictor, after: Predictor) -> dict[str, object]:
+def _changes(before: Fit, after: Fit) -> dict[str, object]:
     flops = AHEAD * max(before.domain.C[1], after.domain.C[1])
     changes = []
     for name in ("alpha", "beta"):
@@ -122,7 +117,10 @@ def _changes(before: Predictor, after: Predictor) -> dict[str, object]:
         best = after.allocate(flops, force=True)
         N, D = best.N, best.D
         changes.append(
-            Change(quantity="exponent of N*", **_both(_growth(before, flops), _growth(after, flops)))
+            Change(
+                quantity="exponent of N*",
+                **_both(before.optimum_exponent(flops), after.optimum_exponent(flops)),
+            )
         )
         changes.append(
             Change(quantity="N*", unit="parameters", **_both(_size(before, flops), _size(after, flops)))
@@ -164,33 +162,16 @@ def _both(before: Value, after: Value) -> dict[str, float | Interval | None]:
     return {"before": before[0], "before_80": before[1], "after": after[0], "after_80": after[1]}
 
 
-def _middle(draws: Array) -> Interval | None:
-    if not len(draws) or not np.isfinite(draws).all() or np.ptp(draws) == 0:
-        return None
-    low, high = np.quantile(draws, [0.1, 0.9])
-    return float(low), float(high)
+def _constant(law: Fit, name: str) -> Value:
+    """A constant of the form with the greatest weight, as on the fit card."""
+    return float(getattr(law.main_form.law, name)), law.interval(name)
 
 
-def _constant(predictor: Predictor, name: str) -> Value:
-    """Of the form with the greatest weight, as on the fit card."""
-    main = max(predictor.forms, key=lambda form: form.weight)
-    index = {"alpha": 3, "beta": 4}[name]
-    return float(getattr(main.law, name)), _middle(main.draws[:, index] if len(main.draws) else np.empty(0))
+def _size(law: Fit, flops: float) -> Value:
+    best = law.allocate(flops, force=True)
+    return best.N, best.N_interval_80
 
 
-def _growth(predictor: Predictor, flops: float) -> Value:
-    """d log N* / d log C over the factor of ten up to `flops`."""
-    ratio = predictor.allocate(flops, force=True).N / predictor.allocate(flops / 10, force=True).N
-    high, low = predictor.optimum_draws(flops), predictor.optimum_draws(flops / 10)
-    draws = (high - low) / math.log(10) if len(high) == len(low) else np.empty(0)
-    return math.log(ratio) / math.log(10), _middle(draws)
-
-
-def _size(predictor: Predictor, flops: float) -> Value:
-    draws = predictor.optimum_draws(flops)
-    return predictor.allocate(flops, force=True).N, _middle(np.exp(draws))
-
-
-def _loss(predictor: Predictor, N: float, D: float) -> Value:
-    found = predictor.predict(N, D, force=True)
-    return float(found.loss), found.interval_80
+def _loss(law: Fit, N: float, D: float) -> Value:
+    predicted = law.predict(N, D, force=True)
+    return float(predicted.loss), predicted.interval_80
