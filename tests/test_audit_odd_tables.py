@@ -118,7 +118,7 @@ CELLS = [
 ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_cell_of_a_table_stops_an_audit(data):
     header = data.draw(st.lists(st.sampled_from(HEADERS), min_size=2, max_size=8, unique=True))

@@ -26,7 +26,7 @@ def work(run, part, start, **more):
     ),
     split=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
     study = tmp_path_factory.mktemp("ledger")
     for run, part, start in entries:

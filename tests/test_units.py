@@ -7,7 +7,7 @@ from scaling.auditing.tables import stated
 from scaling.budget import parse_budget, split_budgets
 from scaling.planning.law import PredictQuery
 from train.config import Rungs
-from train.sweep import expand
+from train.jobs.sweep import expand
 
 
 @pytest.mark.parametrize(

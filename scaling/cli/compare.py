@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 # A published table as text: the document's columns with corrections marked, ours, and the fit through its points.
 # scaling audit: recompute a published table or one's own, and say what does not add up.
 
-COMPARE_EPILOG = "Example: scaling compare --study demo, or --under studies, or --published composer-gpt2"
+COMPARE_EPILOG = (
+    "Example: scaling compare --study demo, or scaling compare --under studies, "
+    "or scaling compare --published composer-gpt2"
+)
 
 
 def compare_study(

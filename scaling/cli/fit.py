@@ -195,7 +195,7 @@ def predict(
         echo(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)
 
 
-BACKTEST_EPILOG = "Example: scaling backtest runs.csv --holdout top-decade"
+BACKTEST_EPILOG = "Example: scaling backtest runs.csv --columns params=N,tokens=D --holdout top-decade"
 
 
 def backtest(
