@@ -238,9 +238,7 @@ class Fit:
         return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
 
     def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
-        """Standard deviation of log loss: noise of one run, and the larger of resampling with the spread of forms
-        and the drift of that many decades.
-        """
+        """Standard deviation of log loss: √(noise² + max(resampling² + spread of forms², (drift·decades)²))."""
         centre = self._smooth(n, d)
         spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
         draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
@@ -274,17 +272,17 @@ class Fit:
         log_N = self._log_optimum(product)
         N = math.exp(log_N)
         D = product / N
-        found = self.predict(N, D, force=True)
+        predicted = self.predict(N, D, force=True)
         sizes = _centred(self._log_optima(product), log_N)
         N_interval = None if sizes is None else _exp(sizes)
         return Allocation(
             C=C,
             N=N,
             D=D,
-            loss=found.loss,
+            loss=predicted.loss,
             N_interval_80=N_interval,
             D_interval_80=None if N_interval is None else (product / N_interval[1], product / N_interval[0]),
-            loss_interval_80=found.interval_80,
+            loss_interval_80=predicted.interval_80,
         )
 
     def optimum_exponent(self, C: float) -> tuple[float, Interval | None]:
