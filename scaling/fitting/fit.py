@@ -45,10 +45,12 @@ def fit(
     """Fit a law to runs of one group.
 
     Args:
+        runs: observations.
         form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
         annealed: "only" leaves mid-schedule points out, "all" takes them with the rest; a mixture needs one of the two.
+        seed: of the starts and the resamples.
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
