@@ -9,7 +9,8 @@ from .accounting import (
     train_flops,
     train_flops_per_token,
 )
-from .spec import FAMILIES, MEMBERS, Family, Member, ModelSpec, family, member
+from .members import FAMILIES, MEMBERS, Family, Member, family, member
+from .spec import ModelSpec
 from .units import BadInput
 
 __all__ = [

@@ -7,9 +7,9 @@ from families.units import BadInput, nearest
 from scaling.fitting.predictor import Fit
 from scaling.monitoring import reference_prediction
 from scaling.monitoring.curves import read_run, read_siblings
+from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.scoring import ComparisonRow
-from scaling.study import Study
 
 from . import frontier, law, plan, predictions, training
 from .forecast import forecast_figure
@@ -65,7 +65,7 @@ def _forecast(study: StudyData) -> Plot:
                 run,
                 read_siblings(folder, run),
                 steps,
-                reference_prediction(Study(study.folder), run, steps),
+                reference_prediction(StudyPaths(study.folder), run, steps),
                 until=steps // 3 if steps in run.finals else None,
             )
     raise BadInput("no sealed member's run has begun; a forecast needs one")

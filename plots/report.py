@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.fitting.lawfile import LawFile
+from scaling.paths import StudyPaths
 from scaling.rendering import environment
-from scaling.study import Study
 
 from . import tables, text
 from .figures import FIGURES, OUTCOME_FIGURES, StudyFigure
@@ -185,7 +185,7 @@ def _documents(study: StudyData) -> list[tuple[str, object]]:
     named = (
         ("study", study.study_file),
         ("ladder", study.ladder),
-        ("law", LawFile.read(Study(study.folder).law) if study.law else None),
+        ("law", LawFile.read(StudyPaths(study.folder).law) if study.law else None),
         ("plan", study.plan),
         ("comparison", study.comparison),
     )

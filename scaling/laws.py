@@ -17,6 +17,8 @@ from families.units import BadInput, format_size, nearest
 from .files import Record, canonical_json, sha256_bytes
 from .stats import Array, format_loss, perplexity
 
+PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
+
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
@@ -28,6 +30,31 @@ TOKENS_PER_PARAM = 20.0  # U tokens suffice for U/20 parameters (Hoffmann et al.
 SHOWN = 12  # points of a prediction that a notebook shows
 
 _EDGE = 1 + 1e-9
+
+
+class Sized(Protocol):
+    """A record with both counts of its parameters, such as a run or a planned member."""
+
+    @property
+    def params(self) -> float | None:
+        """All parameters."""
+
+    @property
+    def params_non_embedding(self) -> float | None:
+        """Parameters without token and position embeddings."""
+
+
+def n_params(sized: Sized, convention: Convention, name: str = "the record") -> float:
+    """N of a record in a convention.
+
+    Raises:
+        BadInput: the record does not state it; `name` stands in the message.
+    """
+    field = PARAMS_FIELD[convention]
+    size = getattr(sized, field)
+    if size is None:
+        raise BadInput(f"{name} has no {field}, which the convention {convention!r} counts")
+    return float(size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
 
 from ..files import now
 from ..laws import Convention, Domain, Law, Repetition
-from ..runs import Columns, Run, columns
+from ..runs import Run, RunTable
 from ..stats import Array
 from .card import MANY_EPOCHS, card
 from .certify import Certificate
@@ -18,7 +19,7 @@ from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, select_runs, small_run_warning
+from .selection import Annealed, rows_of, select_runs, small_run_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 
 REPEATED = "data-constrained"
@@ -29,8 +30,11 @@ DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
 
 def fit(
-    runs: Sequence[Run],
+    runs: Sequence[Run] | None = None,
     *,
+    N: ArrayLike | None = None,
+    D: ArrayLike | None = None,
+    loss: ArrayLike | None = None,
     form: str = "auto",
     convention: Convention | None = None,
     group: str | None = None,
@@ -39,13 +43,14 @@ def fit(
     bootstrap: int = 200,
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
-    bad: Sequence[str] = (),
-    doubts: Sequence[str] = (),
 ) -> Fit:
     """Fit a law to runs of one group.
 
     Args:
-        runs: observations.
+        runs: what a reader returned, whose warnings stand on the fit card, or any sequence of runs.
+        N: parameters in place of `runs`, shape (n,); each row is a run of its own.
+        D: tokens that they were trained on, shape (n,).
+        loss: nats per token, shape (n,).
         form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
@@ -54,17 +59,16 @@ def fit(
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
-        bad: the rows that a reader left out (`Reading.bad`), for the card.
-        doubts: what looked wrong to the reader (`Reading.doubts`), for the card's warnings.
 
     Raises:
-        BadInput: a mixture of annealed and mid-schedule points, of groups or of eval sets; an unknown form; too few rows,
-            or fewer than 4 runs with a bootstrap.
+        BadInput: neither or both of runs and arrays; a mixture of annealed and mid-schedule points, of groups or of eval
+            sets; an unknown form; too few rows, or fewer than 4 runs with a bootstrap.
     """
     if form not in FORMS:
         raise BadInput(f"form is {form!r}; {nearest(form, FORMS)}")
-    chosen, excluded = select_runs(runs, group=group, annealed=annealed)
-    table = columns(chosen, convention)
+    table, excluded = select_runs(
+        rows_of(runs, N=N, D=D, loss=loss, convention=convention), group=group, annealed=annealed
+    )
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
@@ -92,17 +96,18 @@ def fit(
         local=result.local,
         fitted_repetition=repetition,
         intervals=bootstrap > 0,
-        eval_set=chosen[0].eval_set,
-        group=chosen[0].group,
+        eval_set=table[0].eval_set,
+        group=table[0].group,
         created_at=now(),
     )
     return replace(
         fitted,
         card=card(
             fitted,
-            exclusions="; ".join([*_bad_rows(bad), *([] if excluded == "none" else [excluded])]) or "none",
+            exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
+            or "none",
             evidence=_evidence(certificate),
-            warnings=[*doubts, *_warnings(table, fresh, fitted)],
+            warnings=[*table.warnings, *_warnings(table, fresh, fitted)],
         ),
     )
 
@@ -115,7 +120,7 @@ def _bad_rows(bad: Sequence[str]) -> list[str]:
     return [f"{len(bad)} bad row{'' if len(bad) == 1 else 's'} ({where})"]
 
 
-def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | None, Columns]:
+def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | None, RunTable]:
     """The fitted value of repeated tokens and the rows in effective N and D, where tokens repeat and the form has it."""
     repeats = bool((table.D > table.U * (1 + 1e-9)).any())
     if not repeats or form not in ("auto", REPEATED):
@@ -124,10 +129,10 @@ def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | Non
         table.N, table.D, table.U, table.L, delta=delta, form="general" if form == "auto" else "chinchilla"
     )
     N, D = repetition.effective(table.N, table.D, table.U)
-    return repetition, replace(table, N=N, D=D)
+    return repetition, table.with_arrays(N=N, D=D)
 
 
-def _warnings(table: Columns, fresh: Columns, fitted: Fit) -> list[str]:
+def _warnings(table: RunTable, fresh: RunTable, fitted: Fit) -> list[str]:
     warnings = []
     epochs = float((table.D / table.U).max())
     if fitted.fitted_repetition is None and epochs > MANY_EPOCHS:

@@ -29,13 +29,9 @@ from ..laws import (
     in_shape,
     resolve_point,
 )
-from ..stats import Array, Interval
+from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
 from .forms import LENGTH, FittedForm, ResidualGP, Status
 from .lawfile import FormRecord, LawFile, LocalRecord
-
-# Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
-# Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
-Z_80, Z_95 = 1.2815515655446004, 2.23
 
 FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible loss
 
@@ -205,7 +201,8 @@ class Fit:
         if self.intervals:
             deviation = self._deviation(fresh_n, fresh_d, decades)
             low_80, high_80, low_95, high_95 = (
-                in_shape(np.exp(log_loss + z * deviation), shape) for z in (-Z_80, Z_80, -Z_95, Z_95)
+                in_shape(np.exp(log_loss + z * deviation), shape)
+                for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
             )
             interval_80, interval_95 = (low_80, high_80), (low_95, high_95)
         return Prediction(

@@ -9,7 +9,7 @@ import numpy as np
 from families.units import BadInput, format_size
 
 from ..laws import Convention, Law
-from ..runs import Columns, Run, columns
+from ..runs import Run, RunTable
 from ..stats import Array
 from .certify import certify
 from .fit import DELTA, fit
@@ -101,7 +101,7 @@ def loss_sensitivity(
         C: FLOPs (default: ten times the largest run's).
         form: a named form.
     """
-    table = columns(runs, convention)
+    table = RunTable.of(runs, convention)
     target = 60 * float((table.N * table.D).max()) if C is None else C
     shape = SHAPES[form]
     choices = []
@@ -158,7 +158,7 @@ def conventions(runs: Sequence[Run]) -> tuple[ConventionFit, ...]:
         exponent = law.beta / (law.alpha + law.beta)
         results.append(ConventionFit(counted=counted, law=law, status=fitted.status, exponent=exponent))
     if len(results) == 2:
-        total, body = (np.log(columns(runs, name).N) for name in ways)
+        total, body = (np.log(RunTable.of(runs, name).N) for name in ways)
         slope = float(np.polyfit(total, body, 1)[0])
         results.append(
             ConventionFit(
@@ -188,7 +188,7 @@ class LikelihoodProfile:
     interval_95: tuple[float | None, float | None]
 
 
-def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
+def profiles(table: RunTable, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
     """Profile likelihood of alpha, beta and, where it is free, gamma.
 
     The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
@@ -303,12 +303,12 @@ def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[
 def profiles_of(fitted: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodProfile, ...]]:
     """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
     name = fitted.forms[0].name if len(fitted.forms) == 1 else "general"
-    table = columns(runs, fitted.convention)
+    table = RunTable.of(runs, fitted.convention)
     if fitted.fitted_repetition is not None:
         N, D = fitted.fitted_repetition.effective(table.N, table.D, table.U)
-        table = replace(table, N=N, D=D)
+        table = table.with_arrays(N=N, D=D)
     if SHAPES[name].variable == "C":
-        table = replace(table, N=6 * table.N * table.D)
+        table = table.with_arrays(N=6 * table.N * table.D)
     return name, profiles(table, name)
 
 
@@ -327,7 +327,7 @@ def profile_report(fitted: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any
 
 def isoflop_report(fitted: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """Approaches 1 and 2 and the bias that approach 2 has on the fitted surface, as JSON and as lines."""
-    table = columns(runs, fitted.convention)
+    table = RunTable.of(runs, fitted.convention)
     budgets = isoflops(table)
     lines = [
         f"  {format_size(curve.C):>8} FLOPs  {curve.points:>3} points  {curve.verdict.value:<10}"
