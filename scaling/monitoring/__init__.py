@@ -12,7 +12,7 @@ from typing import Literal
 from families.units import BadInput
 
 from ..files import Record
-from ..fitting.lawfile import LawFile
+from ..fitting.predictor import load_law
 from ..laws import n_params
 from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
@@ -115,12 +115,12 @@ def reference_prediction(study: StudyPaths, run: RunCurves, steps: int) -> Refer
             if prediction.params == run.plan.params and abs(prediction.tokens / tokens - 1) < 1e-3:
                 return Reference(loss=prediction.loss, interval_80=prediction.interval_80, sealed=True)
     if study.law.exists():
-        law = LawFile.read(study.law)
+        law = load_law(study.law)
         same_text = not law.group or law.group == run.plan.group
         size = n_params(run.plan, law.convention)
         if same_text:
             try:
-                predicted = law.predictor().predict(size, tokens, convention=law.convention)
+                predicted = law.predict(size, tokens, convention=law.convention)
             except BadInput:  # outside the law's domain
                 return None
             return Reference(loss=predicted.loss, interval_80=predicted.interval_80, sealed=False)
