@@ -11,8 +11,8 @@ import pytest
 import scaling
 import train
 from families.architectures import REGISTRY
+from plots.output import REPORTS
 from scaling.cli.app import VERBS, load
-from scaling.cli.report import NAMES
 from scaling.files import Document
 from scaling.fitting.fit import FORMS
 from scaling.laws import PUBLISHED
@@ -75,7 +75,7 @@ def test_the_page_of_files_names_every_kind():
         ("plan", "law", tuple(PUBLISHED)),
         ("predict", "law", tuple(PUBLISHED)),
         ("design", "architecture", tuple(REGISTRY)),
-        ("report", "form", tuple(NAMES)),
+        ("report", "form", tuple(REPORTS)),
     ],
 )
 def test_an_options_help_names_all_that_it_takes(verb, option, names):

@@ -11,9 +11,7 @@ from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
 from ..paths import StudyPaths, open_study
-from ..runs.store import gather_runs
-from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
-from ..scoring import compare_study as score_study
+from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under, write_comparison
 from ..scoring.refit import Refit, change_interval, change_name, change_value
 from ..stats import format_perplexity
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
@@ -85,9 +83,7 @@ def _all_studies(folder: Path, as_json: bool) -> None:
 
 def compared(study: StudyPaths) -> Comparison:
     """Compare a study's sealed plan with its runs, and keep the result beside them."""
-    gather_runs(study.runs)
-    found, why_not = score_study(study)
-    found.write(study.comparison)
+    found, why_not = write_comparison(study)
     _complete_cards(study)
     for member in found.waiting:
         log(f"{member} is sealed and not finished; it is not scored yet")

@@ -97,9 +97,9 @@ def demo(
     train_members(sealed, place, threads=threads(), **habits)
     log("6/6  compare and report")
     found = compared(place)
-    from .report import write_report
+    from plots.output import write_report
 
-    report = write_report(place.folder)
+    report, _ = write_report(place.folder)
     if as_json:
         print_json({**found.model_dump(mode="json"), "report": str(report)})
         return

@@ -12,6 +12,7 @@ from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..runs import Run
 from ..runs.readers import read_runs
+from ..runs.store import gather_runs
 from ..stats import Interval, perplexity
 from .refit import Refit, refit_study
 
@@ -138,6 +139,18 @@ def compare_study(place: StudyPaths) -> tuple[Comparison, str]:
     except BadInput as error:
         return found, str(error)
     return found.model_copy(update={"refit": changed}), ""
+
+
+def write_comparison(place: StudyPaths) -> tuple[Comparison, str]:
+    """Score a study and write its comparison.json: (comparison, why there is no refit or "").
+
+    Raises:
+        BadInput: the seal is broken or missing, none of its members is finished, or the study cannot be written.
+    """
+    gather_runs(place.runs)
+    comparison, reason = compare_study(place)
+    comparison.write(place.comparison)
+    return comparison, reason
 
 
 class Calibration(Record):
