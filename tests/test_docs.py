@@ -20,14 +20,15 @@ from scaling.recipe import RULES
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md")]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("**/*.md") if path.name != "log.md")]
 
 
 def commands(text):
     """Every command of the program in a page's code, a line each."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fence = re.compile(r"^```(?:console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = fence.findall(text)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    lines += re.findall(r"`([^`\n]+)`", fence.sub("", text))
     return [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("scaling ")]
 
 
