@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from families.units import BadInput
 
-from .files import Document
+from .files import Document, StrPath
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
 
@@ -82,13 +82,13 @@ class StudyPaths:
         return self.folder / "runs" / run
 
 
-def open_study(folder: Path) -> StudyPaths:
+def open_study(folder: StrPath) -> StudyPaths:
     """The paths of the study in a folder; one that has no study.json yet is a study too.
 
     Raises:
         BadInput: it was written by a newer version.
     """
-    study = StudyPaths(folder)
+    study = StudyPaths(Path(folder))
     if study.file.exists():
         StudyFile.read(study.file)
     return study

@@ -10,7 +10,7 @@ from .paths import StudyPaths, open_study
 from .planning.api import Plan, load_plan
 from .runs import RunTable
 from .runs.readers import read_runs
-from .scoring import Comparison, compare_study, write_comparison
+from .scoring import Comparison, compare, compare_study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,10 +78,10 @@ class Study:
         return load_plan(self.paths.plan)
 
     def compare(self, *, write: bool = True) -> Comparison:
-        """Score the sealed predictions by the runs that came after, and refit with those.
+        """Score the sealed predictions by the runs that came after.
 
         Args:
-            write: write comparison.json, which the report shows.
+            write: refit the law with those runs too, and write comparison.json, which the report shows.
 
         Returns:
             A row for each sealed member whose run is finished: predicted and actual loss in nats per token, error,
@@ -90,7 +90,7 @@ class Study:
         Raises:
             BadInput: the plan is missing, not sealed or edited since, or none of its members is finished.
         """
-        return (write_comparison if write else compare_study)(self.paths)[0]
+        return compare_study(self.paths) if write else compare(self.paths.plan, self.paths.runs)
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Write report.html, and its figures as PNG, SVG and CSV beside it.

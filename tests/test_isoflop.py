@@ -1,6 +1,5 @@
 """Approaches 1 and 2: their known biases, and no optimum where there is none."""
 
-
 import numpy as np
 import pytest
 

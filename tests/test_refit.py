@@ -7,7 +7,6 @@ import pytest
 
 from families.units import BadInput
 from scaling.fitting.lawfile import LawFile
-from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, compare_study
 from scaling.scoring.refit import refit
@@ -22,7 +21,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def changed(study):
-    return compare_study(StudyPaths(study))[0].refit
+    return compare_study(study).refit
 
 
 def test_the_new_run_is_counted_once(changed):
@@ -54,7 +53,7 @@ def test_a_law_that_was_fitted_anew_is_taken_back(study, changed, tmp_path):
     law = json.loads((folder / "law.json").read_text())
     law["forms"][0]["alpha"] *= 1.2  # anything but what was sealed
     (folder / "law.json").write_text(json.dumps(law))
-    again, _ = compare_study(StudyPaths(folder))
+    again = compare_study(folder)
     assert again.refit.rows_before == 16
     assert again.refit.change("loss").after == pytest.approx(changed.change("loss").after, rel=1e-9)
 

@@ -10,11 +10,12 @@ from families.units import BadInput
 from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
-from scaling.fitting.predictor import Z_80, Status
+from scaling.fitting.predictor import Status
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
 from scaling.runs import Run, RunTable
+from scaling.stats import Z_80
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
 

@@ -11,7 +11,8 @@ from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
 from ..paths import StudyPaths, open_study
-from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under, write_comparison
+from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
+from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
 from ..stats import format_perplexity
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
@@ -50,11 +51,11 @@ def compare_study(
     if under is not None:
         _all_studies(under, as_json)
         return
-    found = compared(open_study(study))
+    comparison = compared(open_study(study))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
     else:
-        echo(comparison_text(found))
+        echo(comparison_text(comparison))
 
 
 def _published(name: str, as_json: bool) -> None:
@@ -82,14 +83,14 @@ def _all_studies(folder: Path, as_json: bool) -> None:
 
 
 def compared(study: StudyPaths) -> Comparison:
-    """Compare a study's sealed plan with its runs, and keep the result beside them."""
-    found, why_not = write_comparison(study)
+    """Compare a study's sealed plan with its runs, complete the model cards, and log what is missing."""
+    comparison = compare_runs(study)
     _complete_cards(study)
-    for member in found.waiting:
+    for member in comparison.waiting:
         log(f"{member} is sealed and not finished; it is not scored yet")
-    if why_not:
-        log(f"no refit: {why_not}")
-    return found
+    if comparison.no_refit:
+        log(f"no refit: {comparison.no_refit}")
+    return comparison
 
 
 def _complete_cards(study: StudyPaths) -> None:

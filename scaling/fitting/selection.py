@@ -10,7 +10,7 @@ from families.units import BadInput, nearest
 
 from ..laws import Convention
 from ..runs import Run, RunTable
-from ..stats import Array
+from ..stats import Z_50, Array
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
 # MERGED DOCSTRINGS
@@ -142,7 +142,7 @@ def small_run_warning(N: Array, D: Array, L: Array) -> str:
         theta = solve(problem, candidate.shape)
         spread = (
             float(np.median(np.abs(predict_log(problem, theta, others.N, others.D) - np.log(others.L))))
-            / 0.6745
+            / Z_50
         )
         off = float(np.mean(np.log(L[low]) - predict_log(problem, theta, N[low], D[low])))
         if abs(off) < max(LEAST, SIGNAL * spread / np.sqrt(low.sum())):

@@ -16,10 +16,10 @@ from ..fitting.lawfile import LawFile
 from ..laws import n_params
 from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
-from ..stats import Interval
+from ..stats import Z_80, Z_95, Interval
 from .alarms import Alarm, first_alarm
 from .curves import RunCurves, read_run, read_siblings
-from .forecast import Z_80, Z_95, Forecast, forecast_final_loss
+from .forecast import Forecast, forecast_final_loss
 
 State = Literal[
     "waiting", "no plan", "on plan", "above plan", "below plan",

@@ -26,7 +26,7 @@ from ..recipe import COOLDOWN, recipe
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
-from ..stats import Array
+from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
 from .law import find_law, read_law
 from .planfile import PlanFile, PlannedMember
@@ -59,8 +59,6 @@ EXCHANGES = 200
 WORTH = 1e-4  # of the variance: moves that save less are not made
 
 SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
-
-Z_80 = 1.2815515655446004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

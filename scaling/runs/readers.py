@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from families.units import BadInput, format_size, nearest, parse_size
 
-from ..files import check_kind, first_problem, read_text
+from ..files import StrPath, check_kind, first_problem, read_text
 from .run import RUNS_VERSION, Run, RunTable
 from .store import merged_text
 from .trackers import is_tracker, tracker_rows
@@ -211,7 +211,7 @@ _SIZES = ("params", "params_non_embedding", "tokens", "unique_tokens", "compute"
 
 
 def read_runs(
-    path: Path | str,
+    path: StrPath,
     *,
     column_names: Mapping[str, str] | None = None,
     max_bad_share: float = 0.0,
