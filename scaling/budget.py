@@ -1,4 +1,4 @@
-"""A budget as people say it ("8xA100-hours", "24h@8xA100", "1.4e18", "0.02 PF-days") -> training FLOPs."""
+"""Budgets as text ("8xA100-hours", "24h@8xA100", "1.4e18", "0.02 PF-days"), read as training FLOPs."""
 
 import math
 import re
@@ -47,9 +47,21 @@ _DURATION = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
 
 
 class Budget(Record):
-    """What may be spent. `flops` is always known; time needs an accelerator.
+    """A training budget: FLOPs, and time and money where an accelerator is named.
 
-    device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
+    Attributes:
+        text: The budget as it was given.
+        flops: Training FLOPs.
+        device_seconds: Seconds times devices; None without an accelerator.
+        accelerator: Name in the catalogue of accelerators, such as "A100"; None for a budget in FLOPs alone.
+        devices: Number of devices.
+        mfu: Model FLOPs utilisation, a share of the device's dense peak.
+        mfu_source: "measured", "estimated" or "assumed".
+
+    Examples:
+        >>> budget = parse_budget("8xA100-hours", mfu=0.4)
+        >>> f"{budget.flops:.3g}", budget.hours(budget.flops)
+        ('3.59e+18', 1.0)
     """
 
     text: str
@@ -61,18 +73,18 @@ class Budget(Record):
     mfu_source: MfuSource | None = None
 
     def hours(self, flops: float) -> float | None:
-        """Wall-clock hours that so many FLOPs take on these devices; None without an accelerator."""
+        """Wall-clock hours that training FLOPs take on these devices; None without an accelerator."""
         seconds = self.device_seconds_for(flops)
         return None if seconds is None or self.devices is None else seconds / self.devices / 3600
 
     def device_seconds_for(self, flops: float) -> float | None:
-        """Seconds times devices that so many FLOPs take; None without an accelerator."""
+        """Seconds times devices that training FLOPs take; None without an accelerator."""
         if self.accelerator is None or self.mfu is None:
             return None
         return flops / (accelerator(self.accelerator).training_peak * self.mfu)
 
     def price(self, flops: float) -> float | None:
-        """USD at the catalogue's typical price; None without an accelerator or a price."""
+        """Price of training FLOPs in USD, at the catalogue's typical price; None without an accelerator or a price."""
         seconds = self.device_seconds_for(flops)
         if seconds is None or self.accelerator is None:
             return None
@@ -86,7 +98,9 @@ def parse_budget(
     """Read a budget.
 
     Args:
-        mfu: share of the dense peak, 0 to 1; default 0.4, and said to be assumed.
+        text: like "8xA100-hours", "24h@8xA100", "1.4e18" or "0.02 PF-days".
+        mfu: share of the dense peak, above 0 and up to 1; default 0.4, stated as assumed.
+        mfu_source: origin of the MFU.
         on: devices like "8xA100", which give a budget in FLOPs (or in device-hours) its hours.
 
     Raises:

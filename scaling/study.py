@@ -1,10 +1,10 @@
 """Study: the folder that holds the files of one question, as an object for notebooks and scripts."""
 
 from importlib import import_module
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import StrPath
 from .fitting.predictor import Fit, load_law
 from .paths import StudyPaths, open_study
 from .planning.api import Plan, load_plan
@@ -33,7 +33,7 @@ class Study:
         (17, 'total')
     """
 
-    def __init__(self, folder: str | PathLike[str]) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.paths: StudyPaths = open_study(Path(folder))
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ class Study:
         """
         return compare_study(self.paths) if write else compare(self.paths.plan, self.paths.runs)
 
-    def report(self, out: str | PathLike[str] | None = None) -> Path:
+    def report(self, out: StrPath | None = None) -> Path:
         """Write report.html, and its figures as PNG, SVG and CSV beside it.
 
         Args:

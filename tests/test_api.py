@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import scaling as sc
+from scaling.budget import parse_budget
 
 from .surfaces import BESIROGLU, grid
 
@@ -215,17 +216,13 @@ def test_no_warning_of_the_reader_is_lost_on_the_way_to_the_card(tmp_path):
         assert [line for line in runs.warnings if line not in card] == []
 
 
-@pytest.mark.parametrize("budget", ["1e20", 1e20, sc.__name__])
+@pytest.mark.parametrize("budget", ["1e20", 1e20, parse_budget("1e20")])
 def test_a_budget_is_a_text_a_number_or_a_budget(budget):
-    if budget == "scaling":
-        budget = sc.plan("1e20").budget
     assert sc.plan(budget, law="chinchilla").recommended == sc.plan("1e20", law="chinchilla").recommended
 
 
 def test_a_budget_value_keeps_its_mfu_and_its_source():
-    measured = sc.Budget(
-        text="8xA100-hours", flops=1e19, device_seconds=28800, accelerator="A100-80GB", devices=8, mfu=0.2, mfu_source="measured"
-    )
+    measured = parse_budget("8xA100-hours", mfu=0.2, mfu_source="measured")
     assert sc.plan(measured, law="chinchilla").budget == measured
     with pytest.raises(sc.BadInput, match="mfu"):
         sc.plan(measured, law="chinchilla", mfu=0.5)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from families.units import BadInput, format_size
 
 from ..budget import Budget
+from ..files import StrPath
 from ..laws import LawReference, LossModel
 from ..recipe import DEFAULT_RULE
 from .planfile import Band, Choice, LadderRung, OtherChoice, PlanFile, PlannedMember, read_verified_plan, seal, write_plan
@@ -139,7 +140,7 @@ class Plan:
         """
         return replace(self, document=seal(self.document))
 
-    def save(self, path: str | PathLike[str], *, replace: bool = False) -> Path:
+    def save(self, path: StrPath, *, replace: bool = False) -> Path:
         """Write plan.json, whole or not at all.
 
         Args:
@@ -157,7 +158,7 @@ class Plan:
         return file
 
 
-def load_plan(path: str | PathLike[str]) -> Plan:
+def load_plan(path: StrPath) -> Plan:
     """Read plan.json.
 
     Args:
@@ -175,7 +176,7 @@ def load_plan(path: str | PathLike[str]) -> Plan:
 def plan(
     budget: str | float | Budget | None = None,
     *,
-    law: LossModel | str | PathLike[str] | None = None,
+    law: LossModel | StrPath | None = None,
     family: str | None = None,
     mfu: float | str | None = None,
     on: str | None = None,
@@ -191,7 +192,7 @@ def plan(
     vocab_size: int | None = None,
     n_positions: int | None = None,
     times: str | None = None,
-    study: HasFolder | str | PathLike[str] | None = None,
+    study: HasFolder | StrPath | None = None,
     force: bool = False,
 ) -> Plan:
     """Plan a model for a budget, or the cheapest one for a target: `scaling plan` as a function.
@@ -264,7 +265,7 @@ def _text(value: float | str | None) -> str | None:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-def _folder(study: HasFolder | str | PathLike[str] | None) -> Path | None:
+def _folder(study: HasFolder | StrPath | None) -> Path | None:
     if study is None or isinstance(study, str | PathLike):
         return None if study is None else Path(study)
     return study.folder
