@@ -36,9 +36,9 @@ def main():
     from scaling.machine import StepBackend
     from train.backend import BackendRequest
     from train.config import TrainConfig
-    from train.experiment import ask, run_probe
     from train.settings import TextFacts, settings_of
     from train.tune.model import TrialConfig, micro_batches
+    from train.tune.probe import probe_request, run_probe
     from train.tune.tuner import tune
 
     shape = QUICK if options.quick else SMALL
@@ -65,7 +65,10 @@ def main():
         engines.append(picked.model.way.engine)
     grid = {}
     for engine in engines:
-        asks = [(m, ask(found, TrialConfig(engine=engine), m, batch=batch)) for m in micro_batches(batch)]
+        asks = [
+            (m, probe_request(found, TrialConfig(engine=engine), m, batch=batch))
+            for m in micro_batches(batch)
+        ]
         for group in [[one] for one in asks] if engine.compile else [asks]:
             for (micro, _), answer in zip(group, run_probe([one for _, one in group]), strict=True):
                 grid[engine.name, micro] = answer["step"] if answer["fits"] else float("inf")
@@ -80,11 +83,11 @@ def main():
     for _ in range(2 if options.quick else 3):
         for name, engine in ways.items():
             again[name].append(
-                run_probe([ask(found, TrialConfig(engine=engine), name[1], batch=batch)])[0]["step"]
+                run_probe([probe_request(found, TrialConfig(engine=engine), name[1], batch=batch)])[0]["step"]
             )
     behind = statistics.median(again[chosen]) / statistics.median(again[best]) - 1
 
-    starved = run_probe([{**ask(found, picked.model.way, batch), "limit": 3e8}])
+    starved = run_probe([{**probe_request(found, picked.model.way, batch), "limit": 3e8}])
     seen = found.verified
     bars = [
         {"name": "probes", "value": found.probes, "at_most": 4},

@@ -12,18 +12,19 @@ from scaling.planning.planfile import PlanFile
 from scaling.planning.query import IsoFlop
 from scaling.runs import Run, RunTable
 
-from . import law, predictions
-from .figures import picture
+from . import frontier, law, predictions
+from .figures import draw_figure
 from .plan import planned
 from .study_data import load_study
+from .style import Plot
 
 if TYPE_CHECKING:
     from scaling.fitting.predictor import Fit
 
-FIT_FIGURES: dict[str, Callable[["Fit", RunTable], Figure]] = {
+FIT_FIGURES: dict[str, Callable[["Fit", RunTable], Plot]] = {
     "surface": law.surface,
-    "isoflops": law.isoflops,
-    "frontier": law.frontier,
+    "isoflops": frontier.isoflops,
+    "frontier": frontier.frontier,
     "residuals": law.residuals,
     "profile": lambda fit, runs: law.profile(profiles_of(fit, runs)[1]),
     "backtest": lambda fit, runs: predictions.backtest(fit.forms),
@@ -38,12 +39,12 @@ def plot_fit(fit: "Fit", runs: RunTable, kind: str) -> Figure:
     """
     if kind not in FIT_FIGURES:
         raise BadInput(f"figure is {kind!r}; {nearest(kind, FIT_FIGURES)}")
-    return FIT_FIGURES[kind](fit, runs)
+    return FIT_FIGURES[kind](fit, runs).figure
 
 
 def plot_plan(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run]) -> Figure:
     """The sizes on offer for a plan's budget, the recommended one, and those about as good."""
-    return planned(plan, curves, runs)
+    return planned(plan, curves, runs).figure
 
 
 def plot_study(folder: Path, name: str) -> Figure:
@@ -52,4 +53,4 @@ def plot_study(folder: Path, name: str) -> Figure:
     Raises:
         BadInput: no figure of that name, or the study lacks what it shows.
     """
-    return picture(name, load_study(folder)).figure
+    return draw_figure(name, load_study(folder)).figure

@@ -9,7 +9,7 @@ from families.units import BadInput
 from scaling.files import atomic_write, refuse_overwrite_text
 
 from . import card, style
-from .figures import pictures
+from .figures import draw_figures
 from .report import report
 from .study_data import load_study
 
@@ -46,13 +46,13 @@ def write_report(
     out = folder / REPORTS[form] if out is None else out
     progress(0.0, 1.0, "reading the study")
     study = load_study(folder)
-    drawn, lacking = pictures(
+    drawn, not_drawn = draw_figures(
         study, progress=lambda done, total, name: progress(DRAWN * done / total, 1.0, f"drawing {name}")
     )
     progress(DRAWN, 1.0, f"composing {out.name}")
-    values = card.values(study, drawn, lacking)
+    values = card.values(study, drawn, not_drawn)
     text = {
-        "html": lambda: report(study, drawn, lacking),
+        "html": lambda: report(study, drawn, not_drawn),
         "md": lambda: card.markdown(study, drawn),
         "json": lambda: json.dumps(values, indent=2, allow_nan=False) + "\n",
         "latex": lambda: card.latex(study),

@@ -60,10 +60,10 @@ def clear_io_errors(path: StrPath) -> Iterator[None]:
     """Turn an OSError, such as that of a full disk, into one clear line.
 
     Args:
-        path: Stands in the message where the error names no file.
+        path: stands in the message where the error names no file.
 
     Raises:
-        BadInput: Naming the file and the reason.
+        BadInput: naming the file and the reason.
     """
     try:
         yield
@@ -94,7 +94,7 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
 
     Raises:
-        BadInput: The disk is full or the folder cannot be written; nothing has changed then.
+        BadInput: the disk is full or the folder cannot be written; nothing has changed then.
     """
     path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
@@ -121,10 +121,10 @@ def atomic_dir(folder: StrPath) -> Iterator[Path]:
     An existing folder of that name is replaced. On an error nothing is left, not even parents made for it.
 
     Yields:
-        The temporary folder to fill.
+        the temporary folder to fill.
 
     Raises:
-        BadInput: The disk is full or the folder cannot be written.
+        BadInput: the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
     with clear_io_errors(folder):
@@ -165,9 +165,9 @@ def append_line(path: StrPath, line: str, *, first: str = "") -> None:
     file system.
 
     Args:
-        path: The file.
-        line: The line, without its end.
-        first: The line that a new file opens with.
+        path: the file.
+        line: the line, without its end.
+        first: the line that a new file opens with.
     """
     path = Path(path)
     with clear_io_errors(path):
@@ -192,9 +192,9 @@ class Document(Record):
     """Base of our JSON files.
 
     Attributes:
-        KIND: Kind of the file.
-        MADE_BY: The command that writes one, for the message where the file does not exist.
-        VERSION: Newest version of the format that this program reads.
+        KIND: kind of the file.
+        MADE_BY: the command that writes one, for the message where the file does not exist.
+        VERSION: newest version of the format that this program reads.
         inputs: SHA-256 of each file that it was made from, by name.
     """
 
@@ -209,6 +209,7 @@ class Document(Record):
     inputs: dict[str, str] = {}
 
     def model_post_init(self, context: Any, /) -> None:
+        """Fill in kind, version and time where the document is new."""
         for name, value in (("kind", self.KIND), ("version", self.VERSION), ("created_at", now())):
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
@@ -226,7 +227,7 @@ class Document(Record):
         """Read and check a file.
 
         Raises:
-            BadInput: No such file, not JSON, another kind, a newer version, or a value that is not allowed.
+            BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
         """
         if cls.MADE_BY and not Path(path).exists():
             raise BadInput(f"{path} does not exist; {cls.MADE_BY} writes one")
@@ -237,7 +238,7 @@ class Document(Record):
         """Check a document's text; `name` stands in the messages.
 
         Raises:
-            BadInput: As `read`.
+            BadInput: as `read`.
         """
         try:
             value = json.loads(text)
@@ -254,14 +255,14 @@ def check_kind(value: Any, kind: str, version: int, name: str) -> None:
     """Refuse anything but a file of ours of that kind, in a version that this program reads.
 
     Args:
-        value: The file's first JSON value.
-        kind: The kind that is needed.
-        version: The newest version that this program reads.
-        name: Stands in the message.
+        value: the file's first JSON value.
+        kind: the kind that is needed.
+        version: the newest version that this program reads.
+        name: stands in the message.
 
     Raises:
-        BadInput: Another kind, or no valid version.
-        NewerFile: A newer version.
+        BadInput: another kind, or no valid version.
+        NewerFile: a newer version.
     """
     stated = value.get("kind") if isinstance(value, dict) else None
     if stated != kind:
@@ -294,7 +295,7 @@ def read_text(path: StrPath) -> str:
     """A file's text, without the byte order mark that spreadsheets put before the first column's name.
 
     Raises:
-        BadInput: The file does not exist, is a folder, or is not UTF-8.
+        BadInput: the file does not exist, is a folder, or is not UTF-8.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -310,7 +311,7 @@ def refuse_overwrite(path: StrPath, kind: type[Document], *, replace: bool = Fal
     """Refuse to write a document over a file of another kind.
 
     Raises:
-        BadInput: Such a file exists, and `replace` is false.
+        BadInput: such a file exists, and `replace` is false.
     """
     path = Path(path)
     if path.is_file() and not replace:
@@ -326,13 +327,13 @@ def refuse_overwrite_text(path: StrPath, opening: bytes | str, what: str, *, rep
     """Refuse to write a text over a file that begins with other words.
 
     Args:
-        path: The file to be written.
-        opening: The beginning of the text.
-        what: What the text is, as in "a table of runs"; stands in the message.
-        replace: Write over any file.
+        path: the file to be written.
+        opening: the beginning of the text.
+        what: what the text is, as in "a table of runs"; stands in the message.
+        replace: write over any file.
 
     Raises:
-        BadInput: Such a file exists, and `replace` is false.
+        BadInput: such a file exists, and `replace` is false.
     """
     path = Path(path)
     if path.is_file() and not replace:

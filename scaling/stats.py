@@ -39,6 +39,7 @@ class StatusEnum(StrEnum):
     message: str
 
     def __new__(cls, value: str, message: str) -> Self:
+        """Build a member from its value and its message."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.message = message

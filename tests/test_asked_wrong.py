@@ -9,13 +9,13 @@ from scaling.cli.app import build
 from scaling.planning.experiment_design import budget_of
 from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
-from train import launch
 from train.config import TrainConfig, shown_name
+from train.jobs import launch
+from train.jobs.sweep import entries, expand
 from train.ladder import no_op
 from train.lease import Stop
 from train.loop import pick_device
 from train.settings import default_run_name
-from train.sweep import entries, expand
 
 from .small_plan import planned
 from .tiny import write_corpus

@@ -86,7 +86,7 @@ def test_presets_count_as_transformers_does(name):
 
 
 @given(spec=specs())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_parameter_count_equals_transformers_own(spec):
     model = model_of(spec)
     assert accounting.params(spec) == count(model)
@@ -95,7 +95,7 @@ def test_parameter_count_equals_transformers_own(spec):
 
 
 @given(spec=specs(), batch=st.integers(1, 3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_train_flops_per_token_equal_torchs_flop_counter_in_eager_attention(spec, batch):
     model = model_of(spec)
     ids = torch.zeros((batch, spec.n_positions), dtype=torch.long, device="meta")
@@ -124,7 +124,7 @@ def kept_by_autograd(model, ids):
 
 
 @given(spec=specs(fewest_heads=2), batch=st.integers(2, 3), attention=st.sampled_from(["eager", "sdpa"]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_activations_are_what_autograd_keeps_to_the_byte(spec, batch, attention):
     model = model_of(spec, attention=attention, device="cpu").train()
     ids = torch.randint(
@@ -199,7 +199,7 @@ def test_kaplans_n_is_twelve_layers_width_squared():
 
 
 @given(spec=specs())
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_kaplans_n_is_the_matrices_of_the_blocks(spec):
     blocks = [module for module in model_of(spec).modules() if isinstance(module, torch.nn.ModuleList)]
     matrices = sum(weight.numel() for weight in blocks[0].parameters() if weight.dim() == 2)
@@ -207,7 +207,7 @@ def test_kaplans_n_is_the_matrices_of_the_blocks(spec):
 
 
 @given(spec=specs())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_spec_survives_its_hugging_face_config(spec):
     found = architecture(spec.architecture)
     assert found.from_hugging_face(config_of(spec).to_dict()) == spec
@@ -224,7 +224,7 @@ def test_the_config_holds_every_argument_it_was_given(name):
 
 
 @given(spec=specs())
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_config_json_is_what_transformers_writes(spec):
     written = json.loads(json.dumps(config_json(spec, transformers.__version__)))
     assert written == json.loads(json.dumps(hugging_face_config(spec).to_dict()))

@@ -17,8 +17,8 @@ from scaling.runs.readers import read_runs
 from train.config import TrainConfig
 from train.data import TokenizedText, Tokens, remote
 from train.evaluate import best, epoch_ends, eval_set, evaluate, mean_train_loss
+from train.jobs.launch import train
 from train.ladder import Interrupted, RunOptions, train_ladder
-from train.launch import train
 from train.lease import Stop
 from train.loop import start
 from train.model import pretrained

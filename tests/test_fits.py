@@ -60,7 +60,7 @@ def test_a_law_of_one_variable_is_recovered(form):
 
 
 @given(st.floats(-6, 6), st.floats(-6, 6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_the_fit_does_not_depend_on_the_units_of_n_and_d(log_n, log_d):
     runs = grid(BESIROGLU, noise=0.005)
     scaled = [

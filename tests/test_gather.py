@@ -60,7 +60,7 @@ def test_a_study_is_read_with_its_runs_whether_or_not_they_were_gathered(tmp_pat
 
 
 @given(rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5), st.booleans()), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_gathering_in_any_order_and_as_often_as_one_likes_gives_one_file(rows, tmp_path_factory):
     eager, late = tmp_path_factory.mktemp("eager"), tmp_path_factory.mktemp("late")
     for study, order in ((eager, rows), (late, list(reversed(rows)))):

@@ -106,7 +106,10 @@ def test_the_hint_of_a_table_of_perplexities_is_one_to_paste(tmp_path):
 
 def test_a_loss_read_from_a_column_of_another_unit_is_doubted(tmp_path):
     path = written(tmp_path, "run,params,tokens,ppl", "a,1e6,1e8,20")
-    assert "ppl is read as nats; --loss-unit ppl" in read_runs(path, column_names={"loss": "ppl"}).warnings[0]
+    assert (
+        "ppl is read as nats, and its name suggests ppl: --loss-unit ppl"
+        in read_runs(path, column_names={"loss": "ppl"}).warnings[0]
+    )
     assert read_runs(path, column_names={"loss": "ppl"}, loss_unit="ppl").warnings == ()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from families.units import BadInput, RunFailed
 from scaling.files import first_problem
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
-from train import workers
 from train.config import Settings, TrainConfig
 from train.distributed import World
+from train.jobs import ranks
+from train.jobs.pool import Process
+from train.jobs.ranks import run_distributed
 from train.settings import planned_steps
-from train.workers import run_together
 
 from . import tiny
 from .tiny import write_corpus
@@ -176,6 +178,35 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
+def test_processes_whose_parent_is_killed_save_and_end_and_the_same_command_goes_on(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", files=20)
+    words = [
+        "train", "family=tiny", "tokens=200k", *tiny.words(**tiny.SHAPE), "batch_size=4", "lr=3e-3", f"data={corpus}",
+        "save_every=1000", "log_every=5", "devices=2", "--json", f"out={tmp_path / 'run'}",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([SCALING, *words], env=environment, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "trunk" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate(timeout=60)  # a process that outlives it would hold the pipe
+    deadline = time.monotonic() + 30
+    while workers_of(killed.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not workers_of(killed.pid)
+    assert len(list((tmp_path / "run" / "trunk").glob("step-*/checkpoint.json"))) == 1
+    done = subprocess.run(
+        [SCALING, *words], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    work = read_ledger(tmp_path / "run" / "ledger.jsonl")
+    assert work[0].to_step > 0
+    assert [entry.from_step for entry in work[1:]] == [entry.to_step for entry in work[:-1]]
+
+
 @pytest.mark.parametrize(
     ("codes", "outcome"),
     [
@@ -187,15 +218,12 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
     ],
 )
 def test_how_the_processes_ended_is_how_the_command_ends(codes, outcome):
-    ended = [
-        workers._Worker(rank, SimpleNamespace(poll=lambda code=code: code), None)
-        for rank, code in enumerate(codes)
-    ]
+    ended = [Process(SimpleNamespace(poll=lambda code=code: code)) for code in codes]
     if outcome is None:
-        assert workers._status(ended, 2, {signal.SIGTERM}) == codes[0]
+        assert ranks._status(ended, {signal.SIGTERM}) == codes[0]
         return
     with pytest.raises(outcome, match="goes on from the last checkpoint"):
-        workers._status(ended, 2, {signal.SIGTERM})
+        ranks._status(ended, {signal.SIGTERM})
 
 
 SCARCE = """
@@ -225,10 +253,10 @@ def test_a_process_that_runs_out_of_memory_lowers_the_micro_batch_of_all_and_the
     heard = []
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rank = "RANK = int(__import__('os').environ['RANK'])"
-    monkeypatch.setattr(workers, "_START", f"{rank}\n{SCARCE}\n{workers._START}")
-    assert run_together(words, 2, heard.append) == 0  # what `devices=2` calls
-    assert len(heard) == 1
-    assert "out of memory with micro_batch=4; it is 1 from now on" in heard[0]
+    monkeypatch.setattr(ranks, "_START", f"{rank}\n{SCARCE}\n{ranks._START}")
+    assert run_distributed(words, 2, heard.append) == 0  # what `devices=2` calls
+    (said,) = heard
+    assert re.findall(r"\d+", said.partition("micro_batch")[2])[:2] == ["4", "1"]
     assert Settings.read(tmp_path / "run" / "run.json").micro_batch == 1
     found = tiny.json_lines(tmp_path / "run" / "trunk" / "metrics.jsonl")
     assert [line["tokens"] for line in found] == [line["tokens"] for line in expected]

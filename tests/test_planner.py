@@ -1,6 +1,8 @@
 """The planner against the published table, the closed form and brute force."""
 
 import math
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from families import accounting, member
 from families.design import DesignRule
 from families.units import BadInput
 from scaling.budget import parse_budget
+from scaling.hardware import accelerator
 from scaling.laws import PUBLISHED, published
 from scaling.planning.band import band
 from scaling.planning.candidates import candidates, designed
 from scaling.planning.evaluate import DataLimit, Objective, evaluate_candidates, pareto, to_choice
 from scaling.planning.law import LossModel, find_law
-from scaling.planning.plan import budget_for, estimate_budget, make_plan
+from scaling.planning.plan import budget_for, estimate_budget, fit_memory, make_plan
 from scaling.stats import perplexity
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.
@@ -49,7 +52,7 @@ def test_the_cards_budgets_recommend_the_cards_members(name, family):
 
 
 @given(flops=BUDGETS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_no_candidate_beats_the_recommended_one(flops):
     costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     best = costed.best()
@@ -61,7 +64,7 @@ def test_no_candidate_beats_the_recommended_one(flops):
 
 
 @given(flops=st.floats(1e19, 1e24))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_choice_lies_near_the_closed_form_allocation(flops):
     """Exact FLOPs shift the optimum a little from C = 6ND; the shapes are about 20 % apart."""
     costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
@@ -71,7 +74,7 @@ def test_the_choice_lies_near_the_closed_form_allocation(flops):
 
 
 @given(flops=BUDGETS, name=st.sampled_from(sorted(PUBLISHED)), served=st.sampled_from([0.0, 1e9, 1e12]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_frontier_is_what_nothing_dominates(flops, name, served):
     ask = Objective(flops=flops, inference_tokens=0.0 if name == "kaplan" else served)
     try:
@@ -103,7 +106,7 @@ def test_several_budgets_make_a_ladder():
 
 
 @given(flops=BUDGETS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_target_is_the_inverse_of_a_budget(flops):
     spent = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     loss = float(spent.loss[spent.best()])
@@ -113,7 +116,7 @@ def test_a_target_is_the_inverse_of_a_budget(flops):
 
 
 @given(loss=st.floats(2.0, 3.5))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_targets_frontier_trades_training_for_serving_and_nothing_else(loss):
     costed = evaluate_candidates(Objective(target=loss), CHINCHILLA, GRID)
     kept = [index for _, index in pareto(costed)]
@@ -153,7 +156,7 @@ def test_serving_many_tokens_asks_for_a_smaller_model_trained_longer():
 
 
 @given(flops=st.floats(1e20, 1e24), served=st.floats(1e9, 1e11))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_budget_pays_for_training_and_serving_together(flops, served):
     costed = evaluate_candidates(Objective(flops=flops, inference_tokens=served), CHINCHILLA, ALL)
     assert costed.total[costed.able] == pytest.approx(flops)
@@ -192,7 +195,7 @@ def test_a_target_with_scarce_data_is_met_exactly():
 
 
 @given(flops=st.floats(1e18, 1e23), nats=st.sampled_from([0.003, 0.01, 0.05]))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_the_band_is_all_within_its_width_and_its_price_buys_the_best_loss(flops, nats):
     costed = evaluate_candidates(Objective(flops=flops), CHINCHILLA, ALL)
     budget = parse_budget(repr(flops), on="8xA100")
@@ -324,3 +327,23 @@ def test_a_perplexity_beyond_a_float_is_the_largest_there_is():
     assert perplexity(2.0) == math.exp(2.0)
     assert math.isfinite(perplexity(1e6))
     assert perplexity(1e6) >= perplexity(699.0)
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_a_plan_leaves_a_device_the_memory_that_no_arithmetic_counts(size, monkeypatch):
+    # A context, the libraries' workspaces and the allocator's rounding take a few per cent: what fills a device to the
+    # last byte on paper does not run on it, and a tenth spare is enough.
+    planned = member("gpt2-125m")
+    needed = sum(accounting.training_memory(planned.spec, size, bf16=True).values())
+    module = sys.modules[fit_memory.__module__]
+    a100 = accelerator("A100")
+
+    def fitted(share):
+        monkeypatch.setattr(module, "accelerator", lambda name: replace(a100, memory=needed * share))
+        found = fit_memory(planned, parse_budget("8xA100-hours", mfu=0.4), 8 * 64)
+        assert sum(found.memory.values()) < 0.95 * needed * share
+        return found
+
+    assert fitted(1.1).micro_batch == size
+    assert not fitted(1.1).checkpointing
+    assert fitted(1.04).micro_batch < size or fitted(1.04).checkpointing or fitted(1.04).shards > 1

@@ -112,7 +112,7 @@ def test_the_cards_command_gives_the_very_settings(study):
 
 
 @given(name=st.text(min_size=1))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_survives_the_front_matter(study, name):
     _check_front_matter(study, name)
 

@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from families.units import BadInput
+from scaling.files import hashes
 from scaling.fitting.lawfile import LawFile
+from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
-from scaling.scoring import Comparison, compare_study
+from scaling.scoring import Comparison, compare, compare_study
 from scaling.scoring.refit import refit
 
 from .synthetic import TRUTH, write_study
@@ -106,3 +108,30 @@ def test_a_diverged_run_is_scored_as_a_miss(study, tmp_path, cli):
     (row,) = json.loads(done.stdout)["rows"]
     assert not row["inside_95"]
     assert row["z"] > 100
+
+
+def test_a_comparison_that_is_refused_writes_nothing(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "s")
+    (folder / "comparison.json").unlink(missing_ok=True)
+    rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()[1:-1]]
+    for row in rows:  # each run's own file, which a comparison gathers, without the sealed member's
+        shard = folder / "runs" / row["run"] / "runs.jsonl"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        with shard.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    (folder / "runs.jsonl").unlink()
+    with pytest.raises(BadInput, match="no run of gpt2-d192"):
+        compare_study(folder)
+    assert not (folder / "runs.jsonl").exists()
+    assert not (folder / "comparison.json").exists()
+
+
+def test_a_study_its_files_and_their_values_compare_alike(study, changed):
+    plan, runs = study / "plan.json", study / "runs.jsonl"
+    written = Comparison.read(study / "comparison.json")
+    by_file, by_value = compare(str(plan), runs), compare(open_seal(plan), read_runs(runs))
+    assert by_file.rows == by_value.rows == written.rows
+    assert by_file.inputs == written.inputs == hashes([plan, runs])
+    assert by_value.inputs == {}
+    again = refit(str(study / "law.json"), runs, [row.run for row in written.rows], seed=1)
+    assert again.change("loss").after == pytest.approx(changed.change("loss").after, rel=0.01)

@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.units import BadInput
-from scaling.cluster import slurm
-from scaling.cluster.launcher import sweep
-from scaling.cluster.profile import Profile, read_profile
-from scaling.cluster.sbatch import ARRAY, job_files
-from scaling.cluster.slurm import Node, check
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
+from train.slurm import SlurmProfile, client, read_profile, sweep
+from train.slurm.client import Node, check
+from train.slurm.sbatch import ARRAY, job_files
 
 from .small_plan import planned
 
@@ -25,7 +23,7 @@ NASTY = st.text(
 
 
 def files(tmp_path, names, logs="/logs", path="plan.json", **profile):
-    profile = Profile.model_validate(profile)
+    profile = SlurmProfile.model_validate(profile)
     plan = PlanFile(members=tuple(planned(name) for name in names))
     wanted = sweep(plan, tmp_path / path, StudyPaths(tmp_path / "study"), seed=1, profile=profile)
     return job_files(wanted, profile, logs)
@@ -62,7 +60,7 @@ def played(text, echo, folder, task):
 
 
 @given(name=NASTY, folder=NASTY, value=NASTY)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_a_name_a_path_or_a_variable_holds_is_one_word(name, folder, value, echo, tmp_path_factory):
     place = tmp_path_factory.mktemp("sbatch")
     path = f"{folder.replace('/', '')}.json"
@@ -206,7 +204,7 @@ def test_the_profile_in_the_docs_is_one(tmp_path):
     found = read_profile(path)
     assert (found.of("gpt2-xl").nodes, found.of("gpt2-xl").time) == (4, "2-00:00:00")
     assert found.of("gpt2-52m").gres == "gpu:1"
-    assert set(Profile.model_fields) - found.model_fields_set <= {"nodes", "devices", "zero"}
+    assert set(SlurmProfile.model_fields) - found.model_fields_set <= {"nodes", "devices", "zero"}
 
 
 CLUSTER = tuple(
@@ -229,16 +227,16 @@ CLUSTER = tuple(
 )
 def test_what_a_cluster_cannot_run_is_refused_before_it_is_sent(needs, message):
     with pytest.raises(BadInput, match=message) as caught:
-        check(Profile.model_validate(needs), CLUSTER, anyway=False)
+        check(SlurmProfile.model_validate(needs), CLUSTER, anyway=False)
     assert "nothing was submitted" in str(caught.value)
 
 
 def test_a_node_that_sleeps_until_it_is_needed_is_not_away_and_one_that_is_can_be_waited_for():
-    check(Profile(partition="cloud"), CLUSTER, anyway=False)
-    check(Profile(partition="asleep"), CLUSTER, anyway=True)
+    check(SlurmProfile(partition="cloud"), CLUSTER, anyway=False)
+    check(SlurmProfile(partition="asleep"), CLUSTER, anyway=True)
 
 
 def test_without_slurm_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match="sbatch is not on the PATH: this machine has no Slurm"):
-        slurm.need_slurm()
+        client.need_slurm()

@@ -6,11 +6,11 @@ import pytest
 
 from families.units import BadInput
 from scaling.cli.run_options import merge
-from scaling.cli.train_verb import rung_table
+from scaling.cli.train import rung_table
 from scaling.runs.readers import read_runs
 from train.config import TrainConfig
+from train.jobs.sweep import entries, expand, side_by_side, train_many, winners
 from train.lease import Stop
-from train.sweep import entries, expand, side_by_side, train_many, winners
 
 from .tiny import write_corpus
 

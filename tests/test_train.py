@@ -14,10 +14,10 @@ from scaling.schedule import Schedule
 from train.config import TrainConfig
 from train.data import batch
 from train.evaluate import eval_set, evaluate
+from train.jobs.ladders import Job, train_ladders
 from train.ladder import RunOptions, RunPaths, train_ladder
 from train.lease import Stop
 from train.loop import start, train_step
-from train.pack import Job, climb_all
 from train.settings import planned_steps
 
 from .tiny import booked, places, settings, weights
@@ -118,7 +118,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             for chosen in (settings(text), settings(text, family="other", seed=1))
         ]
         heard = []
-        rungs = climb_all(
+        rungs = train_ladders(
             jobs,
             RunOptions(),
             Stop(),

@@ -8,9 +8,8 @@ import pytest
 
 from families.units import BadInput
 from scaling.machine import MachineFile, StepBackend
-from train import experiment
 from train.backend import BackendRequest, select_backend
-from train.experiment import run_probe
+from train.tune import probe
 from train.tune.model import (
     Line,
     Model,
@@ -21,6 +20,7 @@ from train.tune.model import (
     space_rows,
     two_micro_batches,
 )
+from train.tune.probe import run_probe
 from train.tune.tuner import scaling_curve, tune
 
 from . import tiny
@@ -150,7 +150,7 @@ class Machine:
 
 
 def search(monkeypatch, machine, room=8e9, wanted=None, **changes):
-    monkeypatch.setattr(experiment, "run_probe", machine)
+    monkeypatch.setattr(probe, "run_probe", machine)
     return tune(
         settings(**changes),
         wanted or BackendRequest(threads=2),
@@ -305,3 +305,11 @@ def test_the_printed_table_names_each_way_once_and_says_whether_processes_pay(mo
     ]
     assert sources == ["measured", "measured", "predicted", "predicted"]
     assert "devices=" in lines[-1]
+
+
+def test_a_run_may_not_take_all_the_memory_that_is_free(monkeypatch):
+    from train.backend import free_memory
+
+    pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert 0.5 * 1000 * 4096 < free_memory("cpu") < 0.9 * 1000 * 4096

@@ -1,6 +1,7 @@
 """Intervals: by run, held to their promise, refused where they would be empty words, and marked beyond the data."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,20 @@ def test_bootstrap_by_run_is_wider_than_by_row_where_rows_of_a_run_are_alike():
         theta = certify(problem, shape).theta
         spread.append(cluster_draws(problem, shape, theta, table.cluster, 200, 0)[:, 3].std())
     assert spread[0] > 1.3 * spread[1]
+
+
+@pytest.mark.parametrize("count", [4, 6, 9])
+def test_the_spread_of_few_runs_is_widened_for_the_constants_a_law_takes(count):
+    # To first order the resampled exponent is linear in weights G·Dirichlet(1, …, 1), whose covariance is
+    # (G·I − 1·1')/(G + 1); G/(G − 3) restores the three degrees of freedom that a law takes from G runs.
+    rows = RunTable.of([run for run in ladder(0, sizes=count) for _ in range(1200 // (4 * count))])
+    problem, shape = Problem.of(rows.N, rows.D, rows.L), SHAPES["chinchilla"]
+    theta = certify(problem, shape).theta
+    moved = np.bincount(rows.cluster, influence(problem, shape, theta)[ALPHA_])
+    assert len(moved) == count
+    dirichlet = (count * np.eye(count) - 1) / (count + 1)
+    draws = cluster_draws(problem, shape, theta, rows.cluster, 4000, 0)[:, 3]
+    assert draws.std() == pytest.approx(math.sqrt(moved @ dirichlet @ moved * count / (count - 3)), rel=0.05)
 
 
 def test_six_runs_of_four_checkpoints_cover_what_they_say_ten_times_beyond():

@@ -57,7 +57,7 @@ def places(folder):
 def trained(study, said=None, **asked):
     """The rungs of `scaling train key=value …`; lines go to the list `said`."""
     from train.config import TrainConfig
-    from train.launch import train
+    from train.jobs.launch import train
     from train.lease import Stop
 
     lines = [] if said is None else said

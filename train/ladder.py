@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 from families import train_flops_per_token
-from scaling.cluster.claims import Claim, claim
 from scaling.files import now
 from scaling.monitoring import ProgressForecast
 from scaling.paths import StudyPaths
@@ -21,7 +20,7 @@ from .config import Settings
 from .data import Need, TokenizedText, check_enough
 from .distributed import ALONE, World
 from .evaluate import end_epoch, epoch_ends, eval_set, evaluate, mean_train_loss, quick_eval
-from .lease import Stop
+from .lease import Lease, Stop, acquire_lease
 from .loop import Diverged, Session, advance, start
 from .metrics import PeakFlops, throughput_text
 from .model.objective import objective_of
@@ -36,7 +35,7 @@ from .settings import branch_name, rung_steps, trunk_end, trunk_schedule
 class _LeaseStop(Stop):
     """Another's wish to stop; and the end of a process whose run was taken over while it slept."""
 
-    def __init__(self, stop: Stop, claims: list[Claim]) -> None:
+    def __init__(self, stop: Stop, claims: list[Lease]) -> None:
         super().__init__()
         self._stop, self._claims = stop, claims
 
@@ -59,8 +58,8 @@ def run_lease(folder: Path, world: World, stop: Stop) -> Iterator[Stop]:
     Raises:
         Claimed: another process is training the run.
     """
-    claims: list[Claim] = []
-    world.do(lambda: claims.append(claim(folder)))
+    claims: list[Lease] = []
+    world.do(lambda: claims.append(acquire_lease(folder)))
     try:
         yield _LeaseStop(stop, claims)
     finally:

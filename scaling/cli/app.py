@@ -40,10 +40,10 @@ VERBS = (
     Verb("predict", "fit:predict", "Predict loss and perplexity with intervals."),
     Verb("backtest", "fit:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
     Verb("audit", "compare:audit", "Recompute a table, and explain what does not add up."),
-    Verb("train", "train_verb:train", "Train a member on real text, resumable.", trains=True),
+    Verb("train", "train:train", "Train a member on real text, resumable.", trains=True),
     Verb("emit", "tune:emit", "Write a run's configs for other programs: DeepSpeed."),
     Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine.", trains=True),
-    Verb("ladder", "ladder:ladder", "Train every member of a plan to each of its rungs.", trains=True),
+    Verb("ladder", "train:ladder", "Train every member of a plan to each of its rungs.", trains=True),
     Verb(
         "validate", "monitor:validate", "Load a checkpoint with transformers; measure it again.", trains=True
     ),

@@ -14,7 +14,7 @@ from ..paths import StudyPaths, open_study
 from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
 from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
-from ..stats import format_perplexity
+from ..stats import format_loss, format_perplexity
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
 
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 # A published table as text: the document's columns with corrections marked, ours, and the fit through its points.
 # scaling audit: recompute a published table or one's own, and say what does not add up.
 
-COMPARE_EPILOG = "Example: scaling compare --study demo, or --under studies, or --published composer-gpt2"
+COMPARE_EPILOG = (
+    "Example: scaling compare --study demo, or scaling compare --under studies, "
+    "or scaling compare --published composer-gpt2"
+)
 
 
 def compare_study(
@@ -116,9 +119,9 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         [
             row.member if not study else study if len(of_study) == 1 else f"{study}/{row.member}",
             format_size(row.tokens),
-            f"{row.predicted_loss:.3f}",
-            f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
-            f"{row.actual_loss:.3f}",
+            format_loss(row.predicted_loss),
+            "–".join(map(format_loss, row.interval_80)),
+            format_loss(row.actual_loss),
             format_perplexity(row.predicted_ppl),
             format_perplexity(row.actual_ppl),
             f"{row.error:+.2%}",

@@ -73,7 +73,7 @@ def demo(
     Interrupt it at any point; the same command goes on where it was.
     """
     from .compare import compared, comparison_text
-    from .ladder import train_members
+    from .train import train_members
 
     place = open_study(study)
     seconds = QUICK_SECONDS if quick else sized_to

@@ -17,7 +17,10 @@ from .output import format_table as aligned
 # scaling validate: a model folder, loaded as others will load it, measured again.
 # scaling table RUNS…: finished runs as the table in which people report fine-tuning.
 
-WATCH_EPILOG = "Example: scaling watch L4-d128-s0 --study demo, or scaling watch demo/runs/L4-d128-s0 --once"
+WATCH_EPILOG = (
+    "Example: scaling watch gpt2-941k-l4-d128-s1 --study demo, "
+    "or scaling watch demo/runs/gpt2-941k-l4-d128-s1 --once"
+)
 
 SECONDS = 5.0
 

@@ -66,10 +66,10 @@ def plot(
     if path.suffix.lower() not in (".png", ".svg", ".csv"):
         raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")
     from plots import style
-    from plots.figures import picture
+    from plots.figures import draw_figure
     from plots.study_data import load_study
 
-    drawn = picture(name, load_study(study))
+    drawn = draw_figure(name, load_study(study))
     suffix = path.suffix.lower()
     made: bytes | str = (
         style.png(drawn.figure)

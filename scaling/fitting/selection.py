@@ -1,4 +1,7 @@
-"""Which runs one law may be fitted to: one group, one eval set, one kind of schedule point."""
+"""Selection of the runs that one law is fitted to: one group, one eval set, one kind of schedule point.
+
+Untuned small runs bend a law (Porian et al. 2024); `small_run_warning` checks for them.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
@@ -13,17 +16,24 @@ from ..runs import Run, RunTable
 from ..stats import Z_50, Array
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
-# MERGED DOCSTRINGS
-# Do the smallest runs lie where the law of the others says? Untuned small rungs bend a law (Porian et al. 2024).
+Annealed = Literal["only", "all"]  # leave mid-schedule points out, or mix them in
 
-Annealed = Literal["only", "all"]
+RUNG = 2.0  # rows within this factor of the smallest compute are the smallest rung
+
+LARGEST_SHARE = 0.34  # of the rows; a larger rung leaves too few others to judge it by
+
+FEWEST_OTHERS = 8
+
+SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
+
+LEAST = 0.005  # and at least this share of the loss
 
 
 def one_of_conventions(value: str | None) -> Convention | None:
-    """A convention's name from outside, checked.
+    """Check the name of a convention that a user typed.
 
     Raises:
-        BadInput: it is not one.
+        BadInput: it is not one of `Convention`.
     """
     if value is None or value in get_args(Convention):
         return cast(Convention | None, value)
@@ -31,7 +41,7 @@ def one_of_conventions(value: str | None) -> Convention | None:
 
 
 def one_of_annealed(value: str | None) -> Annealed | None:
-    """Which rows to take, from outside, checked.
+    """Check the choice of rows that a user typed.
 
     Raises:
         BadInput: it is neither "only" nor "all".
@@ -67,24 +77,33 @@ def rows_of(
 
 
 def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
-    """The runs of one group, or all of them.
+    """The runs of one group, or all where it is None.
 
     Raises:
         BadInput: no run has that group.
     """
+    table = RunTable.of(runs)
     if group is None:
-        return RunTable.of(runs)
-    groups = RunTable.of(runs).by_group()
+        return table
+    groups = table.by_group()
     if group not in groups:
         raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
     return groups[group]
 
 
 def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | None) -> tuple[RunTable, str]:
-    """The runs that one law may be fitted to, and a line on what was left out.
+    """Select the runs that one law may be fitted to.
+
+    Args:
+        runs: the runs.
+        group: the group to select, where the runs have several.
+        annealed: "only" leaves mid-schedule points out, "all" mixes them in; a mixture needs one of the two.
+
+    Returns:
+        the selected runs, and a text on the rows that were left out ("none" where there are none).
 
     Raises:
-        BadInput: naming the mixture.
+        BadInput: there are no runs, or a mixture of groups, of eval sets or of schedule points, which is named.
     """
     if not runs:
         raise BadInput("there are 0 runs; at least 1 is needed")
@@ -92,7 +111,7 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     if group is None and len(groups) > 1:
         names = ", ".join(repr(name) for name in list(groups)[:8])
         raise BadInput(
-            f"there are {len(groups)} groups ({names}); a law is fitted to one: name it with group"
+            f"there are {len(groups)} groups ({names}); a law is fitted to one: choose it with group"
         )
     chosen = of_group(runs, group)
     left_out = []
@@ -102,8 +121,8 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     if middle and middle < len(chosen):
         if annealed is None:
             raise BadInput(
-                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); fit the "
-                "annealed ones only, or say that all may be mixed (annealed only | all)"
+                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); "
+                "annealed only leaves them out, annealed all mixes them in"
             )
         if annealed == "only":
             chosen = chosen.select(lambda run: run.annealed)
@@ -118,25 +137,23 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     return chosen, "; ".join(left_out) or "none"
 
 
-RUNG = 2.0  # rows within this factor of the smallest compute are the smallest rung
-
-LARGEST_SHARE = 0.34  # a rung that holds more of the rows than this leaves too few to judge it by
-
-FEWEST_OTHERS = 8
-
-SIGNAL = 3.0  # times the spread of the others
-
-LEAST = 0.005  # and at least half a per cent of loss
-
-
 def small_run_warning(N: Array, D: Array, L: Array) -> str:
-    """A warning where both forms, fitted to the other rows, agree that the smallest rung lies off, else nothing."""
+    """Warn of a smallest rung that lies off the law of the other rows, by both of two forms.
+
+    Args:
+        N: parameters, shape (n,).
+        D: tokens, shape (n,).
+        L: losses in nats per token, shape (n,).
+
+    Returns:
+        the warning, or an empty text.
+    """
     C = N * D
     low = C.min() * RUNG >= C
     if low.mean() > LARGEST_SHARE or (~low).sum() < FEWEST_OTHERS:
         return ""
     others = Table.of(N[~low], D[~low], L[~low]).thinned()
-    found = []
+    offsets = []
     for candidate in (CANDIDATES[1], CANDIDATES[-1]):
         problem = others.problem(candidate)
         theta = solve(problem, candidate.shape)
@@ -144,14 +161,14 @@ def small_run_warning(N: Array, D: Array, L: Array) -> str:
             float(np.median(np.abs(predict_log(problem, theta, others.N, others.D) - np.log(others.L))))
             / Z_50
         )
-        off = float(np.mean(np.log(L[low]) - predict_log(problem, theta, N[low], D[low])))
-        if abs(off) < max(LEAST, SIGNAL * spread / np.sqrt(low.sum())):
+        offset = float(np.mean(np.log(L[low]) - predict_log(problem, theta, N[low], D[low])))
+        if abs(offset) < max(LEAST, SIGNAL * spread / np.sqrt(low.sum())):
             return ""
-        found.append(off)
-    if found[0] * found[1] < 0:
+        offsets.append(offset)
+    if offsets[0] * offsets[1] < 0:
         return ""
-    least = min(found, key=abs)
+    least = min(offsets, key=abs)
     return (
         f"the {low.sum()} smallest runs lie {least:+.1%} of loss off the law of the others: "
-        "a warm-up or learning rate that does not suit them bends a law; tune them or leave them out"
+        "an untuned warm-up or learning rate bends a law; tune them or leave them out"
     )

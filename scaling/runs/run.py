@@ -81,10 +81,10 @@ class RunTable(Sequence[Run]):
     `select` keep it too.
 
     Attributes:
-        runs: The rows.
-        warnings: What looks wrong in the data that were read, a line each.
-        bad: Rows that could not be read and were left out, like "line 7: loss is -1: …".
-        ignored_columns: Columns of the file that are not fields of a run.
+        runs: the rows.
+        warnings: what looks wrong in the data that were read, a line each.
+        bad: rows that could not be read and were left out, like "line 7: loss is -1: …".
+        ignored_columns: columns of the file that are not fields of a run.
     """
 
     runs: tuple[Run, ...]
@@ -106,12 +106,12 @@ class RunTable(Sequence[Run]):
         """Build a table from runs.
 
         Args:
-            runs: The rows.
-            convention: What N counts. Default: total parameters where every row states them, else parameters without
+            runs: the rows.
+            convention: what N counts. Default: total parameters where every row states them, else parameters without
                 embeddings.
-            warnings: What looks wrong in the data.
-            bad: Rows that were left out, and why.
-            ignored_columns: Columns of the source that were not read.
+            warnings: what looks wrong in the data.
+            bad: rows that were left out, and why.
+            ignored_columns: columns of the source that were not read.
         """
         for name, value in (
             ("runs", tuple(runs)),
@@ -146,14 +146,14 @@ class RunTable(Sequence[Run]):
         """A table from arrays of shape (n,).
 
         Args:
-            N: Parameters, counted by `convention`.
-            D: Training tokens.
-            loss: Nats per token.
-            unique_tokens: Distinct training tokens; default: D.
-            compute: Training FLOPs; default: 6·N·D.
-            loss_se: Standard errors of the losses.
-            run: Name of the training run that each row belongs to; default: each row is a run of its own.
-            convention: What N counts.
+            N: parameters, counted by `convention`.
+            D: training tokens.
+            loss: nats per token.
+            unique_tokens: distinct training tokens; default: D.
+            compute: training FLOPs; default: 6·N·D.
+            loss_se: standard errors of the losses.
+            run: name of the training run that each row belongs to; default: each row is a run of its own.
+            convention: what N counts.
 
         Raises:
             BadInput: arrays of different lengths or of more than one dimension, or a value that no run can have.

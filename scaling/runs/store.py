@@ -61,7 +61,7 @@ def record_run(path: StrPath, run: Run) -> None:
     A half-written last line, which a crash can leave, does not count and is cut off.
 
     Raises:
-        BadInput: A line of the shard is broken.
+        BadInput: a line of the shard is broken.
     """
     path = Path(path)
     if run_key(run.model_dump()) not in dict(_shard_rows(path)):
@@ -74,7 +74,7 @@ def gather_runs(path: StrPath) -> None:
     Two processes that gather at once both write a valid view; a row that a person adds meanwhile is kept.
 
     Raises:
-        BadInput: A shard is broken, or the study cannot be written.
+        BadInput: a shard is broken, or the study cannot be written.
     """
     path = Path(path)
     for _ in range(_TRIES):
@@ -93,7 +93,7 @@ def merged_text(path: Path) -> str:
     """The text of a study's runs.jsonl merged with its shards: rows that a person added, then each run's observations.
 
     Raises:
-        BadInput: A line of a shard is broken, or the file cannot be read.
+        BadInput: a line of a shard is broken, or the file cannot be read.
     """
     observed = _merged_rows(path)
     text = read_text(path) if path.exists() or not observed else ""
@@ -141,7 +141,7 @@ def read_ledger(path: StrPath) -> tuple[WorkEntry, ...]:
     A last line without its end is still being written, and is skipped.
 
     Raises:
-        BadInput: No such file, a newer version, or a broken line, which is named.
+        BadInput: no such file, a newer version, or a broken line, which is named.
     """
     path = Path(path)
     shards = [shard for shard in _shards(path) if shard.exists()]
@@ -159,7 +159,7 @@ def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
     Streams the ledger: a million rows take seconds, and the memory of their totals.
 
     Raises:
-        BadInput: As `read_ledger`.
+        BadInput: as `read_ledger`.
     """
     path = Path(path)
     shards = [shard for shard in _shards(path) if shard.exists()]
@@ -206,7 +206,7 @@ def _shard_rows(shard: Path) -> Iterator[tuple[Key, str]]:
     """(key, line) of each observation in a shard.
 
     Raises:
-        BadInput: A line is not a JSON object, or does not say which observation it is.
+        BadInput: a line is not a JSON object, or does not say which observation it is.
     """
     for number, line in enumerate(_whole_lines(shard), start=1):
         if not line.strip():

@@ -91,13 +91,13 @@ def compare_study(study: StudyPaths | StrPath) -> Comparison:
     Brings the study's runs.jsonl up to date too. Where the law cannot be refitted, `Comparison.no_refit` says why.
 
     Args:
-        study: The folder of a study, or its paths.
+        study: the folder of a study, or its paths.
 
     Returns:
-        What was written to comparison.json.
+        what was written to comparison.json.
 
     Raises:
-        BadInput: The seal is broken or missing, or none of its members is finished; nothing is written then.
+        BadInput: the seal is broken or missing, or none of its members is finished; nothing is written then.
     """
     paths = study if isinstance(study, StudyPaths) else open_study(Path(study))
     plan = open_seal(paths.plan)
@@ -120,12 +120,12 @@ def compare(
     """Score every prediction of a sealed plan whose run is finished.
 
     Args:
-        plan: A sealed plan, or its file.
-        runs: Runs, or a file that `read_runs` reads.
+        plan: a sealed plan, or its file.
+        runs: runs, or a file that `read_runs` reads.
         inputs: SHA-256 of each file behind the comparison, by name; default: those of the files that are given.
 
     Raises:
-        BadInput: The plan is not sealed, its file was edited after sealing, or none of its members is finished.
+        BadInput: the plan is not sealed, its file was edited after sealing, or none of its members is finished.
     """
     files = [Path(source) for source in (plan, runs) if isinstance(source, str | PathLike)]
     if isinstance(plan, str | PathLike):
@@ -179,7 +179,7 @@ def run_for(prediction: SealedPrediction, runs: Sequence[Run]) -> Run:
     """The last annealed run with the parameters of a prediction, and its tokens within one part in a thousand.
 
     Raises:
-        BadInput: No such run is finished.
+        BadInput: no such run is finished.
     """
     matches = [
         run
@@ -199,10 +199,10 @@ def comparisons_under(folder: StrPath) -> dict[str, Comparison]:
     """Read every comparison.json at or below a folder.
 
     Returns:
-        Comparisons by the path of their study relative to the folder, in the order of names.
+        comparisons by the path of their study relative to the folder, in the order of names.
 
     Raises:
-        BadInput: There is none, one is broken, or one states another prediction than the sealed plan beside it.
+        BadInput: there is none, one is broken, or one states another prediction than the sealed plan beside it.
     """
     folder = Path(folder)
     comparisons = {}
@@ -221,7 +221,7 @@ def check_seal(path: Path, comparison: Comparison) -> None:
     """Check a comparison against the sealed plan beside its file, where there is one.
 
     Raises:
-        BadInput: The seal is broken, or a row states another prediction than was sealed.
+        BadInput: the seal is broken, or a row states another prediction than was sealed.
     """
     plan = path.with_name("plan.json")
     if not plan.exists():
@@ -243,10 +243,10 @@ def calibrate(comparisons: Sequence[Comparison] | StrPath) -> Calibration:
     """Summarise how often sealed predictions held, over all comparisons together.
 
     Args:
-        comparisons: Comparisons, or a folder whose comparison.json files are read at any depth.
+        comparisons: comparisons, or a folder whose comparison.json files are read at any depth.
 
     Raises:
-        BadInput: There are no predictions; or see `comparisons_under`.
+        BadInput: there are no predictions; or see `comparisons_under`.
     """
     if isinstance(comparisons, str | PathLike):
         comparisons = tuple(comparisons_under(comparisons).values())

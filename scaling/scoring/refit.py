@@ -60,13 +60,13 @@ def refit_study(study: StudyPaths, plan: PlanFile, runs: Sequence[Run], new: Seq
     Where law.json was fitted again since the seal, the law before is fitted again without the new runs.
 
     Args:
-        study: Paths of the study.
-        plan: Its sealed plan.
-        runs: All its runs.
-        new: Names of the runs that the sealed law was not fitted to.
+        study: paths of the study.
+        plan: its sealed plan.
+        runs: all its runs.
+        new: names of the runs that the sealed law was not fitted to.
 
     Raises:
-        BadInput: The study has no law of its own, or see `refit`.
+        BadInput: the study has no law of its own, or see `refit`.
     """
     if not study.law.exists():
         raise BadInput(f"{study.law} does not exist; there is no law to refit")
@@ -86,14 +86,14 @@ def refit(
     """Fit a law's own runs together with new ones, and compare the two laws.
 
     Args:
-        law: The law fitted without the new runs, or its law.json.
-        runs: All runs, or a file that `read_runs` reads; those of another group, eval set or convention than the law's
+        law: the law fitted without the new runs, or its law.json.
+        runs: all runs, or a file that `read_runs` reads; those of another group, eval set or convention than the law's
             are left out.
-        new: Names of the runs that the law was not fitted to.
-        seed: Seed of the fit.
+        new: names of the runs that the law was not fitted to.
+        seed: seed of the fit.
 
     Raises:
-        BadInput: None of the new runs is comparable with the law's, or the fit is refused.
+        BadInput: none of the new runs is comparable with the law's, or the fit is refused.
     """
     from ..fitting.fit import fit  # scipy stays unloaded where a refit is only read
 
@@ -188,7 +188,7 @@ def _constant(predictor: Predictor, name: str) -> Estimate:
 
 
 def _exponent(predictor: Predictor, flops: float) -> Estimate:
-    """d log N* / d log C over the factor of ten up to `flops`."""
+    """Slope d log N*/d log C over the factor of ten up to `flops`."""
     ratio = predictor.allocate(flops, force=True).N / predictor.allocate(flops / 10, force=True).N
     high, low = predictor.optimum_draws(flops), predictor.optimum_draws(flops / 10)
     draws = (high - low) / math.log(10) if len(high) == len(low) else np.empty(0)

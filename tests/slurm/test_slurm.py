@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scaling.cluster.submission import Submission
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
+from train.slurm.submit import Submission
 
 from ..small_plan import planned, small_study
 from . import cluster as slurm

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from families.units import BadInput
 from scaling.files import atomic_dir, atomic_write, sha256_file
+from scaling.planning.planfile import PlanFile
 
 from ..rung import MODEL, RUNG, RungFile
 from . import DataManifest, Need, Shard, SourceFile, check_enough
@@ -304,6 +305,21 @@ class _Split:
         if self.cut:
             return "both"
         return "heldout" if any(text.name == name for text in self.held) else "train"
+
+
+def prepare_planned(plan: PlanFile, folder: Path, data: str | None, tokenizer: str | None) -> None:
+    """Tokenise the text of a plan's members into a folder, or take what is there.
+
+    Raises:
+        BadInput: there is none, and none was given; or as `prepare`.
+    """
+    if data is None:
+        if not (folder / "data.json").exists():
+            raise BadInput(f"{folder.parent} has no text yet; say which with --data")
+        return
+    vocab = max((member.vocab_size for member in plan.members), default=0)
+    masked = any(member.architecture == "bert" for member in plan.members)
+    prepare(data, folder, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
 
 
 DATA = "data.json"

@@ -1,4 +1,4 @@
-"""The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own."""
+"""The picked engine on one, two, … devices at the same global batch, and the model of time through them."""
 
 import os
 import time
@@ -15,12 +15,12 @@ from scaling.planning.throughput import TimeModel, fit_times
 
 from ..backend import MARGIN, NEAR_BEST, BackendRequest, available_dtypes, free_memory
 from ..config import Settings
-from ..experiment import PROCESS, Seen, Tuning, ask, experiment, probed
 from ..runtime import machine_id
 from .model import Model, Trial, TrialConfig, micro_batches, pick, two_micro_batches
+from .probe import PROCESS, TrialResult, Tuning, experiment, probe_request, probed
 
 # MERGED DOCSTRINGS
-# The picked engine on one, two, … devices at the same global batch, and the model of time through them.
+# The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], N
     for count in sorted(set(counts)):
         tell(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
         way = replace(tuning.picked.model.way, engine=engine, devices=count)
-        answer = experiment(tuning, [ask(tuning, way, micro, batch=batch)], count)[0]
+        answer = experiment(tuning, [probe_request(tuning, way, micro, batch=batch)], count)[0]
         if not answer["fits"]:
             raise RunFailed(f"{count} devices ran out of memory at {micro} sequences each")
         found[count] = answer["step"]
@@ -165,10 +165,10 @@ def _survey(
     ]
     whole = [TrialConfig(engine=plain, checkpointing=again)] * 2
     asks = [
-        ask(tuning, way, micro, n_layer=tuning.settings.n_layer)
+        probe_request(tuning, way, micro, n_layer=tuning.settings.n_layer)
         for way, micro in zip(whole, micros, strict=True)
     ]
-    asks += [ask(tuning, TrialConfig(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
+    asks += [probe_request(tuning, TrialConfig(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
     tell(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
     answers = experiment(tuning, asks, 1)
     lines = [probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
@@ -205,7 +205,9 @@ def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], tell: Calla
     for micro in sorted(micros):
         while micro:
             tell(f"{tuning.settings.member}: {way.space} at {micro} sequences")
-            found = probed(way, micro, experiment(tuning, [ask(tuning, way, micro)], way.devices)[0])
+            found = probed(
+                way, micro, experiment(tuning, [probe_request(tuning, way, micro)], way.devices)[0]
+            )
             tuning.tried.append(found)
             if found.fits:
                 seen.append(found)
@@ -220,12 +222,12 @@ def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
     while tuning.picked is not None:
         chosen = tuning.picked
         tell(f"{tuning.settings.member}: verifying {chosen.name}")
-        asked = ask(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
+        asked = probe_request(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
         answer = experiment(tuning, [asked], chosen.model.way.devices)[0]
         found = probed(chosen.model.way, chosen.micro, answer)
         tuning.tried.append(found)
         if found.fits:
-            tuning.verified = Seen(probed=found, step=answer["step"])
+            tuning.verified = TrialResult(probed=found, step=answer["step"])
             return
         smaller = [m for m in micro_batches(tuning.batch, chosen.model.way.devices) if m < chosen.micro]
         tuning.picked = replace(chosen, micro=smaller[-1]) if smaller else None

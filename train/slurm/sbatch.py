@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from families.units import BadInput
+from scaling.paths import safe_name
+from scaling.version import __version__
 
-from ..paths import safe_name
-from ..version import __version__
-from .launcher import Sweep, Task, torchrun_words
-from .profile import Needs, Profile
+from . import JobSweep, MemberTask, Needs, SlurmProfile, torchrun_words
 
 ARRAY = 1000  # tasks in one array: Slurm's MaxArraySize is 1001 unless the cluster says otherwise
+
 MISSING = 72  # exit status of a job that does not see the study: EX_OSFILE
+
 _FIRST_PORT, _PORTS = 20000, 20000  # for the processes of one run to meet
 
 
@@ -26,11 +27,11 @@ class JobFile:
 
     name: str
     text: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[MemberTask, ...]
     array: bool
 
 
-def job_files(sweep: Sweep, profile: Profile, logs: str) -> tuple[JobFile, ...]:
+def job_files(sweep: JobSweep, profile: SlurmProfile, logs: str) -> tuple[JobFile, ...]:
     """The files for the tasks of a sweep; `logs` is the folder that their output goes to.
 
     Raises:
@@ -40,7 +41,7 @@ def job_files(sweep: Sweep, profile: Profile, logs: str) -> tuple[JobFile, ...]:
         raise BadInput(
             f"{logs} has {min(bad)!r} in its name; Slurm cannot write its logs there: choose another --study"
         )
-    alike: dict[Needs, list[Task]] = {}
+    alike: dict[Needs, list[MemberTask]] = {}
     for task in sweep.tasks:
         alike.setdefault(task.needs, []).append(task)
     files: list[JobFile] = []
@@ -65,12 +66,18 @@ def job_files(sweep: Sweep, profile: Profile, logs: str) -> tuple[JobFile, ...]:
     return tuple(files)
 
 
-def _parts(tasks: Sequence[Task]) -> Iterable[tuple[Task, ...]]:
+def _parts(tasks: Sequence[MemberTask]) -> Iterable[tuple[MemberTask, ...]]:
     return (tuple(tasks[start : start + ARRAY]) for start in range(0, len(tasks), ARRAY))
 
 
 def _file(
-    name: str, tasks: tuple[Task, ...], sweep: Sweep, profile: Profile, logs: str, *, array: bool
+    name: str,
+    tasks: tuple[MemberTask, ...],
+    sweep: JobSweep,
+    profile: SlurmProfile,
+    logs: str,
+    *,
+    array: bool,
 ) -> JobFile:
     needs = tasks[0].needs
     lines = [
@@ -129,7 +136,7 @@ def _file(
 
 
 def _options(
-    name: str, tasks: tuple[Task, ...], sweep: Sweep, profile: Profile, logs: str, array: bool
+    name: str, tasks: tuple[MemberTask, ...], sweep: JobSweep, profile: SlurmProfile, logs: str, array: bool
 ) -> Iterable[str]:
     needs = tasks[0].needs
     yield f"job-name={safe_name(f'scaling-{sweep.study.folder.name}-{name}')}"
@@ -157,7 +164,7 @@ def _options(
             yield f"{option}={value}"
 
 
-def _run(sweep: Sweep, task: Task, needs: Needs, profile: Profile) -> list[str]:
+def _run(sweep: JobSweep, task: MemberTask, needs: Needs, profile: SlurmProfile) -> list[str]:
     """The lines that start the run and leave its number in `child`."""
     words = sweep.words(task)
     known = {str(sweep.plan): '"$plan"', str(sweep.study.folder): '"$study"'}
@@ -187,7 +194,7 @@ def _run(sweep: Sweep, task: Task, needs: Needs, profile: Profile) -> list[str]:
     return [*lines, f"{train} &", "child=$!"]
 
 
-def _mounts(sweep: Sweep, profile: Profile) -> list[str]:
+def _mounts(sweep: JobSweep, profile: SlurmProfile) -> list[str]:
     """What the container sees of the machine.
 
     Raises:
@@ -203,13 +210,13 @@ def _mounts(sweep: Sweep, profile: Profile) -> list[str]:
     return list(dict.fromkeys([*own, *profile.container.mounts]))
 
 
-def _apptainer(sweep: Sweep, profile: Profile) -> list[str]:
+def _apptainer(sweep: JobSweep, profile: SlurmProfile) -> list[str]:
     assert profile.container is not None
     binds = [word for mount in _mounts(sweep, profile) for word in ("--bind", mount)]
     return ["apptainer", "exec", "--nv", *binds, profile.container.image]
 
 
-def _pyxis(sweep: Sweep, profile: Profile) -> list[str]:
+def _pyxis(sweep: JobSweep, profile: SlurmProfile) -> list[str]:
     if profile.container is None or profile.container.tool != "pyxis":
         return []
     mounts = ",".join(mount if ":" in mount else f"{mount}:{mount}" for mount in _mounts(sweep, profile))

@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import ClassVar
 
 from families.units import BadInput
+from scaling.files import Document, Record, atomic_write, clear_io_errors, now
+from scaling.paths import StudyPaths
+from scaling.runs.store import gather_runs
 
-from ..files import Document, Record, atomic_write, clear_io_errors, now
-from ..paths import StudyPaths
-from ..runs.store import gather_runs
-from . import slurm
-from .claims import Claimed, claimed
-from .launcher import Sweep, Task
-from .profile import Profile
+from ..lease import LeaseHeld, leased
+from . import JobSweep, MemberTask, SlurmProfile, client
 from .sbatch import MISSING, JobFile, job_files
 
 FOLDER = "slurm"
+
 _GRACE = 30.0  # seconds until what a node wrote must be seen here
+
 _GATHER_EVERY = 60.0  # seconds
+
 _UNHEARD = 900.0  # seconds for which Slurm may be away while jobs are followed: a controller is restarted now and then
+
 _NO_OUTPUT = "0:53"  # ExitCode of a job whose output file could not be opened on its node
 
 
-class Job(Record):
+class SlurmJob(Record):
     """One job: its number, the file, and the members that its tasks train, in order."""
 
     job: str
@@ -44,7 +46,7 @@ class Submission(Document):
 
     plan: str
     seed: int
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[SlurmJob, ...] = ()
     released: bool = False
 
 
@@ -52,13 +54,13 @@ class Submission(Document):
 class Sent:
     """The task of Slurm that trains a member, and where its output goes."""
 
-    task: Task
+    task: MemberTask
     number: str
     log: Path
     at: float = field(default_factory=time.monotonic)
 
 
-def render(sweep: Sweep, profile: Profile, number: int) -> tuple[JobFile, ...]:
+def render(sweep: JobSweep, profile: SlurmProfile, number: int) -> tuple[JobFile, ...]:
     """The files of a sweep's next submission."""
     return job_files(sweep, profile, str(_folder(sweep.study, number)))
 
@@ -76,13 +78,13 @@ def _submissions(study: StudyPaths) -> list[Path]:
     return sorted((study.folder / FOLDER).glob("[0-9][0-9][0-9][0-9]/submission.json"))
 
 
-def under_way(sweep: Sweep) -> dict[str, Sent]:
+def under_way(sweep: JobSweep) -> dict[str, Sent]:
     """Members that an earlier call has sent and Slurm still has; what that call left held is released."""
     records = [(path, Submission.read(path)) for path in _submissions(sweep.study)]
     records = [(path, one) for path, one in records if one.seed == sweep.seed and one.jobs]
     if not records:
         return {}
-    states = slurm.job_states([job.job for _, one in records for job in one.jobs])
+    states = client.job_states([job.job for _, one in records for job in one.jobs])
     tasks = {task.member: task for task in sweep.tasks}
     found: dict[str, Sent] = {}
     for path, one in records:
@@ -93,7 +95,7 @@ def under_way(sweep: Sweep) -> dict[str, Sent]:
             if (state := states.get(job.task(member))) is not None and state.live
         }
         if live and not one.released:
-            slurm.release([job.job for job in one.jobs])
+            client.release([job.job for job in one.jobs])
             one.model_copy(update={"released": True}).write(path)
         for member, number in live.items():
             if member in tasks:
@@ -106,7 +108,7 @@ def _log(folder: Path, number: str) -> Path:
 
 
 def send_rest(
-    sweep: Sweep, profile: Profile, *, anyway: bool, ready: Callable[[], None] = lambda: None
+    sweep: JobSweep, profile: SlurmProfile, *, anyway: bool, ready: Callable[[], None] = lambda: None
 ) -> dict[str, Sent]:
     """Every member that is not done, as a task of Slurm: those that an earlier call has sent, and the rest, sent now.
 
@@ -118,7 +120,7 @@ def send_rest(
     """
     place = sweep.study.folder / FOLDER
     try:
-        with claimed(place) as ours:
+        with leased(place) as ours:
             sent = under_way(sweep)
             left = tasks_left(sweep, sent)
             if left:
@@ -126,30 +128,30 @@ def send_rest(
                 ours.check()
                 sent |= submit(replace(sweep, tasks=tuple(left)), profile, anyway=anyway)
             return sent
-    except Claimed as error:
+    except LeaseHeld as error:
         who = str(error).partition("trained by ")[2]
         raise BadInput(
             f"{who} is sending members of {sweep.study.folder} to Slurm; when it has, this command follows its jobs"
         ) from error
 
 
-def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
+def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str, Sent]:
     """Send every task of a sweep, or none: all files are put into the queue held, and released together.
 
     Raises:
         BadInput: the cluster cannot run it, or refuses a file; nothing is left in the queue then.
     """
-    cluster = slurm.nodes()
+    cluster = client.nodes()
     for needs in dict.fromkeys(task.needs for task in sweep.tasks):
-        slurm.check(needs, cluster, anyway=anyway)
+        client.check(needs, cluster, anyway=anyway)
     number, folder = _new_folder(sweep.study)
     record = Submission(plan=str(sweep.plan), seed=sweep.seed)
     sent: dict[str, Sent] = {}
     try:
         for file in render(sweep, profile, number):
             atomic_write(folder / file.name, file.text)
-            job = Job(
-                job=slurm.submit_held(folder / file.name),
+            job = SlurmJob(
+                job=client.submit_held(folder / file.name),
                 file=file.name,
                 members=tuple(task.member for task in file.tasks),
                 array=file.array,
@@ -161,9 +163,9 @@ def submit(sweep: Sweep, profile: Profile, *, anyway: bool) -> dict[str, Sent]:
                 sent[task.member] = Sent(task=task, number=own, log=_log(folder, own))
     except BaseException:
         if record.jobs:
-            slurm.cancel([job.job for job in record.jobs])
+            client.cancel([job.job for job in record.jobs])
         raise
-    slurm.release([job.job for job in record.jobs])
+    client.release([job.job for job in record.jobs])
     record.model_copy(update={"released": True, "created_at": now()}).write(folder / "submission.json")
     return sent
 
@@ -191,9 +193,9 @@ class Following:
 
 
 def follow(
-    sweep: Sweep,
+    sweep: JobSweep,
     sent: dict[str, Sent],
-    profile: Profile,
+    profile: SlurmProfile,
     *,
     tell: Callable[[str], None],
     progress: Callable[[float, float, str], None],
@@ -209,7 +211,7 @@ def follow(
     heard = began
     while True:
         try:
-            states = slurm.job_states(jobs)
+            states = client.job_states(jobs)
             heard = time.monotonic()
         except BadInput as error:
             if time.monotonic() - heard > _UNHEARD:
@@ -231,7 +233,7 @@ def follow(
                     tell(f"{member} (job {one.number}) {reason or f'runs on {state.nodes}'}")
                     said[member] = reason
                 if gave_up := _too_late(state, one, profile):
-                    slurm.cancel([one.number])
+                    client.cancel([one.number])
                     found.failed[member] = gave_up
             elif time.monotonic() - ended.setdefault(member, time.monotonic()) > _grace(state):
                 found.failed[member] = why(one, state)
@@ -253,34 +255,34 @@ def follow(
     return found
 
 
-def _grace(state: slurm.JobState | None) -> float:
+def _grace(state: client.JobState | None) -> float:
     """A job that failed has nothing more to show; one that ended well may be ahead of the file system."""
     return _GRACE if state is None or state.state == "COMPLETED" else 0.0
 
 
-def _waits(state: slurm.JobState) -> str:
+def _waits(state: client.JobState) -> str:
     """Why a job waits, where that is not its turn; "" for one that runs."""
-    if state.state not in slurm.WAITING or state.reason == "None":
+    if state.state not in client.WAITING or state.reason == "None":
         return ""
     return f"waits: {state.reason}"
 
 
-def _too_late(state: slurm.JobState, one: Sent, profile: Profile) -> str:
+def _too_late(state: client.JobState, one: Sent, profile: SlurmProfile) -> str:
     limit = profile.start_within
-    if limit is None or state.state not in slurm.WAITING or time.monotonic() - one.at <= limit:
+    if limit is None or state.state not in client.WAITING or time.monotonic() - one.at <= limit:
         return ""
     return f"no node has started it within {limit} s ({state.reason}), and it is cancelled"
 
 
-def _tally(sent: dict[str, Sent], states: dict[str, slurm.JobState], over: Iterable[str]) -> str:
+def _tally(sent: dict[str, Sent], states: dict[str, client.JobState], over: Iterable[str]) -> str:
     left = [states[one.number] for member, one in sent.items() if member not in over and one.number in states]
-    waiting = sum(state.state in slurm.WAITING for state in left)
+    waiting = sum(state.state in client.WAITING for state in left)
     return f"{len(left) - waiting} jobs run, {waiting} wait"
 
 
-def why(one: Sent, state: slurm.JobState | None) -> str:
+def why(one: Sent, state: client.JobState | None) -> str:
     """Why a job that is over left its member undone, in words."""
-    code = slurm.exit_code(one.number)
+    code = client.exit_code(one.number)
     where = f" on {state.nodes}" if state is not None and state.nodes else ""
     said = last_words(one.log)
     if code == _NO_OUTPUT or (code == f"{MISSING}:0" and not said):
@@ -305,7 +307,7 @@ def last_words(log: Path) -> str:
     return ours[-1] if ours else ""
 
 
-def tasks_left(sweep: Sweep, sent: dict[str, Sent]) -> Sequence[Task]:
+def tasks_left(sweep: JobSweep, sent: dict[str, Sent]) -> Sequence[MemberTask]:
     """The tasks that are neither done nor sent."""
     return [task for task in sweep.left() if task.member not in sent]
 

@@ -11,23 +11,22 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
-from scaling.cluster.claims import claimed
-from scaling.cluster.launcher import sweep
-from scaling.cluster.localqueue import run_here
-from scaling.cluster.profile import Profile
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
+from train.jobs.plan import train_sweep
+from train.lease import Stop, leased
+from train.slurm import SlurmProfile, sweep
 
 from .small_plan import BATCH, planned
 
 # Stands for the program: claims the run, books that it worked, and leaves the observation that the queue looks for.
 STAND_IN = """#!{python}
 import json, pathlib, sys, time
-from scaling.cluster.claims import claimed
+from train.lease import leased
 words = sys.argv[1:]
 study, member = pathlib.Path(words[words.index("--study") + 1]), words[words.index("--member") + 1]
 folder = study / "runs" / (member + "-s0")
-with claimed(folder):
+with leased(folder):
     if (folder / "rung-{tokens}" / "rung.json").exists():
         sys.exit(0)  # somebody was faster: the program does nothing again
     if member == "bad":
@@ -41,7 +40,7 @@ with claimed(folder):
 """
 DRIVER = """
 import sys
-from tests.test_localqueue import queue
+from tests.test_queue import queue
 queue(sys.argv[1], sys.argv[2:])
 """
 
@@ -55,12 +54,20 @@ def program(folder, seconds=0.0):
 
 def queue(folder, names, at_once=2, told=lambda line: None, **profile):
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    chosen = Profile.model_validate({"command": f"{folder}/scaling", **profile})
+    chosen = SlurmProfile.model_validate({"command": f"{folder}/scaling", **profile})
     wanted = sweep(
         plan, Path(folder) / "plan.json", StudyPaths(Path(folder) / "study"), seed=0, profile=chosen
     )
-    return run_here(
-        wanted, at_once=at_once, tell=told, progress=lambda *said: None, pause=lambda s: time.sleep(0.02)
+    return train_sweep(
+        wanted,
+        plan,
+        Stop(),
+        jobs=at_once,
+        yes=True,
+        eval_tokens=2**20,
+        tell=told,
+        report=lambda *said: None,
+        poll=0.02,
     )
 
 
@@ -125,10 +132,10 @@ def test_two_queues_on_one_study_share_the_work(tmp_path):
 
 
 def test_a_run_that_somebody_else_is_training_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("scaling.cluster.localqueue.ELSEWHERE", 0.1)
+    monkeypatch.setattr("train.jobs.ladders.ELSEWHERE_SECONDS", 0.1)
     program(tmp_path)
     heard = []
-    with claimed(tmp_path / "study" / "runs" / "a-s0"):
+    with leased(tmp_path / "study" / "runs" / "a-s0"):
         other = driven(tmp_path, ["a"])
         time.sleep(0.5)
         assert worked(tmp_path) == {}
@@ -145,16 +152,15 @@ def test_a_member_of_several_nodes_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_real_program_in_a_queue_gives_what_it_gives_alone(tmp_path, cli):
+@pytest.mark.parametrize("how", [("--launcher", "local", "--jobs", "2"), ("--jobs", "2", "--yes")])
+def test_the_real_program_in_a_queue_gives_what_it_gives_alone(how, tmp_path, cli):
     from .small_plan import small_study
 
     plan, study = small_study(tmp_path, planned("a"), planned("b", 48))
     _, alone = small_study(tmp_path, planned("a"), planned("b", 48), name="alone")
     (tmp_path / "alone-plan.json").unlink()
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    queued = cli(
-        "ladder", plan, "--study", study.folder, "--launcher", "local", "--jobs", "2", "--json", **environment
-    )
+    queued = cli("ladder", plan, "--study", study.folder, *how, "--json", **environment)
     assert queued.returncode == 0, queued.stderr
     in_turn = cli("ladder", plan, "--study", alone.folder, "--yes", "--json", **environment)
     assert in_turn.returncode == 0, in_turn.stderr

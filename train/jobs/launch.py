@@ -15,19 +15,18 @@ from scaling.planning.planfile import PlannedMember
 from scaling.runs.store import gather_runs
 from scaling.runs.trackers import require_tensorboard
 
-from .backend import BackendRequest, Estimate, estimate, select_backend, speed_of
-from .config import Settings, TrainConfig, objective_for
-from .data import DataManifest, Need, TokenizedText, count_windows
-from .data.prepare import check_data, prepare
-from .distributed import World, join
-from .ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
-from .lease import Stop
-from .loop import Diverged, pick_device
-from .metrics import PeakFlops, peak_of
-from .model.pretrained import checkpoint_folder, has_tokenizer
-from .pack import Job, Report, climb_all
-from .rung import RUN, RungFile
-from .settings import (
+from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
+from ..config import Settings, TrainConfig, objective_for
+from ..data import DataManifest, Need, TokenizedText, count_windows
+from ..data.prepare import check_data, prepare
+from ..distributed import World, join
+from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
+from ..lease import Stop
+from ..loop import Diverged, pick_device
+from ..metrics import PeakFlops, peak_of
+from ..model.pretrained import checkpoint_folder, has_tokenizer
+from ..rung import RUN, RungFile
+from ..settings import (
     TextFacts,
     base_name,
     default_run_name,
@@ -36,6 +35,7 @@ from .settings import (
     settings_of_planned,
     with_recorded_settings,
 )
+from .ladders import Job, ProgressCallback, train_ladders
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
@@ -67,7 +67,13 @@ def check_machine(
 
 
 def train(
-    config: TrainConfig, study: Path, *, yes: bool, stop: Stop, tell: Callable[[str], None], report: Report
+    config: TrainConfig,
+    study: Path,
+    *,
+    yes: bool,
+    stop: Stop,
+    tell: Callable[[str], None],
+    report: ProgressCallback,
 ) -> tuple[RungFile, ...]:
     """Train what `scaling train` was asked for; its observations go to the study's runs.jsonl.
 
@@ -85,7 +91,7 @@ def train(
             tell, report = no_op, no_op  # process 0 speaks for all
 
         def asked() -> list[str]:
-            settings, manifest, rungs = begin(
+            settings, manifest, rungs = prepare_run(
                 config, study, folder, device, yes=yes, tell=tell, report=report
             )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
@@ -111,16 +117,16 @@ def train(
         places = RunPaths.of(place, settings.run, folder)
         text = TokenizedText.open(place.data, manifest, settings.n_positions, settings.data_fraction)
         try:
-            with _told_once(world):
+            with _raise_on_rank0(world):
                 return train_ladder(settings, rungs, text, places, habits, stop)
         finally:
             if world.first:
                 gather_runs(place.runs)
 
 
-def begin(
+def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, tell: Callable[[str], None],
-    report: Report,
+    report: ProgressCallback,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Ask whether the machine can, read the text, and resolve every default; the rungs' tokens come last.
 
@@ -212,7 +218,7 @@ def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], N
 
 
 @contextmanager
-def _told_once(world: World) -> Iterator[None]:
+def _raise_on_rank0(world: World) -> Iterator[None]:
     """Every process meets a stop or a divergence at the same step, and one says so."""
     try:
         yield
@@ -240,7 +246,7 @@ def _with_engine(
 
 def train_plan(
     members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
-    report: Report, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
+    report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
@@ -269,23 +275,31 @@ def train_plan(
             wanted = replace(wanted, threads=1)
 
         cheapest_first = sorted(members, key=lambda planned: planned.flops)
-
-        def asked() -> list[str]:
-            return [
-                _to_go_on(planned, manifest, study, device, seed, yes, wanted, tell).model_dump_json()
-                for planned in cheapest_first
+        texts = world.do(
+            lambda: [
+                settings.model_dump_json()
+                for settings in planned_settings(
+                    cheapest_first,
+                    manifest,
+                    study,
+                    device=device,
+                    seed=seed,
+                    yes=yes,
+                    wanted=wanted,
+                    tell=tell,
+                )
             ]
-
+        )
         jobs = [
-            Job.of(Settings.model_validate_json(said), planned.ends, study)
-            for planned, said in zip(cheapest_first, world.do(asked), strict=True)
+            Job.of(Settings.model_validate_json(text), planned.ends, study, shared=side_by_side > 1)
+            for planned, text in zip(cheapest_first, texts, strict=True)
         ]
         habits = RunOptions(
             device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell
         )
         try:
-            with _told_once(world):
-                return climb_all(jobs, habits, stop, report, side_by_side=side_by_side)
+            with _raise_on_rank0(world):
+                return train_ladders(jobs, habits, stop, report, side_by_side=side_by_side)
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
@@ -306,15 +320,23 @@ def check_members(
             check_machine(settings, planned.ends, device, yes=False, tell=no_op)
 
 
-def _to_go_on(
-    planned: PlannedMember, manifest: DataManifest, study: StudyPaths, device: str, seed: int, yes: bool,
+def planned_settings(
+    members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
     wanted: BackendRequest | None, tell: Callable[[str], None],
-) -> Settings:  # fmt: skip
-    """A planned member's settings for this text, once the machine has been asked whether it can, and how best."""
-    settings = settings_of_planned(planned, TextFacts.of(manifest, planned.architecture), device, seed=seed)
-    folder = study.run_folder(settings.run)
-    settings = with_recorded_settings(settings, folder)
-    need = check_machine(settings, planned.ends, device, yes=yes, tell=no_op)
-    if wanted is None or (folder / RUN).exists():
-        return settings
-    return _with_engine(settings, planned.ends, wanted, need, device, tell)
+) -> list[Settings]:  # fmt: skip
+    """Settings of planned members for this text, once the machine has been asked whether it can train each, and how best.
+
+    Raises:
+        BadInput: as `check_machine`.
+    """
+    found = []
+    for planned in members:
+        facts = TextFacts.of(manifest, planned.architecture)
+        settings = settings_of_planned(planned, facts, device, seed=seed)
+        folder = study.run_folder(settings.run)
+        settings = with_recorded_settings(settings, folder)
+        need = check_machine(settings, planned.ends, device, yes=yes, tell=no_op)
+        if wanted is not None and not (folder / RUN).exists():
+            settings = _with_engine(settings, planned.ends, wanted, need, device, tell)
+        found.append(settings)
+    return found

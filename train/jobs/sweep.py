@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +11,26 @@ from families.units import BadInput, listed
 from scaling.paths import StudyPaths, safe_name
 from scaling.runs.store import gather_runs
 
-from .config import SHAPE_KEYS, TrainConfig
-from .ladder import RunOptions
-from .launch import begin
-from .lease import Stop
-from .loop import pick_device
-from .pack import Job, Report, climb_all
-from .rung import RungFile
-from .settings import base_name, default_run_name, rung_steps
+from ..config import SHAPE_KEYS, TrainConfig
+from ..ladder import RunOptions
+from ..lease import Stop
+from ..loop import pick_device
+from ..rung import RungFile
+from ..settings import base_name, default_run_name, rung_steps
+from .ladders import Job, ProgressCallback, train_ladders
+from .launch import prepare_run
+from .pool import cores
 
 # What a sweep is over: these are compared with each other, best first …
 TUNED = (
     "lr", "batch_size", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "dropout", "init_std", "optimizer",
 )  # fmt: skip
+
 # … within each of these, which make a cell of their own. Seeds are averaged over.
 CELLS = ("family", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "init")
+
 SWEPT = (*TUNED, *CELLS, "seed")
+
 SMALL = 10**6  # parameters below which a model keeps one core busy and two waiting (docs/log.md)
 
 
@@ -49,7 +52,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class SweepEntry:
     """A run to be made, and where it stands: its cell, and what is compared within the cell."""
 
     config: TrainConfig
@@ -80,7 +83,7 @@ def expand(words: Sequence[str]) -> tuple[Point, ...]:
     )
 
 
-def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
+def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ...]:
     """The runs that were asked for, each with a name of its own; ablate=data makes one for each fraction.
 
     Raises:
@@ -98,7 +101,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[Entry, ...]:
             one = config.model_copy(update={"data_fraction": fraction})
             if config.ablate == "data" and config.name and fraction < 1:
                 one = one.model_copy(update={"name": safe_name(f"{config.name}-data{fraction:g}")})
-            found.append(Entry(config=one, cell=(*cell, fraction), tuned=tuned))
+            found.append(SweepEntry(config=one, cell=(*cell, fraction), tuned=tuned))
     if len(found) > 1:
         named: dict[str, int] = {}
         for entry in found:
@@ -124,11 +127,17 @@ def side_by_side(asked: int | None, configs: Sequence[TrainConfig], device: str)
     if asked is not None:
         return asked
     small = all(params(config.spec()) < SMALL for config in configs)
-    return len(os.sched_getaffinity(0)) if small else 1
+    return cores() if small else 1
 
 
 def train_many(
-    asked: Sequence[Entry], study: Path, *, yes: bool, stop: Stop, tell: Callable[[str], None], report: Report
+    asked: Sequence[SweepEntry],
+    study: Path,
+    *,
+    yes: bool,
+    stop: Stop,
+    tell: Callable[[str], None],
+    report: ProgressCallback,
 ) -> tuple[tuple[RungFile, ...], ...]:
     """Train every run, small ones side by side; the rungs of each, in the order of the runs.
 
@@ -146,7 +155,7 @@ def train_many(
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
         folder = place.run_folder(default_run_name(config))
-        settings, _, rungs = begin(config, study, folder, device, yes=yes, tell=tell, report=report)
+        settings, _, rungs = prepare_run(config, study, folder, device, yes=yes, tell=tell, report=report)
         jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
     habits = RunOptions(
@@ -158,13 +167,13 @@ def train_many(
         tensorboard=first.tensorboard,
     )
     try:
-        done = iter(climb_all(jobs, habits, stop, report, side_by_side=at_once))
+        done = iter(train_ladders(jobs, habits, stop, report, side_by_side=at_once))
     finally:
         gather_runs(place.runs)
     return tuple(tuple(itertools.islice(done, length)) for length in lengths)
 
 
-def winners(asked: Sequence[Entry], rungs: Sequence[Sequence[RungFile]]) -> set[tuple[int, int]]:
+def winners(asked: Sequence[SweepEntry], rungs: Sequence[Sequence[RungFile]]) -> set[tuple[int, int]]:
     """(run, rung) of the best of each cell: the lowest loss, in the mean over seeds, where there is a choice.
 
     A cell is one model, context and fraction of the text at one rung; what differs within it are the tuned values.

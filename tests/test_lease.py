@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from families.units import RunFailed
-from scaling.cluster import claims
-from scaling.cluster.claims import Claimed, Owner, claim, claimed, holder
+from train import lease
+from train.lease import LeaseHeld, Owner, acquire_lease, lease_holder, leased
 
 
 def left_by(folder, owner, number=1, silent_for=0.0):
@@ -30,58 +30,58 @@ def elsewhere(**more):
 
 
 def test_a_run_that_is_being_trained_is_refused_and_free_again_afterwards(tmp_path):
-    with claimed(tmp_path / "run"):
-        assert holder(tmp_path / "run") is not None
-        with pytest.raises(Claimed, match=f"run is being trained by process {os.getpid()} on"):
-            claim(tmp_path / "run")
-    assert holder(tmp_path / "run") is None
-    with claimed(tmp_path / "run"):
+    with leased(tmp_path / "run"):
+        assert lease_holder(tmp_path / "run") is not None
+        with pytest.raises(LeaseHeld, match=f"run is being trained by process {os.getpid()} on"):
+            acquire_lease(tmp_path / "run")
+    assert lease_holder(tmp_path / "run") is None
+    with leased(tmp_path / "run"):
         pass
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_a_killed_process_holds_nothing(tmp_path):
     code = (
-        "import sys, pathlib, scaling.cluster.claims as c; c.claim(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib, train.lease as c; c.acquire_lease(pathlib.Path(sys.argv[1])); "
         "print('ours', flush=True); input()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout.readline() == b"ours\n"
-    with pytest.raises(Claimed):
-        claim(tmp_path)
+    with pytest.raises(LeaseHeld):
+        acquire_lease(tmp_path)
     process.send_signal(signal.SIGKILL)
     time.sleep(0.1)  # still unreaped, and dead all the same
-    with claimed(tmp_path):
+    with leased(tmp_path):
         pass
     process.communicate()
 
 
 def test_a_machine_without_a_sign_of_life_holds_nothing_and_one_with_it_does(tmp_path):
-    left_by(tmp_path, elsewhere(), silent_for=claims.STALE - 20)
-    with pytest.raises(Claimed, match="on another"):
-        claim(tmp_path)
-    left_by(tmp_path, elsewhere(), silent_for=claims.STALE + 20)
-    with claimed(tmp_path) as ours:
+    left_by(tmp_path, elsewhere(), silent_for=lease.STALE - 20)
+    with pytest.raises(LeaseHeld, match="on another"):
+        acquire_lease(tmp_path)
+    left_by(tmp_path, elsewhere(), silent_for=lease.STALE + 20)
+    with leased(tmp_path) as ours:
         assert ours.number == 2
 
 
 def test_a_process_number_that_is_used_again_is_another_process(tmp_path):
     left_by(tmp_path, replace(Owner.me(), began="1"))
-    with claimed(tmp_path):
+    with leased(tmp_path):
         pass
 
 
 def test_a_container_on_this_host_is_judged_by_its_signs_of_life(tmp_path):
     left_by(tmp_path, replace(Owner.me(), space="other numbers", pid=2**22))
-    with pytest.raises(Claimed):
-        claim(tmp_path)
+    with pytest.raises(LeaseHeld):
+        acquire_lease(tmp_path)
 
 
 def test_an_owner_that_slept_finds_its_run_taken_and_writes_nothing_more(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.02)
-    ours = claim(tmp_path)
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.02)
+    ours = acquire_lease(tmp_path)
     ours.check()
     left_by(tmp_path, elsewhere(), number=2)
     deadline = time.monotonic() + 5
@@ -90,26 +90,26 @@ def test_an_owner_that_slept_finds_its_run_taken_and_writes_nothing_more(tmp_pat
     with pytest.raises(RunFailed, match=r"is now trained by process .* on another"):
         ours.check()
     ours.release()
-    assert holder(tmp_path) is not None
+    assert lease_holder(tmp_path) is not None
 
 
 def test_an_owner_that_wakes_looks_before_it_does_anything(tmp_path, monkeypatch):
-    ours = claim(tmp_path)
-    awake = claims._awake
+    ours = acquire_lease(tmp_path)
+    awake = lease._awake
     monkeypatch.setattr(
-        claims, "_awake", lambda: awake() + 3600
+        lease, "_awake", lambda: awake() + 3600
     )  # the machine slept; its thread has not woken yet
     ours.check()
     left_by(tmp_path, elsewhere(), number=2)
-    monkeypatch.setattr(claims, "_awake", lambda: awake() + 7200)
+    monkeypatch.setattr(lease, "_awake", lambda: awake() + 7200)
     with pytest.raises(RunFailed, match="is now trained by"):
         ours.check()
     ours.release()
 
 
 def test_signs_of_life_are_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.02)
-    with claimed(tmp_path) as ours:
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.02)
+    with leased(tmp_path) as ours:
         before = ours.path.stat().st_mtime_ns
         time.sleep(0.3)
         assert ours.path.stat().st_mtime_ns > before
@@ -118,10 +118,10 @@ def test_signs_of_life_are_seen(tmp_path, monkeypatch):
 def _try(folder, start, results):
     start.wait()
     try:
-        claim(folder)
+        acquire_lease(folder)
         results.put(True)
         time.sleep(1.0)
-    except Claimed:
+    except LeaseHeld:
         results.put(False)
 
 

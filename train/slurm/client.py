@@ -9,14 +9,19 @@ from pathlib import Path
 
 from families.units import BadInput, nearest
 
-from .profile import Needs
+from . import Needs
 
 PATIENCE = 60.0  # seconds for a command of Slurm to answer
+
 COMMANDS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo")
+
 # man squeue, JOB STATE CODES: in each of these the job is still Slurm's to run.
 WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
+
 LIVE = WAITING | {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+
 _AWAY = ("down", "drain", "drng", "fail", "err", "unk", "inval", "no_respond", "boot^")
+
 _NOISE = re.compile(r"^(sbatch|scontrol|scancel|squeue|sinfo|sacct|slurmctld):\s*(error|fatal)?:?\s*")
 
 

@@ -1,1 +1,0 @@
-"""Sweeps on many machines or in a queue: claims, tasks, profiles, batch files, submission."""
