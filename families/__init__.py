@@ -1,6 +1,14 @@
 """What a model is: shapes, parameters, FLOPs, Hugging Face configs. Pure arithmetic, no library needed."""
 
-from .accounting import params, params_kaplan, params_non_embedding, train_flops, train_flops_per_token
+from .accounting import (
+    Convention,
+    count,
+    params,
+    params_kaplan,
+    params_non_embedding,
+    train_flops,
+    train_flops_per_token,
+)
 from .members import FAMILIES, MEMBERS, Family, Member, family, member
 from .spec import ModelSpec
 from .units import BadInput
@@ -9,9 +17,11 @@ __all__ = [
     "FAMILIES",
     "MEMBERS",
     "BadInput",
+    "Convention",
     "Family",
     "Member",
     "ModelSpec",
+    "count",
     "family",
     "member",
     "params",

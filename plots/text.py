@@ -3,7 +3,7 @@
 import math
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import Status
+from scaling.fitting.forms import Status
 from scaling.stats import format_loss
 
 from .predictions import scores_text
@@ -137,7 +137,7 @@ def recommendations(study: StudyData) -> list[str]:
         sentences.append(
             f"The fit is {law.status.value}: {law.status.message}. Resolve this before training more runs."
         )
-    predictor = law.predictor()
+    predictor = law
     try:
         best = predictor.allocate(predictor.domain.C[1])
     except BadInput as error:

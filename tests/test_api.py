@@ -319,7 +319,7 @@ def test_a_designed_model_counts_its_parameters_and_writes_its_config(tmp_path):
         "n_layer": written.n_layer, "n_embd": written.n_embd, "n_head": written.n_head
     }  # fmt: skip
     other = sc.design(params=20e6)
-    with pytest.raises(sc.BadInput, match="config.json"):
+    with pytest.raises(sc.BadInput, match=r"config\.json"):
         other.to_hf_config(tmp_path / "model")
     other.to_hf_config(str(tmp_path / "model"), replace=True)
     assert transformers.AutoConfig.from_pretrained(tmp_path / "model").n_layer == other.spec.n_layer

@@ -167,11 +167,11 @@ def test_cuts_between_the_same_budgets_are_one_rollout(form, monkeypatch):
     four = fit(runs, form=form, bootstrap=0)
     monkeypatch.setattr(ensemble, "CUTS", (0.5,))
     one = fit(runs, form=form, bootstrap=0)
-    assert four.predictor.drift == one.predictor.drift
+    assert four.drift == one.drift
     assert [f.weight for f in four.forms] == [f.weight for f in one.forms]
     # Cuts that part the rows otherwise stay two.
     monkeypatch.setattr(ensemble, "CUTS", (0.5, 1.5))
-    assert fit(runs, form=form, bootstrap=0).predictor.drift != one.predictor.drift
+    assert fit(runs, form=form, bootstrap=0).drift != one.drift
 
 
 def test_a_group_of_two_eval_sets_is_skipped_with_the_reason():

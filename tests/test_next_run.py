@@ -66,10 +66,9 @@ def test_a_budget_for_nothing_is_refused():
 
 def test_runs_of_another_text_tell_nothing(tmp_path):
     from scaling.fitting.fit import fit
-    from scaling.fitting.lawfile import LawFile
 
     ours = [run.model_copy(update={"group": "ours"}) for run in runs_of((32, 48, 64, 96, 128))]
-    LawFile.of(fit(ours), {}).write(tmp_path / "law.json")
+    fit(ours).save(tmp_path / "law.json")
     request = NextRunQuery(study=tmp_path, target="5M", tokens="80M")
     found = []
     for group in ("ours", "another"):
@@ -81,7 +80,6 @@ def test_runs_of_another_text_tell_nothing(tmp_path):
 
 def test_the_command_advises_on_a_study(cli, tmp_path):
     from scaling.fitting.fit import fit
-    from scaling.fitting.lawfile import LawFile
 
     rng = np.random.default_rng(0)
     runs = [
@@ -90,7 +88,7 @@ def test_the_command_advises_on_a_study(cli, tmp_path):
     ]
     for run in runs:
         append_run(tmp_path / "runs.jsonl", run)
-    LawFile.of(fit(runs, seed=0), {}).write(tmp_path / "law.json")
+    fit(runs, seed=0).save(tmp_path / "law.json")
     value = json.loads(
         cli("next", "--study", str(tmp_path), "--target", "5M", "--tokens", "80M", "--json").stdout
     )

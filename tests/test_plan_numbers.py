@@ -12,7 +12,7 @@ from scaling.planning.law import PredictQuery, find_law, predict
 from scaling.planning.plan import make_plan
 
 ALL = candidates()
-KAPLAN, CHINCHILLA = find_law("kaplan", None), find_law("chinchilla", None)
+KAPLAN, CHINCHILLA = find_law("kaplan"), find_law("chinchilla")
 
 
 @pytest.mark.parametrize("name", ["gpt2-52m", "gpt2-83m", "gpt2-125m"])

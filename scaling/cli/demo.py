@@ -2,6 +2,7 @@
 
 import os
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from families.design import DesignRule
 from families.units import BadInput, format_size
 
-from ..files import hashes, sha256_file
+from ..files import hashes
 from ..paths import StudyFile, StudyPaths, open_study
 from ..planning.pilot import (
     expected_hours,
@@ -190,14 +191,14 @@ def _plans(place: StudyPaths, seconds: float, manifest: Any) -> tuple[PlanFile, 
 def _seal(place: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
     """Fit on the ladders alone, predict the target, seal; done once, and only before the target is trained."""
     from ..fitting.fit import fit
-    from ..fitting.lawfile import LawFile
+    from ..fitting.predictor import load_law
 
     if not place.plan.exists():
         learned = [run for run in read_runs(place.runs).runs if run.params != target.params]
-        fit(learned, seed=seed).document(hashes((place.runs,))).write(place.law)
-        law = LawFile.read(place.law)
+        replace(fit(learned, seed=seed), inputs=hashes((place.runs,))).save(place.law)
+        law = load_law(place.law)
         hours = expected_hours(target, read_ledger(place.ledger))
-        write_plan(seal(sealed_plan(target, law, sha256_file(place.law), hours)), place.plan)
+        write_plan(seal(sealed_plan(target, law, hours)), place.plan)
     plan = open_seal(place.plan)
     for member in plan.members:
         if member.prediction and member.prediction.interval_80:

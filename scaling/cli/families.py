@@ -90,7 +90,7 @@ def design_members(
             raise BadInput(f"--compute {compute} decides the size; leave --params, --depth and --width out")
         shapes = candidates("all", DesignRule(ratio=64.0 if ratio is None else ratio, **rule))
         budgets = [parse_budget(part) for part in split_budgets(compute)]
-        members = tuple(compute_optimal(budget.flops, find_law(law, None), shapes) for budget in budgets)
+        members = tuple(compute_optimal(budget.flops, find_law(law), shapes) for budget in budgets)
     else:
         members = design(
             params=tuple(parse_size(part, "params") for part in _parts(params, "params")),

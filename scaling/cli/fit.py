@@ -1,6 +1,6 @@
 """scaling fit: a law from runs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ from .run_options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..fitting.fit import Fit
+    from ..fitting.predictor import Fit
     from ..runs import Run
 
 
@@ -91,8 +91,8 @@ def fit(
     from ..files import refuse_overwrite
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
+    from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
-    from ..fitting.predictor import Status
     from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
@@ -125,13 +125,13 @@ def fit(
         if wanted:
             extras[name], more = report()
             lines += more
-    document = found.document(input_hashes(source))
+    found = replace(found, inputs=input_hashes(source))
     if out is not None:
-        document.write(out)
+        found.save(out)
     if plot is not None:
         _draw(found, chosen, plot)
     if as_json:
-        print_json({**document.model_dump(mode="json"), **extras})
+        print_json({**found.document().model_dump(mode="json"), **extras})
     else:
         for name, text in found.card.items():
             echo(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
@@ -140,7 +140,7 @@ def fit(
         if out is not None:
             echo(f"wrote {out}")
         else:
-            log("the law is not kept: --out law.json writes it, for scaling predict and scaling plan --law")
+            log("not saved; use --out law.json")
     if found.status is not Status.OK:
         log(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
         return DOUBTFUL
@@ -156,7 +156,7 @@ def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
     from ..fitting.sensitivity import profiles_of
 
     for name, draw in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        atomic_write(folder / f"{name}.svg", svg(draw(found.predictor, runs).figure, name))
+        atomic_write(folder / f"{name}.svg", svg(draw(found, runs).figure, name))
         log(f"wrote {folder / name}.svg")
     atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]).figure, "profile"))
     log(f"wrote {folder / 'profile'}.svg")

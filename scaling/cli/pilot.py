@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from families import MEMBERS
+from families import MEMBERS, count
 from families.design import DesignRule
 from families.units import format_size, parse_size
 
 from ..planning.candidates import designed
 from ..planning.experiment_design import NextRunQuery, PilotQuery, advise_study, pilot_plan
-from ..planning.law import find_law
+from ..planning.law import find_law, single_law
 from ..planning.pilot import ladder_flops
 from ..planning.planfile import PlanFile, write_plan
 from ..planning.simulate import SimulatedSweep, simulate
@@ -155,7 +155,7 @@ def simulate_plan(
     """
     from .output import Progress
 
-    surface = find_law(law, None)
+    surface = find_law(law)
     spec = (
         MEMBERS[target].spec
         if target in MEMBERS
@@ -164,8 +164,8 @@ def simulate_plan(
     bar = Progress(elsewhere=False)
     found = simulate(
         SimulatedSweep.of(PlanFile.read(plan), surface.convention),
-        surface.law,
-        target=(float(surface.size(spec)), parse_size(tokens, "tokens")),
+        single_law(surface),
+        target=(float(count(spec, surface.convention)), parse_size(tokens, "tokens")),
         replicates=replicates,
         seed=seed,
         run_noise=run_noise,

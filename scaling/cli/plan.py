@@ -16,7 +16,7 @@ from ..hardware import accelerator
 from ..planning.planfile import Band, Choice, PlanFile, PlannedMember, seal, write_plan
 from ..planning.query import PlanQuery, answer_query, isoflops, own_runs
 from ..recipe import DEFAULT_RULE, Recipe
-from ..stats import format_perplexity, perplexity
+from ..stats import format_loss, format_perplexity, perplexity
 from .output import (
     WIDTH,
     JsonOption,
@@ -203,7 +203,7 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
         (f"budget {len(made.ladder)}" if several else "recommended", chosen, None)
     ]
     lined += [(f"budget {numbers[rung.budget.text]}", rung.choice, None) for rung in made.ladder[:-1]]
-    lined += [(f"{other.law} would", other.choice, other.law) for other in made.others]
+    lined += [(f"under {other.law}", other.choice, other.law) for other in made.others]
     lined += [
         (f"frontier, {numbers[choice.budget]}" if several else "frontier", choice, None)
         for choice in _nearby(made)
@@ -215,9 +215,9 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     spent = "of least" if to_target else "of budget"
     header = ["", "member", "tokens", "loss"] + ["ppl"] * (not (beyond and timed))  # a line holds no more
     header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
-    header += [] if timed and serves else ["wanted by"]
+    header += [] if timed and serves else ["preferred by"]
     yield fitting_table(
-        header, rows, ("ppl", "wanted by"), left=2
+        header, rows, ("ppl", "preferred by"), left=2
     )  # the rest tells both, and --json has them
     if several:
         yield f"a row's number is its budget's; what other laws would choose is by budget {len(made.ladder)}"
@@ -261,11 +261,11 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
     epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
     yield (
         f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
-        f"expected loss {chosen.loss:.4f} nats/token, perplexity {format_perplexity(chosen.ppl)}"
+        f"expected loss {format_loss(chosen.loss)} nats/token, perplexity {format_perplexity(chosen.ppl)}"
     )
     if chosen.converged_loss is not None:
-        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained on those tokens"
-        yield f"until nothing improves, the same N reaches L(N, D) {chosen.converged_loss:.4f} (`scaling predict` says both)"
+        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained to convergence"
+        yield f"on those tokens, the same N reaches L(N, D) {format_loss(chosen.converged_loss)} (see `scaling predict`)"
     if chosen.inference_flops:
         total = chosen.flops + chosen.inference_flops
         yield (
@@ -274,7 +274,7 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
         )
     if chosen.interval_80 and chosen.interval_95:
         said = [
-            f"{low:.4f} to {high:.4f}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
+            f"{format_loss(low)} to {format_loss(high)}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
             for level, (low, high) in ((80, chosen.interval_80), (95, chosen.interval_95))
         ]
         yield f"loss within {said[0]}"
@@ -307,7 +307,8 @@ def _nearby(made: PlanFile) -> list[Choice]:
     chosen = made.recommended
     others = [choice for choice in made.frontier if choice.member != chosen.member]
     near = sorted(
-        others, key=lambda choice: (abs(choice.loss - chosen.loss), abs(choice.flops - chosen.flops))
+        others,
+        key=lambda choice: (round(abs(choice.loss - chosen.loss), 6), abs(choice.flops - chosen.flops)),
     )[:NEARBY]
     return sorted(near, key=lambda choice: choice.params)
 
@@ -315,8 +316,8 @@ def _nearby(made: PlanFile) -> list[Choice]:
 def _row(
     kind: str, choice: Choice, timed: bool, beyond: bool, serves: bool, shares: bool, law: str | None
 ) -> list[str]:
-    wanted = choice.preferred_by if law is None else (law,)
-    named = [name.removesuffix(".json")[:10] for name in wanted]
+    laws = choice.preferred_by if law is None else (law,)
+    named = [name.removesuffix(".json")[:10] for name in laws]
     money = [
         "—" if choice.hours is None else f"{choice.hours:,.2f}",
         "—" if choice.price is None else _money(choice.price),
@@ -325,18 +326,18 @@ def _row(
         kind,
         choice.member,
         format_size(choice.tokens),
-        f"{choice.loss:.4f}",
+        format_loss(choice.loss),
         *(() if beyond and timed else [format_perplexity(choice.ppl)]),
         *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
         *([format_size(choice.flops), format_size(choice.inference_flops)] if serves else ()),
         *(["—" if choice.share is None else f"{choice.share:.3f}"] if shares else ()),
         *(money if timed else ()),
-        *([] if timed and serves else [_wanted(named, timed)]),
+        *([] if timed and serves else [_preferred(named, timed)]),
     ]
 
 
-def _wanted(named: list[str], timed: bool) -> str:
-    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law"
+def _preferred(named: list[str], timed: bool) -> str:
+    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "–"
 
 
 def _ppl(loss: float) -> str:

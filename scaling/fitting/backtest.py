@@ -8,11 +8,11 @@ import numpy as np
 
 from families.units import BadInput, parse_size
 
-from ..laws import Convention
+from ..laws import Convention, Prediction
 from ..runs import Run, RunTable
 from ..stats import Array
 from .fit import REPEATED, fit
-from .predictor import Prediction, Predictor
+from .predictor import Fit
 from .selection import Annealed, select_runs
 
 FORMS = ("chinchilla", "general", "kaplan")
@@ -197,14 +197,14 @@ def _score(
     default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
     chosen = default.convention
     actual = np.array([run.loss for run in held])
-    names = FORMS if default.predictor.repetition is None else (*FORMS, REPEATED)
+    names = FORMS if default.fitted_repetition is None else (*FORMS, REPEATED)
     forms = {}
     for number, form in enumerate(names):
         at(_DEFAULT_WORK + number, form)
         found = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
-        forms[form] = FormScore.of(np.asarray(_predict(found.predictor, held, chosen).loss), actual)
+        forms[form] = FormScore.of(np.asarray(_predict(found, held, chosen).loss), actual)
     at(_DEFAULT_WORK + len(names), "scored")
-    answer = _predict(default.predictor, held, chosen)
+    answer = _predict(default, held, chosen)
     predicted = np.asarray(answer.loss)
     plain = FormScore.of(predicted, actual)
     assert answer.interval_80 is not None  # backtest always resamples
@@ -226,10 +226,10 @@ def _score(
     )
 
 
-def _predict(predictor: Predictor, held: Sequence[Run], convention: Convention) -> Prediction:
+def _predict(law: Fit, held: Sequence[Run], convention: Convention) -> Prediction:
     table = RunTable.of(held, convention)
-    known = table.U if predictor.repetition is not None else None
-    return predictor.predict(table.N, table.D, unique_tokens=known, force=True)
+    known = table.U if law.fitted_repetition is not None else None
+    return law.predict(table.N, table.D, unique_tokens=known, force=True)
 
 
 def _inside(actual: Array, interval: tuple[Array, Array]) -> float:

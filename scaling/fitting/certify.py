@@ -6,8 +6,8 @@ import numpy as np
 
 from ..laws import CONSTANTS, Law
 from ..stats import Array
+from .forms import Status
 from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, FormShape, Problem, minimise, spectrum, starts, thinned
-from .predictor import Status
 
 AGREEMENT = 1e-6  # relative difference of objectives at which two starts have found one optimum
 

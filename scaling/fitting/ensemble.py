@@ -16,8 +16,8 @@ from ..laws import Law
 from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
+from .forms import FittedForm, ResidualGP
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
-from .predictor import FittedForm, ResidualGP
 from .uncertainty import cluster_draws
 
 # MERGED DOCSTRINGS
@@ -230,6 +230,8 @@ def drift_of(cuts: Sequence[Rollout], weights: Array, *, local: bool = True) -> 
 
 FEWEST_ROWS = 4
 
+DIGITS = 10  # of a resampled constant in law.json
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleFit:
@@ -255,10 +257,16 @@ def _member(
         status=certificate.status,
         objective=certificate.objective,
         weight=weight,
-        draws=draws,
+        draws=_rounded(draws),
         variable="C" if shape.variable == "C" else "ND",
         rollout_error=error,
     )
+
+
+def _rounded(draws: Array) -> Array:
+    """Draws to the digits that law.json holds, so that a fit and its file give the same intervals."""
+    digits = [[float(f"{value:.{DIGITS}g}") for value in row] for row in draws.tolist()]
+    return np.array(digits, dtype=np.float64).reshape(draws.shape)
 
 
 def fit_single_form(

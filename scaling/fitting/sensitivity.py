@@ -12,10 +12,11 @@ from ..laws import Convention, Law
 from ..runs import Run, RunTable
 from ..stats import Array
 from .certify import certify
-from .fit import DELTA, Fit, fit
+from .fit import DELTA, fit
+from .forms import Status
 from .isoflop import approach_1, approach_2, bias_of_approach_2, isoflops
 from .optimise import ALPHA_, BETA_, G_, SHAPES, FormShape, Problem, log_loss, objective
-from .predictor import Status
+from .predictor import Fit
 from .uncertainty import profile
 
 # MERGED DOCSTRINGS
@@ -112,9 +113,8 @@ def loss_sensitivity(
             choices.append(
                 FitVariant(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D)
             )
-    resampled = fit(runs, form=form, convention=convention, annealed="all").predictor.optimum_draws(target)
-    low, high = np.exp(np.quantile(resampled, [0.1, 0.9]))
-    return LossSensitivity(C=target, choices=tuple(choices), interval=(float(low), float(high)))
+    best = fit(runs, form=form, convention=convention, annealed="all").allocate(target, force=True)
+    return LossSensitivity(C=target, choices=tuple(choices), interval=best.N_interval_80 or (best.N, best.N))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +143,9 @@ def conventions(runs: Sequence[Run]) -> tuple[ConventionFit, ...]:
             one = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
         except BadInput:
             continue
-        exponent = one.law.beta / (one.law.alpha + one.law.beta)
-        found.append(ConventionFit(counted=counted, law=one.law, status=one.status, exponent=exponent))
+        law = one.main_form.law
+        exponent = law.beta / (law.alpha + law.beta)
+        found.append(ConventionFit(counted=counted, law=law, status=one.status, exponent=exponent))
     if len(found) == 2:
         whole, body = (np.log(RunTable.of(runs, name).N) for name in ways)
         slope = float(np.polyfit(whole, body, 1)[0])
@@ -292,8 +293,8 @@ def profiles_of(found: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodP
     """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
     name = found.forms[0].name if len(found.forms) == 1 else "general"
     table = RunTable.of(runs, found.convention)
-    if found.predictor.repetition is not None:
-        N, D = found.predictor.repetition.effective(table.N, table.D, table.U)
+    if found.fitted_repetition is not None:
+        N, D = found.fitted_repetition.effective(table.N, table.D, table.U)
         table = table.with_arrays(N=N, D=D)
     if SHAPES[name].variable == "C":
         table = table.with_arrays(N=6 * table.N * table.D)
@@ -336,7 +337,7 @@ def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], lis
             value[name] = None
             lines.append(f"{name}: {error}")
     try:
-        bias = bias_of_approach_2(found.law, table)
+        bias = bias_of_approach_2(found.main_form.law, table)
         value["bias_of_approach_2"] = asdict(bias)
         lines.append(
             f"on the fitted surface approach 2 would say {bias.ratio - 1:+.1%} of N* at {format_size(bias.C)} FLOPs, "

@@ -12,7 +12,7 @@ from typing import Literal
 from families.units import BadInput
 
 from ..files import Record
-from ..fitting.lawfile import LawFile
+from ..fitting.predictor import load_law
 from ..laws import n_params
 from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
@@ -115,12 +115,12 @@ def reference_prediction(study: StudyPaths, run: RunCurves, steps: int) -> Refer
             if one.params == run.underway.params and abs(one.tokens / tokens - 1) < 1e-3:
                 return Reference(loss=one.loss, interval_80=one.interval_80, sealed=True)
     if study.law.exists():
-        law = LawFile.read(study.law)
+        law = load_law(study.law)
         same_text = not law.group or law.group == run.underway.group
         size = n_params(run.underway, law.convention)
         if same_text:
             try:
-                found = law.predictor().predict(size, tokens, convention=law.convention)
+                found = law.predict(size, tokens, convention=law.convention)
             except BadInput:  # out of the law's reach: it promises nothing
                 return None
             return Reference(loss=found.loss, interval_80=found.interval_80, sealed=False)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from importlib import import_module
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,9 +10,21 @@ from families.units import BadInput, format_size
 
 from ..budget import Budget
 from ..files import StrPath
+from ..fitting.forms import Status
+from ..fitting.predictor import Fit
 from ..laws import LawReference, LossModel
 from ..recipe import DEFAULT_RULE
-from .planfile import Band, Choice, LadderRung, OtherChoice, PlanFile, PlannedMember, read_verified_plan, seal, write_plan
+from .planfile import (
+    Band,
+    Choice,
+    LadderRung,
+    OtherChoice,
+    PlanFile,
+    PlannedMember,
+    read_verified_plan,
+    seal,
+    write_plan,
+)
 from .query import PlanQuery, answer_query, isoflops, own_runs
 
 if TYPE_CHECKING:
@@ -235,7 +247,7 @@ def plan(
     """
     query = PlanQuery(
         budget=budget.text if isinstance(budget, Budget) else _text(budget),
-        law=None if law is None or isinstance(law, LossModel) else fspath(law),
+        law=law if law is None or isinstance(law, str) else _path(law),
         mfu=_text(mfu),
         family=family,
         on=on,
@@ -255,7 +267,11 @@ def plan(
         times=times,
     )
     model = law if isinstance(law, LossModel) else None
+    if isinstance(model, Fit) and model.status is Status.NOT_CONVERGED:
+        raise BadInput("the fit did not converge; fit again before planning with it")
     given = budget if isinstance(budget, Budget) else None
+    if given is not None and (mfu is not None or on is not None):
+        raise BadInput(f"budget {given.text!r} has its own devices and MFU; leave mfu and on out")
     document, _ = answer_query(query, law=model, budget=given)
     return Plan(document, query, model)
 
@@ -263,6 +279,11 @@ def plan(
 def _text(value: float | str | None) -> str | None:
     """A value as the command line takes it; a float keeps every digit."""
     return value if value is None or isinstance(value, str) else repr(value)
+
+
+def _path(law: LossModel | PathLike[str]) -> str | None:
+    """The path of a law's file, as the command line tells it from a published name."""
+    return None if isinstance(law, LossModel) else str(Path(law).absolute())
 
 
 def _folder(study: HasFolder | StrPath | None) -> Path | None:

@@ -8,7 +8,7 @@ of its own.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from families import MEMBERS, Member, accounting
+from families import MEMBERS, Member, accounting, count
 from families.design import DesignRule
 from families.units import BadInput, format_size, parse_count, parse_size
 
@@ -28,7 +28,7 @@ from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
 from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
-from .law import find_law, read_law
+from .law import comparable, find_law, single_law
 from .planfile import PlanFile, PlannedMember
 from .query import rule_of
 
@@ -315,7 +315,8 @@ def pilot_plan(wish: PilotQuery) -> tuple[PlanFile, Design]:
     Raises:
         BadInput: no such member, size or law, or a budget that buys too little.
     """
-    law = find_law(wish.law, None)
+    law = find_law(wish.law)
+    surface = single_law(law)
     rule = DesignRule(
         ratio=wish.ratio,
         head_size=wish.head_size,
@@ -324,16 +325,14 @@ def pilot_plan(wish: PilotQuery) -> tuple[PlanFile, Design]:
     )
     named = MEMBERS.get(wish.target.strip().lower())
     target = named or designed(parse_size(wish.target, "target"), rule).member(0)
-    # Kaplan's frontier counts the blocks' matrices; its law of N and D, which this needs, counts all but embeddings.
-    law = replace(law, frontier=None)
-    N = float(law.count(target.spec))
-    D = optimal_tokens(law.law, N) if wish.tokens is None else parse_size(wish.tokens, "tokens")
+    N = float(count(target.spec, law.convention))
+    D = optimal_tokens(surface, N) if wish.tokens is None else parse_size(wish.tokens, "tokens")
     compute = accounting.train_flops(target.spec, D)
     shapes = candidates("all", rule)
     basket = select_ladders(
-        law.law,
+        surface,
         shapes,
-        np.asarray(law.count(shapes.as_spec), dtype=np.float64),
+        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
         target=(target, N, D),
         budget=budget_of(wish.budget, compute),
     )
@@ -432,8 +431,8 @@ def advise_study(request: NextRunQuery) -> Advice:
     Raises:
         BadInput: the study has no runs or no law, or the request names no size, tokens or budget.
     """
-    law = read_law(request.study / "law.json")
-    runs = law.comparable(read_runs(request.study / "runs.jsonl").runs)
+    law = find_law(str(request.study / "law.json"))
+    runs = comparable(law, read_runs(request.study / "runs.jsonl").runs)
     rule = rule_of(runs)
     named = MEMBERS.get(request.target.strip().lower())
     member = named or designed(parse_size(request.target, "target"), rule).member(0)
@@ -441,10 +440,10 @@ def advise_study(request: NextRunQuery) -> Advice:
     shapes = candidates("all", rule)
     return advise(
         runs,
-        law.law,
+        single_law(law),
         shapes,
-        np.asarray(law.size(shapes.as_spec), dtype=np.float64),
-        target=(float(law.size(member.spec)), tokens),
+        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
+        target=(float(count(member.spec, law.convention)), tokens),
         budget=budget_of(request.budget, accounting.train_flops(member.spec, tokens)),
         convention=law.convention,
     )
@@ -473,14 +472,14 @@ def advise(
     N, D = target
     compute = 6 * N * D
     known = lawful = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
-    count, most = 0, 0.0
+    done, most = 0, 0.0
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
         group = list(rows)
         sizes_of = np.array([run.n_params(convention) for run in group])
         tokens_of = np.array([run.tokens for run in group])
         known = known + rows_information(law, sizes_of, tokens_of, compute)
         lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
-        count, most = count + 1, max(most, float((6 * sizes_of * tokens_of).max()))
+        done, most = done + 1, max(most, float((6 * sizes_of * tokens_of).max()))
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
     offered = candidate_ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a basket's cost
@@ -498,11 +497,11 @@ def advise(
         reach = math.log10(compute / max(most, 6 * one.N * one.tokens))
         best[one.member.name] = Offer(
             purchase=one,
-            half_width_80=half_width(math.sqrt(float(variance(then, g))), count + 1, reach),
+            half_width_80=half_width(math.sqrt(float(variance(then, g))), done + 1, reach),
             saved_per_flop=float(saved[index]),
         )
     reach = math.log10(compute / most) if most else 0.0
-    now = half_width(math.sqrt(float(variance(lawful, g))), count, reach)
+    now = half_width(math.sqrt(float(variance(lawful, g))), done, reach)
     return Advice(half_width_80=now, offers=tuple(best.values())[:shown])
 
 

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from families import count
 from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
-from ..fitting.lawfile import LawFile
-from ..laws import n_params
+from ..laws import LossModel
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
-from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
+from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
     0.35,
@@ -133,26 +133,21 @@ def expected_hours(target: PlannedMember, work: Sequence[WorkEntry]) -> float | 
     return target.flops * seconds / flops / 3600
 
 
-def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str, hours: float | None = None) -> PlanFile:
+def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = None) -> PlanFile:
     """A plan for the target alone, with the law's prediction; ready to be sealed.
 
     Raises:
         BadInput: the law has no intervals, so that nothing could be held against it.
     """
-    size = n_params(target, law.convention)
-    found = law.predictor().predict(size, target.tokens, convention=law.convention)
-    if found.interval_80 is None or found.interval_95 is None:
+    prediction = law.predict(count(target.spec, law.convention), target.tokens)
+    if prediction.interval_80 is None or prediction.interval_95 is None:
         raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
-    prediction = PlannedLoss.of(found.loss, found.interval_80, found.interval_95)
-    reference = LawReference(
-        name="law.json", sha256=law_sha256, convention=law.convention, source="fitted in this study"
-    )
-    notes = (found.extrapolation.message,) if found.extrapolation.message else ()
+    planned = target.model_copy(update={"prediction": PlannedLoss.of(prediction), "hours": hours})
     return PlanFile(
-        law=reference,
-        members=(target.model_copy(update={"prediction": prediction, "hours": hours}),),
-        notes=notes,
-        inputs={"law.json": law_sha256},
+        law=law.reference,
+        members=(planned,),
+        notes=tuple(filter(None, [prediction.extrapolation.message])),
+        inputs={law.name: law.sha256},
     )
 
 

@@ -21,7 +21,7 @@ from ..files import (
     refuse_overwrite,
     sha256_bytes,
 )
-from ..laws import Convention
+from ..laws import LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
 
@@ -40,20 +40,15 @@ class PlannedLoss(Record):
     ppl: float = Field(gt=0)
 
     @classmethod
-    def of(
-        cls, loss: float, interval_80: Interval | None = None, interval_95: Interval | None = None
-    ) -> Self:
-        """With the perplexity that belongs to the loss."""
-        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=perplexity(loss))
-
-
-class LawReference(Record):
-    """Which law made the predictions: its name or file, and the hash of its constants or of the file."""
-
-    name: str
-    sha256: str
-    convention: Convention
-    source: str = ""
+    def of(cls, prediction: Prediction) -> Self:
+        """A law's prediction of one run."""
+        loss = float(prediction.loss)
+        return cls(
+            loss=loss,
+            interval_80=prediction.interval_80,
+            interval_95=prediction.interval_95,
+            ppl=perplexity(loss),
+        )
 
 
 class Choice(Record):

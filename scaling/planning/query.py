@@ -16,14 +16,16 @@ from families.units import BadInput, parse_count, parse_size
 
 from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
 from ..files import hashes
+from ..fitting.predictor import Fit
 from ..hardware import Accelerator, accelerator
+from ..laws import LossModel
 from ..recipe import DEFAULT_RULE, Recipe, recipes
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, designed
 from .evaluate import Objective, evaluate_candidates
-from .law import LossModel, find_law
+from .law import find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -54,21 +56,38 @@ class PlanQuery:
     times: str | None = None
 
 
-def answer_query(question: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
+def answer_query(
+    question: PlanQuery, *, law: LossModel | None = None, budget: Budget | None = None
+) -> tuple[PlanFile, dict[str, Recipe]]:
     """The plan, not yet sealed, and what every recipe's rule says of its recommended member.
+
+    Args:
+        question: the options.
+        law: a law in memory, in place of the one that the options name.
+        budget: a budget that has been read, in place of the options' text.
 
     Raises:
         BadInput: options that contradict each other, or a question without an answer.
     """
     _check(question)
-    law = find_law(question.law, question.study, force=question.force)
+    inputs = _inputs(question) if law is None else _inputs_of(law)
+    law = law or find_law(question.law, question.study)
     runs = own_runs(question.study)
-    shapes = _shapes(question, runs if law.predictor is not None else ())
+    shapes = _shapes(question, runs if isinstance(law, Fit) else ())
     asked = _objective(question)
-    budgets = [_shared(budget, question.times) for budget in _budgets(question, asked, law, shapes, runs)]
+    read = _budgets(question, asked, law, shapes, runs) if budget is None else [budget]
+    budgets = [_shared(each, question.times) for each in read]
     nats, share = _within(question.within)
     made = make_plan(
-        budgets, law, shapes, ask=asked, nats=nats, share=share, rule=question.rule, inputs=_inputs(question)
+        budgets,
+        law,
+        shapes,
+        ask=asked,
+        nats=nats,
+        share=share,
+        rule=question.rule,
+        inputs=inputs,
+        force=question.force,
     )
     if question.times is not None:
         made = made.model_copy(
@@ -92,26 +111,29 @@ class IsoFlop:
     loss: NDArray[np.float64]
 
 
-def isoflops(question: PlanQuery, plan: PlanFile) -> tuple[IsoFlop, ...]:
+def isoflops(question: PlanQuery, plan: PlanFile, *, law: LossModel | None = None) -> tuple[IsoFlop, ...]:
     """IsoFLOP curves through each of a plan's several budgets, or a third, one and three times its only one.
 
-    Empty under a law of one dial, which fixes each member's tokens and so has no such curve.
+    Empty under a law that fixes each member's tokens and so has no such curve. `law` takes the place of the one that the
+    options name.
     """
-    law = find_law(question.law, question.study, force=True)
+    law = law or find_law(question.law, question.study)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(question, own_runs(question.study) if law.predictor is not None else ())
+    shapes = _shapes(question, own_runs(question.study) if isinstance(law, Fit) else ())
     wanted = replace(_objective(question), target=None)
     curves = []
     spent = plan.recommended.flops + plan.recommended.inference_flops
     several = [rung.choice.flops + rung.choice.inference_flops for rung in plan.ladder]
     for flops in several or [spent / 3, spent, 3 * spent]:
         try:
-            costed = evaluate_candidates(replace(wanted, flops=flops), law, shapes)
+            evaluated = evaluate_candidates(replace(wanted, flops=flops), law, shapes)
         except BadInput:
             continue  # a third of a budget may be less than anything costs
-        able = costed.able
-        curves.append(IsoFlop(flops=flops, params=shapes.params[able].astype(float), loss=costed.loss[able]))
+        feasible = evaluated.feasible
+        curves.append(
+            IsoFlop(flops=flops, params=shapes.params[feasible].astype(float), loss=evaluated.loss[feasible])
+        )
     return tuple(curves)
 
 
@@ -274,3 +296,8 @@ def _inputs(question: PlanQuery) -> dict[str, str]:
     else:
         own = None if question.study is None else question.study / "law.json"
     return hashes([own]) if own is not None and own.exists() else {}
+
+
+def _inputs_of(law: LossModel) -> dict[str, str]:
+    """The file that a law in memory was read from, if any."""
+    return {law.name: law.file_sha256} if isinstance(law, Fit) and law.file_sha256 else {}
