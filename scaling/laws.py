@@ -188,7 +188,7 @@ class Prediction:
 
     @property
     def perplexity(self) -> Any:
-        """exp(loss), per token."""
+        """Perplexity exp(loss), per token."""
         value = np.exp(self.loss)
         return value if np.ndim(value) else float(value)
 
@@ -230,7 +230,7 @@ class Law:
         return value if value.ndim else float(value)
 
     def perplexity(self, N: ArrayLike, D: ArrayLike) -> Any:
-        """exp L(N, D), per token."""
+        """Perplexity exp L(N, D), per token."""
         value = np.exp(self.loss(N, D))
         return value if np.ndim(value) else float(value)
 

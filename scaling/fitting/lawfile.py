@@ -11,8 +11,9 @@ from .forms import FittedForm, ResidualGP, Status
 
 
 class FormRecord(Record):
-    """One form: constants of L = E + (A/N^alpha + B/D^beta)^gamma in nats/token, and resampled constants in
-    that order.
+    """One form: constants of L = E + (A/N^alpha + B/D^beta)^gamma in nats/token, and resampled constants.
+
+    Each of `draws` is E, A, B, alpha, beta, gamma.
     """
 
     name: str
