@@ -20,14 +20,18 @@ TOKENS = 200_000
 
 def main(folder: Path) -> None:
     """Design, emit and train into a folder."""
-    family = [sc.design(params=size, ratio=32, head_size=32, vocab_size=2048, n_positions=128) for size in SIZES]
+    family = [
+        sc.design(params=size, ratio=32, head_size=32, vocab_size=2048, n_positions=128) for size in SIZES
+    ]
     for member in family:
         member.to_hf_config(folder / "configs" / member.name)
         print(f"{member.name}: {member.spec.shape}, {member.n_params:,} parameters")
 
     smallest = family[0]
     spec = smallest.spec
-    shape = [f"{key}={getattr(spec, key)}" for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")]
+    shape = [
+        f"{key}={getattr(spec, key)}" for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")
+    ]
     words = [f"family={smallest.name}", f"data={TEXT}", f"tokens={TOKENS}", "batch_size=8", *shape]
     command = [Path(sys.executable).with_name("scaling"), "train", *words, "--study", folder / "study"]
     subprocess.run(command, check=True)  # noqa: S603 - the words above

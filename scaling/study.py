@@ -1,5 +1,6 @@
 """Study: the folder that holds the files of one question, as an object for notebooks and scripts."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from .paths import StudyPaths, open_study
 from .planning.api import Plan, load_plan
 from .runs import RunTable
 from .runs.readers import read_runs
+from .runs.store import exists
 from .scoring import Comparison, compare, compare_study
+from .scoring.refit import comparable_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,12 +65,16 @@ class Study:
         """Read the fitted law, law.json.
 
         Returns:
-            The fit, with the study's runs of the law's group and eval set as its data.
+            The fit. Its data are the study's annealed runs of the law's group and eval set, those that were trained since
+            among them.
 
         Raises:
             BadInput: there is no such file, or it holds another kind of document.
         """
-        return load_law(self.paths.law)
+        law = load_law(self.paths.law)
+        if not exists(self.paths.runs):
+            return law
+        return replace(law, data=comparable_runs(law, self.runs()).counted(law.convention))
 
     def plan(self) -> Plan:
         """Read the plan, plan.json. `scaling.plan(..., study=folder)` makes one.
@@ -104,7 +111,9 @@ class Study:
         Raises:
             BadInput: there is nothing to report, or `out` holds another file.
         """
-        path, _ = self._plots("output").write_report(self.folder, None if out is None else Path(out), replace=out is None)
+        path, _ = self._plots("output").write_report(
+            self.folder, None if out is None else Path(out), replace=out is None
+        )
         return Path(path)
 
     def plot(self, name: str) -> "Figure":

@@ -53,7 +53,7 @@ class Plan:
     Examples:
         >>> made = plan("8xA100-hours", law="chinchilla")
         >>> made.recommended.member
-        'gpt2-276m-l16-d1024'
+        'gpt2-151m-l13-d832'
         >>> made.sealed_at is None, made.seal().sealed_at is None
         (True, False)
     """
@@ -66,7 +66,9 @@ class Plan:
         """The recommendation and what to know about it, as a notebook shows it."""
         lines = []
         if self.budget is not None and self.law is not None:
-            lines.append(f"{self.budget.text}: {format_size(self.budget.flops)} FLOPs, by law {self.law.name}")
+            lines.append(
+                f"{self.budget.text}: {format_size(self.budget.flops)} FLOPs, by law {self.law.name}"
+            )
         for choice in [rung.choice for rung in self.ladder] or filter(None, [self.document.recommended]):
             lines.append(_line(choice))
         if self.band is not None and len(self.band.members) > 1:
@@ -243,7 +245,7 @@ def plan(
     Examples:
         >>> made = plan(1e18, law="chinchilla", on="1xA100")
         >>> made.recommended.member, round(made.recommended.loss, 2)
-        ('gpt2-52m', 3.7)
+        ('gpt2-83m', 3.53)
     """
     query = PlanQuery(
         budget=budget.text if isinstance(budget, Budget) else _text(budget),
@@ -277,8 +279,8 @@ def plan(
 
 
 def _text(value: float | str | None) -> str | None:
-    """A value as the command line takes it; a float keeps every digit."""
-    return value if value is None or isinstance(value, str) else repr(value)
+    """A value as the command line takes it; a float keeps every digit, as 1e20 rather than 1e+20."""
+    return value if value is None or isinstance(value, str) else repr(value).replace("e+", "e")
 
 
 def _path(law: LossModel | PathLike[str]) -> str | None:
