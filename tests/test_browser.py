@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
     plain, _ = write_report(write_study(root / "plain"))
-    hostile, _ = write_report(write_study(root / "hostile", title=HOSTILE, rename=lambda name: HOSTILE + name))
+    hostile, _ = write_report(
+        write_study(root / "hostile", title=HOSTILE, rename=lambda name: HOSTILE + name)
+    )
     return {"plain": plain.as_uri(), "hostile": hostile.as_uri()}
 
 

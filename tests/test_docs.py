@@ -20,7 +20,10 @@ from scaling.recipe import RULES
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("**/*.md") if path.name != "log.md")]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").glob("**/*.md") if path.name != "log.md"),
+]
 
 
 def commands(text):
