@@ -15,7 +15,7 @@ import scaling as sc
 
 TEXT = Path(asyncio.__file__).parent
 SIZES = (3e5, 1e6, 3e6)
-TOKENS = 200_000
+TOKENS = 100_000
 
 
 def main(folder: Path) -> None:
