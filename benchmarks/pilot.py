@@ -76,7 +76,7 @@ def main() -> int:
     basket = select_ladders(
         planning, shapes, shapes.params.astype(float), target=(member(TARGET), size, TOKENS), budget=budget
     )
-    designs = {"bought": list(basket.purchases), "isoflop": isoflop_grid(planning, shapes, budget)}
+    designs = {"bought": list(basket.ladders), "isoflop": isoflop_grid(planning, shapes, budget)}
     widths: dict[str, list[float]] = {name: [] for name in designs}
     errors: dict[str, list[float]] = {name: [] for name in designs}
     for number, surface in enumerate(SURFACES.values()):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from families.units import BadInput, nearest
 from scaling.fitting.sensitivity import profiles_of
 from scaling.planning.planfile import PlanFile
-from scaling.planning.query import IsoFlop
+from scaling.planning.query import IsoFlopCurve
 from scaling.runs import Run, RunTable
 
 from . import frontier, law, predictions
@@ -42,7 +42,7 @@ def plot_fit(fit: "Fit", runs: RunTable, kind: str) -> Figure:
     return FIT_FIGURES[kind](fit, runs).figure
 
 
-def plot_plan(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run]) -> Figure:
+def plot_plan(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run]) -> Figure:
     """The sizes on offer for a plan's budget, the recommended one, and those about as good."""
     return planned(plan, curves, runs).figure
 

@@ -302,10 +302,10 @@ def informative_ladders_table(study: StudyData) -> ReportTable | None:
         f"now predicted to ±{100 * advice.half_width_80:.1f} %",
         advice.offers,
         {
-            "member": lambda offer: Cell(offer.purchase.member.name),
-            "tokens": lambda offer: size_cell(offer.purchase.tokens),
-            "rungs": lambda offer: int_cell(len(offer.purchase.rungs)),
-            "FLOPs": lambda offer: size_cell(offer.purchase.flops),
+            "member": lambda offer: Cell(offer.ladder.member.name),
+            "tokens": lambda offer: size_cell(offer.ladder.tokens),
+            "rungs": lambda offer: int_cell(len(offer.ladder.rungs)),
+            "FLOPs": lambda offer: size_cell(offer.ladder.flops),
             "80 % interval with it": lambda offer: text_cell(
                 offer.half_width_80, lambda share: f"±{100 * share:.1f} %"
             ),

@@ -178,8 +178,8 @@ def recommendations(study: StudyData) -> list[str]:
         best_offer = advice.offers[0]
         sentences.append(
             f"To narrow the prediction for {format_size(target.N)} parameters on {format_size(target.D)} tokens, train a "
-            f"ladder of {best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
-            f"({format_size(best_offer.purchase.flops)} FLOPs): the 80 % interval goes from "
+            f"ladder of {best_offer.ladder.member.name} to {format_size(best_offer.ladder.tokens)} tokens "
+            f"({format_size(best_offer.ladder.flops)} FLOPs): the 80 % interval goes from "
             f"±{100 * advice.half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
     warnings = law.card.get("warnings", "none")

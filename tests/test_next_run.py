@@ -44,8 +44,8 @@ def test_every_offer_narrows_and_the_best_saves_most_per_flop():
     assert all(offer.half_width_80 < advice.half_width_80 for offer in advice.offers)
     saved = [offer.saved_per_flop for offer in advice.offers]
     assert saved == sorted(saved, reverse=True)
-    assert all(offer.purchase.flops <= 2e14 * (1 + 1e-9) for offer in advice.offers)
-    assert len({offer.purchase.member.name for offer in advice.offers}) == len(advice.offers) == 5
+    assert all(offer.ladder.flops <= 2e14 * (1 + 1e-9) for offer in advice.offers)
+    assert len({offer.ladder.member.name for offer in advice.offers}) == len(advice.offers) == 5
 
 
 def test_more_runs_leave_less_to_learn():

@@ -201,7 +201,7 @@ def test_an_estimated_mfu_has_its_band_and_shared_work_its_share(cli):
         "plan", "--budget", "8xA100-hours", "--mfu", "estimate", "--times", "1=66m40s,2=40m19s,4=32m44s"
     ).stderr
     assert "is estimated, 0.12 to 0.18" in said
-    assert "that of one device times 0.273" in said
+    assert "MFU = one-device MFU × 0.273" in said
 
 
 def test_each_of_several_budgets_gets_its_recipe_its_memory_and_how_far_it_reaches(cli):

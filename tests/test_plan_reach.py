@@ -41,7 +41,7 @@ def test_a_row_beyond_its_laws_data_says_by_how_much(cli):
     text = cli("plan", "--law", "kaplan", "--budget", "1e15", "--vocab", "1k", "--context", "128").stdout
     row = next(line for line in text.splitlines() if line.startswith("under chinchilla"))
     assert f"{other['extrapolation']:.3g}x" in row
-    assert "beyond: how many times" in text
+    assert "beyond: factor by which" in text
 
 
 def test_another_law_out_of_its_reach_is_left_out():

@@ -139,7 +139,7 @@ def test_nothing_is_spent_on_a_sealed_plan_that_was_edited(how, tmp_path, cli):
     done = cli("ladder", path, "--study", study.folder, *how)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "edited after it was sealed" in done.stderr
-    assert "put back the file that was sealed" in done.stderr
+    assert "restore the sealed file" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 

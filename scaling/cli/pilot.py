@@ -122,10 +122,10 @@ def next_run(
         return
     rows = [
         [
-            offer.purchase.member.name,
-            format_size(offer.purchase.tokens),
-            " ".join(format_size(rung) for rung in offer.purchase.rungs),
-            format_size(offer.purchase.flops),
+            offer.ladder.member.name,
+            format_size(offer.ladder.tokens),
+            " ".join(format_size(rung) for rung in offer.ladder.rungs),
+            format_size(offer.ladder.flops),
             f"±{offer.half_width_80:.2%}",
         ]
         for offer in found.offers

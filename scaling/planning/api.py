@@ -25,7 +25,7 @@ from .planfile import (
     seal,
     write_plan,
 )
-from .query import PlanQuery, answer_query, isoflops, own_runs
+from .query import PlanQuery, answer_query, isoflop_curves, own_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +138,7 @@ class Plan:
 
     def plot(self) -> "Figure":
         """Draw the loss that each size reaches for the budget, the recommended size and those about as good."""
-        curves = () if self._query is None else isoflops(self._query, self.document, law=self._law)
+        curves = () if self._query is None else isoflop_curves(self._query, self.document, law=self._law)
         runs = () if self._query is None else own_runs(self._query.study)
         figure: Figure = import_module("plots.notebook").plot_plan(self.document, curves, runs)
         return figure

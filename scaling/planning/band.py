@@ -84,9 +84,7 @@ def band(
 
 
 def _total_for(evaluated: EvaluatedCandidates, law: LossModel, loss: float, rows: NDArray[np.bool_]) -> Array:
-    """FLOPs, inference included, with which each of the rows reaches that loss; infinite where it does not, and in
-    other rows.
-    """
+    """FLOPs, inference included, with which each of the rows reaches a loss; infinite where it does not, and elsewhere."""
     tokens = law.tokens_for(evaluated.N[rows], loss, unique_tokens=evaluated.ask.tokens_available)
     total = np.full(len(rows), np.inf)
     total[rows] = evaluated.shapes.flops_per_token[rows] * tokens + (evaluated.total - evaluated.flops)[rows]
@@ -109,10 +107,10 @@ def _member(
 
 
 def preferences(evaluated: EvaluatedCandidates, law: LossModel) -> dict[int, tuple[str, ...]]:
-    """Names of the laws that prefer each candidate, by its index: within 0.01 nats of their choice for the same objective,
-    or their very choice for a target or on Kaplan's frontier.
+    """Names of the laws that prefer each candidate, by its index.
 
-    A Pareto-optimal member that is not here is one that no law in use prefers.
+    A law prefers what lies within 0.01 nats of its choice for the same objective, or that choice alone for a target or on
+    Kaplan's frontier. A Pareto-optimal member that is not here is one that no law in use prefers.
     """
     preferred: dict[int, list[str]] = {}
     others = [other for other in PUBLISHED.values() if not other.superseded_by and other.name != law.name]

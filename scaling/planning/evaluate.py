@@ -173,8 +173,9 @@ def _no_candidate(ask: Objective, law: LossModel, shapes: Candidates, least: Arr
 
 
 def pareto(*evaluated: EvaluatedCandidates) -> tuple[tuple[int, int], ...]:
-    """(evaluation, index in it) of each feasible candidate that no other one beats at once in training FLOPs, loss and
-    inference FLOPs; cheapest to serve first.
+    """(Evaluation, index in it) of each Pareto-optimal candidate; cheapest to serve first.
+
+    No other feasible candidate of any evaluation beats it at once in training FLOPs, loss and inference FLOPs.
     """
     flops, loss = (np.concatenate([getattr(each, name) for each in evaluated]) for name in ("flops", "loss"))
     serving = np.concatenate([each.shapes.flops_per_token for each in evaluated])

@@ -231,8 +231,10 @@ class MemoryFit:
 
 
 def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFit:
-    """The largest micro-batch that fits one device, with activation checkpointing where it must be, and where the
-    states alone are too much for one, with them sharded over all; micro-batch 1 where no device is named.
+    """The largest micro-batch that fits one device; micro-batch 1 where no device is named.
+
+    Activation checkpointing is used only where it must be, and states are sharded over all devices only where they do not
+    fit into one.
 
     Raises:
         BadInput: not even one sequence fits; it says how much is needed and there is.

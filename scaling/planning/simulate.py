@@ -1,6 +1,4 @@
-"""A planned sweep on a surface that is known, before any device is used: does its fit foretell the target,
-and say how well?
-"""
+"""Simulation of a planned sweep on a known surface: bias, error and coverage of the prediction of its target."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +8,7 @@ import numpy as np
 
 from families.units import BadInput
 
+from ..fitting.fit import fit
 from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
 from .experiment_design import ROW_NOISE, RUN_NOISE
@@ -34,11 +33,11 @@ class SimulatedSweep:
         return cls(
             members=tuple(
                 (
-                    one.member,
-                    n_params(one, convention),
-                    one.ends,
+                    planned.member,
+                    n_params(planned, convention),
+                    planned.ends,
                 )
-                for one in plan.members
+                for planned in plan.members
             )
         )
 
@@ -64,7 +63,7 @@ class SimulatedSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """What so many outcomes of a sweep foretell of a target: shares of its loss, and shares of outcomes."""
+    """Predictions of a target from simulated outcomes: errors as shares of its loss, coverages as shares of outcomes."""
 
     truth: float
     replicates: int
@@ -87,14 +86,22 @@ def simulate(
     convention: Convention = "total",
     progress: Callable[[int], None] = lambda done: None,
 ) -> SimulationResult:
-    """Observe, fit and foretell `replicates` times; the interval is of one run at the target, so a run is
-    drawn there too.
+    """Observe, fit and predict `replicates` times; intervals are for one run, so a run is drawn at the target too.
+
+    Args:
+        sweep: members and rungs.
+        surface: the true law.
+        target: N and D to predict.
+        replicates: outcomes to draw.
+        seed: of the noise and the fits.
+        run_noise: standard deviation of log loss shared by a run's rungs.
+        row_noise: standard deviation of log loss of each rung.
+        convention: parameters that N counts.
+        progress: called with the number of outcomes done.
 
     Raises:
         BadInput: no replicates, negative noise, or a sweep that a law cannot be fitted to.
     """
-    from ..fitting.fit import fit
-
     if replicates < 1:
         raise BadInput(f"replicates is {replicates}; at least 1 is needed")
     if min(run_noise, row_noise) < 0:
@@ -106,14 +113,14 @@ def simulate(
     for replicate in range(replicates):
         rng = np.random.default_rng([seed, replicate])
         runs = sweep.observe(surface, rng, run_noise=run_noise, row_noise=row_noise, convention=convention)
-        found = fit(runs, seed=seed).predict(N, D)
+        predicted = fit(runs, seed=seed).predict(N, D)
         actual = truth * math.exp(math.hypot(run_noise, row_noise) * rng.standard_normal())
-        if found.interval_80 is None or found.interval_95 is None:
+        if predicted.interval_80 is None or predicted.interval_95 is None:
             raise BadInput("the sweep gives no interval; it needs at least 4 members")
-        errors.append(math.log(found.loss / truth))
-        widths.append(math.log(found.interval_80[1] / found.interval_80[0]) / 2)
-        in_80.append(_inside(found.interval_80, actual))
-        in_95.append(_inside(found.interval_95, actual))
+        errors.append(math.log(predicted.loss / truth))
+        widths.append(math.log(predicted.interval_80[1] / predicted.interval_80[0]) / 2)
+        in_80.append(_inside(predicted.interval_80, actual))
+        in_95.append(_inside(predicted.interval_95, actual))
         progress(replicate + 1)
     return SimulationResult(
         truth=truth,
