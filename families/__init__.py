@@ -1,4 +1,4 @@
-"""What a model is: shapes, parameters, FLOPs, Hugging Face configs. Pure arithmetic, no library needed."""
+"""Models as shapes: parameters, FLOPs, memory, Hugging Face configs. Pure arithmetic, without dependencies."""
 
 from .accounting import (
     Convention,

@@ -57,7 +57,7 @@ def subsample_evenly(items: Sequence[T], most: int) -> tuple[T, ...]:
 
 
 def format_loss(loss: float) -> str:
-    """Four decimals, in nats per token: the one spelling of a loss in every text."""
+    """Format a loss in nats per token with four decimals."""
     return f"{loss:.4f}"
 
 

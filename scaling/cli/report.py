@@ -1,4 +1,4 @@
-"""scaling report: the page, the figures and the card of a study."""
+"""scaling report and plot: the report of a study, and single figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,22 +10,17 @@ from families.units import BadInput
 from ..files import atomic_write, refuse_overwrite_text
 from .output import JsonOption, StudyOption, YesOption, echo, log, print_json
 
-# MERGED DOCSTRINGS
-# scaling plot: one figure of a study.
-
 REPORT_EPILOG = "Example: scaling report --study demo"
 
 
 def report(
     study: StudyOption = Path("study"),
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write (default: in the study).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write (default: in the study).")] = None,
     form: Annotated[str, typer.Option("--format", help="html, md, json or latex.")] = "html",
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
+    """Write report.html, and each figure as PNG, SVG and CSV, from the files that the study has."""
     from plots.output import write_report
 
     from .output import Progress
@@ -52,16 +47,16 @@ PLOT_EPILOG = "Example: scaling plot surface --study demo --out surface.png"
 
 def plot(
     name: Annotated[
-        str, typer.Argument(help="predicted, learning, surface, isoflops, frontier, residuals, …")
+        str, typer.Argument(help="Figure: predicted, learning, surface, isoflops, frontier, residuals, …")
     ],
     study: StudyOption = Path("study"),
     out: Annotated[
-        Path | None, typer.Option("--out", help="A .png, .svg or .csv file (default: NAME.png).")
+        Path | None, typer.Option("--out", help="File to write, .png, .svg or .csv (default: NAME.png).")
     ] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Draw one figure of a study as PNG or SVG, or write the data it shows as CSV."""
+    """Draw one figure of a study as PNG or SVG, or write its data as CSV."""
     path = out or Path(f"{name}.png")
     if path.suffix.lower() not in (".png", ".svg", ".csv"):
         raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")

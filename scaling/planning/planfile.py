@@ -1,6 +1,7 @@
 """plan.json: members to train, their tokens and predicted losses; the seal that makes a later edit visible."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -263,6 +264,16 @@ class PlanFile(Document):
                 return planned
         known = ", ".join(planned.member for planned in self.members)
         raise BadInput(f"member is {name!r}; the plan has {known or 'none'}")
+
+    def only(self, names: Sequence[str]) -> "PlanFile":
+        """Return the plan with these members alone; without names, the plan itself.
+
+        Raises:
+            BadInput: the plan has no member of a name.
+        """
+        if not names:
+            return self
+        return self.model_copy(update={"members": tuple(self.member(name) for name in names)})
 
 
 def digest(value: dict[str, object]) -> str:

@@ -9,7 +9,7 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule, off_size
+from families.design import DesignRule, size_note
 from families.units import BadInput, parse_count, parse_size
 
 from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
@@ -97,8 +97,8 @@ def answer_query(
             update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
         )
     member = made.members[-1]
-    if query.params is not None and (off := off_size(parse_size(query.params, "params"), member.spec)):
-        made = made.model_copy(update={"notes": (*made.notes, off)})
+    if query.params is not None and (note := size_note(parse_size(query.params, "params"), member.spec)):
+        made = made.model_copy(update={"notes": (*made.notes, note)})
     return made, recipes(member.spec, member.tokens)
 
 
