@@ -32,6 +32,19 @@ SHOWN = 12  # points of a prediction that a notebook shows
 _EDGE = 1 + 1e-9
 
 
+CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
+
+LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
+
+MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
+
+TOKENS_PER_PARAM = 20.0  # U tokens suffice for U/20 parameters (Hoffmann et al. 2022, approach 3)
+
+SHOWN = 12  # points of a prediction that a notebook shows
+
+_EDGE = 1 + 1e-9
+
+
 class Sized(Protocol):
     """A record with both counts of its parameters, such as a run or a planned member."""
 
@@ -693,10 +706,22 @@ ALIASES = {"besiroglu": "chinchilla"}
 
 
 def published_law(name: str) -> PublishedLaw:
-    """The published law of that name.
+    """Look up a published law.
+
+    Args:
+        name: "kaplan" (Kaplan et al. 2020), "chinchilla" (Besiroglu et al. 2024, a refit; also "besiroglu") or
+            "hoffmann" (Hoffmann et al. 2022, approach 3), in any case.
+
+    Returns:
+        The law, with its source, its convention of N and the domain it was fitted on.
 
     Raises:
         BadInput: no such law; the nearest name is suggested.
+
+    Examples:
+        >>> law = published_law("chinchilla")
+        >>> law.convention, round(law.predict(7e9, 1.4e11).loss, 4)
+        ('total', 2.1733)
     """
     key = name.strip().lower()
     law = PUBLISHED.get(ALIASES.get(key, key))
