@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from families import count
 from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
