@@ -58,8 +58,8 @@ def _forecast(study: StudyData) -> Plot:
     folder = study.folder / "runs"
     for member in study.plan.members if study.plan and study.seal_intact else ():
         for run in [read_run(path.parent) for path in sorted(folder.glob("*/underway.json"))]:
-            steps = round(member.tokens / run.underway.batch_tokens)
-            if run.underway.params != member.params or steps not in run.underway.steps:
+            steps = round(member.tokens / run.plan.batch_tokens)
+            if run.plan.params != member.params or steps not in run.plan.steps:
                 continue
             return forecast_figure(
                 run,
