@@ -19,18 +19,6 @@ from .stats import Array, format_loss, perplexity
 
 PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
 
-CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
-
-LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
-
-MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
-
-TOKENS_PER_PARAM = 20.0  # U tokens suffice for U/20 parameters (Hoffmann et al. 2022, approach 3)
-
-SHOWN = 12  # points of a prediction that a notebook shows
-
-_EDGE = 1 + 1e-9
-
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 

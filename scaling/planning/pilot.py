@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from families import count
 from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
-from ..laws import LossModel
+from ..laws import LossModel, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
@@ -143,7 +142,7 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     Raises:
         BadInput: the law has no intervals, so that it could not be scored.
     """
-    prediction = law.predict(count(target.spec, law.convention), target.tokens)
+    prediction = law.predict(n_params(target, law.convention), target.tokens)
     if prediction.interval_80 is None or prediction.interval_95 is None:
         raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
     planned = target.model_copy(update={"prediction": PlannedLoss.of(prediction), "hours": hours})
