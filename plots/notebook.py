@@ -43,7 +43,7 @@ def plot_fit(fit: "Fit", runs: RunTable, kind: str) -> Figure:
 
 
 def plot_plan(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run]) -> Figure:
-    """The sizes on offer for a plan's budget, the recommended one, and those about as good."""
+    """The sizes within a plan's budget, the recommended one, and those about as good."""
     return planned(plan, curves, runs).figure
 
 
