@@ -117,7 +117,7 @@ _FIELDS = {
     "experts_per_token": "expertspertoken numexpertspertok numexpertspertoken activeexperts topk expertstopk",
     "n_head": "nhead nheads head heads attentionheads numheads numattentionheads",
     "params": "params param parameters parameter nparams nparameters numparams totalparams modelsize paramcount totalparameters",
-    "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams nactive active "
+    "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams "
     "paramsactive activatedparamcount nactiveparameters",
     "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams",
     "tokens": "tokens trainingtokens traintokens ntokens numtokens",
@@ -140,6 +140,8 @@ _FIELDS = {
     "device_tokens_per_s": "tokenssgpu tokenspersecpergpu tokenspersecondpergpu tokenssecgpu tokensgpus tgs "
     "tokenspergpupersecond tokensgpusec tokensgpusecond tokenssdevice tokensschip tokenspersecperdevice "
     "tokenssecdevice devicetokenspers throughputpergpu",
+    "device_teraflops": "tflopss tflopsgpu tflopssgpu tflopspergpu tflopspersecpergpu tflopspersecondpergpu achievedtflops "
+    "tflopsdevice tflopsperdevice teraflopspergpu",
     "mfu": "mfu modelflopsutilization modelflopsutilisation modelfloputilization flopsutilization",
     "devices": "ngpus ngpu numgpus numgpu gpucount devices ndevices numdevices devicecount nchips numchips chips "
     "worldsize numberofgpus numaccelerators accelerators",
