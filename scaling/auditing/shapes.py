@@ -26,6 +26,7 @@ _HEAD_WIDTHS = (32, 48, 64, 80, 96, 128)  # in common use
 _INNER = (3.5, 4.5)  # n_inner per n_embd of GPT-2-like shapes
 _ASPECT = (24.0, 144.0)  # n_embd per layer
 _TILE = 8  # n_inner is a multiple of this
+_NOMINAL = 0.02  # by which a size of two digits, as in a name, is off: Llama-2-70B has 68.98 billion
 _OTHER_TOLERANCE = 2e-3  # within which a count is that of another convention
 _SHOWN = 3  # shapes that an explanation names
 VOCABULARY, CONTEXT = 50257, 1024  # GPT-2's, where a table does not say
@@ -178,7 +179,11 @@ def _stated_spec(
     if count is not None:
         experts = _experts(value)
         for spec in specs:
-            if any(count.agrees(total) for total in _class_counts(spec, experts).values()):
+            nominal = _NOMINAL if count.relative > _NOMINAL / 10 else 0.0
+            totals = _class_counts(spec, experts)
+            if abs(count.value / next(iter(totals.values())) - 1) <= nominal:
+                return spec
+            if any(count.agrees(total) for total in totals.values()):
                 return spec
             if spec.architecture == "gpt2" and _convention(count, spec):
                 return spec
@@ -376,6 +381,13 @@ def _compare_count(
         return Verdict.MISMATCH, f"{off:+.1%}: {_MISCOUNT}", ()
     if spec.architecture == "llama" and (full := _full_heads(number, spec)):
         return Verdict.MISMATCH, f"{off:+.1%}: {full}", ()
+    named = size_in(entry.name)
+    if named is not None and named.value == number.value and abs(off) <= _NOMINAL:
+        return (
+            Verdict.SUSPICIOUS,
+            f"{off:+.1%}: the nominal size of the name{_assumed(entry, spec, ', ')}",
+            (),
+        )
     other = _padded(number, spec) or _convention(number, spec)
     if other:
         return Verdict.SUSPICIOUS, f"counts {other}", ()
@@ -502,7 +514,8 @@ def _name(entry: TableEntry, spec: ModelSpec) -> list[Finding]:
         if size is None or ("n_experts" in entry.numbers and experts is None):
             continue
         count = params(spec) if spec.architecture != "llama" else _nearest_count(size, spec, experts)[0]
-        fits, off = abs(count - size.value) < size.unit, size.value / count - 1
+        off = size.value / count - 1
+        fits = abs(count - size.value) < size.unit or abs(off) <= _NOMINAL
         miscount = f": {_MISCOUNT}" if _MISCOUNTED.get(size.value) == count else ""
         findings.append(
             Finding(

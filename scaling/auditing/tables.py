@@ -12,6 +12,7 @@ from pathlib import Path
 from families.units import BadInput
 
 from ..files import read_text
+from ..runs.store import merged_text
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _FACTORS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
@@ -125,7 +126,8 @@ _FIELDS = {
     "steps": "steps step trainingsteps iterations",
     "batch_tokens": "batchtokens tokensperbatch batchsizetokens",
     "batch": "batch batchsize globalbatchsize trainbatchsize",
-    "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen",
+    "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
+    "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
     "vocab_size": "vocab vocabsize vocabulary vocabularysize",
     "loss": "loss finalloss actualloss valloss validationloss evalloss testloss",
     "loss_train": "trainloss trainingloss",
@@ -312,9 +314,9 @@ def read_tables(path: Path) -> tuple[SourceTable, ...]:
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl", ".md", ".markdown"):
         raise BadInput(f"{path} is not a table: it must end in .csv, .tsv, .jsonl or .md")
-    text = read_text(path)
     if kind == ".jsonl":
-        return (_jsonl(text, path),)
+        return (_jsonl(merged_text(path), path),)
+    text = read_text(path)
     if kind in (".csv", ".tsv"):
         return (_csv(text, path, "\t" if kind == ".tsv" else ","),)
     return markdown_tables(text)

@@ -13,9 +13,8 @@ from .tables import TableEntry
 LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else
 _DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
 _DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
-_AGREES = (
-    0.05  # relative, between a stated MFU or throughput and the recomputed one: conventions differ by as much
-)
+_SPEEDS = ("tokens_per_s", "device_tokens_per_s", "device_teraflops")  # fields of a stated throughput
+_AGREES = 0.05  # relative, between a stated and a recomputed MFU or throughput: conventions differ so
 _EXPLAINS = 0.02  # relative, for another peak, count or convention to be named as the cause
 
 
@@ -141,8 +140,7 @@ def utilisation(entry: TableEntry, tokens: float | None) -> Utilisation | None:
 
 def utilisation_findings(entry: TableEntry, tokens: float | None) -> list[Finding]:
     """MFU by the hours; stated throughput and MFU against what the row's other cells give."""
-    timed = {"hours", "wall_s", "tokens_per_s", "device_tokens_per_s", "device_teraflops", "mfu"}
-    if timed.isdisjoint(entry.numbers):
+    if not {"hours", "wall_s", "mfu", *_SPEEDS} & entry.numbers.keys():
         return []
     return [
         *_unknown_device(entry),
@@ -211,11 +209,11 @@ def _throughput(entry: TableEntry, tokens: float | None) -> list[Finding]:
     devices, numbers = devices_of(entry), entry.numbers
     count = devices.count if devices else round(numbers["devices"].value) if "devices" in numbers else 1
     timed = _seconds(entry, count)
-    for field in ("tokens_per_s", "device_tokens_per_s"):
+    for field in _SPEEDS:
         number = numbers.get(field)
         if number is None:
             continue
-        if tokens is not None and timed:
+        if tokens is not None and timed and field != "device_teraflops":
             speed = tokens / timed / (count if field == "device_tokens_per_s" else 1)
             off = number.value / speed - 1
             fits = abs(off) <= _AGREES + number.relative
@@ -281,20 +279,19 @@ def _stated_mfu(entry: TableEntry, tokens: float | None) -> list[Finding]:
         return []
     devices = devices_of(entry)
     implied = None
-    for field in ("tokens_per_s", "device_tokens_per_s", "device_teraflops"):
+    for field in _SPEEDS:
         implied = implied or _mfu_of_speed(entry, field, tokens)
     timed = utilisation(entry, tokens)
     if implied is None and timed is not None:
         implied = timed.mfu, timed.flops
     if implied is None or devices is None:
-        above = number.value > 1
         return [
             Finding(
                 check="stated MFU",
                 **cell(entry, "mfu"),
-                verdict=Verdict.MISMATCH if above else Verdict.OK,
+                verdict=Verdict.MISMATCH if number.value > 1 else Verdict.OK,
                 explanation="exceeds the hardware's peak"
-                if above
+                if number.value > 1
                 else "below 100 %; a known device, a size and a throughput or hours would tell more",
                 severity=number.value,
             )

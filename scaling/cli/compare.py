@@ -302,6 +302,9 @@ def audit(
     echo(
         f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks; stated -> recomputed"
     )
+    for note in found.notes:
+        for line in wrap(f"note: {note}", width=100, subsequent_indent="  "):
+            echo(line)
     for verdict, number in found.counts.items():
         if number:
             echo()
