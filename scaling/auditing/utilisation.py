@@ -1,11 +1,13 @@
 """Devices, throughput and MFU of a row: by its hours, by its tokens per second, and as it states them."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..budget import ASSUMED_MFU
-from ..hardware import Accelerator, known, recognise
+from ..hardware import USER_FILE, Accelerator, known, recognise
 from .findings import Finding, Verdict, cell
 from .shapes import architecture_of, flops_per_token
 from .tables import TableEntry
@@ -48,6 +50,16 @@ class Utilisation:
     devices: Devices
 
 
+def _recognised(text: str) -> tuple[int, Accelerator | None]:
+    """`recognise`, once for each text: a table repeats few."""
+    return _recognise(text, os.environ.get(USER_FILE), os.environ.get("XDG_CONFIG_HOME"))
+
+
+@lru_cache(maxsize=4096)
+def _recognise(text: str, *_user_file: str | None) -> tuple[int, Accelerator | None]:
+    return recognise(text)
+
+
 def _device_text(entry: TableEntry) -> str:
     """The text that names a row's devices: its own cell, or its hours' header, "Training Hours on 8xA100s"."""
     words = entry.words.get("accelerator", "")
@@ -55,7 +67,7 @@ def _device_text(entry: TableEntry) -> str:
     header = match[1] if match else ""
     return (
         header
-        if header and recognise(words)[1] is None and recognise(header)[1] is not None
+        if header and _recognised(words)[1] is None and _recognised(header)[1] is not None
         else words or header
     )
 
@@ -63,10 +75,10 @@ def _device_text(entry: TableEntry) -> str:
 def devices_of(entry: TableEntry) -> Devices | None:
     """Number and kind of a row's accelerators; None where none is named that is known."""
     text = _device_text(entry)
-    count, device = recognise(text)
+    count, device = _recognised(text)
     if device is None:
         return None
-    header_count, header_device = recognise(_after_on(entry))
+    header_count, header_device = _recognised(_after_on(entry))
     numbers = entry.numbers
     if "devices" in numbers:
         count = round(numbers["devices"].value)
@@ -90,7 +102,7 @@ def _after_on(entry: TableEntry) -> str:
 def _of_each_device(header: str) -> bool:
     """True if hours are summed over devices: "GPU hours", "A100-hours"."""
     match = _DEVICE_HOURS.search(header)
-    return match is not None and (match[1].lower() in _DEVICE_WORDS or recognise(match[1])[1] is not None)
+    return match is not None and (match[1].lower() in _DEVICE_WORDS or _recognised(match[1])[1] is not None)
 
 
 def _seconds(entry: TableEntry, devices: int) -> float | None:
