@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from families import Member, ModelSpec, params, params_kaplan, params_non_embedding, train_flops_per_token
+from families import (
+    MEMBERS,
+    Member,
+    ModelSpec,
+    params,
+    params_kaplan,
+    params_non_embedding,
+    train_flops_per_token,
+)
 from families.architectures import architecture
-from families.spec import MEMBERS, SIZES
+from families.spec import SIZES
 from families.units import BadInput
 
 from .findings import Finding, Verdict, cell
