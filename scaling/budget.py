@@ -47,9 +47,21 @@ _DURATION = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
 
 
 class Budget(Record):
-    """Training budget. `flops` is always known; time needs an accelerator.
+    """Training budget: FLOPs, and time and money where an accelerator is named.
 
-    device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
+    Attributes:
+        text: The budget as it was given.
+        flops: Training FLOPs.
+        device_seconds: Seconds times devices; None without an accelerator.
+        accelerator: Name in the catalogue of accelerators, such as "A100"; None for a budget in FLOPs alone.
+        devices: Number of devices.
+        mfu: Model FLOPs utilisation, a share of the device's dense peak.
+        mfu_source: "measured", "estimated" or "assumed".
+
+    Examples:
+        >>> budget = parse_budget("8xA100-hours", mfu=0.4)
+        >>> f"{budget.flops:.3g}", budget.hours(budget.flops)
+        ('3.59e+18', 1.0)
     """
 
     text: str
