@@ -198,6 +198,19 @@ def test_flops_go_with_the_active_parameters():
     assert fits.recomputed == "2.4e+23"
 
 
+def test_stated_experts_give_the_active_parameters():
+    whole, active = expert_params(MISTRAL, Experts(number=8, per_token=2))
+    shape = {"experts": 8, "top_k": 2, "params": whole, "tokens": "1T"}
+    for count, verdict in ((active, Verdict.OK), (whole, Verdict.SUSPICIOUS)):
+        table = markdown(
+            model="mixtral-like", n_layer=32, d_model=4096, n_heads=32, n_kv_heads=8, d_ff=14336, vocab=32000,
+            context=8192, compute=f"{6e12 * count:.2e}", **shape,
+        )  # fmt: skip
+        result = audit_text(table)
+        assert [finding.verdict for finding in of(result, "parameters")] == [Verdict.OK]
+        assert [finding.verdict for finding in of(result, "compute")] == [verdict]
+
+
 def test_more_active_parameters_than_parameters_are_swapped():
     (finding,) = of(
         audit_text(markdown(model="m", params="5B", **{"active params": "40B"})), "active parameters"

@@ -11,7 +11,7 @@ from families.units import format_size
 from ..published_runs import PUBLISHED_RUNS
 from ..stats import format_loss
 from .findings import MOST_OK, Finding, Verdict, cell
-from .shapes import architecture_of, flops_per_token, shape_kind, spec_of
+from .shapes import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
 from .tables import SourceTable, StatedNumber, TableEntry, folded, parse_stated
 from .utilisation import utilisation_findings
 
@@ -59,6 +59,16 @@ def _size(entry: TableEntry) -> StatedNumber | None:
     return next(
         (entry.numbers[field] for field in ("params_active", *SIZE_FIELDS) if field in entry.numbers), None
     )
+
+
+def _active_params(entry: TableEntry) -> float | None:
+    """Active parameters as stated, else those of the stated experts; None for a dense model."""
+    number, spec, experts = entry.numbers.get("params_active"), spec_of(entry), experts_of(entry)
+    if number is not None:
+        return number.value
+    if spec is None or experts is None or spec.architecture != "llama":
+        return None
+    return float(expert_params(spec, experts)[1])
 
 
 def derivation_notes(rows: Sequence[TableEntry]) -> tuple[str, ...]:
@@ -140,8 +150,7 @@ def _exact_flops(entry: TableEntry) -> list[Finding]:
     if spec is None or tokens is None or per_token is None or not architecture_of(entry):
         return []
     exact = per_token * tokens
-    size = _size(entry) if "params_active" in entry.numbers else None
-    count = params(spec) if size is None else size.value
+    count = _active_params(entry) or params(spec)
     return [
         Finding(
             check="FLOPs",
@@ -161,12 +170,14 @@ def _compute(entry: TableEntry) -> list[Finding]:
         return []
     counts: dict[str, float] = {}
     slack = number.relative + 0.001
-    active = "params_active" in entry.numbers
+    active = _active_params(entry) is not None
     labels = {
         "params_active": "6·N·D, N the active parameters",
         "params": "6·N·D, N all parameters" if active else "6·N·D",
         "params_non_embedding": "6·N·D, N without embeddings",
     }
+    if active and "params_active" not in entry.numbers:
+        counts[labels["params_active"]] = 6 * (_active_params(entry) or 0) * tokens
     for field, label in labels.items():
         if field in entry.numbers:
             counts[label] = 6 * entry.numbers[field].value * tokens

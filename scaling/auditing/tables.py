@@ -141,7 +141,8 @@ _FIELDS = {
     "tokpersec toksec tokensecond throughput tps tokenthroughput throughputtokenss",
     "device_tokens_per_s": "tokenssgpu tokenspersecpergpu tokenspersecondpergpu tokenssecgpu tokensgpus tgs "
     "tokenspergpupersecond tokensgpusec tokensgpusecond tokenssdevice tokensschip tokenspersecperdevice "
-    "tokenssecdevice devicetokenspers throughputpergpu",
+    "tokenssecdevice devicetokenspers throughputpergpu "
+    "toksgpu toksecgpu tokspergpu tokensgpusec tokspersecpergpu",
     "device_teraflops": "tflopss tflopsgpu tflopssgpu tflopspergpu tflopspersecpergpu tflopspersecondpergpu achievedtflops "
     "tflopsdevice tflopsperdevice teraflopspergpu",
     "mfu": "mfu modelflopsutilization modelflopsutilisation modelfloputilization flopsutilization",
