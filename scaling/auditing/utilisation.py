@@ -89,7 +89,7 @@ def devices_of(entry: TableEntry) -> Devices | None:
     stated = (
         count > 1
         or bool({"devices", "nodes"} & numbers.keys())
-        or re.search(r"(?<![\w.])1 ?x\b", text) is not None
+        or re.search(r"(?<![\w.-])1 ?x?(?![\w.])", text) is not None
     )
     return Devices(count=max(1, count), device=device, counted=stated)
 
