@@ -1,7 +1,6 @@
 """More columns give more checks; derived, swapped and unread columns are said; a stated MFU is recomputed."""
 
 import math
-import time
 from collections import Counter
 
 import numpy as np
@@ -465,23 +464,6 @@ def test_two_sizes_are_said_to_be_too_few(tmp_path):
     rows = [[f"r{at}", float(1e8 * (1 + at % 2)), 2e9 * (1 + at), 3.1 - 0.01 * at] for at in range(12)]
     (finding,) = audit(runs_file(tmp_path, rows)).of("residuals")
     assert "there are 2 and 12" in finding.explanation
-
-
-def test_the_time_of_an_audit_grows_with_its_rows_alone(tmp_path):
-    def seconds(rows):
-        named = [
-            [*row, place % 40 + 2, 64 * (place % 50 + 1), 64 * (place % 50 + 1), "8xA100", 5]
-            for place, row in enumerate(random_search(rows))
-        ]
-        header = "run,params,tokens,loss,n_layer,d_model,d_attn,accelerator,hours"
-        path = runs_file(tmp_path, named, header)
-        start = time.process_time()
-        audit(path)
-        return time.process_time() - start
-
-    seconds(200)
-    few, many = seconds(1500), seconds(12000)
-    assert many < 3 * 8 * few
 
 
 def test_a_runs_last_row_is_fitted_where_no_column_says_which_are_final(tmp_path):
