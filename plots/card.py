@@ -1,4 +1,4 @@
-"""The study card: the report's words and tables as Markdown, LaTeX or JSON."""
+"""The study card: the report's text and tables as Markdown, LaTeX or JSON."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 from scaling.rendering import latex_environment, markdown_environment
 
 from . import tables, text
-from .figures import Picture
+from .figures import StudyFigure
 from .study_data import StudyData
-from .tables import Table
+from .tables import ReportTable
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+
+_JSON_KEYS = {"recorded": "booked", "status": "verdict"}  # labels of facts whose keys in --json are older
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,31 +24,31 @@ class _Section:
 
     title: str
     facts: text.Facts
-    table: Table | None
+    table: ReportTable | None
     advice: list[str]
 
 
-def markdown(seen: StudyData, drawn: tuple[Picture, ...] = (), folder: str = "figures") -> str:
-    """A card to keep beside the model: what was promised, what came, and how far the law reaches."""
+def markdown(study: StudyData, drawn: tuple[StudyFigure, ...] = (), folder: str = "figures") -> str:
+    """The card in Markdown; figures are linked as files in `folder`."""
     return _markdown_template().render(
-        title=seen.title,
-        headline=text.headline(seen),
-        sections=_sections(seen),
+        title=study.title,
+        headline=text.headline(study),
+        sections=_sections(study),
         figures=drawn,
         folder=folder,
-        warnings=seen.doubts,
+        warnings=study.warnings,
     )
 
 
-def latex(seen: StudyData) -> str:
-    """The table of a paper: predicted against actual where there is one, else the runs. Needs booktabs."""
-    table = tables.outcome_table(seen) or tables.observations_table(seen) or tables.plan_table(seen)
+def latex(study: StudyData) -> str:
+    """A table for a paper: predicted against actual where there is one, else the runs. Needs booktabs."""
+    table = tables.outcome_table(study) or tables.observations_table(study) or tables.plan_table(study)
     alignment = ""
     if table is not None:
         columns = [[row[i] for row in table.rows] for i in range(len(table.header))]
         numeric = [all(cell.value is not None or cell.text == "–" for cell in column) for column in columns]
         alignment = "".join("r" if n else "l" for n in numeric)
-    return _latex_template().render(headline=text.headline(seen), table=table, alignment=alignment)
+    return _latex_template().render(headline=text.headline(study), table=table, alignment=alignment)
 
 
 @cache
@@ -58,34 +61,38 @@ def _latex_template() -> "Template":
     return latex_environment("plots").get_template("report.tex")
 
 
-def values(seen: StudyData, drawn: tuple[Picture, ...], lacking: dict[str, str]) -> dict[str, Any]:
+def values(study: StudyData, drawn: tuple[StudyFigure, ...], not_drawn: dict[str, str]) -> dict[str, Any]:
     """The report as one JSON object."""
     return {
-        "title": seen.title,
-        "headline": text.headline(seen),
-        "asked": dict(text.question_facts(seen)),
-        "sealed": dict(text.sealed(seen)),
-        "comparison": [row.model_dump(mode="json") for row in seen.comparison.rows]
-        if seen.comparison
+        "title": study.title,
+        "headline": text.headline(study),
+        "asked": _keyed(text.question_facts(study)),
+        "sealed": dict(text.seal_facts(study)),
+        "comparison": [row.model_dump(mode="json") for row in study.comparison.rows]
+        if study.comparison
         else [],
-        "law": dict(text.law_facts(seen)),
-        "next": text.recommendations(seen),
+        "law": _keyed(text.law_facts(study)),
+        "next": text.recommendations(study),
         "figures": {p.name: p.title for p in drawn},
-        "not_drawn": lacking,
-        "missing": list(seen.missing),
-        "doubts": list(seen.doubts),
+        "not_drawn": not_drawn,
+        "missing": list(study.missing),
+        "doubts": list(study.warnings),
     }
 
 
-def _sections(seen: StudyData) -> list[_Section]:
-    found: list[tuple[str, text.Facts, Table | None, list[str]]] = [
-        ("What was asked", text.question_facts(seen), None, []),
-        ("What was planned and sealed", text.sealed(seen), tables.plan_table(seen), []),
-        ("What happened", [], tables.outcome_table(seen), []),
-        ("How good the law is", text.law_facts(seen), tables.forms_table(seen), []),
-        ("What to run next", [], tables.next_runs_table(seen), text.recommendations(seen)),
+def _keyed(facts: text.Facts) -> dict[str, str]:
+    return {_JSON_KEYS.get(label, label): value for label, value in facts}
+
+
+def _sections(study: StudyData) -> list[_Section]:
+    sections: list[tuple[str, text.Facts, ReportTable | None, list[str]]] = [
+        ("Question and setup", text.question_facts(study), None, []),
+        ("Plan and sealed predictions", text.seal_facts(study), tables.plan_table(study), []),
+        ("Results", [], tables.outcome_table(study), []),
+        ("Fitted law", text.law_facts(study), tables.forms_table(study), []),
+        ("Next runs", [], tables.next_runs_table(study), text.recommendations(study)),
     ]
     return [
         _Section(title=title, facts=facts, table=table, advice=advice)
-        for title, facts, table, advice in found
+        for title, facts, table, advice in sections
     ]

@@ -1,4 +1,4 @@
-"""A plan as a picture: what each size reaches for the budget, and which are about as good as the best."""
+"""Figure of a plan: the loss of each size for the budget, and the sizes about as good as the best."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from families.units import format_size
@@ -15,7 +14,7 @@ from scaling.planning.planfile import Choice, PlanFile
 from scaling.planning.query import IsoFlop
 from scaling.published_runs import PUBLISHED_RUNS, PublishedRuns
 from scaling.runs import Run
-from scaling.stats import Array
+from scaling.stats import Array, format_loss
 
 from .style import (
     BLUE,
@@ -23,6 +22,7 @@ from .style import (
     MUTED,
     ORANGE,
     PURPLE,
+    Plot,
     legend_above,
     log_losses,
     log_sizes,
@@ -32,92 +32,97 @@ from .style import (
     tooltips,
 )
 
-WIDE = 12.0  # sizes shown: this factor to either side of the recommended
-
-BESIDE = 5.0  # and this beyond the smallest and the largest of several budgets
-
-HIGH = (
-    0.5  # nats above the highest loss drawn at which a published run is still shown, the axis stretched to it
-)
-
+SIZE_FACTOR = 12.0  # sizes shown: this factor to either side of the recommended
+LADDER_FACTOR = 5.0  # or this factor beyond the smallest and the largest of several budgets
+LOSS_MARGIN = 0.5  # nats beyond the losses drawn within which a published run is still shown
 DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
+MARKER_OF_SET = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
-SHAPES = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
+def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Plot:
+    """Expected loss against size for a plan's budget.
 
-def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Figure:
-    """IsoFLOP curves of a plan's candidates, the frontier, the indifference band, own and published runs, and what
-    other laws would choose.
-
-    Losses in nats per token, by the plan's law; another law's choice is shown by its size alone, since its losses are
-    of another text. Published runs are hollow, each on its own text: under published laws and with a vocabulary like
-    theirs. Under a law of one dial there is the frontier alone.
+    IsoFLOP curves of the candidates, the frontier, the indifference band, own and published runs, and the sizes that other
+    laws prefer. Losses are in nats per token by the plan's law; another law's choice is shown by its size alone, since its
+    losses are of another text. Published runs are hollow markers, each on its own text, shown under published laws and
+    under a fitted law of the same vocabulary. A law of one variable has the frontier alone.
     """
     best = plan.recommended
+    header = ("member", "params", "tokens", "flops", "loss", "within_band")
     if best is None:
-        return set_title(new_figure()[0], "The plan recommends nothing")
+        return Plot(
+            figure=set_title(new_figure()[0], "The plan recommends no member"), header=header, rows=()
+        )
     with style_context():
         figure, (axes,) = new_figure(height=4.1)
         low, high = _sizes(plan, best)
         losses = [best.loss, *(rung.choice.loss for rung in plan.ladder)]
         spent = best.flops + best.inference_flops
-        visible = []
+        labelled = []
         for curve in curves:
-            seen = (curve.params >= low) & (curve.params <= high)
-            if not seen.any():
+            inside = (curve.params >= low) & (curve.params <= high)
+            if not inside.any():
                 continue
             main = abs(curve.flops / spent - 1) < 1e-6
             axes.plot(
-                curve.params[seen],
-                curve.loss[seen],
+                curve.params[inside],
+                curve.loss[inside],
                 color=BLUE if main else MUTED,
                 linewidth=2.0 if main else 1.0,
                 marker="o",
                 markersize=3.0 if main else 2.0,
             )
-            losses.extend((float(curve.loss[seen].min()), float(curve.loss[seen].min()) + 0.25))
-            visible.append((curve.flops, curve.params[seen], curve.loss[seen], BLUE if main else MUTED))
+            losses.extend((float(curve.loss[inside].min()), float(curve.loss[inside].min()) + 0.25))
+            labelled.append((curve.flops, curve.params[inside], curve.loss[inside], BLUE if main else MUTED))
         frontier = [choice for choice in plan.frontier if low <= choice.params <= high] if not curves else []
         if frontier:
             axes.plot(
                 [c.params for c in frontier], [c.loss for c in frontier], color=BLUE, marker="o", markersize=4
             )
             losses.extend(c.loss for c in frontier)
-        handles = _marks(axes, plan, best, runs, low, high)
-        for found in published_near(plan, (low, high), (min(losses), max(losses))):
-            handles.append(_published(axes, found, low))
-            losses.extend(run.loss for run in found.runs)
+        handles = _draw_marks(axes, plan, best, runs, low, high)
+        for published in published_near(plan, (low, high), (min(losses), max(losses))):
+            handles.append(_draw_published(axes, published, low))
+            losses.extend(run.loss for run in published.runs)
         axes.set_xlim(low, high)
         pad = 0.08 * (max(losses) - min(losses)) or 0.05
         axes.set_ylim(min(losses) - pad, max(losses) + pad)
-        for flops, params, loss, colour in visible:
-            _budget(axes, flops, params, loss, colour, max(losses) - pad)
+        for flops, params, loss, colour in labelled:
+            _label_budget(axes, flops, params, loss, colour, max(losses) - pad)
         log_sizes(axes, "x")
         log_losses(axes, "y")
         axes.set_xlabel("parameters, N")
         axes.set_ylabel("expected loss, nats per token")
         legend_above(axes, handles, columns=3 if len(handles) <= 3 else 2, columnspacing=1.1)
-    return set_title(figure, _title(plan, best))
+    band = {member.choice.member for member in plan.band.members} if plan.band else set()
+    return Plot(
+        figure=set_title(figure, _title(plan, best)),
+        header=header,
+        rows=tuple(
+            (c.member, c.params, c.tokens, c.flops, c.loss, c.member in band)
+            for c in plan.frontier or (best,)
+        ),
+    )
 
 
 def _sizes(plan: PlanFile, best: Choice) -> tuple[float, float]:
-    """Parameters shown: around the recommended, or around all the rungs of several budgets."""
+    """Range of parameters shown: around the recommended, or around the choices of several budgets."""
     if not plan.ladder:
-        return best.params / WIDE, best.params * WIDE
+        return best.params / SIZE_FACTOR, best.params * SIZE_FACTOR
     sizes = [rung.choice.params for rung in plan.ladder]
-    return min(sizes) / BESIDE, max(sizes) * BESIDE
+    return min(sizes) / LADDER_FACTOR, max(sizes) * LADDER_FACTOR
 
 
-def _budget(axes: Axes, flops: float, params: Array, loss: Array, colour: str, top: float) -> None:
-    """A curve's budget, above its right end where it leaves the picture, else beside it."""
+def _label_budget(axes: Axes, flops: float, params: Array, loss: Array, colour: str, top: float) -> None:
+    """Write a curve's budget above the point where it leaves the axes, else at its right end."""
     inside = np.flatnonzero(loss <= top)
     if len(inside) == 0:
         return
-    place = int(inside[-1])
-    ends = place == len(params) - 1 and params[place] < axes.get_xlim()[1] / BESIDE
+    last = int(inside[-1])
+    ends = last == len(params) - 1 and params[last] < axes.get_xlim()[1] / LADDER_FACTOR
     axes.annotate(
         f"{format_size(flops, 2)} FLOPs",
-        (float(params[place]), float(loss[place])),
+        (float(params[last]), float(loss[last])),
         color=colour,
         fontsize=7.5,
         ha="left" if ends else "right",
@@ -127,10 +132,10 @@ def _budget(axes: Axes, flops: float, params: Array, loss: Array, colour: str, t
     )
 
 
-def _marks(
+def _draw_marks(
     axes: Axes, plan: PlanFile, best: Choice, runs: Sequence[Run], low: float, high: float
 ) -> list[Line2D]:
-    """The band, the recommended, other laws' choices and runs of one's own; returns the legend's lines."""
+    """Draw the band, the recommended choice, other laws' choices and own runs; return the legend's handles."""
     handles = [Line2D([], [], color=ORANGE, marker="*", linestyle="", markersize=10, label=best.member)]
     if plan.band is not None:
         top = max(member.choice.loss for member in plan.band.members)
@@ -149,40 +154,45 @@ def _marks(
     star = axes.scatter(
         [best.params], [best.loss], s=150, marker="*", color=ORANGE, edgecolor="none", zorder=6
     )
-    tooltips(star, [f"{best.member}: {best.loss:.4f} nats per token on {format_size(best.tokens)} tokens"])
+    tooltips(
+        star, [f"{best.member}: {format_loss(best.loss)} nats per token on {format_size(best.tokens)} tokens"]
+    )
     if plan.ladder:
         rungs = [rung.choice for rung in plan.ladder]
         axes.plot(
             [rung.params for rung in rungs], [rung.loss for rung in rungs],
             color=ORANGE, marker="*", markersize=8, linewidth=1.0, zorder=5,
         )  # fmt: skip
-    unwanted = [
+    unpreferred = [
         choice
         for choice in plan.frontier
         if not choice.preferred_by
         and low < choice.params < high
         and abs(choice.flops / best.flops - 1) < 1e-6
     ]
-    if unwanted:
+    if unpreferred:
         rings = axes.scatter(
-            [choice.params for choice in unwanted], [choice.loss for choice in unwanted],
+            [choice.params for choice in unpreferred], [choice.loss for choice in unpreferred],
             s=42, facecolor="none", edgecolor=BLUE, linewidth=1.0, zorder=3,
         )  # fmt: skip
-        tooltips(rings, [f"{choice.member}: Pareto-optimal, and no law prefers it" for choice in unwanted])
+        tooltips(rings, [f"{choice.member}: Pareto-optimal, preferred by no law" for choice in unpreferred])
         handles.append(
             Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=6, markerfacecolor="none",
-                   label="frontier, no law wants it")
+                   label="frontier, preferred by no law")
         )  # fmt: skip
     for other, dashes in zip(plan.others, cycle(DASHES), strict=False):
         if low < other.choice.params < high:
             axes.axvline(other.choice.params, color=PURPLE, linewidth=1.2, linestyle=dashes, zorder=1)
-            handles.append(Line2D([], [], color=PURPLE, linestyle=dashes, label=f"{other.law} would"))
+            handles.append(Line2D([], [], color=PURPLE, linestyle=dashes, label=f"under {other.law}"))
     near = [run for run in runs if run.params is not None and low < run.params < high and run.annealed]
     if near:
-        found = axes.scatter(
+        points = axes.scatter(
             [run.params or 0 for run in near], [run.loss for run in near], s=22, color=MUTED, marker="D"
         )
-        tooltips(found, [f"{run.run}: {run.loss:.4f} on {format_size(run.tokens)} tokens" for run in near])
+        tooltips(
+            points,
+            [f"{run.run}: {format_loss(run.loss)} on {format_size(run.tokens)} tokens" for run in near],
+        )
         handles.append(Line2D([], [], color=MUTED, marker="D", linestyle="", markersize=4, label="own runs"))
     return handles
 
@@ -190,43 +200,48 @@ def _marks(
 def published_near(
     plan: PlanFile, sizes: tuple[float, float], losses: tuple[float, float]
 ) -> tuple[PublishedRuns, ...]:
-    """Published sets, each cut to the runs among the sizes drawn and near the losses; empty where the plan's law is
-    one's own fit of another vocabulary.
+    """Published sets, each restricted to the runs near the plan.
+
+    Args:
+        plan: with its law and recommended choice; without either the result is empty. Under a fitted law, runs of another
+            vocabulary are left out.
+        sizes: smallest and largest number of parameters.
+        losses: lowest and highest loss drawn, nats per token; runs within LOSS_MARGIN of them are kept.
     """
     if plan.recommended is None or plan.law is None:
         return ()
-    own = plan.law.name.endswith(".json")
-    cut = []
-    for found in PUBLISHED_RUNS.values():
+    fitted = plan.law.name.endswith(".json")
+    nearby = []
+    for published in PUBLISHED_RUNS.values():
         near = tuple(
             run
-            for run in found.runs
+            for run in published.runs
             if sizes[0] < run.params < sizes[1]
-            and losses[0] - HIGH < run.loss < losses[1] + HIGH
-            and not (own and run.spec.vocab_size != plan.recommended.vocab_size)
+            and losses[0] - LOSS_MARGIN < run.loss < losses[1] + LOSS_MARGIN
+            and not (fitted and run.spec.vocab_size != plan.recommended.vocab_size)
         )
         if near:
-            cut.append(replace(found, runs=near))
-    return tuple(cut)
+            nearby.append(replace(published, runs=near))
+    return tuple(nearby)
 
 
-def _published(axes: Axes, found: PublishedRuns, low: float) -> Line2D:
-    """A set's runs, hollow and named; returns its line of the legend."""
-    shape = SHAPES.get(found.name, "P")
+def _draw_published(axes: Axes, published: PublishedRuns, low: float) -> Line2D:
+    """Draw a set's runs as hollow markers with their names; return its handle for the legend."""
+    marker = MARKER_OF_SET.get(published.name, "P")
     points = axes.scatter(
-        [run.params for run in found.runs],
-        [run.loss for run in found.runs],
-        s=34, marker=shape, facecolor="none", edgecolor=PURPLE, linewidth=1.1, zorder=5,
+        [run.params for run in published.runs],
+        [run.loss for run in published.runs],
+        s=34, marker=marker, facecolor="none", edgecolor=PURPLE, linewidth=1.1, zorder=5,
     )  # fmt: skip
-    tokens = ["" if run.tokens is None else f" on {format_size(run.tokens)} tokens" for run in found.runs]
+    tokens = ["" if run.tokens is None else f" on {format_size(run.tokens)} tokens" for run in published.runs]
     tooltips(
         points,
         [
-            f"{run.member}: {run.loss:.{found.digits}f} nats per token of {found.text}{on} ({found.title})"
-            for run, on in zip(found.runs, tokens, strict=True)
+            f"{run.member}: {run.loss:.{published.digits}f} nats per token of {published.text}{on} ({published.title})"
+            for run, on in zip(published.runs, tokens, strict=True)
         ],
     )
-    for run in found.runs:
+    for run in published.runs:
         axes.annotate(
             run.member.removeprefix("cerebras-").removeprefix("gpt-"),
             (run.params, run.loss),
@@ -238,14 +253,17 @@ def _published(axes: Axes, found: PublishedRuns, low: float) -> Line2D:
             textcoords="offset points",
         )
     return Line2D(
-        [], [], color=PURPLE, marker=shape, linestyle="", markersize=5, markerfacecolor="none",
-        label=f"{found.name}, {found.text}",
+        [], [], color=PURPLE, marker=marker, linestyle="", markersize=5, markerfacecolor="none",
+        label=f"{published.name}, {published.text}",
     )  # fmt: skip
 
 
 def _title(plan: PlanFile, best: Choice) -> str:
-    said = f"{format_size(best.flops, 2)} FLOPs: {best.member} on {format_size(best.tokens, 2)} tokens, loss {best.loss:.3g}"
+    title = (
+        f"{format_size(best.flops, 2)} FLOPs: {best.member} on {format_size(best.tokens, 2)} tokens, "
+        f"loss {format_loss(best.loss)}"
+    )
     if plan.band is None:
-        return said
+        return title
     sizes = [member.choice.params for member in plan.band.members]
-    return f"{said}; {format_size(min(sizes), 2)} to {format_size(max(sizes), 2)} do about as well"
+    return f"{title}; {format_size(min(sizes), 2)} to {format_size(max(sizes), 2)} do about as well"

@@ -1,46 +1,44 @@
-"""Figures of promises: what was predicted before the run and what came, and how often the intervals held."""
+"""Figures of predictions: predicted against actual loss, calibration of the intervals, backtest of the law's forms."""
 
 import math
 from collections.abc import Sequence
 
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
 from scaling.fitting.lawfile import FormRecord
 from scaling.scoring import ComparisonRow
+from scaling.stats import format_loss
 
 from .style import (
     BLUE,
     INK,
     MUTED,
     ORANGE,
-    PALETTE,
+    Plot,
     legend_above,
     name_rows,
     new_figure,
-    plain,
     set_title,
+    short_label,
     style_context,
     tooltips,
 )
 
 FEWEST_TO_CALIBRATE = 3
-
 LEVELS = (0.5, 0.8, 0.95)
-
 Z_50 = 0.6744897501960817  # standard normal quantile at 0.75
 
 
 def percent_off(error: float) -> str:
-    """0.46 %, 1.2 %, 100 %: the size of a relative error to two digits."""
+    """The size of a relative error with two digits: 0.46 %, 1.2 %, 100 %."""
     size = 100 * abs(error)
     return f"{size:.0f} %" if size >= 10 else f"{size:.2g} %"
 
 
-def verdict(row: ComparisonRow) -> str:
-    """One prediction in one line: predicted, actual, the miss, and the narrowest interval that held."""
-    held = (
+def score_text(row: ComparisonRow) -> str:
+    """One prediction in one line: predicted, actual, the error, and the narrowest interval that held."""
+    interval = (
         "inside the 80 % interval"
         if row.inside_80
         else "inside the 95 % interval, outside the 80 % one"
@@ -48,15 +46,15 @@ def verdict(row: ComparisonRow) -> str:
         else "outside the 95 % interval"
     )
     return (
-        f"Predicted {row.predicted_loss:.3f}, actual {row.actual_loss:.3f}: "
-        f"{percent_off(row.error)} off, {held}"
+        f"Predicted {format_loss(row.predicted_loss)}, actual {format_loss(row.actual_loss)}: "
+        f"{percent_off(row.error)} off, {interval}"
     )
 
 
-def verdicts(rows: Sequence[ComparisonRow]) -> str:
+def scores_text(rows: Sequence[ComparisonRow]) -> str:
     """All predictions in one line."""
     if len(rows) == 1:
-        return verdict(rows[0])
+        return score_text(rows[0])
     mean = math.fsum(abs(row.error) for row in rows) / len(rows)
     bias = math.fsum(row.error for row in rows) / len(rows)
     inside = sum(row.inside_80 for row in rows)
@@ -67,8 +65,8 @@ def verdicts(rows: Sequence[ComparisonRow]) -> str:
     )
 
 
-def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
-    """Each sealed prediction as its 80 and 95 % intervals, the predicted loss, and the loss that came.
+def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
+    """Each sealed prediction with its 80 and 95 % intervals, and the actual loss.
 
     Raises:
         BadInput: no rows.
@@ -86,9 +84,13 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
             )
             tooltips(
                 point,
-                [f"{row.member}, {format_size(row.tokens)} tokens\n{verdict(row)}\nsealed {row.sealed_at}"],
+                [
+                    f"{row.member}, {format_size(row.tokens)} tokens\n{score_text(row)}\nsealed {row.sealed_at}"
+                ],
             )
-        name_rows(axes, [f"{plain(row.member)}\n{format_size(row.tokens)} tokens" for row in reversed(rows)])
+        name_rows(
+            axes, [f"{short_label(row.member)}\n{format_size(row.tokens)} tokens" for row in reversed(rows)]
+        )
         axes.set_ylim(-0.75, len(rows) - 0.25)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("held-out loss, nats per token")
@@ -112,18 +114,35 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Figure:
             columnspacing=1.2,
             handlelength=1.4,
         )
-    return set_title(figure, verdicts(rows))
+    return Plot(
+        figure=set_title(figure, scores_text(rows)),
+        header=(
+            "member",
+            "tokens",
+            "predicted_loss",
+            "low_80",
+            "high_80",
+            "low_95",
+            "high_95",
+            "actual_loss",
+            "error",
+        ),
+        rows=tuple(
+            (r.member, r.tokens, r.predicted_loss, *r.interval_80, *r.interval_95, r.actual_loss, r.error)
+            for r in rows
+        ),
+    )
 
 
-def calibration(rows: Sequence[ComparisonRow]) -> Figure:
-    """Promised against observed coverage: the 80 and 95 % intervals, and the 50 % one that the 80 % one implies.
+def calibration(rows: Sequence[ComparisonRow]) -> Plot:
+    """Nominal against observed coverage of the 80 and 95 % intervals, and of the 50 % one that the 80 % one implies.
 
     Raises:
         BadInput: fewer than 3 predictions.
     """
     if len(rows) < FEWEST_TO_CALIBRATE:
-        there = "is 1 scored prediction" if len(rows) == 1 else f"are {len(rows)} scored predictions"
-        raise BadInput(f"there {there}; calibration needs at least {FEWEST_TO_CALIBRATE}")
+        available = "is 1 scored prediction" if len(rows) == 1 else f"are {len(rows)} scored predictions"
+        raise BadInput(f"there {available}; calibration needs at least {FEWEST_TO_CALIBRATE}")
     inside = (
         sum(abs(row.z) <= Z_50 for row in rows),
         sum(row.inside_80 for row in rows),
@@ -134,7 +153,7 @@ def calibration(rows: Sequence[ComparisonRow]) -> Figure:
     with style_context():
         figure, (axes,) = new_figure(height=3.2)
         axes.plot([0.4, 1], [0.4, 1], color=MUTED, linestyle="--", linewidth=1)
-        axes.annotate("as promised", (0.64, 0.57), color=MUTED, fontsize=8)
+        axes.annotate("calibrated", (0.64, 0.57), color=MUTED, fontsize=8)
         axes.errorbar(LEVELS, LEVELS, yerr=error, fmt="none", ecolor=MUTED, elinewidth=6, alpha=0.25)
         point = axes.scatter(LEVELS, observed, s=46, color=BLUE, zorder=4)
         tooltips(
@@ -144,20 +163,24 @@ def calibration(rows: Sequence[ComparisonRow]) -> Figure:
                 for level, o in zip(LEVELS, observed, strict=True)
             ],
         )
-        ticks = LEVELS
-        axes.set_xticks(ticks, [f"{100 * t:.0f} %" for t in ticks])
+        axes.set_xticks(LEVELS, [f"{100 * level:.0f} %" for level in LEVELS])
         axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_ylim(-0.03, 1.05)
-        axes.set_xlabel("interval's promise")
+        axes.set_xlabel("nominal coverage")
         axes.set_ylabel("share of runs inside")
-    return set_title(
+    set_title(
         figure,
-        f"80 % intervals held {inside[1]} of {len(rows)} runs; the grey bars are chance, one standard error",
+        f"80 % intervals held {inside[1]} of {len(rows)} runs; grey bars: one standard error of the count",
+    )
+    return Plot(
+        figure=figure,
+        header=("member", "tokens", "z", "inside_80", "inside_95"),
+        rows=tuple((row.member, row.tokens, row.z, row.inside_80, row.inside_95) for row in rows),
     )
 
 
-def backtest(forms: Sequence[FormRecord]) -> Figure:
-    """Each form's rms error when it foretold, from the cheap runs, those ten times beyond them.
+def backtest(forms: Sequence[FormRecord]) -> Plot:
+    """Each form's rms error in predicting the study's costlier runs from its cheaper ones.
 
     Raises:
         BadInput: no form was backtested.
@@ -173,7 +196,7 @@ def backtest(forms: Sequence[FormRecord]) -> Figure:
     with style_context():
         figure, (axes,) = new_figure(height=1.3 + 0.42 * len(scored))
         for y, (form, error) in enumerate(zip(reversed(scored), reversed(errors), strict=True)):
-            colour = PALETTE[0] if form.weight > 0 else MUTED
+            colour = BLUE if form.weight > 0 else MUTED
             axes.plot((0, error), (y, y), color=colour, linewidth=2.5)
             point = axes.scatter([error], [y], s=50, color=colour, zorder=3)
             tooltips(
@@ -189,16 +212,21 @@ def backtest(forms: Sequence[FormRecord]) -> Figure:
                 textcoords="offset points",
             )
         name_rows(
-            axes, [f"{plain(form.name)}\nweight {100 * form.weight:.0f} %" for form in reversed(scored)]
+            axes, [f"{short_label(form.name)}\nweight {100 * form.weight:.0f} %" for form in reversed(scored)]
         )
         axes.set_ylim(-0.6, len(scored) - 0.4)
         axes.set_xlim(0, max(errors) * 1.22 or 1)
         axes.spines["left"].set_color(INK)
-        axes.set_xlabel("rms error of foretold losses, percent")
+        axes.set_xlabel("rms error of predicted losses, percent")
     best = scored[0]
     heaviest = max(scored, key=lambda f: f.weight)
-    return set_title(
+    set_title(
         figure,
-        f"Foretelling its own costlier runs, {best.name} erred least: {errors[0]:.2f} % rms"
-        + ("" if heaviest is best else f"; {heaviest.name} carries most weight"),
+        f"Predicting costlier runs from cheaper ones, {best.name} had the lowest error: {errors[0]:.2f} % rms"
+        + ("" if heaviest is best else f"; {heaviest.name} has the largest weight"),
+    )
+    return Plot(
+        figure=figure,
+        header=("form", "rollout_error", "weight", "status"),
+        rows=tuple((form.name, form.rollout_error, form.weight, form.status.value) for form in forms),
     )

@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else. Inline SVG, light and dark, a telephone's width, paper."""
+"""report.html: one self-contained file with inline SVG, for light and dark screens, narrow ones, and print."""
 
 import base64
 import hashlib
@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING
 from scaling.rendering import environment
 
 from . import tables, text
-from .figures import FIGURES, OF_OUTCOMES, Picture
+from .figures import FIGURES, OUTCOME_FIGURES, StudyFigure
 from .study_data import StudyData
-from .style import DARK, svg, variable
+from .style import DARK, css_variable, svg
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-_OF_RESULT = ("forecast", "learning", "cost", "throughput", "calibration")
-_OF_LAW = ("surface", "frontier", "isoflops", "residuals", "backtest")
+_RESULT_FIGURES = ("forecast", "learning", "cost", "throughput", "calibration")
+_LAW_FIGURES = ("surface", "frontier", "isoflops", "residuals", "backtest")
 SECTIONS = (
-    ("asked", "What was asked"),
-    ("planned", "What was planned and sealed"),
-    ("happened", "What happened"),
-    ("law", "How good the law is"),
-    ("next", "What to run next"),
-    ("runs", "Every run"),
+    ("asked", "Question and setup"),
+    ("planned", "Plan and sealed predictions"),
+    ("happened", "Results"),
+    ("law", "Fitted law"),
+    ("next", "Next runs"),
+    ("runs", "All runs"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of a table as the page sets it: its class, and its least width in characters (0: none)."""
+    """A column of a table: its header, CSS class, and minimum width in characters (0: none)."""
 
     name: str
     kind: str
@@ -42,7 +42,7 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Figure:
-    """A drawn picture as the page shows it: inline SVG, and its data as an address."""
+    """A figure on the page: inline SVG, and its data as a data: URL."""
 
     name: str
     title: str
@@ -53,61 +53,67 @@ class _Figure:
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """The figures of a section, and why others are missing from it."""
+    """The figures of a section, and (name, reason) of those that could not be drawn."""
 
     shown: tuple[_Figure, ...]
     missing: tuple[tuple[str, str], ...]
 
 
-def report(seen: StudyData, drawn: Sequence[Picture], lacking: dict[str, str]) -> str:
-    """The page of a study, with its figures and why the others cannot be drawn."""
+def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, str]) -> str:
+    """The HTML page of a study.
+
+    Args:
+        study: as read from its folder.
+        drawn: its figures.
+        not_drawn: reasons why the others cannot be drawn, by name.
+    """
     from markupsafe import Markup
 
-    script, alarm = _asset("page.js"), text.seal_warning(seen)
-    found = {
-        "outcome": tables.outcome_table(seen),
-        "costs": tables.cost_table(seen),
-        "planned": tables.plan_table(seen),
-        "indifferent": tables.band_table(seen),
-        "forms": tables.forms_table(seen),
-        "refitted": tables.refit_table(seen),
-        "telling": tables.forms_table_aside(seen),
-        "next_runs": tables.next_runs_table(seen),
-        "observed": tables.observations_table(seen),
+    script, seal_warning = _asset("page.js"), text.seal_warning(study)
+    shown = {
+        "outcome": tables.outcome_table(study),
+        "costs": tables.cost_table(study),
+        "planned": tables.plan_table(study),
+        "indifferent": tables.band_table(study),
+        "forms": tables.forms_table(study),
+        "refitted": tables.refit_table(study),
+        "informative": tables.informative_ladders_table(study),
+        "next_runs": tables.next_runs_table(study),
+        "observed": tables.observations_table(study),
     }
-    to_come = OF_OUTCOMES if found["outcome"] is None else ()
+    pending = OUTCOME_FIGURES if shown["outcome"] is None else ()
     return _environment().get_template("report.html").render(
-        title=seen.title,
-        policy=Markup(_policy(script)),  # noqa: S704 - ours
-        style=Markup(_style()),  # noqa: S704 - ours
-        script=Markup(script),  # noqa: S704 - ours
-        alarm=alarm,
-        headline=text.headline(seen).removeprefix(alarm),
-        tiles=_tiles(seen),
-        sections=SECTIONS if seen.studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened"),
-        warnings=seen.doubts,
-        has_plan=seen.plan is not None or seen.ladder is not None,
-        has_law=seen.law is not None,
-        facts_asked=text.question_facts(seen),
-        facts_sealed=text.sealed(seen),
-        facts_law=text.law_facts(seen),
+        title=study.title,
+        policy=Markup(_policy(script)),  # noqa: S704 - from this package
+        style=Markup(_style()),  # noqa: S704 - from this package
+        script=Markup(script),  # noqa: S704 - from this package
+        seal_warning=seal_warning,
+        headline=text.headline(study).removeprefix(seal_warning),
+        tiles=_tiles(study),
+        sections=SECTIONS if study.n_studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened"),
+        warnings=study.warnings,
+        has_plan=study.plan is not None or study.ladder is not None,
+        has_law=study.law is not None,
+        facts_asked=text.question_facts(study),
+        facts_sealed=text.seal_facts(study),
+        facts_law=text.law_facts(study),
         figures_planned=_figures(drawn, ("planned",), {}),
         figures_happened=_figures(
-            drawn, ("predicted", *_OF_RESULT), {n: why for n, why in lacking.items() if n not in to_come}
+            drawn, ("predicted", *_RESULT_FIGURES), {n: why for n, why in not_drawn.items() if n not in pending}
         ),
-        figures_law=_figures(drawn, _OF_LAW, lacking),
-        tables=found,
-        advice=text.recommendations(seen),
-        documents=_documents(seen) if seen.studies == 1 else None,
+        figures_law=_figures(drawn, _LAW_FIGURES, not_drawn),
+        tables=shown,
+        advice=text.recommendations(study),
+        documents=_documents(study) if study.n_studies == 1 else None,
     )  # fmt: skip
 
 
 @cache
 def _environment() -> "Environment":
-    made = environment("plots")
-    made.filters["columns"] = _columns
-    made.filters["exact"] = lambda value: repr(float(value))
-    return made
+    jinja = environment("plots")
+    jinja.filters["columns"] = _columns
+    jinja.filters["exact"] = lambda value: repr(float(value))
+    return jinja
 
 
 def _asset(name: str) -> str:
@@ -115,73 +121,73 @@ def _asset(name: str) -> str:
 
 
 def _style() -> str:
-    light = "".join(f"--{variable(colour)}:{colour};" for colour in DARK)
-    dark = "".join(f"--{variable(colour)}:{other};" for colour, other in DARK.items())
+    light = "".join(f"--{css_variable(colour)}:{colour};" for colour in DARK)
+    dark = "".join(f"--{css_variable(colour)}:{other};" for colour, other in DARK.items())
     css = _asset("page.css").replace("LIGHTVARS", light).replace("DARKVARS", dark).replace("PRINTVARS", light)
     return css.replace("\n", "")
 
 
 def _policy(script: str) -> str:
-    """Nothing is fetched, and no script runs but ours, whatever a name in the data holds."""
+    """A content security policy that fetches nothing and runs only this script, whatever names the data hold."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
 
 
-def _tiles(seen: StudyData) -> text.Facts:
-    if seen.comparison is None or len(seen.comparison.rows) != 1:
+def _tiles(study: StudyData) -> text.Facts:
+    if study.comparison is None or len(study.comparison.rows) != 1:
         return []
-    row = seen.comparison.rows[0]
+    row = study.comparison.rows[0]
     return [
-        (tables.short_cell(row.predicted_ppl, 2), "perplexity predicted"),
-        (tables.short_cell(row.actual_ppl, 2), "perplexity measured"),
+        (tables.short_number(row.predicted_ppl, 2), "perplexity predicted"),
+        (tables.short_number(row.actual_ppl, 2), "perplexity measured"),
         (tables.percent_cell(row.error).text, "error of the predicted loss"),
-        (f"{row.interval_80[0]:.2f}–{row.interval_80[1]:.2f}", "80 % interval of the loss"),
+        (tables.interval_cell(row.interval_80).text, "80 % interval of the loss"),
     ]
 
 
-def _columns(table: tables.Table) -> list[_Column]:
-    """Numbers stay whole and to the right; names to the left, broken only where they are very long."""
-    found = []
+def _columns(table: tables.ReportTable) -> list[_Column]:
+    """Columns of numbers are right-aligned and never wrap; names are left-aligned and wrap only where very long."""
+    columns = []
     for i, name in enumerate(table.header):
         column = [row[i] for row in table.rows]
         if all(cell.value is not None or cell.text == "–" for cell in column):
-            found.append(_Column(name, "n"))
+            columns.append(_Column(name, "n"))
         elif i:
-            found.append(_Column(name, "l"))
+            columns.append(_Column(name, "l"))
         else:
-            found.append(_Column(name, "t", min(max(len(cell.text) for cell in column), 24) + 2))
-    return found
+            columns.append(_Column(name, "t", min(max(len(cell.text) for cell in column), 24) + 2))
+    return columns
 
 
-def _figures(drawn: Sequence[Picture], names: Sequence[str], lacking: dict[str, str]) -> _Figures:
+def _figures(drawn: Sequence[StudyFigure], names: Sequence[str], not_drawn: dict[str, str]) -> _Figures:
     return _Figures(
-        shown=tuple(_figure(picture) for name in names for picture in drawn if picture.name == name),
-        missing=tuple((name, lacking[name]) for name in names if name in lacking),
+        shown=tuple(_figure(figure) for name in names for figure in drawn if figure.name == name),
+        missing=tuple((name, not_drawn[name]) for name in names if name in not_drawn),
     )
 
 
-def _figure(picture: Picture) -> _Figure:
+def _figure(drawn: StudyFigure) -> _Figure:
     from markupsafe import Markup
 
     return _Figure(
-        name=picture.name,
-        title=picture.title,
-        about=picture.about,
-        svg=Markup(svg(picture.figure, picture.name, inline=True)),  # noqa: S704 - matplotlib escapes its texts
-        data="data:text/csv;base64," + base64.b64encode(picture.csv().encode()).decode(),
+        name=drawn.name,
+        title=drawn.title,
+        about=drawn.about,
+        svg=Markup(svg(drawn.figure, drawn.name, inline=True)),  # noqa: S704 - matplotlib escapes its texts
+        data="data:text/csv;base64," + base64.b64encode(drawn.csv().encode()).decode(),
     )
 
 
-def _documents(seen: StudyData) -> list[tuple[str, object]]:
-    """The files that the page was made from, by their names."""
+def _documents(study: StudyData) -> list[tuple[str, object]]:
+    """(name, contents) of the study's files."""
     named = (
-        ("study", seen.study),
-        ("ladder", seen.ladder),
-        ("law", seen.law),
-        ("plan", seen.plan),
-        ("comparison", seen.comparison),
+        ("study", study.study_file),
+        ("ladder", study.ladder),
+        ("law", study.law),
+        ("plan", study.plan),
+        ("comparison", study.comparison),
     )
     return [(name, document) for name, document in named if document is not None]
 
 
-assert {*_OF_RESULT, *_OF_LAW, "predicted", "planned"} == set(FIGURES)
+assert {*_RESULT_FIGURES, *_LAW_FIGURES, "predicted", "planned"} == set(FIGURES)

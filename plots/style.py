@@ -1,10 +1,11 @@
-"""One house style: colours that colour-blind readers tell apart, ticks as 10M and 1B, SVG that is the same every time."""
+"""Style of all figures: colours safe for colour-blind readers, ticks as 10M and 1B, reproducible SVG and PNG."""
 
 import io
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape, unescape
 from typing import Any
 from urllib.parse import quote, unquote
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from families.units import format_size
+from scaling.files import csv_text
 
 WIDTH = 5.4  # inches: at 350 px of a telephone the text is still about 9 px high
 INK, MUTED, GRID, PAPER = "#1a1c20", "#666b74", "#e2e4e8", "#ffffff"
@@ -65,9 +67,27 @@ _RC: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """A figure with the values it shows, as a table: a header and its rows."""
+
+    figure: Figure
+    header: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @property
+    def title(self) -> str:
+        """The one-line conclusion."""
+        return get_title(self.figure)
+
+    def csv(self) -> str:
+        """The values as CSV, a header line first."""
+        return csv_text(self.header, self.rows)
+
+
 @contextmanager
 def style_context() -> Iterator[None]:
-    """The style, for the time of drawing or saving; nobody else's settings change."""
+    """Apply the style while drawing or saving, and restore the caller's settings afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its stubs list every key as a literal
@@ -86,43 +106,43 @@ def new_figure(
 
 
 def set_title(figure: Figure, title: str) -> Figure:
-    """Set the one-line conclusion. The page shows it as text; files carry it in the picture."""
+    """Set the one-line conclusion. The report shows it as text; image files carry it in the image."""
     wrapped = "\n".join(textwrap.wrap(title, 60)) or title
-    figure.suptitle(_plain(wrapped), x=0.01, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle(_escape_dollars(wrapped), x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
 
-def conclusion(figure: Figure) -> str:
+def get_title(figure: Figure) -> str:
     """The one-line conclusion of a figure."""
     return " ".join(figure.get_suptitle().replace(r"\$", "$").split())
 
 
-def _plain(text: str) -> str:
-    """A dollar sign in a name opens no formula."""
+def _escape_dollars(text: str) -> str:
+    """Escape dollar signs, which would open a formula."""
     return text.replace("$", r"\$")
 
 
-def plain(text: str, width: int = 28) -> str:
-    """A name as a label: nothing in it is mark-up, and a very long one is cut in the middle."""
+def short_label(text: str, width: int = 28) -> str:
+    """A name as a label: mark-up escaped, shortened in the middle to at most `width` characters."""
     short = text if len(text) <= width else text[: width - 9] + "…" + text[-8:]
-    return _plain("".join(c if c.isprintable() else "?" for c in short))
+    return _escape_dollars("".join(c if c.isprintable() else "?" for c in short))
 
 
 def log_sizes(axes: Axes, which: str) -> None:
-    """A logarithmic axis with ticks as 300k, 10M, 1B; 1–3 or decades by how much it spans."""
+    """Make axis `which` ("x" or "y") logarithmic, with ticks as 300k, 10M, 1B; their density follows its span."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
     span = high / low if low > 0 else 1.0
     subs: tuple[float, ...] = (1.0,) if span > 3000 else (1.0, 3.0) if span > 12 else (1.0, 2.0, 3.0, 5.0)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
 def log_losses(axes: Axes, which: str = "y") -> None:
-    """A logarithmic axis of losses, with plain round ticks."""
+    """Make axis `which` ("x" or "y") of losses logarithmic, with round decimal ticks."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
@@ -131,28 +151,28 @@ def log_losses(axes: Axes, which: str = "y") -> None:
         if last - first < 7:
             axis.set_major_locator(FixedLocator([i * step for i in range(first, last + 1)]))
             break
-    else:  # a loss that ran away: decades, not a tick for every five nats up to a million
+    else:  # a diverged loss: decades, not a tick for every five nats up to a million
         axis.set_major_locator(LogLocator(numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     if value < 1e15:
         return format_size(value)
     return f"{value:.0e}".replace("e+", "e")
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
-    """A name for each row of bars or intervals, from below, without ticks or lines across."""
+    """Label each row of bars or intervals, from the bottom up, without ticks or grid lines across."""
     axes.set_yticks(range(len(names)), names)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
 
 
 def legend_above(axes: Axes, handles: Sequence[Any], *, columns: int = 4, **spacing: float) -> None:
-    """A legend above the axes, from their left edge."""
+    """Draw a legend above the axes, from their left edge."""
     axes.legend(
         handles=handles,
         loc="lower left",
@@ -164,12 +184,12 @@ def legend_above(axes: Axes, handles: Sequence[Any], *, columns: int = 4, **spac
 
 
 def tooltips(collection: Any, texts: Sequence[str]) -> None:
-    """Give each point of a scatter a text that the page shows on hover or click."""
+    """Attach to each point of a scatter a text that the report shows on hover or click."""
     collection.set_urls([_TIP + quote(text) for text in texts])
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap: float = 0.055) -> None:
-    """Write names at the right ends of lines: (x, y, text, colour), pushed apart until none overlap."""
+    """Label lines at their right ends, `ends` = (x, y, text, colour); labels are pushed apart until none overlap."""
     if not ends:
         return
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -193,37 +213,39 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
         )
 
 
-def _lay_out_afresh(figure: Figure) -> None:
-    """Undo the last layout: a second one starts from the first one's and would differ in the fifth digit."""
+def _reset_layout(figure: Figure) -> None:
+    """Undo the last layout: a second one would start from it and differ in the fifth digit."""
     for axes in figure.axes:
-        place = axes.get_subplotspec()
-        if place is not None:
-            axes.set_subplotspec(place)
+        position = axes.get_subplotspec()
+        if position is not None:
+            axes.set_subplotspec(position)
 
 
 def png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """The picture as PNG, with its conclusion."""
+    """The figure as PNG, with its title."""
     buffer = io.BytesIO()
     with style_context():
-        _lay_out_afresh(figure)
+        _reset_layout(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
-    """The picture as SVG: the same bytes for the same values; a title for those who hear it; points carry tips.
+    """The figure as SVG: the same bytes for the same values, a title for screen readers, tooltips at points.
 
     Args:
-        inline: for a page: without the conclusion, without a background, colours as variables of the page.
+        figure: to be saved.
+        name: prefix of all ids, so that several figures fit on one page.
+        inline: for the report: without title and background, colours as the page's CSS variables.
     """
     buffer = io.StringIO()
-    title = conclusion(figure)
-    heading = figure._suptitle  # type: ignore[attr-defined]  # there is no public handle to hide it by
+    title = get_title(figure)
+    heading = figure._suptitle  # type: ignore[attr-defined]  # no public way to hide it
     if heading is not None:
         heading.set_visible(not inline)
         heading.set_in_layout(not inline)
     with style_context():
-        _lay_out_afresh(figure)
+        _reset_layout(figure)
         figure.savefig(buffer, format="svg", transparent=inline, metadata={"Date": None, "Creator": None})
     if heading is not None:
         heading.set_visible(True)
@@ -232,20 +254,20 @@ def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'<a xlink:href="tip:([^"]*)"[^>]*>(.*?)</a>', _point, text, flags=re.DOTALL)
+    text = re.sub(r'<a xlink:href="tip:([^"]*)"[^>]*>(.*?)</a>', _tooltip_group, text, flags=re.DOTALL)
     head, rest = text.split(">", 1)
     if inline:
         head = re.sub(r'\s(width|height)="[^"]*"', "", head, count=2)
         for colour in DARK:
-            rest = rest.replace(colour, f"var(--{variable(colour)})")
+            rest = rest.replace(colour, f"var(--{css_variable(colour)})")
     return f'{head} role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{rest}'
 
 
-def variable(colour: str) -> str:
-    """The page's name for one of our colours."""
+def css_variable(colour: str) -> str:
+    """Name of the report's CSS variable for a colour."""
     return "c" + colour.lstrip("#")
 
 
-def _point(match: re.Match[str]) -> str:
+def _tooltip_group(match: re.Match[str]) -> str:
     text = unquote(unescape(match[1]))
     return f'<g class="pt"><title>{escape(text)}</title>{match[2]}</g>'

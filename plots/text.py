@@ -1,76 +1,77 @@
-"""What a report says in sentences, and its lists of facts: worked out from the values, the same in every format."""
+"""Sentences and lists of facts of a report, derived from the values, the same in every format."""
 
 import math
 
 from families.units import BadInput, format_duration, format_size
 from scaling.fitting.predictor import Status
+from scaling.stats import format_loss
 
-from .predictions import verdicts
+from .predictions import scores_text
 from .study_data import StudyData
-from .tables import advice_table
+from .tables import advise_next_run
 
 Facts = list[tuple[str, str]]
 
 
-def headline(seen: StudyData) -> str:
-    """The whole study in one sentence, behind the alarm if there is one."""
-    return f"{seal_warning(seen)} {_outcome(seen)}".strip()
+def headline(study: StudyData) -> str:
+    """The study in one sentence, after the warning of a broken seal if there is one."""
+    return f"{seal_warning(study)} {_outcome(study)}".strip()
 
 
-def seal_warning(seen: StudyData) -> str:
-    """What must be read before anything else: that the plan is not the one that was sealed; "" where it is."""
-    if seen.plan is None or seen.plan.seal is None or seen.seal_intact:
+def seal_warning(study: StudyData) -> str:
+    """A warning that plan.json is not the plan that was sealed; "" where it is, or where nothing is sealed."""
+    if study.plan is None or study.plan.seal is None or study.seal_intact:
         return ""
     return (
-        f"The seal is broken: plan.json was edited after it was sealed at {seen.plan.seal.sealed_at}, so nothing it says "
-        "was promised before the run."
+        f"The seal is broken: plan.json was edited after it was sealed at {study.plan.seal.sealed_at}, so its predictions "
+        "may have been changed after the run."
     )
 
 
-def _outcome(seen: StudyData) -> str:
-    if seen.comparison and seen.comparison.rows:
-        return verdicts(seen.comparison.rows) + "."
-    if seen.plan and seen.plan.seal:
-        sealed = [member for member in seen.plan.members if member.prediction]
+def _outcome(study: StudyData) -> str:
+    if study.comparison and study.comparison.rows:
+        return scores_text(study.comparison.rows) + "."
+    if study.plan and study.plan.seal:
+        sealed = [member for member in study.plan.members if member.prediction]
         if sealed and sealed[0].prediction:
-            how = "Planned" if seal_warning(seen) else "Sealed, not yet met by its run"
+            state = "Planned" if seal_warning(study) else "Sealed, not yet trained"
             return (
-                f"{how}: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
-                f"is to reach a loss of {sealed[0].prediction.loss:.3f}."
+                f"{state}: {sealed[0].member} on {format_size(sealed[0].tokens)} tokens "
+                f"is predicted to reach a loss of {format_loss(sealed[0].prediction.loss)}."
             )
-    if seen.law:
-        return f"A law fitted on {seen.law.rows} points of {seen.law.runs} runs; nothing is sealed yet."
-    if seen.runs:
-        return f"Runs without a law: {len(seen.runs)} observed, nothing fitted yet."
+    if study.law:
+        return f"A law fitted on {study.law.rows} points of {study.law.runs} runs; nothing is sealed yet."
+    if study.runs:
+        return f"Runs without a law: {len(study.runs)} observed, nothing fitted yet."
     return "A plan; nothing is trained yet."
 
 
-def question_facts(seen: StudyData) -> Facts:
-    """The question, the text and the machine."""
-    facts: Facts = [("study", seen.title)]
-    if seen.plan and seen.plan.budget:
-        facts.append(("budget", f"{seen.plan.budget.text}, {format_size(seen.plan.budget.flops)} FLOPs"))
-    if seen.study:
-        facts.append(("seed", str(seen.study.seed)))
-        if seen.study.seconds:
-            facts.append(("sized to", f"{format_duration(seen.study.seconds)} of training"))
-        if seen.study.machine:
-            facts.append(("machine", f"{seen.study.machine}, Python {seen.study.python}"))
-    data = seen.data
+def question_facts(study: StudyData) -> Facts:
+    """Budget, text, machine and recorded work."""
+    facts: Facts = [("study", study.title)]
+    if study.plan and study.plan.budget:
+        facts.append(("budget", f"{study.plan.budget.text}, {format_size(study.plan.budget.flops)} FLOPs"))
+    if study.study_file:
+        facts.append(("seed", str(study.study_file.seed)))
+        if study.study_file.seconds:
+            facts.append(("sized to", f"{format_duration(study.study_file.seconds)} of training"))
+        if study.study_file.machine:
+            facts.append(("machine", f"{study.study_file.machine}, Python {study.study_file.python}"))
+    data = study.data_manifest
     files = data.get("files")
     if isinstance(files, list):
         facts.append(("text", f"{len(files)} files" + _bytes(files)))
-    for shards, words in ((data.get("train"), "training tokens"), ([data.get("heldout")], "held-out tokens")):
+    for shards, label in ((data.get("train"), "training tokens"), ([data.get("heldout")], "held-out tokens")):
         if total := _sum(shards, "tokens"):
-            facts.append((words, format_size(total)))
+            facts.append((label, format_size(total)))
     if data.get("vocab_size"):
         facts.append(("vocabulary", str(data["vocab_size"])))
-    if seen.runs:
-        names = {run.run for run in seen.runs}
-        facts.append(("observations", f"{len(seen.runs)}, from {len(names)} training runs"))
-    if seen.work:
-        flops, seconds = sum(w.flops for w in seen.work), sum(w.wall_s for w in seen.work)
-        facts.append(("booked", f"{format_size(flops)} FLOPs in {format_duration(seconds)} of training"))
+    if study.runs:
+        names = {run.run for run in study.runs}
+        facts.append(("observations", f"{len(study.runs)}, from {len(names)} training runs"))
+    if study.work:
+        flops, seconds = sum(w.flops for w in study.work), sum(w.wall_s for w in study.work)
+        facts.append(("recorded", f"{format_size(flops)} FLOPs in {format_duration(seconds)} of training"))
     return facts
 
 
@@ -80,103 +81,108 @@ def _bytes(files: list[object]) -> str:
 
 
 def _sum(records: object, key: str) -> int:
-    """Of a number that each record of a list has; a file edited by hand may lack it."""
-    found = records if isinstance(records, list) else []
-    return sum(one[key] for one in found if isinstance(one, dict) and isinstance(one.get(key), int))
+    """Sum of an integer field over a list of records; records edited by hand may lack it."""
+    rows = records if isinstance(records, list) else []
+    return sum(row[key] for row in rows if isinstance(row, dict) and isinstance(row.get(key), int))
 
 
-def sealed(seen: StudyData) -> Facts:
-    """When the promise was frozen, under which law, and whether it is whole."""
-    if seen.plan is None or seen.plan.seal is None:
+def seal_facts(study: StudyData) -> Facts:
+    """Time and digest of the seal, its law, and whether it is intact; [] where nothing is sealed."""
+    if study.plan is None or study.plan.seal is None:
         return []
-    seal = seen.plan.seal
+    seal = study.plan.seal
     facts = [("sealed at", seal.sealed_at), ("digest (SHA-256)", seal.digest)]
-    if seen.plan.law:
-        facts.append(("law", f"{seen.plan.law.name}, SHA-256 {seal.law_sha256 or 'none'}"))
-    whole = (
-        "unbroken: the plan is as it was sealed"
-        if seen.seal_intact
+    if study.plan.law:
+        facts.append(("law", f"{study.plan.law.name}, SHA-256 {seal.law_sha256 or 'none'}"))
+    state = (
+        "intact: the plan is unchanged since it was sealed"
+        if study.seal_intact
         else "BROKEN: the plan was edited after it was sealed"
     )
-    return [*facts, ("seal", whole)]
+    return [*facts, ("seal", state)]
 
 
-def law_facts(seen: StudyData) -> Facts:
-    """The fit card, led by the verdict."""
-    if seen.law is None:
+def law_facts(study: StudyData) -> Facts:
+    """The fit card, after the fit's status; [] without a law."""
+    if study.law is None:
         return []
-    status = seen.law.status
-    facts = [("verdict", f"{status.value}: {seen.law.detail or status.message}")]
-    return [*facts, *((key, text) for key, text in seen.law.card.items() if key != "status")]
+    status = study.law.status
+    facts = [("status", f"{status.value}: {study.law.detail or status.message}")]
+    return [*facts, *((key, text) for key, text in study.law.card.items() if key != "status")]
 
 
-def _refit(seen: StudyData) -> str:
-    """What the sealed runs change, or that they are not in the law yet."""
-    found = seen.comparison.refit if seen.comparison else None
-    loss = found.change("loss") if found else None
-    if found is None or loss is None:
+def _refit(study: StudyData) -> str:
+    """Advice to refit with the sealed runs, with the change it makes where that is known."""
+    refit = study.comparison.refit if study.comparison else None
+    loss = refit.change("loss") if refit else None
+    if refit is None or loss is None:
         return "The sealed runs are not in the law yet: refit with them (scaling fit) before the next plan."
-    said = (
-        f"The sealed runs are not in the law yet: refit with them (scaling fit). At {format_size(found.flops)} FLOPs "
-        f"that moves the prediction from {loss.before:.3f} to {loss.after:.3f}"
+    sentence = (
+        f"The sealed runs are not in the law yet: refit with them (scaling fit). At {format_size(refit.flops)} FLOPs "
+        f"that moves the prediction from {format_loss(loss.before)} to {format_loss(loss.after)}"
     )
     if loss.before_80 and loss.after_80:
         before, after = (high - low for low, high in (loss.before_80, loss.after_80))
-        said += f" and its 80 % interval from {before:.2g} to {after:.2g} nats wide"
-    return said + "."
+        sentence += f" and the width of its 80 % interval from {before:.2g} to {after:.2g} nats"
+    return sentence + "."
 
 
-def recommendations(seen: StudyData) -> list[str]:
-    """What to do next, and why: each sentence follows from a number in the study."""
-    said: list[str] = []
-    law = seen.law
+def recommendations(study: StudyData) -> list[str]:
+    """Recommended next steps with their reasons, a sentence each."""
+    sentences: list[str] = []
+    law = study.law
     if law is None:
-        return list(seen.missing)
+        return list(study.missing)
     if law.status is not Status.OK:
-        said.append(f"The fit is {law.status.value}: {law.status.message}. Mend that before spending more.")
+        sentences.append(
+            f"The fit is {law.status.value}: {law.status.message}. Resolve this before training more runs."
+        )
     predictor = law.predictor()
     try:
         best = predictor.allocate(predictor.domain.C[1])
     except BadInput as error:
-        said.append(f"No split of a budget can be advised: {error}.")
+        sentences.append(f"The law gives no optimal split of a budget: {error}.")
     else:
         low, high = predictor.domain.N
         if low > best.N:
-            said.append(
-                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, lies below the smallest "
-                f"run ({format_size(low)}): add smaller members on more tokens, so that the optimum lies among the runs."
+            sentences.append(
+                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, is below the smallest "
+                f"run ({format_size(low)}): add smaller members on more tokens, so that the runs bracket the optimum."
             )
         elif high < best.N:
-            said.append(
-                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, lies above the largest "
-                f"run ({format_size(high)}): add a larger member, so that the optimum lies among the runs."
+            sentences.append(
+                f"At the largest compute fitted the best size, {format_size(best.N)} parameters, is above the largest "
+                f"run ({format_size(high)}): add a larger member, so that the runs bracket the optimum."
             )
-        reach = math.log10(predictor.domain.C[1] / predictor.domain.C[0])
-        if reach < 1.5:
-            said.append(
-                f"The fitted runs span {reach:.1f} factors of ten in compute; a rung ten times cheaper or dearer "
-                "would tell the exponents more than another seed."
+        decades = math.log10(predictor.domain.C[1] / predictor.domain.C[0])
+        if decades < 1.5:
+            sentences.append(
+                f"The fitted runs span {decades:.1f} decades of compute; a rung ten times cheaper or costlier "
+                "would constrain the exponents more than another seed."
             )
-    if seen.comparison and seen.comparison.rows:
-        if any(not row.inside_95 for row in seen.comparison.rows):
-            said.append(
-                "A sealed prediction missed its 95 % interval: look at that run before trusting the next one."
+    if study.comparison and study.comparison.rows:
+        if any(not row.inside_95 for row in study.comparison.rows):
+            sentences.append(
+                "A sealed run ended outside its 95 % interval: examine that run before relying on the next prediction."
             )
-        said.append(_refit(seen))
-    elif seal_warning(seen):
-        said.append("Put back the plan.json that was sealed, or plan anew: what was edited is not trained.")
-    elif seen.plan and seen.plan.seal:
-        said.append("Train what is sealed (scaling ladder plan.json), then run scaling compare.")
-    found = advice_table(seen)
-    if found is not None and found[1].offers:
-        target, best_offer = found[0], found[1].offers[0]
-        said.append(
-            f"To foretell {format_size(target.N)} parameters on {format_size(target.D)} tokens more surely, train a ladder of "
-            f"{best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
+        sentences.append(_refit(study))
+    elif seal_warning(study):
+        sentences.append(
+            "Restore the plan.json that was sealed, or make a new plan: an edited plan is not trained."
+        )
+    elif study.plan and study.plan.seal:
+        sentences.append("Train the sealed members (scaling ladder plan.json), then run scaling compare.")
+    advised = advise_next_run(study)
+    if advised is not None and advised[1].offers:
+        target, advice = advised
+        best_offer = advice.offers[0]
+        sentences.append(
+            f"To narrow the prediction for {format_size(target.N)} parameters on {format_size(target.D)} tokens, train a "
+            f"ladder of {best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
             f"({format_size(best_offer.purchase.flops)} FLOPs): the 80 % interval goes from "
-            f"±{100 * found[1].half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
+            f"±{100 * advice.half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
     warnings = law.card.get("warnings", "none")
     if warnings != "none":
-        said.append(f"The fit warns: {warnings}.")
-    return said
+        sentences.append(f"The fit warns: {warnings}.")
+    return sentences

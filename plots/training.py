@@ -1,11 +1,11 @@
-"""Learning curves with their cooldown branches, beside the law."""
+"""Figures of training: learning curves with cooldown branches, throughput, and FLOPs recorded against the plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -14,10 +14,10 @@ from scaling.fitting.predictor import Predictor
 from scaling.hardware import recognise
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry
-from scaling.stats import MOST_BARS
+from scaling.stats import MOST_BARS, MOST_LINES, format_loss, subsample_evenly
 
-from .law import size_of, without_local_correction
-from .study_data import LossCurve, joined, ordered, smooth, thin
+from .law import run_size, without_local_correction
+from .study_data import LossCurve, run_names, smooth, smooth_with_trunk, thin
 from .style import (
     BLUE,
     INK,
@@ -25,36 +25,38 @@ from .style import (
     MUTED,
     ORANGE,
     PALETTE,
+    Plot,
     label_ends,
     legend_above,
     log_losses,
     log_sizes,
     name_rows,
     new_figure,
-    plain,
     set_title,
+    short_label,
     style_context,
     tooltips,
 )
 
-# MERGED DOCSTRINGS
-# How fast runs trained, and the share of the device's peak that this is.
-# The work that was booked, beside what was planned.
-
-FROM_MIDDLE = 3.0  # times the median loss shown: a run that diverges leaves the picture, not the others
-
+LARGEST_SHOWN = 3.0  # times the median loss shown: a diverging run leaves the axes, the others stay readable
 MOST_NAMED = 14  # lines that can be named at their ends
 
 
 def learning_curves(
     curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Predictor | None = None
-) -> Figure:
+) -> Plot:
     """Loss against tokens: a line for each trunk, thin lines for cooldowns, points for annealed rungs, dashes for the law.
+
+    Of very many runs, MOST_LINES are drawn.
 
     Raises:
         BadInput: neither curves nor runs.
     """
-    names = ordered(curves, runs)
+    if len({run.run for run in runs}) > MOST_LINES:
+        available = dict.fromkeys(curve.run for curve in curves) or dict.fromkeys(run.run for run in runs)
+        drawn = set(subsample_evenly(list(available), MOST_LINES))
+        runs = [run for run in runs if run.run in drawn]
+    names = run_names(curves, runs)
     if not names:
         raise BadInput("there are 0 learning curves and 0 runs; the figure needs 1")
     style = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
@@ -69,7 +71,7 @@ def learning_curves(
             colour = style[curve.run][0]
             cooldown = curve.part.startswith("rung")
             axes.plot(
-                *(thin(values) for values in joined(curve, curves)),
+                *(thin(values) for values in smooth_with_trunk(curve, curves)),
                 color=colour,
                 linewidth=0.9 if cooldown else 1.5,
                 alpha=0.55 if cooldown else 0.9,
@@ -88,7 +90,8 @@ def learning_curves(
                     zorder=4,
                 )
                 tooltips(
-                    scatter, [f"{name}\n{format_size(r.tokens)} tokens: loss {r.loss:.4g}" for r in points]
+                    scatter,
+                    [f"{name}\n{format_size(r.tokens)} tokens: loss {format_loss(r.loss)}" for r in points],
                 )
             tails = [
                 (curve.tokens[-1], float(smooth(curve.loss)[-1])) for curve in curves if curve.run == name
@@ -97,9 +100,9 @@ def learning_curves(
                 [(points[-1].tokens * 1.01, points[-1].loss)] if points else []
             )  # before a tail as long
             last = max(annealed + tails)
-            size = next((size_of(r) for r in points), 0.0)
+            size = next((run_size(r) for r in points), 0.0)
             ends.append(
-                (float(last[0]), float(last[1]), format_size(size) if size else plain(name, 14), colour)
+                (float(last[0]), float(last[1]), format_size(size) if size else short_label(name, 14), colour)
             )
         shown = [r.tokens for points in rungs.values() for r in points] or [c.tokens[-1] for c in curves]
         left = min([*shown, *(float(c.tokens[min(len(c.tokens) - 1, 8)]) for c in curves)])
@@ -114,7 +117,7 @@ def learning_curves(
             + [np.array([r.loss for points in rungs.values() for r in points])]
         )
         low = float(visible.min())
-        high = min(float(np.quantile(visible, 0.995)), FROM_MIDDLE * float(np.median(visible)))
+        high = min(float(np.quantile(visible, 0.995)), LARGEST_SHOWN * float(np.median(visible)))
         axes.set_ylim(low / 1.04, high * 1.04)
         if predictor is not None:
             for name in names:
@@ -135,26 +138,32 @@ def learning_curves(
         if predictor is not None:
             handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label="law"))
         legend_above(axes, handles, columnspacing=1.1, handlelength=1.5)
-    every = [r for points in rungs.values() for r in points]
-    if every:
-        best = min(every, key=lambda r: r.loss)
+    annealed_runs = [r for points in rungs.values() for r in points]
+    if annealed_runs:
+        best = min(annealed_runs, key=lambda r: r.loss)
         title = (
-            f"{_count(len(names), 'run')}, {_count(len(every), 'annealed point')}; "
-            f"the best is {format_size(size_of(best))} parameters "
-            f"on {format_size(best.tokens)} tokens: loss {best.loss:.3g}"
+            f"{_count(len(names), 'run')}, {_count(len(annealed_runs), 'annealed point')}; "
+            f"the best is {format_size(run_size(best))} parameters "
+            f"on {format_size(best.tokens)} tokens: loss {format_loss(best.loss)}"
         )
     else:
         title = f"{_count(len(names), 'run')}, none annealed yet: lines are training loss"
-    return set_title(figure, title)
+    values: list[tuple[Any, ...]] = [
+        (curve.run, curve.part or "run", float(tokens), float(loss))
+        for curve in curves
+        for tokens, loss in zip(thin(curve.tokens), thin(smooth(curve.loss)), strict=True)
+    ]
+    values += [(run.run, "annealed", run.tokens, run.loss) for run in runs]
+    return Plot(figure=set_title(figure, title), header=("run", "part", "tokens", "loss"), rows=tuple(values))
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: str, last: float) -> None:
-    """The law at that run's N, over the tokens of its rungs."""
-    size = size_of(points[0], predictor.convention)
+    """Draw the law at a run's N, over the tokens of its rungs, up to `last` tokens."""
+    size = run_size(points[0], predictor.convention)
     grid = np.geomspace(
         points[0].tokens / 1.3, max(points[-1].tokens * 1.15, min(last, points[-1].tokens)), 60
     )
@@ -165,9 +174,17 @@ def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
-    """Tokens per second of a run: median, and the ends of the middle 80 %. flops_per_token: exact, training; None where
-    no observation says. mfu: of the median, as a share of `peak`, a device's dense peak named so; None without one.
+class Throughput:
+    """Tokens per second of a training run.
+
+    Attributes:
+        run: its name.
+        low: 10th percentile.
+        median: of all timed steps.
+        high: 90th percentile.
+        flops_per_token: exact training FLOPs; None where no observation states them.
+        mfu: of the median, in [0, 1]; None where the device's peak is unknown.
+        peak: the dense peak that mfu is a share of, in words; "" without one.
     """
 
     run: str
@@ -179,55 +196,58 @@ class Speed:
     peak: str = ""
 
     @property
-    def said(self) -> str:
-        """The model's FLOP/s, or its MFU where the peak is known."""
+    def utilisation(self) -> str:
+        """MFU as text, or the model's FLOP/s where the peak is unknown, or "" where neither is known."""
         if self.mfu is not None:
             return f"{100 * self.mfu:.0f} % MFU" if self.mfu >= 0.1 else f"{100 * self.mfu:.1f} % MFU"
         if self.flops_per_token is None:
             return ""
-        return f"{flops_per_second(self.median * self.flops_per_token)}"
+        return flops_per_second(self.median * self.flops_per_token)
 
 
 def flops_per_second(value: float) -> str:
-    """As 5.6 GFLOP/s."""
+    """FLOP/s with three digits and a unit: 5.6 GFLOP/s."""
     for unit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
         if value >= unit:
             return f"{value / unit:.3g} {prefix}FLOP/s"
     return f"{value / 1e6:.3g} MFLOP/s"
 
 
-def speeds(curves: Sequence[LossCurve], runs: Sequence[Run]) -> list[Speed]:
-    """Of every timed run, smallest first."""
-    found = []
-    for name in ordered(curves, runs):
+def measure_throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> list[Throughput]:
+    """Throughput of every timed run, smallest first."""
+    measured = []
+    for name in run_names(curves, runs):
         timed = [c.tokens_per_s for c in curves if c.run == name and len(c.tokens_per_s)]
         if not timed:
             continue
         low, middle, high = (float(v) for v in np.quantile(np.concatenate(timed), [0.1, 0.5, 0.9]))
         run = next((r for r in runs if r.run == name and r.compute and r.compute_kind == "exact"), None)
-        each = run.compute / run.tokens if run is not None and run.compute else None
+        per_token = run.compute / run.tokens if run is not None and run.compute else None
         count, device = recognise(run.accelerator) if run is not None and run.accelerator else (1, None)
         mfu, peak = None, ""
-        if device is not None and each is not None:
-            mfu = middle * each / (count * device.training_peak)
+        if device is not None and per_token is not None:
+            mfu = middle * per_token / (count * device.training_peak)
             several = f"{count} × " if count > 1 else ""
             peak = f"{several}{device.name}'s {flops_per_second(device.training_peak)} {device.training_format} dense"
-        found.append(
-            Speed(run=name, low=low, median=middle, high=high, flops_per_token=each, mfu=mfu, peak=peak)
+        measured.append(
+            Throughput(
+                run=name, low=low, median=middle, high=high, flops_per_token=per_token, mfu=mfu, peak=peak
+            )
         )
-    return found
+    return measured
 
 
-def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Figure:
-    """Tokens per second of each run: median, and the range of the middle 80 %; beside it the MFU, or the model's FLOP/s
-    where the device's peak is not known.
+def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Plot:
+    """Tokens per second of each run, median and middle 80 %, with its MFU.
+
+    The model's FLOP/s are shown where the device's peak is unknown.
 
     Raises:
         BadInput: no curve was timed.
     """
-    timed = speeds(curves, runs)
+    timed = measure_throughput(curves, runs)
     if not timed:
-        raise BadInput("no run was timed; metrics.jsonl or timing.jsonl holds tokens_per_s")
+        raise BadInput("no run was timed: neither metrics.jsonl nor timing.jsonl holds tokens_per_s")
     with style_context():
         figure, (axes,) = new_figure(height=1.2 + 0.36 * len(timed))
         for y, speed in enumerate(reversed(timed)):
@@ -240,7 +260,7 @@ def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Figure:
                 [
                     f"{speed.run}\nmedian {format_size(speed.median)} tokens/s; "
                     f"middle 80 % {format_size(speed.low)} to {format_size(speed.high)}"
-                    + (f"\n{speed.said}" if speed.said else "")
+                    + (f"\n{speed.utilisation}" if speed.utilisation else "")
                     + (f" of {speed.peak}" if speed.peak else "")
                 ],
             )
@@ -253,22 +273,34 @@ def throughput(curves: Sequence[LossCurve], runs: Sequence[Run]) -> Figure:
                 fontsize=8,
             )
             axes.annotate(
-                speed.said,
+                speed.utilisation,
                 (1.015, y),
                 xycoords=("axes fraction", "data"),
                 va="center",
                 fontsize=8,
                 annotation_clip=False,
             )
-        name_rows(axes, [plain(speed.run, 26) for speed in reversed(timed)])
+        name_rows(axes, [short_label(speed.run, 26) for speed in reversed(timed)])
         axes.set_ylim(-0.6, len(timed) - 0.3)
         log_sizes(axes, "x")
         axes.spines["left"].set_edgecolor(MUTED)
         axes.set_xlabel("tokens per second; bar: middle 80 %")
-    return set_title(figure, _speed_title(timed))
+    return Plot(
+        figure=set_title(figure, _throughput_title(timed)),
+        header=(
+            "run",
+            "low_10_tokens_per_s",
+            "median_tokens_per_s",
+            "high_90_tokens_per_s",
+            "flops_per_token",
+            "mfu",
+            "peak",
+        ),
+        rows=tuple((s.run, s.low, s.median, s.high, s.flops_per_token, s.mfu, s.peak) for s in timed),
+    )
 
 
-def _speed_title(timed: Sequence[Speed]) -> str:
+def _throughput_title(timed: Sequence[Throughput]) -> str:
     first, last = timed[0], timed[-1]
     known = [speed.mfu for speed in timed if speed.mfu is not None]
     peaks = {speed.peak for speed in timed if speed.mfu is not None}
@@ -285,7 +317,7 @@ def _speed_title(timed: Sequence[Speed]) -> str:
 
 
 def _spent(work: Sequence[WorkEntry]) -> dict[str, tuple[float, float]]:
-    """Run to the FLOPs of its trunk and of its cooldowns."""
+    """FLOPs of trunk and of cooldowns, by run."""
     spent: dict[str, tuple[float, float]] = {}
     for w in work:
         trunk, cool = spent.get(w.run, (0.0, 0.0))
@@ -294,14 +326,19 @@ def _spent(work: Sequence[WorkEntry]) -> dict[str, tuple[float, float]]:
     return spent
 
 
-def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) -> Figure:
-    """Training FLOPs booked in the ledger by run, trunk and cooldowns apart; a tick where a plan says what was meant.
+def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) -> Plot:
+    """Recorded training FLOPs by run, trunk and cooldowns apart, with a tick at the planned FLOPs.
 
-    Of very many runs the costliest have a bar each, and the others one together.
+    Of very many runs the costliest have a bar each, and the others share one.
+
+    Args:
+        work: the ledger's entries.
+        planned: planned training FLOPs by run.
 
     Raises:
         BadInput: the ledger is empty.
     """
+    planned = planned or {}
     if not work:
         raise BadInput("the ledger has 0 entries; the figure needs 1")
     spent = _spent(work)
@@ -317,7 +354,7 @@ def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) 
         figure, (axes,) = new_figure(height=1.5 + 0.34 * len(names))
         axes.barh(range(len(names)), trunk, height=0.55, color=BLUE, label="trunk")
         axes.barh(range(len(names)), cool, left=trunk, height=0.55, color=ORANGE, label="cooldowns")
-        labels, told = [], False
+        labels, labelled = [], False
         for y, name in enumerate(names):
             both = trunk[y] + cool[y]
             share = f"{100 * both / total:.0f} %"
@@ -329,30 +366,39 @@ def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) 
                 va="center",
                 fontsize=8,
             )
-            labels.append(plain(name, 26))
-            meant = (planned or {}).get(name)
-            if meant:
+            labels.append(short_label(name, 26))
+            if flops := planned.get(name):
                 axes.plot(
-                    [meant, meant],
+                    [flops, flops],
                     [y - 0.42, y + 0.42],
                     color=INK,
                     linewidth=2,
-                    label="planned" if not told else None,
+                    label=None if labelled else "planned",
                 )
-                told = True
+                labelled = True
         name_rows(axes, labels)
         axes.set_xlim(0, max(t + c for t, c in zip(trunk, cool, strict=True)) * 1.3)
         axes.xaxis.set_major_formatter(lambda value, _: format_size(value))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("training FLOPs, exact")
-        handles, said = axes.get_legend_handles_labels()
-        order = sorted(range(len(said)), key=lambda i: ("trunk", "cooldowns", "planned").index(said[i]))
+        handles, names_shown = axes.get_legend_handles_labels()
+        order = sorted(
+            range(len(handles)), key=lambda i: ("trunk", "cooldowns", "planned").index(names_shown[i])
+        )
         legend_above(axes, [handles[i] for i in order], columns=3, handlelength=1.3)
     cooling = sum(cool) / total
-    wanted = [planned[name] for name in names if planned and name in planned]
-    against = f" of {format_size(sum(wanted))} planned" if len(wanted) == len(names) else ""
-    return set_title(
+    known = [planned[name] for name in names if name in planned]
+    against = f" of {format_size(sum(known))} planned" if len(known) == len(names) else ""
+    set_title(
         figure,
-        f"Booked {format_size(total)} FLOPs{against} in {format_duration(seconds)} of training; "
+        f"Recorded {format_size(total)} FLOPs{against} in {format_duration(seconds)} of training; "
         f"cooldowns took {100 * cooling:.0f} %",
+    )
+    return Plot(
+        figure=figure,
+        header=("run", "part", "from_step", "to_step", "tokens", "flops", "wall_s", "planned_flops"),
+        rows=tuple(
+            (w.run, w.part, w.from_step, w.to_step, w.tokens, w.flops, w.wall_s, planned.get(w.run))
+            for w in work
+        ),
     )

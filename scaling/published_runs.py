@@ -1,13 +1,10 @@
-"""Trained models as their documents state them: facts typed in, each with its source and what its loss is of."""
+"""Published training runs as their documents state them, each set with its source, text and kind of loss."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from families import ModelSpec, member, params, train_flops
 from families.units import look_up
-
-from .hardware import accelerator
 
 LossOf = Literal["validation", "test", "final"]  # "final": the document says no more
 
@@ -18,7 +15,8 @@ class PublishedRun:
 
     Args:
         spec: the shape; `params` counts it exactly.
-        tokens: trained on, as exactly as a source says; None where none does.
+        tokens: trained on, as exactly as a source states; None where none does.
+        steps, batch: optimiser steps, and sequences of `spec.n_positions` tokens in each, where the source states them.
         stated_params, stated_tokens: what the document's own table says, where it differs from those.
         stated_attention: the width of attention (d_attn) as the document prints it.
         predicted_ppl, actual_ppl: as the document prints them.
@@ -29,6 +27,8 @@ class PublishedRun:
     spec: ModelSpec
     tokens: float | None
     loss: float
+    steps: int | None = None
+    batch: int | None = None
     stated_params: float | None = None
     stated_tokens: float | None = None
     stated_attention: int | None = None
@@ -44,33 +44,21 @@ class PublishedRun:
         return params(self.spec)
 
     @property
-    def predicted_loss(self) -> float | None:
-        """Of the printed perplexity, so to its digits only."""
-        return None if self.predicted_ppl is None else math.log(self.predicted_ppl)
-
-    @property
     def flops(self) -> float | None:
         """Exact training FLOPs of the shape on its tokens."""
         return None if self.tokens is None else float(train_flops(self.spec, self.tokens))
 
-    @property
-    def mfu(self) -> float | None:
-        """The share of the devices' dense peak that its hours imply."""
-        if self.flops is None or not (self.hours and self.devices and self.accelerator):
-            return None
-        peak = accelerator(self.accelerator).training_peak
-        return self.flops / (self.hours * 3600 * self.devices * peak)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedRuns:
-    """A document's runs. Losses compare within one set only: text and tokenizer differ between sets.
+    """A document's runs. Losses are comparable within one set only: text and tokenizer differ between sets.
 
     Args:
         law: the published law by which the document predicted, "" where it did not.
-        loss_of: which loss is printed.
-        digits: decimals to which losses are printed; half a unit of the last is their error.
-        caveat: what to mind before comparing.
+        loss_of: the split that the printed loss is of.
+        digits: decimals of the printed losses; their rounding error is half a unit of the last.
+        caveat: limits of comparisons with this set.
+        tokens_source: where steps and batch are stated.
     """
 
     name: str
@@ -83,6 +71,7 @@ class PublishedRuns:
     caveat: str
     runs: tuple[PublishedRun, ...]
     law: str = ""
+    tokens_source: str = ""
 
     def run(self, name: str) -> PublishedRun:
         """The run of that member.
@@ -93,6 +82,9 @@ class PublishedRuns:
         return look_up({run.member: run for run in self.runs}, name, "member")
 
 
+COMPOSER_BATCH = 512  # sequences of 1024 tokens in a step, by MosaicML Composer's GPT-2 training files
+
+
 def _card(
     name: str,
     stated: float,
@@ -100,23 +92,25 @@ def _card(
     stated_tokens: float,
     steps: int,
     loss: float,
-    ppl: float,
-    was: float,
+    predicted_ppl: float,
+    actual_ppl: float,
     attention: int,
 ) -> PublishedRun:
-    """A row of the Composer card; its tokens are those of the family's own training files, steps of 512 × 1024."""
-    whole, minutes = hours.split(":")
+    """A row of the Composer card, with the tokens of the family's own training files."""
+    full_hours, minutes = hours.split(":")
     return PublishedRun(
         member=name,
         spec=member(name).spec,
-        tokens=steps * 512 * 1024,
+        tokens=steps * COMPOSER_BATCH * 1024,
         loss=loss,
+        steps=steps,
+        batch=COMPOSER_BATCH,
         stated_params=stated,
         stated_tokens=stated_tokens,
         stated_attention=attention,
-        predicted_ppl=ppl,
-        actual_ppl=was,
-        hours=int(whole) + int(minutes) / 60,
+        predicted_ppl=predicted_ppl,
+        actual_ppl=actual_ppl,
+        hours=int(full_hours) + int(minutes) / 60,
         devices=8,
         accelerator="A100",
     )
@@ -132,8 +126,8 @@ def _cerebras(name: str, n_layer: int, n_embd: int, n_head: int, tokens: float, 
 
 
 PUBLISHED_RUNS: dict[str, PublishedRuns] = {
-    found.name: found
-    for found in (
+    published.name: published
+    for published in (
         PublishedRuns(
             name="composer-gpt2",
             title="MosaicML Composer's GPT-2 family",
@@ -146,6 +140,7 @@ PUBLISHED_RUNS: dict[str, PublishedRuns] = {
             caveat="the card's parameter column (53.9M, 85.8M, 114M) is not of its own shapes, and its tokens are "
             "below those of the training files; it does not say on which split its loss is",
             law="kaplan",
+            tokens_source="the family's own training files",
             runs=(
                 _card("gpt2-52m", 53.9e6, "02:44", 4.6e9, 9_000, 3.43, 32.54, 30.88, 8),
                 _card("gpt2-83m", 85.8e6, "04:52", 5.5e9, 11_000, 3.28, 27.84, 26.57, 640),

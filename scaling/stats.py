@@ -63,6 +63,11 @@ def perplexity(loss: float) -> float:
     return math.exp(min(loss, LARGEST_EXPONENT))
 
 
+def format_loss(loss: float) -> str:
+    """Four decimals, nats per token."""
+    return f"{loss:.4f}"
+
+
 def format_perplexity(value: float) -> str:
     """Two decimals, or three digits where it is very large."""
     return f"{value:.2f}" if value < MANY else f"{value:.3g}"

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from plots import style
-from plots.figures import OF_OUTCOMES, pictures
+from plots.figures import OUTCOME_FIGURES, draw_figures
 from plots.report import report
 from plots.study_data import load_study
 from scaling.files import atomic_write
@@ -26,7 +26,7 @@ WIDTH, HEIGHT = 1185, 1860
 
 def draw(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Each figure of a study, or of a folder of studies, as SVG; its data are the study's own files."""
-    drawn, _ = pictures(load_study(folder), names)
+    drawn, _ = draw_figures(load_study(folder), names)
     written = []
     for one in drawn:
         path = folder / "figures" / f"{one.name}.svg"
@@ -37,21 +37,21 @@ def draw(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 def screenshot(folder: Path, out: Path) -> None:
     """The top of a study's report, as a browser shows it."""
-    place = Path(tempfile.mkdtemp())
+    temporary = Path(tempfile.mkdtemp())
     try:
-        seen = load_study(folder)
-        drawn, lacking = pictures(seen)
-        (place / "report.html").write_text(report(seen, drawn, lacking), encoding="utf-8")
-        browser = Browser(place / "profile")
+        study = load_study(folder)
+        drawn, not_drawn = draw_figures(study)
+        (temporary / "report.html").write_text(report(study, drawn, not_drawn), encoding="utf-8")
+        browser = Browser(temporary / "profile")
         try:
-            browser.open((place / "report.html").as_uri(), width=WIDTH)
+            browser.open((temporary / "report.html").as_uri(), width=WIDTH)
             clip = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT, "scale": 1}
             taken = browser.cdp("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         finally:
             browser.close()
         atomic_write(out, base64.b64decode(taken["data"]))
     finally:
-        shutil.rmtree(place)
+        shutil.rmtree(temporary)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     for folder in sorted(path.parent for path in STUDIES.glob("*/study.json")):
         for path in draw(folder, SHOWN):
             print(path.relative_to(ROOT))
-    for path in draw(STUDIES, OF_OUTCOMES):
+    for path in draw(STUDIES, OUTCOME_FIGURES):
         print(path.relative_to(ROOT))
     if Path(CHROMIUM).exists():
         screenshot(README, ROOT / "report.png")

@@ -12,10 +12,10 @@ FAMILY = ("gpt2-52m", "gpt2-83m", "gpt2-125m")
 
 
 def of(findings, check):
-    return [one for one in findings if one.check == check]
+    return [finding for finding in findings if finding.check == check]
 
 
-def foretold(rows):
+def predicted_table(rows):
     """A table of (member, actual loss), each predicted by Kaplan's frontier."""
     lines = ["| name | layers | d_model | heads | predicted loss | loss |", "|-|-|-|-|-|-|"]
     for number, (name, loss) in enumerate(rows):
@@ -28,26 +28,26 @@ def foretold(rows):
 
 
 def test_three_seeds_of_one_shape_have_no_exponent():
-    found = audit_text(foretold([("gpt2-125m", 3.1), ("gpt2-125m", 3.11), ("gpt2-125m", 3.12)]))
-    assert len(of(found, "law")) == 3
-    assert of(found, "exponent") == []
+    result = audit_text(predicted_table([("gpt2-125m", 3.1), ("gpt2-125m", 3.11), ("gpt2-125m", 3.12)]))
+    assert len(of(result, "law")) == 3
+    assert of(result, "exponent") == []
 
 
 @pytest.mark.parametrize("losses", [(3.2, 3.2, 3.2), (3.2, 3.2, 3.199), (3.2001, 3.2, 3.1999)])
 def test_losses_that_hardly_fall_have_an_exponent_of_nearly_nothing(losses):
-    (found,) = of(audit_text(foretold(zip(FAMILY, losses, strict=True))), "exponent")
-    assert float(found.recomputed) == pytest.approx(0, abs=1e-3)
+    (result,) = of(audit_text(predicted_table(zip(FAMILY, losses, strict=True))), "exponent")
+    assert float(result.recomputed) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_column_without_embeddings_beside_one_with_them_is_judged_by_itself():
-    found = audit_text(
+    result = audit_text(
         "| model | layers | d_model | params |\n|-|-|-|-|\n"
         "| gpt2 | 12 | 768 | 124M |\n| gpt2-medium | 24 | 1024 | 355M |\n\n"
         "| model | layers | d_model | non-embedding params |\n|-|-|-|-|\n"
         "| gpt2 a | 12 | 768 | 71.2M |\n| gpt2 b | 24 | 1024 | 290M |\n"
     )
-    assert [one.verdict for one in of(found, "parameters")] == ["mismatch", "mismatch", "ok", "ok"]
-    assert of(found, "parameters column") == []
+    assert [finding.verdict for finding in of(result, "parameters")] == ["mismatch", "mismatch", "ok", "ok"]
+    assert of(result, "parameters column") == []
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_a_column_without_embeddings_beside_one_with_them_is_judged_by_itself():
     ],
 )
 def test_hours_of_devices_are_not_multiplied_by_their_number_again(header, hours):
-    found = audit_text(
+    result = audit_text(
         f"| model | tokens | {header} | hardware |\n|-|-|-|-|\n| gpt2 | 10B | {hours}.0 | 8xA100 |\n"
     )
-    (one,) = of(found, "MFU")
-    assert one.recomputed == "47.5%"
-    assert "1,388,889 tokens/s" in one.explanation
+    (finding,) = of(result, "MFU")
+    assert finding.recomputed == "47.5%"
+    assert "1,388,889 tokens/s" in finding.explanation
 
 
 HEADERS = [

@@ -8,7 +8,7 @@ import pytest
 
 from families.units import BadInput
 from plots import style
-from plots.figures import picture, pictures
+from plots.figures import draw_figure, draw_figures
 from plots.report import report
 from plots.study_data import load_study
 from scaling.laws import Law
@@ -18,13 +18,13 @@ from .synthetic import write_study
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def complete(tmp_path_factory):
     return write_study(tmp_path_factory.mktemp("bad") / "study")
 
 
 @pytest.fixture
-def study(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "study")
+def study(complete, tmp_path):
+    return shutil.copytree(complete, tmp_path / "study")
 
 
 def _rows(folder):
@@ -36,8 +36,8 @@ def _write(folder, rows):
 
 
 def _page(folder):
-    seen = load_study(folder)
-    return report(seen, *pictures(seen))
+    data = load_study(folder)
+    return report(data, *draw_figures(data))
 
 
 def _without(folder, *names):
@@ -65,12 +65,12 @@ def test_losses_beyond_guessing_are_named_and_the_pictures_hold(study):
     rows = _rows(study)
     rows[3]["loss"] = 1e4
     _write(study, rows)
-    seen = load_study(study)
-    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in seen.doubts)
-    assert rows[3]["run"] not in {run.run for run in seen.lawful if run.loss > 100}
-    drawn, lacking = pictures(seen)
-    assert set(lacking) == {"calibration"}
-    assert all(len(style.svg(one.figure, one.name)) < 400_000 for one in drawn)
+    data = load_study(study)
+    assert any("above the loss of guessing" in line and rows[3]["run"] in line for line in data.warnings)
+    assert rows[3]["run"] not in {run.run for run in data.comparable_runs if run.loss > 100}
+    drawn, not_drawn = draw_figures(data)
+    assert set(not_drawn) == {"calibration"}
+    assert all(len(style.svg(figure.figure, figure.name)) < 400_000 for figure in drawn)
 
 
 def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
@@ -79,15 +79,15 @@ def test_a_curve_that_climbs_leaves_the_picture_and_not_the_others(study):
     for line in lines[len(lines) // 2 :]:
         line["loss"] = 1e6
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    seen = load_study(study)
-    assert any("which diverged" in line for line in seen.doubts)
-    axes = picture("learning", seen).figure.axes[0]
+    data = load_study(study)
+    assert any("which diverged" in line for line in data.warnings)
+    axes = draw_figure("learning", data).figure.axes[0]
     assert axes.get_ylim()[1] < 30
     assert len(axes.get_yticks()) < 20
 
 
 def test_a_healthy_study_has_no_doubts(study):
-    assert load_study(study).doubts == ()
+    assert load_study(study).warnings == ()
 
 
 @pytest.mark.parametrize("high", [12.0, 1e2, 1e6, 1e200])
@@ -129,9 +129,9 @@ def test_the_command_says_each_reason_once(study, cli):
     _without(study, "law.json", "comparison.json")
     done = cli("report", "--study", study)
     assert done.returncode == 0, done.stderr
-    said = [line for line in done.stderr.splitlines() if "no law.json" in line]
-    assert len(said) == 1
-    assert "surface, isoflops, frontier" in said[0]
+    messages = [line for line in done.stderr.splitlines() if "no law.json" in line]
+    assert len(messages) == 1
+    assert "surface, isoflops, frontier" in messages[0]
 
 
 def test_a_study_of_two_eval_sets_is_refused_by_a_fit_and_doubted_by_the_report(study, cli):
@@ -141,7 +141,7 @@ def test_a_study_of_two_eval_sets_is_refused_by_a_fit_and_doubted_by_the_report(
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert "2 eval sets" in done.stderr
-    assert any("2 eval sets" in line for line in load_study(study).doubts)
+    assert any("2 eval sets" in line for line in load_study(study).warnings)
 
 
 def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
@@ -152,4 +152,4 @@ def test_runs_that_count_n_differently_are_refused_by_a_fit(study, cli):
     done = cli("fit", study / "runs.jsonl")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert any("count of N" in line for line in load_study(study).doubts)
+    assert any("count of N" in line for line in load_study(study).warnings)

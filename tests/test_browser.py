@@ -20,9 +20,9 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    found = Browser(tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
+    chromium = Browser(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()
 
 
 @pytest.mark.parametrize("name", ["plain", "hostile"])
@@ -37,23 +37,23 @@ def test_nothing_overflows_and_the_console_is_quiet(browser, pages, name, dark, 
     )
     assert wide == []
     assert browser.errors() == []
-    asked = [url for url in browser.requests() if not url.startswith("data:")]
-    assert set(asked) <= {pages[name]}
+    requested = [url for url in browser.requests() if not url.startswith("data:")]
+    assert set(requested) <= {pages[name]}
 
 
 def test_dark_is_dark_and_text_stands_out_in_both(browser, pages):
-    seen = {}
+    colours = {}
     for dark in (False, True):
         browser.open(pages["plain"], dark=dark)
-        seen[dark] = browser.run(
+        colours[dark] = browser.run(
             """const c = e => getComputedStyle(e);
                return [c(document.body).backgroundColor, c(document.body).color,
                        c(document.querySelector('svg text')).fill, c(document.querySelector('.about')).color]"""
         )
-        paper, *inks = (_luminance(colour) for colour in seen[dark])
+        paper, *inks = (_luminance(colour) for colour in colours[dark])
         for ink in inks:
             assert (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05) >= 4.5, "WCAG 2.1, 1.4.3"
-    assert _luminance(seen[True][0]) < 0.05 < 0.9 < _luminance(seen[False][0])
+    assert _luminance(colours[True][0]) < 0.05 < 0.9 < _luminance(colours[False][0])
 
 
 def _luminance(colour):

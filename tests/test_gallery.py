@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plots.figures import picture
+from plots.figures import draw_figure
 from plots.study_data import load_study
 from plots.style import svg
 from scaling.files import sha256_file
@@ -26,7 +26,7 @@ def place(request):
 
 
 def test_there_are_studies_of_two_texts():
-    texts = {load_study(folder).study.text for folder in FOLDERS}
+    texts = {load_study(folder).study_file.text for folder in FOLDERS}
     assert len(FOLDERS) >= 2
     assert len(texts) >= 2
 
@@ -54,7 +54,7 @@ def test_the_prediction_follows_from_the_law(place):
 def test_the_law_follows_from_the_runs_that_it_was_fitted_on(place):
     law, held = LawFile.read(place.law), {row.run for row in Comparison.read(place.comparison).rows}
     runs = [run for run in read_runs(place.runs).runs if run.run not in held]
-    found = fit(runs, seed=load_study(place.folder).study.seed)
+    found = fit(runs, seed=load_study(place.folder).study_file.seed)
     (row,) = Comparison.read(place.comparison).rows
     member = open_seal(place.plan).members[0]
     assert found.predict(member.params, member.tokens).loss == pytest.approx(row.predicted_loss, rel=2e-3)
@@ -73,7 +73,7 @@ def test_the_pages_sentence_is_what_the_studies_say():
 
 def test_pictures_are_the_same_bytes_for_the_same_files(place, tmp_path):
     name = "predicted"
-    first, second = (svg(picture(name, load_study(place.folder)).figure, name) for _ in range(2))
+    first, second = (svg(draw_figure(name, load_study(place.folder)).figure, name) for _ in range(2))
     assert first == second
     assert "<svg" in (place.folder / "figures" / f"{name}.svg").read_text(encoding="utf-8")
 

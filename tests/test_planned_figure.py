@@ -2,8 +2,8 @@
 
 import pytest
 
-from plots.plan import HIGH, planned, published_near
-from plots.style import conclusion, svg
+from plots.plan import LOSS_MARGIN, planned, published_near
+from plots.style import get_title, svg
 from scaling.planning.query import PlanQuery, answer_query, isoflops
 
 
@@ -11,9 +11,9 @@ from scaling.planning.query import PlanQuery, answer_query, isoflops
 def test_the_title_names_the_recommended_and_the_picture_is_the_same_each_time(law):
     question = PlanQuery(budget="1e19", law=law)
     plan, _ = answer_query(question)
-    figure = planned(plan, isoflops(question, plan))
-    assert plan.recommended.member in conclusion(figure)
-    again = planned(plan, isoflops(question, plan))
+    figure = planned(plan, isoflops(question, plan)).figure
+    assert plan.recommended.member in get_title(figure)
+    again = planned(plan, isoflops(question, plan)).figure
     assert svg(figure, "plan") == svg(again, "plan")
 
 
@@ -48,8 +48,8 @@ def test_several_budgets_have_a_curve_each_through_their_members():
 def test_what_no_law_wants_is_ringed_and_other_laws_differ_in_their_dashes():
     question = PlanQuery(budget="8xA100-hours")
     plan, _ = answer_query(question)
-    drawn = svg(planned(plan, isoflops(question, plan)), "plan")
-    assert "gpt2-52m: Pareto-optimal, and no law prefers it" in drawn
+    drawn = svg(planned(plan, isoflops(question, plan)).figure, "plan")
+    assert "gpt2-52m: Pareto-optimal, preferred by no law" in drawn
     assert "gpt2-125m: Pareto-optimal" not in drawn
 
 
@@ -61,13 +61,13 @@ def test_a_law_of_one_dial_has_no_isoflop_curve():
 def test_published_runs_near_the_plan_are_drawn_hollow_and_named_with_their_text():
     question = PlanQuery(budget="8xA100-hours", law="chinchilla")
     plan, _ = answer_query(question)
-    drawn = svg(planned(plan, isoflops(question, plan)), "plan")
+    drawn = svg(planned(plan, isoflops(question, plan)).figure, "plan")
     for words in ("gpt2-83m: 3.28 nats per token of OpenWebText on 5.77B tokens", "gpt2-medium: 2.84"):
         assert words in drawn
     assert "composer-gpt2, OpenWebText" in drawn
     sizes, losses = (1e7, 1e9), (3.0, 3.3)
     shown = published_near(plan, sizes, losses)
-    assert all(1e7 < run.params < 1e9 and run.loss < 3.3 + HIGH for one in shown for run in one.runs)
+    assert all(1e7 < run.params < 1e9 and run.loss < 3.3 + LOSS_MARGIN for one in shown for run in one.runs)
     assert published_near(plan, (1e3, 1e4), losses) == ()
 
 

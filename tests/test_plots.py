@@ -10,8 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from families.units import BadInput, format_size
-from plots import law, predictions, study_data, style, tables, training
-from plots.figures import FIGURES, picture, pictures, planned_flops
+from plots import frontier, law, predictions, study_data, style, tables, training
+from plots.figures import FIGURES, draw_figure, draw_figures
 from plots.law import without_local_correction
 from plots.study_data import LossCurve, load_study
 from scaling.files import csv_text
@@ -27,7 +27,7 @@ DRAWN = set(FIGURES) - {"calibration", "planned", "forecast"}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory):
+def study(tmp_path_factory):
     return load_study(write_study(tmp_path_factory.mktemp("plots") / "study"))
 
 
@@ -46,31 +46,30 @@ def _row(loss, actual, half=0.05):
 
 def test_the_conclusion_states_the_miss_and_the_interval_that_held():
     assert (
-        predictions.verdict(_row(4.12, 4.15))
-        == "Predicted 4.120, actual 4.150: 0.72 % off, inside the 80 % interval"
+        predictions.score_text(_row(4.12, 4.15))
+        == "Predicted 4.1200, actual 4.1500: 0.72 % off, inside the 80 % interval"
     )
-    assert predictions.verdict(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
-    assert predictions.verdict(_row(4.12, 4.50)).endswith("outside the 95 % interval")
+    assert predictions.score_text(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
+    assert predictions.score_text(_row(4.12, 4.50)).endswith("outside the 95 % interval")
 
 
 def test_many_predictions_are_counted():
     rows = [_row(4.0, 4.01), _row(4.0, 3.99), _row(4.0, 4.3)]
-    figure = predictions.predicted_against_actual(rows)
-    assert "80 % intervals held 2 of 3" in style.conclusion(figure)
-    assert "80 % intervals held 2 of 3" in style.conclusion(predictions.calibration(rows))
+    assert "80 % intervals held 2 of 3" in predictions.predicted_against_actual(rows).title
+    assert "80 % intervals held 2 of 3" in predictions.calibration(rows).title
 
 
-def test_every_figure_but_calibration_is_drawn_for_a_whole_study(seen):
-    drawn, lacking = pictures(seen)
+def test_every_figure_but_calibration_is_drawn_for_a_whole_study(study):
+    drawn, not_drawn = draw_figures(study)
     assert {p.name for p in drawn} == DRAWN
-    assert lacking == {"calibration": "there is 1 scored prediction; calibration needs at least 3"}
+    assert not_drawn == {"calibration": "there is 1 scored prediction; calibration needs at least 3"}
     assert all(p.title and p.about and p.rows for p in drawn)
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN))
-def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
-    first = picture(name, seen)
-    texts = [style.svg(one.figure, name) for one in (first, first, picture(name, seen))]
+def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(study, name):
+    first = draw_figure(name, study)
+    texts = [style.svg(drawn.figure, name) for drawn in (first, first, draw_figure(name, study))]
     assert texts[0] == texts[1] == texts[2]
     root = ET.fromstring(texts[0])
     assert root.get("role") == "img"
@@ -79,21 +78,23 @@ def test_svg_is_well_formed_the_same_twice_and_says_what_it_shows(seen, name):
     assert re.search(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d", texts[0]) is None, "no date of drawing"
 
 
-def test_inline_svg_takes_the_pages_colours(seen):
-    text = style.svg(picture("frontier", seen).figure, "frontier", inline=True)
+def test_inline_svg_takes_the_pages_colours(study):
+    text = style.svg(draw_figure("frontier", study).figure, "frontier", inline=True)
     assert not [colour for colour in style.DARK if colour in text]
-    assert f"var(--{style.variable(style.BLUE)})" in text
+    assert f"var(--{style.css_variable(style.BLUE)})" in text
 
 
-def test_png_is_the_same_twice(seen):
-    one = picture("residuals", seen).figure
-    assert style.png(one) == style.png(one)
-    assert style.png(one)[:8] == b"\x89PNG\r\n\x1a\n"
+def test_png_is_the_same_twice(study):
+    figure = draw_figure("residuals", study).figure
+    assert style.png(figure) == style.png(figure)
+    assert style.png(figure)[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_each_run_of_the_law_has_a_point_with_its_name(seen):
-    text = style.svg(picture("frontier", seen).figure, "frontier")
-    assert text.count('class="pt"') == 2 * len(seen.lawful), "above against loss, below against size"
+def test_each_run_of_the_law_has_a_point_with_its_name(study):
+    text = style.svg(draw_figure("frontier", study).figure, "frontier")
+    assert text.count('class="pt"') == 2 * len(study.comparable_runs), (
+        "above against loss, below against size"
+    )
     assert "gpt2-d192-s0" in text
 
 
@@ -104,24 +105,27 @@ def test_a_spreadsheet_computes_nothing_of_a_name():
     assert rows == [["run", "loss"], ["'=1+1", "-0.5"], ["'@x", "2.0"], ["gpt2-52m", "3.0"]]
 
 
-def test_csv_holds_the_runs_and_the_percent_off_the_law(seen):
-    rows = list(csv.DictReader(io.StringIO(picture("residuals", seen).csv())))
-    assert len(rows) == len(seen.lawful)
+def test_csv_holds_the_runs_and_the_percent_off_the_law(study):
+    rows = list(csv.DictReader(io.StringIO(draw_figure("residuals", study).csv())))
+    assert len(rows) == len(study.comparable_runs)
     for row in rows:
         assert float(row["percent"]) == pytest.approx(100 * (float(row["loss"]) / float(row["law"]) - 1))
 
 
-def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(seen):
-    error = law.residual_percent(seen.law.predictor(), [r for r in seen.lawful if r.run not in seen.held])
+def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(study):
+    error = law.residual_percent(
+        study.law.predictor(), [r for r in study.comparable_runs if r.run not in study.sealed_runs]
+    )
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
 
-def test_a_trend_in_the_residuals_is_said(seen):
+def test_a_trend_in_the_residuals_is_said(study):
     bent = [
-        r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))}) for r in seen.lawful
+        r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))})
+        for r in study.comparable_runs
     ]
-    assert "a trend is left in D" in style.conclusion(law.residuals(seen.law.predictor(), bent))
-    assert "no trend" in style.conclusion(law.residuals(seen.law.predictor(), seen.lawful, seen.held))
+    assert "a trend in D" in law.residuals(study.law.predictor(), bent).title
+    assert "no trend" in law.residuals(study.law.predictor(), study.comparable_runs, study.sealed_runs).title
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
@@ -132,9 +136,9 @@ def test_smoothing_keeps_a_constant_and_the_mean_level():
     assert np.std(np.diff(study_data.smooth(noisy))) < 0.2 * np.std(np.diff(noisy))
 
 
-def test_a_cooldown_starts_on_its_trunk(seen):
-    branch = next(c for c in seen.curves if c.part.startswith("rung"))
-    tokens, loss = study_data.joined(branch, seen.curves)
+def test_a_cooldown_starts_on_its_trunk(study):
+    branch = next(c for c in study.curves if c.part.startswith("rung"))
+    tokens, loss = study_data.smooth_with_trunk(branch, study.curves)
     assert tokens[0] < branch.tokens[0]
     assert len(tokens) == len(loss) == len(branch.tokens) + 1
 
@@ -166,32 +170,34 @@ def test_a_figure_without_data_is_one_clear_line(draw, message):
         draw()
 
 
-def test_an_unknown_figure_names_the_nearest(seen):
+def test_an_unknown_figure_names_the_nearest(study):
     with pytest.raises(BadInput, match="did you mean surface"):
-        picture("surfcae", seen)
+        draw_figure("surfcae", study)
 
 
-def test_no_setting_of_the_callers_matplotlib_changes(seen):
+def test_no_setting_of_the_callers_matplotlib_changes(study):
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    style.png(picture("surface", seen).figure)
+    style.png(draw_figure("surface", study).figure)
     assert dict(mpl.rcParams) == before
 
 
-def test_the_bands_edges_cost_what_the_band_allows(seen):
-    predictor = without_local_correction(seen.law.predictor())
-    found = law.along(predictor, np.geomspace(1e11, 1e13, 7))
-    for edge in found.band:
-        loss = predictor.predict(edge, found.C / (6 * edge)).loss
-        assert loss - found.loss == pytest.approx(np.full(7, found.nats), rel=0.02)
-    assert (found.band[0] < found.N).all()
-    assert (found.band[1] > found.N).all()
+def test_the_bands_edges_cost_what_the_band_allows(study):
+    predictor = without_local_correction(study.law.predictor())
+    best = frontier.compute_frontier(predictor, np.geomspace(1e11, 1e13, 7))
+    for edge in best.band:
+        loss = predictor.predict(edge, best.C / (6 * edge)).loss
+        assert loss - best.loss == pytest.approx(np.full(7, best.nats), rel=0.02)
+    assert (best.band[0] < best.N).all()
+    assert (best.band[1] > best.N).all()
 
 
-def test_a_wider_band_holds_the_narrower_one(seen):
+def test_a_wider_band_holds_the_narrower_one(study):
     compute = np.array([1e12])
-    narrow, wide = (law.along(seen.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02))
+    narrow, wide = (
+        frontier.compute_frontier(study.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02)
+    )
     assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
 
 
@@ -207,26 +213,25 @@ def _run(**changes):
 
 
 def test_mfu_is_of_a_named_dense_peak():
-    (speed,) = training.speeds(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    (speed,) = training.measure_throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
     assert speed.mfu == pytest.approx(5e5 * 8e8 / 989e12)
     assert speed.peak == "H200's 989 TFLOP/s bf16 dense"
-    assert "40 % of H200's 989 TFLOP/s bf16 dense" in style.conclusion(
-        training.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
-    )
-    (eight,) = training.speeds(_timed("r"), [_run(accelerator="8xA100")])
+    drawn = training.throughput(_timed("r"), [_run(accelerator="NVIDIA H200")])
+    assert "40 % of H200's 989 TFLOP/s bf16 dense" in drawn.title
+    (eight,) = training.measure_throughput(_timed("r"), [_run(accelerator="8xA100")])
     assert eight.mfu == pytest.approx(5e5 * 8e8 / (8 * 312e12))
 
 
 def test_without_a_known_peak_the_models_own_flops_are_said():
-    (speed,) = training.speeds(_timed("r"), [_run(accelerator="cpu")])
-    assert (speed.mfu, speed.said) == (None, "400 TFLOP/s")
-    (unknown,) = training.speeds(_timed("r"), [_run(compute_kind="6ND")])
-    assert unknown.said == "", "6ND is no exact count"
+    (speed,) = training.measure_throughput(_timed("r"), [_run(accelerator="cpu")])
+    assert (speed.mfu, speed.utilisation) == (None, "400 TFLOP/s")
+    (unknown,) = training.measure_throughput(_timed("r"), [_run(compute_kind="6ND")])
+    assert unknown.utilisation == "", "6ND is no exact count"
 
 
-def test_a_ladders_trunk_is_planned_once(seen):
-    ladder = seen.ladder.members[0]
-    flops = planned_flops(seen)[f"{ladder.member}-s0"]
+def test_a_ladders_trunk_is_planned_once(study):
+    ladder = study.ladder.members[0]
+    flops = study.planned_flops[f"{ladder.member}-s0"]
     each = ladder.flops / ladder.tokens
     assert flops == pytest.approx(each * (0.8 * max(ladder.rungs) + 0.2 * sum(ladder.rungs)))
     assert flops < each * sum(ladder.rungs)
@@ -249,8 +254,9 @@ def test_the_profile_names_where_the_misfit_passes_its_limits_and_what_stays_ope
     gamma = LikelihoodProfile(
         name="gamma", best=0.3, values=tuple(values), interval_95=(0.243, None), **shared
     )
-    figure = law.profile([alpha, gamma])
-    assert style.conclusion(figure) == "At 95 %, α 0.243 to 0.357, γ 0.243 to open"
+    drawn = law.profile([alpha, gamma])
+    figure = drawn.figure
+    assert drawn.title == "At 95 %, α 0.243 to 0.357, γ 0.243 to open"
     assert len(figure.axes) == 2
     line = figure.axes[0].lines[-2]
     np.testing.assert_allclose(line.get_ydata(), rises)
@@ -264,7 +270,7 @@ def test_sizes_of_errors_and_perplexities_of_diverged_runs_stay_short():
         "1.2 %",
         "100 %",
     ]
-    assert (tables.short_cell(16.806, 2), tables.short_cell(1.0142320547350045e304, 2)) == (
+    assert (tables.short_number(16.806, 2), tables.short_number(1.0142320547350045e304, 2)) == (
         "16.81",
         "1.01e+304",
     )
@@ -277,7 +283,7 @@ def test_many_sizes_are_named_at_their_lines_from_the_lowest_loss_to_the_highest
         )
         for i in range(30)
     ]
-    drawn = training.learning_curves((), runs)
+    drawn = training.learning_curves((), runs).figure
     named = [text.get_text() for text in drawn.axes[0].texts]
     assert len(named) == 14
     assert {"1M", format_size(runs[-1].params)} <= set(named)

@@ -21,12 +21,12 @@ FRONTIER = {
 
 
 @pytest.fixture(scope="module")
-def found():
+def comparison():
     return compare_published("composer-gpt2")
 
 
-def test_predictions_are_the_laws_to_the_last_digit(found):
-    for row in found.rows:
+def test_predictions_are_the_laws_to_the_last_digit(comparison):
+    for row in comparison.rows:
         N, loss, ppl, tokens = FRONTIER[row.member]
         assert (row.params_non_embedding, row.predicted_loss, row.predicted_ppl) == (
             N,
@@ -37,26 +37,27 @@ def test_predictions_are_the_laws_to_the_last_digit(found):
         assert round(row.predicted_ppl, 2) == row.printed_predicted_ppl
 
 
-def test_every_slip_of_the_card_is_marked(found):
-    by_column = {one.column: one for one in found.corrections}
+def test_every_slip_of_the_card_is_marked(comparison):
+    by_column = {correction.column: correction for correction in comparison.corrections}
     assert set(by_column) == {"params", "member", "tokens", "hours", "ppl", "loss"}
     assert by_column["params"].findings[0].recomputed == "51,475,968, 82,056,320, 124,439,808"
     assert [f.recomputed for f in by_column["tokens"].findings] == [
         "4,718,592,000", "5,767,168,000", "7,340,032,000",
     ]  # fmt: skip
     assert [f.recomputed for f in by_column["hours"].findings] == ["6.8%", "7.5%", "8.3%"]
+    assert [round(100 * row.mfu, 1) for row in comparison.rows] == [6.8, 7.5, 8.3]
     assert (by_column["member"].findings[0].stated, by_column["member"].findings[0].recomputed) == (
         "8",
         "512",
     )
     assert by_column["loss"].findings[0].recomputed == "0.0456"
-    first, second, _ = found.rows
+    first, second, _ = comparison.rows
     assert "member" in first.marks
     assert "member" not in second.marks, "only the 52M row has the slip"
 
 
-def test_our_fit_crosses_the_law_beyond_the_table(found):
-    fit = found.fit
+def test_our_fit_crosses_the_law_beyond_the_table(comparison):
+    fit = comparison.fit
     assert (round(fit.exponent, 4), round(fit.factor, 1), fit.largest) == (0.0456, 7.5, "gpt2-125m")
     assert fit.exponent_80[0] < fit.exponent < fit.exponent_80[1]
     assert fit.ahead_own > fit.ahead_law, "beyond the crossing the law is too optimistic"
@@ -66,11 +67,11 @@ def test_our_fit_crosses_the_law_beyond_the_table(found):
 def test_a_power_law_through_its_own_points_is_recovered(exponent):
     C = np.array([0.01, 0.1, 1.0, 10.0])
     law = KaplanFrontier()
-    found = frontier_fit(law, C, (5e7 / C) ** exponent)
-    assert found.exponent == pytest.approx(exponent, rel=1e-9)
-    assert found.scale == pytest.approx(5e7, rel=1e-6)
-    at = found.crossing
-    assert found.loss(at) == pytest.approx((law.C_scale / at) ** law.L_exponent, rel=1e-9)
+    fit = frontier_fit(law, C, (5e7 / C) ** exponent)
+    assert fit.exponent == pytest.approx(exponent, rel=1e-9)
+    assert fit.scale == pytest.approx(5e7, rel=1e-6)
+    at = fit.crossing
+    assert fit.loss(at) == pytest.approx((law.C_scale / at) ** law.L_exponent, rel=1e-9)
 
 
 def test_one_budget_has_no_exponent():
@@ -104,15 +105,15 @@ def test_the_command_prints_the_table_and_its_corrections(cli):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--published", "cerebras-gpt"), "prints no predictions"),
         (("--published", "composer"), "composer-gpt2"),
         (("--published", "composer-gpt2", "--under", "."), "give one of them"),
     ],
 )
-def test_a_set_without_predictions_is_one_line(cli, words, said):
+def test_a_set_without_predictions_is_one_line(cli, words, message):
     done = cli("compare", *words)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

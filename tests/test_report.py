@@ -11,7 +11,7 @@ import pytest
 from families.units import BadInput, format_size
 from plots import card, tables
 from plots import text as page_text
-from plots.figures import pictures
+from plots.figures import draw_figures
 from plots.report import report
 from plots.study_data import load_study
 from scaling.cli.report import write_report
@@ -35,8 +35,8 @@ def hostile(tmp_path_factory):
 
 
 def _page(folder):
-    seen = load_study(folder)
-    return report(seen, *pictures(seen))
+    data = load_study(folder)
+    return report(data, *draw_figures(data))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,11 @@ def test_ids_are_used_once(page):
 def test_the_page_states_the_seal_and_the_numbers_of_the_comparison(study, page):
     row = Comparison.read(study / "comparison.json").rows[0]
     for text in (
-        f"{row.predicted_loss:.3f}",
-        f"{row.actual_loss:.3f}",
+        f"{row.predicted_loss:.4f}",
+        f"{row.actual_loss:.4f}",
         f"{row.actual_ppl:.2f}",
         row.sealed_at,
-        "unbroken",
+        "intact: the plan is unchanged",
     ):
         assert text in page
 
@@ -133,11 +133,11 @@ def test_hostile_names_stay_text(hostile):
 
 
 def test_a_card_holds_no_markup_of_a_hostile_name(hostile):
-    seen = load_study(hostile)
-    text = card.markdown(seen)
+    data = load_study(hostile)
+    text = card.markdown(data)
     assert "<script" not in text
     assert "<img" not in text
-    for tex in (card.latex(seen), card.latex(replace(seen, comparison=None))):  # the second names the runs
+    for tex in (card.latex(data), card.latex(replace(data, comparison=None))):  # the second names the runs
         assert not set(tex) & set("−–±×…")
         assert re.search(r"(?<!\\)[#%&_]", tex.replace(" & ", " ").replace("% ", "")) is None
     assert r"\&\$x\_1\textasciicircum{}2\$" in tex
@@ -151,20 +151,20 @@ def test_in_a_papers_table_no_name_opens_a_group_or_a_formula():
 
 
 @pytest.mark.parametrize(
-    ("kept", "said"),
+    ("kept", "expected"),
     [
         (("runs.jsonl",), "No law is fitted yet"),
         (("runs.jsonl", "law.json"), "Nothing is planned yet"),
         (("law.json",), "No run is finished yet"),
         (("plan.json",), "No run is finished yet"),
-        (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has met its run yet"),
+        (("runs.jsonl", "law.json", "plan.json"), "No sealed prediction has been scored yet"),
     ],
 )
-def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, said):
+def test_a_study_in_the_making_is_reported_with_what_is_missing(study, tmp_path, kept, expected):
     for name in kept:
         shutil.copy(study / name, tmp_path / name)
     page = _page(tmp_path)
-    assert said in page
+    assert expected in page
     assert "Traceback" not in page
     assert card.markdown(load_study(tmp_path))
     assert card.latex(load_study(tmp_path))
@@ -184,17 +184,17 @@ def test_one_run_and_all_one_size_are_reported(study, tmp_path):
 
 
 def test_a_run_with_a_folder_of_its_own_has_its_curves(study, tmp_path):
-    whole = load_study(study)
-    name = whole.curves[0].run
+    original = load_study(study)
+    name = original.curves[0].run
     alone = shutil.copytree(study / "runs" / name, tmp_path / "alone")
     (alone / "run.json").write_text(json.dumps({"kind": "run", "version": 1, "run": name}))
-    for run in whole.runs:
+    for run in original.runs:
         if run.run == name:
             append_run(alone / "runs.jsonl", run)
-    theirs = [(one.part, one.loss.tolist()) for one in whole.curves if one.run == name]
+    theirs = [(curve.part, curve.loss.tolist()) for curve in original.curves if curve.run == name]
     assert len(theirs) > 1
-    assert [(one.part, one.loss.tolist()) for one in load_study(alone).curves] == theirs
-    assert {one.run for one in load_study(alone).curves} == {name}
+    assert [(curve.part, curve.loss.tolist()) for curve in load_study(alone).curves] == theirs
+    assert {curve.run for curve in load_study(alone).curves} == {name}
 
 
 def test_a_line_that_is_being_written_is_left_out_and_said(study, tmp_path):
@@ -209,38 +209,38 @@ def test_runs_on_another_eval_set_stay_out_of_the_laws_figures(study, tmp_path):
     row = json.loads((folder / "runs.jsonl").read_text().splitlines()[1])
     with (folder / "runs.jsonl").open("a") as file:
         file.write(json.dumps({**row, "run": "stranger", "eval_set": "other"}) + "\n")
-    seen = load_study(folder)
-    assert "stranger" not in {run.run for run in seen.lawful}
-    assert any("2 eval sets" in line for line in seen.doubts)
+    data = load_study(folder)
+    assert "stranger" not in {run.run for run in data.comparable_runs}
+    assert any("2 eval sets" in line for line in data.warnings)
 
 
 def test_advice_follows_from_the_numbers(study):
-    said = " ".join(page_text.recommendations(load_study(study)))
-    assert "refit with them" in said
-    seen = load_study(study)
-    assert page_text.headline(seen).startswith("Predicted ")
+    expected = " ".join(page_text.recommendations(load_study(study)))
+    assert "refit with them" in expected
+    data = load_study(study)
+    assert page_text.headline(data).startswith("Predicted ")
 
 
 def test_the_page_says_what_refitting_changes_and_what_each_prediction_cost(study, page):
     text = " ".join(_tags(page).text)
-    for said in (
-        "What refitting with the new runs changes: 16 rows become 17",
+    for expected in (
+        "Refitted with the new runs: 16 rows become 17",
         "exponent of N*",
         "Cost, planned",
     ):
-        assert said in text
-    found = Comparison.read(study / "comparison.json").refit
-    assert f"{found.change('loss').after:.3f}" in text
+        assert expected in text
+    refit = Comparison.read(study / "comparison.json").refit
+    assert f"{refit.change('loss').after:.4f}" in text
 
 
 def test_the_page_names_the_ladder_that_tells_most(study):
     shaped = load_study(study)
     runs = tuple(r.model_copy(update={"n_layer": 2, "n_head": 4, "vocab_size": 1024}) for r in shaped.runs)
-    found = tables.forms_table_aside(replace(shaped, runs=runs))
-    widths = [row[-1].value for row in found.rows]
+    ladders = tables.informative_ladders_table(replace(shaped, runs=runs))
+    widths = [row[-1].value for row in ladders.rows]
     assert 0 < min(widths) <= max(widths) < 0.1
-    assert "now known to" in found.title
-    assert tables.forms_table_aside(shaped) is None, "runs that do not say their shape"
+    assert "now predicted to" in ladders.title
+    assert tables.informative_ladders_table(shaped) is None, "runs that do not say their shape"
 
 
 def test_a_plan_of_choices_shows_its_band(study, tmp_path, cli):
@@ -267,9 +267,9 @@ def test_write_report_leaves_page_and_figures(study, tmp_path):
 
 def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp_path, cli):
     folder = shutil.copytree(study, tmp_path / "s")
-    found = cli("report", "--study", folder, "--json")
-    assert found.returncode == 0, found.stderr
-    value = json.loads(found.stdout)
+    done = cli("report", "--study", folder, "--json")
+    assert done.returncode == 0, done.stderr
+    value = json.loads(done.stdout)
     assert value["comparison"][0]["member"] == "gpt2-d192"
     assert set(value["not_drawn"]) == {"calibration"}
     drawn = cli("plot", "residuals", "--study", folder, "--out", tmp_path / "r.svg", "--json")
@@ -295,7 +295,7 @@ def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
     assert "Sealed predictions of 3 studies" in page
     assert "80 % intervals held 3 of 3" in page
     assert ">two<" in page  # a study of one prediction goes by its own name
-    assert "What to run next" not in page
+    assert "Next runs" not in page
 
 
 def test_the_command_says_first_that_a_seal_is_broken(study, tmp_path, cli):

@@ -114,34 +114,34 @@ def large(tmp_path_factory):
 
 def test_figures_of_a_large_study_draw_a_few_and_the_page_says_how_many(large):
     seen = load_study(large)
-    drawn = seen.thinned
+    drawn = seen.subsampled
     assert len(seen.runs) == MOST_DRAWN + 700
     assert MOST_DRAWN <= len(drawn.runs) < len(seen.runs)
     assert min(seen.runs, key=lambda run: run.loss) in drawn.runs
     shown = {curve.run for curve in drawn.curves}
     assert len(shown) == MOST_CURVES
     assert shown <= {run.run for run in drawn.runs}
-    said = " ".join(seen.doubts)
+    said = " ".join(seen.warnings)
     assert f"figures draw {len(drawn.runs):,} of {len(seen.runs):,} observations" in said
     assert f"curves of {MOST_CURVES} of {MOST_READ + 20} runs" in said
-    assert "the curves of 20 runs were not read at all" in said
+    assert "the curves of 20 runs were not read" in said
     if "r1" in {curve.run for curve in seen.curves}:
         assert "which diverged: r1" in said
 
 
 def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
     seen = load_study(large)
-    one = next(run for run in seen.runs if run not in seen.thinned.runs)
+    one = next(run for run in seen.runs if run not in seen.subsampled.runs)
 
     class Told:
         rows = (one,)
 
-    assert one in replace(seen, comparison=Told()).thinned.runs
+    assert one in replace(seen, comparison=Told()).subsampled.runs
 
 
 def test_a_study_of_a_few_runs_is_drawn_whole(tmp_path):
     for k in range(3):
         append_run(tmp_path / "runs.jsonl", Run(run=f"r{k}", params=1e6 * (k + 1), tokens=1e8, loss=3.0))
     seen = load_study(tmp_path)
-    assert seen.thinned.runs == seen.runs
-    assert not any("figures draw" in doubt for doubt in seen.doubts)
+    assert seen.subsampled.runs == seen.runs
+    assert not any("figures draw" in doubt for doubt in seen.warnings)

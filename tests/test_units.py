@@ -3,7 +3,7 @@
 import pytest
 
 from families.units import BadInput, listed, parse_size
-from scaling.auditing.tables import stated
+from scaling.auditing.tables import parse_stated
 from scaling.budget import parse_budget, split_budgets
 from scaling.planning.law import PredictQuery
 from train.config import Rungs
@@ -85,6 +85,6 @@ def test_a_question_names_the_key_whose_comma_it_is():
 
 
 def test_an_audited_number_with_a_decimal_comma_is_no_number():
-    assert stated("1,4B") is None
-    assert stated("1,234") is not None
-    assert stated("1,024 tokens").value == 1024
+    assert parse_stated("1,4B") is None
+    assert parse_stated("1,234") is not None
+    assert parse_stated("1,024 tokens").value == 1024

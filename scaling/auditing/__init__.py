@@ -1,8 +1,8 @@
-"""What an audit reads and recomputes: cells, prose, shapes, book-keeping, trends."""
+"""Audit of published tables: recompute what a table states, and explain what does not add up."""
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,112 +12,23 @@ from ..files import Document, hashes, read_text
 from ..runs import Run
 from ..runs.readers import check_named, missing_columns, read_runs
 from .arithmetic import bookkeeping_findings, table_findings
-from .findings import Finding, Verdict, collapsed, ordered
+from .findings import Finding, Verdict, collapse, sort_findings
 from .shapes import known_member, shape_findings
-from .tables import Entry, Stated, Table, entries, field_of, markdown_tables, read_tables, stated
+from .tables import SourceTable, TableEntry, entries, markdown_tables, prose_entries, read_tables
 from .trends import prediction_findings, residual_findings
 
-# MERGED DOCSTRINGS
-# Shapes and sizes that a model card states in lists and commands rather than in tables.
-# audit(path): recompute what a table states, and say what does not add up and what would explain it.
-
-_PROSE_SIZE = r"(?<![\w.])([0-9][0-9,.]*\s*(?:million|billion|[MBK]\b)?)"
-
-_PHRASES = {
-    "n_layer": r"layers?\b",
-    "n_embd": r"(?:hidden (?:size|dimensions?|units)|wide\b)",
-    "n_head": r"(?:attention )?heads\b",
-    "params": r"(?:trainable )?param(?:eter)?s\b",
-}
-
-_WORDED = {
-    field: re.compile(rf"{_PROSE_SIZE}[- ]+{phrase}", re.IGNORECASE) for field, phrase in _PHRASES.items()
-}
-
-_ASSIGNED = re.compile(r"\b([A-Za-z_]+)=([0-9][0-9_]*)\b")
-
-_TOTAL = re.compile(rf"model size:\s*{_PROSE_SIZE}", re.IGNORECASE)
-
-_HEADING = re.compile(r"\s*(?:#+\s*(.+?)|\*\*(.+?)\*\*:?|[-*]\s+([\w .-]+):)\s*")
-
-_NAMED = re.compile(r"\s*[-*]\s+`?([A-Za-z][\w .-]*?)`?\s*(\([^)]*\))?\s*(?::|\s[-–—]\s)(.*)")
-
-
-def prose_entries(text: str) -> tuple[Entry, ...]:
-    """What lists say ("12 layers, 768 hidden size, 117 million parameters") and commands ("NHIDDEN=2048; NLAYERS=24").
-
-    An entry has a count of parameters and a shape, or the name of a published member.
-    """
-    return tuple(
-        entry
-        for entry in _gathered(text.split("\n"))
-        if known_member(entry) is not None
-        or (
-            {"n_layer", "n_embd"} <= entry.numbers.keys()
-            and ("params" in entry.numbers or "aliases" in entry.words)
-        )
-    )
-
-
-def _gathered(lines: Sequence[str]) -> Iterator[Entry]:
-    """Neighbouring lines make one entry, until a field repeats, a heading comes or a line has a name of its own."""
-    heading, family = "", ""
-    open_name, open_line, facts, aliases = "", 0, dict[str, Stated](), ""
-
-    def entry() -> Entry:
-        words = {"name": open_name, "group": family, **({"aliases": aliases} if aliases else {})}
-        headers = {"name": "", **dict.fromkeys(facts, "text")}
-        where = f"{open_name}, line {open_line}" if open_name else f"line {open_line}"
-        return Entry(name=open_name, where=where, table=-1, numbers=facts, words=words, headers=headers)
-
-    for number, line in enumerate(lines, start=1):
-        if line.lstrip().startswith("|"):
-            continue
-        title = _HEADING.fullmatch(line)
-        if title:
-            if facts:
-                yield entry()
-                facts, aliases = {}, ""
-            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))).strip(": ")
-            family = heading if not title[3] else family
-            continue
-        named = _NAMED.fullmatch(line)
-        said = facts_of(named[3] if named else line)
-        if not said:
-            continue
-        if facts and (named or said.keys() & facts.keys()):
-            yield entry()
-            facts, aliases = {}, ""
-        if not facts:
-            open_name, open_line = (named[1] if named else heading), number
-            aliases = ", ".join(re.findall(r"`([0-9.]+[MB])`", named[2] or "")) if named else ""
-        facts |= said
-    if facts:
-        yield entry()
-
-
-def facts_of(line: str) -> dict[str, Stated]:
-    """Field to number, as a line states them."""
-    found: dict[str, Stated] = {}
-    for field, pattern in _WORDED.items():
-        match = pattern.search(line)
-        if match and (number := stated(match[1].strip(" ,"))) is not None:
-            found[field] = number
-    for name, value in _ASSIGNED.findall(line):
-        known = field_of(name)
-        if known is not None and (number := stated(value)) is not None:
-            found.setdefault(known, number)
-    total = _TOTAL.search(line)
-    if total and (number := stated(total[1].strip())) is not None:
-        found["params"] = number
-    return found
-
-
-_RUNS = (".csv", ".tsv", ".jsonl")
+_RUN_FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 class Audit(Document):
-    """What was recomputed, mismatches first. Findings are data: an audit that finds a mismatch has not failed."""
+    """Findings on a file, mismatches first. An audit that finds a mismatch has not failed.
+
+    Attributes:
+        source: the file's name.
+        tables: number of tables read.
+        rows: number of rows, and of models described in prose.
+        findings: one for each check.
+    """
 
     KIND: ClassVar[str] = "audit"
 
@@ -128,7 +39,7 @@ class Audit(Document):
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """How many findings of each verdict."""
+        """Number of findings of each verdict."""
         counted = Counter(finding.verdict for finding in self.findings)
         return {verdict: counted[verdict] for verdict in Verdict}
 
@@ -137,10 +48,19 @@ class Audit(Document):
         return tuple(finding for finding in self.findings if finding.check == check)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditedText:
+    """Entries of a Markdown text's tables, and the findings on it, mismatches first."""
+
+    rows: tuple[TableEntry, ...]
+    findings: tuple[Finding, ...]
+
+
 def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit:
     """Audit the tables of a .csv, .tsv, .jsonl or Markdown file.
 
     Args:
+        path: of the file.
         column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
 
     Raises:
@@ -152,35 +72,58 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
         check_named(names, {name: None for table in printed for name in table.header}, path)
     tables = tuple(table.renamed(names) for table in printed)
     rows = entries(tables)
-    prose = prose_entries(read_text(path)) if path.suffix.lower() not in _RUNS else ()
-    known = {field for entry in (*rows, *prose) for field in entry.numbers}
-    if not known:
+    of_runs = path.suffix.lower() in _RUN_FORMATS
+    prose = () if of_runs else _described_models(read_text(path))
+    fields = {field for entry in (*rows, *prose) for field in entry.numbers}
+    if not fields:
         raise BadInput(
-            f"{path} holds no table with a column known here (parameters, layers, tokens, hours, loss, perplexity, …)"
+            f"{path} holds no table with a known column (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
-    found = _findings(tables, rows, prose)
-    of_runs = path.suffix.lower() in _RUNS and not any(
+    findings = _findings(tables, rows, prose)
+    are_runs = of_runs and not any(
         "run" not in table.header or missing_columns(table.header, tuple(Run.model_fields))
         for table in tables
     )
-    if of_runs and {"tokens", "loss"} <= known:
-        found += _residuals(path, names)
+    if are_runs and {"tokens", "loss"} <= fields:
+        findings += _run_findings(path, names)
     return Audit(
         source=path.name,
         tables=len(tables),
         rows=len(rows) + len(prose),
-        findings=ordered(collapsed(found)),
+        findings=sort_findings(collapse(findings)),
         inputs=hashes([path]),
     )
 
 
+def audit_markdown(text: str) -> AuditedText:
+    """Audit the tables and lists of a Markdown text."""
+    tables = markdown_tables(text)
+    rows = entries(tables)
+    findings = _findings(tables, rows, _described_models(text))
+    return AuditedText(rows=rows, findings=sort_findings(collapse(findings)))
+
+
 def audit_text(markdown: str) -> tuple[Finding, ...]:
     """The findings on a Markdown text, mismatches first."""
-    tables = markdown_tables(markdown)
-    return ordered(collapsed(_findings(tables, entries(tables), prose_entries(markdown))))
+    return audit_markdown(markdown).findings
 
 
-def _findings(tables: Sequence[Table], rows: Sequence[Entry], prose: Sequence[Entry]) -> list[Finding]:
+def _described_models(text: str) -> tuple[TableEntry, ...]:
+    """Entries of prose with a shape and a count of parameters, or with the name of a published member."""
+    return tuple(
+        entry
+        for entry in prose_entries(text)
+        if known_member(entry) is not None
+        or (
+            {"n_layer", "n_embd"} <= entry.numbers.keys()
+            and ("params" in entry.numbers or "aliases" in entry.words)
+        )
+    )
+
+
+def _findings(
+    tables: Sequence[SourceTable], rows: Sequence[TableEntry], prose: Sequence[TableEntry]
+) -> list[Finding]:
     return [
         *shape_findings(rows),
         *shape_findings(prose),
@@ -190,8 +133,8 @@ def _findings(tables: Sequence[Table], rows: Sequence[Entry], prose: Sequence[En
     ]
 
 
-def _residuals(path: Path, names: Mapping[str, str]) -> list[Finding]:
-    """Trends of a fit, where the file is a table of runs; the rows that are not runs by themselves."""
+def _run_findings(path: Path, names: Mapping[str, str]) -> list[Finding]:
+    """Bad rows of a table of runs, and the residuals of a fit to the good ones."""
     try:
         reading = read_runs(path, column_names=names, max_bad_share=0.5)
     except BadInput as error:

@@ -1,44 +1,41 @@
-"""Tokens, FLOPs, hours and perplexity, recomputed from what stands beside them."""
+"""Checks of tokens, FLOPs, MFU and perplexity from a row's other cells, and of repeated rows."""
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from families import params, params_non_embedding, train_flops
 
 from ..budget import ASSUMED_MFU
 from ..hardware import Accelerator, recognise
-from .findings import FEW, Finding, Verdict, at
+from ..published_runs import PUBLISHED_RUNS
+from ..stats import format_loss
+from .findings import MOST_OK, Finding, Verdict, cell
 from .shapes import is_gpt2, spec_of
-from .tables import Entry, Table, folded, stated
+from .tables import SourceTable, TableEntry, folded, parse_stated
 
-# MERGED DOCSTRINGS
-# The rows themselves: cells that are missing, rows given twice, measurements that stand in two different rows.
-
-_FILES = "the family's own training files: {steps:,} steps x 512 sequences x 1024 tokens"
-
-FAMILY_STEPS = {"gpt252m": 9_000, "gpt283m": 11_000, "gpt2125m": 14_000}  # MosaicML Composer's GPT-2 recipes
-
-FAMILY_BATCH = 512 * 1024
-
-_TOKENS = 32768  # a batch size above this counts tokens, not sequences
-
-_WHOSE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
-
+_LARGEST_BATCH = 32768  # a batch size above this counts tokens, not sequences
+_DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
 _DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
-
-LOW_MFU = 0.2  # engines of one node reach .3 to .55; below this the hours hold something else besides
-
+LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else
 LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
+# Tokens per parameter: laws were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
+_PLAUSIBLE_RATIO = (0.1, 1000.0)
+_LOWEST_LOSS = 1.3  # nats per token of web text (Chinchilla's E is 1.69 to 1.82)
+_TELLING_DIGITS = 7  # of a single loss, for two equal ones to be no accident
+_QUANTISED = 0.1  # share of rows that repeat an earlier loss, beyond which the losses were read off a grid
+_LOSSES = ("loss", "loss_train", "loss_adjusted", "ppl")
+_PUBLISHED = {  # by name: the run, and where its steps and batch are stated
+    folded(run.member): (run, published.tokens_source)
+    for published in PUBLISHED_RUNS.values()
+    for run in published.runs
+    if run.steps is not None and run.batch is not None
+}
 
-# Tokens per parameter: laws of loss were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
-_EXTREME = (0.1, 1000.0)
 
-_ENTROPY = 1.3  # nats per token below which no law of web text goes (Chinchilla's E is 1.69 to 1.82)
-
-
-def tokens_of(entry: Entry) -> float | None:
-    """Tokens trained on: steps times batch where both are known, else as stated."""
+def tokens_of(entry: TableEntry) -> float | None:
+    """Tokens trained on: steps × batch where both are known, else as stated, else None."""
     known = _known_tokens(entry)
     if known is not None:
         return known[0]
@@ -46,30 +43,34 @@ def tokens_of(entry: Entry) -> float | None:
     return None if number is None else number.value
 
 
-def _known_tokens(entry: Entry) -> tuple[float, str] | None:
-    steps = FAMILY_STEPS.get(folded(entry.name))
-    if steps is not None:
-        return float(steps * FAMILY_BATCH), _FILES.format(steps=steps)
+def _known_tokens(entry: TableEntry) -> tuple[float, str] | None:
+    """Steps × batch and how they are known: from a published run of that name, else from the row."""
+    published = _PUBLISHED.get(folded(entry.name))
+    if published is not None:
+        run, source = published
+        context = run.spec.n_positions
+        text = f"{source}: {run.steps:,} steps x {run.batch} sequences x {context} tokens"
+        return float((run.steps or 0) * (run.batch or 0) * context), text
     numbers = entry.numbers
     if {"steps", "batch_tokens"} <= numbers.keys():
         batch = numbers["batch_tokens"].value
         return numbers["steps"].value * batch, f"{numbers['steps'].text} steps x {batch:g} tokens"
     if {"steps", "batch", "n_positions"} <= numbers.keys():
         batch = numbers["batch"].value
-        batch *= 1 if batch > _TOKENS else numbers["n_positions"].value
+        batch *= 1 if batch > _LARGEST_BATCH else numbers["n_positions"].value
         return numbers["steps"].value * batch, f"{numbers['steps'].text} steps x {batch:g} tokens"
     return None
 
 
-def bookkeeping_findings(rows: Sequence[Entry]) -> list[Finding]:
-    """Row by row: tokens, compute, MFU, perplexity; then what the rows have in common."""
-    found: list[Finding] = []
+def bookkeeping_findings(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Tokens, compute, MFU, perplexity and loss unit of each row; then checks across rows."""
+    findings: list[Finding] = []
     for entry in rows:
-        found += _tokens(entry) + _compute(entry) + _mfu(entry) + _perplexity(entry) + _unit(entry)
-    return [*found, *_ratio_of_adjusted(rows), *_extremes(rows), *_epochs(rows)]
+        findings += _tokens(entry) + _compute(entry) + _mfu(entry) + _perplexity(entry) + _loss_unit(entry)
+    return [*findings, *_adjusted_losses(rows), *_tokens_per_param(rows), *_epochs(rows)]
 
 
-def _tokens(entry: Entry) -> list[Finding]:
+def _tokens(entry: TableEntry) -> list[Finding]:
     number, known = entry.numbers.get("tokens"), _known_tokens(entry)
     if number is None or known is None:
         return []
@@ -79,17 +80,17 @@ def _tokens(entry: Entry) -> list[Finding]:
     return [
         Finding(
             check="tokens",
-            **at(entry, "tokens"),
+            **cell(entry, "tokens"),
             recomputed=f"{count:,.0f}",
             verdict=Verdict.OK if fits else Verdict.MISMATCH,
-            explanation=source if fits else f"{off:+.1%} of {source}",
+            explanation=source if fits else f"{off:+.1%} against {source}",
             severity=abs(off),
         )
     ]
 
 
-def _compute(entry: Entry) -> list[Finding]:
-    """Stated FLOPs against 6·N·D and the exact count; where none are stated, the exact count for the record."""
+def _compute(entry: TableEntry) -> list[Finding]:
+    """Stated FLOPs against 6·N·D and the exact count; where none are stated, the exact count."""
     spec, tokens, number = spec_of(entry), tokens_of(entry), entry.numbers.get("compute")
     if tokens is None:
         return []
@@ -103,7 +104,7 @@ def _compute(entry: Entry) -> list[Finding]:
                 where=entry.where,
                 recomputed=f"{exact:.4g}",
                 verdict=Verdict.OK,
-                explanation=f"exact, of a GPT-2 of this shape; 6ND is {6 * params(spec) * tokens / exact - 1:+.1%}",
+                explanation=f"exact count for a GPT-2 of this shape; 6ND is {6 * params(spec) * tokens / exact - 1:+.1%}",
             )
         ]
     counts: dict[str, float] = {}
@@ -113,7 +114,7 @@ def _compute(entry: Entry) -> list[Finding]:
             counts[label] = 6 * entry.numbers[field].value * tokens
             slack = max(slack, number.relative + entry.numbers[field].relative + 0.001)
     if spec is not None:
-        counts["the exact count of a GPT-2 of this shape"] = train_flops(spec, tokens)
+        counts["the exact count for a GPT-2 of this shape"] = train_flops(spec, tokens)
         counts["6·N·D, N of a GPT-2 without embeddings"] = 6 * params_non_embedding(spec) * tokens
     if not counts:
         return []
@@ -126,27 +127,29 @@ def _compute(entry: Entry) -> list[Finding]:
     return [
         Finding(
             check="compute",
-            **at(entry, "compute"),
+            **cell(entry, "compute"),
             recomputed=f"{counts[best if fits else first]:.4g}",
             verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
-            explanation=f"is {best}" if fits else f"{1 + off[first]:.3g}x {first}{_why_compute(off[first])}",
+            explanation=f"equals {best}"
+            if fits
+            else f"{1 + off[first]:.3g}x {first}{_compute_cause(off[first])}",
             severity=abs(off[best]),
         )
     ]
 
 
-def _why_compute(off: float) -> str:
+def _compute_cause(off: float) -> str:
     if not 1e-2 < 1 + off < 1e2:
-        return ": another unit, or another run's"
+        return ": another unit, or another run's FLOPs"
     if 0 < off < 2:
-        return ": an exact count, with head and attention, would be so, more at small sizes; or other tokens"
+        return ": an exact count with head and attention is higher, most at small sizes; or other tokens"
     if off > 0:
-        return ": other tokens, or more than training counted"
+        return ": other tokens, or FLOPs beyond training included"
     return ": not all parameters counted, or other tokens"
 
 
-def devices_of(entry: Entry) -> tuple[int, Accelerator] | None:
-    """How many of which accelerator, from the row or from the header of its hours: "Training Hours on 8xA100s"."""
+def devices_of(entry: TableEntry) -> tuple[int, Accelerator] | None:
+    """Number and kind of accelerators, from the row or the header of its hours: "Training Hours on 8xA100s"."""
     words = entry.words.get("accelerator", "")
     match = re.search(r"\bon\s+(.+)", entry.headers.get("hours", ""), re.IGNORECASE)
     count, device = recognise(words or (match[1] if match else ""))
@@ -154,57 +157,79 @@ def devices_of(entry: Entry) -> tuple[int, Accelerator] | None:
 
 
 def _of_each_device(header: str) -> bool:
-    """Whether hours are summed over devices: "GPU hours", "A100-hours"."""
-    match = _WHOSE_HOURS.search(header)
+    """True if hours are summed over devices: "GPU hours", "A100-hours"."""
+    match = _DEVICE_HOURS.search(header)
     return match is not None and (match[1].lower() in _DEVICE_WORDS or recognise(match[1])[1] is not None)
 
 
-def _mfu(entry: Entry) -> list[Finding]:
-    """FLOPs over hours times peak: exact FLOPs where the shape is known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """MFU that a row's hours imply: `flops`, exact or as stated, over seconds × devices × dense peak."""
+
+    mfu: float
+    exact: bool
+    tokens_per_s: float
+    devices: int
+    device: Accelerator
+
+
+def utilisation(entry: TableEntry) -> Utilisation | None:
+    """MFU of a row, by the exact FLOPs where the shape is known; None without devices, tokens, time or FLOPs."""
     devices, tokens, spec = devices_of(entry), tokens_of(entry), spec_of(entry)
-    hours = entry.numbers.get("hours")
-    seconds = (
-        hours.value * 3600 if hours else entry.numbers["wall_s"].value if "wall_s" in entry.numbers else 0
-    )
+    hours, numbers = entry.numbers.get("hours"), entry.numbers
+    seconds = hours.value * 3600 if hours else numbers["wall_s"].value if "wall_s" in numbers else 0
     if devices is None or tokens is None or not seconds:
-        return []
-    if spec is not None and (is_gpt2(entry) or "compute" not in entry.numbers):
-        flops, label = train_flops(spec, tokens), "exact FLOPs"
-    elif "compute" in entry.numbers:
-        flops, label = entry.numbers["compute"].value, "stated FLOPs"
+        return None
+    exact = spec is not None and (is_gpt2(entry) or "compute" not in numbers)
+    if spec is not None and exact:
+        flops: float = train_flops(spec, tokens)
+    elif "compute" in numbers:
+        flops = numbers["compute"].value
     else:
-        return []
+        return None
     count, device = devices
     if hours and _of_each_device(entry.headers["hours"]):
         seconds /= count
-    share = flops / (seconds * count * device.training_peak)
-    peak = (
-        f"{count} x {device.name} at {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense"
+    return Utilisation(
+        mfu=flops / (seconds * count * device.training_peak),
+        exact=exact,
+        tokens_per_s=tokens / seconds,
+        devices=count,
+        device=device,
     )
-    if share > 1:
-        verdict, why = Verdict.MISMATCH, "more than the hardware can do"
-    elif share < LOW_MFU:
+
+
+def _mfu(entry: TableEntry) -> list[Finding]:
+    """The MFU of a row against what hardware reaches."""
+    used = utilisation(entry)
+    if used is None:
+        return []
+    if used.mfu > 1:
+        verdict, cause = Verdict.MISMATCH, ": exceeds the hardware's peak"
+    elif used.mfu < LOW_MFU:
         verdict = Verdict.SUSPICIOUS
-        why = f"a planner that assumes {ASSUMED_MFU:.0%} is off {ASSUMED_MFU / share:.1f}x"
+        cause = f": a plan that assumes {ASSUMED_MFU:.0%} is off {ASSUMED_MFU / used.mfu:.1f}x"
     else:
-        verdict, why = Verdict.OK, ""
+        verdict, cause = Verdict.OK, ""
+    hours, peak = entry.numbers.get("hours"), used.device.training_peak / 1e12
     return [
         Finding(
             check="MFU",
             where=entry.where,
             column=entry.headers.get("hours", entry.headers.get("wall_s", "")),
-            stated=hours.text + " h" if hours else f"{seconds:g} s",
-            recomputed=f"{share:.1%}",
+            stated=hours.text + " h" if hours else f"{entry.numbers['wall_s'].value:g} s",
+            recomputed=f"{used.mfu:.1%}",
             verdict=verdict,
-            explanation=f"{label}, {tokens / seconds:,.0f} tokens/s, {peak}" + (f": {why}" if why else ""),
-            severity=abs(math.log(share / ASSUMED_MFU)),
+            explanation=f"{'exact' if used.exact else 'stated'} FLOPs, {used.tokens_per_s:,.0f} tokens/s, "
+            f"{used.devices} x {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense{cause}",
+            severity=abs(math.log(used.mfu / ASSUMED_MFU)),
         )
     ]
 
 
-def _perplexity(entry: Entry) -> list[Finding]:
-    """exp(loss) against perplexity, within what rounding the loss allows."""
-    found = []
+def _perplexity(entry: TableEntry) -> list[Finding]:
+    """Stated perplexity against exp(loss), within the rounding of both."""
+    findings = []
     for loss_field, ppl_field in (("loss", "ppl"), ("loss_predicted", "ppl_predicted")):
         loss, number = entry.numbers.get(loss_field), entry.numbers.get(ppl_field)
         if loss is None or number is None or loss.value > LARGEST_LOSS:
@@ -212,78 +237,79 @@ def _perplexity(entry: Entry) -> list[Finding]:
         low, high = (math.exp(loss.value + sign * loss.unit / 2) for sign in (-1, 1))
         half = number.unit / 2
         fits = low - half <= number.value <= high + half
-        meant = math.log(number.value)
-        found.append(
+        implied = math.log(number.value)
+        findings.append(
             Finding(
                 check="perplexity",
-                **at(entry, ppl_field),
+                **cell(entry, ppl_field),
                 recomputed=f"{math.exp(loss.value):.2f}",
                 verdict=Verdict.OK if fits else Verdict.MISMATCH,
                 explanation=f"exp({loss.text})"
                 if fits
-                else f"exp({loss.text}); {number.text} is a loss of {meant:.4g}",
-                severity=abs(meant - loss.value),
+                else f"exp({loss.text}); {number.text} is a loss of {format_loss(implied)}",
+                severity=abs(implied - loss.value),
             )
         )
-    return found
+    return findings
 
 
-def _unit(entry: Entry) -> list[Finding]:
+def _loss_unit(entry: TableEntry) -> list[Finding]:
     """Losses that cannot be nats per token of text."""
     loss = entry.numbers.get("loss")
     if loss is None:
         return []
     vocabulary = entry.numbers["vocab_size"].value if "vocab_size" in entry.numbers else 0
-    if loss.value < _ENTROPY:
-        why = "below the entropy of web text per token (1.69 to 1.82): bits per byte, or another unit"
+    if loss.value < _LOWEST_LOSS:
+        cause = "below the entropy of web text per token (1.69 to 1.82): bits per byte, or another unit"
     elif vocabulary and loss.value > math.log(vocabulary) * 1.05:
-        why = f"worse than guessing: ln {vocabulary:g} is {math.log(vocabulary):.2f}"
+        cause = f"worse than guessing: ln {vocabulary:g} is {format_loss(math.log(vocabulary))}"
     else:
         return []
     return [
         Finding(
             check="loss unit",
-            **at(entry, "loss"),
+            **cell(entry, "loss"),
             verdict=Verdict.SUSPICIOUS,
-            explanation=why,
+            explanation=cause,
             severity=1 / loss.value,
         )
     ]
 
 
-def _ratio_of_adjusted(rows: Sequence[Entry]) -> list[Finding]:
-    """A loss per word over the loss per token is tokens over words: one number for one text."""
-    groups: dict[str, list[tuple[Entry, float]]] = {}
+def _adjusted_losses(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Loss per word against loss per token: their ratio, tokens per word, is one number for one text."""
+    groups: dict[str, list[tuple[TableEntry, float]]] = {}
     for entry in rows:
         if {"loss", "loss_adjusted"} <= entry.numbers.keys():
             ratio = entry.numbers["loss_adjusted"].value / entry.numbers["loss"].value
             groups.setdefault(entry.words.get("data", ""), []).append((entry, ratio))
-    found = []
+    findings = []
     for text, pairs in groups.items():
-        middle = sorted(ratio for _, ratio in pairs)[len(pairs) // 2]
+        median = sorted(ratio for _, ratio in pairs)[len(pairs) // 2]
         for entry, ratio in pairs:
             loss, adjusted = entry.numbers["loss"], entry.numbers["loss_adjusted"]
-            fits = abs(ratio / middle - 1) <= 2 * (loss.relative + adjusted.relative) + 1e-3
-            found.append(
+            fits = abs(ratio / median - 1) <= 2 * (loss.relative + adjusted.relative) + 1e-3
+            findings.append(
                 Finding(
                     check="adjusted loss",
-                    **at(entry, "loss_adjusted"),
-                    recomputed=f"{loss.value * middle:.2f}",
+                    **cell(entry, "loss_adjusted"),
+                    recomputed=f"{loss.value * median:.2f}",
                     verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
-                    explanation=f"{middle:.4g} times the loss, tokens per word{f' of {text}' if text else ''}"
+                    explanation=f"{median:.4g} tokens per word{f' of {text}' if text else ''} times the loss"
                     + (
                         ""
                         if fits
-                        else f"; here {ratio:.4g}, and a loss of {adjusted.value / middle:.3g} would fit"
+                        else f"; this row's ratio is {ratio:.4g}, and a loss of "
+                        f"{format_loss(adjusted.value / median)} would fit"
                     ),
-                    severity=abs(ratio / middle - 1),
+                    severity=abs(ratio / median - 1),
                 )
             )
-    return found
+    return findings
 
 
-def _extremes(rows: Sequence[Entry]) -> list[Finding]:
-    """Tokens per parameter, the whole column's range."""
+def _tokens_per_param(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Range of tokens per parameter over all rows."""
     pairs = [
         (tokens / size.value, entry)
         for entry in rows
@@ -292,22 +318,22 @@ def _extremes(rows: Sequence[Entry]) -> list[Finding]:
     if not pairs:
         return []
     (low, lowest), (high, highest) = (pick(pairs, key=lambda pair: pair[0]) for pick in (min, max))
-    wild = low < _EXTREME[0] or high > _EXTREME[1]
+    implausible = low < _PLAUSIBLE_RATIO[0] or high > _PLAUSIBLE_RATIO[1]
     return [
         Finding(
             check="tokens per parameter",
             where=f"{lowest.where} to {highest.where}" if len(pairs) > 1 else lowest.where,
             recomputed=f"{low:.3g} to {high:.3g}",
-            verdict=Verdict.SUSPICIOUS if wild else Verdict.OK,
-            explanation="beyond what laws of loss were fitted on, about 1 to 640"
-            if wild
+            verdict=Verdict.SUSPICIOUS if implausible else Verdict.OK,
+            explanation="outside the range that published laws were fitted on, about 1 to 640"
+            if implausible
             else "Chinchilla's optimum is 10 to 28",
         )
     ]
 
 
-def _epochs(rows: Sequence[Entry]) -> list[Finding]:
-    """How often data repeats; past about 4 epochs repeated tokens are worth less (Muennighoff et al. 2023)."""
+def _epochs(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Largest number of epochs; beyond about 4, repeated tokens are worth less (Muennighoff et al. 2023)."""
     pairs = [
         (entry.numbers["tokens"].value / entry.numbers["unique_tokens"].value, entry)
         for entry in rows
@@ -323,72 +349,81 @@ def _epochs(rows: Sequence[Entry]) -> list[Finding]:
             column=entry.headers["unique_tokens"],
             recomputed=f"{most:.3g}",
             verdict=Verdict.SUSPICIOUS if most > 4.5 else Verdict.OK,
-            explanation="at most; past about 4 a law of fresh tokens does not hold (Muennighoff et al. 2023)",
+            explanation="epochs at most; beyond about 4 a law of unique tokens does not hold (Muennighoff et al. 2023)",
         )
     ]
 
 
-_TELLING_DIGITS = 7  # of a single loss, for two equal ones to be no accident
-
-_QUANTISED = 0.1  # share of rows that repeat an earlier loss, beyond which the losses came off a grid
-
-_LOSSES = ("loss", "loss_train", "loss_adjusted", "ppl")
-
-
-def table_findings(tables: Sequence[Table]) -> list[Finding]:
-    """Rows with too few or too many cells, rows given twice, and measurements that stand in two different rows."""
-    found: list[Finding] = []
+def table_findings(tables: Sequence[SourceTable]) -> list[Finding]:
+    """Rows with too few or too many cells, duplicated rows, and equal measurements in different rows."""
+    findings: list[Finding] = []
     for table in tables:
         for row, line in zip(table.rows, table.lines, strict=True):
             if len(row) != len(table.header):
-                found.append(
+                findings.append(
                     Finding(
                         check="cells",
                         where=f"line {line}",
                         stated=str(len(row)),
                         recomputed=str(len(table.header)),
                         verdict=Verdict.MISMATCH,
-                        explanation=f"the row ends {table.header[len(row) - 1]!r} with {row[-1]!r}: a cell is missing, "
-                        "so the cells after it stand in the wrong columns"
+                        explanation=f"the row's last cell, {row[-1]!r}, is under {table.header[len(row) - 1]!r}: a cell is "
+                        "missing, and the cells after it are in the wrong columns"
                         if len(row) < len(table.header)
                         else "more cells than the header",
                         severity=abs(len(row) - len(table.header)),
                     )
                 )
-        found += _repeated(table)
-    return found
+        findings += _duplicates(table)
+    return findings
 
 
-def _repeated(table: Table) -> list[Finding]:
+def _duplicates(table: SourceTable) -> list[Finding]:
     """Equal rows; and rows that differ in what was run but agree in their measured numbers."""
     measured = [index for index, field in enumerate(table.fields()) if field in _LOSSES]
-    found: list[Finding] = []
-    shared: list[Finding] = []
-    seen: dict[tuple[str, ...], int] = {}
-    results: dict[tuple[str, ...], int] = {}
+    findings: list[Finding] = []
+    equal: list[Finding] = []
+    first_line: dict[tuple[str, ...], int] = {}
+    first_measured: dict[tuple[str, ...], int] = {}
     for row, line in zip(table.rows, table.lines, strict=True):
-        first = seen.setdefault(row, line)
+        first = first_line.setdefault(row, line)
         if first != line:
-            why = f"the same row as line {first}"
-            found.append(_repeated_column("duplicated row", f"line {line}", "", Verdict.MISMATCH, why))
+            findings.append(
+                Finding(
+                    check="duplicated row",
+                    where=f"line {line}",
+                    verdict=Verdict.MISMATCH,
+                    explanation=f"the same row as line {first}",
+                    severity=1.0,
+                )
+            )
             continue
-        key = tuple(row[index] for index in measured if index < len(row) and stated(row[index]) is not None)
+        key = tuple(
+            row[index] for index in measured if index < len(row) and parse_stated(row[index]) is not None
+        )
         if not key or (len(key) < 2 and len(re.sub(r"[^0-9]", "", key[0])) < _TELLING_DIGITS):
             continue
-        before = results.setdefault(key, line)
-        if before != line:
-            why = f"line {before} has the same measurements: copied, or one run under two names"
-            cells = ", ".join(key)
-            shared.append(
-                _repeated_column("duplicated measurement", f"line {line}", cells, Verdict.SUSPICIOUS, why)
+        first = first_measured.setdefault(key, line)
+        if first != line:
+            equal.append(
+                Finding(
+                    check="duplicated measurement",
+                    where=f"line {line}",
+                    stated=", ".join(key),
+                    verdict=Verdict.SUSPICIOUS,
+                    explanation=f"line {first} has the same measurements: copied, or one run under two names",
+                    severity=1.0,
+                )
             )
-    if len(shared) > max(FEW, _QUANTISED * len(table.rows)):
-        why = f"{len(results)} distinct losses in {len(table.rows)} rows: read off a figure or a colour scale, or rounded"
-        shared = [_repeated_column("quantised losses", f"{len(shared)} rows", "", Verdict.SUSPICIOUS, why)]
-    return found + shared
-
-
-def _repeated_column(check: str, where: str, cells: str, verdict: Verdict, why: str) -> Finding:
-    return Finding(
-        check=check, where=where, stated=cells or None, verdict=verdict, explanation=why, severity=1.0
-    )
+    if len(equal) > max(MOST_OK, _QUANTISED * len(table.rows)):
+        cause = "read off a figure or a colour scale, or rounded"
+        equal = [
+            Finding(
+                check="quantised losses",
+                where=f"{len(equal)} rows",
+                verdict=Verdict.SUSPICIOUS,
+                explanation=f"{len(first_measured)} distinct losses in {len(table.rows)} rows: {cause}",
+                severity=1.0,
+            )
+        ]
+    return findings + equal

@@ -1,11 +1,7 @@
-"""A published table of predictions and outcomes, line by line: our own predictions beside the printed ones, what the
-audit corrects, and a fit through its points.
-"""
+"""A published table of predictions and outcomes: recomputed predictions, the audit's corrections, and a fit to it."""
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from families import params_kaplan
 from families.units import BadInput, format_size
@@ -14,13 +10,15 @@ from ..budget import PF_DAY
 from ..files import Record
 from ..laws import KaplanFrontier, published
 from ..published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs
-from . import audit_text
+from . import audit_markdown
+from .arithmetic import tokens_of, utilisation
 from .findings import Finding, Verdict
-from .trends import frontier_fit
+from .tables import TableEntry
+from .trends import fit_outcomes, outcomes
 
-AHEAD = 10.0  # times the largest budget at which the two laws are held side by side
+AHEAD = 10.0  # times the largest budget, at which the two laws are compared
 
-# The column of the card that a check of the audit corrects; others are about the table as a whole.
+# Column of the document that each check of the audit corrects.
 _COLUMN = {
     "parameters": "params",
     "parameters column": "params",
@@ -34,10 +32,25 @@ _COLUMN = {
 
 
 class PublishedRow(Record):
-    """One member. Printed figures as the document has them; ours recomputed from the shape and the law.
+    """One member, with printed values as in the document, the others recomputed. Losses in nats per token.
 
-    Losses in nats per token; error is predicted/actual − 1 of the perplexity, from our prediction and the printed
-    outcome; mfu the share of the devices' dense peak that the printed hours imply; marks: column → letter of its correction.
+    Attributes:
+        member: its name.
+        params: exact count of its shape.
+        params_non_embedding: 12·n_layer·n_embd², the law's N.
+        printed_params: as printed, where it differs.
+        tokens: steps × batch.
+        printed_tokens: as printed, where it differs.
+        law_tokens: compute-optimal tokens by the law.
+        hours: wall clock, as printed.
+        mfu: share of the devices' dense peak that the hours imply, in [0, 1].
+        printed_loss: final loss.
+        predicted_loss: the law's at params_non_embedding.
+        predicted_ppl: its exponential.
+        printed_predicted_ppl: as printed.
+        actual_ppl: as printed.
+        error: predicted_ppl/actual_ppl − 1.
+        marks: letter of the correction of each column.
     """
 
     member: str
@@ -46,7 +59,7 @@ class PublishedRow(Record):
     printed_params: float | None
     tokens: float
     printed_tokens: float | None
-    law_tokens: float  # what the law would train on
+    law_tokens: float
     hours: float | None
     mfu: float | None
     printed_loss: float
@@ -59,7 +72,7 @@ class PublishedRow(Record):
 
 
 class Correction(Record):
-    """What the audit says of one column, under the letter that marks it: the widest finding first."""
+    """The audit's findings on one column, those on all rows first, under the letter that marks it."""
 
     mark: str
     column: str
@@ -67,9 +80,18 @@ class Correction(Record):
 
 
 class OwnFit(Record):
-    """L = (scale/C_min)^exponent through the printed outcomes, C_min by the law; budgets in FLOPs.
+    """L = (scale/C_min)^exponent through the printed outcomes, C_min by the law; losses in nats per token.
 
-    factor: the crossing over the largest budget. ahead: a budget beyond, with both laws' losses there.
+    Attributes:
+        exponent: of the fit.
+        exponent_80: its 80 % interval.
+        law_exponent: of the law.
+        crossing_flops: compute at which both give the same loss.
+        factor: crossing_flops over the largest budget.
+        largest: the member with that budget.
+        ahead_flops: AHEAD times that budget.
+        ahead_law: the law's loss there.
+        ahead_own: the fit's loss there.
     """
 
     exponent: float
@@ -84,7 +106,7 @@ class OwnFit(Record):
 
 
 class PublishedComparison(Record):
-    """The table, its corrections, and our own fit."""
+    """A published table with its corrections and a fit to its outcomes."""
 
     name: str
     title: str
@@ -98,58 +120,60 @@ class PublishedComparison(Record):
 
 
 def compare_published(name: str) -> PublishedComparison:
-    """The published set of that name against its own law.
+    """The published set `name` against the law that it quotes.
 
     Raises:
         BadInput: no such set, or it prints no predictions.
     """
-    found = published_runs(name)
-    law = published(found.law).frontier if found.law else None
+    runs = published_runs(name)
+    law = published(runs.law).frontier if runs.law else None
     if law is None:
-        able = [one.name for one in PUBLISHED_RUNS.values() if one.law]
-        raise BadInput(f"published set {found.name} prints no predictions; {', '.join(able)} does")
-    corrections = _corrections(audit_text(card(found)))
+        names = [other.name for other in PUBLISHED_RUNS.values() if other.law]
+        raise BadInput(f"published set {runs.name} prints no predictions; {', '.join(names)} does")
+    audited = audit_markdown(card(runs))
+    corrections = _corrections(audited.findings)
+    rows = {entry.name: entry for entry in audited.rows}
     return PublishedComparison(
-        name=found.name,
-        title=found.title,
-        source=found.source,
-        law=f"{found.law}: {published(found.law).source}",
-        hardware=_hardware(found.runs),
-        caveat=found.caveat,
-        rows=tuple(_row(run, law, corrections) for run in found.runs),
+        name=runs.name,
+        title=runs.title,
+        source=runs.source,
+        law=f"{runs.law}: {published(runs.law).source}",
+        hardware=_hardware(runs.runs),
+        caveat=runs.caveat,
+        rows=tuple(_row(run, rows[run.member], law, corrections) for run in runs.runs),
         corrections=corrections,
-        fit=_fit(found.runs, law),
+        fit=_own_fit(audited.rows, law),
     )
 
 
 def _corrections(findings: Sequence[Finding]) -> tuple[Correction, ...]:
-    """What is not OK, by column in the order of the audit; findings on all rows before those on one."""
+    """Findings that are not OK, by column in the order of the audit; those on all rows before those on one."""
     columns: dict[str, list[Finding]] = {}
-    for one in findings:
-        if one.verdict is not Verdict.OK:
-            columns.setdefault(_COLUMN.get(one.check, one.check), []).append(one)
+    for finding in findings:
+        if finding.verdict is not Verdict.OK:
+            columns.setdefault(_COLUMN.get(finding.check, finding.check), []).append(finding)
     return tuple(
         Correction(
             mark=chr(ord("a") + place),
             column=column,
-            findings=tuple(sorted(found, key=lambda one: not one.where.startswith("all "))),
+            findings=tuple(sorted(of_column, key=lambda finding: not finding.where.startswith("all "))),
         )
-        for place, (column, found) in enumerate(columns.items())
+        for place, (column, of_column) in enumerate(columns.items())
     )
 
 
-def card(found: PublishedRuns) -> str:
-    """The document's two tables in Markdown, as it prints them: what the audit reads."""
+def card(document: PublishedRuns) -> str:
+    """The document's two tables in Markdown, as it prints them, for the audit."""
     shapes = [
         f"| {run.member} | {run.spec.n_layer} | {run.spec.n_embd} | {run.spec.n_inner} "
         f"| {run.stated_attention or run.spec.n_embd} | {run.spec.n_head} |"
-        for run in found.runs
+        for run in document.runs
     ]
     outcomes = [
         f"| {run.member} | {format_size(run.stated_params or run.params)} | {_clock(run.hours)} "
-        f"| {format_size(run.stated_tokens or run.tokens or 0)} | {run.loss:.{found.digits}f} "
+        f"| {format_size(run.stated_tokens or run.tokens or 0)} | {run.loss:.{document.digits}f} "
         f"| {run.predicted_ppl} | {run.actual_ppl} |"
-        for run in found.runs
+        for run in document.runs
     ]
     return "\n".join(
         (
@@ -157,7 +181,7 @@ def card(found: PublishedRuns) -> str:
             "|---|---|---|---|---|---|",
             *shapes,
             "",
-            f"| Member | Parameters | Training Hours on {_hardware(found.runs)}s | Training Tokens | Final Loss "
+            f"| Member | Parameters | Training Hours on {_hardware(document.runs)}s | Training Tokens | Final Loss "
             "| Predicted Perplexity | Actual Perplexity |",
             "|---|---|---|---|---|---|---|",
             *outcomes,
@@ -176,20 +200,23 @@ def _clock(hours: float | None) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}"
 
 
-def _row(run: PublishedRun, law: KaplanFrontier, corrections: Sequence[Correction]) -> PublishedRow:
+def _row(
+    run: PublishedRun, entry: TableEntry, law: KaplanFrontier, corrections: Sequence[Correction]
+) -> PublishedRow:
     N = params_kaplan(run.spec)
     predicted = law.loss(N)
     actual = run.actual_ppl or math.exp(run.loss)
+    used = utilisation(entry)
     return PublishedRow(
         member=run.member,
         params=run.params,
         params_non_embedding=N,
         printed_params=run.stated_params,
-        tokens=run.tokens or 0,
+        tokens=tokens_of(entry) or 0,
         printed_tokens=run.stated_tokens,
         law_tokens=law.tokens(N),
         hours=run.hours,
-        mfu=run.mfu,
+        mfu=None if used is None else used.mfu,
         printed_loss=run.loss,
         predicted_loss=predicted,
         predicted_ppl=math.exp(predicted),
@@ -197,20 +224,20 @@ def _row(run: PublishedRun, law: KaplanFrontier, corrections: Sequence[Correctio
         actual_ppl=actual,
         error=math.exp(predicted) / actual - 1,
         marks={
-            one.column: one.mark
-            for one in corrections
+            correction.column: correction.mark
+            for correction in corrections
             if any(
-                finding.where == run.member or finding.where.startswith("all ") for finding in one.findings
+                finding.where == run.member or finding.where.startswith("all ")
+                for finding in correction.findings
             )
         },
     )
 
 
-def _fit(runs: Sequence[PublishedRun], law: KaplanFrontier) -> OwnFit:
-    """Through the printed perplexities, which have more digits than the losses."""
-    compute = np.array([law.compute(params_kaplan(run.spec)) for run in runs])
-    loss = np.array([math.log(run.actual_ppl or math.exp(run.loss)) for run in runs])
-    own = frontier_fit(law, compute, loss)
+def _own_fit(rows: Sequence[TableEntry], law: KaplanFrontier) -> OwnFit:
+    """The audit's fit through the outcomes, and its crossing with the law."""
+    scored = outcomes(rows)
+    own, compute = fit_outcomes(scored, law)
     top = float(compute.max())
     return OwnFit(
         exponent=own.exponent,
@@ -218,7 +245,7 @@ def _fit(runs: Sequence[PublishedRun], law: KaplanFrontier) -> OwnFit:
         law_exponent=law.L_exponent,
         crossing_flops=own.crossing * PF_DAY,
         factor=own.crossing / top,
-        largest=runs[int(compute.argmax())].member,
+        largest=scored[int(compute.argmax())].entry.name,
         ahead_flops=AHEAD * top * PF_DAY,
         ahead_law=float((law.C_scale / (AHEAD * top)) ** law.L_exponent),
         ahead_own=own.loss(AHEAD * top),

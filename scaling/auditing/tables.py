@@ -1,4 +1,4 @@
-"""Tables as people publish them: the cells of a CSV, a JSONL or a Markdown document, with what their headers mean."""
+"""Published tables and lists: cells of CSV, JSONL and Markdown, their fields, and numbers with their rounding."""
 
 import csv
 import io
@@ -13,64 +13,57 @@ from families.units import BadInput
 
 from ..files import read_text
 
-# MERGED DOCSTRINGS
-# Numbers as printed: what they say, and how far they were rounded.
-
-_WORDS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-
-_WORDS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
-
-_STATED_NUMBER = re.compile(
+_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+_FACTORS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
+_NUMBER = re.compile(
     r"[~≈]?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]+)?(?:e([+-]?[0-9]+))?\s*(thousand|million|billion|trillion|[kmbgt])?"
     r"(?:\s+\w+|\s*\(.*\)|\s*)?",
     re.IGNORECASE,
 )
 
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
-
-_LARGEST_EXPONENT = 60  # beyond any count of anything here
-
-_ROUNDED = 4  # a whole number of at most so many digits before its zeros is a rounded one
+_LARGEST_EXPONENT = 60  # beyond any count here
+_ROUNDED = 4  # an integer with at most so many digits before its trailing zeros is taken as rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
-    """A number as printed: its value, and the worth of one unit in its last digit."""
+class StatedNumber:
+    """A number as printed: its text, its value, and the value of one unit in its last digit."""
 
     text: str
     value: float
     unit: float
 
     def agrees(self, value: float) -> bool:
-        """Whether `value` prints so, rounded or cut off."""
+        """True if `value`, rounded or truncated, prints as this number."""
         return -self.unit / 2 * (1 + 1e-9) <= value - self.value < self.unit
 
     def rounds(self, value: float) -> bool:
-        """Whether `value` rounds to it."""
+        """True if `value` rounds to this number."""
         return abs(value - self.value) <= self.unit / 2 * (1 + 1e-9)
 
     @property
     def relative(self) -> float:
-        """Half a unit, as a share of the value."""
+        """Rounding error, half a unit, as a share of the value."""
         return self.unit / 2 / self.value
 
 
-def stated(text: str) -> Stated | None:
-    """Read 53.9M, 117 million, 1,234, 2.6e18, 02:44 (hours) or "3.38 (rising)"; None where there is no number above 0."""
+def parse_stated(text: str) -> StatedNumber | None:
+    """Parse 53.9M, 117 million, 1,234, 2.6e18, 02:44 (hours) or "3.38 (rising)"; None without a number above 0."""
     words = text.strip().strip("`*$")
     clock = _CLOCK.fullmatch(words)
     if clock:
         hours, minutes, seconds = int(clock[1]), int(clock[2]), int(clock[3] or 0)
         unit, value = 1 / 3600 if clock[3] else 1 / 60, hours + minutes / 60 + seconds / 3600
-        return Stated(text=words, value=value, unit=unit) if value else None
-    match = _STATED_NUMBER.fullmatch(words)
+        return StatedNumber(text=words, value=value, unit=unit) if value else None
+    match = _NUMBER.fullmatch(words)
     if match is None:
         return None
-    whole, decimals, exponent, word = match.groups()
-    digits = re.sub("[_,]", "", whole)
+    integer, decimals, exponent, word = match.groups()
+    digits = re.sub("[_,]", "", integer)
     if abs(int(exponent or 0)) > _LARGEST_EXPONENT or len(digits) > _LARGEST_EXPONENT:
         return None
-    factor = _WORDS[(word or "").lower()] * 10.0 ** int(exponent or 0)
+    factor = _FACTORS[(word or "").lower()] * 10.0 ** int(exponent or 0)
     value = float(digits + (decimals or "")) * factor
     if value <= 0:
         return None
@@ -82,16 +75,16 @@ def stated(text: str) -> Stated | None:
         unit = 10.0 ** (zeros - (len(digits) == zeros + 1)) * factor  # 1000000000 stands for 1.0B
     elif not decimals and zeros and word and len(digits) > 2:
         unit = 10.0 ** min(zeros, len(digits) - 2) * factor  # 340 million may stand for 335
-    return Stated(text=words, value=value, unit=unit)
+    return StatedNumber(text=words, value=value, unit=unit)
 
 
-def size_in(name: str) -> Stated | None:
-    """The size in a member's name: 52M of "GPT-2 52M"."""
+def size_in(name: str) -> StatedNumber | None:
+    """The size in a model's name, 52M of "GPT-2 52M"; None without one."""
     match = re.search(r"(?<![a-z0-9.])([0-9]+(?:\.[0-9]+)?[mb])(?![a-z0-9])", name, re.IGNORECASE)
-    return stated(match[1].upper()) if match else None
+    return parse_stated(match[1].upper()) if match else None
 
 
-# Header, without case, spaces and signs -> field. The fields of Run, and those of published tables.
+# Field to its headers without case, spaces and signs: the fields of Run, and those of published tables.
 _FIELDS = {
     "name": "name model modelname member modelfamilymember familymember run runname variant",
     "n_layer": "nlayer nlayers layer layers numlayers numhiddenlayers nblocks transformerblocks depth",
@@ -128,56 +121,62 @@ _TEXT = ("name", "accelerator", "group", "data", "annealed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One member or run: its name, where it stands, its numbers by field and its words by field.
+class TableEntry:
+    """A model or run in a table or a list.
 
-    headers: the column each field was read from, for naming it. A field may come from another table, joined by name.
+    Attributes:
+        name: as printed, "" without one.
+        where: its name, its line, or both, for findings.
+        table: number of its table in the document; -1 for prose.
+        numbers: by field; some may come from another table, joined by name.
+        words: texts by field.
+        headers: the column that each field was read from.
     """
 
     name: str
     where: str
-    table: int  # its number in the document; -1 for prose
-    numbers: dict[str, Stated]
+    table: int
+    numbers: dict[str, StatedNumber]
     words: dict[str, str]
     headers: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Cells in rows under a header, with the line of each row and the header's own numbers of cells."""
+class SourceTable:
+    """Rows of cells under a header, with the line of each row."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
 
     def fields(self) -> tuple[str | None, ...]:
-        """What each column means, or None where that is not known."""
+        """The field of each column, None where it is unknown."""
         return tuple(field_of(header) for header in self.header)
 
-    def renamed(self, names: Mapping[str, str]) -> "Table":
-        """With our names in place of the headers that `names` maps them to: {"params": "N"}."""
-        ours = {theirs: name for name, theirs in names.items()}
-        return replace(self, header=tuple(ours.get(header, header) for header in self.header))
+    def renamed(self, names: Mapping[str, str]) -> "SourceTable":
+        """The table with field names in place of the headers that `names` maps them to: {"params": "N"}."""
+        fields = {header: field for field, header in names.items()}
+        return replace(self, header=tuple(fields.get(header, header) for header in self.header))
 
 
 def folded(text: str) -> str:
-    """Letters and digits in lower case: "$n_{layer}$" is nlayer."""
+    """Lower-case letters and digits only: "$n_{layer}$" becomes nlayer."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def field_of(header: str) -> str | None:
-    """The field that a header names. Hours may name their hardware: "Training Hours on 8xA100s"."""
+    """The field that a header names, None where it is unknown; hours may name hardware: "Training Hours on 8xA100s"."""
     bare = folded(re.sub(r"\\[a-z]+", "", header))
     if "hour" in bare:
         return "hours"
     return _BY_HEADER.get(bare) or _BY_HEADER.get(folded(re.sub(r"\(.*?\)", "", header)))
 
 
-def read_tables(path: Path) -> tuple[Table, ...]:
+def read_tables(path: Path) -> tuple[SourceTable, ...]:
     """All tables of a .csv, .tsv, .jsonl or Markdown file.
 
     Raises:
-        BadInput: no such file, another kind of file, or no table in it.
+        BadInput: no such file, another kind of file, or a CSV or JSONL file without rows.
     """
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl", ".md", ".markdown"):
@@ -190,12 +189,12 @@ def read_tables(path: Path) -> tuple[Table, ...]:
     return markdown_tables(text)
 
 
-def markdown_tables(text: str) -> tuple[Table, ...]:
-    """The pipe tables of a Markdown text; everything else is passed over."""
+def markdown_tables(text: str) -> tuple[SourceTable, ...]:
+    """The pipe tables of a Markdown text."""
     return tuple(_markdown(text.split("\n")))
 
 
-def _csv(text: str, path: Path, delimiter: str) -> Table:
+def _csv(text: str, path: Path, delimiter: str) -> SourceTable:
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     rows, lines = [], []
     for row in reader:
@@ -204,11 +203,11 @@ def _csv(text: str, path: Path, delimiter: str) -> Table:
             lines.append(reader.line_num)
     if len(rows) < 2:
         raise BadInput(f"{path} has {max(0, len(rows) - 1)} rows under a header; at least 1 is needed")
-    return Table(header=rows[0], rows=tuple(rows[1:]), lines=tuple(lines[1:]))
+    return SourceTable(header=rows[0], rows=tuple(rows[1:]), lines=tuple(lines[1:]))
 
 
-def _jsonl(text: str, path: Path) -> Table:
-    found: list[tuple[int, dict[str, object]]] = []
+def _jsonl(text: str, path: Path) -> SourceTable:
+    objects: list[tuple[int, dict[str, object]]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -219,12 +218,12 @@ def _jsonl(text: str, path: Path) -> Table:
         if not isinstance(value, dict):
             raise BadInput(f"{path} line {number} is not a JSON object but {type(value).__name__}")
         if "kind" not in value:
-            found.append((number, value))
-    if not found:
+            objects.append((number, value))
+    if not objects:
         raise BadInput(f"{path} has 0 runs; at least 1 is needed")
-    header = tuple(dict.fromkeys(name for _, value in found for name in value))
-    rows = tuple(tuple(_printed(value.get(name)) for name in header) for _, value in found)
-    return Table(header=header, rows=rows, lines=tuple(number for number, _ in found))
+    header = tuple(dict.fromkeys(name for _, value in objects for name in value))
+    rows = tuple(tuple(_printed(value.get(name)) for name in header) for _, value in objects)
+    return SourceTable(header=header, rows=rows, lines=tuple(number for number, _ in objects))
 
 
 def _printed(value: object) -> str:
@@ -234,7 +233,7 @@ def _printed(value: object) -> str:
 
 
 def _cells(line: str) -> tuple[str, ...] | None:
-    """The cells of "| a | b |", or None where the line is no table's."""
+    """The cells of "| a | b |"; None for other lines."""
     words = line.strip()
     if words.count("|") < 2 or not words.startswith("|"):
         return None
@@ -242,7 +241,7 @@ def _cells(line: str) -> tuple[str, ...] | None:
     return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", inner))
 
 
-def _markdown(lines: Sequence[str]) -> Iterator[Table]:
+def _markdown(lines: Sequence[str]) -> Iterator[SourceTable]:
     index = 0
     while index + 1 < len(lines):
         header, rule = _cells(lines[index]), _cells(lines[index + 1])
@@ -256,62 +255,146 @@ def _markdown(lines: Sequence[str]) -> Iterator[Table]:
             numbers.append(index + 1)
             index += 1
         if rows:
-            yield Table(header=header, rows=tuple(rows), lines=tuple(numbers))
+            yield SourceTable(header=header, rows=tuple(rows), lines=tuple(numbers))
 
 
-def entries(tables: Sequence[Table]) -> tuple[Entry, ...]:
-    """Every row with its fields; rows of several tables that name one member become one entry."""
-    found: list[Entry] = []
+def entries(tables: Sequence[SourceTable]) -> tuple[TableEntry, ...]:
+    """Every row with its fields; rows of several tables with one name become one entry."""
+    merged: list[TableEntry] = []
     for number, table in enumerate(tables):
         fields = table.fields()
-        fresh = [
+        added = [
             _entry(number, table, fields, row, line)
             for row, line in zip(table.rows, table.lines, strict=True)
         ]
-        names = Counter(entry.name for entry in fresh)
-        for entry in fresh:
-            at = _partner(entry, found) if names[entry.name] == 1 else None
-            if at is None:
-                found.append(entry)
+        names = Counter(entry.name for entry in added)
+        for entry in added:
+            index = _matching_index(entry, merged) if names[entry.name] == 1 else None
+            if index is None:
+                merged.append(entry)
             else:
-                found[at] = replace(
-                    found[at],
-                    numbers={**entry.numbers, **found[at].numbers},
-                    words={**entry.words, **found[at].words},
-                    headers={**entry.headers, **found[at].headers},
+                first = merged[index]
+                merged[index] = replace(
+                    first,
+                    numbers={**entry.numbers, **first.numbers},
+                    words={**entry.words, **first.words},
+                    headers={**entry.headers, **first.headers},
                 )
-    everyone = Counter(entry.name for entry in found)
+    names = Counter(entry.name for entry in merged)
     return tuple(
-        replace(entry, where=entry.name) if entry.name and everyone[entry.name] == 1 else entry
-        for entry in found
+        replace(entry, where=entry.name) if entry.name and names[entry.name] == 1 else entry
+        for entry in merged
     )
 
 
-def _entry(number: int, table: Table, fields: Sequence[str | None], row: Sequence[str], line: int) -> Entry:
-    numbers: dict[str, Stated] = {}
+def _entry(
+    number: int, table: SourceTable, fields: Sequence[str | None], row: Sequence[str], line: int
+) -> TableEntry:
+    numbers: dict[str, StatedNumber] = {}
     words: dict[str, str] = {}
     headers: dict[str, str] = {}
-    whole = row if len(row) >= len(table.header) else row[:-1]  # a short row's last cell is another column's
-    for header, field, cell in zip(table.header, fields, whole, strict=False):
+    cells = row if len(row) >= len(table.header) else row[:-1]  # a short row's last cell is another column's
+    for header, field, cell in zip(table.header, fields, cells, strict=False):
         if field is None or field in headers or not cell:
             continue
         if field in _TEXT:
             words[field], headers[field] = cell, header
-        elif (value := stated(cell)) is not None:
+        elif (value := parse_stated(cell)) is not None:
             numbers[field], headers[field] = value, header
     name = words.get("name", "")
     where = f"{name}, line {line}" if name else f"line {line}"
-    return Entry(name=name, where=where, table=number, numbers=numbers, words=words, headers=headers)
+    return TableEntry(name=name, where=where, table=number, numbers=numbers, words=words, headers=headers)
 
 
-def _partner(entry: Entry, before: Sequence[Entry]) -> int | None:
-    """Which entry of an earlier table has the same name, or the same size at its name's end; None unless just one."""
+def _matching_index(entry: TableEntry, before: Sequence[TableEntry]) -> int | None:
+    """Index of the one entry of an earlier table with the same name, or the same size in its name; else None."""
     if not entry.name:
         return None
     others = [index for index, other in enumerate(before) if other.table != entry.table and other.name]
     same = [index for index in others if folded(before[index].name) == folded(entry.name)]
     if not same and (size := size_in(entry.name)):
         same = [
-            index for index in others if (theirs := size_in(before[index].name)) and theirs.text == size.text
+            index for index in others if (other := size_in(before[index].name)) and other.text == size.text
         ]
     return same[0] if len(same) == 1 else None
+
+
+_PROSE_SIZE = r"(?<![\w.])([0-9][0-9,.]*\s*(?:million|billion|[MBK]\b)?)"
+
+_PHRASES = {
+    "n_layer": r"layers?\b",
+    "n_embd": r"(?:hidden (?:size|dimensions?|units)|wide\b)",
+    "n_head": r"(?:attention )?heads\b",
+    "params": r"(?:trainable )?param(?:eter)?s\b",
+}
+
+_COUNTED = {
+    field: re.compile(rf"{_PROSE_SIZE}[- ]+{phrase}", re.IGNORECASE) for field, phrase in _PHRASES.items()
+}
+
+_ASSIGNED = re.compile(r"\b([A-Za-z_]+)=([0-9][0-9_]*)\b")
+
+_TOTAL = re.compile(rf"model size:\s*{_PROSE_SIZE}", re.IGNORECASE)
+
+_HEADING = re.compile(r"\s*(?:#+\s*(.+?)|\*\*(.+?)\*\*:?|[-*]\s+([\w .-]+):)\s*")
+
+_NAMED = re.compile(r"\s*[-*]\s+`?([A-Za-z][\w .-]*?)`?\s*(\([^)]*\))?\s*(?::|\s[-–—]\s)(.*)")
+
+
+def prose_entries(text: str) -> tuple[TableEntry, ...]:
+    """Entries of lists ("12 layers, 768 hidden size, 117 million parameters") and commands ("NHIDDEN=2048; NLAYERS=24")."""
+    return tuple(_prose(text.split("\n")))
+
+
+def _prose(lines: Sequence[str]) -> Iterator[TableEntry]:
+    """Join neighbouring lines to one entry until a field repeats, a heading comes, or a line has a name of its own."""
+    heading, family = "", ""
+    open_name, open_line, facts, aliases = "", 0, dict[str, StatedNumber](), ""
+
+    def entry() -> TableEntry:
+        words = {"name": open_name, "group": family, **({"aliases": aliases} if aliases else {})}
+        headers = {"name": "", **dict.fromkeys(facts, "text")}
+        where = f"{open_name}, line {open_line}" if open_name else f"line {open_line}"
+        return TableEntry(name=open_name, where=where, table=-1, numbers=facts, words=words, headers=headers)
+
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith("|"):
+            continue
+        title = _HEADING.fullmatch(line)
+        if title:
+            if facts:
+                yield entry()
+                facts, aliases = {}, ""
+            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))).strip(": ")
+            family = heading if not title[3] else family
+            continue
+        named = _NAMED.fullmatch(line)
+        numbers = _numbers_in(named[3] if named else line)
+        if not numbers:
+            continue
+        if facts and (named or numbers.keys() & facts.keys()):
+            yield entry()
+            facts, aliases = {}, ""
+        if not facts:
+            open_name, open_line = (named[1] if named else heading), number
+            aliases = ", ".join(re.findall(r"`([0-9.]+[MB])`", named[2] or "")) if named else ""
+        facts |= numbers
+    if facts:
+        yield entry()
+
+
+def _numbers_in(line: str) -> dict[str, StatedNumber]:
+    """Numbers that a line of prose states, by field."""
+    numbers: dict[str, StatedNumber] = {}
+    for field, pattern in _COUNTED.items():
+        match = pattern.search(line)
+        if match and (number := parse_stated(match[1].strip(" ,"))) is not None:
+            numbers[field] = number
+    for name, value in _ASSIGNED.findall(line):
+        known = field_of(name)
+        if known is not None and (number := parse_stated(value)) is not None:
+            numbers.setdefault(known, number)
+    total = _TOTAL.search(line)
+    if total and (number := parse_stated(total[1].strip())) is not None:
+        numbers["params"] = number
+    return numbers

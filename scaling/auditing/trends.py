@@ -1,4 +1,4 @@
-"""What rows say together: predictions that err on one side, and losses that leave a fitted surface systematically."""
+"""Checks across rows: one-sided predictions, exponents against a quoted law, residuals of a fit to a table of runs."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,35 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from families import params_kaplan
+from families import ModelSpec, params_kaplan
 from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
 from ..fitting.predictor import Status
 from ..laws import KaplanFrontier, Law
 from ..runs import Run, by_group, columns
-from ..stats import Array
+from ..stats import Array, format_loss
 from .arithmetic import LARGEST_LOSS
 from .findings import Finding, Verdict
 from .shapes import spec_of
-from .tables import Entry
+from .tables import TableEntry
 
-# MERGED DOCSTRINGS
-# A power law of one's own through a few points of a frontier, and where it crosses the law that foretold them.
+FEWEST_ROWS = 8  # for a fit of five constants with residuals to examine
+_SIGNIFICANT = 3.0  # standard errors
+_MATERIAL = 0.003  # relative loss: less is below the noise of seeds
+_OUTLIER = 6.0  # robust standard deviations
+_LAW_TOLERANCE = 0.005  # nats within which a prediction is that of a law: rounding of printed losses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontierFit:
-    """L = (scale/C)^exponent by least squares in logarithms; C and scale in PF-days, L in nats per token.
+    """L = (scale/C)^exponent by least squares in logarithms; C in PF-days, L in nats per token.
 
-    exponent_80: Student's interval on points − 2 degrees of freedom; None for 2 points. crossing: PF-days at which the
-    two laws give one loss; infinite where they never do, as scale is where the losses hardly change.
+    Attributes:
+        exponent: positive where losses fall with compute.
+        exponent_80: Student's interval on points − 2 degrees of freedom; None for 2 points.
+        scale: PF-days; infinite where the losses hardly change.
+        crossing: compute at which the fit and the law give the same loss, PF-days; infinite where they never do.
     """
 
     exponent: float
@@ -37,12 +43,12 @@ class FrontierFit:
     crossing: float
 
     def loss(self, compute: float) -> float:
-        """Nats per token at that many PF-days."""
+        """Loss in nats per token at `compute` PF-days."""
         return float((self.scale / compute) ** self.exponent)
 
 
 def frontier_fit(law: KaplanFrontier, compute: Array, loss: Array) -> FrontierFit:
-    """Fit points (C in PF-days, L in nats per token), and cross the fit with `law`.
+    """Fit points (C in PF-days, L in nats per token), and find where the fit crosses `law`.
 
     Raises:
         BadInput: fewer than 2 distinct budgets.
@@ -73,121 +79,140 @@ def _interval(x: Array, residuals: Array, exponent: float) -> tuple[float, float
     return exponent - half, exponent + half
 
 
-FEWEST_ROWS = 8  # for a fit of five constants with residuals to look at
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A row's predicted and actual loss, nats per token; spec: its shape, None where it states none."""
 
-_SIGNIFICANT = 3.0  # standard errors
+    entry: TableEntry
+    spec: ModelSpec | None
+    predicted: float
+    actual: float
 
-_MATERIAL = 0.003  # relative loss: less is below what seeds do
 
-_OUTLIER = 6.0  # robust standard deviations
+def outcomes(rows: Sequence[TableEntry]) -> list[Outcome]:
+    """The rows with a predicted and an actual loss or perplexity."""
+    return [
+        Outcome(entry=entry, spec=spec_of(entry), predicted=predicted, actual=actual)
+        for entry in rows
+        if (predicted := _loss(entry, "_predicted")) is not None and (actual := _loss(entry, "")) is not None
+    ]
 
 
-def prediction_findings(rows: Sequence[Entry]) -> list[Finding]:
-    """Predicted against actual perplexity, and Kaplan's frontier against the predictions and the actual losses."""
-    found: list[Finding] = []
-    pairs = [(entry, _loss(entry, "_predicted"), _loss(entry, "")) for entry in rows]
-    both = [(entry, ours, real) for entry, ours, real in pairs if ours is not None and real is not None]
-    if not both:
+def fit_outcomes(scored: Sequence[Outcome], law: KaplanFrontier) -> tuple[FrontierFit, Array]:
+    """Power law through the actual losses of rows with a shape.
+
+    Returns:
+        The fit, and the rows' compute by the law at their shapes, shape (rows,), PF-days.
+
+    Raises:
+        BadInput: fewer than 2 distinct budgets.
+    """
+    shaped = [(outcome.spec, outcome.actual) for outcome in scored if outcome.spec is not None]
+    compute = np.array([law.compute(params_kaplan(spec)) for spec, _ in shaped])
+    return frontier_fit(law, compute, np.array([actual for _, actual in shaped])), compute
+
+
+def prediction_findings(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Predicted against actual perplexity, and both against Kaplan's frontier."""
+    scored = outcomes(rows)
+    if not scored:
         return []
-    errors = [math.exp(ours - real) - 1 for _, ours, real in both]
-    for (entry, ours, real), error in zip(both, errors, strict=True):
-        found.append(
+    findings: list[Finding] = []
+    errors = [math.exp(outcome.predicted - outcome.actual) - 1 for outcome in scored]
+    for outcome, error in zip(scored, errors, strict=True):
+        headers = outcome.entry.headers
+        findings.append(
             Finding(
                 check="prediction",
-                where=entry.where,
-                column=entry.headers.get("ppl_predicted", entry.headers.get("loss_predicted", "")),
-                stated=f"{math.exp(ours):.2f} for {math.exp(real):.2f}",
+                where=outcome.entry.where,
+                column=headers.get("ppl_predicted", headers.get("loss_predicted", "")),
+                stated=f"{math.exp(outcome.predicted):.2f} for {math.exp(outcome.actual):.2f}",
                 recomputed=f"{error:+.1%}",
                 verdict=Verdict.OK if abs(error) < 0.02 else Verdict.SUSPICIOUS,
-                explanation=f"perplexity; {ours - real:+.3f} nats/token",
+                explanation=f"perplexity; {outcome.predicted - outcome.actual:+.4f} nats per token",
                 severity=abs(error),
             )
         )
-    if len(both) >= 3 and (min(errors) > 0 or max(errors) < 0):
-        listed = ", ".join(f"{error:+.1%}" for error in errors)
+    if len(scored) >= 3 and (min(errors) > 0 or max(errors) < 0):
         sizes = [abs(error) for error in errors]
         falling = sizes == sorted(sizes, reverse=True)
-        found.append(
+        trend = ", by less the larger the model: the losses fall more slowly than the law" if falling else ""
+        findings.append(
             Finding(
                 check="one-sided errors",
-                where=f"all {len(both)} rows",
-                stated=listed,
+                where=f"all {len(scored)} rows",
+                stated=", ".join(f"{error:+.1%}" for error in errors),
                 verdict=Verdict.SUSPICIOUS,
-                explanation=f"every prediction is too {'high' if errors[0] > 0 else 'low'}"
-                + (
-                    ", by less the larger the model: the data fall off more slowly than the law"
-                    if falling
-                    else ""
-                ),
+                explanation=f"every prediction is too {'high' if errors[0] > 0 else 'low'}{trend}",
                 severity=max(sizes),
             )
         )
-    return found + _against_frontier(both)
+    return findings + _frontier_findings(scored)
 
 
-def _loss(entry: Entry, suffix: str) -> float | None:
-    """The more precise of log perplexity and loss."""
+def _loss(entry: TableEntry, suffix: str) -> float | None:
+    """The more precise of log perplexity and loss, nats per token; None without either."""
     ppl, loss = entry.numbers.get("ppl" + suffix), entry.numbers.get("loss" + suffix)
     if ppl is not None and (loss is None or ppl.relative < loss.unit / 2):
         return math.log(ppl.value)
     return None if loss is None or loss.value > LARGEST_LOSS else loss.value
 
 
-def _against_frontier(both: Sequence[tuple[Entry, float, float]]) -> list[Finding]:
-    """Whether the predictions are Kaplan's L(C_min(N)), and which exponent the actual losses have on the same axis."""
+def _frontier_findings(scored: Sequence[Outcome]) -> list[Finding]:
+    """Predictions that are Kaplan's L(C_min(N)), and the exponent of the actual losses on the same axis."""
     law = KaplanFrontier()
-    shaped = [(entry, spec, ours, real) for entry, ours, real in both if (spec := spec_of(entry)) is not None]
-    found: list[Finding] = []
-    for entry, spec, ours, _ in shaped:
+    shaped = [(outcome, outcome.spec) for outcome in scored if outcome.spec is not None]
+    findings: list[Finding] = []
+    for outcome, spec in shaped:
         N = params_kaplan(spec)
         frontier = law.loss(N)
-        if abs(ours - frontier) < 0.005:
-            found.append(
+        if abs(outcome.predicted - frontier) < _LAW_TOLERANCE:
+            findings.append(
                 Finding(
                     check="law",
-                    where=entry.where,
-                    stated=f"{math.exp(ours):.2f}",
+                    where=outcome.entry.where,
+                    stated=f"{math.exp(outcome.predicted):.2f}",
                     recomputed=f"{math.exp(frontier):.5f}",
                     verdict=Verdict.OK,
                     explanation=f"Kaplan et al. 2020's frontier (3.1e8/C_min)^0.050 at C_min(N), N = {N:,} without "
                     "embeddings",
                 )
             )
-    compute = np.array([law.compute(params_kaplan(spec)) for _, spec, _, _ in shaped])
-    if len(found) < len(shaped) or len(shaped) < 3 or len(np.unique(compute)) < 2:
-        return found  # seeds of one shape have no exponent
-    actual = [real for _, _, _, real in shaped]
-    own = frontier_fit(law, compute, np.array(actual))
+    budgets = {law.compute(params_kaplan(spec)) for _, spec in shaped}
+    if len(findings) < len(shaped) or len(shaped) < 3 or len(budgets) < 2:
+        return findings  # seeds of one shape have no exponent
+    own, compute = fit_outcomes(scored, law)
     gap = law.L_exponent - own.exponent
     differs = abs(gap) > 0.02 * law.L_exponent
-    factor = own.crossing / compute.max()
-    found.append(
+    largest = shaped[int(compute.argmax())][0].entry.name
+    crossing = (
+        f"; the fit crosses the law at {own.crossing / compute.max():.1f}x the budget of {largest}, "
+        f"{format_size(own.crossing * PF_DAY)} FLOPs, beyond which the law is too "
+        + ("optimistic" if gap > 0 else "pessimistic")
+    )
+    findings.append(
         Finding(
             check="exponent",
             where=f"all {len(shaped)} rows",
-            column=shaped[0][0].headers.get("loss", ""),
+            column=shaped[0][0].entry.headers.get("loss", ""),
             stated=f"{law.L_exponent:.3f} (the law's)",
             recomputed=f"{own.exponent:.4f}",
             verdict=Verdict.SUSPICIOUS if differs else Verdict.OK,
-            explanation=f"of the actual losses against C_min(N); the law crosses its own data at {factor:.1f}x the "
-            f"budget of {shaped[int(compute.argmax())][0].name}, {format_size(own.crossing * PF_DAY)} FLOPs, and is too "
-            + ("optimistic beyond" if gap > 0 else "pessimistic beyond")
-            if differs
-            else "of the actual losses against C_min(N)",
+            explanation="of the actual losses against C_min(N)" + (crossing if differs else ""),
             severity=abs(gap),
         )
     )
-    return found
+    return findings
 
 
 def residual_findings(runs: Sequence[Run]) -> list[Finding]:
-    """A plain fit of each group with 8 rows or more: its status, trends and outliers, and the smallest rung by itself."""
-    found: list[Finding] = []
+    """A Chinchilla fit of each group with 8 rows or more: its status, trends, outliers, and its smallest size."""
+    findings: list[Finding] = []
     for group, members in by_group(runs).items():
         annealed = [run for run in members if run.annealed]
         if len(annealed) >= FEWEST_ROWS:
-            found += _residuals(group or "all rows", annealed)
-    return found
+            findings += _residuals(group or "all rows", annealed)
+    return findings
 
 
 def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
@@ -197,41 +222,41 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
         table = columns(runs)
         repeats = bool((table.D > table.U * (1 + 1e-9)).any())
         if min(_distinct(table.N), _distinct(table.D)) < 3:
-            why = "not fitted: a law of N and D needs three sizes and three numbers of tokens"
-            return [Finding(check="residuals", where=where, verdict=Verdict.OK, explanation=why)]
+            cause = "not fitted: a law of N and D needs three sizes and three token counts"
+            return [Finding(check="residuals", where=where, verdict=Verdict.OK, explanation=cause)]
         fitted = fit(runs, form=REPEATED if repeats else "chinchilla", bootstrap=0)
     except BadInput as error:
         return [Finding(check="fit", where=where, verdict=Verdict.SUSPICIOUS, explanation=str(error))]
     if fitted.status is not Status.OK:
-        why = "no residuals: the rows do not follow a Chinchilla law, or do not tell its constants apart: "
-        why += f"{fitted.status.value}, {fitted.detail or fitted.status.message}"
-        silent = fitted.status in (Status.ILL_CONDITIONED, Status.TOO_FEW)
-        verdict = Verdict.OK if silent else Verdict.SUSPICIOUS
-        return [Finding(check="fit", where=where, verdict=verdict, explanation=why)]
+        cause = "no residuals: the rows do not follow a Chinchilla law, or do not identify its constants: "
+        cause += f"{fitted.status.value}, {fitted.detail or fitted.status.message}"
+        unidentified = fitted.status in (Status.ILL_CONDITIONED, Status.TOO_FEW)
+        verdict = Verdict.OK if unidentified else Verdict.SUSPICIOUS
+        return [Finding(check="fit", where=where, verdict=verdict, explanation=cause)]
     expected = fitted.predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     residual = np.log(table.L) - np.log(expected)
     scatter = float(1.4826 * np.median(np.abs(residual - np.median(residual))))
-    found: list[Finding] = []
+    findings: list[Finding] = []
     limit = max(_OUTLIER * scatter, _MATERIAL)
     for index in np.flatnonzero(np.abs(residual) > limit):
-        found.append(
+        findings.append(
             Finding(
                 check="outlier",
                 where=f"{where}: {runs[int(index)].run}",
                 column="loss",
-                stated=f"{table.L[index]:.4g}",
-                recomputed=f"{table.L[index] / math.exp(residual[index]):.4g}",
+                stated=format_loss(float(table.L[index])),
+                recomputed=format_loss(float(table.L[index] / math.exp(residual[index]))),
                 verdict=Verdict.SUSPICIOUS,
-                explanation=f"{math.expm1(residual[index]):+.1%} off a Chinchilla fit of the group, whose scatter is "
+                explanation=f"{math.expm1(residual[index]):+.1%} against a Chinchilla fit of the group, whose scatter is "
                 f"{scatter:.2%}",
                 severity=abs(float(residual[index])),
             )
         )
-    found += _trend(where, table.N, table.D, residual)
+    findings += _trend(where, table.N, table.D, residual)
     if not repeats:
-        found += _smallest(where, runs, table.N, table.D, table.L)
-    if not found:
-        found.append(
+        findings += _smallest_size(where, runs, table.N, table.D, table.L)
+    if not findings:
+        findings.append(
             Finding(
                 check="residuals",
                 where=where,
@@ -240,17 +265,17 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
                 explanation=f"scatter about a Chinchilla fit of {len(runs)} rows; no trend, no outlier",
             )
         )
-    return found
+    return findings
 
 
 def _distinct(values: Array) -> int:
-    """How many values, those within 1 % of each other taken for one."""
+    """Number of distinct values; those within 1 % of each other count once."""
     return 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
 
 
 def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:
-    """Curvature that the fit leaves: residuals against the squares of centred log N, log D and log C."""
-    found = []
+    """Curvature left by the fit: residuals against the squares of centred log N, log D and log C."""
+    findings = []
     for name, values in (("N", N), ("D", D), ("C", N * D)):
         axis = np.log(values)
         axis = axis - axis.mean()
@@ -263,24 +288,24 @@ def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:
         error = math.sqrt(variance * np.linalg.pinv(basis.T @ basis)[2, 2])
         swing = float(solution[2] * np.max(axis**2))
         if error > 0 and abs(solution[2]) > _SIGNIFICANT * error and abs(swing) > _MATERIAL:
-            found.append(
+            findings.append(
                 Finding(
                     check="residual trend",
                     where=where,
                     column=name,
                     recomputed=f"{swing:+.1%}",
                     verdict=Verdict.SUSPICIOUS,
-                    explanation=f"residuals curve against log {name}, {abs(solution[2]) / error:.1f} standard errors: "
-                    f"the ends lie {'above' if swing > 0 else 'below'} the fit; untuned small rungs do this (Porian "
-                    "et al. 2024), or the form is wrong",
+                    explanation=f"residuals are curved in log {name} by {abs(solution[2]) / error:.1f} standard errors, "
+                    f"with both ends {'above' if swing > 0 else 'below'} the fit; causes are untuned small runs (Porian "
+                    "et al. 2024) or a wrong form",
                     severity=abs(swing),
                 )
             )
-    return found
+    return findings
 
 
-def _smallest(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array) -> list[Finding]:
-    """The rows of the smallest size against a fit of the others, in units of that prediction's own error."""
+def _smallest_size(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array) -> list[Finding]:
+    """The rows of the smallest size against a fit to the others, in standard errors of that prediction."""
     from ..fitting.fit import fit
 
     small = N.min() * 1.001 >= N
@@ -308,9 +333,9 @@ def _smallest(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array) -> 
             column="loss",
             recomputed=f"{math.expm1(off):+.1%}",
             verdict=Verdict.SUSPICIOUS,
-            explanation=f"of what the larger sizes foretell for its {int(small.sum())} rows, "
+            explanation=f"against the larger sizes' prediction for its {int(small.sum())} rows, "
             f"{abs(off) / error if error else math.inf:.1f} standard errors: its learning rate, batch or warm-up may be "
-            "untuned, and would bend the law",
+            "untuned, which would bias the law",
             severity=abs(off),
         )
     ]

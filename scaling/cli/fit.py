@@ -150,18 +150,17 @@ def fit(
 
 
 def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
-    from plots.law import isoflops, profile, residuals, surface
-    from plots.style import style_context, svg
+    from plots.frontier import isoflops
+    from plots.law import profile, residuals, surface
+    from plots.style import svg
 
     from ..files import atomic_write
     from ..fitting.sensitivity import profiles_of
 
-    for name, picture in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        with style_context():
-            figure = picture(found.predictor, runs)
-        atomic_write(folder / f"{name}.svg", svg(figure, name))
+    for name, draw in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
+        atomic_write(folder / f"{name}.svg", svg(draw(found.predictor, runs).figure, name))
         log(f"wrote {folder / name}.svg")
-    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]), "profile"))
+    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]).figure, "profile"))
     log(f"wrote {folder / 'profile'}.svg")
 
 

@@ -166,7 +166,7 @@ def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> None:
     from plots.plan import planned
     from plots.style import png, svg
 
-    figure = planned(plan, isoflops(question, plan), own_runs(question.study))
+    figure = planned(plan, isoflops(question, plan), own_runs(question.study)).figure
     atomic_write(path, png(figure) if path.suffix == ".png" else svg(figure, "plan"))
     log(f"wrote {path}")
 

@@ -73,12 +73,12 @@ def _write(
     progress(0.0, 1.0, "reading the study")
 
     from plots import card, style
-    from plots.figures import pictures
+    from plots.figures import draw_figures
     from plots.report import report as page
     from plots.study_data import load_study
 
     seen = load_study(folder)
-    drawn, lacking = pictures(
+    drawn, lacking = draw_figures(
         seen, progress=lambda done, total, name: progress(DRAWN * done / total, 1.0, f"drawing {name}")
     )
     progress(DRAWN, 1.0, f"composing {out.name}")
@@ -127,10 +127,10 @@ def plot(
     if path.suffix.lower() not in (".png", ".svg", ".csv"):
         raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")
     from plots import style
-    from plots.figures import picture
+    from plots.figures import draw_figure
     from plots.study_data import load_study
 
-    drawn = picture(name, load_study(study))
+    drawn = draw_figure(name, load_study(study))
     suffix = path.suffix.lower()
     made: bytes | str = (
         style.png(drawn.figure)
