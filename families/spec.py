@@ -7,6 +7,8 @@ from .units import BadInput, look_up
 # MERGED DOCSTRINGS
 # Published members, each with its source.
 
+LARGEST_SIZE = 10**9  # far beyond any model; products of a few sizes stay within what a float holds
+
 SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head")  # of a ModelSpec
 
 
@@ -17,7 +19,7 @@ class ModelSpec:
     Fields are named as in transformers' GPT2Config; `n_inner` is the width of the feed-forward layer.
 
     Raises:
-        BadInput: a size below 1, or n_embd not a multiple of n_head.
+        BadInput: a size below 1 or beyond LARGEST_SIZE, or n_embd not a multiple of n_head.
     """
 
     architecture: str = "gpt2"
@@ -30,14 +32,13 @@ class ModelSpec:
     n_kv_head: int = 0  # key and value heads of grouped-query attention; 0 stands for n_head
 
     def __post_init__(self) -> None:
-        if self.n_inner == 0:
-            object.__setattr__(self, "n_inner", 4 * self.n_embd)
-        if self.n_kv_head == 0:
-            object.__setattr__(self, "n_kv_head", self.n_head)
         for name in SIZES:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if value == 0 and name in ("n_inner", "n_kv_head"):
+                value = 4 * self.n_embd if name == "n_inner" else self.n_head
+                object.__setattr__(self, name, value)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
+                raise BadInput(f"{name} is {value!r}; it must be a whole number from 1 to {LARGEST_SIZE:,}")
         if self.n_embd % self.n_head:
             raise BadInput(
                 f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}"

@@ -1,6 +1,5 @@
 """The contents of a study's folder for reports and figures: files read once, learning curves, what is missing."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from families.units import BadInput
+from scaling.files import read_text
 from scaling.fitting.lawfile import LawFile
 from scaling.planning.pilot import ladder_flops
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
@@ -19,6 +19,7 @@ from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
 from scaling.study import Study, StudyFile, open_study
+from scaling.untrusted import parse_json
 
 FEWEST_POINTS = 10  # of a curve that can be called rising
 LARGEST_VOCABULARY = 262_144  # Gemma's
@@ -297,7 +298,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}") from error
     return value if isinstance(value, dict) else {}
@@ -368,7 +369,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from families.units import BadInput
 
 from . import __version__
+from .untrusted import parse_json
 
 # MERGED DOCSTRINGS
 # A file that is there is written over where it is what the same command writes; any other only when told (--yes).
@@ -211,7 +212,7 @@ class Document(Record):
     def parse(cls, text: str, name: str) -> Self:
         """Check a document's text; `name` stands in the errors."""
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except json.JSONDecodeError as error:
             raise BadInput(f"{name} is not JSON: line {error.lineno}: {error.msg}") from error
         check_kind(value, cls.KIND, cls.VERSION, name)
@@ -266,8 +267,8 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def hashes(paths: Iterable[Path]) -> dict[str, str]:
@@ -283,7 +284,7 @@ def refuse_overwrite(path: Path, kind: type[Document], *, replace: bool = False)
     """
     if path.is_file() and not replace:
         try:
-            there = json.loads(path.read_bytes())
+            there = parse_json(path.read_bytes())
         except ValueError:
             there = None
         if not (isinstance(there, dict) and there.get("kind") == kind.KIND):

@@ -84,7 +84,13 @@ def _trainer(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_config(), indent=1))
     log = [
-        {"step": step, "eval_loss": 5 - step / 1000, "num_input_tokens_seen": 1000 * step, "loss": 5.1, "epoch": step / 100}
+        {
+            "step": step,
+            "eval_loss": 5 - step / 1000,
+            "num_input_tokens_seen": 1000 * step,
+            "loss": 5.1,
+            "epoch": step / 100,
+        }
         for step in (100, 200, 300)
     ]
     state = {
@@ -104,7 +110,9 @@ def _events(folder: Path) -> None:
     writer = EventFileWriter(str(folder))
     for step in range(10, 60, 10):
         for tag, value in (("tokens", 1e6 * step), ("eval/loss", 5 - step / 100), ("lr", 1e-3)):
-            writer.add_event(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
+            writer.add_event(
+                Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+            )
     writer.close()
     (path,) = folder.glob("events.*")
     path.rename(folder / "events.out.tfevents.1")
@@ -153,7 +161,9 @@ def build(folder: Path, *, training: bool = True) -> tuple[Door, ...]:
 
 def _text(folder: Path) -> None:
     (folder / "text.txt").write_text("".join(f"a line of words, number {n}\n" for n in range(60)))
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": f"document {n}"}) + "\n" for n in range(60)))
+    (folder / "text.jsonl").write_text(
+        "".join(json.dumps({"text": f"document {n}"}) + "\n" for n in range(60))
+    )
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps(_config()))
     from train.data.text import train_tokenizer
@@ -167,7 +177,11 @@ def _hardware(path: Path) -> None:
     HardwareFile(
         accelerators=(
             OwnAccelerator(
-                name="Mine", teraflops={"bf16": 300.0, "fp32": 40.0}, memory_gb=80, bandwidth_gb_s=2000, price=1.5
+                name="Mine",
+                teraflops={"bf16": 300.0, "fp32": 40.0},
+                memory_gb=80,
+                bandwidth_gb_s=2000,
+                price=1.5,
             ),
         )
     ).write(path)
@@ -235,44 +249,75 @@ def _readers() -> Iterator[Door]:
     names = {"run": "Name", "loss": "eval/loss"}
     yield Door(name="read_runs csv", file="runs.csv", kind="csv", ask=lambda f: read_runs(f / "runs.csv"))
     yield Door(
-        name="read_runs tolerant", file="runs.csv", kind="csv", ask=lambda f: read_runs(f / "runs.csv", max_bad_share=1)
+        name="read_runs tolerant",
+        file="runs.csv",
+        kind="csv",
+        ask=lambda f: read_runs(f / "runs.csv", max_bad_share=1),
     )
     yield Door(
         name="read_runs wandb", file="wandb.csv", kind="csv",
         ask=lambda f: read_runs(f / "wandb.csv", column_names=names, loss_unit="bits"),
     )  # fmt: skip
-    yield Door(name="read_runs jsonl", file="table.jsonl", kind="jsonl", ask=lambda f: read_runs(f / "table.jsonl"))
     yield Door(
-        name="read_runs study", file="study/runs.jsonl", kind="jsonl", ask=lambda f: read_runs(f / "study" / "runs.jsonl")
+        name="read_runs jsonl", file="table.jsonl", kind="jsonl", ask=lambda f: read_runs(f / "table.jsonl")
     )
     yield Door(
-        name="read_runs trainer", file="trainer/trainer_state.json", kind="json", ask=lambda f: read_runs(f / "trainer")
+        name="read_runs study",
+        file="study/runs.jsonl",
+        kind="jsonl",
+        ask=lambda f: read_runs(f / "study" / "runs.jsonl"),
     )
     yield Door(
-        name="read_runs config", file="trainer/config.json", kind="json", ask=lambda f: read_runs(f / "trainer")
+        name="read_runs trainer",
+        file="trainer/trainer_state.json",
+        kind="json",
+        ask=lambda f: read_runs(f / "trainer"),
+    )
+    yield Door(
+        name="read_runs config",
+        file="trainer/config.json",
+        kind="json",
+        ask=lambda f: read_runs(f / "trainer"),
     )
     yield Door(name="law.json", file="law.json", kind="json", ask=_law)
     yield Door(name="plan.json", file="plan.json", kind="json", ask=_plan)
-    yield Door(name="ladder.json", file="ladder.json", kind="json", ask=lambda f: PlanFile.read(f / "ladder.json"))
+    yield Door(
+        name="ladder.json", file="ladder.json", kind="json", ask=lambda f: PlanFile.read(f / "ladder.json")
+    )
     yield Door(
         name="comparison.json", file="study/comparison.json", kind="json",
         ask=lambda f: (Comparison.read(f / "study" / "comparison.json"), comparisons_under(f / "study")),
     )  # fmt: skip
     yield Door(name="study.json", file="study/study.json", kind="json", ask=lambda f: open_study(f / "study"))
     yield Door(name="hardware.json", file="hardware.json", kind="json", ask=_own_hardware)
-    yield Door(name="ledger", file="study/ledger.jsonl", kind="jsonl", ask=lambda f: read_ledger(f / "study/ledger.jsonl"))
     yield Door(
-        name="ledger totals", file="study/ledger.jsonl", kind="jsonl", ask=lambda f: read_totals(f / "study/ledger.jsonl")
+        name="ledger",
+        file="study/ledger.jsonl",
+        kind="jsonl",
+        ask=lambda f: read_ledger(f / "study/ledger.jsonl"),
     )
     yield Door(
-        name="run's ledger", file=f"{run}/ledger.jsonl", kind="jsonl", ask=lambda f: read_totals(f / "whole/ledger.jsonl")
+        name="ledger totals",
+        file="study/ledger.jsonl",
+        kind="jsonl",
+        ask=lambda f: read_totals(f / "study/ledger.jsonl"),
     )
-    yield Door(name="underway.json", file=f"{run}/underway.json", kind="json", ask=lambda f: read_run(f / run))
+    yield Door(
+        name="run's ledger",
+        file=f"{run}/ledger.jsonl",
+        kind="jsonl",
+        ask=lambda f: read_totals(f / "whole/ledger.jsonl"),
+    )
+    yield Door(
+        name="underway.json", file=f"{run}/underway.json", kind="json", ask=lambda f: read_run(f / run)
+    )
     yield Door(
         name="metrics.jsonl", file=f"{run}/trunk/metrics.jsonl", kind="jsonl",
         ask=lambda f: read_curve(f / run / "trunk" / "metrics.jsonl"),
     )  # fmt: skip
-    yield Door(name="rung.json of a run", file=f"{rung}/rung.json", kind="json", ask=lambda f: read_run(f / run))
+    yield Door(
+        name="rung.json of a run", file=f"{rung}/rung.json", kind="json", ask=lambda f: read_run(f / run)
+    )
     for name, file, kind in (
         ("metrics", f"{run}/trunk/metrics.jsonl", "jsonl"), ("plan", f"{run}/underway.json", "json"), ("seal", "whole/plan.json", "json"),
         ("rung", f"{rung}/rung.json", "json"), ("branch", f"{rung}/metrics.jsonl", "jsonl"),
@@ -281,9 +326,18 @@ def _readers() -> Iterator[Door]:
     for name in ("csv", "md", "jsonl"):
         file = {"csv": "runs.csv", "md": "card.md", "jsonl": "table.jsonl"}[name]
         yield Door(
-            name=f"audit {name}", file=file, kind=name, ask=lambda f, file=file: audit(f / file), dear=name == "jsonl"
+            name=f"audit {name}",
+            file=file,
+            kind=name,
+            ask=lambda f, file=file: audit(f / file),
+            dear=name == "jsonl",
         )
-    for file, kind in (("plan.json", "json"), ("runs.jsonl", "jsonl"), ("law.json", "json"), ("ledger.jsonl", "jsonl")):
+    for file, kind in (
+        ("plan.json", "json"),
+        ("runs.jsonl", "jsonl"),
+        ("law.json", "json"),
+        ("ledger.jsonl", "jsonl"),
+    ):
         yield Door(
             name=f"compare_study {file}", file=f"study/{file}", kind=kind,
             ask=lambda f: compare_study(Study(f / "study")), dear=True,
@@ -296,7 +350,11 @@ def _readers() -> Iterator[Door]:
             ("comparison.json", "json"), ("ledger.jsonl", "jsonl"),
         ):  # fmt: skip
             yield Door(
-                name=f"load_study {file}", file=f"study/{file}", kind=kind, ask=lambda f: load_study(f / "study"), dear=True
+                name=f"load_study {file}",
+                file=f"study/{file}",
+                kind=kind,
+                ask=lambda f: load_study(f / "study"),
+                dear=True,
             )
         yield Door(
             name="load_study metrics", file=f"{run}/trunk/metrics.jsonl", kind="jsonl", ask=lambda f: load_study(f / "whole"),
@@ -319,11 +377,24 @@ def _verbs() -> Iterator[Door]:
     yield verb("law.json", "json", "plan", "--budget", "1e16", "--law", "@law.json")
     yield verb("law.json", "json", "design", "--compute", "1e16", "--law", "@law.json")
     yield verb("law.json", "json", "pilot", "--target", "1M", "--tokens", "20M", "--law", "@law.json")
-    yield verb("ladder.json", "json", "simulate", "@ladder.json", "--target", "1M", "--tokens", "20M", "--replicates", "2")
+    yield verb(
+        "ladder.json",
+        "json",
+        "simulate",
+        "@ladder.json",
+        "--target",
+        "1M",
+        "--tokens",
+        "20M",
+        "--replicates",
+        "2",
+    )
     yield verb("study/runs.jsonl", "jsonl", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
     yield verb("study/law.json", "json", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
     yield verb("runs.csv", "csv", "fit", "@runs.csv", "--bootstrap", "0", "--json")
-    yield verb("wandb.csv", "csv", "fit", "@wandb.csv", "--bootstrap", "0", "--columns", "run=Name,loss=eval/loss")
+    yield verb(
+        "wandb.csv", "csv", "fit", "@wandb.csv", "--bootstrap", "0", "--columns", "run=Name,loss=eval/loss"
+    )
     yield verb("table.jsonl", "jsonl", "backtest", "@table.jsonl", "--json")
     yield verb("card.md", "md", "audit", "@card.md")
     yield verb("runs.csv", "csv", "audit", "@runs.csv", "--json")
@@ -332,10 +403,36 @@ def _verbs() -> Iterator[Door]:
     yield verb(f"{run}/rung-1332224/rung.json", "json", "table", "@whole", "--all")
     yield verb(f"{run}/run.json", "json", "table", "@whole", "--all")
     yield verb("study/comparison.json", "json", "compare", "--under", "@study")
-    yield verb("study/runs.jsonl", "jsonl", "plot", "learning", "--study", "@study", "--out", "@plot.csv", "--yes")
-    yield verb("study/law.json", "json", "plot", "surface", "--study", "@study", "--out", "@plot.csv", "--yes")
-    yield verb("study/comparison.json", "json", "report", "--study", "@study", "--out", "@report.json", "--format", "json", "--yes")
-    yield verb("study/study.json", "json", "report", "--study", "@study", "--out", "@report.tex", "--format", "latex", "--yes")
+    yield verb(
+        "study/runs.jsonl", "jsonl", "plot", "learning", "--study", "@study", "--out", "@plot.csv", "--yes"
+    )
+    yield verb(
+        "study/law.json", "json", "plot", "surface", "--study", "@study", "--out", "@plot.csv", "--yes"
+    )
+    yield verb(
+        "study/comparison.json",
+        "json",
+        "report",
+        "--study",
+        "@study",
+        "--out",
+        "@report.json",
+        "--format",
+        "json",
+        "--yes",
+    )
+    yield verb(
+        "study/study.json",
+        "json",
+        "report",
+        "--study",
+        "@study",
+        "--out",
+        "@report.tex",
+        "--format",
+        "latex",
+        "--yes",
+    )
     yield verb("study/study.json", "json", "compare", "--under", "@study")
 
 
@@ -343,13 +440,16 @@ def _event_doors() -> Iterator[Door]:
     from scaling.runs.readers import read_runs
 
     yield Door(
-        name="read_runs events", file="events/events.out.tfevents.1", kind="binary", ask=lambda f: read_runs(f / "events")
+        name="read_runs events",
+        file="events/events.out.tfevents.1",
+        kind="binary",
+        ask=lambda f: read_runs(f / "events"),
     )
 
 
 def _training() -> Iterator[Door]:
-    from train.artifacts import check_settings, history
-    from train.checkpoint import CheckpointFile
+    from train.artifacts import history
+    from train.config import Settings
     from train.data import DataManifest, TokenizedText
     from train.data.text import SourceText, cut_text, load_tokenizer
     from train.evaluate import mean_train_loss
@@ -357,7 +457,6 @@ def _training() -> Iterator[Door]:
     from train.model.pretrained import checkpoint_spec
     from train.model_card import rows
     from train.rung import RungFile
-    from train.config import Settings
 
     run = "whole/runs/gpt2-112k-l2-d48-s1"
     trunk, branch = f"{run}/trunk", f"{run}/rung-1332224"
@@ -370,19 +469,47 @@ def _training() -> Iterator[Door]:
     yield Door(name="profile.yaml", file="profile.yaml", kind="yaml", ask=_profile)
     yield Door(name="data.json", file="study/data/data.json", kind="json", ask=text)
     yield Door(name="shard", file="study/data/train-00000.bin", kind="binary", ask=text)
-    yield Door(name="run.json", file=f"{run}/run.json", kind="json", ask=lambda f: Settings.read(f / run / "run.json"))
-    yield Door(name="rung.json", file=f"{branch}/rung.json", kind="json", ask=lambda f: (RungFile.read(f / branch / "rung.json"), rows([f / "whole"])))  # fmt: skip
-    yield Door(name="config.json", file="model/config.json", kind="json", ask=lambda f: checkpoint_spec(f / "model"))
-    yield Door(name="tokenizer.json", file="tokenizer.json", kind="json", ask=lambda f: load_tokenizer(str(f / "tokenizer.json")))
-    yield Door(name="text.txt", file="text.txt", kind="text", ask=lambda f: cut_text(SourceText("text.txt", f / "text.txt"), 0.1))
     yield Door(
-        name="text.jsonl", file="text.jsonl", kind="jsonl", ask=lambda f: cut_text(SourceText("text.jsonl", f / "text.jsonl"), 0.1)
+        name="run.json",
+        file=f"{run}/run.json",
+        kind="json",
+        ask=lambda f: Settings.read(f / run / "run.json"),
     )
-    yield Door(name="history", file=f"{trunk}/metrics.jsonl", kind="jsonl", ask=lambda f: history(f / branch, f / trunk))
+    yield Door(name="rung.json", file=f"{branch}/rung.json", kind="json", ask=lambda f: (RungFile.read(f / branch / "rung.json"), rows([f / "whole"])))  # fmt: skip
+    yield Door(
+        name="config.json", file="model/config.json", kind="json", ask=lambda f: checkpoint_spec(f / "model")
+    )
+    yield Door(
+        name="tokenizer.json",
+        file="tokenizer.json",
+        kind="json",
+        ask=lambda f: load_tokenizer(str(f / "tokenizer.json")),
+    )
+    yield Door(
+        name="text.txt",
+        file="text.txt",
+        kind="text",
+        ask=lambda f: cut_text(SourceText("text.txt", f / "text.txt"), 0.1),
+    )
+    yield Door(
+        name="text.jsonl",
+        file="text.jsonl",
+        kind="jsonl",
+        ask=lambda f: cut_text(SourceText("text.jsonl", f / "text.jsonl"), 0.1),
+    )
+    yield Door(
+        name="history",
+        file=f"{trunk}/metrics.jsonl",
+        kind="jsonl",
+        ask=lambda f: history(f / branch, f / trunk),
+    )
     yield Door(
         name="mean_train_loss", file=f"{trunk}/metrics.jsonl", kind="jsonl",
         ask=lambda f: mean_train_loss([(f / trunk, 500), (f / branch, 900)], 10, 600),
     )  # fmt: skip
     yield Door(
-        name="truncate_after", file=f"{branch}/metrics.jsonl", kind="jsonl", ask=lambda f: truncate_after(f / branch / "metrics.jsonl", 5)
+        name="truncate_after",
+        file=f"{branch}/metrics.jsonl",
+        kind="jsonl",
+        ask=lambda f: truncate_after(f / branch / "metrics.jsonl", 5),
     )

@@ -15,6 +15,7 @@ from types import FrameType
 
 from families.units import BadInput, RunFailed
 from scaling.files import clear_io_errors, now
+from scaling.untrusted import parse_json
 
 # MERGED DOCSTRINGS
 # Who trains a run: a claim in its folder, which a dead machine cannot hold.
@@ -137,7 +138,7 @@ def _newest(folder: Path) -> tuple[int, Path] | None:
 def _read(path: Path) -> Owner | None:
     """A claim's owner; None for one that is just being written, or is gone."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        return Owner(**parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
 from families import ModelSpec, train_flops_per_token
-from families.units import format_size
-from scaling.files import clear_io_errors
+from families.units import BadInput, format_size
+from scaling.files import clear_io_errors, read_text
 from scaling.hardware import recognise
 from scaling.runs.trackers import require_tensorboard
+from scaling.untrusted import parse_json
 
 # MERGED DOCSTRINGS
 # An eye on the loss: what is far above the last steps is a spike, and is written down.
@@ -232,6 +233,26 @@ def metrics_writer(
             log.close()
 
 
+def metric_rows(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    """(row, whether its line has its end) of each line of a metrics.jsonl; nothing where there is no file.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is no row of metrics with a step and a loss.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(read_text(path).splitlines(keepends=True), start=1):
+        try:
+            row = parse_json(line)
+            known = isinstance(row["step"], int | float) and isinstance(row["loss"], int | float)
+        except (ValueError, LookupError, TypeError):
+            known = False
+        if known:
+            yield row, line.endswith("\n")
+        elif line.endswith("\n"):
+            raise BadInput(f"{path} line {number}: it is no row of metrics with a step and a loss")
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Drop the lines beyond a step, and a last one that is torn: one call of the system, so a kill cannot lose the rest."""
     if not path.exists():
@@ -248,6 +269,6 @@ def truncate_after(path: Path, step: int) -> None:
 def _step(line: bytes) -> float:
     """A line's step; of one that is torn, or that a power cut left as zeros, beyond all others."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+        return float(parse_json(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, LookupError, TypeError):
         return math.inf

@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from families.units import BadInput, RunFailed
 
+from ..untrusted import one_line
+
 INTERRUPTED = 130
 
 
@@ -64,7 +66,7 @@ def _run() -> int:
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and leave."""
-    _last(" ".join(message.split()))
+    _last(one_line(message))
     sys.exit(status)
 
 

@@ -12,6 +12,8 @@ import typer
 
 from families.units import format_duration
 
+from ..untrusted import shortened, shown
+
 # MERGED DOCSTRINGS
 # Progress with time left, on standard error: a line that rewrites itself on a terminal, a line now and then elsewhere.
 # Copying finished models to a store.
@@ -98,14 +100,14 @@ def fitting_table(
 
 def echo(line: str = "") -> None:
     """One line on standard output."""
-    print(line)
+    print(shown(line))
 
 
 def log(line: str) -> None:
     """One line on standard error: progress and warnings. On a terminal it takes the place of a progress line."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")  # to the line's beginning, and erase it
-    print(line, file=sys.stderr, flush=True)
+    print(shortened(shown(line)), file=sys.stderr, flush=True)
 
 
 QUIET_SECONDS = 10.0  # between lines where standard error is no terminal

@@ -113,6 +113,21 @@ class LawFile(Document):
     repetition: RepetitionRecord | None = None
     card: dict[str, str] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _sound(self) -> "LawFile":
+        """Refuse what no fit writes and no prediction can be made of."""
+        for name in ("N", "D", "C"):
+            low, high = getattr(self.domain, name)
+            if not 0 < low <= high:
+                raise ValueError(f"domain.{name} is {low:g} to {high:g}; both must be positive, the smaller one first")
+        counts = {len(form.draws) for form in self.forms if form.draws}
+        if len(counts) > 1:
+            raise ValueError(f"forms have {min(counts)} and {max(counts)} draws; all must have as many")
+        draws = (value for form in self.forms for draw in form.draws for value in draw)
+        if not all(value >= 0 for value in draws):
+            raise ValueError("forms have a draw with a negative constant")
+        return self
+
     @classmethod
     def of(cls, fit: "Fit", inputs: Mapping[str, str]) -> "LawFile":
         """A fit as a document."""

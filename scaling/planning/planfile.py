@@ -1,6 +1,5 @@
 """plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -24,6 +23,7 @@ from ..files import (
 from ..laws import Convention
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
+from ..untrusted import parse_json
 
 # MERGED DOCSTRINGS
 # A prediction frozen before the run: the plan's own hash, so that a later edit shows.
@@ -336,7 +336,7 @@ def open_seal(path: Path) -> PlanFile:
             f"{path} is not sealed, so nothing was promised before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
-    found = digest(json.loads(text))
+    found = digest(parse_json(text))
     if found != plan.seal.digest:
         raise BadInput(
             f"{path} was edited after it was sealed at {plan.seal.sealed_at}: "

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from families.units import BadInput
 
 from ..files import Record, append_line, atomic_write, check_kind, first_problem, now, read_text
+from ..untrusted import parse_json
 from . import RUNS_VERSION, Run
 
 # MERGED DOCSTRINGS
@@ -94,7 +95,7 @@ def parse(line: str, path: Path, number: int) -> dict[str, Any]:
     if not line.strip():
         return {}
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
     if not isinstance(row, dict):
@@ -111,7 +112,7 @@ def merged_text(path: Path) -> str:
     kept = []
     for line in (lines := there.splitlines(keepends=True)):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError:
             if line is lines[-1] and not line.endswith("\n"):
                 continue  # half of a line that a crash cut off: other lines would stand behind it
@@ -144,7 +145,7 @@ def gather(path: Path, opening: str) -> None:
 
 def append_new(path: Path, line: str, *, first: str) -> None:
     """Append an observation to a file with one writer, unless it holds the same one already."""
-    wanted = run_key(json.loads(line))
+    wanted = run_key(parse_json(line))
     if all(run_key(row) != wanted for row in _shard_rows(path)):
         append_line(path, line, first=first)
 
@@ -253,7 +254,7 @@ def _ledger_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
     """(number of the line, its JSON) of each entry; the first line says what file this is."""
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
         if number == 1:

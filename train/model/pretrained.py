@@ -12,6 +12,7 @@ from families import ModelSpec
 from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
+from scaling.untrusted import parse_json
 
 from ..data.remote import NETWORK_SECONDS, hub_answers
 from ..rung import MODEL, TRUNK
@@ -96,7 +97,7 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(read_text(path))
+        config = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not JSON: {error.msg}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
