@@ -322,7 +322,7 @@ def _readers() -> Iterator[Door]:
         ("metrics", f"{run}/trunk/metrics.jsonl", "jsonl"), ("plan", f"{run}/underway.json", "json"), ("seal", "whole/plan.json", "json"),
         ("rung", f"{rung}/rung.json", "json"), ("branch", f"{rung}/metrics.jsonl", "jsonl"),
     ):  # fmt: skip
-        yield Door(name=f"watch {name}", file=file, kind=kind, ask=lambda f: watch(f / run), dear=True)
+        yield Door(name=f"watch {name}", file=file, kind=kind, ask=lambda f: watch(f / run), share=0.3)
     for name in ("csv", "md", "jsonl"):
         file = {"csv": "runs.csv", "md": "card.md", "jsonl": "table.jsonl"}[name]
         yield Door(
@@ -330,7 +330,7 @@ def _readers() -> Iterator[Door]:
             file=file,
             kind=name,
             ask=lambda f, file=file: audit(f / file),
-            dear=name == "jsonl",
+            share=0.02 if name == "jsonl" else 1.0,
         )
     for file, kind in (
         ("plan.json", "json"),
@@ -340,7 +340,7 @@ def _readers() -> Iterator[Door]:
     ):
         yield Door(
             name=f"compare_study {file}", file=f"study/{file}", kind=kind,
-            ask=lambda f: compare_study(Study(f / "study")), dear=True,
+            ask=lambda f: compare_study(Study(f / "study")), share=0.05,
         )  # fmt: skip
     if find_spec("matplotlib"):
         from plots.study_data import load_study
@@ -354,29 +354,29 @@ def _readers() -> Iterator[Door]:
                 file=f"study/{file}",
                 kind=kind,
                 ask=lambda f: load_study(f / "study"),
-                dear=True,
+                share=0.3,
             )
         yield Door(
             name="load_study metrics", file=f"{run}/trunk/metrics.jsonl", kind="jsonl", ask=lambda f: load_study(f / "whole"),
-            dear=True,
+            share=0.3,
         )  # fmt: skip
 
 
 def _verbs() -> Iterator[Door]:
     run = "whole/runs/gpt2-112k-l2-d48-s1"
 
-    def verb(file: str, kind: str, *words: str) -> Door:
+    def verb(share: float, file: str, kind: str, *words: str) -> Door:
         """A command line in which @ stands before a path of the bench."""
 
         def ask(folder: Path) -> None:
             command(*(str(folder / word[1:]) if word.startswith("@") else word for word in words))
 
-        return Door(name=f"{words[0]} {file}", file=file, kind=kind, ask=ask, dear=True)
+        return Door(name=f"{words[0]} {file}", file=file, kind=kind, ask=ask, share=share)
 
-    yield verb("law.json", "json", "predict", "@law.json", "params=3M", "tokens=60M", "--json")
-    yield verb("law.json", "json", "plan", "--budget", "1e16", "--law", "@law.json")
-    yield verb("law.json", "json", "design", "--compute", "1e16", "--law", "@law.json")
-    yield verb("law.json", "json", "pilot", "--target", "1M", "--tokens", "20M", "--law", "@law.json")
+    yield verb(0.3, "law.json", "json", "predict", "@law.json", "params=3M", "tokens=60M", "--json")
+    yield verb(0.3, "law.json", "json", "plan", "--budget", "1e16", "--law", "@law.json")
+    yield verb(0.3, "law.json", "json", "design", "--compute", "1e16", "--law", "@law.json")
+    yield verb(0.3, "law.json", "json", "pilot", "--target", "1M", "--tokens", "20M", "--law", "@law.json")
     yield verb(
         "ladder.json",
         "json",
@@ -389,20 +389,20 @@ def _verbs() -> Iterator[Door]:
         "--replicates",
         "2",
     )
-    yield verb("study/runs.jsonl", "jsonl", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
-    yield verb("study/law.json", "json", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
-    yield verb("runs.csv", "csv", "fit", "@runs.csv", "--bootstrap", "0", "--json")
+    yield verb(0.3, "study/runs.jsonl", "jsonl", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
+    yield verb(0.3, "study/law.json", "json", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
+    yield verb(0.05, "runs.csv", "csv", "fit", "@runs.csv", "--bootstrap", "0", "--json")
     yield verb(
         "wandb.csv", "csv", "fit", "@wandb.csv", "--bootstrap", "0", "--columns", "run=Name,loss=eval/loss"
     )
-    yield verb("table.jsonl", "jsonl", "backtest", "@table.jsonl", "--json")
-    yield verb("card.md", "md", "audit", "@card.md")
-    yield verb("runs.csv", "csv", "audit", "@runs.csv", "--json")
-    yield verb(f"{run}/trunk/metrics.jsonl", "jsonl", "watch", f"@{run}", "--once")
-    yield verb(f"{run}/underway.json", "json", "watch", f"@{run}", "--json")
-    yield verb(f"{run}/rung-1332224/rung.json", "json", "table", "@whole", "--all")
-    yield verb(f"{run}/run.json", "json", "table", "@whole", "--all")
-    yield verb("study/comparison.json", "json", "compare", "--under", "@study")
+    yield verb(0.3, "table.jsonl", "jsonl", "backtest", "@table.jsonl", "--json")
+    yield verb(0.3, "card.md", "md", "audit", "@card.md")
+    yield verb(0.3, "runs.csv", "csv", "audit", "@runs.csv", "--json")
+    yield verb(0.3, f"{run}/trunk/metrics.jsonl", "jsonl", "watch", f"@{run}", "--once")
+    yield verb(0.3, f"{run}/underway.json", "json", "watch", f"@{run}", "--json")
+    yield verb(0.3, f"{run}/rung-1332224/rung.json", "json", "table", "@whole", "--all")
+    yield verb(0.3, f"{run}/run.json", "json", "table", "@whole", "--all")
+    yield verb(0.3, "study/comparison.json", "json", "compare", "--under", "@study")
     yield verb(
         "study/runs.jsonl", "jsonl", "plot", "learning", "--study", "@study", "--out", "@plot.csv", "--yes"
     )
@@ -433,7 +433,7 @@ def _verbs() -> Iterator[Door]:
         "latex",
         "--yes",
     )
-    yield verb("study/study.json", "json", "compare", "--under", "@study")
+    yield verb(0.3, "study/study.json", "json", "compare", "--under", "@study")
 
 
 def _event_doors() -> Iterator[Door]:
