@@ -31,8 +31,9 @@ from families.units import BadInput
 from scaling.fitting.fit import fit
 from scaling.monitoring.alarms import first_alarm
 from scaling.monitoring.curves import EMPTY, Curve, PlannedRung, RunCurves, RunPlan
-from scaling.monitoring.forecast import Z_80, forecast_final_loss
+from scaling.monitoring.forecast import forecast_final_loss
 from scaling.runs import Run
+from scaling.stats import Z_80
 
 CURVES = Path(__file__).parent / "curves"
 HELD_BACK = ("code-y", "docs-z", "code-aa", "docs-ab")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .accounting import params
 from .architectures import architecture
-from .spec import Family, Member, ModelSpec
+from .members import Family, Member
+from .spec import ModelSpec
 from .units import BadInput, format_size
 
 DEEP = (
@@ -139,7 +140,7 @@ def _log_ratio(spec: ModelSpec, size: float) -> float:
     return math.log(params(spec) / size)
 
 
-def design(
+def design_members(
     *,
     params: tuple[float, ...] = (),
     depth: tuple[int, ...] = (),
@@ -190,6 +191,64 @@ def design(
     return tuple(
         Member(name=name_of(spec), spec=spec, source=source) for spec in dict.fromkeys(map(_trainable, specs))
     )
+
+
+def design(
+    *,
+    params: float | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    ratio: float | None = None,
+    head_size: int = 64,
+    n_positions: int = 1024,
+    vocab_size: int = 50257,
+    architecture: str = "gpt2",
+    multiple: int = 1,
+) -> Member:
+    """Design one realisable model from a size, a depth or a width and a rule, or from two of them.
+
+    The shape is the nearest one that hardware likes: whole heads, and depths in fours from 16 layers on. Where no shape
+    comes near the size, the nearest is returned; `Member.n_params` is exact.
+
+    Args:
+        params: number of parameters, embeddings included.
+        depth: number of layers, n_layer.
+        width: n_embd.
+        ratio: n_embd per layer, 64 by default; GPT-2 small has 64, xl 33, and loss is nearly flat from 32 to 128
+            (Kaplan et al. 2020, fig. 5). With two of the sizes given it follows from them.
+        head_size: n_embd per attention head; 64 throughout GPT-2 (Radford et al. 2019).
+        n_positions: context length in tokens.
+        vocab_size: number of tokens in the vocabulary.
+        architecture: "gpt2", "bert" or "llama".
+        multiple: a number that n_embd must be divisible by besides the head size.
+
+    Returns:
+        The model, named after its architecture, size and shape.
+
+    Raises:
+        BadInput: none or all three of params, depth and width, two of them and a ratio, or a value out of range.
+
+    Examples:
+        >>> member = design(params=85e6, ratio=64)
+        >>> member.name, member.n_params
+        ('gpt2-82.1m-l10-d640', 82056320)
+        >>> member.to_hf_config()["n_layer"]
+        10
+    """
+    if params is None and depth is None and width is None:
+        raise BadInput("params, depth and width are all missing; give one or two of them")
+    (member,) = design_members(
+        params=() if params is None else (params,),
+        depth=() if depth is None else (depth,),
+        width=() if width is None else (width,),
+        ratio=ratio,
+        head_size=head_size,
+        n_positions=n_positions,
+        vocab_size=vocab_size,
+        architecture=architecture,
+        multiple=multiple,
+    )
+    return member
 
 
 def _trainable(spec: ModelSpec) -> ModelSpec:

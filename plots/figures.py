@@ -8,9 +8,9 @@ from scaling.fitting.lawfile import LawFile
 from scaling.fitting.predictor import Predictor
 from scaling.monitoring import reference_prediction
 from scaling.monitoring.curves import read_run, read_siblings
+from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.scoring import ComparisonRow
-from scaling.study import Study
 
 from . import frontier, law, plan, predictions, training
 from .forecast import forecast_figure
@@ -66,7 +66,7 @@ def _forecast(study: StudyData) -> Plot:
                 run,
                 read_siblings(folder, run),
                 steps,
-                reference_prediction(Study(study.folder), run, steps),
+                reference_prediction(StudyPaths(study.folder), run, steps),
                 until=steps // 3 if steps in run.finals else None,
             )
     raise BadInput("no sealed member's run has begun; a forecast needs one")

@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from families.units import format_size
 from scaling.monitoring import Reference
 from scaling.monitoring.curves import RunCurves
-from scaling.monitoring.forecast import Z_80, Z_95, Forecast, forecast_final_loss
-from scaling.stats import Array, format_loss
+from scaling.monitoring.forecast import Forecast, forecast_final_loss
+from scaling.stats import Z_80, Z_95, Array, format_loss
 
 from .study_data import smooth, thin
 from .style import (

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
 from scaling.fitting.predictor import Predictor
+from scaling.laws import Convention
 from scaling.planning.band import WITHIN_NATS
-from scaling.runs import Run, columns
+from scaling.runs import Run, RunTable
 from scaling.stats import Array, format_loss
 
 from .law import (
@@ -73,7 +74,7 @@ def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCur
     """
     require_runs(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
     grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
@@ -116,7 +117,7 @@ def isoflops(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[s
         BadInput: no runs.
     """
     curves = isoflop_curves(predictor, runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     with style_context():
         figure, (axes,) = new_figure(height=4.0)
         for i, curve in enumerate(curves):
@@ -172,7 +173,7 @@ def _isoflops_title(curves: Sequence[IsoFlopCurve]) -> str:
     )
 
 
-def _isoflop_rows(curve: IsoFlopCurve, runs: Sequence[Run], convention: str) -> list[tuple[Any, ...]]:
+def _isoflop_rows(curve: IsoFlopCurve, runs: Sequence[Run], convention: Convention) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = [
         ("law", "", curve.C, float(N), float(L)) for N, L in zip(curve.N, curve.loss, strict=True)
     ]
@@ -255,7 +256,7 @@ def frontier(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[s
         BadInput: no runs, or the law has no optimum.
     """
     require_runs(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     compute = np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
     try:

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from families.units import BadInput, format_size
 from scaling.fitting.predictor import Predictor, ResidualGP
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
-from scaling.runs import Columns, Run, columns
+from scaling.laws import Convention
+from scaling.runs import Run, RunTable
 from scaling.stats import Array, format_loss
 
 from .style import (
@@ -44,22 +45,22 @@ def without_local_correction(predictor: Predictor) -> Predictor:
     return replace(predictor, local=ResidualGP.nothing())
 
 
-def expected_loss(predictor: Predictor, table: Columns) -> Array:
+def expected_loss(predictor: Predictor, table: RunTable) -> Array:
     """The loss that the law's forms give to each run, shape (runs,), in nats per token."""
     return np.asarray(
         without_local_correction(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     )
 
 
-def run_size(run: Run, convention: str = "total") -> float:
-    """N of a run by the law's convention; by the other one where the run lacks it; else 0."""
-    first, second = run.params, run.params_non_embedding
-    if convention != "total":
-        first, second = second, first
-    return float(first if first is not None else second or 0)
+def run_size(run: Run, convention: Convention = "total") -> float:
+    """N of a run by the law's convention; by the other one where the run lacks it."""
+    try:
+        return run.n_params(convention)
+    except BadInput:
+        return run.n_params()
 
 
-def point_label(run: Run, convention: str) -> str:
+def point_label(run: Run, convention: Convention) -> str:
     """The tooltip of a run's point."""
     return (
         f"{run.run}\nN {format_size(run_size(run, convention))}, D {format_size(run.tokens)}: "
@@ -77,7 +78,7 @@ def optimal_allocations(predictor: Predictor, compute: Array) -> tuple[Array, Ar
 
 
 def draw_points(
-    axes: Axes, x: Array, y: Array, runs: Sequence[Run], sealed_runs: frozenset[str], convention: str
+    axes: Axes, x: Array, y: Array, runs: Sequence[Run], sealed_runs: frozenset[str], convention: Convention
 ) -> None:
     """Draw runs as points with tooltips: fitted ones round, sealed ones as diamonds.
 
@@ -117,7 +118,7 @@ def require_runs(runs: Sequence[Run]) -> None:
         raise BadInput("there are 0 annealed runs that the law applies to; the figure needs 1")
 
 
-def _residual_plot(figure: Figure, predictor: Predictor, runs: Sequence[Run], table: Columns) -> Plot:
+def _residual_plot(figure: Figure, predictor: Predictor, runs: Sequence[Run], table: RunTable) -> Plot:
     """A figure with each run's loss, the law's, and the difference in percent."""
     law = expected_loss(predictor, table)
     values = zip(
@@ -138,7 +139,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[st
     """
     require_runs(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     n_low, n_high = float(table.N.min()) / 2, float(table.N.max()) * 2.2
     d_low, d_high = float(table.D.min()) / 2, float(table.D.max()) * 2.2
     N, D = np.meshgrid(np.geomspace(n_low, n_high, 70), np.geomspace(d_low, d_high, 70), indexing="ij")
@@ -221,7 +222,7 @@ def _isoflop_lines(
 
 def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
     """100·(actual/predicted − 1) of each run, shape (runs,): positive where the loss is above the law."""
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     return np.asarray(100 * (table.L / expected_loss(predictor, table) - 1))
 
 
@@ -232,7 +233,7 @@ def residuals(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[
         BadInput: no runs.
     """
     require_runs(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     error = residual_percent(predictor, runs)
     fitted = np.array([run.run not in sealed_runs for run in runs], dtype=bool)
     used = fitted if fitted.any() else ~fitted

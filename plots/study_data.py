@@ -11,14 +11,15 @@ import numpy as np
 from families.units import BadInput
 from scaling.files import read_text
 from scaling.fitting.lawfile import LawFile
+from scaling.laws import PARAMS_FIELD
+from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.pilot import ladder_flops
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
-from scaling.runs import Run, compute_of
+from scaling.runs import Run
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
-from scaling.study import Study, StudyFile, open_study
 from scaling.untrusted import parse_json
 
 FEWEST_POINTS = 10  # of a curve that can be called rising
@@ -104,7 +105,7 @@ class StudyData:
         """
         if self.law is None:
             return tuple(run for run in self.runs if run.annealed)
-        field = "params" if self.law.convention == "total" else "params_non_embedding"
+        field = PARAMS_FIELD[self.law.convention]
         return tuple(
             run
             for run in self.runs
@@ -144,7 +145,7 @@ class StudyData:
         always = with_curve | self.sealed_runs
         best = min(self.runs, key=lambda run: run.loss)
         rest = [run for run in self.runs if run.run not in always and run is not best]
-        rest.sort(key=lambda run: (compute_of(run), run.run))
+        rest.sort(key=lambda run: (run.flops, run.run))
         kept = {id(run) for run in subsample_evenly(rest, MOST_DRAWN)} | {id(best)}
         runs = tuple(run for run in self.runs if run.run in always or id(run) in kept)
         return replace(self, curves=curves, runs=runs)
@@ -205,7 +206,7 @@ def _load_outcomes(folder: Path) -> StudyData:
     )
 
 
-def _read_plan(study: Study, warnings: list[str]) -> tuple[PlanFile | None, bool]:
+def _read_plan(study: StudyPaths, warnings: list[str]) -> tuple[PlanFile | None, bool]:
     """The plan and whether its seal is intact; a broken seal is added to `warnings` as the first."""
     if not study.plan.exists():
         return None, False
@@ -276,7 +277,7 @@ def _data_warnings(study: StudyData) -> list[str]:
             f"figures draw {len(drawn.runs):,} of {len(study.runs):,} observations, evenly by compute; the law and the "
             "totals include all"
         )
-    sizes = {run.params or run.params_non_embedding for run in study.runs}
+    sizes = {run.n_params() for run in study.runs}
     if len(study.runs) > 1 and len(sizes) == 1:
         warnings.append("all runs are of one size: the dependence of loss on N is not identified")
     return warnings
@@ -306,7 +307,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def sort_by_size(names: Iterable[str], runs: Sequence[Run]) -> list[str]:
     """Distinct names of training runs by their size; those of unknown size come first."""
-    sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
+    sizes = {run.run: run.n_params() for run in runs}
     return sorted(set(names), key=lambda name: (sizes.get(name, 0.0), name))
 
 
@@ -322,7 +323,7 @@ def _subfolders(root: Path) -> list[str]:
         return []
 
 
-def _read_curves(study: Study, names: Sequence[str]) -> list[LossCurve]:
+def _read_curves(study: StudyPaths, names: Sequence[str]) -> list[LossCurve]:
     """Every metrics.jsonl of those runs, in the order of their paths; broken lines are skipped.
 
     A run with a folder of its own (out=) is a study of itself: its parts lie next to the other files.
@@ -340,12 +341,14 @@ def _read_curves(study: Study, names: Sequence[str]) -> list[LossCurve]:
     for path, parts in sorted(paths.items()):
         rows = _read_lines(path)
         timing = {
-            row.get("step"): row.get("tokens_per_s") for row in _read_lines(path.with_name("timing.jsonl"))
+            row["step"]: row.get("tokens_per_s")
+            for row in _read_lines(path.with_name("timing.jsonl"))
+            if _is_positive(row.get("step"))
         }
         rows = [row for row in rows if _is_positive(row.get("tokens")) and _is_positive(row.get("loss"))]
         if not rows:
             continue
-        speeds = [row.get("tokens_per_s") or timing.get(row.get("step")) for row in rows]
+        speeds = [row.get("tokens_per_s") or timing.get(row["step"] if _is_positive(row.get("step")) else None) for row in rows]
         curves.append(
             LossCurve(
                 run=parts[0],

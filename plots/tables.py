@@ -6,13 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from families import params, params_non_embedding
 from families.units import BadInput, format_duration, format_size
-from scaling.laws import Allocation
+from scaling.laws import Allocation, spec_params
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
 from scaling.planning.query import rule_of
-from scaling.runs import compute_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
 
@@ -326,17 +324,15 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     predictor = study.law.predictor()
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
-        count = params if study.law.convention == "total" else params_non_embedding
         shapes = candidates("all", rule_of(runs))
-        fitted = (
-            np.asarray(count(shapes.as_spec)) >= predictor.domain.N[0]
-        )  # smaller ones may not follow the law
+        sizes = np.asarray(spec_params(shapes.as_spec, study.law.convention), dtype=np.float64)
+        fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
         shapes = shapes.chosen(fitted)
         advice = advise(
             runs,
             study.law.law,
             shapes,
-            np.asarray(count(shapes.as_spec), dtype=np.float64),
+            sizes[fitted],
             target=(target.N, target.D),
             budget=BUDGET_SHARE * target.C,
             convention=study.law.convention,
@@ -350,9 +346,7 @@ def observations_table(study: StudyData) -> ReportTable | None:
     """All observations, of very many a part; None without any."""
     if not study.runs:
         return None
-    by_size = sorted(
-        study.runs, key=lambda run: (run.params or run.params_non_embedding or 0, run.run, run.tokens)
-    )
+    by_size = sorted(study.runs, key=lambda run: (run.n_params(), run.run, run.tokens))
     shown, total = subsample_evenly(by_size, MOST_ROWS), len(study.runs)
     title = "1 observation" if total == 1 else f"{total} observations"
     if len(shown) < total:
@@ -362,11 +356,11 @@ def observations_table(study: StudyData) -> ReportTable | None:
         shown,
         {
             "run": lambda run: Cell(run.run),
-            "params": lambda run: size_cell(run.params or run.params_non_embedding),
+            "params": lambda run: size_cell(run.n_params()),
             "tokens": lambda run: size_cell(run.tokens),
             "loss": lambda run: loss_cell(run.loss),
             "ppl": lambda run: number_cell(perplexity(run.loss), 2),
-            "FLOPs": lambda run: size_cell(compute_of(run)),
+            "FLOPs": lambda run: size_cell(run.flops),
             "annealed": lambda run: Cell("yes" if run.annealed else "no"),
             "learning rate": lambda run: text_cell(run.lr, "{:.3g}".format),
             "time": lambda run: duration_cell(None if run.wall_s is None else run.wall_s / 3600),

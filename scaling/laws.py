@@ -2,17 +2,50 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from families import ModelSpec, params, params_non_embedding
 from families.units import BadInput, format_size, nearest
 
 # MERGED DOCSTRINGS
 # Where a law was fitted, how far a point lies outside, and how far outside is too far.
 # Published constants as laws, with where they come from and the domain they were fitted on.
 Convention = Literal["total", "non_embedding"]
+
+PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
+
+
+class Sized(Protocol):
+    """A record with both counts of its parameters, such as a run or a planned member."""
+
+    @property
+    def params(self) -> float | None:
+        """All parameters."""
+
+    @property
+    def params_non_embedding(self) -> float | None:
+        """Parameters without token and position embeddings."""
+
+
+def n_params(sized: Sized, convention: Convention, name: str = "the record") -> float:
+    """N of a record in a convention.
+
+    Raises:
+        BadInput: the record does not state it; `name` stands in the message.
+    """
+    field = PARAMS_FIELD[convention]
+    size = getattr(sized, field)
+    if size is None:
+        raise BadInput(f"{name} has no {field}, which the convention {convention!r} counts")
+    return float(size)
+
+
+def spec_params(spec: ModelSpec, convention: Convention) -> Any:
+    """N of a model's shape in a convention; an array for a shape in arrays."""
+    return params(spec) if convention == "total" else params_non_embedding(spec)
 
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")

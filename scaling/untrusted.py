@@ -12,19 +12,12 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST_MESSAGE = 2000  # characters of a line on standard error
+LONGEST_MESSAGE = 1900  # characters; with what stands before it, a line on standard error has at most 2,000
 
-_EXACT_DIGITS = (
-    19  # of an integer; beyond 64 bits one is read as a float, so that no arithmetic on it overflows
-)
+_EXACT_DIGITS = 19  # of an integer; a longer one is read as a float, so that no arithmetic on it overflows
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_OBEYED = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # control, format (text from right to left), half a character, line ends
+# Categories that a terminal obeys: control, format (text from right to left), half a character, other line ends.
+_OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class YamlError(ValueError):
@@ -46,6 +39,7 @@ def parse_json(text: str | bytes) -> Any:
         value = _DECODER.decode(text)
         if "\\u" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
+        return value
     except UnicodeEncodeError:
         raise json.JSONDecodeError("half a character stands in a string", "", 0) from None
     except RecursionError:

@@ -456,9 +456,6 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--door", default="", help="only doors whose name holds this")
-    parser.add_argument(
-        "--dear", type=float, default=0.01, help="share of inputs for doors that take long to answer"
-    )
     parser.add_argument("--shown", type=int, default=3, help="examples of each kind of leak")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

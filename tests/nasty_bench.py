@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -238,11 +238,11 @@ def _readers() -> Iterator[Door]:
     from scaling.auditing import audit
     from scaling.monitoring import watch
     from scaling.monitoring.curves import read_curve, read_run
+    from scaling.paths import StudyPaths, open_study
     from scaling.planning.planfile import PlanFile
     from scaling.runs.readers import read_runs
     from scaling.runs.store import read_ledger, read_totals
     from scaling.scoring import Comparison, compare_study, comparisons_under
-    from scaling.study import Study, open_study
 
     run = "whole/runs/gpt2-112k-l2-d48-s1"
     rung = f"{run}/rung-1332224"
@@ -340,7 +340,7 @@ def _readers() -> Iterator[Door]:
     ):
         yield Door(
             name=f"compare_study {file}", file=f"study/{file}", kind=kind,
-            ask=lambda f: compare_study(Study(f / "study")), share=0.05,
+            ask=lambda f: compare_study(StudyPaths(f / "study")), share=0.05,
         )  # fmt: skip
     if find_spec("matplotlib"):
         from plots.study_data import load_study
@@ -362,78 +362,44 @@ def _readers() -> Iterator[Door]:
         )  # fmt: skip
 
 
+RUN = "whole/runs/gpt2-112k-l2-d48-s1"
+NEXT = "--study @study --target 1M --tokens 20M"
+PLOT = "--study @study --out @plot.csv --yes"
+VERBS = (  # share, file, how it is spoilt, a command line in which @ stands before a path of the bench
+    (0.3, "law.json", "json", "predict @law.json params=300k tokens=3M --json"),
+    (0.3, "law.json", "json", "plan --budget 1e14 --law @law.json"),
+    (0.3, "law.json", "json", "design --compute 1e14 --law @law.json"),
+    (0.3, "law.json", "json", "pilot --target 10M --tokens 200M --law @law.json"),
+    (0.02, "ladder.json", "json", "simulate @ladder.json --target 1M --tokens 20M --replicates 2"),
+    (0.3, "study/runs.jsonl", "jsonl", f"next {NEXT}"),
+    (0.3, "study/law.json", "json", f"next {NEXT}"),
+    (0.05, "runs.csv", "csv", "fit @runs.csv --bootstrap 0 --json"),
+    (0.05, "wandb.csv", "csv", "fit @wandb.csv --bootstrap 0 --columns run=Name,loss=eval/loss"),
+    (0.05, "table.jsonl", "jsonl", "backtest @table.jsonl --holdout params>5e5 --json"),
+    (0.3, "card.md", "md", "audit @card.md"),
+    (0.3, "runs.csv", "csv", "audit @runs.csv --json"),
+    (0.3, f"{RUN}/trunk/metrics.jsonl", "jsonl", f"watch @{RUN} --once"),
+    (0.3, f"{RUN}/underway.json", "json", f"watch @{RUN} --json"),
+    (0.3, f"{RUN}/rung-1332224/rung.json", "json", "table @whole --all"),
+    (0.3, f"{RUN}/run.json", "json", "table @whole --all"),
+    (0.3, "study/comparison.json", "json", "compare --under @study"),
+    (0.3, "study/study.json", "json", "compare --under @study"),
+    (0.02, "study/runs.jsonl", "jsonl", f"plot learning {PLOT}"),
+    (0.02, "study/law.json", "json", f"plot surface {PLOT}"),
+    (0.02, "study/comparison.json", "json", "report --study @study --out @report.json --format json --yes"),
+    (0.02, "study/study.json", "json", "report --study @study --out @report.tex --format latex --yes"),
+)
+
+
 def _verbs() -> Iterator[Door]:
-    run = "whole/runs/gpt2-112k-l2-d48-s1"
-
-    def verb(share: float, file: str, kind: str, *words: str) -> Door:
-        """A command line in which @ stands before a path of the bench."""
-
+    def asking(line: str) -> Callable[[Path], None]:
         def ask(folder: Path) -> None:
-            command(*(str(folder / word[1:]) if word.startswith("@") else word for word in words))
+            command(*(str(folder / word[1:]) if word.startswith("@") else word for word in line.split()))
 
-        return Door(name=f"{words[0]} {file}", file=file, kind=kind, ask=ask, share=share)
+        return ask
 
-    yield verb(0.3, "law.json", "json", "predict", "@law.json", "params=3M", "tokens=60M", "--json")
-    yield verb(0.3, "law.json", "json", "plan", "--budget", "1e16", "--law", "@law.json")
-    yield verb(0.3, "law.json", "json", "design", "--compute", "1e16", "--law", "@law.json")
-    yield verb(0.3, "law.json", "json", "pilot", "--target", "1M", "--tokens", "20M", "--law", "@law.json")
-    yield verb(
-        "ladder.json",
-        "json",
-        "simulate",
-        "@ladder.json",
-        "--target",
-        "1M",
-        "--tokens",
-        "20M",
-        "--replicates",
-        "2",
-    )
-    yield verb(0.3, "study/runs.jsonl", "jsonl", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
-    yield verb(0.3, "study/law.json", "json", "next", "--study", "@study", "--target", "1M", "--tokens", "20M")
-    yield verb(0.05, "runs.csv", "csv", "fit", "@runs.csv", "--bootstrap", "0", "--json")
-    yield verb(
-        "wandb.csv", "csv", "fit", "@wandb.csv", "--bootstrap", "0", "--columns", "run=Name,loss=eval/loss"
-    )
-    yield verb(0.3, "table.jsonl", "jsonl", "backtest", "@table.jsonl", "--json")
-    yield verb(0.3, "card.md", "md", "audit", "@card.md")
-    yield verb(0.3, "runs.csv", "csv", "audit", "@runs.csv", "--json")
-    yield verb(0.3, f"{run}/trunk/metrics.jsonl", "jsonl", "watch", f"@{run}", "--once")
-    yield verb(0.3, f"{run}/underway.json", "json", "watch", f"@{run}", "--json")
-    yield verb(0.3, f"{run}/rung-1332224/rung.json", "json", "table", "@whole", "--all")
-    yield verb(0.3, f"{run}/run.json", "json", "table", "@whole", "--all")
-    yield verb(0.3, "study/comparison.json", "json", "compare", "--under", "@study")
-    yield verb(
-        "study/runs.jsonl", "jsonl", "plot", "learning", "--study", "@study", "--out", "@plot.csv", "--yes"
-    )
-    yield verb(
-        "study/law.json", "json", "plot", "surface", "--study", "@study", "--out", "@plot.csv", "--yes"
-    )
-    yield verb(
-        "study/comparison.json",
-        "json",
-        "report",
-        "--study",
-        "@study",
-        "--out",
-        "@report.json",
-        "--format",
-        "json",
-        "--yes",
-    )
-    yield verb(
-        "study/study.json",
-        "json",
-        "report",
-        "--study",
-        "@study",
-        "--out",
-        "@report.tex",
-        "--format",
-        "latex",
-        "--yes",
-    )
-    yield verb(0.3, "study/study.json", "json", "compare", "--under", "@study")
+    for share, file, kind, line in VERBS:
+        yield Door(name=f"{line.split()[0]} {file}", file=file, kind=kind, ask=asking(line), share=share)
 
 
 def _event_doors() -> Iterator[Door]:

@@ -10,6 +10,7 @@ from families import ModelSpec, params, params_non_embedding, train_flops
 from scaling.files import sha256_file
 from scaling.fitting.fit import fit
 from scaling.laws import Law
+from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.pilot import sealed_plan
 from scaling.planning.planfile import PlanFile, PlannedMember, seal, write_plan
 from scaling.recipe import recipe
@@ -17,7 +18,6 @@ from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run
 from scaling.scoring import compare
 from scaling.scoring.refit import refit_study
-from scaling.study import Study, StudyFile
 
 TRUTH = Law(E=1.9, A=60.0, B=400.0, alpha=0.34, beta=0.38)
 WIDTHS = (48, 64, 96, 128, 192)
@@ -103,7 +103,7 @@ def _curve(folder, width, tokens, start, end, size):
 def write_study(folder: Path, *, title="A study whose truth is known", rename=None) -> Path:
     """Write the whole study; `rename` gives runs other names."""
     rename = rename or (lambda name: name)
-    place = Study(folder)
+    place = StudyPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
     StudyFile(title=title, seconds=120.0, machine="x86_64, Linux", python="3.11").write(place.file)
     runs = [run.model_copy(update={"run": rename(run.run)}) for run in _runs().values()]

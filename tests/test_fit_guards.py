@@ -8,7 +8,7 @@ from scaling.fitting.fit import FORMS, fit
 from scaling.fitting.optimise import SHAPES, Problem, minimise
 from scaling.fitting.predictor import Status
 from scaling.laws import Law
-from scaling.runs import Run, columns
+from scaling.runs import Run, RunTable
 
 from .surfaces import BESIROGLU, GENERAL, HOFFMANN, grid
 
@@ -24,7 +24,7 @@ def test_hoffmanns_constants_as_the_only_start_do_not_survive():
 
 
 def test_a_fit_stopped_early_is_not_converged():
-    table = columns(grid(GENERAL, noise=0.01))
+    table = RunTable.of(grid(GENERAL, noise=0.01))
     problem = Problem.of(table.N, table.D, table.L)
     shape = SHAPES["general"]
     from scaling.fitting.certify import _judge

@@ -16,7 +16,7 @@ from scaling.fitting.optimise import SHAPES, Problem, objective
 from scaling.fitting.predictor import Status
 from scaling.fitting.repetition import Repetition
 from scaling.laws import Law
-from scaling.runs import Run, columns
+from scaling.runs import Run, RunTable
 
 from .surfaces import BESIROGLU, GENERAL, HOFFMANN, KAPLAN, STEEP, grid
 
@@ -81,7 +81,7 @@ def test_the_fit_does_not_depend_on_the_order_of_rows():
 
 
 def test_no_random_start_of_scipy_finds_a_better_objective():
-    table = columns(grid(GENERAL, noise=0.01))
+    table = RunTable.of(grid(GENERAL, noise=0.01))
     problem = Problem.of(table.N, table.D, table.L)
     for name in ("chinchilla", "general"):
         shape = SHAPES[name]
@@ -105,7 +105,7 @@ def test_no_random_start_of_scipy_finds_a_better_objective():
 def test_gradient_and_curvature_agree_with_differences(tilt):
     from scaling.fitting.optimise import evaluate
 
-    table = columns(grid(GENERAL, noise=0.01))
+    table = RunTable.of(grid(GENERAL, noise=0.01))
     problem = replace(Problem.of(table.N, table.D, table.L, delta=10.0), tilt=tilt)
     weights = np.ones((1, len(table)))
     theta = problem.theta(Law(E=1.5, A=900.0, B=2000.0, alpha=0.35, beta=0.4, gamma=0.8))

@@ -7,10 +7,11 @@ import pytest
 
 from families.units import BadInput
 from scaling.monitoring.curves import PlannedRung
-from scaling.monitoring.forecast import Z_80, combine_forecasts, forecast_final_loss, offset_at
+from scaling.monitoring.forecast import combine_forecasts, forecast_final_loss, offset_at
 from scaling.monitoring.siblings import at_own_size, default_prior, forecast_from_siblings, gap
 from scaling.monitoring.trajectory import NAMES, LrProfile, Points, TrajectoryPrior, learn
 from scaling.schedule import Schedule
+from scaling.stats import Z_80
 
 from .simulated_runs import family, going, law, level_of, seen_until, simulated, standing, taught
 

@@ -10,10 +10,10 @@ from plots.style import svg
 from scaling.files import sha256_file
 from scaling.fitting.fit import fit
 from scaling.fitting.lawfile import LawFile
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, calibrate, compare, comparisons_under
-from scaling.study import Study
 
 from .gallery import STUDIES, draw
 
@@ -22,7 +22,7 @@ FOLDERS = sorted(path.parent for path in STUDIES.glob("*/study.json"))
 
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
 def place(request):
-    return Study(request.param)
+    return StudyPaths(request.param)
 
 
 def test_there_are_studies_of_two_texts():

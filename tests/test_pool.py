@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
-from scaling.study import Study
 from train.data import DataManifest
 from train.jobs import ladders, pool
 from train.jobs.ladders import Job, train_ladders
@@ -133,7 +133,7 @@ def jobs_in(folder, data, names, rungs=RUNGS, **changes):
         )
         found.append(
             Job(
-                settings=chosen, rungs=rungs, places=ladders.Places.of(Study(Path(folder)), chosen.run),
+                settings=chosen, rungs=rungs, places=ladders.Places.of(StudyPaths(Path(folder)), chosen.run),
                 data=Path(data), work_per_step=1.0, steps=planned_steps(chosen, rungs), shared=True,
             )
         )  # fmt: skip

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 from train.slurm import SlurmProfile, client, read_profile, submit, sweep
 from train.slurm.sbatch import job_files
 from train.slurm.submit import Submission, follow, send_rest
@@ -68,7 +68,7 @@ def queue(tmp_path, monkeypatch):
 def wanted(folder, names=("a", "b"), **profile):
     chosen = SlurmProfile.model_validate({"command": "/bin/true", **profile})
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    return sweep(plan, folder / "plan.json", Study(folder / "study"), seed=0, profile=chosen), chosen
+    return sweep(plan, folder / "plan.json", StudyPaths(folder / "study"), seed=0, profile=chosen), chosen
 
 
 def send(folder, **profile):

@@ -8,10 +8,10 @@ import pytest
 from families.units import BadInput
 from scaling.monitoring import ProgressForecast, Reference, assess, find_run, short_status, study_of, watch
 from scaling.monitoring.curves import read_curve, read_run, read_siblings
+from scaling.paths import StudyPaths
 from scaling.planning.experiment_design import PilotQuery, pilot_plan
 from scaling.planning.planfile import seal, write_plan
 from scaling.scoring import compare_study
-from scaling.study import Study
 
 from .simulated_runs import changed, seen_until, taught, write
 
@@ -128,7 +128,7 @@ def test_a_pilots_ladder_is_watched_without_a_seal_and_compare_says_what_seals_o
     assert watch(tmp_path / "runs" / "x", steps=1000) == without
     (tmp_path / "runs.jsonl").write_text("")
     with pytest.raises(BadInput, match=r"scaling plan --study .* seals a prediction"):
-        compare_study(Study(tmp_path))
+        compare_study(StudyPaths(tmp_path))
 
 
 def test_a_broken_seal_is_still_an_error_of_watch(tmp_path, study):

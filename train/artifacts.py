@@ -9,10 +9,10 @@ from families import params, params_non_embedding, train_flops_per_token
 from families.units import BadInput
 from scaling.files import atomic_write
 from scaling.monitoring.curves import PlannedRung, RunPlan
+from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.runs.store import record_run
 from scaling.schedule import Schedule
-from scaling.study import Study
 
 from .checkpoint import step_folder
 from .config import NOT_IDENTITY, Settings
@@ -242,7 +242,7 @@ def write_artifacts(
     model = branch / MODEL
     settings.write(model / RUN)
     rung.write(model / RUNG)
-    sealed = outcome(Study(study).plan, rung)
+    sealed = outcome(StudyPaths(study).plan, rung)
     write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
     windows = count_windows(manifest, settings.n_positions, settings.data_fraction)
     write_state(branch, branch.parent / TRUNK, settings, rung, windows * settings.n_positions)

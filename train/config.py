@@ -7,10 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from families import ModelSpec, member
+from families import MEMBERS, ModelSpec, member
 from families.architectures import architecture
 from families.design import name_of
-from families.spec import MEMBERS
 from families.units import BadInput, listed, parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 from scaling.recipe import COOLDOWN

@@ -10,9 +10,9 @@ from typing import Self
 from families import train_flops_per_token
 from scaling.files import now
 from scaling.monitoring import ProgressForecast
+from scaling.paths import StudyPaths
 from scaling.runs.store import LEDGER, RUNS, WorkEntry
 from scaling.schedule import Schedule
-from scaling.study import Study
 
 from .artifacts import check_settings, log_final_eval, observe, record, write_artifacts, write_run_plan
 from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
@@ -85,7 +85,7 @@ class RunPaths:
         return self.folder / TRUNK
 
     @classmethod
-    def of(cls, study: Study, run: str, folder: Path | None = None) -> Self:
+    def of(cls, study: StudyPaths, run: str, folder: Path | None = None) -> Self:
         """A run of a study: observations and ledger lie in its own folder, which has no other writer.
 
         A run whose `folder` is the study itself (out=) is a study of one run.

@@ -258,12 +258,19 @@ def truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     end = 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in _bytes_of(path).splitlines(keepends=True):
         if _step(line) > step:
             break
         end += len(line)
     if end != path.stat().st_size:
         os.truncate(path, end)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
 
 def _step(line: bytes) -> float:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from families import params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import Record, atomic_write, csv_text
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal, sealed_predictions
 from scaling.rendering import markdown_environment
 from scaling.scoring import ComparisonRow, run_for, score
-from scaling.study import Study
 
 from .config import Settings, TrainConfig, predicted_tokens, shown_name
 from .data import DataManifest
@@ -89,7 +89,7 @@ def write_card(folder: Path, facts: Facts) -> Path:
     return path
 
 
-def write_cards(study: Study) -> tuple[Path, ...]:
+def write_cards(study: StudyPaths) -> tuple[Path, ...]:
     """Write the cards of a study's finished rungs again, with what its sealed plan predicted of each."""
     manifest = study.data / "data.json"
     folders = [branch / MODEL for branch in finished_rungs(study.folder)]

@@ -9,10 +9,10 @@ from families import ModelSpec
 from families.units import BadInput
 from scaling.files import canonical_json, sha256_bytes
 from scaling.machine import StepBackend
+from scaling.paths import safe_name, seeded_name
 from scaling.planning.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
 from scaling.schedule import Schedule, whole_steps
-from scaling.study import safe_name, seeded_name
 
 from .backend import BackendRequest, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for, shown_name

@@ -10,12 +10,11 @@ import typer
 from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
-from ..runs.store import gather_runs
+from ..paths import StudyPaths, open_study
 from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
-from ..scoring import compare_study as score_study
+from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
-from ..stats import format_perplexity
-from ..study import Study, open_study
+from ..stats import format_loss, format_perplexity
 from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
 
@@ -55,11 +54,11 @@ def compare_study(
     if under is not None:
         _all_studies(under, as_json)
         return
-    found = compared(open_study(study))
+    comparison = compared(open_study(study))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
     else:
-        echo(comparison_text(found))
+        echo(comparison_text(comparison))
 
 
 def _published(name: str, as_json: bool) -> None:
@@ -86,20 +85,18 @@ def _all_studies(folder: Path, as_json: bool) -> None:
     echo(score.sentence)
 
 
-def compared(study: Study) -> Comparison:
-    """Compare a study's sealed plan with its runs, and keep the result beside them."""
-    gather_runs(study.runs)
-    found, why_not = score_study(study)
-    found.write(study.comparison)
+def compared(study: StudyPaths) -> Comparison:
+    """Compare a study's sealed plan with its runs, complete the model cards, and log what is missing."""
+    comparison = compare_runs(study)
     _complete_cards(study)
-    for member in found.waiting:
+    for member in comparison.waiting:
         log(f"{member} is sealed and not finished; it is not scored yet")
-    if why_not:
-        log(f"no refit: {why_not}")
-    return found
+    if comparison.no_refit:
+        log(f"no refit: {comparison.no_refit}")
+    return comparison
 
 
-def _complete_cards(study: Study) -> None:
+def _complete_cards(study: StudyPaths) -> None:
     """Write predicted and actual into the model cards of the study's rungs."""
     from train.model_card import write_cards
 
@@ -122,9 +119,9 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         [
             row.member if not study else study if len(of_study) == 1 else f"{study}/{row.member}",
             format_size(row.tokens),
-            f"{row.predicted_loss:.3f}",
-            f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
-            f"{row.actual_loss:.3f}",
+            format_loss(row.predicted_loss),
+            "–".join(map(format_loss, row.interval_80)),
+            format_loss(row.actual_loss),
             format_perplexity(row.predicted_ppl),
             format_perplexity(row.actual_ppl),
             f"{row.error:+.2%}",

@@ -11,6 +11,7 @@ from families.design import DesignRule
 from families.units import BadInput, format_size
 
 from ..files import hashes, sha256_file
+from ..paths import StudyFile, StudyPaths, open_study
 from ..planning.pilot import (
     expected_hours,
     ladder_plan,
@@ -22,7 +23,6 @@ from ..planning.pilot import (
 from ..planning.planfile import PlanFile, PlannedMember, open_seal, seal, write_plan
 from ..runs.readers import read_runs
 from ..runs.store import exists, read_ledger
-from ..study import Study, StudyFile, open_study
 from .output import JsonOption, SeedOption, StudyOption, echo, log, print_json
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _named(data: str) -> str:
     return "the sources of Python's own standard library" if data == LIBRARY else Path(data).name
 
 
-def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
+def _begin(place: StudyPaths, seed: int, seconds: float, data: str) -> None:
     """Write study.json, or check that this is the study that was begun."""
     from train.data.text import find_texts
 
@@ -149,7 +149,7 @@ def _begin(place: Study, seed: int, seconds: float, data: str) -> None:
             )
 
 
-def _text(place: Study, data: str) -> Any:
+def _text(place: StudyPaths, data: str) -> Any:
     """Tokenise the text, or take what is there."""
     from train.data.prepare import prepare
 
@@ -166,7 +166,7 @@ def _text(place: Study, data: str) -> Any:
     return manifest
 
 
-def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, PlannedMember]:
+def _plans(place: StudyPaths, seconds: float, manifest: Any) -> tuple[PlanFile, PlannedMember]:
     """The ladders' plan and the member to predict, sized by a probe the first time and read from ladder.json after."""
     from train.backend import probe_members
 
@@ -187,7 +187,7 @@ def _plans(place: Study, seconds: float, manifest: Any) -> tuple[PlanFile, Plann
     return plan, target_member(pilot, longest)
 
 
-def _seal(place: Study, target: PlannedMember, seed: int) -> PlanFile:
+def _seal(place: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
     """Fit on the ladders alone, predict the target, seal; done once, and only before the target is trained."""
     from ..fitting.fit import fit
     from ..fitting.lawfile import LawFile

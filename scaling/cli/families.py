@@ -10,7 +10,8 @@ import typer
 
 from families import MEMBERS, Member, ModelSpec, accounting, member
 from families.architectures import architecture
-from families.design import DesignRule, design, off_size, off_width
+from families.design import DesignRule, off_size, off_width
+from families.design import design_members as design
 from families.units import (
     BadInput,
     format_bytes,

@@ -105,17 +105,15 @@ def fit(
         refuse_overwrite(out, LawFile, replace=yes)
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     found = fit_runs(
-        reading.runs,
+        reading,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
-        bad=reading.bad,
-        doubts=reading.doubts,
     )
-    chosen, _ = select_runs(reading.runs, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, wanted, report in (
@@ -224,7 +222,7 @@ def backtest(
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     bar = Progress(elsewhere=False)
     found = score(
-        of_group(reading.runs, group),
+        of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),

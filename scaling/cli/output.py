@@ -24,7 +24,7 @@ WIDTH = 100  # columns of what is printed, at most
 def readable_study(folder: Path | None) -> Path | None:
     """Refuse, before anything else is done, a study that a newer version wrote."""
     if folder is not None and (folder / "study.json").exists():
-        from ..study import open_study
+        from ..paths import open_study
 
         open_study(folder)
     return folder
@@ -47,7 +47,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.
 
 def _version(value: bool) -> None:
     if value:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"scaling {__version__}")
         raise typer.Exit

@@ -13,7 +13,7 @@ from ..files import first_problem
 from .output import log
 
 if TYPE_CHECKING:
-    from ..runs.readers import Reading
+    from ..runs import RunTable
 
 
 # MERGED DOCSTRINGS
@@ -37,7 +37,7 @@ LossUnitOption = Annotated[
 ]
 
 
-def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -> "Reading":
+def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -> "RunTable":
     """The runs of a file, losses in nats; each bad row is said and left out, and what looks wrong is said.
 
     Raises:
@@ -45,17 +45,17 @@ def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -
     """
     from ..runs.readers import check_loss_unit, parse_columns, read_runs
 
-    reading = read_runs(
+    runs = read_runs(
         source,
         column_names=parse_columns(columns),
         max_bad_share=bad_rows,
         loss_unit=check_loss_unit(loss_unit),
     )
-    for line in reading.bad:
+    for line in runs.bad:
         log(f"left out {line}")
-    for line in reading.doubts:
+    for line in runs.warnings:
         log(f"note: {line}")
-    return reading
+    return runs
 
 
 M = TypeVar("M", bound=BaseModel)

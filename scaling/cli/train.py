@@ -9,8 +9,8 @@ import typer
 
 from families.units import BadInput, RunFailed, nearest
 
+from ..paths import StudyPaths, open_study
 from ..planning.planfile import PlanFile, read_verified_plan
-from ..study import Study, open_study
 from .output import (
     JsonOption,
     SeedOption,
@@ -286,7 +286,7 @@ def ladder(
     _end(wanted, outcome, as_json, export)
 
 
-def train_members(plan: PlanFile, study: Study, **habits: Any) -> Any:
+def train_members(plan: PlanFile, study: StudyPaths, **habits: Any) -> Any:
     """Train a plan's members in a study, with progress and a stop that saves."""
     from train.jobs.launch import train_plan
     from train.lease import stop_on_signals

@@ -9,7 +9,7 @@ import numpy as np
 from families.units import BadInput, parse_size
 
 from ..laws import Convention
-from ..runs import Run, by_group, columns, compute_of
+from ..runs import Run, RunTable
 from ..stats import Array
 from .fit import REPEATED, fit
 from .predictor import Prediction, Predictor
@@ -100,7 +100,7 @@ def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run
     Raises:
         BadInput: another rule.
     """
-    compute = np.array([compute_of(run) for run in runs])
+    compute = np.array([run.flops for run in runs])
     rule, share = _RULE.fullmatch(holdout.strip()), _SHARE.fullmatch(holdout.strip())
     if holdout.strip() == "top-decade":
         held = compute > compute.max() / 10 * (1 + 1e-9)
@@ -121,12 +121,10 @@ def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run
 
 def _measure(run: Run, name: str) -> float:
     if name == "compute":
-        return compute_of(run)
+        return run.flops
     if name == "tokens":
         return run.tokens
-    size = run.params if run.params is not None else run.params_non_embedding
-    assert size is not None  # a Run has one of the two
-    return size
+    return run.n_params()
 
 
 def backtest(
@@ -151,7 +149,7 @@ def backtest(
     """
     ready: dict[str, tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
     skipped, left_out = {}, {}
-    for name, members in by_group(runs).items():
+    for name, members in RunTable.of(runs).by_group().items():
         mixed = len({run.annealed for run in members}) > 1
         try:
             chosen, excluded = select_runs(
@@ -215,7 +213,7 @@ def _score(
         group=name,
         fit_rows=len(cheap),
         held_rows=len(held),
-        compute_ratio=max(map(compute_of, held)) / max(map(compute_of, cheap)),
+        compute_ratio=max(run.flops for run in held) / max(run.flops for run in cheap),
         forms=forms,
         default=DefaultScore(
             mean_error=plain.mean_error,
@@ -229,7 +227,7 @@ def _score(
 
 
 def _predict(predictor: Predictor, held: Sequence[Run], convention: Convention) -> Prediction:
-    table = columns(held, convention)
+    table = RunTable.of(held, convention)
     known = table.U if predictor.repetition is not None else None
     return predictor.predict(table.N, table.D, unique_tokens=known, force=True)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from families.units import BadInput
 
 from ..laws import Law
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
@@ -262,7 +262,7 @@ def _member(
 
 
 def fit_single_form(
-    table: Columns, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
+    table: RunTable, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
 ) -> EnsembleFit:
     """One form, fitted plainly: no prior, every row the same weight."""
     shape = SHAPES[form]
@@ -285,7 +285,7 @@ def fit_single_form(
     )
 
 
-def fit_ensemble(table: Columns, *, seed: int, bootstrap: int) -> EnsembleFit:
+def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
     """The candidates, weighted by their rollout error inside these rows, and a local correction."""
     if len(table) < FEWEST_ROWS:
         raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")

@@ -1,15 +1,16 @@
 """fit(runs): the certified fit of one form, or of the forms that the default predictor combines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
 
 from ..laws import Allocation, Convention, Domain, Extrapolation, Law
-from ..runs import Columns, Run, columns
+from ..runs import Run, RunTable
 from ..stats import Array
 from .card import MANY_EPOCHS, card
 from .certify import Certificate
@@ -17,7 +18,7 @@ from .ensemble import fit_ensemble, fit_single_form
 from .optimise import SHAPES
 from .predictor import FittedForm, Prediction, Predictor, Status
 from .repetition import Repetition, fit_repetition
-from .selection import Annealed, select_runs, small_run_warning
+from .selection import Annealed, rows_of, select_runs, small_run_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 
 if TYPE_CHECKING:
@@ -94,8 +95,11 @@ class Fit:
 
 
 def fit(
-    runs: Sequence[Run],
+    runs: Sequence[Run] | None = None,
     *,
+    N: ArrayLike | None = None,
+    D: ArrayLike | None = None,
+    loss: ArrayLike | None = None,
     form: str = "auto",
     convention: Convention | None = None,
     group: str | None = None,
@@ -104,12 +108,14 @@ def fit(
     bootstrap: int = 200,
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
-    bad: Sequence[str] = (),
-    doubts: Sequence[str] = (),
 ) -> Fit:
     """Fit a law to runs of one group.
 
     Args:
+        runs: what a reader returned, whose warnings stand on the fit card, or any sequence of runs.
+        N: parameters in place of `runs`, shape (n,); each row is a run of its own.
+        D: tokens that they were trained on, shape (n,).
+        loss: nats per token, shape (n,).
         form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
@@ -117,17 +123,16 @@ def fit(
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
-        bad: the rows that a reader left out (`Reading.bad`), for the card.
-        doubts: what looked wrong to the reader (`Reading.doubts`), for the card's warnings.
 
     Raises:
-        BadInput: a mixture of annealed and mid-schedule points, of groups or of eval sets; an unknown form; too few rows,
-            or fewer than 4 runs with a bootstrap.
+        BadInput: neither or both of runs and arrays; a mixture of annealed and mid-schedule points, of groups or of eval
+            sets; an unknown form; too few rows, or fewer than 4 runs with a bootstrap.
     """
     if form not in FORMS:
         raise BadInput(f"form is {form!r}; {nearest(form, FORMS)}")
-    chosen, excluded = select_runs(runs, group=group, annealed=annealed)
-    table = columns(chosen, convention)
+    table, excluded = select_runs(
+        rows_of(runs, N=N, D=D, loss=loss, convention=convention), group=group, annealed=annealed
+    )
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
@@ -151,8 +156,8 @@ def fit(
         local=found.local,
         repetition=repetition,
         intervals=bootstrap > 0,
-        eval_set=chosen[0].eval_set,
-        group=chosen[0].group,
+        eval_set=table[0].eval_set,
+        group=table[0].group,
     )
     certificate = found.certificates[found.main]
     status, detail = certificate.status, certificate.detail
@@ -170,9 +175,10 @@ def fit(
             detail=detail,
             runs=count,
             rows=len(table),
-            exclusions="; ".join([*_bad_rows(bad), *([] if excluded == "none" else [excluded])]) or "none",
+            exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
+            or "none",
             evidence=_lines(certificate),
-            warnings=[*doubts, *_warnings(table, fresh, predictor)],
+            warnings=[*table.warnings, *_warnings(table, fresh, predictor)],
         ),
     )
 
@@ -185,7 +191,7 @@ def _bad_rows(bad: Sequence[str]) -> list[str]:
     return [f"{len(bad)} bad row{'' if len(bad) == 1 else 's'} ({where})"]
 
 
-def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | None, Columns]:
+def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | None, RunTable]:
     """The rows in effective N and D where tokens repeat and the form knows it."""
     repeats = bool((table.D > table.U * (1 + 1e-9)).any())
     if not repeats or form not in ("auto", REPEATED):
@@ -194,10 +200,10 @@ def _as_fresh(table: Columns, form: str, delta: float) -> tuple[Repetition | Non
         table.N, table.D, table.U, table.L, delta=delta, form="general" if form == "auto" else "chinchilla"
     )
     N, D = found.effective(table.N, table.D, table.U)
-    return found, replace(table, N=N, D=D)
+    return found, table.with_arrays(N=N, D=D)
 
 
-def _warnings(table: Columns, fresh: Columns, predictor: Predictor) -> list[str]:
+def _warnings(table: RunTable, fresh: RunTable, predictor: Predictor) -> list[str]:
     found = []
     epochs = float((table.D / table.U).max())
     if epochs > MANY_EPOCHS and predictor.repetition is None:

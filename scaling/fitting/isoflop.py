@@ -1,14 +1,14 @@
 """Approaches 1 and 2 of Hoffmann et al. 2022, beside the parametric fit and with the bias they would have on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from families.units import BadInput, format_size
 
 from ..laws import Law
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array, StatusEnum
 
 SAME_BUDGET = 0.05  # runs whose log10 compute differs by less belong to one isoFLOP
@@ -77,7 +77,7 @@ class Bias:
     true_exponent: float
 
 
-def isoflops(table: Columns) -> tuple[IsoFLOP, ...]:
+def isoflops(table: RunTable) -> tuple[IsoFLOP, ...]:
     """One parabola for each budget at which several sizes were trained, cheapest first."""
     C = 6 * table.N * table.D
     order = np.argsort(C, kind="stable")
@@ -124,7 +124,7 @@ def approach_2(found: Sequence[IsoFLOP]) -> PowerFit:
     return _power([one.C for one in good], [one.optimum() for one in good], "isoFLOPs with an optimum")
 
 
-def approach_1(table: Columns, budgets: int = 24) -> PowerFit:
+def approach_1(table: RunTable, budgets: int = 24) -> PowerFit:
     """N*(C) along the lower envelope of training curves: of all points that cost at most C, the size with least loss.
 
     Budgets at which the smallest or the largest size is best are left out: the envelope is cut off there. Between
@@ -145,9 +145,9 @@ def approach_1(table: Columns, budgets: int = 24) -> PowerFit:
     return _power(kept, sizes, "budgets inside the envelope")
 
 
-def bias_of_approach_2(law: Law, table: Columns, C: float | None = None) -> Bias:
+def bias_of_approach_2(law: Law, table: RunTable, C: float | None = None) -> Bias:
     """Approach 2 on the law's own noise-free losses at the runs' N and D, at C (default: ten times the largest budget)."""
-    clean = replace(table, L=np.asarray(law.loss(table.N, table.D)))
+    clean = table.with_arrays(L=np.asarray(law.loss(table.N, table.D)))
     fitted = approach_2(isoflops(clean))
     target = 10 * float((6 * table.N * table.D).max()) if C is None else C
     return Bias(

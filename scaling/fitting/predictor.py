@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from families.units import BadInput
 
 from ..laws import Allocation, Convention, Domain, Extrapolation, Law
-from ..stats import Array, StatusEnum
+from ..stats import HEAVY_TAILED_95, Z_80, Array, StatusEnum
 from .repetition import PUBLISHED_REPETITION, Repetition
 
 # MERGED DOCSTRINGS
@@ -92,10 +92,6 @@ def _cells(x: Array, z: Array, r: Array) -> tuple[Array, Array, Array, Array]:
 
 
 SHOWN = 12  # points of a prediction that a notebook shows
-
-# Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
-# Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
-Z_80, Z_95 = 1.2815515655446004, 2.23
 
 
 class Status(StatusEnum):
@@ -248,7 +244,8 @@ class Predictor:
             return Prediction(loss=loss, interval_80=None, interval_95=None, extrapolation=reach)
         deviation = self._deviation(n, d, decades)
         low_80, high_80, low_95, high_95 = (
-            _like(np.exp(log_loss + z * deviation), shape) for z in (-Z_80, Z_80, -Z_95, Z_95)
+            _like(np.exp(log_loss + z * deviation), shape)
+            for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
         )
         return Prediction(
             loss=loss, interval_80=(low_80, high_80), interval_95=(low_95, high_95), extrapolation=reach

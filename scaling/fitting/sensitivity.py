@@ -9,7 +9,7 @@ import numpy as np
 from families.units import BadInput, format_size
 
 from ..laws import Convention, Law
-from ..runs import Columns, Run, columns
+from ..runs import Run, RunTable
 from ..stats import Array
 from .certify import certify
 from .fit import DELTA, Fit, fit
@@ -96,7 +96,7 @@ def loss_sensitivity(
 
     C is ten times the largest of the runs if it is not given.
     """
-    table = columns(runs, convention)
+    table = RunTable.of(runs, convention)
     target = 60 * float((table.N * table.D).max()) if C is None else C
     shape = SHAPES[form]
     choices = []
@@ -146,7 +146,7 @@ def conventions(runs: Sequence[Run]) -> tuple[ConventionFit, ...]:
         exponent = one.law.beta / (one.law.alpha + one.law.beta)
         found.append(ConventionFit(counted=counted, law=one.law, status=one.status, exponent=exponent))
     if len(found) == 2:
-        whole, body = (np.log(columns(runs, name).N) for name in ways)
+        whole, body = (np.log(RunTable.of(runs, name).N) for name in ways)
         slope = float(np.polyfit(whole, body, 1)[0])
         found.append(
             ConventionFit(
@@ -176,7 +176,7 @@ class LikelihoodProfile:
     interval_95: tuple[float | None, float | None]
 
 
-def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
+def profiles(table: RunTable, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
     """Profile likelihood of alpha, beta and, where it is free, gamma.
 
     The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
@@ -291,12 +291,12 @@ def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[
 def profiles_of(found: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodProfile, ...]]:
     """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
     name = found.forms[0].name if len(found.forms) == 1 else "general"
-    table = columns(runs, found.convention)
+    table = RunTable.of(runs, found.convention)
     if found.predictor.repetition is not None:
         N, D = found.predictor.repetition.effective(table.N, table.D, table.U)
-        table = replace(table, N=N, D=D)
+        table = table.with_arrays(N=N, D=D)
     if SHAPES[name].variable == "C":
-        table = replace(table, N=6 * table.N * table.D)
+        table = table.with_arrays(N=6 * table.N * table.D)
     return name, profiles(table, name)
 
 
@@ -315,7 +315,7 @@ def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]
 
 def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """Approaches 1 and 2 and the bias that approach 2 has on the fitted surface, as JSON and as lines."""
-    table = columns(runs, found.convention)
+    table = RunTable.of(runs, found.convention)
     budgets = isoflops(table)
     lines = [
         f"  {format_size(one.C):>8} FLOPs  {one.points:>3} points  {one.verdict.value:<10}"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array
 from .optimise import ABSENT, FormShape, Problem, influence, minimise
 
@@ -71,7 +71,7 @@ def _chunks(weights: Array) -> list[Array]:
     return [weights[at : at + size] for at in range(0, len(weights), size)]
 
 
-def noise_of(table: Columns, residuals: Array) -> float:
+def noise_of(table: RunTable, residuals: Array) -> float:
     """Standard deviation of log loss between like runs.
 
     From replicated cells (same N, D and distinct tokens, different runs) where at least 3 degrees of freedom are there, or from

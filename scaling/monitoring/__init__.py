@@ -13,12 +13,13 @@ from families.units import BadInput
 
 from ..files import Record
 from ..fitting.lawfile import LawFile
+from ..laws import n_params
+from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
-from ..stats import Interval
-from ..study import Study
+from ..stats import Z_80, Z_95, Interval
 from .alarms import Alarm, first_alarm
 from .curves import RunCurves, read_run, read_siblings
-from .forecast import Z_80, Z_95, Forecast, forecast_final_loss
+from .forecast import Forecast, forecast_final_loss
 
 State = Literal[
     "waiting", "no plan", "on plan", "above plan", "below plan",
@@ -84,7 +85,7 @@ def find_run(run: str, study: Path) -> Path:
     Raises:
         BadInput: there is no such run.
     """
-    for folder in (Path(run), Study(study).run_folder(run)):
+    for folder in (Path(run), StudyPaths(study).run_folder(run)):
         if (folder / "underway.json").exists():
             return folder
     names = [path.parent.name for path in (study / "runs").glob("*/underway.json")]
@@ -97,7 +98,7 @@ def find_run(run: str, study: Path) -> Path:
     raise BadInput(f"run is {run!r}, which is neither a run's folder nor a run of {study}{hint}")
 
 
-def reference_prediction(study: Study, run: RunCurves, steps: int) -> Reference | None:
+def reference_prediction(study: StudyPaths, run: RunCurves, steps: int) -> Reference | None:
     """What the study's sealed plan, else its law, says of a rung; None where neither says anything.
 
     Raises:
@@ -116,7 +117,7 @@ def reference_prediction(study: Study, run: RunCurves, steps: int) -> Reference 
     if study.law.exists():
         law = LawFile.read(study.law)
         same_text = not law.group or law.group == run.underway.group
-        size = run.underway.params if law.convention == "total" else run.underway.params_non_embedding
+        size = n_params(run.underway, law.convention)
         if same_text:
             try:
                 found = law.predictor().predict(size, tokens, convention=law.convention)
@@ -144,10 +145,10 @@ def watch(folder: Path, *, steps: int | None = None) -> Assessment:
     return assess(run, read_siblings(folder.parent, run), rung, promise)
 
 
-def study_of(folder: Path) -> Study:
+def study_of(folder: Path) -> StudyPaths:
     """The study that a run's folder belongs to: two above, or the folder itself for a run with a folder of its own."""
     own = folder.resolve()
-    return Study(own.parents[1] if own.parent.name == "runs" else own)
+    return StudyPaths(own.parents[1] if own.parent.name == "runs" else own)
 
 
 def assess(

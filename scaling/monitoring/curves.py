@@ -13,7 +13,7 @@ from families.units import BadInput
 
 from ..files import Document, Record
 from ..schedule import Kind, Schedule, Shape
-from ..stats import Array
+from ..stats import Z_50, Array
 from ..untrusted import parse_json
 from .trajectory import LrProfile, Points
 
@@ -342,4 +342,4 @@ def robust_std(values: Array) -> float:
     if len(values) < 5:
         return 0.1
     differences = np.abs(np.diff(values, n=2)) / math.sqrt(6)
-    return max(float(np.median(differences)) / 0.6744897501960817, 1e-3 * abs(float(np.mean(values))))
+    return max(float(np.median(differences)) / Z_50, 1e-3 * abs(float(np.mean(values))))

@@ -13,8 +13,6 @@ from .curves import FEWEST_POINTS, RunCurves, end_of, reference_of, scale_of
 from .siblings import DISAGREE, forecast_from_siblings, observe, prior_from_siblings
 from .trajectory import LrProfile, Trajectory, learn
 
-Z_80, Z_95 = 1.2815515655446004, 1.959963984540054  # standard normal quantiles at 0.9 and 0.975
-
 _OFFSET_SLOPE, _OFFSET_NOISE = (0.1, 0.15), 0.004  # nats per nat; of the loss
 
 _MODEL_ERROR = 0.004  # of the loss

@@ -26,7 +26,7 @@ from ..recipe import COOLDOWN, recipe
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
-from ..stats import Array
+from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
 from .law import find_law, read_law
 from .planfile import PlanFile, PlannedMember
@@ -59,8 +59,6 @@ EXCHANGES = 200
 WORTH = 1e-4  # of the variance: moves that save less are not made
 
 SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
-
-Z_80 = 1.2815515655446004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,7 +476,7 @@ def advise(
     count, most = 0, 0.0
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
         group = list(rows)
-        sizes_of = np.array([_size(run, convention) for run in group])
+        sizes_of = np.array([run.n_params(convention) for run in group])
         tokens_of = np.array([run.tokens for run in group])
         known = known + rows_information(law, sizes_of, tokens_of, compute)
         lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
@@ -510,10 +508,3 @@ def advise(
 
 def _annealed(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.annealed]
-
-
-def _size(run: Run, convention: Convention) -> float:
-    found = run.params if convention == "total" else run.params_non_embedding
-    if found is None:
-        raise BadInput(f"run {run.run!r} does not say its N in the law's convention, {convention}")
-    return found

@@ -16,7 +16,17 @@ from families.units import BadInput, format_size, parse_size
 from ..files import Record, canonical_json, sha256_bytes, sha256_file
 from ..fitting.lawfile import LawFile
 from ..fitting.repetition import PUBLISHED_REPETITION, Repetition
-from ..laws import CONSTANTS, PUBLISHED, Convention, Domain, KaplanFrontier, Law, PublishedLaw, published
+from ..laws import (
+    CONSTANTS,
+    PUBLISHED,
+    Convention,
+    Domain,
+    KaplanFrontier,
+    Law,
+    PublishedLaw,
+    published,
+    spec_params,
+)
 from ..runs import Run
 from ..stats import Array, Interval, perplexity
 from .planfile import LawReference, PlannedLoss
@@ -79,9 +89,7 @@ class LossModel:
 
     def size(self, spec: ModelSpec) -> Any:
         """N by the law's convention, as its law of N and D takes it; a frontier counts otherwise."""
-        return (
-            accounting.params(spec) if self.convention == "total" else accounting.params_non_embedding(spec)
-        )
+        return spec_params(spec, self.convention)
 
     def comparable(self, runs: Sequence[Run]) -> tuple[Run, ...]:
         """Runs of the text that a fitted law is of: others say nothing of its constants."""
@@ -266,8 +274,7 @@ class PredictQuery(Record):
             raise BadInput("give one of family= and params=")
         if self.params is not None:
             return self.params
-        spec = member(self.family).spec
-        return accounting.params(spec) if convention == "total" else accounting.params_non_embedding(spec)
+        return float(spec_params(member(self.family).spec, convention))
 
 
 class PredictResult(Record):

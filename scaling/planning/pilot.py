@@ -8,6 +8,7 @@ from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
 from ..fitting.lawfile import LawFile
+from ..laws import n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
@@ -138,7 +139,7 @@ def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str, hours: flo
     Raises:
         BadInput: the law has no intervals, so that nothing could be held against it.
     """
-    size = target.params if law.convention == "total" else target.params_non_embedding
+    size = n_params(target, law.convention)
     found = law.predictor().predict(size, target.tokens, convention=law.convention)
     if found.interval_80 is None or found.interval_95 is None:
         raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")

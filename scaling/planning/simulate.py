@@ -10,7 +10,7 @@ import numpy as np
 
 from families.units import BadInput
 
-from ..laws import Convention, Law
+from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
 from .experiment_design import ROW_NOISE, RUN_NOISE
 from .planfile import PlanFile
@@ -35,7 +35,7 @@ class SimulatedSweep:
             members=tuple(
                 (
                     one.member,
-                    float(one.params if convention == "total" else one.params_non_embedding),
+                    n_params(one, convention),
                     one.ends,
                 )
                 for one in plan.members
@@ -52,7 +52,7 @@ class SimulatedSweep:
         convention: Convention = "total",
     ) -> list[Run]:
         """One outcome: log loss with noise that a run's rungs share, and each rung's own."""
-        field = "params" if convention == "total" else "params_non_embedding"
+        field = PARAMS_FIELD[convention]
         runs = []
         for number, (name, N, rungs) in enumerate(self.members):
             shared = run_noise * rng.standard_normal()

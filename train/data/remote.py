@@ -25,7 +25,7 @@ from scaling.files import (
     sha256_bytes,
     sync_file,
 )
-from scaling.study import safe_name
+from scaling.paths import safe_name
 
 from ..rung import MODEL, RUNG, RungFile, finished_rungs
 from .text import SUFFIXES

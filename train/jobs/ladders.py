@@ -20,7 +20,7 @@ from typing import Any, Self
 from families import train_flops_per_token
 from families.units import RunFailed
 from scaling.files import clear_io_errors
-from scaling.study import Study
+from scaling.paths import StudyPaths
 
 from ..config import Settings
 from ..data import DataManifest, TokenizedText
@@ -57,7 +57,9 @@ class Job:
     shared: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, rungs: tuple[int, ...], study: Study, *, shared: bool = False) -> Self:
+    def of(
+        cls, settings: Settings, rungs: tuple[int, ...], study: StudyPaths, *, shared: bool = False
+    ) -> Self:
         """A run of a study; its work is counted in FLOPs."""
         return cls(
             settings=settings,

@@ -10,10 +10,10 @@ import torch
 from families import ModelSpec
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlannedMember
 from scaling.runs.store import gather_runs
 from scaling.runs.trackers import require_tensorboard
-from scaling.study import Study
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
 from ..config import Settings, TrainConfig, objective_for
@@ -84,7 +84,7 @@ def train(
         PeerLost: another process has ended.
     """
     device = pick_device(config.device)
-    place = Study(study)
+    place = StudyPaths(study)
     folder = config.out or place.run_folder(default_run_name(config))
     with join(config.zero, device, config.engine) as world:
         if not world.first:
@@ -137,7 +137,7 @@ def prepare_run(
         require_tensorboard("tensorboard is true")
     spec = config.spec()
     begun = (folder / RUN).exists()
-    data = Study(study).data
+    data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
         check_data(source)
@@ -245,7 +245,7 @@ def _with_engine(
 
 
 def train_plan(
-    members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
+    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
     report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
@@ -305,7 +305,9 @@ def train_plan(
                 gather_runs(study.runs)
 
 
-def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, device: str = "auto") -> None:
+def check_members(
+    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, device: str = "auto"
+) -> None:
     """Refuse members too big for this machine before their text is read; those that have begun go on.
 
     Raises:
@@ -319,7 +321,7 @@ def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, 
 
 
 def planned_settings(
-    members: Sequence[PlannedMember], manifest: DataManifest, study: Study, *, device: str, seed: int, yes: bool,
+    members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
     wanted: BackendRequest | None, tell: Callable[[str], None],
 ) -> list[Settings]:  # fmt: skip
     """Settings of planned members for this text, once the machine has been asked whether it can train each, and how best.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from families import params
 from families.units import BadInput, listed
+from scaling.paths import StudyPaths, safe_name
 from scaling.runs.store import gather_runs
-from scaling.study import Study, safe_name
 
 from ..config import SHAPE_KEYS, TrainConfig
 from ..ladder import RunOptions
@@ -148,7 +148,7 @@ def train_many(
     first = asked[0].config
     device = pick_device(first.device)
     at_once = side_by_side(first.jobs, [entry.config for entry in asked], device)
-    place = Study(study)
+    place = StudyPaths(study)
     jobs, lengths = [], []
     for entry in asked:
         config = entry.config

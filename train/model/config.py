@@ -1,15 +1,12 @@
 """A spec as a real Hugging Face model, and its config on disk."""
 
-import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from families import ModelSpec, params
-from families.architectures import architecture, config_json
+from families.architectures import architecture
+from families.members import CONFIG, config_text
 from scaling.files import atomic_write, refuse_overwrite_text
-
-CONFIG = "config.json"
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
@@ -27,24 +24,13 @@ def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
     Raises:
         BadInput: there is one.
     """
-    refuse_overwrite_text(folder / CONFIG, _config_text(spec), "this model's", replace=replace)
+    refuse_overwrite_text(folder / CONFIG, config_text(spec), "this model's", replace=replace)
 
 
 def write_config(spec: ModelSpec, folder: Path) -> Path:
     """Write config.json, equal to the config's to_dict() but without loading transformers; returns its path."""
-    atomic_write(folder / CONFIG, _config_text(spec))
+    atomic_write(folder / CONFIG, config_text(spec))
     return folder / CONFIG
-
-
-def _config_text(spec: ModelSpec) -> str:
-    return json.dumps(config_json(spec, _transformers_version()), indent=2, sort_keys=True) + "\n"
-
-
-def _transformers_version() -> str | None:
-    try:
-        return version("transformers")
-    except PackageNotFoundError:  # a config needs no library; only a model does
-        return None
 
 
 def build(

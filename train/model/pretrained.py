@@ -101,7 +101,7 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not JSON: {error.msg}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in REGISTRY:
+    if not isinstance(kind, str) or kind not in REGISTRY:
         raise BadInput(f"{path} has model_type {kind!r}; known: {', '.join(REGISTRY)}")
     return REGISTRY[kind].from_hugging_face(config)
 

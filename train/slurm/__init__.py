@@ -14,10 +14,10 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from families.units import BadInput, nearest
 from scaling.files import Record, first_problem, read_text
+from scaling.paths import StudyPaths, safe_name, seeded_name
 from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import COOLDOWN
 from scaling.schedule import whole_steps
-from scaling.study import Study, safe_name, seeded_name
 from scaling.untrusted import YamlError, parse_yaml
 
 from ..lease import lease_holder
@@ -221,17 +221,17 @@ class MemberTask:
     needs: Needs
     usual_cooldown: bool = True  # another one stands in the names of the rungs' folders
 
-    def rung_files(self, study: Study) -> list[Path | None]:
+    def rung_files(self, study: StudyPaths) -> list[Path | None]:
         """rung.json of each rung; None for one that is not finished."""
         folder = study.run_folder(self.run)
         names = [f"rung-{tokens}" if self.usual_cooldown else f"rung-{tokens}-*" for tokens in self.rungs]
         return [next(iter(folder.glob(f"{name}/rung.json")), None) for name in names]
 
-    def done(self, study: Study) -> bool:
+    def done(self, study: StudyPaths) -> bool:
         """Whether every rung has its observation."""
         return None not in self.rung_files(study)
 
-    def trained_by(self, study: Study) -> str | None:
+    def trained_by(self, study: StudyPaths) -> str | None:
         """Who is at it, if anybody is."""
         return lease_holder(study.run_folder(self.run))
 
@@ -241,7 +241,7 @@ class JobSweep:
     """A plan's tasks, and where: absolute paths, since jobs begin in folders of their own."""
 
     plan: Path
-    study: Study
+    study: StudyPaths
     seed: int
     tasks: tuple[MemberTask, ...]
     command: str = "scaling"
@@ -262,7 +262,13 @@ class JobSweep:
 
 
 def sweep(
-    plan: PlanFile, path: Path, study: Study, *, seed: int, profile: SlurmProfile, only: Sequence[str] = ()
+    plan: PlanFile,
+    path: Path,
+    study: StudyPaths,
+    *,
+    seed: int,
+    profile: SlurmProfile,
+    only: Sequence[str] = (),
 ) -> JobSweep:
     """The tasks of a plan, cheapest first.
 
@@ -280,7 +286,7 @@ def sweep(
     tasks = [_task(member, name, profile) for member, name in zip(chosen, names, strict=True)]
     return JobSweep(
         plan=path.resolve(),
-        study=Study(study.folder.resolve()),
+        study=StudyPaths(study.folder.resolve()),
         seed=seed,
         tasks=tuple(sorted(tasks, key=lambda task: task.flops)),
         command=profile.command or own_command(),

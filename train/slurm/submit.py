@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from families.units import BadInput
 from scaling.files import Document, Record, atomic_write, clear_io_errors, now
+from scaling.paths import StudyPaths
 from scaling.runs.store import gather_runs
-from scaling.study import Study
 
 from ..lease import LeaseHeld, leased
 from . import JobSweep, MemberTask, SlurmProfile, client
@@ -65,16 +65,16 @@ def render(sweep: JobSweep, profile: SlurmProfile, number: int) -> tuple[JobFile
     return job_files(sweep, profile, str(_folder(sweep.study, number)))
 
 
-def next_number(study: Study) -> int:
+def next_number(study: StudyPaths) -> int:
     """The submission that comes next."""
     return 1 + max((int(path.parent.name) for path in _submissions(study)), default=0)
 
 
-def _folder(study: Study, number: int) -> Path:
+def _folder(study: StudyPaths, number: int) -> Path:
     return study.folder / FOLDER / f"{number:04}"
 
 
-def _submissions(study: Study) -> list[Path]:
+def _submissions(study: StudyPaths) -> list[Path]:
     return sorted((study.folder / FOLDER).glob("[0-9][0-9][0-9][0-9]/submission.json"))
 
 
@@ -170,7 +170,7 @@ def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str,
     return sent
 
 
-def _new_folder(study: Study) -> tuple[int, Path]:
+def _new_folder(study: StudyPaths) -> tuple[int, Path]:
     """The first number without a folder: what another call left half done is not written over."""
     number = next_number(study)
     with clear_io_errors(study.folder / FOLDER):
