@@ -230,9 +230,7 @@ class Document(Record):
         Raises:
             BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
         """
-        if cls.MADE_BY and not Path(path).exists():
-            raise BadInput(f"{path} does not exist; {cls.MADE_BY} writes one")
-        return cls.parse(read_text(path), str(path))
+        return cls.parse(read_text(path, made_by=cls.MADE_BY), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
@@ -292,8 +290,12 @@ def first_problem(error: ValidationError) -> str:
     return f"{key}{shown}: {message[:1].lower() + message[1:]}"
 
 
-def read_text(path: StrPath) -> str:
+def read_text(path: StrPath, *, made_by: str = "") -> str:
     """A file's text, without the byte order mark that spreadsheets put before the first column's name.
+
+    Args:
+        path: of the file.
+        made_by: the command that writes one, for the message where there is none.
 
     Raises:
         BadInput: the file does not exist, is a folder, or is not UTF-8.
@@ -301,7 +303,8 @@ def read_text(path: StrPath) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise BadInput(f"{path} does not exist") from error
+        hint = f"; {made_by} writes one" if made_by else ""
+        raise BadInput(f"{path} does not exist{hint}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
     except (OSError, ValueError) as error:  # a NUL in a name is a ValueError

@@ -447,7 +447,10 @@ def write_bench(folder: Path, *, training: bool = True) -> Bench:
     """The good files, and every door to them."""
     from . import nasty_bench
 
-    return Bench(folder, nasty_bench.build(folder, training=training))
+    bench = Bench(folder, nasty_bench.build(folder, training=training))
+    for door in bench.doors:  # before any reader changes one
+        bench.whole(door)
+    return bench
 
 
 def main() -> int:

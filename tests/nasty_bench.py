@@ -322,7 +322,7 @@ def _readers() -> Iterator[Door]:
         ("metrics", f"{run}/trunk/metrics.jsonl", "jsonl"), ("plan", f"{run}/underway.json", "json"), ("seal", "whole/plan.json", "json"),
         ("rung", f"{rung}/rung.json", "json"), ("branch", f"{rung}/metrics.jsonl", "jsonl"),
     ):  # fmt: skip
-        yield Door(name=f"watch {name}", file=file, kind=kind, ask=lambda f: watch(f / run), share=0.3)
+        yield Door(name=f"watch {name}", file=file, kind=kind, ask=lambda f: watch(f / run), share=0.1)
     for name in ("csv", "md", "jsonl"):
         file = {"csv": "runs.csv", "md": "card.md", "jsonl": "table.jsonl"}[name]
         yield Door(
@@ -330,7 +330,7 @@ def _readers() -> Iterator[Door]:
             file=file,
             kind=name,
             ask=lambda f, file=file: audit(f / file),
-            share=0.02 if name == "jsonl" else 1.0,
+            share=0.003 if name == "jsonl" else 1.0,
         )
     for file, kind in (
         ("plan.json", "json"),
@@ -340,7 +340,7 @@ def _readers() -> Iterator[Door]:
     ):
         yield Door(
             name=f"compare_study {file}", file=f"study/{file}", kind=kind,
-            ask=lambda f: compare_study(StudyPaths(f / "study")), share=0.05,
+            ask=lambda f: compare_study(StudyPaths(f / "study")), share=0.01,
         )  # fmt: skip
     if find_spec("matplotlib"):
         from plots.study_data import load_study
@@ -354,11 +354,11 @@ def _readers() -> Iterator[Door]:
                 file=f"study/{file}",
                 kind=kind,
                 ask=lambda f: load_study(f / "study"),
-                share=0.3,
+                share=0.1,
             )
         yield Door(
             name="load_study metrics", file=f"{run}/trunk/metrics.jsonl", kind="jsonl", ask=lambda f: load_study(f / "whole"),
-            share=0.3,
+            share=0.1,
         )  # fmt: skip
 
 
@@ -366,28 +366,28 @@ RUN = "whole/runs/gpt2-112k-l2-d48-s1"
 NEXT = "--study @study --target 1M --tokens 20M"
 PLOT = "--study @study --out @plot.csv --yes"
 VERBS = (  # share, file, how it is spoilt, a command line in which @ stands before a path of the bench
-    (0.3, "law.json", "json", "predict @law.json params=300k tokens=3M --json"),
-    (0.3, "law.json", "json", "plan --budget 1e14 --law @law.json"),
-    (0.3, "law.json", "json", "design --compute 1e14 --law @law.json"),
-    (0.3, "law.json", "json", "pilot --target 10M --tokens 200M --law @law.json"),
-    (0.02, "ladder.json", "json", "simulate @ladder.json --target 1M --tokens 20M --replicates 2"),
-    (0.3, "study/runs.jsonl", "jsonl", f"next {NEXT}"),
-    (0.3, "study/law.json", "json", f"next {NEXT}"),
-    (0.05, "runs.csv", "csv", "fit @runs.csv --bootstrap 0 --json"),
-    (0.05, "wandb.csv", "csv", "fit @wandb.csv --bootstrap 0 --columns run=Name,loss=eval/loss"),
-    (0.05, "table.jsonl", "jsonl", "backtest @table.jsonl --holdout params>5e5 --json"),
-    (0.3, "card.md", "md", "audit @card.md"),
-    (0.3, "runs.csv", "csv", "audit @runs.csv --json"),
-    (0.3, f"{RUN}/trunk/metrics.jsonl", "jsonl", f"watch @{RUN} --once"),
-    (0.3, f"{RUN}/underway.json", "json", f"watch @{RUN} --json"),
-    (0.3, f"{RUN}/rung-1332224/rung.json", "json", "table @whole --all"),
-    (0.3, f"{RUN}/run.json", "json", "table @whole --all"),
-    (0.3, "study/comparison.json", "json", "compare --under @study"),
-    (0.3, "study/study.json", "json", "compare --under @study"),
-    (0.02, "study/runs.jsonl", "jsonl", f"plot learning {PLOT}"),
-    (0.02, "study/law.json", "json", f"plot surface {PLOT}"),
-    (0.02, "study/comparison.json", "json", "report --study @study --out @report.json --format json --yes"),
-    (0.02, "study/study.json", "json", "report --study @study --out @report.tex --format latex --yes"),
+    (0.1, "law.json", "json", "predict @law.json params=300k tokens=3M --json"),
+    (0.1, "law.json", "json", "plan --budget 1e14 --law @law.json"),
+    (0.1, "law.json", "json", "design --compute 1e14 --law @law.json"),
+    (0.1, "law.json", "json", "pilot --target 30M --tokens 200M --budget 30% --law @law.json"),
+    (0.003, "ladder.json", "json", "simulate @ladder.json --target 1M --tokens 20M --replicates 2"),
+    (0.1, "study/runs.jsonl", "jsonl", f"next {NEXT}"),
+    (0.1, "study/law.json", "json", f"next {NEXT}"),
+    (0.01, "runs.csv", "csv", "fit @runs.csv --bootstrap 0 --json"),
+    (0.01, "wandb.csv", "csv", "fit @wandb.csv --bootstrap 0 --columns run=Name,loss=eval/loss"),
+    (0.01, "table.jsonl", "jsonl", "backtest @table.jsonl --holdout params>5e5 --json"),
+    (0.1, "card.md", "md", "audit @card.md"),
+    (0.1, "runs.csv", "csv", "audit @runs.csv --json"),
+    (0.1, f"{RUN}/trunk/metrics.jsonl", "jsonl", f"watch @{RUN} --once"),
+    (0.1, f"{RUN}/underway.json", "json", f"watch @{RUN} --json"),
+    (0.1, f"{RUN}/rung-1332224/rung.json", "json", "table @whole --all"),
+    (0.1, f"{RUN}/run.json", "json", "table @whole --all"),
+    (0.1, "study/comparison.json", "json", "compare --under @study"),
+    (0.1, "study/study.json", "json", "compare --under @study"),
+    (0.003, "study/runs.jsonl", "jsonl", f"plot learning {PLOT}"),
+    (0.003, "study/law.json", "json", f"plot surface {PLOT}"),
+    (0.003, "study/comparison.json", "json", "report --study @study --out @report.json --format json --yes"),
+    (0.003, "study/study.json", "json", "report --study @study --out @report.tex --format latex --yes"),
 )
 
 

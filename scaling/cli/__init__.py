@@ -1,5 +1,6 @@
 """The command line: the composition root. Each verb is a file; heavy rooms are imported inside its body."""
 
+import errno
 import os
 import signal
 import sys
@@ -46,6 +47,9 @@ def _run() -> int:
         raise KeyboardInterrupt(*error.args) from error
     except BrokenPipeError:
         raise
+    except OSError as error:  # of a file that no reader or writer has named
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        fail(f"{where}{error.strerror or error}", status=2 if error.errno == errno.ENAMETOOLONG else 1)
     except ModuleNotFoundError as error:  # an option that trains, of a verb that does not
         from ..doctor import TRAIN_EXTRA, training_needs
 
