@@ -1,4 +1,4 @@
-"""What a model is: shapes, parameters, FLOPs, Hugging Face configs. Pure arithmetic, no library needed."""
+"""Models as shapes: parameters, FLOPs, memory, Hugging Face configs. Pure arithmetic, without dependencies."""
 
 from .accounting import params, params_kaplan, params_non_embedding, train_flops, train_flops_per_token
 from .members import FAMILIES, MEMBERS, Family, Member, family, member

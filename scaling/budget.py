@@ -1,4 +1,4 @@
-"""A budget as people say it ("8xA100-hours", "24h@8xA100", "1.4e18", "0.02 PF-days") -> training FLOPs."""
+"""Budgets: "8xA100-hours", "24h@8xA100", "1.4e18" or "0.02 PF-days" as training FLOPs."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from families.units import BadInput, ungrouped
 from .files import Record
 from .hardware import Accelerator, accelerator
 
-ASSUMED_MFU = 0.4  # what well-tuned engines reach on one node; the card's own family reached 0.07 to 0.08
+ASSUMED_MFU = 0.4  # well-tuned training on one node; the family of MosaicML's GPT-2 card reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)
 
 MfuSource = Literal["assumed", "measured", "estimated"]
@@ -47,7 +47,7 @@ _DURATION = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
 
 
 class Budget(Record):
-    """What may be spent. `flops` is always known; time needs an accelerator.
+    """Training budget. `flops` is always known; time needs an accelerator.
 
     device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
     """
@@ -61,18 +61,18 @@ class Budget(Record):
     mfu_source: MfuSource | None = None
 
     def hours(self, flops: float) -> float | None:
-        """Wall-clock hours that so many FLOPs take on these devices; None without an accelerator."""
+        """Return wall-clock hours of `flops` on these devices; None without an accelerator."""
         seconds = self.device_seconds_for(flops)
         return None if seconds is None or self.devices is None else seconds / self.devices / 3600
 
     def device_seconds_for(self, flops: float) -> float | None:
-        """Seconds times devices that so many FLOPs take; None without an accelerator."""
+        """Return seconds times devices of `flops`; None without an accelerator."""
         if self.accelerator is None or self.mfu is None:
             return None
         return flops / (accelerator(self.accelerator).training_peak * self.mfu)
 
     def price(self, flops: float) -> float | None:
-        """USD at the catalogue's typical price; None without an accelerator or a price."""
+        """Return USD at the catalogue's typical price; None without an accelerator or a price."""
         seconds = self.device_seconds_for(flops)
         if seconds is None or self.accelerator is None:
             return None
@@ -86,8 +86,10 @@ def parse_budget(
     """Read a budget.
 
     Args:
-        mfu: share of the dense peak, 0 to 1; default 0.4, and said to be assumed.
-        on: devices like "8xA100", which give a budget in FLOPs (or in device-hours) its hours.
+        text: the budget, like "8xA100-hours".
+        mfu: model FLOPs utilisation, a share of the dense peak, 0 to 1; default 0.4.
+        mfu_source: where the MFU is from; the plan names it.
+        on: devices like "8xA100", for the hours of a budget in FLOPs or device-hours.
 
     Raises:
         BadInput: not a budget, not positive and finite, an unknown accelerator, or devices named twice.
@@ -120,11 +122,11 @@ def parse_budget(
         other_devices, other = parse_devices(on)
         if other != device:
             raise BadInput(
-                f"budget {words!r} is on {device.name} and --on says {other.name}; name one accelerator"
+                f"budget {words!r} is on {device.name} and --on is {other.name}; give one accelerator"
             )
         if devices is not None and devices != other_devices:
             raise BadInput(
-                f"budget {words!r} is on {devices} devices and --on says {other_devices}; name one number"
+                f"budget {words!r} is on {devices} devices and --on is {other_devices}; give one number"
             )
         devices = other_devices
     return Budget(
@@ -139,10 +141,10 @@ def parse_budget(
 
 
 def split_budgets(text: str) -> list[str]:
-    """Several budgets separated by commas, which also group the thousands of one in plain FLOPs.
+    """Split budgets separated by commas; commas that group the thousands of plain FLOPs stay.
 
     Raises:
-        BadInput: a comma that may be a decimal one, as in 1,4e18.
+        BadInput: a comma may be a decimal one, as in 1,4e18.
     """
     words = ungrouped(text.strip(), "budget")
     parts = [part.strip() for part in words.split(",")]
@@ -153,7 +155,7 @@ def parse_devices(text: str) -> tuple[int, Accelerator]:
     """Read "8xA100" or "A100".
 
     Raises:
-        BadInput: no such accelerator, or no devices.
+        BadInput: the accelerator is unknown, or there are no devices.
     """
     match = re.fullmatch(rf"{_DEVICES}(\S.*)", text.strip(), re.IGNORECASE)
     if match is None:
@@ -167,7 +169,7 @@ def parse_mfu(text: str) -> float:
     """Read 0.4 or 40%.
 
     Raises:
-        BadInput: not a share between 0 and 1.
+        BadInput: the text is not a share between 0 and 1.
     """
     words = text.strip()
     try:
@@ -189,9 +191,9 @@ def _checked_mfu(mfu: float | None) -> float:
 
 def _check_size(text: str, value: float, unit: str) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise BadInput(f"budget is {text}; it must be positive and finite, and this is {value:g} {unit}")
+        raise BadInput(f"budget is {text}; it must be positive and finite, not {value:g} {unit}")
     if value > 1e40:
-        raise BadInput(f"budget is {text}, which is {value:g} {unit}; all computers on Earth do less")
+        raise BadInput(f"budget is {text}, which is {value:g} {unit}; it must be at most 1e40")
 
 
 def _number(text: str) -> float:
@@ -208,7 +210,7 @@ def _seconds(unit: str) -> float:
 
 
 def parse_flops(text: str) -> float | None:
-    """FLOPs of 1.4e18, 20 EFLOPs or 0.02 PF-days; None of anything else."""
+    """Read FLOPs like 1.4e18, 20 EFLOPs or 0.02 PF-days; return None for any other text."""
     match = _FLOPS.fullmatch(text)
     if match is not None:
         return _number(match[1]) * _prefix(match[2])
@@ -219,7 +221,7 @@ def parse_flops(text: str) -> float | None:
 
 
 def _read_time(text: str) -> tuple[Accelerator, int | None, float]:
-    """The device, how many (None where the budget does not say), and seconds times devices."""
+    """Read the device, the number of devices (None where it is not given), and seconds times devices."""
     match = _TIME_AT.fullmatch(text)
     if match is not None:
         devices = _count(text, match[2]) or 1
@@ -241,10 +243,10 @@ def _count(text: str, digits: str | None) -> int | None:
 
 
 def parse_duration(words: str) -> float:
-    """Seconds of 24h, 66m40.167s, 3 days; a bare clock time is hours and minutes.
+    """Read a time like 24h, 66m40.167s or 3 days in seconds; a clock time is hours and minutes.
 
     Raises:
-        BadInput: it is no time.
+        BadInput: the text is not a time.
     """
     return _read_duration(words, words)
 
@@ -256,5 +258,5 @@ def _read_duration(words: str, text: str) -> float:
     if _DURATION.fullmatch(words.strip()) is None:
         where = "" if words == text else f"budget is {text!r}: "
         raise BadInput(f"{where}{words!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)")
-    found = re.finditer(_NUMBER + r"\s*" + _UNIT, words, re.IGNORECASE)
-    return math.fsum(_number(part[1]) * _seconds(part[2]) for part in found)
+    parts = re.finditer(_NUMBER + r"\s*" + _UNIT, words, re.IGNORECASE)
+    return math.fsum(_number(part[1]) * _seconds(part[2]) for part in parts)

@@ -5,13 +5,14 @@ A command writes over a file of the kind that it writes itself; any other file o
 
 import csv
 import datetime
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -97,22 +98,71 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     Raises:
         BadInput: the disk is full or the folder cannot be written; nothing has changed then.
     """
+    atomic_writes({Path(path): data})
+
+
+def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
+    """Write several files, all or none: temporary files beside them first, then the renames.
+
+    Raises:
+        BadInput: the disk is full, or a folder cannot be written; nothing has changed then, and no folder is left.
+    """
+    temporaries: dict[Path, Path] = {}
+    made: list[Path] = []
+    try:
+        for path in files:
+            with clear_io_errors(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                made += [parent for parent in path.parents if parent not in made and not parent.exists()]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporaries[path] = _written(path, files[path])
+        for path, temporary in temporaries.items():
+            with clear_io_errors(path):
+                temporary.replace(path)
+    except BaseException:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        for parent in sorted(made, key=lambda parent: -len(parent.parts)):
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    for folder in {path.parent for path in temporaries}:
+        with clear_io_errors(folder):
+            sync_file(folder)
+
+
+def _written(path: Path, data: bytes | str) -> Path:
+    """A temporary file beside a path that holds the data, on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def check_writable(path: StrPath) -> None:
+    """Refuse a place where no file can be written, before anything is done for it.
+
+    Raises:
+        BadInput: a folder is there, or something above it is no folder or cannot be written.
+    """
     path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
     with clear_io_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        sync_file(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Accelerators: dense peak FLOP/s by number format, memory, bandwidth, price; each with its source."""
+"""Accelerators: dense peak FLOP/s by number format, memory, bandwidth and price, each with its source."""
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -13,18 +13,20 @@ from families.units import BadInput, nearest
 
 from .files import Document, Record
 
-_TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # the first that an accelerator has is what it trains in
+_TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # an accelerator trains in the first that it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One device. Peaks are dense: vendors' "with sparsity" figures are twice as high, and training never
-    sees them.
+    """One device. Peaks are dense: vendors' figures "with sparsity" are twice as high and do not apply to training.
 
-    peak: FLOP/s of the matrix units by number format, accumulating in 32 bits.
-    memory: bytes. bandwidth: bytes/s of that memory.
-    price: USD per device-hour, a typical on-demand list price of 2025, or None where nobody rents it by the
-    hour.
+    Args:
+        name: as --on and budgets name it.
+        peak: FLOP/s of the matrix units by number format, accumulating in 32 bits.
+        memory: bytes.
+        bandwidth: bytes/s of that memory.
+        price: USD per device-hour, a typical on-demand list price of 2025; None where it is not rented by the hour.
+        source: where the figures are from.
     """
 
     name: str
@@ -36,13 +38,17 @@ class Accelerator:
 
     @property
     def training_format(self) -> str:
-        """bf16 where the device has it, else fp16, else fp32."""
+        """Number format of training: bf16 where the device has it, else fp16, else fp32."""
         return next(name for name in _TRAINING_FORMATS if name in self.peak)
 
     @property
     def training_peak(self) -> float:
-        """Dense FLOP/s in `training_format`: what an MFU is a share of."""
+        """Dense FLOP/s in `training_format`, the denominator of an MFU."""
         return self.peak[self.training_format]
+
+    def facts(self) -> dict[str, object]:
+        """Return all fields, training format and peak included."""
+        return {**asdict(self), "training_format": self.training_format, "training_peak": self.training_peak}
 
 
 def _entry(
@@ -59,9 +65,9 @@ def _entry(
 
 
 # Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them (NVIDIA prints them so from
-# the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, which is half
-# of what their boxes say for fp16. Prices are typical on-demand ones of 2025 per device-hour, of the firm named last;
-# they fall by the month, so a plan's money is an order and hardware.json has the place for one's own.
+# the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, half of the
+# advertised fp16. Prices: typical on-demand list prices of 2025 per device-hour, of the provider named last. They change
+# monthly: costs are approximate, and hardware.json takes current prices.
 _TABLE = """
 accelerator   GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
 V100          16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
@@ -90,13 +96,13 @@ TPU-v5p       95  2765   4.20       -     459       -      -      -  Google Clou
 def _read_table(text: str) -> dict[str, Accelerator]:
     header, *rows = text.strip().splitlines()
     formats = header.split()[4:9]
-    found = {}
+    entries = {}
     for row in rows:
         name, memory, bandwidth, price, *rest = row.split(maxsplit=9)
         peaks = {key: float(cell) for key, cell in zip(formats, rest, strict=False) if cell != "-"}
         cost = None if price == "-" else float(price)
-        found[name] = _entry(name, float(memory), float(bandwidth), cost, rest[5], **peaks)
-    return found
+        entries[name] = _entry(name, float(memory), float(bandwidth), cost, rest[5], **peaks)
+    return entries
 
 
 CATALOGUE = _read_table(_TABLE)
@@ -117,7 +123,7 @@ _ALIASES = {
 }
 
 
-USER_FILE = "SCALING_HARDWARE"  # environment variable that names a file of one's own
+USER_FILE = "SCALING_HARDWARE"  # environment variable: path of the user's hardware.json
 
 
 class OwnAccelerator(Record):
@@ -141,7 +147,7 @@ class OwnAccelerator(Record):
 
 
 class HardwareFile(Document):
-    """hardware.json: accelerators of one's own, before those of the catalogue."""
+    """hardware.json: the user's accelerators, which take precedence over the catalogue."""
 
     KIND: ClassVar[str] = "hardware"
 
@@ -149,7 +155,7 @@ class HardwareFile(Document):
 
 
 def user_file() -> Path:
-    """$SCALING_HARDWARE, else scaling/hardware.json in the user's configuration folder."""
+    """Return the path of the user's file: $SCALING_HARDWARE, else scaling/hardware.json in the configuration folder."""
     named = os.environ.get(USER_FILE)
     if named:
         return Path(named)
@@ -167,7 +173,7 @@ def _own(path: Path) -> dict[str, Accelerator]:
 
 
 def known() -> dict[str, Accelerator]:
-    """The catalogue, and what the user's own file adds to it or puts in its place.
+    """Return the catalogue, with the additions and replacements of the user's file.
 
     Raises:
         BadInput: the user's file cannot be read.
@@ -185,34 +191,35 @@ def _by_name() -> dict[str, Accelerator]:
 
 
 def accelerator(name: str) -> Accelerator:
-    """The accelerator of that name; case, spaces and hyphens do not matter, and A100 means the 80 GB one.
+    """Return the accelerator of that name. Case, spaces and hyphens are ignored, and A100 is the 80 GB model.
 
     Raises:
-        BadInput: naming the known ones, the nearest first.
+        BadInput: the name is unknown; with the nearest match.
     """
-    found = _by_name().get(_folded(name))
-    if found is None:
+    entry = _by_name().get(_folded(name))
+    if entry is None:
         names = known()
         raise BadInput(f"accelerator is {name.strip()!r}; {nearest(name, names, len(names))}")
-    return found
+    return entry
 
 
 def recognise(name: str) -> tuple[int, Accelerator | None]:
-    """How many, and which: from what a driver calls a device ("NVIDIA A100-SXM4-40GB") or people write
-    ("8xA100"). A name is there whole, word by word in its order: an L40 is no L4.
+    """Find number and kind of device in a driver's name ("NVIDIA A100-SXM4-40GB") or a text like "8xA100".
+
+    All words of a known name must occur, in their order: an L40 is not an L4.
     """
     match = re.fullmatch(r"(?:([0-9]+)\s*x\s*)?(.*)", name.strip(), re.IGNORECASE)
     count, rest = (int(match[1] or 1), match[2].lower()) if match else (1, "")
     names, spelled = _by_name(), {_folded(one): one for one in (*_ALIASES, *known())}
-    # A TPU's bare "v4" is a person's word for it; inside a driver's name it is something else.
-    able = [one for one in names if len(one) > 3 or not one.startswith("v")]
-    inside = [one for one in able if re.search(_whole_words(spelled[one]), rest)]
+    # "v4" alone is a TPU in a user's text; within a driver's name it means something else.
+    usable = [one for one in names if len(one) > 3 or not one.startswith("v")]
+    inside = [one for one in usable if re.search(_whole_words(spelled[one]), rest)]
     return count, names[max(inside, key=len)] if inside else None
 
 
 @cache
 def _whole_words(name: str) -> str:
-    """A pattern for the words of a name, one behind the other or with others between them."""
+    """Return a pattern for the words of a name in their order, with other words between them or not."""
     words = re.findall(r"[^\W_]+", name.lower())
     between = r"(?:[\W_]*|(?![^\W_]).*(?<![^\W_]))"
     return rf"(?<![^\W_]){between.join(words)}s?(?![^\W_])" if words else "(?!)"

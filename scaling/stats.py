@@ -57,7 +57,7 @@ def subsample_evenly(items: Sequence[T], most: int) -> tuple[T, ...]:
 
 
 def format_loss(loss: float) -> str:
-    """A loss in nats per token with four decimals."""
+    """Format a loss in nats per token with four decimals."""
     return f"{loss:.4f}"
 
 

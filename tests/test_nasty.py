@@ -72,7 +72,9 @@ def test_every_verb_refuses_spoilt_files_in_one_line(bench):
     assert not leaks, "\n".join(map(str, leaks))
 
 
-@pytest.mark.parametrize("name", ["deep lists", "a huge number", "NULs", "one line of bars", "YAML in itself"])
+@pytest.mark.parametrize(
+    "name", ["deep lists", "a huge number", "NULs", "one line of bars", "YAML in itself"]
+)
 def test_a_command_says_one_line_and_leaves(name, bench, tmp_path):
     for suffix in (".csv", ".jsonl", ".md", ".json"):
         path = tmp_path / f"x{suffix}"
@@ -90,7 +92,10 @@ def test_the_console_script_shows_escapes_and_keeps_to_its_length(cli, tmp_path)
     hostile = tmp_path / "a\x1b[2Jb\x07\u202e.json"
     done = cli("predict", hostile, "params=1M", "tokens=20M")
     assert done.returncode == 2
-    assert done.stderr == f"scaling: {one_line(f'{hostile} does not exist; scaling fit runs.csv --out law.json writes one')}\n"
+    assert (
+        done.stderr
+        == f"scaling: {one_line(f'{hostile} does not exist; scaling fit runs.csv --out law.json writes one')}\n"
+    )
     assert "\x1b" not in done.stderr
     assert r"\x1b[2J" in done.stderr
     long = cli("predict", "x" * 5000, "params=1M", "tokens=20M")

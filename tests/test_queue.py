@@ -147,7 +147,7 @@ def test_a_run_that_somebody_else_is_training_is_waited_for(tmp_path, monkeypatc
 
 def test_a_member_of_several_nodes_is_refused(tmp_path):
     program(tmp_path)
-    with pytest.raises(BadInput, match="a needs 2 nodes; --launcher local has this one"):
+    with pytest.raises(BadInput, match="a needs 2 nodes; launcher=local has this one"):
         queue(tmp_path, ["a"], nodes=2)
 
 

@@ -256,7 +256,7 @@ def test_what_a_profile_says_of_members_that_a_plan_does_not_have_is_named(cli, 
     words = ("--launcher", "slurm", "--profile", tmp_path / "cluster.yaml", "--dry-run")
     found = cli("ladder", tmp_path / "plan.json", "--study", tmp_path / "study", *words)
     assert found.returncode == 0
-    assert "cluster.yaml says what gpt2-b needs; " in found.stderr
+    assert "cluster.yaml has settings for gpt2-b, " in found.stderr
     assert "#SBATCH --cpus-per-task=2" in found.stdout
     assert not (tmp_path / "study").exists()
 
@@ -282,13 +282,13 @@ def test_a_folder_that_a_container_would_read_as_several_is_refused(name, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--dry-run",), "--dry-run needs a launcher"),
-        (("--detach",), "--detach needs a launcher"),
-        (("--launcher", "local", "--detach"), "--detach needs --launcher slurm"),
+        (("--dry-run",), "dry_run= needs a launcher"),
+        (("--detach",), "detach= needs a launcher"),
+        (("--launcher", "local", "--detach"), "detach=true needs launcher=slurm"),
         (("--launcher", "slum"), "launcher is 'slum'; did you mean slurm?"),
         (("--launcher", "slurm"), "sbatch is not on the PATH: this machine has no Slurm"),
         (("--launcher", "slurm", "--export", "models"), "it must be a URL"),
-        (("--launcher", "slurm", "--detach", "--export", "file:///x"), "leave out --detach"),
+        (("--launcher", "slurm", "--detach", "--export", "file:///x"), "leave out detach=true"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sent_is_one_line_and_nothing_is_left(words, message, cli, tmp_path):

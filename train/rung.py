@@ -1,7 +1,7 @@
 """A finished rung: what it gives, and where it lies. Nothing here needs torch."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from scaling.files import Document, Record
 from scaling.runs import Run
@@ -39,6 +39,13 @@ class RungFile(Document):
     )
     epochs: tuple[Epoch, ...] = ()  # where epochs were asked for
     best_model: str = ""  # folder of the best epoch's model, in the run's
+
+    def facts(self) -> dict[str, Any]:
+        """Return the rung as one flat JSON object, the fields of its observation first."""
+        facts: dict[str, Any] = self.model_dump(
+            mode="json", exclude={"kind", "version", "tool", "created_at", "inputs"}
+        )
+        return {**facts.pop("observation"), **facts}
 
 
 def finished_rungs(study: Path) -> tuple[Path, ...]:

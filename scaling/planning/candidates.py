@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from families import FAMILIES, Member, ModelSpec, accounting, family
+from families import FAMILIES, MEMBERS, Member, ModelSpec, accounting, family
 from families.architectures import architecture
 from families.design import DEEPEST, DesignRule, name_of
 from families.spec import SIZES
-from families.units import BadInput, nearest
+from families.units import BadInput, nearest, parse_size
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288
@@ -142,3 +142,13 @@ def designed(size: float, rule: DesignRule) -> Candidates:
     shapes = [found, *known] if rule == DesignRule() else [found]
     spec = min(shapes, key=lambda shape: abs(math.log(accounting.params(shape) / size)))
     return Candidates.of([known.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")])
+
+
+def named_or_designed(text: str, rule: DesignRule) -> Member:
+    """Return the published member of that name, or the shape nearest to a size like 125M.
+
+    Raises:
+        BadInput: neither a member's name nor a size.
+    """
+    published = MEMBERS.get(text.strip().lower())
+    return published or designed(parse_size(text, "target"), rule).member(0)

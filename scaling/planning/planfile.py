@@ -1,5 +1,6 @@
 """plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -13,7 +14,7 @@ from ..budget import Budget
 from ..files import (
     Document,
     Record,
-    atomic_write,
+    atomic_writes,
     canonical_json,
     now,
     read_text,
@@ -276,6 +277,16 @@ class PlanFile(Document):
         known = ", ".join(planned.member for planned in self.members)
         raise BadInput(f"member is {name!r}; the plan has {known or 'none'}")
 
+    def only(self, names: Sequence[str]) -> "PlanFile":
+        """Return the plan with these members alone; without names, the plan itself.
+
+        Raises:
+            BadInput: the plan has no member of a name.
+        """
+        if not names:
+            return self
+        return self.model_copy(update={"members": tuple(self.member(name) for name in names)})
+
 
 def digest(value: dict[str, object]) -> str:
     """SHA-256 of a plan's JSON value, the seal's own digest left out."""
@@ -288,8 +299,16 @@ def digest(value: dict[str, object]) -> str:
     return sha256_bytes(canonical_json(bare))
 
 
-def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
+def write_plan(
+    plan: PlanFile, path: Path, *, replace: bool = False, beside: Mapping[Path, bytes | str] | None = None
+) -> None:
     """Write a plan; one that is sealed, or a file that is no plan, is replaced only when told.
+
+    Args:
+        plan: what to write.
+        path: where.
+        replace: whether whatever is there may go.
+        beside: other files, by path; all are written, or none.
 
     Raises:
         BadInput: such a file is there, or the folder cannot be written.
@@ -302,7 +321,7 @@ def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
                 f"{path} holds a plan sealed at {there.seal.sealed_at}; "
                 "give another --out, or --yes to replace it"
             )
-    atomic_write(path, plan.dump())
+    atomic_writes({path: plan.dump(), **(beside or {})})
 
 
 _MEND = "put back the file that was sealed, or plan anew (scaling plan … --out another.json)"

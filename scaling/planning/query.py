@@ -11,7 +11,7 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule, off_size
+from families.design import DesignRule, size_note
 from families.units import BadInput, parse_count, parse_size
 
 from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
@@ -75,8 +75,10 @@ def answer_query(question: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
             update={"notes": (*made.notes, _sharing(question.times, budgets[-1].devices or 1))}
         )
     member = made.members[-1]
-    if question.params is not None and (off := off_size(parse_size(question.params, "params"), member.spec)):
-        made = made.model_copy(update={"notes": (*made.notes, off)})
+    if question.params is not None and (
+        note := size_note(parse_size(question.params, "params"), member.spec)
+    ):
+        made = made.model_copy(update={"notes": (*made.notes, note)})
     return made, recipes(member.spec, member.tokens)
 
 

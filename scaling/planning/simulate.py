@@ -1,6 +1,4 @@
-"""A planned sweep on a surface that is known, before any device is used: does its fit foretell the target,
-and say how well?
-"""
+"""Simulation of a planned sweep on a known loss surface: bias, error and coverage of the prediction."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from families.units import BadInput
 
 from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
+from ..stats import Z_80, Interval
 from .experiment_design import ROW_NOISE, RUN_NOISE
 from .planfile import PlanFile
 
@@ -24,10 +23,10 @@ class SimulatedSweep:
 
     @classmethod
     def of(cls, plan: PlanFile, convention: Convention) -> "SimulatedSweep":
-        """From a plan's members; one without rungs is observed at its end.
+        """Return the sweep of a plan's members; one without rungs is observed at its end.
 
         Raises:
-            BadInput: fewer than four members, from which no interval follows.
+            BadInput: the plan has fewer than four members, too few for an interval.
         """
         if len(plan.members) < 4:
             raise BadInput(f"the plan has {len(plan.members)} members; an interval needs at least 4")
@@ -51,7 +50,15 @@ class SimulatedSweep:
         row_noise: float = ROW_NOISE,
         convention: Convention = "total",
     ) -> list[Run]:
-        """One outcome: log loss with noise that a run's rungs share, and each rung's own."""
+        """Simulate the runs of one sweep.
+
+        Args:
+            surface: true law.
+            rng: source of the noise.
+            run_noise: standard deviation of log loss shared by the rungs of a run.
+            row_noise: standard deviation of log loss of each rung.
+            convention: parameters that N counts.
+        """
         field = PARAMS_FIELD[convention]
         runs = []
         for number, (name, N, rungs) in enumerate(self.members):
@@ -64,7 +71,7 @@ class SimulatedSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """What so many outcomes of a sweep foretell of a target: shares of its loss, and shares of outcomes."""
+    """Accuracy of the predictions of simulated sweeps, in shares of the target's loss; coverage in shares of sweeps."""
 
     truth: float
     replicates: int
@@ -73,6 +80,12 @@ class SimulationResult:
     half_width_80: float
     coverage_80: float
     coverage_95: float
+
+    @property
+    def coverage_range(self) -> Interval:
+        """Range of coverage_80, 80 % of it, where the true coverage is 80 %, by the binomial's normal approximation."""
+        spread = Z_80 * math.sqrt(0.8 * 0.2 / self.replicates)
+        return max(0.0, 0.8 - spread), min(1.0, 0.8 + spread)
 
 
 def simulate(
@@ -87,11 +100,21 @@ def simulate(
     convention: Convention = "total",
     progress: Callable[[int], None] = lambda done: None,
 ) -> SimulationResult:
-    """Observe, fit and foretell `replicates` times; the interval is of one run at the target, so a run is
-    drawn there too.
+    """Simulate, fit and predict `replicates` times, each with a simulated run at the target.
+
+    Args:
+        sweep: members and rungs.
+        surface: true law.
+        target: N and D of the target.
+        replicates: number of simulated sweeps.
+        seed: random seed.
+        run_noise: standard deviation of log loss shared by the rungs of a run.
+        row_noise: standard deviation of log loss of each rung.
+        convention: parameters that N counts.
+        progress: called with the number of finished sweeps.
 
     Raises:
-        BadInput: no replicates, negative noise, or a sweep that a law cannot be fitted to.
+        BadInput: there are no replicates, noise is negative, or no law can be fitted to the sweep.
     """
     from ..fitting.fit import fit
 

@@ -79,7 +79,7 @@ def estimated_mfu(
     """
     tokens = micro_batch * spec.n_positions
     flops = accounting.train_flops_per_token(spec)
-    saved = architecture(spec.architecture).saved(spec, micro_batch, "sdpa")
+    saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, "sdpa")
     activations = _PASSES * (spec.n_layer * (saved.layer + saved.wide) / 2 + 2 * saved.logits) / tokens
     count = accounting.params(spec)
     weights = 3 * 2 * count / tokens + _STEP_BYTES * count / (batch_sequences * spec.n_positions)

@@ -1,4 +1,4 @@
-"""A plan's members on this machine, `--launcher local` and `--jobs N`: each a task of the queue."""
+"""A plan's members on this machine, `launcher=local` and `jobs=N`: each a task of the queue."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ def train_sweep(
     for task in sweep.tasks:
         if task.needs.nodes > 1:
             raise BadInput(
-                f"{task.member} needs {task.needs.nodes} nodes; --launcher local has this one: take --launcher slurm"
+                f"{task.member} needs {task.needs.nodes} nodes; launcher=local has this one: give launcher=slurm"
             )
     threads = max(1, cores() // jobs)
     habits = RunOptions(eval_tokens=eval_tokens, tell=tell)

@@ -21,6 +21,7 @@ from scaling.schedule import whole_steps
 from scaling.untrusted import YamlError, parse_yaml
 
 from ..lease import lease_holder
+from ..rung import RungFile
 
 # MERGED DOCSTRINGS
 # What a plan's members are to a launcher: one task each, which the same command trains, resumes or finds done.
@@ -249,6 +250,11 @@ class JobSweep:
     def left(self) -> tuple[MemberTask, ...]:
         """The tasks that are not done."""
         return tuple(task for task in self.tasks if not task.done(self.study))
+
+    def rungs(self) -> list[RungFile]:
+        """Read the finished rungs of all tasks."""
+        paths = (path for task in self.tasks for path in task.rung_files(self.study))
+        return [RungFile.read(path) for path in paths if path is not None]
 
     def words(self, task: MemberTask | None = None) -> list[str]:
         """The command that trains one member; without a task, up to the member's name."""

@@ -31,6 +31,11 @@ class ScalingCurve:
     model: TimeModel
     threads: int
 
+    @property
+    def fastest(self) -> int:
+        """Number of devices with the shortest measured step."""
+        return min(self.measured, key=self.measured.__getitem__)
+
 
 def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
     """Numbers of devices that this machine has and that share the batch evenly.
