@@ -13,7 +13,8 @@ from .small_plan import planned, small_study
 from .tiny import write_corpus
 
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
-TINY = "family=tiny n_layer=2 n_head=2 n_embd=32 n_positions=32 vocab_size=300 batch_size=4"
+SHAPE = "family=tiny n_layer=2 n_head=2 n_embd=32 n_positions=32"
+TINY = f"{SHAPE} vocab_size=300 batch_size=4"
 AIM = "--target 1M --tokens 20M"
 
 # Command lines that are refused, by verb; in a folder that holds what `tree` writes.
@@ -79,6 +80,7 @@ REFUSALS = {
         "audit note.txt --out new.json",
         "audit bad.csv --out note.txt",
         "audit bad.csv --out note.txt/new.json",
+        "audit study/runs.jsonl --out note.txt/new.json",
         "audit nowhere.md",
     ),
     "train": (
@@ -93,7 +95,16 @@ REFUSALS = {
         f"train {TINY} data=corpus tokens=4k devices=2 zero=9",
         f"train {TINY} data=corpus tokens=4k device=cuad",
         f"train {TINY} data=little tokens=4k",
-        f"train {TINY} data=corpus tokens=4k n_embd=33",
+        "train family=tiny n_layer=2 n_head=4 n_embd=33 n_positions=32 vocab_size=300 data=corpus tokens=4k",
+        f"train {SHAPE} vocab_size=300 batch_size=5000 data=corpus tokens=400k --study new",  # too few windows
+        f"train {SHAPE} vocab_size=100 batch_size=4 data=corpus tokens=4k --study new",  # fewer than bytes
+        f"train {SHAPE} vocab_size=260 batch_size=4 data=corpus tokenizer=small/data tokens=4k --study new",
+        f"train {TINY} data=corpus tokens=4k out=taken",
+        f"train {TINY} data=corpus tokens=4k held_out=1 --study new",
+        f"train {TINY} data=corpus tokens=4k data_fraction=0.001 --study new",  # known once the text is read
+        f"train {TINY} tokens=4k --study new",
+        f"train {TINY} data=corpus tokens=4k init=nowhere lr=1e-3,2e-3 --study new",
+        f"train {TINY} data=corpus tokens=4k ablate=nothing --study new",
         f"train {TINY} data=corpus tokens=4k lr=1e-3,-2e-3",
         f"train {TINY} data=corpus tokens=4k --study newer",
         f"train {TINY} data=corpus tokens=4k --study note.txt",
@@ -138,6 +149,8 @@ REFUSALS = {
     "watch": (
         "watch nowhere --study study",
         "watch study/runs/gpt2-941k-l4-d128-s0 --once --tokens many",
+        "watch gpt2-112k-l2-d48-s1 --study whole --once --tokens many",
+        "watch gpt2-112k-l2-d48-s1 --study whole --once --tokens 3",
         "watch newer/runs/a --study newer",
     ),
     "table": (
@@ -149,6 +162,7 @@ REFUSALS = {
         "compare --study nowhere",
         "compare --study newer",
         "compare --study behind",  # its plan is not sealed, and its runs.jsonl is behind its runs
+        "compare --study waiting",  # sealed, its runs.jsonl behind, and the sealed run not there
         "compare --study edited",
         "compare --under nowhere",
         "compare --under whole --published composer-gpt2",
@@ -185,11 +199,13 @@ def newer_study(folder):
     (folder / "study.json").write_text(json.dumps({"kind": "study", "version": 99, "title": "x"}))
 
 
-def behind_study(folder):
-    """A study whose runs.jsonl is behind the observations of its runs, with a plan that nobody sealed."""
+def behind_study(folder, *, sealed):
+    """A study whose runs.jsonl is behind the observations of its runs; of a sealed one the target is not trained."""
     folder.mkdir()
     shutil.copy(STUDIES / "stdlib-short" / "law.json", folder)
     lines = (STUDIES / "stdlib-short" / "runs.jsonl").read_text().splitlines(keepends=True)
+    if sealed:
+        lines = [line for line in lines if "gpt2-941k" not in line]
     (folder / "runs.jsonl").write_text("".join(lines[:9]))
     for line in lines[9:]:
         run = folder / "runs" / json.loads(line)["run"]
@@ -197,8 +213,8 @@ def behind_study(folder):
         with (run / "runs.jsonl").open("a") as file:
             file.write(lines[0] if not file.tell() else "")
             file.write(line)
-    plan = json.loads((STUDIES / "stdlib-short" / "plan.json").read_text()) | {"seal": None}
-    (folder / "plan.json").write_text(json.dumps(plan))
+    plan = json.loads((STUDIES / "stdlib-short" / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(plan if sealed else plan | {"seal": None}))
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +237,8 @@ def tree(tmp_path_factory):
     for path in (here / "edited" / "plan.json", here / "edited.json"):
         path.write_text(json.dumps(plan))
     newer_study(here / "newer")
-    behind_study(here / "behind")
+    behind_study(here / "behind", sealed=False)
+    behind_study(here / "waiting", sealed=True)
     small_study(here, planned("d32"), name="small")
     (here / "blocked").mkdir()
     (here / "blocked" / "figures").write_text("mine\n")
@@ -230,7 +247,8 @@ def tree(tmp_path_factory):
     for member in ("gpt2-593k-l2-d128", "."):
         (here / "taken" / member).mkdir(parents=True, exist_ok=True)
         (here / "taken" / member / "config.json").write_text("mine\n")
-    (here / "taken" / "ds_config.json").write_text("mine\n")
+    for name in ("ds_config.json", "run.json"):
+        (here / "taken" / name).write_text("mine\n")
     return here
 
 
