@@ -35,7 +35,7 @@ class ModelSpec:
                 value = 4 * self.n_embd if name == "n_inner" else self.n_head
                 object.__setattr__(self, name, value)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
-                raise BadInput(f"{name} is {value!r}; it must be a whole number from 1 to {LARGEST_SIZE:,}")
+                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1 and at most {LARGEST_SIZE:,}")
         if self.n_embd % self.n_head:
             raise BadInput(
                 f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}"

@@ -477,6 +477,7 @@ def main() -> int:
             leak = bench.attempt(door, number)
             if leak is not None:
                 leaks.append(leak)
+                print(f"  left: {leak}", flush=True)
             if number % 5000 == 4999:
                 print(
                     f"{number + 1:,} tried, {len(leaks)} left, {time.monotonic() - began:.0f} s", flush=True

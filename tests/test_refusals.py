@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.app import VERBS
+from scaling.planning.planfile import PlanFile
 
 from .nasty import ended
 from .small_plan import planned, small_study
@@ -138,6 +139,8 @@ REFUSALS = {
         "ladder small-plan.json data=corpus tokenizer=nowhere --study new",
         "ladder small-plan.json data=corpus export=ftp://nowhere --study new",
         "ladder small-plan.json data=little --study new",
+        "ladder big-plan.json data=corpus --study new",  # its batch is larger than the text
+        "ladder big-plan.json data=corpus jobs=2 --study new",
         "ladder small-plan.json --study newer",
     ),
     "validate": (
@@ -240,6 +243,10 @@ def tree(tmp_path_factory):
     behind_study(here / "behind", sealed=False)
     behind_study(here / "waiting", sealed=True)
     small_study(here, planned("d32"), name="small")
+    big = planned("d32", steps=5)
+    recipe = big.recipe.model_copy(update={"batch_sequences": 5000, "batch_tokens": 160_000})
+    big = big.model_copy(update={"recipe": recipe, "tokens": 800_000})
+    PlanFile(members=(big, big.model_copy(update={"member": "d33"}))).write(here / "big-plan.json")
     (here / "blocked").mkdir()
     (here / "blocked" / "figures").write_text("mine\n")
     (here / "model").mkdir()

@@ -215,7 +215,7 @@ def ladder(
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:
-            prepare_planned(contents, paths.data, data, tokenizer)
+            prepare_planned(contents, paths.data, data, tokenizer, member or ())
             options = {"eval_tokens": EVAL_TOKENS, "gathers": not member, "zero": zero}
             rungs = train_members(chosen, paths, seed=seed, yes=yes, wanted=BackendRequest(), **options)
             if _first_rank():
@@ -253,7 +253,8 @@ class _LadderRun:
         """Tokenise the text into the study, unless it is there."""
         from train.data.prepare import prepare_planned
 
-        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer)
+        members = [task.member for task in self.tasks.tasks]
+        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer, members)
 
     def end(self, outcome: "Following") -> None:
         """Print and export the finished rungs.

@@ -242,11 +242,14 @@ class Predictor:
         loss = _like(np.exp(log_loss), shape)
         if not self.intervals:
             return Prediction(loss=loss, interval_80=None, interval_95=None, extrapolation=reach)
-        deviation = self._deviation(n, d, decades)
-        low_80, high_80, low_95, high_95 = (
-            _like(np.exp(log_loss + z * deviation), shape)
-            for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            deviation = self._deviation(n, d, decades)
+            low_80, high_80, low_95, high_95 = (
+                _like(np.exp(log_loss + z * deviation), shape)
+                for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
+            )
+        if not all(np.isfinite(bound).all() for bound in (low_95, high_95)):
+            raise BadInput("the law's draws give no finite interval here; fit it again (scaling fit)")
         return Prediction(
             loss=loss, interval_80=(low_80, high_80), interval_95=(low_95, high_95), extrapolation=reach
         )
