@@ -19,8 +19,8 @@ from peers import Peer, peers
 from scipy.optimize import minimize
 
 from scaling.fitting.certify import certify
+from scaling.fitting.forms import Status
 from scaling.fitting.optimise import SHAPES, Problem
-from scaling.fitting.predictor import Status
 from scaling.fitting.uncertainty import cluster_draws
 from scaling.laws import Law
 from scaling.runs import RunTable

@@ -21,8 +21,8 @@ from scaling.fitting.ensemble import (
     rollouts,
     solve,
 )
+from scaling.fitting.forms import ResidualGP
 from scaling.fitting.optimise import SHAPES
-from scaling.fitting.predictor import ResidualGP
 from scaling.runs import RunTable
 
 if TYPE_CHECKING:

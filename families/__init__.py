@@ -1,6 +1,14 @@
 """Models as shapes: parameters, FLOPs, memory, Hugging Face configs. Pure arithmetic, without dependencies."""
 
-from .accounting import params, params_kaplan, params_non_embedding, train_flops, train_flops_per_token
+from .accounting import (
+    Convention,
+    count,
+    params,
+    params_kaplan,
+    params_non_embedding,
+    train_flops,
+    train_flops_per_token,
+)
 from .members import FAMILIES, MEMBERS, Family, Member, family, member
 from .spec import ModelSpec
 from .units import BadInput
@@ -9,9 +17,11 @@ __all__ = [
     "FAMILIES",
     "MEMBERS",
     "BadInput",
+    "Convention",
     "Family",
     "Member",
     "ModelSpec",
+    "count",
     "family",
     "member",
     "params",

@@ -1,7 +1,11 @@
 """Parameters, training FLOPs and memory of a model, each with its convention in its name."""
 
+from typing import Literal
+
 from .architectures import Attention, architecture
 from .spec import ModelSpec
+
+Convention = Literal["total", "non_embedding"]  # of N: all parameters, or all but the embeddings
 
 STATES = ("weights", "gradients", "optimizer")  # parts of the memory that no micro-batch changes
 
@@ -22,6 +26,11 @@ def params_non_embedding(spec: ModelSpec) -> int:
     return sum(parts.values()) - sum(
         parts[name] for name in architecture(spec.architecture).embedding_parts()
     )
+
+
+def count(spec: ModelSpec, convention: Convention) -> int:
+    """N as a law of that convention counts it."""
+    return params(spec) if convention == "total" else params_non_embedding(spec)
 
 
 def params_kaplan(spec: ModelSpec) -> int:

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
 from scaling.laws import Convention
 from scaling.planning.band import WITHIN_NATS
 from scaling.runs import Run, RunTable
@@ -66,7 +66,7 @@ class IsoFlopCurve:
     shifted_loss: Array
 
 
-def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCurve]:
+def isoflop_curves(predictor: Fit, runs: Sequence[Run]) -> list[IsoFlopCurve]:
     """IsoFLOP curves at up to four budgets that span those of the runs.
 
     Raises:
@@ -110,7 +110,7 @@ def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCur
     return curves
 
 
-def isoflops(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def isoflops(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest budget.
 
     Raises:
@@ -207,7 +207,7 @@ class Frontier:
     nats: float
 
 
-def compute_frontier(predictor: Predictor, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
+def compute_frontier(predictor: Fit, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
     """The frontier of the law's forms at each budget.
 
     Raises:
@@ -246,7 +246,7 @@ def _crossing(sizes: Array, excess: Array) -> Array:
     return np.asarray(np.exp((1 - share) * np.log(sizes[rows, at - 1]) + share * np.log(sizes[rows, at])))
 
 
-def frontier(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def frontier(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """Loss and size of the compute-optimal frontier against compute, with the runs.
 
     Above: loss, with the law's 80 % interval. Below: the best size, with the indifference band of sizes within 0.01 nats of
@@ -320,7 +320,7 @@ def _frontier_line(axes: Axes, x: Array, y: Array, edge: float) -> None:
     axes.plot(x[~fitted], y[~fitted], color=PURPLE, linewidth=2.2, linestyle=(0, (3, 1.5)))
 
 
-def _frontier_title(predictor: Predictor, compute: float) -> str:
+def _frontier_title(predictor: Fit, compute: float) -> str:
     best = compute_frontier(predictor, np.array([compute]))
     interval = ""
     if best.interval_80 is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
-from scaling.fitting.lawfile import FormRecord
+from scaling.fitting.forms import FittedForm
 from scaling.scoring import ComparisonRow
 from scaling.stats import Z_50, format_loss
 
@@ -178,7 +178,7 @@ def calibration(rows: Sequence[ComparisonRow]) -> Plot:
     )
 
 
-def backtest(forms: Sequence[FormRecord]) -> Plot:
+def backtest(forms: Sequence[FittedForm]) -> Plot:
     """Each form's rms error in predicting the study's costlier runs from its cheaper ones.
 
     Raises:

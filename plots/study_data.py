@@ -10,7 +10,7 @@ import numpy as np
 
 from families.units import BadInput
 from scaling.files import read_text
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import Fit, load_law
 from scaling.laws import PARAMS_FIELD
 from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.pilot import ladder_flops
@@ -77,7 +77,7 @@ class StudyData:
     seal_intact: bool = False
     runs: tuple[Run, ...] = ()
     work: tuple[WorkEntry, ...] = ()
-    law: LawFile | None = None
+    law: Fit | None = None
     comparison: Comparison | None = None
     curves: tuple[LossCurve, ...] = ()
     missing: tuple[str, ...] = ()
@@ -171,7 +171,7 @@ def load_study(folder: Path) -> StudyData:
         runs = reading.runs
         warnings += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
     plan, intact = _read_plan(study, warnings)
-    law = LawFile.read(study.law) if study.law.exists() else None
+    law = load_law(study.law) if study.law.exists() else None
     comparison = Comparison.read(study.comparison) if study.comparison.exists() else None
     folders = sort_by_size(_subfolders(study.folder / "runs"), runs)
     with_curves = subsample_evenly(folders, MOST_READ)
@@ -221,7 +221,7 @@ def _read_plan(study: StudyPaths, warnings: list[str]) -> tuple[PlanFile | None,
 
 
 def _missing(
-    runs: tuple[Run, ...], law: LawFile | None, plan: PlanFile | None, comparison: Comparison | None
+    runs: tuple[Run, ...], law: Fit | None, plan: PlanFile | None, comparison: Comparison | None
 ) -> list[str]:
     lines = []
     if not runs:

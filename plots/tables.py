@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from families import count
 from families.units import BadInput, format_duration, format_size
-from scaling.laws import Allocation, spec_params
+from scaling.laws import Allocation
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
 from scaling.planning.query import rule_of
@@ -246,12 +247,12 @@ def forms_table(study: StudyData) -> ReportTable | None:
         {
             "form": lambda form: Cell(form.name),
             "weight": lambda form: Cell(f"{100 * form.weight:.0f} %", form.weight),
-            "E": lambda form: loss_cell(form.E),
-            "A": lambda form: text_cell(form.A, scientific_number),
-            "B": lambda form: text_cell(form.B, scientific_number),
-            "alpha": lambda form: number_cell(form.alpha),
-            "beta": lambda form: number_cell(form.beta),
-            "gamma": lambda form: number_cell(form.gamma),
+            "E": lambda form: loss_cell(form.law.E),
+            "A": lambda form: text_cell(form.law.A, scientific_number),
+            "B": lambda form: text_cell(form.law.B, scientific_number),
+            "alpha": lambda form: number_cell(form.law.alpha),
+            "beta": lambda form: number_cell(form.law.beta),
+            "gamma": lambda form: number_cell(form.law.gamma),
             "backtest error": lambda form: text_cell(
                 form.rollout_error, lambda error: f"{100 * error:.2f} %"
             ),
@@ -264,7 +265,7 @@ def next_runs_table(study: StudyData) -> ReportTable | None:
     """The law's optimum at 1, 3, 10 and 100 times the largest compute fitted; None where it has none."""
     if study.law is None:
         return None
-    predictor = study.law.predictor()
+    predictor = study.law
     optima = []
     for times in TIMES:
         try:
@@ -301,10 +302,10 @@ def informative_ladders_table(study: StudyData) -> ReportTable | None:
         f"now predicted to ±{100 * advice.half_width_80:.1f} %",
         advice.offers,
         {
-            "member": lambda offer: Cell(offer.purchase.member.name),
-            "tokens": lambda offer: size_cell(offer.purchase.tokens),
-            "rungs": lambda offer: int_cell(len(offer.purchase.rungs)),
-            "FLOPs": lambda offer: size_cell(offer.purchase.flops),
+            "member": lambda offer: Cell(offer.ladder.member.name),
+            "tokens": lambda offer: size_cell(offer.ladder.tokens),
+            "rungs": lambda offer: int_cell(len(offer.ladder.rungs)),
+            "FLOPs": lambda offer: size_cell(offer.ladder.flops),
             "80 % interval with it": lambda offer: text_cell(
                 offer.half_width_80, lambda share: f"±{100 * share:.1f} %"
             ),
@@ -321,16 +322,16 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     runs = study.comparable_runs
     if study.law is None or not runs or not all(run.n_layer and run.n_embd and run.n_head for run in runs):
         return None
-    predictor = study.law.predictor()
+    predictor = study.law
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
         shapes = candidates("all", rule_of(runs))
-        sizes = np.asarray(spec_params(shapes.as_spec, study.law.convention), dtype=np.float64)
+        sizes = np.asarray(count(shapes.as_spec, study.law.convention), dtype=np.float64)
         fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
         shapes = shapes.chosen(fitted)
         advice = advise(
             runs,
-            study.law.law,
+            study.law.main_form.law,
             shapes,
             sizes[fitted],
             target=(target.N, target.D),

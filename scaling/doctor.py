@@ -20,9 +20,9 @@ from .auditing import audit_text
 from .auditing.findings import Verdict
 from .auditing.shapes import EARLIER
 from .files import Document, Record
+from .fitting.forms import Status
 from .fitting.isoflop import approach_2, parabola
-from .fitting.predictor import Status
-from .laws import Law, published
+from .laws import Law, published_law
 from .runs import Run
 from .stats import Array
 
@@ -211,7 +211,7 @@ def failed_fit(seed: int = 0) -> Check:
     """
     from .fitting.fit import fit  # scipy stays unloaded until it is needed
 
-    truth, start = published("chinchilla").law, published("hoffmann").law
+    truth, start = published_law("chinchilla").law, published_law("hoffmann").law
     N, D, L = _chinchilla_like(truth, seed)
     success, stopped, stopped_objective = _loose(start, N, D, L)
     runs = [
@@ -219,8 +219,8 @@ def failed_fit(seed: int = 0) -> Check:
         for index, (n, d, loss) in enumerate(zip(N.tolist(), D.tolist(), L.tolist(), strict=True))
     ]
     mended = fit(runs, form="chinchilla", bootstrap=0, starts=[start])
-    objective = _huber(mended.law, N, D, L)
-    true, ours = (law.allocate(GOPHER).tokens_per_param for law in (truth, mended.law))
+    objective = _huber(mended.main_form.law, N, D, L)
+    true, ours = (law.allocate(GOPHER).tokens_per_param for law in (truth, mended.main_form.law))
     stuck, hoffmann = (law.allocate(GOPHER).tokens_per_param for law in (stopped, start))
     return Check(
         name="Hoffmann's failed fit",
@@ -273,7 +273,7 @@ def _loose(start: Law, N: Array, D: Array, L: Array) -> tuple[bool, Law, float]:
 def nanogpt_riddle() -> Check:
     """Explain why nanoGPT's scaling_laws notebook finds 316M where Hoffmann et al. 2022, table A3, have 400M."""
     compute = 2.21e19
-    hoffmann, besiroglu = published("hoffmann").law, published("chinchilla").law
+    hoffmann, besiroglu = published_law("hoffmann").law, published_law("chinchilla").law
     grid = 10 ** np.arange(8, 11, 2**-4)  # the notebook's
     coarse = float(grid[int(np.argmin(hoffmann.loss(grid, compute / 6 / grid)))])
     exact, mended = hoffmann.allocate(compute), besiroglu.allocate(compute)
@@ -294,9 +294,9 @@ def kaplan_exponent() -> Check:
 
     Pearce & Song 2024, arXiv:2406.12907.
     """
-    local = {name: _local_exponent(published(name).law) for name in ("hoffmann", "chinchilla")}
+    local = {name: _local_exponent(published_law(name).law) for name in ("hoffmann", "chinchilla")}
     true = {
-        name: law.beta / (law.alpha + law.beta) for name in local for law in (published(name).law,)
+        name: law.beta / (law.alpha + law.beta) for name in local for law in (published_law(name).law,)
     }  # in total parameters, anywhere
     return Check(
         name="Kaplan's exponent 0.73",

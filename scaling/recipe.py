@@ -238,11 +238,6 @@ def recipes(spec: ModelSpec, tokens: float) -> dict[str, Recipe]:
     return advised
 
 
-def critical_batch(loss: float) -> float:
-    """Return Kaplan's critical batch size in tokens, 2e8·L^(-1/0.21) (Kaplan et al. 2020, eq. 5.3)."""
-    return float(2e8 * loss ** (-1 / 0.21))
-
-
 def _beta2(batch_tokens: int) -> float:
     """Return beta2: longer averages at small batches, whose gradients are noisy (Porian et al. 2024, section 4)."""
     return 0.99 if batch_tokens < 2**18 else 0.95

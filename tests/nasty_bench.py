@@ -188,9 +188,9 @@ def _hardware(path: Path) -> None:
 
 
 def _law(folder: Path) -> None:
-    from scaling.fitting.lawfile import LawFile
+    from scaling.fitting.predictor import load_law
 
-    answers = LawFile.read(folder / "law.json").predictor()
+    answers = load_law(folder / "law.json")
     answers.predict(3e6, 6e7)
     answers.allocate(1e14)
 

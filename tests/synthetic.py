@@ -1,13 +1,13 @@
 """A study whose truth is known: runs drawn from a law, with curves, a ledger, a sealed plan and its comparison."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from families import ModelSpec, params, params_non_embedding, train_flops
-from scaling.files import sha256_file
 from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.paths import StudyFile, StudyPaths
@@ -67,7 +67,7 @@ def _runs():
 @cache
 def _law():
     learned = [run for (width, _), run in _runs().items() if width != WIDTHS[-1]]
-    return fit(learned, bootstrap=40).document({"runs.jsonl": "0" * 64})
+    return replace(fit(learned, bootstrap=40), inputs={"runs.jsonl": "0" * 64})
 
 
 def _planned(width, rungs):
@@ -110,10 +110,10 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
     for run in runs:
         append_run(place.runs, run)
     law = _law()
-    law.write(place.law)
+    law.save(place.law)
     PlanFile(members=tuple(_planned(width, RUNGS) for width in WIDTHS[:-1])).write(place.ladder)
     plan = seal(
-        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law, sha256_file(place.law)),
+        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law),
         sealed_at="2026-11-21T12:00:00Z",
     )
     write_plan(plan, place.plan)

@@ -137,4 +137,4 @@ def test_the_bias_of_approach_2_stands_beside_the_parametric_fit_and_after_it():
     bias = value["bias_of_approach_2"]
     assert bias["ratio"] > 1.2
     assert f"on the fitted surface approach 2 would say {bias['ratio'] - 1:+.1%} of N*" in lines[-1]
-    assert "the parametric fit goes first" in lines[0]
+    assert "the parametric fit is preferred" in lines[0]

@@ -12,7 +12,7 @@ from scaling.planning.law import PredictQuery, find_law, predict
 from scaling.planning.plan import make_plan
 
 ALL = candidates()
-KAPLAN, CHINCHILLA = find_law("kaplan", None), find_law("chinchilla", None)
+KAPLAN, CHINCHILLA = find_law("kaplan"), find_law("chinchilla")
 
 
 @pytest.mark.parametrize("name", ["gpt2-52m", "gpt2-83m", "gpt2-125m"])
@@ -96,7 +96,10 @@ def test_each_of_several_budgets_is_told_with_its_own_rows(cli):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("plan", "--params", "300k", "--budget", "1e15"), "300k parameters requested, 3.33M designed (+1,011 %)"),
+        (
+            ("plan", "--params", "300k", "--budget", "1e15"),
+            "300k parameters requested, 3.33M designed (+1,011 %)",
+        ),
         (("plan", "--params", "1M", "--budget", "1e15"), "50,257 tokens at width 64 has 3.22M"),
         (("design", "--params", "1"), "1 parameters requested, 3.33M designed"),
         (("design", "--width", "100"), "width 100 requested, 128 designed"),

@@ -65,7 +65,7 @@ def queue(folder, names, at_once=2, told=lambda line: None, **profile):
         jobs=at_once,
         yes=True,
         eval_tokens=2**20,
-        tell=told,
+        log=told,
         report=lambda *said: None,
         poll=0.02,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from families.units import BadInput
 from scaling.files import hashes
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import load_law
 from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, compare, compare_study
@@ -44,7 +44,7 @@ def test_the_next_prediction_is_of_one_point_ten_times_ahead(changed):
 
 
 def test_before_is_what_the_sealed_law_says(study, changed):
-    predictor = LawFile.read(study / "law.json").predictor()
+    predictor = load_law(study / "law.json")
     found = predictor.predict(changed.N, changed.D)
     assert changed.change("loss").before == pytest.approx(found.loss, rel=1e-12)
     assert changed.change("loss").before_80 == pytest.approx(found.interval_80, rel=1e-12)
@@ -61,7 +61,7 @@ def test_a_law_that_was_fitted_anew_is_taken_back(study, changed, tmp_path):
 
 
 def test_runs_of_another_eval_set_teach_nothing(study):
-    law = LawFile.read(study / "law.json")
+    law = load_law(study / "law.json")
     runs = [
         run.model_copy(update={"eval_set": "other"}) if run.run == "gpt2-d192-s0" else run
         for run in read_runs(study / "runs.jsonl").runs

@@ -278,7 +278,7 @@ def test_arrays_and_runs_give_the_same_table_and_the_same_fit(convention):
     for array, given in ((table.N, N), (table.D, D), (table.L, loss), (table.U, D), (table.C, 6 * N * D)):
         assert (array == given).all()
     options = {"form": "chinchilla", "convention": convention, "bootstrap": 0}
-    assert fit(N=N, D=D, loss=loss, **options).law == fit(list(table), **options).law
+    assert fit(N=N, D=D, loss=loss, **options).main_form.law == fit(list(table), **options).main_form.law
 
 
 @pytest.mark.parametrize(

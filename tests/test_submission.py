@@ -147,14 +147,14 @@ def test_a_controller_that_is_away_for_a_while_does_not_end_the_following(queue,
             (queue / "state").write_text("FAILED")
             (queue / "code").write_text("127:0")
 
-    found = follow(plan, sent, profile, tell=heard.append, progress=lambda *said: None, pause=pause)
+    found = follow(plan, sent, profile, log=heard.append, progress=lambda *said: None, pause=pause)
     assert set(found.failed) == {"a", "b"}
     assert sum("Unable to contact slurm controller; asking again" in line for line in heard) == 3
     assert "say with command: in the profile where it is" in found.failed["a"]
     (queue / "away").touch()
     monkeypatch.setattr(submit, "_UNHEARD", -1.0)
     with pytest.raises(BadInput, match="Unable to contact slurm controller"):
-        follow(plan, sent, profile, tell=heard.append, progress=lambda *said: None, pause=pause)
+        follow(plan, sent, profile, log=heard.append, progress=lambda *said: None, pause=pause)
 
 
 def test_while_slurm_has_a_job_nobody_looks_whether_it_is_done(queue, tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def test_while_slurm_has_a_job_nobody_looks_whether_it_is_done(queue, tmp_path, 
         if next(pauses) == 2:
             (queue / "state").write_text("COMPLETED")
 
-    found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=pause)
+    found = follow(plan, sent, profile, log=lambda line: None, progress=lambda *said: None, pause=pause)
     assert (found.done, sorted(looks)) == ({"a", "b"}, ["a", "b"])
 
 
@@ -182,7 +182,7 @@ def test_a_job_that_no_node_starts_is_given_up_and_taken_out_of_the_queue(queue,
     (queue / "1").mkdir()
     (queue / "1" / "last").write_text("0")
     time.sleep(1.1)
-    found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=time.sleep)
+    found = follow(plan, sent, profile, log=lambda line: None, progress=lambda *said: None, pause=time.sleep)
     assert list(found.failed) == ["a"]
     assert "1 s" in found.failed["a"]
     assert not (queue / "1_0").exists()

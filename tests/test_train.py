@@ -110,7 +110,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             Job(
                 settings=chosen,
                 rungs=(1024, 2048),
-                places=RunPaths.of(StudyPaths(root), chosen.run),
+                paths=RunPaths.of(StudyPaths(root), chosen.run),
                 data=text.folder,
                 work_per_step=1.0,
                 steps=planned_steps(chosen, (1024, 2048)),

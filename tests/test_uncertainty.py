@@ -10,8 +10,8 @@ import pytest
 from families.units import BadInput
 from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
+from scaling.fitting.forms import Status
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
-from scaling.fitting.predictor import Status
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
@@ -121,7 +121,7 @@ def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
     ]
     assert all(a < b for a, b in itertools.pairwise(widths))
     # No narrower than what the rollouts inside the data say that two decades add.
-    calm = replace(found.predictor, drift=0.03)
+    calm = replace(found, drift=0.03)
     low, high = calm.predict(N[2], D[2]).interval_80
     assert np.log(high / low) > 2 * Z_80 * 0.03 * 2
     far = found.predict(N[2], D[2]).extrapolation

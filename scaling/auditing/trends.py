@@ -10,7 +10,7 @@ from families import ModelSpec, params_kaplan
 from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
-from ..fitting.predictor import Status
+from ..fitting.forms import Status
 from ..laws import KaplanFrontier, Law
 from ..runs import Run, RunTable
 from ..stats import Array, format_loss
@@ -313,7 +313,7 @@ def _smallest_size(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array
     if len(rest) < FEWEST_ROWS or len(np.unique(N[~small])) < 3:
         return []
     try:
-        law = fit(rest, form="chinchilla", bootstrap=0).law
+        law = fit(rest, form="chinchilla", bootstrap=0).main_form.law
     except BadInput:
         return []
     residual = np.log(L) - np.log(law.loss(N, D))

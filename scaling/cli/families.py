@@ -88,7 +88,7 @@ def design_members(
             )
         shapes = candidates("all", DesignRule(ratio=64.0 if ratio is None else ratio, **rule))
         budgets = [parse_budget(part) for part in split_budgets(compute)]
-        members = tuple(compute_optimal(budget.flops, find_law(law, None), shapes) for budget in budgets)
+        members = tuple(compute_optimal(budget.flops, find_law(law), shapes) for budget in budgets)
         notes: list[str] = []
     else:
         sizes = [parse_size(part, "params") for part in _parts(params, "params")]

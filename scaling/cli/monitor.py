@@ -79,7 +79,7 @@ def _rung_steps(folder: Path, tokens: str | None) -> int | None:
     from ..monitoring.curves import read_run
     from ..schedule import whole_steps
 
-    return whole_steps(parse_count(tokens, "tokens"), read_run(folder).underway.batch_tokens)
+    return whole_steps(parse_count(tokens, "tokens"), read_run(folder).plan.batch_tokens)
 
 
 def _show(line: str) -> None:
@@ -99,7 +99,7 @@ def _line(status: Assessment) -> str:
 
 def _page(status: Assessment) -> str:
     """Format a status, one fact on a line."""
-    from ..monitoring import TARGETS
+    from ..monitoring import TARGET_TEXT
 
     lines = [
         f"{status.run}: {status.sentence}",
@@ -114,7 +114,7 @@ def _page(status: Assessment) -> str:
             f"95 %: {_interval(status.interval_95)}"
         )
         siblings = f"{status.siblings} finished sibling{'s' if status.siblings != 1 else ''}"
-        lines.append(f"          of its {TARGETS[status.target]}; from its curve and {siblings}")
+        lines.append(f"          of its {TARGET_TEXT[status.target]}; from its curve and {siblings}")
     if status.promise is not None:
         kind = "sealed" if status.promise.sealed else "law.json"
         interval = status.promise.interval_80

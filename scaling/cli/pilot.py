@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
+from families import count
 from families.design import DesignRule
 from families.units import format_size, parse_size
 
 from ..planning.candidates import named_or_designed
 from ..planning.experiment_design import NextRunQuery, PilotQuery, advise_study, pilot_plan
-from ..planning.law import find_law
+from ..planning.law import find_law, single_law
 from ..planning.pilot import ladder_flops
 from ..planning.planfile import PlanFile, write_plan
 from ..planning.simulate import SimulatedSweep, simulate
@@ -128,10 +129,10 @@ def next_run(
         return
     rows = [
         [
-            offer.purchase.member.name,
-            format_size(offer.purchase.tokens),
-            " ".join(format_size(rung) for rung in offer.purchase.rungs),
-            format_size(offer.purchase.flops),
+            offer.ladder.member.name,
+            format_size(offer.ladder.tokens),
+            " ".join(format_size(rung) for rung in offer.ladder.rungs),
+            format_size(offer.ladder.flops),
             f"±{offer.half_width_80:.2%}",
         ]
         for offer in advice.offers
@@ -166,13 +167,13 @@ def simulate_plan(
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a planned sweep on a known loss surface: bias, error and coverage of the prediction."""
-    surface = find_law(law, None)
+    surface = find_law(law)
     spec = named_or_designed(target, DesignRule()).spec
     bar = Progress(elsewhere=False)
     result = simulate(
         SimulatedSweep.of(PlanFile.read(plan), surface.convention),
-        surface.law,
-        target=(float(surface.size(spec)), parse_size(tokens, "tokens")),
+        single_law(surface),
+        target=(float(count(spec, surface.convention)), parse_size(tokens, "tokens")),
         replicates=replicates,
         seed=seed,
         run_noise=run_noise,

@@ -101,7 +101,7 @@ def _train(config: "TrainConfig", study: Path, yes: bool) -> "Sequence[RungFile]
     open_study(study)
     bar = Progress()
     with as_rank(log), stop_on_signals() as stop:
-        rungs = launch(config, study, yes=yes, stop=stop, tell=log, report=bar.at)
+        rungs = launch(config, study, yes=yes, stop=stop, log=log, report=bar.at)
     bar.end()
     return rungs
 
@@ -113,7 +113,7 @@ def _sweep(runs: "Sequence[SweepEntry]", study: Path, yes: bool, as_json: bool) 
     open_study(study)
     bar = Progress()
     with stop_on_signals() as stop:
-        results = train_many(runs, study, yes=yes, stop=stop, tell=log, report=bar.at)
+        results = train_many(runs, study, yes=yes, stop=stop, log=log, report=bar.at)
     bar.end()
     best = winners(runs, results)
     rows = [(rung, (i, j) in best) for i, rungs in enumerate(results) for j, rung in enumerate(rungs)]
@@ -278,7 +278,7 @@ def train_members(plan: PlanFile, study: StudyPaths, **options: Any) -> Any:
 
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_plan(plan.members, study, stop=stop, tell=log, report=bar.at, **options)
+        rungs = train_plan(plan.members, study, stop=stop, log=log, report=bar.at, **options)
     bar.end()
     return rungs
 
@@ -302,7 +302,7 @@ def _local(run: _LadderRun, *, dry_run: bool, jobs: int, chosen: bool) -> None:
             jobs=jobs,
             yes=run.yes or chosen,
             eval_tokens=EVAL_TOKENS,
-            tell=log,
+            log=log,
             report=bar.at,
         )
     bar.end()
@@ -332,7 +332,7 @@ def _slurm(run: _LadderRun, profile: "SlurmProfile", *, dry_run: bool, detach: b
         return
     bar = Progress()
     try:
-        outcome = follow(run.tasks, sent, profile, tell=log, progress=bar.at)
+        outcome = follow(run.tasks, sent, profile, log=log, progress=bar.at)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"the jobs go on; the same command follows them again, scancel {' '.join(jobs)} cancels them"

@@ -47,7 +47,7 @@ def tune(
     if counts:
         check_counts(counts, settings.batch_size, device)
     room = None if memory is None else float(parse_count(memory, "memory"))
-    tuning = search(settings, BackendRequest.of(config), device=device, room=room, tell=log)
+    tuning = search(settings, BackendRequest.of(config), device=device, room=room, log=log)
     curve = scaling_curve(tuning, counts, log) if counts else None
     if as_json:
         print_json({**tuning_facts(tuning), **({} if curve is None else {"curve": curve_facts(curve)})})

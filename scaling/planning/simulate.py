@@ -8,6 +8,7 @@ import numpy as np
 
 from families.units import BadInput
 
+from ..fitting.fit import fit
 from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
 from ..stats import Z_80, Interval
@@ -33,11 +34,11 @@ class SimulatedSweep:
         return cls(
             members=tuple(
                 (
-                    one.member,
-                    n_params(one, convention),
-                    one.ends,
+                    planned.member,
+                    n_params(planned, convention),
+                    planned.ends,
                 )
-                for one in plan.members
+                for planned in plan.members
             )
         )
 
@@ -116,8 +117,6 @@ def simulate(
     Raises:
         BadInput: there are no replicates, noise is negative, or no law can be fitted to the sweep.
     """
-    from ..fitting.fit import fit
-
     if replicates < 1:
         raise BadInput(f"replicates is {replicates}; at least 1 is needed")
     if min(run_noise, row_noise) < 0:
@@ -129,14 +128,14 @@ def simulate(
     for replicate in range(replicates):
         rng = np.random.default_rng([seed, replicate])
         runs = sweep.observe(surface, rng, run_noise=run_noise, row_noise=row_noise, convention=convention)
-        found = fit(runs, seed=seed).predict(N, D)
+        predicted = fit(runs, seed=seed).predict(N, D)
         actual = truth * math.exp(math.hypot(run_noise, row_noise) * rng.standard_normal())
-        if found.interval_80 is None or found.interval_95 is None:
+        if predicted.interval_80 is None or predicted.interval_95 is None:
             raise BadInput("the sweep gives no interval; it needs at least 4 members")
-        errors.append(math.log(found.loss / truth))
-        widths.append(math.log(found.interval_80[1] / found.interval_80[0]) / 2)
-        in_80.append(_inside(found.interval_80, actual))
-        in_95.append(_inside(found.interval_95, actual))
+        errors.append(math.log(predicted.loss / truth))
+        widths.append(math.log(predicted.interval_80[1] / predicted.interval_80[0]) / 2)
+        in_80.append(_inside(predicted.interval_80, actual))
+        in_95.append(_inside(predicted.interval_95, actual))
         progress(replicate + 1)
     return SimulationResult(
         truth=truth,

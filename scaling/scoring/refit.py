@@ -1,24 +1,19 @@
 """The law fitted without and with the new runs of a study, side by side."""
 
-import math
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from families.units import BadInput, format_size
 
 from ..files import Record, StrPath, sha256_file
-from ..fitting.lawfile import LawFile
-from ..fitting.predictor import Predictor
+from ..fitting.predictor import Fit, load_law
 from ..laws import PARAMS_FIELD
 from ..paths import StudyFile, StudyPaths
 from ..planning.planfile import PlanFile
 from ..runs import Run, RunTable
 from ..runs.readers import read_runs
-from ..stats import Array, Interval, format_loss
+from ..stats import Interval, format_loss
 
 AHEAD = 10.0  # the next budget, in units of the largest compute among all runs
 
@@ -71,18 +66,16 @@ def refit_study(study: StudyPaths, plan: PlanFile, runs: Sequence[Run], new: Seq
     if not study.law.exists():
         raise BadInput(f"{study.law} does not exist; there is no law to refit")
     seed = StudyFile.read(study.file).seed if study.file.exists() else 0
-    law = LawFile.read(study.law)
+    law = load_law(study.law)
     if plan.seal is None or sha256_file(study.law) != plan.seal.law_sha256:
         from ..fitting.fit import fit
 
         old = _comparable(law, runs).select(lambda run: run.run not in new)
-        law = fit(old, convention=law.convention, seed=seed).document()
+        law = fit(old, convention=law.convention, seed=seed)
     return refit(law, runs, new, seed=seed)
 
 
-def refit(
-    law: LawFile | StrPath, runs: Sequence[Run] | StrPath, new: Sequence[str], *, seed: int = 0
-) -> Refit:
+def refit(law: Fit | StrPath, runs: Sequence[Run] | StrPath, new: Sequence[str], *, seed: int = 0) -> Refit:
     """Fit a law's own runs together with new ones, and compare the two laws.
 
     Args:
@@ -98,21 +91,20 @@ def refit(
     from ..fitting.fit import fit  # scipy stays unloaded where a refit is only read
 
     if isinstance(law, str | PathLike):
-        law = LawFile.read(Path(law))
+        law = load_law(law)
     comparable = _comparable(law, read_runs(runs) if isinstance(runs, str | PathLike) else runs)
     if not any(run.run in new for run in comparable):
         raise BadInput(
             "no new run has the law's group, eval set and count of N; there is nothing to refit with"
         )
     fitted = fit(comparable, convention=law.convention, seed=seed)
-    before, after = law.predictor(), fitted.predictor
     return Refit(
         rows_before=law.rows,
         rows_after=fitted.rows,
-        form_before=_forms(before),
-        form_after=_forms(after),
+        form_before=_forms(law),
+        form_after=_forms(fitted),
         status=fitted.status.value,
-        **_changes(before, after),
+        **_changes(law, fitted),
     )
 
 
@@ -137,7 +129,7 @@ def change_interval(change: Change, bounds: Interval | None) -> str:
     return "–" if bounds is None else "–".join(change_value(change, bound) for bound in bounds)
 
 
-def _comparable(law: LawFile, runs: Sequence[Run]) -> RunTable:
+def _comparable(law: Fit, runs: Sequence[Run]) -> RunTable:
     return RunTable.of(runs).select(
         lambda run: (
             run.annealed
@@ -148,17 +140,19 @@ def _comparable(law: LawFile, runs: Sequence[Run]) -> RunTable:
     )
 
 
-def _forms(predictor: Predictor) -> str:
-    return ", ".join(f"{form.name} {form.weight:.0%}" for form in predictor.forms)
+def _forms(law: Fit) -> str:
+    return ", ".join(f"{form.name} {form.weight:.0%}" for form in law.forms)
 
 
-def _changes(before: Predictor, after: Predictor) -> dict[str, Any]:
+def _changes(before: Fit, after: Fit) -> dict[str, Any]:
     flops = AHEAD * max(before.domain.C[1], after.domain.C[1])
     changes = [_change(name, _constant(before, name), _constant(after, name)) for name in ("alpha", "beta")]
     try:
         best = after.allocate(flops, force=True)
         N, D = best.N, best.D
-        changes.append(_change("exponent of N*", _exponent(before, flops), _exponent(after, flops)))
+        changes.append(
+            _change("exponent of N*", before.optimum_exponent(flops), after.optimum_exponent(flops))
+        )
         changes.append(_change("N*", _optimum(before, flops), _optimum(after, flops), "parameters"))
     except BadInput:  # no optimum: a law of one variable, or exponents that the data do not tell apart
         N = max(before.domain.N[1], after.domain.N[1])
@@ -178,35 +172,16 @@ def _change(quantity: str, before: Estimate, after: Estimate, unit: str = "") ->
     )
 
 
-def _constant(predictor: Predictor, name: str) -> Estimate:
+def _constant(law: Fit, name: str) -> Estimate:
     """A constant of the form with the greatest weight, as on the fit card."""
-    main = max(predictor.forms, key=lambda form: form.weight)
-    index = {"alpha": 3, "beta": 4}[name]
-    return float(getattr(main.law, name)), _interval_80(
-        main.draws[:, index] if len(main.draws) else np.empty(0)
-    )
+    return float(getattr(law.main_form.law, name)), law.interval(name)
 
 
-def _exponent(predictor: Predictor, flops: float) -> Estimate:
-    """Slope d log N*/d log C over the factor of ten up to `flops`."""
-    ratio = predictor.allocate(flops, force=True).N / predictor.allocate(flops / 10, force=True).N
-    high, low = predictor.optimum_draws(flops), predictor.optimum_draws(flops / 10)
-    draws = (high - low) / math.log(10) if len(high) == len(low) else np.empty(0)
-    return math.log(ratio) / math.log(10), _interval_80(draws)
+def _optimum(law: Fit, flops: float) -> Estimate:
+    best = law.allocate(flops, force=True)
+    return best.N, best.N_interval_80
 
 
-def _optimum(predictor: Predictor, flops: float) -> Estimate:
-    draws = predictor.optimum_draws(flops)
-    return predictor.allocate(flops, force=True).N, _interval_80(np.exp(draws))
-
-
-def _loss(predictor: Predictor, N: float, D: float) -> Estimate:
-    prediction = predictor.predict(N, D, force=True)
+def _loss(law: Fit, N: float, D: float) -> Estimate:
+    prediction = law.predict(N, D, force=True)
     return float(prediction.loss), prediction.interval_80
-
-
-def _interval_80(draws: Array) -> Interval | None:
-    if not len(draws) or not np.isfinite(draws).all() or np.ptp(draws) == 0:
-        return None
-    low, high = np.quantile(draws, [0.1, 0.9])
-    return float(low), float(high)

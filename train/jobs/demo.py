@@ -2,13 +2,14 @@
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from families.design import DesignRule
 from families.units import BadInput
-from scaling.files import hashes, sha256_file
+from scaling.files import hashes
 from scaling.fitting.fit import fit
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import load_law
 from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.pilot import (
     expected_hours,
@@ -118,8 +119,8 @@ def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile
     """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained."""
     if not study.plan.exists():
         ladders = [run for run in read_runs(study.runs).runs if run.params != target.params]
-        fit(ladders, seed=seed).document(hashes((study.runs,))).write(study.law)
-        law = LawFile.read(study.law)
+        replace(fit(ladders, seed=seed), inputs=hashes((study.runs,))).save(study.law)
+        law = load_law(study.law)
         hours = expected_hours(target, read_ledger(study.ledger))
-        write_plan(seal(sealed_plan(target, law, sha256_file(study.law), hours)), study.plan)
+        write_plan(seal(sealed_plan(target, law, hours)), study.plan)
     return open_seal(study.plan)

@@ -1,4 +1,4 @@
-"""A spec as a real Hugging Face model, and its config on disk."""
+"""From a ModelSpec to a Hugging Face model and its config.json."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from scaling.files import atomic_write, refuse_overwrite_text
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
-    """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
+    """Return the Hugging Face config; no relevant argument is left to the library's default."""
     import transformers
 
     found = architecture(spec.architecture)
@@ -19,7 +19,7 @@ def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
 
 
 def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
-    """Refuse a folder with another model's config.json, unless it is said to replace it.
+    """Refuse to overwrite another model's config.json, unless told to replace it.
 
     Raises:
         BadInput: there is one.
@@ -41,10 +41,10 @@ def build(
     init_std: float = 0.02,
     eos_token_id: int | None = None,
 ) -> Any:
-    """The model with freshly drawn weights: a function of (spec, seed).
+    """Return a freshly initialised model, a function of (spec, seed).
 
     Raises:
-        RuntimeError: transformers' own count is not the promised one.
+        RuntimeError: transformers counts other parameters than the spec.
     """
     import torch
     import transformers
@@ -58,7 +58,7 @@ def build(
         **{key: dropout for key in usual if "drop" in key},
         **{
             key: None for key in usual if key == "pad_token_id"
-        },  # windows are full: no number stands for padding
+        },  # windows are full, so there is no padding token
         initializer_range=init_std,
         bos_token_id=eos,
         eos_token_id=eos,
@@ -68,6 +68,6 @@ def build(
     count = sum(weight.numel() for weight in model.parameters())
     if count != params(spec):
         raise RuntimeError(
-            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} were promised"
+            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} by the spec"
         )
     return model

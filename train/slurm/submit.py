@@ -206,7 +206,7 @@ def follow(
     sent: dict[str, Sent],
     profile: SlurmProfile,
     *,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     progress: Callable[[float, float, str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> Following:
@@ -225,7 +225,7 @@ def follow(
         except BadInput as error:
             if time.monotonic() - heard > _UNHEARD:
                 raise
-            tell(f"{error}; asking again")
+            log(f"{error}; asking again")
             pause(15.0)
             continue
         for member, one in sent.items():
@@ -239,7 +239,7 @@ def follow(
                 ended.pop(member, None)
                 reason = _waits(state)
                 if reason != said.get(member, ""):
-                    tell(f"{member} (job {one.number}) {reason or f'runs on {state.nodes}'}")
+                    log(f"{member} (job {one.number}) {reason or f'runs on {state.nodes}'}")
                     said[member] = reason
                 if gave_up := _too_late(state, one, profile):
                     client.cancel([one.number])
