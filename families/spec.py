@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from .units import BadInput
 
+LARGEST_SIZE = 10**9  # far beyond any model; products of a few sizes stay within what a float holds
+
 SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "n_kv_head")  # of a ModelSpec
 
 
@@ -24,7 +26,7 @@ class ModelSpec:
         n_kv_head: key and value heads of grouped-query attention; n_head by default.
 
     Raises:
-        BadInput: a size below 1, or n_embd not a multiple of n_head.
+        BadInput: a size below 1 or beyond LARGEST_SIZE, or n_embd not a multiple of n_head.
     """
 
     architecture: str = "gpt2"
@@ -37,14 +39,15 @@ class ModelSpec:
     n_kv_head: int = 0  # key and value heads of grouped-query attention; 0 stands for n_head
 
     def __post_init__(self) -> None:
-        if self.n_inner == 0:
-            object.__setattr__(self, "n_inner", 4 * self.n_embd)
-        if self.n_kv_head == 0:
-            object.__setattr__(self, "n_kv_head", self.n_head)
         for name in SIZES:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if value == 0 and name in ("n_inner", "n_kv_head"):
+                value = 4 * self.n_embd if name == "n_inner" else self.n_head
+                object.__setattr__(self, name, value)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
+                raise BadInput(
+                    f"{name} is {value!r}; it must be a whole number of at least 1 and at most {LARGEST_SIZE:,}"
+                )
         if self.n_embd % self.n_head:
             raise BadInput(
                 f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}"

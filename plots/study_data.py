@@ -1,6 +1,5 @@
 """The contents of a study's folder for reports and figures: files read once, learning curves, what is missing."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from families.units import BadInput
+from scaling.files import read_text
 from scaling.fitting.predictor import Fit, load_law
 from scaling.laws import PARAMS_FIELD
 from scaling.paths import StudyFile, StudyPaths, open_study
@@ -20,6 +20,7 @@ from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
+from scaling.untrusted import parse_json
 
 FEWEST_POINTS = 10  # of a curve that can be called rising
 LARGEST_VOCABULARY = 262_144  # Gemma's
@@ -298,7 +299,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}") from error
     return value if isinstance(value, dict) else {}
@@ -340,12 +341,17 @@ def _read_curves(study: StudyPaths, names: Sequence[str]) -> list[LossCurve]:
     for path, parts in sorted(paths.items()):
         rows = _read_lines(path)
         timing = {
-            row.get("step"): row.get("tokens_per_s") for row in _read_lines(path.with_name("timing.jsonl"))
+            row["step"]: row.get("tokens_per_s")
+            for row in _read_lines(path.with_name("timing.jsonl"))
+            if _is_positive(row.get("step"))
         }
         rows = [row for row in rows if _is_positive(row.get("tokens")) and _is_positive(row.get("loss"))]
         if not rows:
             continue
-        speeds = [row.get("tokens_per_s") or timing.get(row.get("step")) for row in rows]
+        speeds = [
+            row.get("tokens_per_s") or timing.get(row["step"] if _is_positive(row.get("step")) else None)
+            for row in rows
+        ]
         curves.append(
             LossCurve(
                 run=parts[0],
@@ -369,7 +375,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):

@@ -5,13 +5,14 @@ A command writes over a file of the kind that it writes itself; any other file o
 
 import csv
 import datetime
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from families.units import BadInput
 
+from .untrusted import parse_json
 from .version import __version__
 
 StrPath = str | os.PathLike[str]
@@ -96,22 +98,71 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     Raises:
         BadInput: the disk is full or the folder cannot be written; nothing has changed then.
     """
+    atomic_writes({Path(path): data})
+
+
+def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
+    """Write several files, all or none: temporary files beside them first, then the renames.
+
+    Raises:
+        BadInput: the disk is full, or a folder cannot be written; nothing has changed then, and no folder is left.
+    """
+    temporaries: dict[Path, Path] = {}
+    made: list[Path] = []
+    try:
+        for path in files:
+            with clear_io_errors(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                made += [parent for parent in path.parents if parent not in made and not parent.exists()]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporaries[path] = _written(path, files[path])
+        for path, temporary in temporaries.items():
+            with clear_io_errors(path):
+                temporary.replace(path)
+    except BaseException:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        for parent in sorted(made, key=lambda parent: -len(parent.parts)):
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+    for folder in {path.parent for path in temporaries}:
+        with clear_io_errors(folder):
+            sync_file(folder)
+
+
+def _written(path: Path, data: bytes | str) -> Path:
+    """A temporary file beside a path that holds the data, on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def check_writable(path: StrPath) -> None:
+    """Refuse a place where no file can be written, before anything is done for it.
+
+    Raises:
+        BadInput: a folder is there, or something above it is no folder or cannot be written.
+    """
     path = Path(path)
-    payload = data.encode() if isinstance(data, str) else data
     with clear_io_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        sync_file(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager
@@ -229,9 +280,7 @@ class Document(Record):
         Raises:
             BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
         """
-        if cls.MADE_BY and not Path(path).exists():
-            raise BadInput(f"{path} does not exist; {cls.MADE_BY} writes one")
-        return cls.parse(read_text(path), str(path))
+        return cls.parse(read_text(path, made_by=cls.MADE_BY), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
@@ -241,7 +290,7 @@ class Document(Record):
             BadInput: as `read`.
         """
         try:
-            value = json.loads(text)
+            value = parse_json(text)
         except json.JSONDecodeError as error:
             raise BadInput(f"{name} is not JSON: line {error.lineno}: {error.msg}") from error
         check_kind(value, cls.KIND, cls.VERSION, name)
@@ -291,8 +340,12 @@ def first_problem(error: ValidationError) -> str:
     return f"{key}{shown}: {message[:1].lower() + message[1:]}"
 
 
-def read_text(path: StrPath) -> str:
+def read_text(path: StrPath, *, made_by: str = "") -> str:
     """A file's text, without the byte order mark that spreadsheets put before the first column's name.
+
+    Args:
+        path: of the file.
+        made_by: the command that writes one, for the message where there is none.
 
     Raises:
         BadInput: the file does not exist, is a folder, or is not UTF-8.
@@ -300,11 +353,12 @@ def read_text(path: StrPath) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise BadInput(f"{path} does not exist") from error
+        hint = f"; {made_by} writes one" if made_by else ""
+        raise BadInput(f"{path} does not exist{hint}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def refuse_overwrite(path: StrPath, kind: type[Document], *, replace: bool = False) -> None:
@@ -316,7 +370,7 @@ def refuse_overwrite(path: StrPath, kind: type[Document], *, replace: bool = Fal
     path = Path(path)
     if path.is_file() and not replace:
         try:
-            value = json.loads(path.read_bytes())
+            value = parse_json(path.read_bytes())
         except ValueError:
             value = None
         if not (isinstance(value, dict) and value.get("kind") == kind.KIND):

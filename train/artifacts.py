@@ -22,7 +22,7 @@ from .config import NOT_IDENTITY, Settings
 from .data import DataManifest, TokenizedText, count_windows
 from .evaluate import Evaluation, best_model, epoch_ends, epochs_until, mean_train_loss
 from .loop import Session
-from .metrics import Scalars, device_name
+from .metrics import Scalars, device_name, metric_rows
 from .model_card import Facts, outcome, write_card
 from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
 from .settings import branch_name, rung_steps, trunk_end
@@ -126,10 +126,7 @@ def _mean(lines: Sequence[dict[str, Any]]) -> float | None:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a metrics file; a kill can leave an incomplete last one."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in text if line.endswith("\n")]
+    return [row for row, whole in metric_rows(path) if whole]
 
 
 def record(finished: Path, runs: Path) -> str:

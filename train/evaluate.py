@@ -1,6 +1,5 @@
 """Loss on held-out text: full, partial and at the ends of epochs, also in units that compare across tokenizers."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from .config import Settings
 from .data import DataManifest, Tokens
 from .distributed import ALONE, World
 from .loop import QuickEval, Session, autocast, to_device
+from .metrics import metric_rows
 from .model.objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .rung import TRUNK, Epoch
 
@@ -324,10 +324,8 @@ def mean_train_loss(folders: Sequence[tuple[Path, int]], after: int, until: int)
     """
     lines: dict[int, float] = {}
     for folder, last in folders:
-        path = folder / "metrics.jsonl"
-        if path.exists():
-            rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-            lines.update({row["step"]: row["loss"] for row in rows if row["step"] <= last})
+        rows = (row for row, _ in metric_rows(folder / "metrics.jsonl"))
+        lines.update({row["step"]: row["loss"] for row in rows if row["step"] <= last})
     total, before = 0.0, 0
     for step in sorted(lines):
         if after < step <= until:

@@ -20,6 +20,7 @@ from types import FrameType
 
 from families.units import BadInput, RunFailed
 from scaling.files import clear_io_errors, now
+from scaling.untrusted import parse_json
 
 
 class Stop:
@@ -135,7 +136,7 @@ def _newest(folder: Path) -> tuple[int, Path] | None:
 def _read(path: Path) -> Owner | None:
     """Return the owner in a lease file; None if it is being written or is gone."""
     try:
-        return Owner(**json.loads(path.read_text(encoding="utf-8")))
+        return Owner(**parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

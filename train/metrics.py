@@ -14,15 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 
 from families import ModelSpec, train_flops_per_token
-from families.units import format_size
-from scaling.files import clear_io_errors
+from families.units import BadInput, format_size
+from scaling.files import clear_io_errors, read_text
 from scaling.hardware import recognise
 from scaling.runs.trackers import require_tensorboard
+from scaling.untrusted import parse_json
 
 WINDOW = 128  # steps
 
@@ -236,12 +237,32 @@ def metrics_writer(
             log.close()
 
 
+def metric_rows(path: Path) -> Iterator[tuple[dict[str, Any], bool]]:
+    """(row, whether its line has its end) of each line of a metrics.jsonl; nothing where there is no file.
+
+    Raises:
+        BadInput: the file cannot be read, or a line is no row of metrics with a step and a loss.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(read_text(path).splitlines(keepends=True), start=1):
+        try:
+            row = parse_json(line)
+            known = isinstance(row["step"], int | float) and isinstance(row["loss"], int | float)
+        except (ValueError, LookupError, TypeError):
+            known = False
+        if known:
+            yield row, line.endswith("\n")
+        elif line.endswith("\n"):
+            raise BadInput(f"{path} line {number}: it is no row of metrics with a step and a loss")
+
+
 def truncate_after(path: Path, step: int) -> None:
     """Remove the lines beyond a step and an incomplete last one, by one truncate, so that a kill cannot lose the rest."""
     if not path.exists():
         return
     end = 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in _bytes_of(path).splitlines(keepends=True):
         if _step(line) > step:
             break
         end += len(line)
@@ -249,9 +270,16 @@ def truncate_after(path: Path, step: int) -> None:
         os.truncate(path, end)
 
 
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+
+
 def _step(line: bytes) -> float:
     """Return a line's step; infinity for an incomplete line, or one that a power cut left as zeros."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+        return float(parse_json(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, LookupError, TypeError):
         return math.inf

@@ -1,7 +1,5 @@
 """Published tables and lists: cells of CSV, JSONL and Markdown, their fields, and numbers with their rounding."""
 
-import csv
-import io
 import json
 import re
 from collections import Counter
@@ -13,6 +11,7 @@ from families.units import BadInput
 
 from ..files import read_text
 from ..runs.store import merged_text
+from ..untrusted import parse_csv, parse_json
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _FACTORS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
@@ -329,12 +328,13 @@ def markdown_tables(text: str) -> tuple[SourceTable, ...]:
 
 
 def _csv(text: str, path: Path, delimiter: str) -> SourceTable:
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
     rows, lines = [], []
-    for row in reader:
+    for number, row in parse_csv(text, delimiter):
+        if isinstance(row, str):
+            raise BadInput(f"{path} line {number}: {row}")
         if any(cell.strip() for cell in row):
             rows.append(tuple(cell.strip() for cell in row))
-            lines.append(reader.line_num)
+            lines.append(number)
     if len(rows) < 2:
         raise BadInput(f"{path} has {max(0, len(rows) - 1)} rows under a header; at least 1 is needed")
     return SourceTable(header=rows[0], rows=tuple(rows[1:]), lines=tuple(lines[1:]))
@@ -346,7 +346,7 @@ def _jsonl(text: str, path: Path) -> SourceTable:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} line {number} is not JSON: {error.msg}") from error
         if not isinstance(value, dict):
@@ -527,7 +527,7 @@ def _matching_index(
     return same[0] if len(same) == 1 else None
 
 
-_PROSE_SIZE = r"(?<![\w.])([0-9][0-9,.]*\s*(?:million|billion|[MBK]\b)?)"
+_PROSE_SIZE = r"(?<![\w.])([0-9][0-9,.]{0,30}\s*(?:million|billion|[MBK]\b)?)"
 
 _PHRASES = {
     "n_layer": r"layers?\b",
@@ -541,6 +541,8 @@ _COUNTED = {
 }
 
 _ASSIGNED = re.compile(r"\b([A-Za-z_]+)=([0-9][0-9_]*)\b")
+
+_LONGEST_TITLE = 300  # characters
 
 _TOTAL = re.compile(rf"model size:\s*{_PROSE_SIZE}", re.IGNORECASE)
 
@@ -565,16 +567,18 @@ def _prose(lines: Sequence[str]) -> Iterator[TableEntry]:
         where = f"{open_name}, line {open_line}" if open_name else f"line {open_line}"
         return TableEntry(name=open_name, where=where, table=-1, numbers=facts, words=words, headers=headers)
 
-    for number, whole in enumerate(lines, start=1):
-        line = whole[:_LONGEST_LINE]
-        if line.lstrip().startswith("|"):
+    for number, printed in enumerate(lines, start=1):
+        if printed.lstrip().startswith("|"):
             continue
+        line = " ".join(printed[:_LONGEST_LINE].split())  # the patterns try each part of a run of spaces
         title = _HEADING.fullmatch(line)
         if title:
             if facts:
                 yield entry()
                 facts, aliases = {}, ""
-            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))).strip(": ")
+            heading = re.sub(
+                r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))[:_LONGEST_TITLE]
+            ).strip(": ")
             family = heading if not title[3] else family
             continue
         named = _NAMED.fullmatch(line)

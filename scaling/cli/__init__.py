@@ -1,11 +1,14 @@
 """Command line: parses arguments, calls the library, prints. Heavy packages are imported inside command bodies."""
 
+import errno
 import os
 import signal
 import sys
 from typing import NoReturn
 
 from families.units import BadInput, RunFailed
+
+from ..untrusted import one_line
 
 INTERRUPTED = 130
 
@@ -44,6 +47,9 @@ def _run() -> int:
         raise KeyboardInterrupt(*error.args) from error
     except BrokenPipeError:
         raise
+    except OSError as error:  # of a file that no reader or writer has named
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        fail(f"{where}{error.strerror or error}", status=2 if error.errno == errno.ENAMETOOLONG else 1)
     except ModuleNotFoundError as error:  # a verb without training, with an option that needs it
         from ..doctor import TRAIN_EXTRA, training_needs
 
@@ -64,7 +70,7 @@ def _run() -> int:
 
 def fail(message: str, status: int = 2) -> NoReturn:
     """Print one line on standard error and exit."""
-    _print_last(" ".join(message.split()))
+    _print_last(one_line(message))
     sys.exit(status)
 
 

@@ -48,11 +48,13 @@ def demo(
 
     paths = open_study(study)
     seconds = QUICK_SECONDS if quick else training_seconds
-    steps.begin_study(paths, seed, seconds, data)
+    contents = steps.study_contents(paths, seed, seconds, data)
     log(f"1/6  text: {steps.text_name(data)}")
     bar = Progress()
     manifest = steps.prepare_text(paths, data, progress=lambda text, share: bar.at(share, 1.0, text))
     bar.end()
+    if not paths.file.exists():  # only now: a text that is refused leaves no study
+        contents.write(paths.file)
     log(f"2/6  plan: {len(steps.WIDTHS)} members, sized to {seconds:.0f} s of training on this machine")
     ladders, target = steps.plan_members(paths, seconds, manifest.train_tokens)
     for member in (*ladders.members, target):

@@ -84,7 +84,7 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from ..files import refuse_overwrite
+    from ..files import atomic_writes, check_writable, refuse_overwrite
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
@@ -96,9 +96,11 @@ def fit(
     source = runs or study / "runs.jsonl"
     if runs is None:
         out, annealed = out or study / "law.json", annealed or "only"
-        gather_runs(source)
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
+        check_writable(out)
+    if plot is not None:
+        check_writable(plot / "surface.svg")
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     fitted = fit_runs(
         reading,
@@ -121,11 +123,13 @@ def fit(
         if requested:
             extras[name], more = report()
             lines += more
+    files = {} if plot is None else _draw(fitted, chosen, plot)
+    if runs is None:
+        gather_runs(source)  # only now: a refusal leaves the study as it was
     fitted = replace(fitted, inputs=input_hashes(source))
-    if out is not None:
-        fitted.save(out)
-    if plot is not None:
-        _draw(fitted, chosen, plot)
+    atomic_writes(files | ({} if out is None else {out: fitted.document().dump()}))
+    for path in files:
+        log(f"wrote {path}")
     if as_json:
         print_json({**fitted.document().model_dump(mode="json"), **extras})
     else:
@@ -143,19 +147,21 @@ def fit(
     return 0
 
 
-def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
+def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]:
+    """The figures of a fit as SVG, by the files they go to."""
     from plots.frontier import isoflops
     from plots.law import profile, residuals, surface
     from plots.style import svg
 
-    from ..files import atomic_write
     from ..fitting.sensitivity import profiles_of
 
-    for name, draw in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        atomic_write(folder / f"{name}.svg", svg(draw(fitted, runs).figure, name))
-        log(f"wrote {folder / name}.svg")
-    atomic_write(folder / "profile.svg", svg(profile(profiles_of(fitted, runs)[1]).figure, "profile"))
-    log(f"wrote {folder / 'profile'}.svg")
+    figures = {
+        "surface": surface(fitted, runs),
+        "isoflops": isoflops(fitted, runs),
+        "residuals": residuals(fitted, runs),
+        "profile": profile(profiles_of(fitted, runs)[1]),
+    }
+    return {folder / f"{name}.svg": svg(drawn.figure, name) for name, drawn in figures.items()}
 
 
 PREDICT_EPILOG = "Example: scaling predict law.json family=gpt2-83m tokens=5.5B"

@@ -12,6 +12,8 @@ import typer
 
 from families.units import format_duration
 
+from ..untrusted import shortened, shown
+
 WIDTH = 100  # columns of printed output, at most
 PROGRESS_WIDTH = 140  # columns of a progress line, at most
 LOG_SECONDS = 10.0  # between progress lines where standard error is not a terminal
@@ -96,14 +98,14 @@ def fitting_table(
 
 def echo(line: str = "") -> None:
     """Print one line on standard output."""
-    print(line)
+    print(shown(line))
 
 
 def log(line: str) -> None:
     """Print one line on standard error, in place of the progress line on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")  # to the line's beginning, and erase it
-    print(line, file=sys.stderr, flush=True)
+    print(shortened(shown(line)), file=sys.stderr, flush=True)
 
 
 def fitted(text: str, tail: str, width: int) -> str:

@@ -11,7 +11,7 @@ from families.accounting import STATES
 from families.units import BadInput, format_duration, format_size
 
 from ..budget import Budget, parse_flops
-from ..files import atomic_write
+from ..files import atomic_writes
 from ..hardware import accelerator
 from ..planning.planfile import Band, Choice, PlanFile, PlannedMember, seal, write_plan
 from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
@@ -143,9 +143,13 @@ def plan(
     target = out or (study / "plan.json" if study is not None else None)
     if target is not None:
         made = seal(made)
-        write_plan(made, target, replace=yes)
+    drawn = {} if plot is None else {plot: _draw(made, question, plot)}
+    if target is not None:
+        write_plan(made, target, replace=yes, beside=drawn)
+    else:
+        atomic_writes(drawn)
     if plot is not None:
-        _draw(made, question, plot)
+        log(f"wrote {plot}")
     if as_json:
         summary: dict[str, Any] = made.model_dump(mode="json", exclude={"budget"})
         if recipes:
@@ -160,14 +164,13 @@ def plan(
         log(f"wrote {target}, sealed")
 
 
-def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> None:
+def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> bytes | str:
     """The plan's picture, with the study's own runs."""
     from plots.plan import planned
     from plots.style import png, svg
 
     figure = planned(plan, isoflop_curves(question, plan), own_runs(question.study)).figure
-    atomic_write(path, png(figure) if path.suffix == ".png" else svg(figure, "plan"))
-    log(f"wrote {path}")
+    return png(figure) if path.suffix == ".png" else svg(figure, "plan")
 
 
 EDGE = 1 + 1e-9  # of what a law was fitted on

@@ -215,7 +215,7 @@ def ladder(
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:
-            prepare_planned(contents, paths.data, data, tokenizer)
+            prepare_planned(contents, paths.data, data, tokenizer, member or ())
             options = {"eval_tokens": EVAL_TOKENS, "gathers": not member, "zero": zero}
             rungs = train_members(chosen, paths, seed=seed, yes=yes, wanted=BackendRequest(), **options)
             if _first_rank():
@@ -253,7 +253,8 @@ class _LadderRun:
         """Tokenise the text into the study, unless it is there."""
         from train.data.prepare import prepare_planned
 
-        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer)
+        members = [task.member for task in self.tasks.tasks]
+        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer, members)
 
     def end(self, outcome: "Following") -> None:
         """Print and export the finished rungs.
@@ -311,7 +312,7 @@ def _local(run: _LadderRun, *, dry_run: bool, jobs: int, chosen: bool) -> None:
 def _slurm(run: _LadderRun, profile: "SlurmProfile", *, dry_run: bool, detach: bool) -> None:
     """Submit Slurm jobs, and follow them."""
     from train.slurm import client
-    from train.slurm.submit import follow, next_number, render, send_rest
+    from train.slurm.submit import check_cluster, follow, next_number, render, send_rest
 
     if dry_run:
         left = replace(run.tasks, tasks=run.tasks.left())
@@ -320,6 +321,7 @@ def _slurm(run: _LadderRun, profile: "SlurmProfile", *, dry_run: bool, detach: b
             echo(file.text)
         return
     client.need_slurm()
+    check_cluster(replace(run.tasks, tasks=run.tasks.left()), anyway=run.yes)  # before text is prepared
     sent = send_rest(run.tasks, profile, anyway=run.yes, ready=run.prepare)
     jobs = sorted({job.number.split("_")[0] for job in sent.values()}, key=int)
     if jobs:

@@ -170,6 +170,6 @@ class FittedForm:
     def log_optima(self, product: float) -> Array:
         """Log N* of each draw at N·D = product, in closed form: shape (k,); not finite where a draw has no optimum."""
         _, A, B, alpha, beta, _ = self.draws.T
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             log_g = np.log(alpha * A / (beta * B)) / (alpha + beta)
             return np.asarray(log_g + beta / (alpha + beta) * np.log(product))

@@ -94,3 +94,22 @@ class LawFile(Document):
     local: LocalRecord
     repetition: Repetition | None = None
     card: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sound(self) -> "LawFile":
+        """Refuse what no fit writes and no prediction can be made of."""
+        for name in ("N", "D", "C"):
+            low, high = getattr(self.domain, name)
+            if not 0 < low <= high:
+                raise ValueError(
+                    f"domain.{name} is {low:g} to {high:g}; both must be positive, the smaller one first"
+                )
+        counts = {len(form.draws) for form in self.forms if form.draws}
+        if len(counts) > 1:
+            raise ValueError(f"forms have {min(counts)} and {max(counts)} draws; all must have as many")
+        for E, A, B, _, _, gamma in (draw for form in self.forms for draw in form.draws):
+            if min(E, A, B) < 0 or gamma <= 0:  # an exponent may be: the data did not decide its sign
+                raise ValueError(
+                    f"forms has a draw with E {E:g}, A {A:g}, B {B:g}, gamma {gamma:g}: none may be negative"
+                )
+        return self

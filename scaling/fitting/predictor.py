@@ -206,11 +206,14 @@ class Fit:
         log_loss = self._log_loss(fresh_n, fresh_d)
         interval_80 = interval_95 = None
         if self.intervals:
-            deviation = self._deviation(fresh_n, fresh_d, decades)
-            low_80, high_80, low_95, high_95 = (
-                in_shape(np.exp(log_loss + z * deviation), shape)
-                for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                deviation = self._deviation(fresh_n, fresh_d, decades)
+                low_80, high_80, low_95, high_95 = (
+                    in_shape(np.exp(log_loss + z * deviation), shape)
+                    for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
+                )
+            if not all(np.isfinite(bound).all() for bound in (low_95, high_95)):
+                raise BadInput("the law's draws give no finite interval here; fit it again (scaling fit)")
             interval_80, interval_95 = (low_80, high_80), (low_95, high_95)
         return Prediction(
             loss=in_shape(np.exp(log_loss), shape),

@@ -4,7 +4,6 @@ Also their preparation as observations for the law of the curve: the warm-up is 
 estimated, long logs are averaged.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from families.units import BadInput
 
 from ..files import Document, Record
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
+from ..untrusted import parse_json
 from . import constants as const
 from .trajectory import LrProfile, Points
 
@@ -33,7 +34,7 @@ class PlannedRung(Record):
     """
 
     steps: int
-    folder: str
+    folder: str = Field(max_length=200)
     cooldown: float = 0.0
     shape: Shape = "linear"
 
@@ -222,7 +223,7 @@ def read_curve(path: Path) -> Curve:
     return Curve(
         step=np.array([row["step"] for row in rows], dtype=np.float64),
         loss=np.array([row["loss"] for row in rows], dtype=np.float64),
-        norm=np.array([row.get("grad_norm", math.nan) for row in rows], dtype=np.float64),
+        norm=np.array([_number_or_nan(row.get("grad_norm")) for row in rows], dtype=np.float64),
         eval_step=np.array([row["step"] for row in evals], dtype=np.float64),
         eval_loss=np.array([row["eval_loss"] for row in evals], dtype=np.float64),
     )
@@ -233,11 +234,11 @@ def _json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     for line in [text] if single else text.splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if isinstance(row, dict):
@@ -248,10 +249,15 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _number_or_nan(value: Any) -> float:
+    return float(value) if _finite(value) else math.nan
+
+
 def _final(path: Path) -> float | None:
     """Return the loss in a finished rung's rung.json; None if there is no such file."""
     rows = list(_json_rows(path, single=True))
-    loss = rows[0].get("observation", {}).get("loss") if rows else None
+    observation = rows[0].get("observation") if rows else None
+    loss = observation.get("loss") if isinstance(observation, dict) else None
     return float(loss) if loss is not None and _finite(loss) else None
 
 

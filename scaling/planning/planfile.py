@@ -1,7 +1,6 @@
 """plan.json: members to train, their tokens and predicted losses; the seal that makes a later edit visible."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,7 +14,7 @@ from ..budget import Budget
 from ..files import (
     Document,
     Record,
-    atomic_write,
+    atomic_writes,
     canonical_json,
     now,
     read_text,
@@ -25,6 +24,7 @@ from ..files import (
 from ..laws import LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
+from ..untrusted import parse_json
 
 
 class PlannedLoss(Record):
@@ -287,8 +287,16 @@ def digest(value: dict[str, object]) -> str:
     return sha256_bytes(canonical_json(bare))
 
 
-def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
+def write_plan(
+    plan: PlanFile, path: Path, *, replace: bool = False, beside: Mapping[Path, bytes | str] | None = None
+) -> None:
     """Write a plan; a sealed one, or a file that is no plan, is replaced only with `replace`.
+
+    Args:
+        plan: what to write.
+        path: where.
+        replace: whether whatever is there may go.
+        beside: other files, by path; all are written, or none.
 
     Raises:
         BadInput: such a file is there, or the folder cannot be written.
@@ -301,7 +309,7 @@ def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
                 f"{path} holds a plan sealed at {there.seal.sealed_at}; "
                 "give another --out, or --yes to replace it"
             )
-    atomic_write(path, plan.dump())
+    atomic_writes({path: plan.dump(), **(beside or {})})
 
 
 _MEND = "restore the sealed file, or make a new plan (scaling plan … --out another.json)"
@@ -335,7 +343,7 @@ def open_seal(path: Path) -> PlanFile:
             f"{path} is not sealed, so it holds no prediction made before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
-    actual = digest(json.loads(text))
+    actual = digest(parse_json(text))
     if actual != plan.seal.digest:
         raise BadInput(
             f"{path} was edited after it was sealed at {plan.seal.sealed_at}: "

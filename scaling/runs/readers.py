@@ -1,7 +1,5 @@
 """Readers of runs: CSV, TSV and JSONL tables of any column names and loss unit, and what trackers leave behind."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from families.units import BadInput, format_size, nearest, parse_size
 
 from ..files import StrPath, check_kind, first_problem, read_text
+from ..untrusted import parse_csv, parse_json
 from .run import RUNS_VERSION, Run, RunTable
 from .store import merged_text
 from .trackers import is_tracker, tracker_rows
@@ -343,15 +342,21 @@ def _rows(path: Path) -> Iterable[Row]:
 
 def _csv_rows(text: str) -> Iterable[Row]:
     sample = text[:4096]
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in sample.split("\n")[0] else ",")
-    header = [name.strip() for name in next(reader, [])]
-    for row in reader:
-        if not any(cell.strip() for cell in row):
+    rows = parse_csv(text, delimiter="\t" if "\t" in sample.split("\n")[0] else ",")
+    _, first = next(rows, (1, []))
+    if isinstance(first, str):
+        yield 1, first
+        return
+    header = [name.strip() for name in first]
+    for number, row in rows:
+        if isinstance(row, str):
+            yield number, row
+        elif not any(cell.strip() for cell in row):
             continue
-        if len(row) != len(header):
-            yield reader.line_num, f"it has {len(row)} cells where the header has {len(header)}"
+        elif len(row) != len(header):
+            yield number, f"it has {len(row)} cells where the header has {len(header)}"
         else:
-            yield reader.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))
+            yield number, dict(zip(header, (cell.strip() for cell in row), strict=True))
 
 
 def _jsonl_rows(text: str, name: str) -> Iterable[Row]:
@@ -360,7 +365,7 @@ def _jsonl_rows(text: str, name: str) -> Iterable[Row]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
                 yield number, _TORN

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from families.units import BadInput, parse_size
 
 from ..files import Record, StrPath, append_line, atomic_write, check_kind, first_problem, now, read_text
+from ..untrusted import parse_json
 from .run import RUNS_VERSION, Run
 
 RUNS = "runs.jsonl"
@@ -102,7 +103,7 @@ def merged_text(path: Path) -> str:
     kept = []
     for line in (lines := text.splitlines(keepends=True)):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError:
             if line is lines[-1] and not line.endswith("\n"):
                 continue  # half of a line that a crash cut off; other rows would follow it
@@ -212,7 +213,7 @@ def _shard_rows(shard: Path) -> Iterator[tuple[Key, str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{shard} line {number}: it is not JSON: {error.msg}") from error
         if not isinstance(row, dict):
@@ -269,7 +270,7 @@ def _ledger_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, JSON value) of each entry; the first line states the file's kind and version."""
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
         if number == 1:

@@ -4,6 +4,7 @@ Both hold losses and steps but no sizes: the parameters come from a config.json 
 """
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 
 from ..files import StrPath, hashes, read_text, sha256_file
+from ..untrusted import parse_json
 
 STATE = "trainer_state.json"
 
@@ -79,7 +81,7 @@ def _find(folder: Path) -> list[Path]:
 
 def _step(file: Path) -> int:
     tail = file.parent.name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else 0
+    return int(tail) if tail.isdecimal() else 0
 
 
 def _run_name(file: Path) -> str:
@@ -97,9 +99,9 @@ def _sizes(file: Path) -> dict[str, float]:
     folders = list(file.parents)[:3]
     for config in (folders[0] / "model" / "config.json", *(folder / "config.json" for folder in folders)):
         if config.exists():
-            values = json.loads(read_text(config))
-            kind = values.get("model_type", "")
-            if kind not in REGISTRY:
+            values = _parsed(config)
+            kind = values.get("model_type") if isinstance(values, dict) else None
+            if not isinstance(kind, str) or kind not in REGISTRY:
                 return {}
             spec = architecture(kind).from_hugging_face(values)
             return {
@@ -109,26 +111,39 @@ def _sizes(file: Path) -> dict[str, float]:
     return {}
 
 
-def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+def _parsed(file: Path) -> Any:
     try:
-        state = json.loads(read_text(file))
+        return parse_json(read_text(file))
     except json.JSONDecodeError as error:
         raise BadInput(f"{file} is not JSON: {error.msg} at line {error.lineno}") from error
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
+    state = _parsed(file)
     if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
         raise BadInput(f"{file} has no log_history; it is not a trainer_state.json")
     sizes = _sizes(file)
     per_step = _tokens_per_step(state, sizes)
-    last = state.get("max_steps") or state.get("global_step")
+    last = _number(state.get("max_steps")) or _number(state.get("global_step"))
     evaluations = [
         entry for entry in state["log_history"] if isinstance(entry, dict) and "eval_loss" in entry
     ]
     for entry in evaluations:
-        step = entry.get("step", 0)
+        step = _number(entry.get("step", 0))
+        if step is None:
+            yield f"{file}: an entry of its log has step {entry['step']!r}; it must be a number"
+            continue
         tokens = entry.get("num_input_tokens_seen") or (per_step * step if per_step else None)
         if not sizes:
             yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
         elif not tokens:
-            yield f"{file}: step {step} has no count of tokens: neither num_input_tokens_seen nor total_flos"
+            yield f"{file}: step {step:g} has no count of tokens: neither num_input_tokens_seen nor total_flos"
         else:
             yield {
                 "run": state.get("trial_name") or _run_name(file),
@@ -144,7 +159,7 @@ def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
 
 def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | None:
     """Tokens per step, from total_flos = 6·tokens·N without embeddings (transformers' floating_point_ops)."""
-    flops, steps = state.get("total_flos"), state.get("global_step")
+    flops, steps = _number(state.get("total_flos")), _number(state.get("global_step"))
     if not (flops and steps and sizes):
         return None
     return float(flops / (6 * sizes["params_non_embedding"] * steps))
@@ -168,7 +183,7 @@ def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
         if not sizes:
             yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
         elif step not in tokens:
-            yield f"{file}: step {step} has a loss and none of the tags {', '.join(_TOKEN_TAGS)}"
+            yield f"{file}: step {step:g} has a loss and none of the tags {', '.join(_TOKEN_TAGS)}"
         else:
             yield {
                 "run": _run_name(file),

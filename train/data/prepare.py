@@ -306,8 +306,17 @@ class _Split:
         return "heldout" if any(text.name == name for text in self.held) else "train"
 
 
-def prepare_planned(plan: PlanFile, folder: Path, data: str | None, tokenizer: str | None) -> None:
+def prepare_planned(
+    plan: PlanFile, folder: Path, data: str | None, tokenizer: str | None, trained: Sequence[str] = ()
+) -> None:
     """Tokenise the text of a plan's members into a folder, or use the tokens that are there.
+
+    Args:
+        plan: the plan.
+        folder: of the tokens.
+        data: the text; None takes what is there.
+        tokenizer: a folder or file; None trains one.
+        trained: names of the members that the text must be enough for; empty means all.
 
     Raises:
         BadInput: there is none, and none was given; or as `prepare`.
@@ -318,7 +327,13 @@ def prepare_planned(plan: PlanFile, folder: Path, data: str | None, tokenizer: s
         return
     vocab = max((member.vocab_size for member in plan.members), default=0)
     masked = any(member.architecture == "bert" for member in plan.members)
-    prepare(data, folder, vocab_size=vocab, tokenizer=tokenizer, mask=masked)
+    needs = [
+        Need(n_positions=member.n_positions, batch_size=member.recipe.batch_sequences)
+        for member in plan.only(trained).members
+        if member.recipe
+    ]
+    need = max(needs, key=lambda one: one.n_positions * one.batch_size, default=None)
+    prepare(data, folder, vocab_size=vocab, tokenizer=tokenizer, mask=masked, need=need)
 
 
 DATA = "data.json"

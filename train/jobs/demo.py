@@ -52,8 +52,8 @@ def text_name(data: str) -> str:
     return "the sources of Python's own standard library" if data == LIBRARY else Path(data).name
 
 
-def begin_study(study: StudyPaths, seed: int, seconds: float, data: str) -> None:
-    """Write study.json, or check that the folder holds this study.
+def study_contents(study: StudyPaths, seed: int, seconds: float, data: str) -> StudyFile:
+    """Contents of study.json, which the folder holds or is to hold.
 
     Args:
         study: paths of the study.
@@ -75,9 +75,8 @@ def begin_study(study: StudyPaths, seed: int, seconds: float, data: str) -> None
     if not study.file.exists():
         if exists(study.runs) or study.plan.exists():
             raise BadInput(f"{study.folder} holds another study; give another --study")
-        find_texts(data)  # a wrong path leaves no folder behind
-        contents.write(study.file)
-        return
+        find_texts(data)
+        return contents
     recorded = StudyFile.read(study.file)
     for key in ("text", "seed", "seconds"):
         there, here = getattr(recorded, key), getattr(contents, key)
@@ -85,6 +84,7 @@ def begin_study(study: StudyPaths, seed: int, seconds: float, data: str) -> None
             raise BadInput(
                 f"{study.folder} holds a study with {key} {there}; this one has {here}: give another --study"
             )
+    return recorded
 
 
 def prepare_text(study: StudyPaths, data: str, progress: Callable[[str, float], None]) -> DataManifest:

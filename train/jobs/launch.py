@@ -1,7 +1,8 @@
 """From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,9 +92,10 @@ def train(
             log, report = no_op, no_op  # process 0 speaks for all
 
         def asked() -> list[str]:
-            settings, manifest, rungs = prepare_run(
-                config, study, folder, device, yes=yes, log=log, report=report
-            )
+            with _unless_refused(place.data):
+                settings, manifest, rungs = prepare_run(
+                    config, study, folder, device, yes=yes, log=log, report=report
+                )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
         texts = world.do(asked)
@@ -124,6 +126,21 @@ def train(
                 gather_runs(place.runs)
 
 
+@contextmanager
+def _unless_refused(data: Path) -> Iterator[None]:
+    """Remove text that was prepared for a run which is refused after all: a refusal leaves no file."""
+    made = [] if data.exists() else [data, *(parent for parent in data.parents if not parent.exists())]
+    try:
+        yield
+    except BadInput:
+        if made:
+            shutil.rmtree(data, ignore_errors=True)
+        for folder in made[1:]:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
     report: ProgressCallback,
@@ -137,6 +154,8 @@ def prepare_run(
         require_tensorboard("tensorboard is true")
     spec = config.spec()
     begun = (folder / RUN).exists()
+    if begun:
+        Settings.read(folder / RUN)
     data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):

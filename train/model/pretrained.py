@@ -12,6 +12,7 @@ from families import ModelSpec
 from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
+from scaling.untrusted import parse_json
 
 from ..data.remote import NETWORK_SECONDS, hub_answers
 from ..rung import MODEL, TRUNK
@@ -100,11 +101,11 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(read_text(path))
+        config = parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not JSON: {error.msg}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in REGISTRY:
+    if not isinstance(kind, str) or kind not in REGISTRY:
         raise BadInput(f"{path} has model_type {kind!r}; known: {', '.join(REGISTRY)}")
     return REGISTRY[kind].from_hugging_face(config)
 

@@ -18,6 +18,7 @@ from scaling.paths import StudyPaths, safe_name, seeded_name
 from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import COOLDOWN
 from scaling.schedule import whole_steps
+from scaling.untrusted import YamlError, parse_yaml
 
 from ..lease import lease_holder
 from ..rung import RungFile
@@ -27,9 +28,9 @@ from ..rung import RungFile
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=@/+*\[\]&|()-]*")
 
-_TIME = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+|\d+-\d+:\d\d|\d+-\d+:\d\d:\d\d")
+_TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}")
 
-_MEMORY = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)
+_MEMORY = re.compile(r"(\d{1,15})([KMGT]?)B?", re.IGNORECASE)
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -176,16 +177,11 @@ def read_profile(path: Path) -> SlurmProfile:
     Raises:
         BadInput: no such file, not YAML, an unknown key or a value that is not allowed.
     """
-    import yaml
-
-    # Every scalar is text: 12:00:00 is no number in base 60, and a partition may be called no.
-    plain = type("Plain", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
     try:
-        value = yaml.load(read_text(path), Loader=plain)  # noqa: S506 - a SafeLoader that knows fewer types
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        raise BadInput(f"{path}{where} is not YAML: {getattr(error, 'problem', None) or error}") from error
+        value = parse_yaml(read_text(path))
+    except YamlError as error:
+        where = "" if error.line is None else f" line {error.line}"
+        raise BadInput(f"{path}{where} is not YAML: {error}") from error
     if not isinstance(value, Mapping):
         raise BadInput(f"{path} is not a profile: it must hold keys such as partition: and time:")
     _known(value, SlurmProfile.model_fields, str(path))

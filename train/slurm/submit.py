@@ -135,15 +135,24 @@ def send_rest(
         ) from error
 
 
+def check_cluster(sweep: JobSweep, *, anyway: bool) -> None:
+    """Refuse a sweep that the cluster cannot run.
+
+    Raises:
+        BadInput: Slurm does not answer, or as `client.check`.
+    """
+    cluster = client.nodes()
+    for needs in dict.fromkeys(task.needs for task in sweep.tasks):
+        client.check(needs, cluster, anyway=anyway)
+
+
 def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str, Sent]:
     """Send every task of a sweep, or none: all files are put into the queue held, and released together.
 
     Raises:
         BadInput: the cluster cannot run it, or refuses a file; nothing is left in the queue then.
     """
-    cluster = client.nodes()
-    for needs in dict.fromkeys(task.needs for task in sweep.tasks):
-        client.check(needs, cluster, anyway=anyway)
+    check_cluster(sweep, anyway=anyway)
     number, folder = _new_folder(sweep.study)
     record = Submission(plan=str(sweep.plan), seed=sweep.seed)
     sent: dict[str, Sent] = {}

@@ -1,0 +1,502 @@
+"""Nasty files: what a reader may meet and must refuse in words, and a harness that feeds them to every reader and verb.
+
+`python -m tests.nasty --count 100000` tries that many and reports what left besides BadInput and RunFailed.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from families.units import BadInput, RunFailed
+
+SECONDS = 10.0  # that a reader may take
+LONGEST = 2000  # characters of a line on standard error
+DEEP = 100_000
+
+# Values as a JSON file may spell them: out of range, of another type, too deep, too long, or with escapes in them.
+LITERALS = (
+    "null", "true", "false", "0", "-1", "-0.0", "0.5", "1e999", "-1e999", "1e308", "1e-320", "NaN", "Infinity", "-Infinity",
+    "1" * 30, "9" * 400, "7" * 5000, "1" + "0" * 308, "2147483648", "18446744073709551616", "-9223372036854775809",
+    '""', '" "', '"x"', '"nan"', '"inf"', '"1e999"', '"1,5"', '"1_000"', '"²"', '"٣"', '"−1"', '"1e5000"', '"' + "9" * 5000 + '"',
+    '"\\u0000"', '"\\ud800"', '"\\u001b[31mred\\u001b[0m\\u0007"', '"\\u202egnp.exe"', '"a\\nb\\r\\tc"', '"../../x"', '"/"', '"."',
+    '"=1+1"', '"<script>alert(1)</script>"', '"$(touch ran)"', '"' + "x" * 3000 + '"', '"' + "x" * 200_000 + '"', '"a/b"', '"|"',
+    "[]", "{}", "[null]", "[[1, 2], [3]]", "[1e999, NaN]", '{"a": 1}', '{"": {"": {}}}', "[" * 200 + "]" * 200,
+    "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP, "[" + "1," * 3000 + "1]",
+)  # fmt: skip
+
+CELLS = (
+    "", " ", "x", "nan", "NaN", "inf", "-inf", "1e999", "-1", "0", "-0", "1e308", "1e-320", "9" * 400, "7" * 5000, "1e5000", "1,5",
+    "1.234,5", "1,000,000", "²", "٣", "−1", "1_000", "1__0", "0x10", "1e", "e1", "\x1b[31mred", "\x00", "\ud7ff", "\u202e", "=1+1",
+    "x" * 3000, "x" * 140_000, '"', '""', "'", "|", "a\tb", "true", "8xA100", "10^21", "52M", "52 M tokens", "12:99", "1:30:00",
+    "1" * 3000 + ".", "1," * 3000, "(" * 3000, " " * 3000 + "x", "1 " * 3000,
+)  # fmt: skip
+
+_BYTES = (
+    b"\0", b"\0" * 64, b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\r\n", b"\n\n", b"\x1b[2J", b"\x85", b"\x0c",
+    b"\xe2\x80\xa8", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\u", b"#", b"|", b"-", b"&a", b"*a", b"NaN", b"\t",
+)  # fmt: skip
+
+FORMLESS: dict[str, bytes] = {
+    "empty": b"",
+    "spaces": b"   \n \n",
+    "one NUL": b"\0",
+    "NULs": b"\0" * 4096,
+    "a mark alone": b"\xef\xbb\xbf",
+    "UTF-16 mark alone": b"\xff\xfe",
+    "null": b"null",
+    "a number": b"1",
+    "a string": b'"x"',
+    "a list": b"[]",
+    "an object": b"{}",
+    "a huge number": b"9" * 10_000,
+    "a huge float": b"1e999999",
+    "open lists": b"[" * DEEP,
+    "deep lists": b"[" * DEEP + b"]" * DEEP,
+    "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "deep lists in a row": b'{"run": ' + b"[" * DEEP + b"]" * DEEP + b"}\n",
+    "deep YAML lists": b"- " * 20_000 + b"x",
+    "deep YAML flow": b"[" * 20_000 + b"]" * 20_000,
+    "deep YAML maps": b"".join(b" " * depth + b"a:\n" for depth in range(1500)),
+    "YAML alias bomb": b"a0: &a0 [x, x]\n"
+    + b"".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n".encode() for n in range(1, 12)),
+    "YAML members bomb": b"members:\n  m0: &m0 {time: '10'}\n"
+    + b"".join(f"  m{n}: &m{n} {{a: [{', '.join([f'*m{n - 1}'] * 9)}]}}\n".encode() for n in range(1, 12)),
+    "YAML in itself": b"environment: &a\n  x: *a\nmembers: &b [*b]\n",
+    "YAML tag": b"!!python/object/apply:os.system ['touch ran']\n",
+    "YAML odd keys": b"? [1, 2]\n: 3\n? {a: b}\n: c\n",
+    "YAML two documents": b"partition: a\n---\npartition: b\n",
+    "one line of bars": b"|" * 100_000 + b"\n|" + b"-|" * 50_000 + b"\n",
+    "digits": b"1" * 50_000 + b" layers",
+    "groups of digits": b"1,000" * 20_000 + b" layers",
+    "numbers in a line": b"12 " * 20_000 + b"layers",
+    "dots": b"1." * 20_000 + b" parameters",
+    "stars": b"**" * 20_000 + b"\n" + b"- " * 20_000 + b"\n" + b"#" * 20_000 + b" x",
+    "brackets": b"# " + b"[" * 20_000 + b"](" * 20_000,
+    "hyphens": b"- a" + b" -" * 20_000 + b" 12 layers\n" + b"- a" + b"(" * 20_000 + b": 12 layers\n",
+    "equals": b"NHIDDEN=" * 10_000 + b"1",
+    "spaces and a word": b"12" + b" " * 50_000 + b"layer\n| a |" + b" " * 50_000 + b"b\n",
+    "an image": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8,
+    "gzip": b"\x1f\x8b\x08\0" + bytes(range(256)),
+    "zip": b"PK\x03\x04" + bytes(range(256)),
+    "a pickle": b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x02ls\x94\x85\x94R\x94.",
+    "an own kind": b'{"kind": "law", "version": 1}',
+    "a newer kind": b'{"kind": "runs", "version": 99}\n',
+    "an odd version": b'{"kind": "plan", "version": true}',
+    "many columns": b",".join(b"c%d" % n for n in range(20_000)) + b"\n" + b"1," * 19_999 + b"1\n",
+    "one quote": b'run,params,tokens,loss\n"a,1e6,2e7,3\n' * 50,
+    "a JSON array": b'[{"run": "a", "params": 1e6, "tokens": 2e7, "loss": 3.5}]',
+}
+
+HUGE: dict[str, bytes] = {
+    "a line of 10 MB": b"a" * 10_000_000,
+    "digits of 10 MB": b"1" * 10_000_000,
+    "a string of 10 MB": b'"' + b"x" * 10_000_000 + b'"',
+    "a million lists": b"[" * 10_000_000,
+    "a million empty lines": b"\n" * 3_000_000,
+    "a million commas": b"," * 3_000_000 + b"\n",
+    "NULs of 10 MB": b"\0" * 10_000_000,
+    "bars of 3 MB": b"|" * 3_000_000 + b"\n",
+    "rows of 10 MB": b"run,params,tokens,loss\n" + b"a,1e6,2e7,3.5,x\n" * 600_000,
+}
+
+
+def nothing_there(path: Path) -> None:
+    """No file."""
+
+
+def folder_there(path: Path) -> None:
+    """A folder in place of the file."""
+    path.mkdir()
+
+
+def loop_there(path: Path) -> None:
+    """A link to itself."""
+    path.symlink_to(path.name)
+
+
+def dangling_there(path: Path) -> None:
+    """A link to nothing."""
+    path.symlink_to("nowhere")
+
+
+def locked_there(path: Path) -> None:
+    """A file without permission; to root it is an empty one."""
+    path.write_bytes(b"")
+    path.chmod(0)
+
+
+PLACES = (nothing_there, folder_there, loop_there, dangling_there, locked_there)
+
+
+def nasty(kind: str, whole: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """(what was done, bytes) of one nasty file.
+
+    Args:
+        kind: json, jsonl, csv, yaml, text or binary: how to spoil it by its parts.
+        whole: a file that is read without complaint.
+    """
+    draw = rng.random()
+    if draw < 0.06:
+        name = rng.choice(tuple(FORMLESS))
+        return name, FORMLESS[name]
+    if draw < 0.061:
+        name = rng.choice(tuple(HUGE))
+        return name, HUGE[name]
+    spoilt = _by_parts(kind, whole, rng) if draw < 0.65 else None
+    return spoilt or _by_bytes(whole, rng)
+
+
+def _by_parts(kind: str, whole: bytes, rng: random.Random) -> tuple[str, bytes] | None:
+    if kind == "json":
+        done, text = _spoil_json(whole.decode(), rng)
+        return done, text.encode("utf-8", "surrogatepass")
+    if kind == "jsonl":
+        lines = whole.decode().splitlines()
+        at = rng.randrange(len(lines))
+        done, lines[at] = _spoil_json(lines[at], rng)
+        return f"line {at + 1}: {done}", ("\n".join(lines) + "\n").encode("utf-8", "surrogatepass")
+    if kind in ("csv", "md"):
+        return _spoil_cells(whole.decode(), rng, "," if kind == "csv" else "|")
+    if kind == "yaml":
+        lines = whole.decode().splitlines()
+        at = rng.randrange(len(lines))
+        literal = rng.choice((*LITERALS, *CELLS))
+        key, colon, _ = lines[at].partition(":")
+        lines[at] = f"{key}{colon} {literal}"
+        return f"line {at + 1} {literal[:20]!r}", "\n".join(lines).encode("utf-8", "surrogatepass")
+    return None
+
+
+def _spoil_json(text: str, rng: random.Random) -> tuple[str, str]:
+    """One value replaced, removed, repeated or renamed, at any depth."""
+    tree = json.loads(text)
+    places = list(_places(tree))
+    if not places:
+        return "as it is", text
+    parent, key = rng.choice(places)
+    literal = rng.choice(LITERALS)
+    how = rng.random()
+    if how < 0.6:
+        parent[key] = "@here@"
+        out = json.dumps(tree).replace('"@here@"', literal, 1)
+        done = f"{key} = {literal[:20]}"
+    elif how < 0.75:
+        del parent[key]
+        out, done = json.dumps(tree), f"without {key}"
+    elif how < 0.85 and isinstance(parent, dict):
+        parent["@here@"] = 0
+        out = json.dumps(tree).replace('"@here@": 0', f'"{key}": {literal}', 1)
+        done = f"{key} twice, {literal[:20]}"
+    elif how < 0.92 and isinstance(parent, dict):
+        parent[rng.choice(("", "x", "\0", "\x1b[2J", "x" * 3000, "kind", "__class__", "run ", "\ud800"))] = (
+            parent.pop(key)
+        )
+        out, done = json.dumps(tree), f"{key} renamed"
+    else:
+        other, at = rng.choice(places)
+        with contextlib.suppress(IndexError, KeyError):
+            other[at] = json.loads(json.dumps(parent[key]))
+        out, done = json.dumps(tree), f"{key} at {at}"
+    return done, out
+
+
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        yield tree, key
+        yield from _places(value)
+
+
+def _spoil_cells(text: str, rng: random.Random, between: str) -> tuple[str, bytes]:
+    rows = [line.split(between) for line in text.splitlines()]
+    row = rng.randrange(len(rows))
+    column = rng.randrange(len(rows[row]))
+    cell = rng.choice(CELLS)
+    how = rng.random()
+    if how < 0.6:
+        rows[row][column] = cell
+    elif how < 0.7:
+        del rows[row][column]
+    elif how < 0.8:
+        rows[row].insert(column, cell)
+    elif how < 0.9:  # the whole column
+        for other in rows[1:]:
+            if column < len(other):
+                other[column] = cell
+    else:
+        rows = rows[: rng.randrange(len(rows) + 1)] * rng.choice((1, 2, 30))
+    end = rng.choice(("\n", "\n", "\n", "\r\n", "\r"))
+    said = f"row {row + 1}, column {column + 1}: {cell[:20]!r}"
+    return said, end.join(between.join(cells) for cells in rows).encode("utf-8", "surrogatepass")
+
+
+def _by_bytes(whole: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """Cut, damaged, or in another encoding."""
+    at = rng.randrange(len(whole) + 1)
+    how = rng.randrange(10)
+    if how <= 2:
+        return f"cut at {at}", whole[:at]
+    if how == 3:
+        return f"begun at {at}", whole[at:]
+    if how == 4:
+        flipped = bytearray(whole or b"x")
+        flipped[at % len(flipped)] ^= 1 << rng.randrange(8)
+        return f"a bit flipped at {at}", bytes(flipped)
+    if how == 5:
+        more = rng.choice(_BYTES)
+        return f"{more[:8]!r} at {at}", whole[:at] + more + whole[at:]
+    if how == 6:
+        end = min(len(whole), at + rng.choice((1, 8, 500, 4096)))
+        return f"zeros from {at} to {end}", whole[:at] + b"\0" * (end - at) + whole[end:]
+    if how == 7:
+        code = rng.choice(("utf-16", "utf-16-be", "utf-32", "utf-8-sig", "utf-7", "cp037"))
+        with contextlib.suppress(UnicodeError):
+            return code, whole.decode().encode(code)
+        return "twice", whole * 2
+    if how == 8:
+        return "other line ends", whole.replace(
+            b"\n", rng.choice((b"\r", b"\x0b", b"\xe2\x80\xa8", b"\0", b" "))
+        )
+    return "random bytes", rng.randbytes(rng.randrange(1, 4000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """A reader or a verb, and the file of the bench that it reads. `ask` takes the bench's folder.
+
+    share: of the inputs that a quick door gets; less where an answer takes long.
+    """
+
+    name: str
+    file: str
+    kind: str
+    ask: Callable[[Path], object]
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """Something other than a refusal that left a door."""
+
+    door: str
+    number: int
+    done: str
+    what: str
+    where: str
+
+    def __str__(self) -> str:
+        return f"{self.door} [{self.number}: {self.done}] {self.what} at {self.where}"
+
+
+class TooSlow(BaseException):
+    """A reader that took longer than SECONDS."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """A folder of good files, in which one at a time is spoilt and put back."""
+
+    folder: Path
+    doors: tuple[Door, ...]
+    seed: int = 0
+    refused: int = 0
+    slowest: tuple[float, str] = (0.0, "")
+    _kept: dict[str, bytes] = field(default_factory=dict)
+
+    def whole(self, door: Door) -> bytes:
+        """The good file of a door."""
+        if door.file not in self._kept:
+            self._kept[door.file] = (self.folder / door.file).read_bytes()
+        return self._kept[door.file]
+
+    def attempt(self, door: Door, number: int) -> Leak | None:
+        """Feed the nasty file of that number to a door."""
+        rng = random.Random(f"{self.seed} {door.name} {number}")
+        whole = self.whole(door)
+        if rng.random() < 0.01:
+            place = rng.choice(PLACES)
+            return self._ask(door, number, place.__name__, place)
+        done, data = nasty(door.kind, whole, rng)
+        return self.feed(door, data, number=number, done=done)
+
+    def feed(self, door: Door, data: bytes, *, number: int = -1, done: str = "") -> Leak | None:
+        """Feed these bytes to a door."""
+        self.whole(door)
+        return self._ask(door, number, done, lambda path: path.write_bytes(data) and None)
+
+    def place(self, door: Door, make: Callable[[Path], None]) -> Leak | None:
+        """Put something else than a file there."""
+        self.whole(door)
+        return self._ask(door, -1, make.__name__, make)
+
+    def _ask(self, door: Door, number: int, done: str, make: Callable[[Path], None]) -> Leak | None:
+        path = self.folder / door.file
+        path.unlink()
+        began = time.monotonic()
+        try:
+            make(path)
+            began = time.monotonic()
+            with _limited(SECONDS), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                door.ask(self.folder)
+        except (BadInput, RunFailed):
+            self.refused += 1
+        except (Exception, TooSlow) as error:
+            return _leak(door, number, done, error)
+        finally:
+            self._put_back(path, door)
+        took = time.monotonic() - began
+        if took > self.slowest[0]:
+            self.slowest = (took, f"{door.name} [{number}: {done}]")
+        if took > SECONDS:
+            return Leak(door=door.name, number=number, done=done, what=f"took {took:.1f} s", where="?")
+        return None
+
+    def _put_back(self, path: Path, door: Door) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        path.write_bytes(self._kept[door.file])
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    def ring(*_: object) -> None:
+        raise TooSlow(f"took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _leak(door: Door, number: int, done: str, error: BaseException) -> Leak:
+    root = str(Path(__file__).parents[1])
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+    product = [f for f in frames if "/tests/" not in f.filename and "/.venv/" not in f.filename] or frames
+    last = product[-1] if product else None
+    where = f"{Path(last.filename).relative_to(root)}:{last.lineno}" if last else "?"
+    return Leak(
+        door=door.name,
+        number=number,
+        done=done,
+        what=f"{type(error).__name__}: {str(error)[:160]!r}",
+        where=where,
+    )
+
+
+class Untidy(AssertionError):
+    """A command that ended in another way than with a result or one line."""
+
+
+def ended(*words: object) -> tuple[int, str, str]:
+    """(exit status, standard output, standard error) of a command, in this process; a traceback leaves as its exception."""
+    from scaling.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    before, argv = signal.getsignal(signal.SIGINT), sys.argv
+    status = 0
+    sys.argv = ["scaling", *map(str, words)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as leaving:
+        status = leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGINT, before)
+    return status, out.getvalue(), err.getvalue()
+
+
+def command(*words: object) -> None:
+    """Run a command; a refusal leaves as BadInput, an untidy one as Untidy."""
+    status, _, said = ended(*words)
+    lines = said.splitlines()
+    if status not in (0, 1, 2):
+        raise Untidy(f"exit status {status}")
+    if any(len(line) > LONGEST for line in lines):
+        raise Untidy(f"a line of {max(map(len, lines))} characters")
+    if any(ord(letter) < 32 and letter != "\n" for letter in said):
+        raise Untidy(f"control characters in {said[:100]!r}")
+    if status == 2:
+        if len(lines) != 1:
+            raise Untidy(f"{len(lines)} lines: {said[:200]!r}")
+        raise BadInput(lines[0])
+
+
+def write_bench(folder: Path, *, training: bool = True) -> Bench:
+    """The good files, and every door to them."""
+    from . import nasty_bench
+
+    bench = Bench(folder, nasty_bench.build(folder, training=training))
+    for door in bench.doors:  # before any reader changes one
+        bench.whole(door)
+    return bench
+
+
+def main() -> int:
+    """Try many, and say what left."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--door", default="", help="only doors whose name holds this")
+    parser.add_argument("--shown", type=int, default=3, help="examples of each kind of leak")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["SCALING_CACHE"] = str(Path(place) / "cache")
+        bench = write_bench(Path(place) / "bench")
+        bench.seed = asked.seed
+        doors = [door for door in bench.doors if asked.door in door.name]
+        rng = random.Random(asked.seed)
+        leaks: list[Leak] = []
+        tried: Counter[str] = Counter()
+        weights = [door.share for door in doors]
+        began = time.monotonic()
+        for number in range(asked.count):
+            door = rng.choices(doors, weights)[0]
+            tried[door.name] += 1
+            leak = bench.attempt(door, number)
+            if leak is not None:
+                leaks.append(leak)
+                print(f"  left: {leak}", flush=True)
+            if number % 5000 == 4999:
+                print(
+                    f"{number + 1:,} tried, {len(leaks)} left, {time.monotonic() - began:.0f} s", flush=True
+                )
+        kinds: dict[tuple[str, str], list[Leak]] = {}
+        for leak in leaks:
+            kinds.setdefault((leak.what.partition(":")[0], leak.where), []).append(leak)
+        print(
+            f"{asked.count:,} inputs, {len(doors)} doors, seed {asked.seed}: {bench.refused:,} refused, {len(leaks)} left"
+        )
+        print(f"slowest {bench.slowest[0]:.1f} s: {bench.slowest[1]}")
+        for name, many in sorted(tried.items()):
+            print(f"  {name}: {many}")
+        for (what, where), same in sorted(kinds.items(), key=lambda item: -len(item[1])):
+            print(f"{len(same)} x {what} at {where}, doors {sorted({leak.door for leak in same})[:6]}")
+            for leak in same[: asked.shown]:
+                print(f"    {leak}")
+    return 1 if leaks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
