@@ -575,7 +575,7 @@ def _times(found: Devices, count: int, unit: str, text: str) -> Devices:
         count //= cores
     if slice_chips is None:
         return Devices(count=count, accelerator=device)
-    if not unit:
+    if unit.lower() in ("", "tpu"):  # 2 x v4-32, 2 TPU v4-32
         return Devices(count=count * slice_chips, accelerator=device)
     if count != slice_chips:
         return Devices(problem=f"devices is {text!r}; that slice has {slice_chips} chips, not {count}")

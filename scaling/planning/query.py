@@ -52,6 +52,7 @@ class PlanQuery:
     force: bool = False
     study: Path | None = None
     times: str | None = None
+    price: float | None = None
 
 
 def answer_query(question: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
@@ -202,7 +203,7 @@ def _budgets(
             raise BadInput(
                 "--mfu estimate needs a --budget; of a target the cost in FLOPs is known without it"
             )
-        return [estimate_budget(text, law, shapes, asked, on=question.on) for text in texts]
+        return [estimate_budget(text, law, shapes, asked, on=question.on, price=question.price) for text in texts]
     mfu = None if question.mfu is None else parse_mfu(question.mfu)
     if asked.target is not None:
         goal = "loss" if question.target_ppl is None else "perplexity"
@@ -212,15 +213,24 @@ def _budgets(
         text = f"target {goal} {value:g}"
         source: MfuSource = "measured" if measured else "assumed"
         return [
-            budget_for(asked, law, shapes, text=text, on=question.on, mfu=measured or mfu, mfu_source=source)
+            budget_for(
+                asked,
+                law,
+                shapes,
+                text=text,
+                on=question.on,
+                mfu=measured or mfu,
+                mfu_source=source,
+                price=question.price,
+            )
         ]
     budgets = []
     for text in texts:
-        budget = parse_budget(text, mfu=mfu, on=question.on)
+        budget = parse_budget(text, mfu=mfu, on=question.on, price=question.price)
         if mfu is None and budget.accelerator is not None:
             measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
-                budget = parse_budget(text, mfu=measured, mfu_source="measured", on=question.on)
+                budget = parse_budget(text, mfu=measured, mfu_source="measured", on=question.on, price=question.price)
         budgets.append(budget)
     return budgets
 
