@@ -11,12 +11,13 @@ from pydantic import Field
 from families.units import BadInput, ungrouped
 
 from .files import Record
-from .hardware import Accelerator, Devices, accelerator, read_devices
+from .hardware import Accelerator, Devices, accelerator, combine, read_devices
 
 ASSUMED_MFU = 0.4  # what well-tuned engines reach on one node; the card's own family reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)
 
 MfuSource = Literal["assumed", "measured", "estimated"]
+Source = Literal["given", "assumed"]
 
 EXAMPLES = (
     "64 H100 for 2 weeks, 24h@8xA100, 02:44@8xA100, 8xA100-hours, 57,600 A100-hours, $5000 on H100, "
@@ -25,9 +26,7 @@ EXAMPLES = (
 
 _DAY = 86400.0
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
-_UNIT = (
-    r"(years?|yrs?|months?|mos?|weeks?|wks?|w|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])"
-)
+_UNIT = r"(years?|yrs?|months?|mos?|weeks?|wks?|w|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])"
 _DIGITS = r"[0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?"
 _NUMBER = rf"({_DIGITS})"
 _WRITTEN = {"a": 1.0, "an": 1.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0, "six": 6.0}
@@ -45,7 +44,9 @@ _WORDS = {
 _MULTIPLES = {"": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9}
 _MULTIPLE = r"(k|m|b|\s*thousand|\s*million|\s*billion)?"  # 500k, 0.5 million; "0.5 m" would be minutes
 
-_POWER = re.compile(rf"(?:{_NUMBER}\s*[x×*·]\s*)?(?<![0-9.])10\s*(?:\^|\*\*)\s*\{{?\+?(-?[0-9]+)\}}?", re.IGNORECASE)
+_POWER = re.compile(
+    rf"(?:{_NUMBER}\s*[x×*·]\s*)?(?<![0-9.])10\s*(?:\^|\*\*)\s*\{{?\+?(-?[0-9]+)\}}?", re.IGNORECASE
+)
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FLOPS = re.compile(rf"{_NUMBER}\s*(?:({'|'.join(_WORDS)}|[kmgtpezy]?)[- ]?flops?)?", re.IGNORECASE)
 _FLOPS_TIME = re.compile(
@@ -59,17 +60,21 @@ _MONEY = re.compile(
     rf"(?:(?:US)?\$|USD)\s*{_NUMBER}{_MULTIPLE}(?:\s*USD)?|{_NUMBER}{_MULTIPLE}\s*(?:USD|(?:US)?\$|(?:US )?dollars?)",
     re.IGNORECASE,
 )
-_OTHER_MONEY = re.compile(r"[€£¥₹]|\b(?:EUR|euros?|GBP|pounds?|CNY|RMB|yuan|JPY|yen|CHF|INR)\b", re.IGNORECASE)
+_OTHER_MONEY = re.compile(
+    r"[€£¥₹]|\b(?:EUR|euros?|GBP|pounds?|CNY|RMB|yuan|JPY|yen|CHF|INR)\b", re.IGNORECASE
+)
 _ON = re.compile(r"\s*@\s*|\s+(?:on|using)\s+", re.IGNORECASE)
 _BETWEEN = re.compile(r"\s+(?:worth of|with|of|for|over|during|x|×|\*)\s+", re.IGNORECASE)
-_TWO_NUMBERS = re.compile(r"[0-9]+\s|.*[\s×x*][0-9]+", re.IGNORECASE)  # 500 A100 of "10 500 A100-hours"; "A100 x 15"
+_TWO_NUMBERS = re.compile(
+    r"[0-9]+\s|.*[\s×x*][0-9]+", re.IGNORECASE
+)  # 500 A100 of "10 500 A100-hours"; "A100 x 15"
 _MOST_LETTERS = 200  # of a budget
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
 _PART = re.compile(rf"({_DIGITS}|\b(?:{'|'.join(_WRITTEN)})\b)\s*{_UNIT}", re.IGNORECASE)
 _DURATION = re.compile(rf"(?:{_PART.pattern}\s*(?:and\s+|,\s*)?)+", re.IGNORECASE)
 # Commas that group thousands before a word: 57,600 A100-hours; 1,500M or 1,234e3 may as well be decimals.
 _THOUSANDS = re.compile(
-    r"(?<![\w.,-])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|[.,][0-9])(?!\s*(?:[kmgtpezyb]\b|e[+-]?[0-9]|thousand|[mbtr]+illion))",
+    r"(?<![\w.-])(?<![0-9],)[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|[.,][0-9])(?!\s*(?:[kmgtpezyb]\b|e[+-]?[0-9]|thousand|[mbtr]+illion))",
     re.IGNORECASE,
 )
 
@@ -77,7 +82,8 @@ _THOUSANDS = re.compile(
 class Budget(Record):
     """What may be spent. `flops` is always known; time needs an accelerator.
 
-    device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
+    device_seconds: seconds times devices. devices: one is assumed where no number is given.
+    mfu: model FLOPs utilisation, a share of the dense peak.
     hourly_price: USD per device-hour where the budget is money or a price was given, else the catalogue's holds.
     """
 
@@ -86,6 +92,7 @@ class Budget(Record):
     device_seconds: float | None = Field(default=None, gt=0)
     accelerator: str | None = None
     devices: int | None = Field(default=None, ge=1)
+    devices_source: Source | None = None
     mfu: float | None = Field(default=None, gt=0, le=1)
     mfu_source: MfuSource | None = None
     hourly_price: float | None = Field(default=None, gt=0)
@@ -143,19 +150,25 @@ def parse_budget(
         raise BadInput(f"budget is {words}; it must be finite")
     words = _ungrouped(words)
     amount, named = _split(words)
-    devices = _combined(words, amount.devices, named, None if on is None else _devices(on))
+    devices = combine(amount.devices, named, None if on is None else _devices(on))
+    if devices.problem:
+        raise BadInput(f"budget is {words!r}{'' if on is None else f' and --on {on}'}: {devices.problem}")
     device = devices.accelerator
+    how_many: Source = "assumed" if devices.count is None else "given"
     source = None if price is None else "given"
     if amount.flops is not None:
         _check_size(words, amount.flops, "FLOPs")
         if device is None and price is not None:
-            raise BadInput(f"budget is {words!r} and price is {price:g} USD per device-hour; --on 8xA100 names the device")
+            raise BadInput(
+                f"budget is {words!r} and price is {price:g} USD per device-hour; --on 8xA100 names the device"
+            )
         return Budget(
             text=amount.text,
             flops=amount.flops,
             device_seconds=amount.flops / (device.training_peak * share) if device else None,
             accelerator=device.name if device else None,
             devices=devices.count or 1 if device else None,
+            devices_source=how_many if device else None,
             mfu=share if device else None,
             mfu_source=mfu_source if device else None,
             hourly_price=price,
@@ -163,13 +176,17 @@ def parse_budget(
         )
     if device is None:
         like = words if devices.count is None else amount.text
-        raise BadInput(f"budget is {words!r}, which names no device; write {like} on 8xA100, or add --on 8xA100")
-    count = devices.count or 1  # the answer prints it
+        raise BadInput(
+            f"budget is {words!r}, which names no device; write {like} on 8xA100, or add --on 8xA100"
+        )
+    count = devices.count or 1
     if amount.usd is not None:
         if price is None:
             price, source = device.price, device.price_source
         if price is None:
-            raise BadInput(f"budget is {words!r}, and no price of {device.name} is known; give --price USD per device-hour")
+            raise BadInput(
+                f"budget is {words!r}, and no price of {device.name} is known; give --price USD per device-hour"
+            )
         seconds = amount.usd / price * 3600
     else:
         seconds = amount.device_seconds or (amount.seconds or 0.0) * count
@@ -180,6 +197,7 @@ def parse_budget(
         device_seconds=seconds,
         accelerator=device.name,
         devices=count,
+        devices_source=how_many,
         mfu=share,
         mfu_source=mfu_source,
         hourly_price=price,
@@ -272,42 +290,19 @@ def _seconds(unit: str) -> float:
     return _SECONDS["mo" if letters.startswith("mo") else letters[0]]
 
 
-def _combined(words: str, *said: Devices | None) -> Devices:
-    """The devices that a budget, its unit and --on name together.
-
-    Raises:
-        BadInput: two of them differ.
-    """
-    count: int | None = None
-    device: Accelerator | None = None
-    for one in said:
-        if one is None:
-            continue
-        if device is not None and one.accelerator is not None and one.accelerator != device:
-            raise BadInput(
-                f"budget {words!r} is on {device.name} and on {one.accelerator.name} by --on or by itself; name one accelerator"
-            )
-        if count is not None and one.count is not None and one.count != count:
-            raise BadInput(
-                f"budget {words!r} is on {count} devices and on {one.count} by --on or by itself; name one number"
-            )
-        count, device = count or one.count, device or one.accelerator
-    return Devices(count=count, accelerator=device)
-
-
 def parse_flops(text: str) -> float | None:
     """FLOPs of 1.4e18, 10^21, 20 EFLOPs or 0.02 PF-days; None of anything else."""
-    words = re.sub(r"(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text.strip())
+    words = re.sub(
+        r"(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text.strip()
+    )
     power = _POWER.match(words)
     if power is not None:
         words = f"{_number(power[1]) if power[1] else 1.0!r}e{power[2]}{words[power.end() :]}"
         if power[1] and not re.fullmatch(r"[0-9]+\.?[0-9]*", power[1]):
             return None
-    match = _FLOPS.fullmatch(words)
-    if match is not None:
+    if (match := _FLOPS.fullmatch(words)) is not None:
         return _number(match[1]) * _prefix(match[2])
-    match = _FLOPS_TIME.fullmatch(words)
-    if match is not None:
+    if (match := _FLOPS_TIME.fullmatch(words)) is not None:
         return _number(match[1]) * _prefix(match[2]) * _seconds(match[3])
     return None
 
@@ -352,20 +347,21 @@ def _amount(words: str) -> _Amount | None:
     return _Amount(text=words, device_seconds=total, devices=devices)
 
 
-def _pairs(words: str) -> Iterator[tuple[str, str, bool]]:
-    """Two parts of a budget, in both orders, and whether the words between say which is which.
+def _pairs(words: str) -> Iterator[tuple[str, str, str]]:
+    """Two parts of a budget, in both orders, and the word between where it says which is which: @, on, using.
 
     24h on 8xA100, 8xA100 for 24h, 24h (8xA100), 8xA100 24h.
     """
     for match in _ON.finditer(words):
-        yield words[: match.start()], words[match.end() :], True
+        yield words[: match.start()], words[match.end() :], match[0].strip().lower()
     spans = [match.span() for match in _BETWEEN.finditer(words)]
-    if (match := re.fullmatch(r"(.+?)\s*\((.+)\)", words)) is not None:
-        yield match[1], match[2], False
-        yield match[2], match[1], False
+    bracket = re.fullmatch(r"(.+?)\s*\((.+)\)", words)
+    if bracket is not None:
+        yield bracket[1], bracket[2], ""
+        yield bracket[2], bracket[1], ""
     for start, end in [*spans, *(match.span() for match in re.finditer(r"\s+|(?<=[a-z0-9])@", words))]:
-        yield words[:start], words[end:], False
-        yield words[end:], words[:start], False
+        yield words[:start], words[end:], ""
+        yield words[end:], words[:start], ""
 
 
 def _split(words: str) -> tuple[_Amount, Devices | None]:
@@ -378,16 +374,16 @@ def _split(words: str) -> tuple[_Amount, Devices | None]:
     if amount is not None:
         return amount, None
     problem = ""
-    for left, right, certain in _pairs(words):
+    for left, right, between in _pairs(words):
         amount = _amount(left)
-        if amount is None or (amount.flops is not None and not certain):  # 8 of "8 A100" is no FLOPs
+        if amount is None or (amount.flops is not None and between in ("", "@")):  # 8 of "8 A100" is no FLOPs
             continue
         devices = read_devices(right)
         if amount.seconds is None and amount.flops is None and devices.problem and devices.accelerator:
             devices = Devices(accelerator=devices.accelerator)  # H100s: device-hours need no number
-        if certain and devices.problem:
+        if between and devices.problem:
             raise BadInput(devices.problem)
-        if not devices.problem and (certain or devices.accelerator is not None or amount.seconds is not None):
+        if not devices.problem and (between or devices.accelerator is not None or amount.seconds is not None):
             if devices.accelerator is None and not re.search("[a-z]", right, re.IGNORECASE):
                 continue  # a bare number names no devices
             return amount, devices

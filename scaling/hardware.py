@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -111,9 +111,9 @@ RTX-3090-Ti      24  1008      -       -      80      80     40     40  NVIDIA R
 RTX-4090         24  1008   0.69   330.3   165.2   165.2   82.6   82.6  NVIDIA Ada whitepaper, 32-bit sums; RunPod
 RTX-6000-Ada     48   960      -   728.5   364.2   364.2  182.1   91.1  NVIDIA Ada whitepaper, RTX 6000 Ada; no price
 RTX-5090         32  1792   0.94     419   209.5   209.5  104.8  104.8  NVIDIA RTX Blackwell whitepaper, 32-bit sums; RunPod
-RTX-PRO-6000     96  1792      -  1007.6   503.8   503.8  251.9    126  NVIDIA RTX PRO Blackwell whitepaper, Workstation Edition; no price
-MI250            64  1638      -       -   181.1   181.1      -   45.3  AMD datasheet, half of a card: one die (GCD), as torch counts; no price
-MI250X           64  1638      -       -   191.5   191.5      -   47.9  AMD datasheet, half of a card: one die (GCD), as torch counts; no price
+RTX-PRO-6000     96  1792      -  1007.6   503.8   503.8  251.9    126  NVIDIA RTX PRO Blackwell whitepaper, Workstation; no price
+MI250            64  1638      -       -   181.1   181.1      -   45.3  AMD datasheet, one die (GCD) of a card's two; no price
+MI250X           64  1638      -       -   191.5   191.5      -   47.9  AMD datasheet, one die (GCD) of a card's two; no price
 MI300X          192  5300   2.49  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; RunPod
 MI325X          256  6000      -  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; no price
 MI355X          288  8000      -  5033.2  2516.6  2516.6      -  157.3  AMD datasheet; no price
@@ -205,7 +205,12 @@ _SAME_DEVICE = {
     "MI325X": "oam 256gb hbm3e",
     "MI355X": "oam 288gb hbm3e",
 }
-_CORES = {"TPU-v2": 2, "TPU-v3": 2, "TPU-v4": 2, "TPU-v5p": 2}  # to a chip; slices of these are named by cores
+_CORES = {
+    "TPU-v2": 2,
+    "TPU-v3": 2,
+    "TPU-v4": 2,
+    "TPU-v5p": 2,
+}  # to a chip; slices of these are named by cores
 
 USER_FILE = "SCALING_HARDWARE"  # environment variable that names a file of one's own
 
@@ -266,15 +271,23 @@ def known() -> dict[str, Accelerator]:
 
 
 # Words that say nothing of which device it is.
-_VENDOR = frozenset(
-    "nvidia amd google cloud geforce tesla instinct generation edition gpu gpus device devices card cards "
-    "accelerator accelerators chip chips tpus".split()
-)
-_PLURALS = frozenset("gpus devices cards accelerators chips tpus".split())
+_PLURALS = frozenset({"gpus", "devices", "cards", "accelerators", "chips", "tpus"})
+_VENDOR = _PLURALS | {
+    "nvidia",
+    "amd",
+    "google",
+    "cloud",
+    "geforce",
+    "tesla",
+    "instinct",
+    "generation",
+    "edition",
+}
+_VENDOR |= {"gpu", "device", "card", "accelerator", "chip"}
 _FORM = re.compile(r"sxm|pcie|nvl|oam|hbm[0-9]e?|gddr[0-9]x?|[0-9]+gb")  # a device's form and memory
 _GLUED = re.compile(r"(?<=[0-9])(sxm|pcie|nvl)", re.IGNORECASE)  # H100SXM5
 # Words of a neighbour: behind a name of one's own they make another device of it.
-_NEIGHBOUR = frozenset("ti super laptop mobile max q maxq d mig nvl pcie".split())
+_NEIGHBOUR = frozenset({"ti", "super", "laptop", "mobile", "max", "q", "maxq", "d", "mig", "nvl", "pcie"})
 
 
 def _folded(name: str) -> str:
@@ -283,9 +296,11 @@ def _folded(name: str) -> str:
 
 def _tokens(name: str) -> tuple[str, ...]:
     """Words of a name in their case: of "A100-SXM4 80 GB" A100, sxm, 80gb."""
-    text = re.sub(r"([0-9])\s*G(?:i?B)?\b", r"\1gb", _GLUED.sub(r" \1", name), flags=re.IGNORECASE)
+    text = re.sub(r"\b([0-9]+)\s*G(?:i?B)?\b", r"\1gb", _GLUED.sub(r" \1", name), flags=re.IGNORECASE)
     text = re.sub(r"\btensor[\s-]*core\b|['’]s\b", " ", text, flags=re.IGNORECASE)
-    return tuple(re.sub(r"^sxm[0-9]$", "sxm", word, flags=re.IGNORECASE) for word in re.findall(r"[^\W_]+", text))
+    return tuple(
+        re.sub(r"^sxm[0-9]$", "sxm", word, flags=re.IGNORECASE) for word in re.findall(r"[^\W_]+", text)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,11 +370,20 @@ def _find(text: str) -> tuple[Accelerator | None, bool]:
     words = _words(tokens)
     singular = tuple(re.sub(r"(?<=[A-Za-z0-9])s$", "", token) for token in tokens)  # V100S is no plural
     plain, single = _whole(words), _whole(_words(singular)) if singular != tokens else None
-    if plain and single and plain != single and any(token[:-1] != token[:-1].lower() for token in tokens if token[-1] == "s"):
-        raise BadInput(f"accelerator is {text.strip()!r}, which may be {plain} or several {single}; write either")
+    if (
+        plain
+        and single
+        and plain != single
+        and any(token[:-1] != token[:-1].lower() for token in tokens if token[-1] == "s")
+    ):
+        raise BadInput(
+            f"accelerator is {text.strip()!r}, which may be {plain} or several {single}; write either"
+        )
     name, plural = (plain, words.plural) if plain else (single, True)
     own = _own_name(text)
-    if own is not None and (name is None or name in _own(user_file()) or len(_folded(own)) > len(_folded(name))):
+    if own is not None and (
+        name is None or name in _own(user_file()) or len(_folded(own)) > len(_folded(name))
+    ):
         return known()[own], plural and name == own
     return (None, False) if name is None else (known()[name], plural)
 
@@ -408,17 +432,48 @@ class Devices:
         return name if self.count is None else f"{self.count}x{name}" if name else str(self.count)
 
 
+def combine(*parts: Devices | None) -> Devices:
+    """What several texts name together: a column of devices and one of numbers, a budget and --on.
+
+    A problem of one of them is the whole's, and so is a contradiction.
+    """
+    count: int | None = None
+    device: Accelerator | None = None
+    for part in parts:
+        if part is None:
+            continue
+        if part.problem:
+            return part
+        if device is not None and part.accelerator is not None and part.accelerator != device:
+            return Devices(
+                problem=f"{device.name} and {part.accelerator.name} are named; name one accelerator"
+            )
+        if count is not None and part.count is not None and part.count != count:
+            return Devices(problem=f"{count} and {part.count} devices are named; name one number")
+        count, device = count or part.count, device or part.accelerator
+    return Devices(count=count, accelerator=device)
+
+
 _NUMBER_WORDS = {
-    word: value
-    for value, words in {
-        **dict(enumerate("one two three four five six seven eight nine ten eleven twelve".split(), 1)),
-        1: "one a an single",
-        16: "sixteen",
-        32: "thirty-two",
-        64: "sixty-four",
-        100: "hundred",
-    }.items()
-    for word in words.split()
+    "a": 1,
+    "an": 1,
+    "single": 1,
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+}
+_NUMBER_WORDS |= {
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+    "thirty-two": 32,
+    "sixty-four": 64,
 }
 _COUNT = rf"(?:[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+|[0-9]+(?:\.[0-9]+)?k|[0-9]+|{'|'.join(_NUMBER_WORDS)})"
 _UNIT = r"(?:gpus?|tpus?|devices?|cards?|chips?|accelerators?|cores?|gcds?)"
@@ -446,11 +501,11 @@ _FORMS = (
     rf"(?P<count>{_COUNT}){_LINK}(?P<unit>{_UNIT})(?:{_LINK}(?:of\s+(?:type\s+)?)?(?P<name>.+))?",
     rf"(?P<count>{_COUNT}){_LINK}(?P<name>.+?){_LINK}(?P<unit>cores?)",
     rf"(?:an?\s+|x\s*)?(?P<count>{_COUNT}){_LINK}(?:of\s+)?(?P<name>.+)",
-    rf"(?P<name>.+?)(?P<glue>\s*)(?:x|\*)\s*(?P<count>{_COUNT})(?:\s+(?P<unit>{_UNIT}))?",
+    rf"(?P<name>.+?)(?P<glue>\s*)(?<![a-z])(?:x|\*)\s*(?P<count>{_COUNT})(?:\s+(?P<unit>{_UNIT}))?",
     rf"(?P<name>.+?)\s*[,:=]\s*(?:x\s*)?(?P<count>{_COUNT})(?:{_TIMES}|\s+)?(?P<unit>{_UNIT})?",
     rf"(?P<name>.+?)\s+(?P<count>{_COUNT})\s+(?P<unit>{_UNIT})",
-    rf"x?\s*(?P<count>{_COUNT})\s*x?",
 )
+_BARE = rf"x?\s*(?P<count>{_COUNT})\s*x?"
 _SLICE = re.compile(
     r"(?:google\s+)?(?:cloud\s+)?(?:tpu[\s-]*)?v(2|3|4|5p|5e|5[\s-]*lite(?:[\s-]*pod)?|6e)\s*(?:[\s-]*pods?)?\s*-\s*([0-9]+)"
     r"(?:\s+(?:tpu\s*)?(?:pods?\s*)?(?:slices?)?)?",
@@ -466,6 +521,11 @@ def read_devices(text: str) -> Devices:
     Never guesses: what is not understood is in `problem`, and a name without a number has no count.
     """
     words = " ".join(re.sub("[×✕✖·]", "x", text).split())
+    return _read(words, user_file())
+
+
+@lru_cache(maxsize=4096)  # a table says the same in thousands of rows
+def _read(words: str, _own_file: Path) -> Devices:
     if not words:
         return Devices(problem="no devices are named")
     if len(words) > _MOST_LETTERS:
@@ -491,8 +551,12 @@ def _counted(text: str) -> int:
     bare = text.lower().replace(",", "")
     if bare in _NUMBER_WORDS:
         return _NUMBER_WORDS[bare]
-    value = float(bare[:-1]) * 1000 if bare.endswith("k") else float(bare)
-    return round(value) if abs(value) < 1e15 else _MOST_DEVICES + 1
+    if not bare.endswith("k"):
+        return int(bare) if len(bare) < 16 else _MOST_DEVICES + 1
+    value = float(bare[:-1]) * 1000
+    if abs(value - round(value)) > 1e-6:
+        raise BadInput(f"devices is {text!r}; it must be a whole number")
+    return round(value)
 
 
 def _read_nodes(words: str) -> Devices | None:
@@ -504,7 +568,9 @@ def _read_nodes(words: str) -> Devices | None:
         if each.problem:
             return each
         if each.count is None:
-            return Devices(problem=f"devices is {words!r}; how many does a node have? write 4 nodes of 8 A100")
+            return Devices(
+                problem=f"devices is {words!r}; how many does a node have? write 4 nodes of 8 A100"
+            )
         return Devices(count=_counted(match["nodes"]) * each.count, accelerator=each.accelerator)
     if (match := _match(_TOTAL, words)) is not None:
         return _read_flat(match["rest"])
@@ -512,7 +578,9 @@ def _read_nodes(words: str) -> Devices | None:
         if (match := _match(pattern, words)) is not None:
             if _counted(match["nodes"]) == 1:
                 return _read_flat(match["rest"])
-            return Devices(problem=f"devices is {words!r}; is the number of each node, or of all? write 4 nodes of 8 A100")
+            return Devices(
+                problem=f"devices is {words!r}; is the number of each node, or of all? write 4 nodes of 8 A100"
+            )
     return None
 
 
@@ -523,10 +591,10 @@ def _read_flat(text: str) -> Devices:
     alone = _named(words)
     if alone is not None:
         return alone
-    if (match := _match(_FORMS[-1], words)) is not None:
-        return Devices(count=_counted(match["count"]))
+    if (bare := _match(_BARE, words)) is not None:
+        return Devices(count=_counted(bare["count"]))
     unknown: tuple[int | None, str] | None = None
-    for pattern in _FORMS[:-1]:
+    for pattern in _FORMS:
         match = _match(pattern, words)
         if match is None:
             continue
@@ -539,10 +607,12 @@ def _read_flat(text: str) -> Devices:
             unknown = unknown or (count, groups["name"])
             continue
         if groups.get("glue") == "" and _named(groups["name"] + "x") is not None:
-            return Devices(problem=f"devices is {text!r}; write {count}x{groups['name']} or {count}x{groups['name']}X")
+            return Devices(
+                problem=f"devices is {text!r}; write {count}x{groups['name']} or {count}x{groups['name']}X"
+            )
         return _times(found, count, groups.get("unit") or "", text)
-    count, name = unknown or (None, words)
-    return Devices(count=count, problem=_unknown(name))
+    stated, name = unknown or (None, words)
+    return Devices(count=stated, problem=_unknown(name))
 
 
 def _named(text: str) -> Devices | None:
@@ -554,7 +624,9 @@ def _named(text: str) -> Devices | None:
         cores = _CORES.get(device.name, 1)
         chips, rest = divmod(_counted(match[2]), cores)
         if rest or not chips:
-            raise BadInput(f"{text!r} is no slice: a {device.name} chip has {cores} cores, and slices are named by cores")
+            raise BadInput(
+                f"{text!r} is no slice: a {device.name} chip has {cores} cores, and slices are named by cores"
+            )
         return Devices(count=chips, accelerator=device)
     found, plural = _find(text)
     if found is None:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from families import params, params_non_embedding, train_flops
 
 from ..budget import ASSUMED_MFU
-from ..hardware import Accelerator, recognise
+from ..hardware import Accelerator
 from ..published_runs import PUBLISHED_RUNS
 from ..stats import format_loss
+from .devices import named_devices, of_each_device
 from .findings import MOST_OK, Finding, Verdict, cell
 from .shapes import is_gpt2, spec_of
 from .tables import SourceTable, TableEntry, folded, parse_stated
 
 _LARGEST_BATCH = 32768  # a batch size above this counts tokens, not sequences
-_DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
-_DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
 LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else
 LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
 # Tokens per parameter: laws were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
@@ -148,62 +147,83 @@ def _compute_cause(off: float) -> str:
     return ": not all parameters counted, or other tokens"
 
 
-def devices_of(entry: TableEntry) -> tuple[int, Accelerator] | None:
-    """Number and kind of accelerators, from the row or the header of its hours: "Training Hours on 8xA100s"."""
-    words = entry.words.get("accelerator", "")
-    match = re.search(r"\bon\s+(.+)", entry.headers.get("hours", ""), re.IGNORECASE)
-    count, device = recognise(words or (match[1] if match else ""))
-    return None if device is None else (count, device)
-
-
-def _of_each_device(header: str) -> bool:
-    """True if hours are summed over devices: "GPU hours", "A100-hours"."""
-    match = _DEVICE_HOURS.search(header)
-    return match is not None and (match[1].lower() in _DEVICE_WORDS or recognise(match[1])[1] is not None)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """MFU that a row's hours imply: `flops`, exact or as stated, over seconds × devices × dense peak."""
+    """MFU that a row's hours imply: `flops`, exact or as stated, over seconds × devices × dense peak.
+
+    devices: None where the row states no number; then one is assumed.
+    """
 
     mfu: float
     exact: bool
     tokens_per_s: float
-    devices: int
+    devices: int | None
     device: Accelerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What a row says was done, and in what time."""
+
+    flops: float
+    exact: bool
+    tokens: float
+    seconds: float
+
+
+def _work(entry: TableEntry) -> _Work | None:
+    """FLOPs, exact where the shape is known, and seconds; None without tokens, time or FLOPs."""
+    tokens, spec, numbers = tokens_of(entry), spec_of(entry), entry.numbers
+    hours = numbers.get("hours")
+    seconds = hours.value * 3600 if hours else numbers["wall_s"].value if "wall_s" in numbers else 0
+    if tokens is None or not seconds:
+        return None
+    if spec is not None and (is_gpt2(entry) or "compute" not in numbers):
+        return _Work(flops=train_flops(spec, tokens), exact=True, tokens=tokens, seconds=seconds)
+    if "compute" in numbers:
+        return _Work(flops=numbers["compute"].value, exact=False, tokens=tokens, seconds=seconds)
+    return None
 
 
 def utilisation(entry: TableEntry) -> Utilisation | None:
     """MFU of a row, by the exact FLOPs where the shape is known; None without devices, tokens, time or FLOPs."""
-    devices, tokens, spec = devices_of(entry), tokens_of(entry), spec_of(entry)
-    hours, numbers = entry.numbers.get("hours"), entry.numbers
-    seconds = hours.value * 3600 if hours else numbers["wall_s"].value if "wall_s" in numbers else 0
-    if devices is None or tokens is None or not seconds:
+    devices, work = named_devices(entry), _work(entry)
+    if devices is None or devices.problem or devices.accelerator is None or work is None:
         return None
-    exact = spec is not None and (is_gpt2(entry) or "compute" not in numbers)
-    if spec is not None and exact:
-        flops: float = train_flops(spec, tokens)
-    elif "compute" in numbers:
-        flops = numbers["compute"].value
-    else:
-        return None
-    count, device = devices
-    if hours and _of_each_device(entry.headers["hours"]):
+    count, seconds = devices.count or 1, work.seconds
+    if "hours" in entry.numbers and of_each_device(entry.headers["hours"]):
         seconds /= count
     return Utilisation(
-        mfu=flops / (seconds * count * device.training_peak),
-        exact=exact,
-        tokens_per_s=tokens / seconds,
-        devices=count,
-        device=device,
+        mfu=work.flops / (seconds * count * devices.accelerator.training_peak),
+        exact=work.exact,
+        tokens_per_s=work.tokens / seconds,
+        devices=devices.count,
+        device=devices.accelerator,
     )
+
+
+def _unread_devices(entry: TableEntry) -> list[Finding]:
+    """The reason why a row that has all else for an MFU has none: its devices are not understood."""
+    devices = named_devices(entry)
+    if devices is None or not devices.problem or _work(entry) is None:
+        return []
+    field = next((field for field in ("accelerator", "devices") if field in entry.words), "hours")
+    return [
+        Finding(
+            check="devices",
+            where=entry.where,
+            column=entry.headers.get(field, ""),
+            verdict=Verdict.SUSPICIOUS,
+            explanation=f"{devices.problem.partition(' known: ')[0].rstrip('; ')}: no MFU is computed",
+        )
+    ]
 
 
 def _mfu(entry: TableEntry) -> list[Finding]:
     """The MFU of a row against what hardware reaches."""
     used = utilisation(entry)
     if used is None:
-        return []
+        return _unread_devices(entry)
     if used.mfu > 1:
         verdict, cause = Verdict.MISMATCH, ": exceeds the hardware's peak"
     elif used.mfu < LOW_MFU:
@@ -212,6 +232,8 @@ def _mfu(entry: TableEntry) -> list[Finding]:
     else:
         verdict, cause = Verdict.OK, ""
     hours, peak = entry.numbers.get("hours"), used.device.training_peak / 1e12
+    each = hours is not None and of_each_device(entry.headers["hours"])
+    number = f"{used.devices} x" if used.devices else "per" if each else "1 (no number stated) x"
     return [
         Finding(
             check="MFU",
@@ -221,7 +243,7 @@ def _mfu(entry: TableEntry) -> list[Finding]:
             recomputed=f"{used.mfu:.1%}",
             verdict=verdict,
             explanation=f"{'exact' if used.exact else 'stated'} FLOPs, {used.tokens_per_s:,.0f} tokens/s, "
-            f"{used.devices} x {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense{cause}",
+            f"{number} {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense{cause}",
             severity=abs(math.log(used.mfu / ASSUMED_MFU)),
         )
     ]

@@ -109,7 +109,11 @@ _FIELDS = {
     "ppl_predicted": "predictedperplexity predictedppl",
     "compute": "compute flops flop trainingflops trainflops totalflops",
     "wall_s": "walls wallseconds seconds",
-    "accelerator": "accelerator hardware gpu gpus device",
+    "accelerator": "accelerator acceleratortype hardware gpu gputype gpumodel gpuname device devicetype devicename tpu",
+    "devices": "gpus ngpu ngpus numgpu numgpus numberofgpus gpucount devices ndevices numdevices numberofdevices devicecount "
+    "accelerators numaccelerators chips nchips numchips tpus",
+    "devices_per_node": "gpuspernode devicespernode ngpuspernode acceleratorspernode",
+    "nodes": "nodes nnodes numnodes numberofnodes",
     "group": "group family corpus",
     "data": "dataset data corpusname",
     "annealed": "annealed",
@@ -117,7 +121,7 @@ _FIELDS = {
 
 _BY_HEADER = {header: field for field, headers in _FIELDS.items() for header in headers.split()}
 
-_TEXT = ("name", "accelerator", "group", "data", "annealed")
+_TEXT = ("name", "accelerator", "devices", "group", "data", "annealed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,10 @@ PLAN_EPILOG = "Example: scaling plan --budget 8xA100-hours --mfu 0.35"
 def plan(
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="64 H100 for 2 weeks, 8xA100-hours, $5000 on H100, 1.4e18, 0.02 PF-days; several with commas."),
+        typer.Option(
+            "--budget",
+            help="64 H100 for 2 weeks, 8xA100-hours, $5000 on H100, 1.4e18, 0.02 PF-days; several with commas.",
+        ),
     ] = None,
     law: Annotated[
         str | None,
@@ -242,11 +245,12 @@ def _budget(budget: Budget) -> str:
         return line + " (no accelerator named: --on 8xA100 gives hours)"
     device = accelerator(budget.accelerator)
     seconds = (budget.device_seconds or 0) / (budget.devices or 1)
+    alone = f" (no number given: --on 8x{device.name})" if budget.devices_source == "assumed" else ""
     price = ""
     if budget.hourly_price is not None:
         price = f"\n        at {budget.hourly_price:g} USD per device-hour ({budget.price_source})"
     return (
-        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}\n        at MFU {budget.mfu:.4g} "
+        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}{alone}\n        at MFU {budget.mfu:.4g} "
         f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense{price}"
     )
 

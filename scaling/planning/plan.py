@@ -221,10 +221,10 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFi
     needed = needed_on(devices)
     sharing = "" if devices == 1 else f", states sharded over {devices}"
     enough = next((n for n in (2**k for k in range(1, 17)) if n > devices and needed_on(n) <= usable), None)
-    remedy = "take larger devices" if enough is None else f"take more, --on {enough}x{device.name}, or larger ones"
+    which = "" if enough is None else f", such as --on {enough}x{device.name}"
     raise BadInput(
         f"{member.name} needs {format_bytes(needed)} of a device's memory, one sequence at a time{sharing}; "
-        f"{device.name} has {format_bytes(device.memory)}: {remedy}"
+        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices{which}"
     )
 
 

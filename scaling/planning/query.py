@@ -203,7 +203,9 @@ def _budgets(
             raise BadInput(
                 "--mfu estimate needs a --budget; of a target the cost in FLOPs is known without it"
             )
-        return [estimate_budget(text, law, shapes, asked, on=question.on, price=question.price) for text in texts]
+        return [
+            estimate_budget(text, law, shapes, asked, on=question.on, price=question.price) for text in texts
+        ]
     mfu = None if question.mfu is None else parse_mfu(question.mfu)
     if asked.target is not None:
         goal = "loss" if question.target_ppl is None else "perplexity"
@@ -230,7 +232,9 @@ def _budgets(
         if mfu is None and budget.accelerator is not None:
             measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
-                budget = parse_budget(text, mfu=measured, mfu_source="measured", on=question.on, price=question.price)
+                budget = parse_budget(
+                    text, mfu=measured, mfu_source="measured", on=question.on, price=question.price
+                )
         budgets.append(budget)
     return budgets
 
