@@ -501,7 +501,7 @@ _FORMS = (
     rf"(?P<count>{_COUNT}){_LINK}(?P<unit>{_UNIT})(?:{_LINK}(?:of\s+(?:type\s+)?)?(?P<name>.+))?",
     rf"(?P<count>{_COUNT}){_LINK}(?P<name>.+?){_LINK}(?P<unit>cores?)",
     rf"(?:an?\s+|x\s*)?(?P<count>{_COUNT}){_LINK}(?:of\s+)?(?P<name>.+)",
-    rf"(?P<name>.+?)(?P<glue>\s*)(?<![a-z])(?:x|\*)\s*(?P<count>{_COUNT})(?:\s+(?P<unit>{_UNIT}))?",
+    rf"(?P<name>.+?)(?P<glue>\s*)(?:x|\*)\s*(?P<count>{_COUNT})(?:\s+(?P<unit>{_UNIT}))?",
     rf"(?P<name>.+?)\s*[,:=]\s*(?:x\s*)?(?P<count>{_COUNT})(?:{_TIMES}|\s+)?(?P<unit>{_UNIT})?",
     rf"(?P<name>.+?)\s+(?P<count>{_COUNT})\s+(?P<unit>{_UNIT})",
 )
@@ -604,7 +604,8 @@ def _read_flat(text: str) -> Devices:
             return Devices(count=count)
         found = _named(groups["name"])
         if found is None:
-            unknown = unknown or (count, groups["name"])
+            if groups.get("glue") != "":  # the x of RTX 6000 is no sign
+                unknown = unknown or (count, groups["name"])
             continue
         if groups.get("glue") == "" and _named(groups["name"] + "x") is not None:
             return Devices(

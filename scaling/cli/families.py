@@ -22,7 +22,7 @@ from families.units import (
 )
 
 from ..budget import parse_budget, split_budgets
-from ..hardware import Accelerator, accelerator, known, user_file
+from ..hardware import PRICES_OF, Accelerator, accelerator, known, user_file
 from ..planning.candidates import candidates
 from ..planning.law import find_law
 from ..planning.plan import compute_optimal
@@ -299,7 +299,7 @@ def hardware(
     if name is not None:
         echo(f"source: {shown[0].source}")
     else:
-        echo("prices are typical on-demand ones of 2025; `scaling hardware NAME` gives an entry's source")
+        echo(f"prices are typical on-demand ones of {PRICES_OF}; `scaling hardware NAME` gives an entry's source")
         echo(f"your own: {user_file()}, or the file that $SCALING_HARDWARE names")
 
 
