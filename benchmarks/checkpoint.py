@@ -51,7 +51,9 @@ def measure(folder: Path, saves: int, dtype: str, seconds: float) -> dict[str, l
     windows = np.random.default_rng(0).integers(0, 8192, (BATCH, 257))
     examples = torch.from_numpy(windows).to(session.device)
     savers = {
-        name: Saver(tokenizer=folder / "data" / "tokenizer.json", ledger=folder / "ledger.jsonl", aside=aside)
+        name: Saver(
+            tokenizer=folder / "data" / "tokenizer.json", ledger=folder / "ledger.jsonl", background=aside
+        )
         for name, aside in (("at once", False), ("beside", True))
     }
 

@@ -21,7 +21,7 @@ from families.units import BadInput
 from scaling.fitting.backtest import GroupScore, backtest, split
 from scaling.fitting.fit import fit
 from scaling.fitting.selection import select_runs
-from scaling.runs import Run, by_group, columns, compute_of
+from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs
 
 # The tables on which the bars were set; a folder may hold others, of other units or settings.
@@ -105,24 +105,24 @@ def main() -> int:
     return 1 if options.check and not all(bar["holds"] for bar in bars) else 0
 
 
-def sources(folder: Path) -> dict[str, dict[str, tuple[Run, ...]]]:
+def sources(folder: Path) -> dict[str, dict[str, RunTable]]:
     """Every group of the tables in SOURCES, by file: groups of one file share a laboratory, a text or a way of measuring."""
     return {
-        name: by_group(read_runs(folder / f"{name}.csv").runs)
+        name: read_runs(folder / f"{name}.csv").by_group()
         for name in SOURCES
         if (folder / f"{name}.csv").exists()
     }
 
 
-def tables(folder: Path) -> dict[str, tuple[Run, ...]]:
+def tables(folder: Path) -> dict[str, RunTable]:
     """Every group of every table."""
     return {name: runs for members in sources(folder).values() for name, runs in members.items()}
 
 
 def before(runs: tuple[Run, ...], shift: float) -> tuple[Run, ...]:
     """The runs whose compute lies at least `shift` decades below the largest."""
-    top = max(map(compute_of, runs)) / 10**shift
-    return tuple(run for run in runs if compute_of(run) <= top * (1 + 1e-9))
+    top = max(run.flops for run in runs) / 10**shift
+    return tuple(run for run in runs if run.flops <= top * (1 + 1e-9))
 
 
 def drawn(runs: tuple[Run, ...], seed: int) -> tuple[Run, ...]:
@@ -172,7 +172,7 @@ def errors(cheap: Sequence[Run], held: Sequence[Run]) -> dict[str, float]:
     `mean` is the bare mean of Chinchilla's and the general form, weighted by their inverse squared rollout errors.
     """
     one = fit(cheap, annealed="all", bootstrap=0)
-    table = columns(held, one.convention)
+    table = RunTable.of(held, one.convention)
     foretold, weights = {}, {}
     for form in FORMS:
         plain = fit(cheap, form=form, convention=one.convention, annealed="all", bootstrap=0)

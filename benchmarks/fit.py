@@ -19,11 +19,11 @@ from peers import Peer, peers
 from scipy.optimize import minimize
 
 from scaling.fitting.certify import certify
+from scaling.fitting.forms import Status
 from scaling.fitting.optimise import SHAPES, Problem
-from scaling.fitting.predictor import Status
 from scaling.fitting.uncertainty import cluster_draws
 from scaling.laws import Law
-from scaling.runs import Columns, columns
+from scaling.runs import RunTable
 from scaling.runs.readers import read_runs
 
 REPEATS = 7
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    table = columns(read_runs(options.data / "chinchilla.csv").runs)
+    table = read_runs(options.data / "chinchilla.csv")
     shape = SHAPES["chinchilla"]
     problem = Problem.of(table.N, table.D, table.L)
     certify(problem, shape)  # first call: numpy's own warm-up
@@ -165,7 +165,7 @@ def big_file() -> float:
         return min(timed(lambda: subprocess.run(command, check=True, capture_output=True)) for _ in range(3))
 
 
-def measured_peers(table: Columns, problem: Problem, cap: float) -> list[Peer]:
+def measured_peers(table: RunTable, problem: Problem, cap: float) -> list[Peer]:
     """The peers on the same rows, handed over as a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.csv"

@@ -31,8 +31,9 @@ from families.units import BadInput
 from scaling.fitting.fit import fit
 from scaling.monitoring.alarms import first_alarm
 from scaling.monitoring.curves import EMPTY, Curve, PlannedRung, RunCurves, RunPlan
-from scaling.monitoring.forecast import Z_80, forecast_final_loss
+from scaling.monitoring.forecast import forecast_final_loss
 from scaling.runs import Run
+from scaling.stats import Z_80
 
 CURVES = Path(__file__).parent / "curves"
 HELD_BACK = ("code-y", "docs-z", "code-aa", "docs-ab")
@@ -80,19 +81,21 @@ def load(path: Path) -> Iterator[StudyRuns]:
                 for rung in underway.rungs
                 if "final" in parts.get(rung.folder, {})
             }
-            run = RunCurves(name=name, underway=underway, trunk=trunk, branches=branches, finals=finals)
+            run = RunCurves(name=name, plan=underway, trunk=trunk, branches=branches, finals=finals)
             runs.append(run)
             if "constant" in facts:
                 steps = facts["constant"]["steps"]
                 flat = underway.model_copy(update={"rungs": (PlannedRung(steps=steps, folder="constant"),)})
                 constant.append(
-                    replace(run, underway=flat, branches={}, finals={steps: facts["constant"]["loss"]})
+                    replace(run, plan=flat, branches={}, finals={steps: facts["constant"]["loss"]})
                 )
             for part in parts:
                 if part.startswith("fault"):
                     onset = int(curves[part].step[0]) // 10 * 10 if part.endswith("late") else 0
-                    onset = underway.to(underway.steps[0]).decay_starts if onset else 0
-                    ill = replace(run, trunk=trunk.until(onset).then(curves[part]), branches={}, finals={})
+                    onset = underway.schedule_to(underway.steps[0]).decay_starts if onset else 0
+                    ill = replace(
+                        run, trunk=trunk.until(onset).followed_by(curves[part]), branches={}, finals={}
+                    )
                     faulty.append(Faulty(run=ill, fault=part.removeprefix("fault-"), onset=onset))
         yield StudyRuns(name=study, runs=tuple(runs), constant=tuple(constant), faulty=tuple(faulty))
 
@@ -109,7 +112,7 @@ def curve(line: dict[str, Any]) -> Curve:
 def smaller(study: StudyRuns, run: RunCurves) -> list[RunCurves]:
     """What a ladder has finished when it comes to a run; a run at constant rate belongs to a ladder of such runs."""
     ladder = study.constant if run in study.constant else study.runs
-    return [one for one in ladder if one.underway.params < run.underway.params and one.finals]
+    return [one for one in ladder if one.plan.params < run.plan.params and one.finals]
 
 
 def plain_law(siblings: Sequence[RunCurves], run: RunCurves, steps: int) -> float | None:
@@ -117,16 +120,16 @@ def plain_law(siblings: Sequence[RunCurves], run: RunCurves, steps: int) -> floa
     rows = [
         Run(
             run=f"{one.name}-{number}",
-            params=one.underway.params,
-            params_non_embedding=one.underway.params_non_embedding,
-            tokens=length * one.underway.batch_tokens,
+            params=one.plan.params,
+            params_non_embedding=one.plan.params_non_embedding,
+            tokens=length * one.plan.batch_tokens,
             loss=final,
         )
         for number, one in enumerate(siblings)
         for length, final in one.finals.items()
     ]
     try:
-        return fit(rows).predict(run.underway.params, steps * run.underway.batch_tokens, force=True).loss
+        return fit(rows).predict(run.plan.params, steps * run.plan.batch_tokens, force=True).loss
     except BadInput:
         return None
 
@@ -143,17 +146,13 @@ def foretell(study: StudyRuns) -> Iterator[dict[str, Any]]:
                 continue
             whole, part = run.rung(steps), run.rung(steps).until(steps // 3)
             truth = final if seen.target == "held-out" else float(whole.eval_loss[-1])
-            annealed = [one for one in study.runs if one.underway.params < run.underway.params and one.finals]
+            annealed = [one for one in study.runs if one.plan.params < run.plan.params and one.finals]
             law = plain_law(annealed, run, steps)
-            kind = (
-                run.underway.schedule
-                if run.underway.rungs[0].cooldown or "cosine" in run.name
-                else "constant"
-            )
+            kind = run.plan.schedule if run.plan.rungs[0].cooldown or "cosine" in run.name else "constant"
             yield {
                 "study": study.name, "run": run.name, "schedule": kind, "steps": steps,
                 "whole": steps == max(run.finals), "target": seen.target,
-                "sizes": len({one.underway.params for one in siblings}), "final": truth, "forecast": seen.loss,
+                "sizes": len({one.plan.params for one in siblings}), "final": truth, "forecast": seen.loss,
                 "error": seen.loss / truth - 1, "inside_80": abs(seen.loss - truth) <= Z_80 * seen.sd,
                 "half_width_80": Z_80 * seen.sd / truth,
                 "law_error": None if law is None else law / truth - 1,
@@ -172,7 +171,7 @@ def alarms(study: StudyRuns) -> Iterator[dict[str, Any]]:
                 "ended_above": ended_above(run, siblings), "flagged_as": found and found.fault,
             }  # fmt: skip
     for ill in study.faulty:
-        steps = max(ill.run.underway.steps)
+        steps = max(ill.run.plan.steps)
         found = first_alarm(ill.run, smaller(study, ill.run), steps, since=ill.onset)
         yield {
             "study": study.name, "run": ill.run.name, "steps": steps, "fault": ill.fault,
@@ -187,7 +186,7 @@ def ended_above(run: RunCurves, siblings: Sequence[RunCurves]) -> float:
     ends = [
         one.finals[steps]
         for one in siblings
-        if one.underway.schedule == run.underway.schedule and steps in one.finals
+        if one.plan.schedule == run.plan.schedule and steps in one.finals
     ]
     return run.finals[steps] / min(ends) - 1 if ends else 0.0
 

@@ -215,7 +215,7 @@ def _constant(settings: Settings, folder: Path, text: TokenizedText) -> None:
     path = folder / "constant.json"
     if path.exists():
         return
-    session = load_newest(settings, folder / "trunk", "cpu", at_most=10**9, tell=print)
+    session = load_newest(settings, folder / "trunk", "cpu", at_most=10**9, log=print)
     assert session is not None
     found = evaluate(session.model, settings, eval_set(text.heldout, text.manifest, EVAL_TOKENS), "cpu")
     path.write_text(json.dumps({"steps": session.step, "loss": found.loss}), encoding="utf-8")
@@ -231,10 +231,10 @@ def _faulty(
     session: Session | None = None
     if late:
         branching = RunPlan.read(folder / "underway.json").steps[0]
-        session = load_newest(settings, folder / "trunk", "cpu", at_most=branching, tell=print)
+        session = load_newest(settings, folder / "trunk", "cpu", at_most=branching, log=print)
     if session is None:
         session = start(settings, "cpu")
-    schedule = RunPlan.read(folder / "underway.json").to(setup.steps)
+    schedule = RunPlan.read(folder / "underway.json").schedule_to(setup.steps)
     tokens: Tokens = text.train
     if fault == "lr":
         schedule = replace(schedule, peak=10 * schedule.peak)
@@ -243,11 +243,11 @@ def _faulty(
     else:
         kept = round(STALE_SHARE * setup.steps * setup.batch_size)
         tokens = Stale(tokens.maps, tokens.n_positions, kept=kept)
-    glance = quick_eval(text.heldout, text.manifest, settings, LOG_EVERY)
+    partial_eval = quick_eval(text.heldout, text.manifest, settings, LOG_EVERY)
     until = session.step + round(FAULTY_SHARE * setup.steps)
     try:
         advance(session, schedule, until, tokens, folder=metrics.parent, log_every=LOG_EVERY, stop=Stop(),
-                save=lambda: None, save_every=1e9, glance=glance)  # fmt: skip
+                save=lambda: None, save_every=1e9, quick_eval=partial_eval)  # fmt: skip
     except Diverged as error:
         metrics.with_name("diverged.txt").write_text(str(error))
 

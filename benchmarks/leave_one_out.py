@@ -21,9 +21,9 @@ from scaling.fitting.ensemble import (
     rollouts,
     solve,
 )
+from scaling.fitting.forms import ResidualGP
 from scaling.fitting.optimise import SHAPES
-from scaling.fitting.predictor import ResidualGP
-from scaling.runs import columns
+from scaling.runs import RunTable
 
 if TYPE_CHECKING:
     from extrapolation import Case
@@ -60,8 +60,8 @@ class Answers:
 
     @classmethod
     def of(cls, case: "Case", prior: FormPrior) -> "Answers":
-        cheap = columns(case.cheap)
-        held = columns(case.held, cheap.convention)
+        cheap = RunTable.of(case.cheap)
+        held = RunTable.of(case.held, cheap.convention)
         rows = Table.of(cheap.N, cheap.D, cheap.L, prior)
         fitted, foretold = [], []
         for candidate in LIBRARY:
@@ -73,8 +73,8 @@ class Answers:
 
     def errors(self, case: "Case") -> dict[tuple[str, str], float]:
         """Mean |relative error| for each choice of members, with and without the local correction."""
-        cheap = columns(case.cheap)
-        held = columns(case.held, cheap.convention)
+        cheap = RunTable.of(case.cheap)
+        held = RunTable.of(case.held, cheap.convention)
         _, spread = ensemble_weights(self.cuts, LIBRARY)
         found = {}
         for name, shares in SHARES.items():

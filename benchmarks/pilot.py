@@ -18,7 +18,7 @@ import numpy as np
 from families import accounting, member
 from families.design import DesignRule
 from scaling.fitting.fit import fit
-from scaling.laws import Law, published
+from scaling.laws import Law, published_law
 from scaling.planning.candidates import Candidates, candidates
 from scaling.planning.experiment_design import LadderSpec, select_ladders
 from scaling.planning.simulate import SimulatedSweep
@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    planning = published("chinchilla").law
+    planning = published_law("chinchilla").law
     shapes = candidates("all", DesignRule(ratio=40, head_size=32))
     spec = member(TARGET).spec
     size = float(accounting.params(spec))
@@ -76,7 +76,7 @@ def main() -> int:
     basket = select_ladders(
         planning, shapes, shapes.params.astype(float), target=(member(TARGET), size, TOKENS), budget=budget
     )
-    designs = {"bought": list(basket.purchases), "isoflop": isoflop_grid(planning, shapes, budget)}
+    designs = {"bought": list(basket.ladders), "isoflop": isoflop_grid(planning, shapes, budget)}
     widths: dict[str, list[float]] = {name: [] for name in designs}
     errors: dict[str, list[float]] = {name: [] for name in designs}
     for number, surface in enumerate(SURFACES.values()):

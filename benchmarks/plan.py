@@ -18,7 +18,7 @@ import numpy as np
 from families import accounting
 from families.design import DesignRule, design_family
 from scaling.fitting.fit import fit
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import load_law
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
 from scaling.runs import Run
@@ -48,7 +48,7 @@ def write_law(path: Path) -> None:
         for tokens in (1e8, 3e8, 1e9, 3e9, 1e10):
             loss = TRUTH.loss(size, tokens) * math.exp(0.003 * rng.standard_normal())
             runs.append(Run(run=member.name, params=size, tokens=tokens, loss=loss))
-    LawFile.of(fit(runs, seed=0, bootstrap=DRAWS), {}).write(path)
+    fit(runs, seed=0, bootstrap=DRAWS).save(path)
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         law = Path(folder) / "law.json"
         write_law(law)
-        draws = max(len(form.draws) for form in LawFile.read(law).forms)
+        draws = max(len(form.draws) for form in load_law(law).forms)
         asked = [program, "plan", "--law", str(law), "--family", "grid", "--budget", "1e20", "--json"]
         plan = seconds(asked, REPEATS)
         short = seconds([program, "plan", "--budget", "8xA100-hours", "--json"], REPEATS)

@@ -140,7 +140,7 @@ def ours(race):
         steps=LONG,
         expected=3600.0,
         device=device,
-        tell=lambda line: print(line, file=sys.stderr),
+        log=lambda line: print(line, file=sys.stderr),
     )
     settings = settings.model_copy(update=engine.model_dump())
     folder, path, count = tokens_of(race)

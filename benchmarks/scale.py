@@ -120,9 +120,9 @@ def commands(study: Path) -> dict[str, list[str]]:
         ]
 
     return {
-        "gather": python("from scaling.runs import gather_runs", "gather_runs(place / 'runs.jsonl')"),
+        "gather": python("from scaling.runs.store import gather_runs", "gather_runs(place / 'runs.jsonl')"),
         "read": python(
-            "from scaling.runs import read_runs", "print(len(read_runs(place / 'runs.jsonl').runs))"
+            "from scaling.runs.readers import read_runs", "print(len(read_runs(place / 'runs.jsonl').runs))"
         ),
         "ledger": python(
             "from scaling.runs.store import read_totals", "print(len(read_totals(place / 'ledger.jsonl')))"

@@ -50,7 +50,7 @@ def main():
         BackendRequest(threads=threads),
         device="cpu",
         room=None,
-        tell=lambda line: print(line, file=sys.stderr),
+        log=lambda line: print(line, file=sys.stderr),
     )
 
     began = time.monotonic()

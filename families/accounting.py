@@ -1,43 +1,70 @@
-"""How big a model is and what it costs, with the convention in the name of each number."""
+"""Parameters, training FLOPs and memory of a model, each with its convention in its name."""
+
+from typing import Literal
 
 from .architectures import Attention, architecture
 from .spec import ModelSpec
+
+Convention = Literal["total", "non_embedding"]  # of N: all parameters, or all but the embeddings
 
 STATES = ("weights", "gradients", "optimizer")  # parts of the memory that no micro-batch changes
 
 
 def parameters(spec: ModelSpec) -> dict[str, int]:
-    """Trainable parameters by part."""
+    """Count trainable parameters by part."""
     return architecture(spec.architecture).parameters(spec)
 
 
 def params(spec: ModelSpec) -> int:
-    """All parameters, embeddings included: transformers' own count."""
+    """Count all parameters, embeddings included, as transformers counts them."""
     return sum(parameters(spec).values())
 
 
 def params_non_embedding(spec: ModelSpec) -> int:
-    """All parameters but token and position embeddings."""
+    """Count all parameters but token and position embeddings."""
     parts = parameters(spec)
     return sum(parts.values()) - sum(
         parts[name] for name in architecture(spec.architecture).embedding_parts()
     )
 
 
+def count(spec: ModelSpec, convention: Convention) -> int:
+    """N as a law of that convention counts it."""
+    return params(spec) if convention == "total" else params_non_embedding(spec)
+
+
 def params_kaplan(spec: ModelSpec) -> int:
-    """Kaplan's N, 12·n_layer·n_embd² for GPT-2's shapes: matmul weights of the blocks, no biases or norms
-    (Kaplan et al. 2020, eq. 2.1).
+    """Count matmul weights of the blocks, Kaplan's N: 12·n_layer·n_embd² for GPT-2's shapes.
+
+    Biases, norms, embeddings and head are left out (Kaplan et al. 2020, eq. 2.1).
     """
     return architecture(spec.architecture).block_weights(spec)
 
 
 def train_flops_per_token(spec: ModelSpec) -> int:
-    """Forward and backward FLOPs per token: 6 per matmul weight (head included) plus attention scores."""
+    """Count forward and backward FLOPs per token: 6 per matmul weight, head included, plus attention scores."""
     return architecture(spec.architecture).train_flops_per_token(spec)
 
 
+def describe(spec: ModelSpec) -> dict[str, object]:
+    """Return shape, parameter counts and training FLOPs per token, by the names of `--json`."""
+    return {
+        "architecture": spec.architecture,
+        "n_layer": spec.n_layer,
+        "n_head": spec.n_head,
+        "n_embd": spec.n_embd,
+        "n_inner": spec.n_inner,
+        "n_positions": spec.n_positions,
+        "vocab_size": spec.vocab_size,
+        "params": params(spec),
+        "params_non_embedding": params_non_embedding(spec),
+        "parameters_by_part": parameters(spec),
+        "train_flops_per_token": train_flops_per_token(spec),
+    }
+
+
 def train_flops(spec: ModelSpec, tokens: float) -> float:
-    """FLOPs to train on that many tokens."""
+    """Count FLOPs of training on `tokens` tokens."""
     return train_flops_per_token(spec) * tokens
 
 
@@ -50,23 +77,28 @@ def training_memory(
     bf16: bool = False,
     shards: int = 1,
 ) -> dict[str, int]:
-    """Bytes by part at the peak of one training step with AdamW, weights and states in 32 bits, dropout off.
+    """Estimate bytes by part at the peak of one training step with AdamW, weights and states in 32 bits, no dropout.
 
-    Activations and a third of the logits are what autograd keeps: in 32 bits to the byte, for two or more
-    heads and sequences (with one, some views need no copies); under bf16 autocast within 7 %, and the weights
-    then have copies of 2 bytes. Both are tests. The logits and their gradient are the other two thirds. With
-    checkpointing a block keeps its input alone, and one block at a time is computed again. The allocator's
-    slack, the libraries' workspaces and the device's own context come on top: PyTorch's CUDA context and
-    cuBLAS workspace take about 0.6 GB.
+    Activations and a third of the logits are what autograd keeps: in 32 bits exact to the byte for two or more heads
+    and sequences (with one, some views need no copies); under bf16 autocast within 7 %, with 2-byte copies of the
+    weights. Tests check both. The other two thirds are the logits and their gradient. With checkpointing a block keeps
+    its input only, and one block at a time is recomputed. The allocator's fragmentation, library workspaces and the
+    device's context are not included: PyTorch's CUDA context and cuBLAS workspace take about 0.6 GB.
 
     Args:
+        spec: the model.
         micro_batch: sequences of n_positions tokens in one forward pass.
-        shards: devices that weights, gradients and optimiser states are divided over (ZeRO 3, FSDP). "gathered" is
-        then what a device holds whole for a while: the block at work and the one fetched ahead of it, or the
-        embeddings where those are larger.
+        checkpointing: recompute activations in the backward pass.
+        attention: sdpa, a fused kernel, or eager, which stores the scores.
+        bf16: autocast to bf16.
+        shards: devices among which weights, gradients and optimiser states are divided (ZeRO 3, FSDP).
+
+    Returns:
+        Bytes of one device. With shards "gathered" are the weights it holds whole for a while: the block in
+        computation and the one prefetched, or the embeddings where those are larger.
     """
     count = params(spec)
-    saved = architecture(spec.architecture).saved(spec, micro_batch, attention)
+    saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, attention)
     layer = (saved.layer + saved.wide) // 2 if bf16 else saved.layer
     inputs = 4 * micro_batch * spec.n_positions * spec.n_embd
     blocks = spec.n_layer * inputs + layer if checkpointing else spec.n_layer * layer
@@ -93,8 +125,15 @@ def largest_micro_batch(
     bf16: bool = False,
     shards: int = 1,
 ) -> int:
-    """The largest power of two of sequences whose training step fits into so many bytes; 0 if not even one
-    does.
+    """Return the largest power of two of sequences whose training step fits into memory; 0 if one does not.
+
+    Args:
+        spec: the model.
+        memory: bytes of one device.
+        most: largest micro-batch considered.
+        checkpointing: recompute activations in the backward pass.
+        bf16: autocast to bf16.
+        shards: devices among which weights, gradients and optimiser states are divided.
     """
     best, batch = 0, 1
     while batch <= most:
@@ -106,5 +145,5 @@ def largest_micro_batch(
 
 
 def inference_flops_per_token(spec: ModelSpec) -> float:
-    """FLOPs of one forward pass per token over the full context: a third of training's."""
+    """Count FLOPs of one forward pass per token over the full context: a third of training's."""
     return train_flops_per_token(spec) / 3

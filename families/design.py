@@ -1,35 +1,40 @@
-"""A rule turns one dial into realisable members: shapes a GPU likes, at a chosen depth-to-width ratio."""
+"""Design rules: realisable model shapes from a size, a depth or a width, at a chosen ratio of width to depth."""
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .accounting import params
 from .architectures import architecture
-from .spec import Family, Member, ModelSpec
+from .members import Family, Member
+from .spec import ModelSpec
 from .units import BadInput, format_size
 
-DEEP = (
-    16  # layers from which depths come in fours, so that pipeline stages split evenly; GPT-2's 24, 36, 48 do
-)
+DEEP = 16  # layers from which depths are multiples of DEEP_MULTIPLE, so that pipeline stages split evenly (as 24, 36, 48)
 DEEP_MULTIPLE = 4
-SIZE_SLACK = 0.15  # how far a shape at the exact ratio may miss the size before the ratio gives way
+SIZE_SLACK = 0.15  # relative error of the size above which the ratio is relaxed
+NOTE_ABOVE = 0.1  # relative error of a size or width above which it is reported
 DEEPEST = 1024
 LONGEST = 10**8  # tokens of a vocabulary or of a context
-LARGEST = 1e14  # parameters of a designed shape: some fifty times the largest model that was trained
-USUAL = (15e6, 50e6, 150e6, 500e6, 1.5e9)  # sizes where only a rule is given: from a pilot to GPT-2 xl
+LARGEST = 1e14  # parameters: about fifty times the largest model that was trained
+USUAL = (15e6, 50e6, 150e6, 500e6, 1.5e9)  # sizes where only a ratio is given: from a pilot to GPT-2 xl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignRule:
     """Width follows depth: n_embd ≈ ratio·n_layer, rounded to a multiple of `head_size` (and of `multiple`).
 
-    ratio: n_embd per layer. GPT-2 small has 64, xl 33; loss is nearly flat from 32 to 128 (Kaplan et al.
-    2020, fig. 5).
-    head_size: n_embd per attention head. 64 throughout GPT-2.
-    multiple: what n_embd must divide by besides, such as a tile of the matrix units times the tensor-parallel
-    degree.
+    Args:
+        ratio: n_embd per layer. GPT-2 small has 64, xl 33; loss is nearly flat from 32 to 128 (Kaplan et al. 2020, fig. 5).
+        head_size: n_embd per attention head; 64 throughout GPT-2.
+        n_positions: context length in tokens.
+        vocab_size: tokens of the vocabulary.
+        architecture: gpt2, bert or llama.
+        multiple: a further divisor of n_embd, such as a tile of the matrix units times the tensor-parallel degree.
+
+    Raises:
+        BadInput: a value is out of range.
     """
 
     ratio: float = 64.0
@@ -54,11 +59,11 @@ class DesignRule:
 
     @property
     def step(self) -> int:
-        """Widths come in multiples of this."""
+        """Smallest width, of which all widths are multiples."""
         return math.lcm(self.head_size, self.multiple)
 
     def spec(self, n_layer: int, n_embd: int) -> ModelSpec:
-        """That depth, and the realisable width nearest to `n_embd`."""
+        """Return the spec of this depth and of the realisable width nearest to `n_embd`."""
         width = max(1, math.floor(n_embd / self.step + 0.5)) * self.step
         return ModelSpec(
             architecture=self.architecture,
@@ -71,17 +76,18 @@ class DesignRule:
         )
 
     def at_width(self, n_embd: int) -> ModelSpec:
-        """The spec of that width: depth from the ratio, at least 1 layer."""
+        """Return the spec of this width: depth from the ratio, at least 1 layer."""
         width = self.spec(1, n_embd).n_embd
         return self.spec(realisable_depth(width / self.ratio), width)
 
     def at_depth(self, n_layer: int) -> ModelSpec:
-        """The spec of that depth."""
+        """Return the spec of this depth: width from the ratio."""
         return self.spec(n_layer, round(self.ratio * n_layer))
 
     def at_params(self, size: float) -> ModelSpec:
-        """The spec nearest to that many parameters (all of them): the rule's shape at each depth, and at each
-        width where those miss the size by more than 15 %.
+        """Return the spec nearest to `size` parameters, embeddings included.
+
+        Shapes at each depth are tried first; shapes at each width where those miss the size by more than 15 %.
         """
         best = _nearest(size, (self.at_depth(depth) for depth in depths()))
         if abs(_log_ratio(best, size)) <= math.log(1 + SIZE_SLACK):
@@ -89,42 +95,43 @@ class DesignRule:
         return self.nearest(size)
 
     def nearest(self, size: float) -> ModelSpec:
-        """The spec nearest to that many parameters among the rule's shapes at each depth and at each width."""
+        """Return the spec nearest to `size` parameters among the shapes at each depth and at each width."""
         widths = (self.at_width(width) for width in itertools.count(self.step, self.step))
         at_depths = (self.at_depth(depth) for depth in depths())
-        found = (_nearest(size, at_depths), _nearest(size, widths))
-        return min(found, key=lambda spec: abs(_log_ratio(spec, size)))
+        return min(
+            (_nearest(size, at_depths), _nearest(size, widths)), key=lambda spec: abs(_log_ratio(spec, size))
+        )
 
     def at_params_and_depth(self, size: float, n_layer: int) -> ModelSpec:
-        """That depth, and the width that comes nearest to the size; the ratio is left aside."""
+        """Return the spec of this depth whose width comes nearest to the size; the ratio does not apply."""
         return _nearest(size, (self.spec(n_layer, width) for width in itertools.count(self.step, self.step)))
 
     def at_params_and_width(self, size: float, n_embd: int) -> ModelSpec:
-        """That width, and the depth that comes nearest to the size; the ratio is left aside."""
+        """Return the spec of this width whose depth comes nearest to the size; the ratio does not apply."""
         return _nearest(size, (self.spec(depth, n_embd) for depth in range(1, DEEPEST)))
 
 
 def realisable_depth(n_layer: float) -> int:
-    """The nearest whole depth, at least 1; in fours from 16 layers on."""
+    """Round to a whole depth, at least 1; to a multiple of 4 from 16 layers on."""
     if n_layer >= DEEP:
         return DEEP_MULTIPLE * max(DEEP // DEEP_MULTIPLE, round(n_layer / DEEP_MULTIPLE))
     return max(1, round(n_layer))
 
 
 def depths() -> Iterator[int]:
-    """All realisable depths, upwards."""
+    """Yield all realisable depths in increasing order."""
     yield from range(1, DEEP)
     yield from range(DEEP, DEEPEST + 1, DEEP_MULTIPLE)
 
 
 def _nearest(size: float, specs: Iterable[ModelSpec]) -> ModelSpec:
-    """Of specs that grow, the one nearest in ratio.
+    """Return the spec nearest to the size, in ratio, of specs in increasing order.
 
     Raises:
-        BadInput: the size is larger than anyone trains.
+        BadInput: the size is above LARGEST.
     """
     if not size <= LARGEST:
-        raise BadInput(f"size is {format_size(size)} parameters; at most {format_size(LARGEST)} are designed")
+        raise BadInput(f"size is {format_size(size)} parameters; it must be at most {format_size(LARGEST)}")
     best: ModelSpec | None = None
     for spec in specs:
         if best is None or abs(_log_ratio(spec, size)) < abs(_log_ratio(best, size)):
@@ -139,7 +146,7 @@ def _log_ratio(spec: ModelSpec, size: float) -> float:
     return math.log(params(spec) / size)
 
 
-def design(
+def design_members(
     *,
     params: tuple[float, ...] = (),
     depth: tuple[int, ...] = (),
@@ -151,11 +158,21 @@ def design(
     architecture: str = "gpt2",
     multiple: int = 1,
 ) -> tuple[Member, ...]:
-    """Members from one dial (sizes, depths or widths) and a rule, or from two dials without a ratio, or
-    from a ratio alone at five usual sizes from 15M to 1.5B.
+    """Design members from sizes, depths or widths and a ratio, from two of the three, or from a ratio alone.
+
+    Args:
+        params: parameters, embeddings included; with a ratio alone five sizes from 15M to 1.5B.
+        depth: numbers of layers.
+        width: values of n_embd.
+        ratio: n_embd per layer; default 64.
+        head_size: n_embd per attention head.
+        n_positions: context length in tokens.
+        vocab_size: tokens of the vocabulary.
+        architecture: gpt2, bert or llama.
+        multiple: a further divisor of n_embd.
 
     Raises:
-        BadInput: neither dial nor ratio, three dials, or two dials and a ratio.
+        BadInput: nothing, all three, or two and a ratio are given, or a value is out of range.
     """
     dials = [name for name, values in (("params", params), ("depth", depth), ("width", width)) if values]
     if not dials and ratio is None:
@@ -165,7 +182,7 @@ def design(
     if len(dials) == 3:
         raise BadInput("params, depth and width are all given; two of them decide the third")
     if len(dials) == 2 and ratio is not None:
-        raise BadInput(f"{dials[0]} and {dials[1]} decide the ratio; leave --ratio {ratio:g} out")
+        raise BadInput(f"{dials[0]} and {dials[1]} decide the ratio; leave out --ratio {ratio:g}")
     rule = DesignRule(
         ratio=64.0 if ratio is None else ratio,
         head_size=head_size,
@@ -192,56 +209,134 @@ def design(
     )
 
 
-def _trainable(spec: ModelSpec) -> ModelSpec:
-    """Itself, if anyone could train it.
+def design(
+    *,
+    params: float | None = None,
+    depth: int | None = None,
+    width: int | None = None,
+    ratio: float | None = None,
+    head_size: int = 64,
+    n_positions: int = 1024,
+    vocab_size: int = 50257,
+    architecture: str = "gpt2",
+    multiple: int = 1,
+) -> Member:
+    """Design one realisable model from a size, a depth or a width and a rule, or from two of them.
+
+    The shape is the nearest one that hardware likes: whole heads, and depths in fours from 16 layers on. Where no shape
+    comes near the size, the nearest is returned; `Member.n_params` is exact.
+
+    Args:
+        params: number of parameters, embeddings included.
+        depth: number of layers, n_layer.
+        width: n_embd.
+        ratio: n_embd per layer, 64 by default; GPT-2 small has 64, xl 33, and loss is nearly flat from 32 to 128
+            (Kaplan et al. 2020, fig. 5). With two of the sizes given it follows from them.
+        head_size: n_embd per attention head; 64 throughout GPT-2 (Radford et al. 2019).
+        n_positions: context length in tokens.
+        vocab_size: number of tokens in the vocabulary.
+        architecture: "gpt2", "bert" or "llama".
+        multiple: a number that n_embd must be divisible by besides the head size.
+
+    Returns:
+        The model, named after its architecture, size and shape.
 
     Raises:
-        BadInput: more parameters than are designed.
+        BadInput: none or all three of params, depth and width, two of them and a ratio, or a value out of range.
+
+    Examples:
+        >>> member = design(params=85e6, ratio=64)
+        >>> member.name, member.n_params
+        ('gpt2-82.1m-l10-d640', 82056320)
+        >>> member.to_hf_config()["n_layer"]
+        10
+    """
+    if params is None and depth is None and width is None:
+        raise BadInput("params, depth and width are all missing; give one or two of them")
+    (member,) = design_members(
+        params=() if params is None else (params,),
+        depth=() if depth is None else (depth,),
+        width=() if width is None else (width,),
+        ratio=ratio,
+        head_size=head_size,
+        n_positions=n_positions,
+        vocab_size=vocab_size,
+        architecture=architecture,
+        multiple=multiple,
+    )
+    return member
+
+
+def _trainable(spec: ModelSpec) -> ModelSpec:
+    """Return the spec.
+
+    Raises:
+        BadInput: it has more than LARGEST parameters.
     """
     if params(spec) > LARGEST:
         raise BadInput(
             f"L{spec.n_layer} d{spec.n_embd} has {format_size(params(spec))} parameters; "
-            f"at most {format_size(LARGEST)} are designed"
+            f"at most {format_size(LARGEST)} are allowed"
         )
     return spec
 
 
-NEAR = 0.1  # a shape further than this from the size or width that was asked for says so
+def size_notes(members: Sequence[Member], sizes: Iterable[float]) -> list[str]:
+    """Return a note for each size that the nearest member misses by more than 10 %.
+
+    Args:
+        members: designed members.
+        sizes: requested parameters.
+    """
+    nearest = ((size, min(members, key=lambda one: abs(_log_ratio(one.spec, size))).spec) for size in sizes)
+    return [note for size, spec in nearest if (note := size_note(size, spec))]
 
 
-def off_size(asked: float, spec: ModelSpec) -> str:
-    """What was asked, what came and why, where a shape's parameters miss the size by more than 10 %; else empty."""
-    got = params(spec)
-    if abs(got / asked - 1) <= NEAR:
+def width_notes(members: Sequence[Member], widths: Iterable[int]) -> list[str]:
+    """Return a note for each width that the nearest member misses by more than 10 %.
+
+    Args:
+        members: designed members.
+        widths: requested values of n_embd.
+    """
+    notes = []
+    for width in widths:
+        n_embd = min((one.spec.n_embd for one in members), key=lambda got: abs(math.log(got / width)))
+        if abs(n_embd / width - 1) > NOTE_ABOVE:
+            notes.append(
+                f"width {width} requested, {n_embd} designed: widths are multiples of --head-size and --multiple"
+            )
+    return notes
+
+
+def size_note(size: float, spec: ModelSpec) -> str:
+    """Return a note where a spec misses the requested parameters by more than 10 %; else the empty string."""
+    actual = params(spec)
+    if abs(actual / size - 1) <= NOTE_ABOVE:
         return ""
-    table = spec.vocab_size * spec.n_embd
-    why = f"widths come in multiples of {spec.n_embd // spec.n_head} (--head-size) at the asked ratio of width to depth"
-    if got > asked and table > asked / 2:
-        why = (
-            f"{spec.vocab_size:,} words of {spec.n_embd} numbers are {format_size(table)} alone; a smaller --vocab or "
-            "--head-size comes nearer"
+    embedding = spec.vocab_size * spec.n_embd
+    reason = (
+        f"widths are multiples of {spec.n_embd // spec.n_head} (--head-size), at this ratio of width to depth"
+    )
+    if actual > size and embedding > size / 2:
+        reason = (
+            f"the embedding of {spec.vocab_size:,} tokens at width {spec.n_embd} has {format_size(embedding)}; a smaller "
+            "--vocab or --head-size comes nearer"
         )
-    return f"asked for {format_size(asked)} parameters, got {format_size(got)} ({100 * (got / asked - 1):+,.0f} %): {why}"
-
-
-def off_width(asked: int, spec: ModelSpec) -> str:
-    """The same of a width."""
-    if abs(spec.n_embd / asked - 1) <= NEAR:
-        return ""
     return (
-        f"asked for width {asked}, got {spec.n_embd}: widths come in multiples of --head-size and --multiple"
+        f"{format_size(size)} parameters requested, {format_size(actual)} designed "
+        f"({100 * (actual / size - 1):+,.0f} %): {reason}"
     )
 
 
 def name_of(spec: ModelSpec) -> str:
-    """gpt2-1.2m-l3-d96: architecture, size and shape, safe as a folder's name."""
+    """Return a name like gpt2-1.2m-l3-d96 from architecture, size and shape, safe as the name of a folder."""
     return f"{spec.architecture}-{format_size(params(spec)).lower()}-l{spec.n_layer}-d{spec.n_embd}"
 
 
 def design_family(rule: DesignRule, widths: tuple[int, ...], name: str = "designed") -> Family:
-    """One member for each width, smallest first."""
+    """Design one member for each width, smallest first."""
+    source = f"design rule, ratio {rule.ratio:g}"
     specs = sorted((rule.at_width(width) for width in widths), key=params)
-    members = tuple(
-        Member(name=name_of(spec), spec=spec, source=f"design rule, ratio {rule.ratio:g}") for spec in specs
-    )
-    return Family(name=name, members=members, source=f"design rule, ratio {rule.ratio:g}")
+    members = tuple(Member(name=name_of(spec), spec=spec, source=source) for spec in specs)
+    return Family(name=name, members=members, source=source)

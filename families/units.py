@@ -1,4 +1,4 @@
-"""Sizes as people write them: 52M, 4.6B, 200k, 1.4e18."""
+"""Sizes, durations and names as text, like 52M, 4.6B, 200k or 1.4e18; errors of user input."""
 
 import difflib
 import itertools
@@ -6,9 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
-
-# MERGED DOCSTRINGS
-# The exceptions that a person meets: what was given cannot be used, or what was asked did not work out.
 
 
 class BadInput(ValueError):
@@ -49,7 +46,7 @@ def parse_size(text: str | float, name: str = "size") -> float:
     """Read 52M, 4.6B, 200k, 1.4e18 or a plain number; always positive and finite.
 
     Raises:
-        BadInput: naming `name`, the value and what is allowed.
+        BadInput: with `name`, the value and what is allowed.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
         value = float(text)
@@ -64,20 +61,20 @@ def parse_size(text: str | float, name: str = "size") -> float:
 
 
 def ungrouped(text: str, name: str) -> str:
-    """A text without the commas that group a plain number's thousands: 1,000,000.
+    """Remove the commas that group the thousands of a plain number: 1,000,000.
 
-    Elsewhere inside a number a comma may be a decimal one: 1,4e18 would be 14e18 without it.
+    Elsewhere a comma may be a decimal one: 1,4e18 would become 14e18.
 
     Raises:
-        BadInput: a comma in a number that has a unit, an exponent or other groups than thousands.
+        BadInput: a number with a comma has a unit, an exponent or other groups than thousands.
     """
     if _GROUPED.fullmatch(text):
         return text.replace(",", "")
     if _INSIDE.search(text):
-        pointed = _INSIDE.sub(lambda found: found[0][:-1] + ".", text)
-        bare = _INSIDE.sub(lambda found: found[0][:-1], text)
+        pointed = _INSIDE.sub(lambda match: match[0][:-1] + ".", text)
+        bare = _INSIDE.sub(lambda match: match[0][:-1], text)
         write = f"{bare} or {pointed}" if _THOUSANDS.search(text) else pointed
-        if re.search(r"\.[0-9]*\.", pointed):  # two points, or more, in one number
+        if re.search(r"\.[0-9]*\.", pointed):  # two points in one number
             write = bare
         raise BadInput(
             f"{name} is {text!r}; decimals take a point, and a comma only groups 1,000,000: write {write}"
@@ -86,10 +83,10 @@ def ungrouped(text: str, name: str) -> str:
 
 
 def listed(text: str, name: str) -> list[str]:
-    """The parts of a list of sizes separated by commas, like 10M,85M.
+    """Split a list of sizes separated by commas, like 10M,85M.
 
     Raises:
-        BadInput: a comma that may be a decimal one, as in 1,5M or 1,5e-3.
+        BadInput: a comma may be a decimal one, as in 1,5M or 1,5e-3.
     """
     parts = [part.strip() for part in text.split(",")]
     for left, right in itertools.pairwise(parts):
@@ -102,7 +99,11 @@ def listed(text: str, name: str) -> list[str]:
 
 
 def parse_count(text: str | float, name: str = "count") -> int:
-    """A size that must be a whole number of things: tokens, steps, parameters."""
+    """Read a size, and round it to a whole number of at least 1: tokens, steps, parameters.
+
+    Raises:
+        BadInput: with `name`, the value and what is allowed.
+    """
     value = parse_size(text, name)
     if value < 1:
         raise BadInput(f"{name} is {text}; it must be at least 1")
@@ -110,7 +111,7 @@ def parse_count(text: str | float, name: str = "count") -> int:
 
 
 def format_size(value: float, digits: int = 3) -> str:
-    """52M, 4.6B, 200k; beyond a thousand trillion in powers of ten (1.4e+18)."""
+    """Format a number like 52M, 4.6B or 200k; from 1e15 up in powers of ten (1.4e+18)."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) >= 1e15 or abs(value) < 1e-3:
@@ -122,7 +123,7 @@ def format_size(value: float, digits: int = 3) -> str:
 
 
 def format_bytes(value: float) -> str:
-    """498 MB, 5.65 GB, 1.2 TB: decimal, as memory is sold."""
+    """Format bytes in decimal units, like 498 MB, 5.65 GB or 1.2 TB."""
     for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= factor * 0.9995:
             return f"{_plain(value / factor, 3)} {unit}"
@@ -130,14 +131,14 @@ def format_bytes(value: float) -> str:
 
 
 def _plain(value: float, digits: int) -> str:
-    """`digits` significant digits without an exponent, trailing zeros left out."""
+    """Format `digits` significant digits without an exponent and trailing zeros."""
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     text = f"{value:.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def format_duration(seconds: float) -> str:
-    """45 s, 3 min 20 s, 2 h 44 min, 12 days 3 h."""
+    """Format seconds like 45 s, 3 min 20 s, 2 h 44 min or 12 days 3 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -152,19 +153,19 @@ def format_duration(seconds: float) -> str:
 
 
 def look_up(table: Mapping[str, T], name: str, what: str) -> T:
-    """The entry of that name, in any case.
+    """Return the entry of that name, in any case.
 
     Raises:
-        BadInput: naming `what` was asked for, with the nearest match.
+        BadInput: there is none; with `what` it is a name of, and the nearest match.
     """
-    found = table.get(name.strip().lower())
-    if found is None:
+    entry = table.get(name.strip().lower())
+    if entry is None:
         raise BadInput(f"{what} is {name!r}; {nearest(name, table)}")
-    return found
+    return entry
 
 
 def nearest(word: str, allowed: Iterable[str], shown: int = 12) -> str:
-    """The tail of an error about an unknown word: its nearest match, then what is allowed."""
+    """Return the end of a message about an unknown word: its nearest match and the allowed words."""
     names = list(allowed)
     folded = {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.5)

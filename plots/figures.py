@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from families.units import BadInput, nearest
-from scaling.fitting.lawfile import LawFile
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
 from scaling.monitoring import reference_prediction
 from scaling.monitoring.curves import read_run, read_siblings
+from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.scoring import ComparisonRow
-from scaling.study import Study
 
 from . import frontier, law, plan, predictions, training
 from .forecast import forecast_figure
@@ -28,14 +27,14 @@ class StudyFigure(Plot):
     about: str
 
 
-def _law_of(study: StudyData) -> LawFile:
+def _law_of(study: StudyData) -> Fit:
     if study.law is None:
         raise BadInput(f"{study.folder} has no law.json; run scaling fit first")
     return study.law
 
 
-def _law_inputs(study: StudyData) -> tuple[Predictor, tuple[Run, ...], frozenset[str]]:
-    return _law_of(study).predictor(), study.comparable_runs, study.sealed_runs
+def _law_inputs(study: StudyData) -> tuple[Fit, tuple[Run, ...], frozenset[str]]:
+    return _law_of(study), study.comparable_runs, study.sealed_runs
 
 
 def _scored(study: StudyData) -> Sequence[ComparisonRow]:
@@ -43,7 +42,7 @@ def _scored(study: StudyData) -> Sequence[ComparisonRow]:
 
 
 def _learning(study: StudyData) -> Plot:
-    predictor = study.law.predictor() if study.law else None
+    predictor = study.law
     runs = study.comparable_runs or tuple(run for run in study.runs if run.annealed)
     return training.learning_curves(study.curves, runs, predictor)
 
@@ -59,14 +58,14 @@ def _forecast(study: StudyData) -> Plot:
     folder = study.folder / "runs"
     for member in study.plan.members if study.plan and study.seal_intact else ():
         for run in [read_run(path.parent) for path in sorted(folder.glob("*/underway.json"))]:
-            steps = round(member.tokens / run.underway.batch_tokens)
-            if run.underway.params != member.params or steps not in run.underway.steps:
+            steps = round(member.tokens / run.plan.batch_tokens)
+            if run.plan.params != member.params or steps not in run.plan.steps:
                 continue
             return forecast_figure(
                 run,
                 read_siblings(folder, run),
                 steps,
-                reference_prediction(Study(study.folder), run, steps),
+                reference_prediction(StudyPaths(study.folder), run, steps),
                 until=steps // 3 if steps in run.finals else None,
             )
     raise BadInput("no sealed member's run has begun; a forecast needs one")

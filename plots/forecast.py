@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from families.units import format_size
 from scaling.monitoring import Reference
 from scaling.monitoring.curves import RunCurves
-from scaling.monitoring.forecast import Z_80, Z_95, Forecast, forecast_final_loss
-from scaling.stats import Array, format_loss
+from scaling.monitoring.forecast import Forecast, forecast_final_loss
+from scaling.stats import Z_80, Z_95, Array, format_loss
 
 from .study_data import smooth, thin
 from .style import (
@@ -54,7 +54,7 @@ def forecast_figure(
     forecast = forecast_final_loss(run, siblings, steps=steps, until=until)
     rung = run.rung(steps)
     curve = rung.until(forecast.at_step)
-    unit = run.underway.batch_tokens
+    unit = run.plan.batch_tokens
     mean, low, high = forecast_band(forecast, steps)
     with style_context():
         figure, (axes,) = new_figure(height=4.0)
@@ -109,7 +109,7 @@ def forecast_figure(
         if steps in run.finals:
             axes.scatter([end], [run.finals[steps]], s=60, marker="x", color=INK, zorder=7)
             handles.append(Line2D([], [], color=INK, marker="x", linestyle="", label="actual"))
-        first = max(1.5 * run.underway.warmup, FIRST_SHARE * steps)
+        first = max(1.5 * run.plan.warmup, FIRST_SHARE * steps)
         shown = [
             low[:, 1],
             high[:, 1],

@@ -11,9 +11,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
+from scaling.laws import Convention
 from scaling.planning.band import WITHIN_NATS
-from scaling.runs import Run, columns
+from scaling.runs import Run, RunTable
 from scaling.stats import Array, format_loss
 
 from .law import (
@@ -65,7 +66,7 @@ class IsoFlopCurve:
     shifted_loss: Array
 
 
-def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCurve]:
+def isoflop_curves(predictor: Fit, runs: Sequence[Run]) -> list[IsoFlopCurve]:
     """IsoFLOP curves at up to four budgets that span those of the runs.
 
     Raises:
@@ -73,7 +74,7 @@ def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCur
     """
     require_runs(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     budgets = np.geomspace(C.min() * 1.5, C.max(), 4) if C.max() > 3 * C.min() else C.max()[None]
     grid = np.geomspace(table.N.min() / 2, table.N.max() * 2, 120)
@@ -109,14 +110,14 @@ def isoflop_curves(predictor: Predictor, runs: Sequence[Run]) -> list[IsoFlopCur
     return curves
 
 
-def isoflops(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def isoflops(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest budget.
 
     Raises:
         BadInput: no runs.
     """
     curves = isoflop_curves(predictor, runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     with style_context():
         figure, (axes,) = new_figure(height=4.0)
         for i, curve in enumerate(curves):
@@ -172,7 +173,7 @@ def _isoflops_title(curves: Sequence[IsoFlopCurve]) -> str:
     )
 
 
-def _isoflop_rows(curve: IsoFlopCurve, runs: Sequence[Run], convention: str) -> list[tuple[Any, ...]]:
+def _isoflop_rows(curve: IsoFlopCurve, runs: Sequence[Run], convention: Convention) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = [
         ("law", "", curve.C, float(N), float(L)) for N, L in zip(curve.N, curve.loss, strict=True)
     ]
@@ -206,7 +207,7 @@ class Frontier:
     nats: float
 
 
-def compute_frontier(predictor: Predictor, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
+def compute_frontier(predictor: Fit, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
     """The frontier of the law's forms at each budget.
 
     Raises:
@@ -245,7 +246,7 @@ def _crossing(sizes: Array, excess: Array) -> Array:
     return np.asarray(np.exp((1 - share) * np.log(sizes[rows, at - 1]) + share * np.log(sizes[rows, at])))
 
 
-def frontier(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def frontier(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """Loss and size of the compute-optimal frontier against compute, with the runs.
 
     Above: loss, with the law's 80 % interval. Below: the best size, with the indifference band of sizes within 0.01 nats of
@@ -255,7 +256,7 @@ def frontier(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[s
         BadInput: no runs, or the law has no optimum.
     """
     require_runs(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
     compute = np.geomspace(float(C.min()), float(C.max()) * BEYOND, 50)
     try:
@@ -319,7 +320,7 @@ def _frontier_line(axes: Axes, x: Array, y: Array, edge: float) -> None:
     axes.plot(x[~fitted], y[~fitted], color=PURPLE, linewidth=2.2, linestyle=(0, (3, 1.5)))
 
 
-def _frontier_title(predictor: Predictor, compute: float) -> str:
+def _frontier_title(predictor: Fit, compute: float) -> str:
     best = compute_frontier(predictor, np.array([compute]))
     interval = ""
     if best.interval_80 is not None:

@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
-from scaling.fitting.predictor import Predictor, ResidualGP
+from scaling.fitting.forms import ResidualGP
+from scaling.fitting.predictor import Fit
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
-from scaling.runs import Columns, Run, columns
+from scaling.laws import Convention
+from scaling.runs import Run, RunTable
 from scaling.stats import Array, format_loss
 
 from .style import (
@@ -39,27 +41,27 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 CEILING = 3.0  # times the 95 % limit: the height of the panels of the profile
 
 
-def without_local_correction(predictor: Predictor) -> Predictor:
+def without_local_correction(predictor: Fit) -> Fit:
     """The law's forms alone: the correction that predictions add close to single runs would draw kinks."""
     return replace(predictor, local=ResidualGP.nothing())
 
 
-def expected_loss(predictor: Predictor, table: Columns) -> Array:
+def expected_loss(predictor: Fit, table: RunTable) -> Array:
     """The loss that the law's forms give to each run, shape (runs,), in nats per token."""
     return np.asarray(
         without_local_correction(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     )
 
 
-def run_size(run: Run, convention: str = "total") -> float:
-    """N of a run by the law's convention; by the other one where the run lacks it; else 0."""
-    first, second = run.params, run.params_non_embedding
-    if convention != "total":
-        first, second = second, first
-    return float(first if first is not None else second or 0)
+def run_size(run: Run, convention: Convention = "total") -> float:
+    """N of a run by the law's convention; by the other one where the run lacks it."""
+    try:
+        return run.n_params(convention)
+    except BadInput:
+        return run.n_params()
 
 
-def point_label(run: Run, convention: str) -> str:
+def point_label(run: Run, convention: Convention) -> str:
     """The tooltip of a run's point."""
     return (
         f"{run.run}\nN {format_size(run_size(run, convention))}, D {format_size(run.tokens)}: "
@@ -67,7 +69,7 @@ def point_label(run: Run, convention: str) -> str:
     )
 
 
-def optimal_allocations(predictor: Predictor, compute: Array) -> tuple[Array, Array, Array] | None:
+def optimal_allocations(predictor: Fit, compute: Array) -> tuple[Array, Array, Array] | None:
     """N*, D* and loss at each budget, shape (budgets,); None where the law has no optimum."""
     try:
         best = [predictor.allocate(float(c), force=True) for c in compute]
@@ -77,7 +79,7 @@ def optimal_allocations(predictor: Predictor, compute: Array) -> tuple[Array, Ar
 
 
 def draw_points(
-    axes: Axes, x: Array, y: Array, runs: Sequence[Run], sealed_runs: frozenset[str], convention: str
+    axes: Axes, x: Array, y: Array, runs: Sequence[Run], sealed_runs: frozenset[str], convention: Convention
 ) -> None:
     """Draw runs as points with tooltips: fitted ones round, sealed ones as diamonds.
 
@@ -117,7 +119,7 @@ def require_runs(runs: Sequence[Run]) -> None:
         raise BadInput("there are 0 annealed runs that the law applies to; the figure needs 1")
 
 
-def _residual_plot(figure: Figure, predictor: Predictor, runs: Sequence[Run], table: Columns) -> Plot:
+def _residual_plot(figure: Figure, predictor: Fit, runs: Sequence[Run], table: RunTable) -> Plot:
     """A figure with each run's loss, the law's, and the difference in percent."""
     law = expected_loss(predictor, table)
     values = zip(
@@ -130,7 +132,7 @@ def _residual_plot(figure: Figure, predictor: Predictor, runs: Sequence[Run], ta
     )
 
 
-def surface(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def surface(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """Contours of the law's loss over N and D, the runs, isoFLOP lines and the compute-optimal frontier.
 
     Raises:
@@ -138,7 +140,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[st
     """
     require_runs(runs)
     predictor = without_local_correction(predictor)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     n_low, n_high = float(table.N.min()) / 2, float(table.N.max()) * 2.2
     d_low, d_high = float(table.D.min()) / 2, float(table.D.max()) * 2.2
     N, D = np.meshgrid(np.geomspace(n_low, n_high, 70), np.geomspace(d_low, d_high, 70), indexing="ij")
@@ -175,7 +177,7 @@ def surface(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[st
     if best is None:
         title = "Fitted loss surface; the law depends on one variable only, so no split is optimal"
     else:
-        law = predictor.law
+        law = predictor.main_form.law
         exponent = law.beta / (law.alpha + law.beta) if law.alpha + law.beta > 0 else math.nan
         top = predictor.allocate(float((6 * table.N * table.D).max()), force=True)
         title = (
@@ -219,20 +221,20 @@ def _isoflop_lines(
         )
 
 
-def residual_percent(predictor: Predictor, runs: Sequence[Run]) -> Array:
+def residual_percent(predictor: Fit, runs: Sequence[Run]) -> Array:
     """100·(actual/predicted − 1) of each run, shape (runs,): positive where the loss is above the law."""
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     return np.asarray(100 * (table.L / expected_loss(predictor, table) - 1))
 
 
-def residuals(predictor: Predictor, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
+def residuals(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """Percent by which each run's loss is above the law, against N, D and C.
 
     Raises:
         BadInput: no runs.
     """
     require_runs(runs)
-    table = columns(runs, predictor.convention)
+    table = RunTable.of(runs, predictor.convention)
     error = residual_percent(predictor, runs)
     fitted = np.array([run.run not in sealed_runs for run in runs], dtype=bool)
     used = fitted if fitted.any() else ~fitted

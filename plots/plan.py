@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from families.units import format_size
 from scaling.planning.planfile import Choice, PlanFile
-from scaling.planning.query import IsoFlop
+from scaling.planning.query import IsoFlopCurve
 from scaling.published_runs import PUBLISHED_RUNS, PublishedRuns
 from scaling.runs import Run
 from scaling.stats import Array, format_loss
@@ -39,7 +39,7 @@ DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
 MARKER_OF_SET = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
 
-def planned(plan: PlanFile, curves: Sequence[IsoFlop], runs: Sequence[Run] = ()) -> Plot:
+def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] = ()) -> Plot:
     """Expected loss against size for a plan's budget.
 
     IsoFLOP curves of the candidates, the frontier, the indifference band, own and published runs, and the sizes that other

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
-from scaling.fitting.lawfile import FormRecord
+from scaling.fitting.forms import FittedForm
 from scaling.scoring import ComparisonRow
-from scaling.stats import format_loss
+from scaling.stats import Z_50, format_loss
 
 from .style import (
     BLUE,
@@ -27,7 +27,6 @@ from .style import (
 
 FEWEST_TO_CALIBRATE = 3
 LEVELS = (0.5, 0.8, 0.95)
-Z_50 = 0.6744897501960817  # standard normal quantile at 0.75
 
 
 def percent_off(error: float) -> str:
@@ -179,7 +178,7 @@ def calibration(rows: Sequence[ComparisonRow]) -> Plot:
     )
 
 
-def backtest(forms: Sequence[FormRecord]) -> Plot:
+def backtest(forms: Sequence[FittedForm]) -> Plot:
     """Each form's rms error in predicting the study's costlier runs from its cheaper ones.
 
     Raises:

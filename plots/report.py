@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaling.fitting.lawfile import LawFile
+from scaling.paths import StudyPaths
 from scaling.rendering import environment
 
 from . import tables, text
@@ -183,7 +185,7 @@ def _documents(study: StudyData) -> list[tuple[str, object]]:
     named = (
         ("study", study.study_file),
         ("ladder", study.ladder),
-        ("law", study.law),
+        ("law", LawFile.read(StudyPaths(study.folder).law) if study.law else None),
         ("plan", study.plan),
         ("comparison", study.comparison),
     )

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from families.units import BadInput
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import Fit, load_law
+from scaling.laws import PARAMS_FIELD
+from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.pilot import ladder_flops
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
-from scaling.runs import Run, compute_of
+from scaling.runs import Run
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
 from scaling.scoring import Comparison, comparisons_under
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
-from scaling.study import Study, StudyFile, open_study
 
 FEWEST_POINTS = 10  # of a curve that can be called rising
 LARGEST_VOCABULARY = 262_144  # Gemma's
@@ -75,7 +76,7 @@ class StudyData:
     seal_intact: bool = False
     runs: tuple[Run, ...] = ()
     work: tuple[WorkEntry, ...] = ()
-    law: LawFile | None = None
+    law: Fit | None = None
     comparison: Comparison | None = None
     curves: tuple[LossCurve, ...] = ()
     missing: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class StudyData:
         """
         if self.law is None:
             return tuple(run for run in self.runs if run.annealed)
-        field = "params" if self.law.convention == "total" else "params_non_embedding"
+        field = PARAMS_FIELD[self.law.convention]
         return tuple(
             run
             for run in self.runs
@@ -143,7 +144,7 @@ class StudyData:
         always = with_curve | self.sealed_runs
         best = min(self.runs, key=lambda run: run.loss)
         rest = [run for run in self.runs if run.run not in always and run is not best]
-        rest.sort(key=lambda run: (compute_of(run), run.run))
+        rest.sort(key=lambda run: (run.flops, run.run))
         kept = {id(run) for run in subsample_evenly(rest, MOST_DRAWN)} | {id(best)}
         runs = tuple(run for run in self.runs if run.run in always or id(run) in kept)
         return replace(self, curves=curves, runs=runs)
@@ -169,7 +170,7 @@ def load_study(folder: Path) -> StudyData:
         runs = reading.runs
         warnings += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
     plan, intact = _read_plan(study, warnings)
-    law = LawFile.read(study.law) if study.law.exists() else None
+    law = load_law(study.law) if study.law.exists() else None
     comparison = Comparison.read(study.comparison) if study.comparison.exists() else None
     folders = sort_by_size(_subfolders(study.folder / "runs"), runs)
     with_curves = subsample_evenly(folders, MOST_READ)
@@ -204,7 +205,7 @@ def _load_outcomes(folder: Path) -> StudyData:
     )
 
 
-def _read_plan(study: Study, warnings: list[str]) -> tuple[PlanFile | None, bool]:
+def _read_plan(study: StudyPaths, warnings: list[str]) -> tuple[PlanFile | None, bool]:
     """The plan and whether its seal is intact; a broken seal is added to `warnings` as the first."""
     if not study.plan.exists():
         return None, False
@@ -219,7 +220,7 @@ def _read_plan(study: Study, warnings: list[str]) -> tuple[PlanFile | None, bool
 
 
 def _missing(
-    runs: tuple[Run, ...], law: LawFile | None, plan: PlanFile | None, comparison: Comparison | None
+    runs: tuple[Run, ...], law: Fit | None, plan: PlanFile | None, comparison: Comparison | None
 ) -> list[str]:
     lines = []
     if not runs:
@@ -275,7 +276,7 @@ def _data_warnings(study: StudyData) -> list[str]:
             f"figures draw {len(drawn.runs):,} of {len(study.runs):,} observations, evenly by compute; the law and the "
             "totals include all"
         )
-    sizes = {run.params or run.params_non_embedding for run in study.runs}
+    sizes = {run.n_params() for run in study.runs}
     if len(study.runs) > 1 and len(sizes) == 1:
         warnings.append("all runs are of one size: the dependence of loss on N is not identified")
     return warnings
@@ -305,7 +306,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def sort_by_size(names: Iterable[str], runs: Sequence[Run]) -> list[str]:
     """Distinct names of training runs by their size; those of unknown size come first."""
-    sizes = {run.run: run.params or run.params_non_embedding or 0.0 for run in runs}
+    sizes = {run.run: run.n_params() for run in runs}
     return sorted(set(names), key=lambda name: (sizes.get(name, 0.0), name))
 
 
@@ -321,7 +322,7 @@ def _subfolders(root: Path) -> list[str]:
         return []
 
 
-def _read_curves(study: Study, names: Sequence[str]) -> list[LossCurve]:
+def _read_curves(study: StudyPaths, names: Sequence[str]) -> list[LossCurve]:
     """Every metrics.jsonl of those runs, in the order of their paths; broken lines are skipped.
 
     A run with a folder of its own (out=) is a study of itself: its parts lie next to the other files.

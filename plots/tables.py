@@ -6,13 +6,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from families import params, params_non_embedding
+from families import count
 from families.units import BadInput, format_duration, format_size
 from scaling.laws import Allocation
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
 from scaling.planning.query import rule_of
-from scaling.runs import compute_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
 
@@ -248,12 +247,12 @@ def forms_table(study: StudyData) -> ReportTable | None:
         {
             "form": lambda form: Cell(form.name),
             "weight": lambda form: Cell(f"{100 * form.weight:.0f} %", form.weight),
-            "E": lambda form: loss_cell(form.E),
-            "A": lambda form: text_cell(form.A, scientific_number),
-            "B": lambda form: text_cell(form.B, scientific_number),
-            "alpha": lambda form: number_cell(form.alpha),
-            "beta": lambda form: number_cell(form.beta),
-            "gamma": lambda form: number_cell(form.gamma),
+            "E": lambda form: loss_cell(form.law.E),
+            "A": lambda form: text_cell(form.law.A, scientific_number),
+            "B": lambda form: text_cell(form.law.B, scientific_number),
+            "alpha": lambda form: number_cell(form.law.alpha),
+            "beta": lambda form: number_cell(form.law.beta),
+            "gamma": lambda form: number_cell(form.law.gamma),
             "backtest error": lambda form: text_cell(
                 form.rollout_error, lambda error: f"{100 * error:.2f} %"
             ),
@@ -266,7 +265,7 @@ def next_runs_table(study: StudyData) -> ReportTable | None:
     """The law's optimum at 1, 3, 10 and 100 times the largest compute fitted; None where it has none."""
     if study.law is None:
         return None
-    predictor = study.law.predictor()
+    predictor = study.law
     optima = []
     for times in TIMES:
         try:
@@ -303,10 +302,10 @@ def informative_ladders_table(study: StudyData) -> ReportTable | None:
         f"now predicted to ±{100 * advice.half_width_80:.1f} %",
         advice.offers,
         {
-            "member": lambda offer: Cell(offer.purchase.member.name),
-            "tokens": lambda offer: size_cell(offer.purchase.tokens),
-            "rungs": lambda offer: int_cell(len(offer.purchase.rungs)),
-            "FLOPs": lambda offer: size_cell(offer.purchase.flops),
+            "member": lambda offer: Cell(offer.ladder.member.name),
+            "tokens": lambda offer: size_cell(offer.ladder.tokens),
+            "rungs": lambda offer: int_cell(len(offer.ladder.rungs)),
+            "FLOPs": lambda offer: size_cell(offer.ladder.flops),
             "80 % interval with it": lambda offer: text_cell(
                 offer.half_width_80, lambda share: f"±{100 * share:.1f} %"
             ),
@@ -323,20 +322,18 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     runs = study.comparable_runs
     if study.law is None or not runs or not all(run.n_layer and run.n_embd and run.n_head for run in runs):
         return None
-    predictor = study.law.predictor()
+    predictor = study.law
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
-        count = params if study.law.convention == "total" else params_non_embedding
         shapes = candidates("all", rule_of(runs))
-        fitted = (
-            np.asarray(count(shapes.as_spec)) >= predictor.domain.N[0]
-        )  # smaller ones may not follow the law
+        sizes = np.asarray(count(shapes.as_spec, study.law.convention), dtype=np.float64)
+        fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
         shapes = shapes.chosen(fitted)
         advice = advise(
             runs,
-            study.law.law,
+            study.law.main_form.law,
             shapes,
-            np.asarray(count(shapes.as_spec), dtype=np.float64),
+            sizes[fitted],
             target=(target.N, target.D),
             budget=BUDGET_SHARE * target.C,
             convention=study.law.convention,
@@ -350,9 +347,7 @@ def observations_table(study: StudyData) -> ReportTable | None:
     """All observations, of very many a part; None without any."""
     if not study.runs:
         return None
-    by_size = sorted(
-        study.runs, key=lambda run: (run.params or run.params_non_embedding or 0, run.run, run.tokens)
-    )
+    by_size = sorted(study.runs, key=lambda run: (run.n_params(), run.run, run.tokens))
     shown, total = subsample_evenly(by_size, MOST_ROWS), len(study.runs)
     title = "1 observation" if total == 1 else f"{total} observations"
     if len(shown) < total:
@@ -362,11 +357,11 @@ def observations_table(study: StudyData) -> ReportTable | None:
         shown,
         {
             "run": lambda run: Cell(run.run),
-            "params": lambda run: size_cell(run.params or run.params_non_embedding),
+            "params": lambda run: size_cell(run.n_params()),
             "tokens": lambda run: size_cell(run.tokens),
             "loss": lambda run: loss_cell(run.loss),
             "ppl": lambda run: number_cell(perplexity(run.loss), 2),
-            "FLOPs": lambda run: size_cell(compute_of(run)),
+            "FLOPs": lambda run: size_cell(run.flops),
             "annealed": lambda run: Cell("yes" if run.annealed else "no"),
             "learning rate": lambda run: text_cell(run.lr, "{:.3g}".format),
             "time": lambda run: duration_cell(None if run.wall_s is None else run.wall_s / 3600),

@@ -3,7 +3,7 @@
 import math
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import Status
+from scaling.fitting.forms import Status
 from scaling.stats import format_loss
 
 from .predictions import scores_text
@@ -137,7 +137,7 @@ def recommendations(study: StudyData) -> list[str]:
         sentences.append(
             f"The fit is {law.status.value}: {law.status.message}. Resolve this before training more runs."
         )
-    predictor = law.predictor()
+    predictor = law
     try:
         best = predictor.allocate(predictor.domain.C[1])
     except BadInput as error:
@@ -178,8 +178,8 @@ def recommendations(study: StudyData) -> list[str]:
         best_offer = advice.offers[0]
         sentences.append(
             f"To narrow the prediction for {format_size(target.N)} parameters on {format_size(target.D)} tokens, train a "
-            f"ladder of {best_offer.purchase.member.name} to {format_size(best_offer.purchase.tokens)} tokens "
-            f"({format_size(best_offer.purchase.flops)} FLOPs): the 80 % interval goes from "
+            f"ladder of {best_offer.ladder.member.name} to {format_size(best_offer.ladder.tokens)} tokens "
+            f"({format_size(best_offer.ladder.flops)} FLOPs): the 80 % interval goes from "
             f"±{100 * advice.half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
     warnings = law.card.get("warnings", "none")

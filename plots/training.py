@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import Predictor
+from scaling.fitting.predictor import Fit
 from scaling.hardware import recognise
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry
@@ -42,9 +42,7 @@ LARGEST_SHOWN = 3.0  # times the median loss shown: a diverging run leaves the a
 MOST_NAMED = 14  # lines that can be named at their ends
 
 
-def learning_curves(
-    curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Predictor | None = None
-) -> Plot:
+def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Fit | None = None) -> Plot:
     """Loss against tokens: a line for each trunk, thin lines for cooldowns, points for annealed rungs, dashes for the law.
 
     Of very many runs, MOST_LINES are drawn.
@@ -161,7 +159,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _law_line(axes: Axes, predictor: Predictor, points: Sequence[Run], colour: str, last: float) -> None:
+def _law_line(axes: Axes, predictor: Fit, points: Sequence[Run], colour: str, last: float) -> None:
     """Draw the law at a run's N, over the tokens of its rungs, up to `last` tokens."""
     size = run_size(points[0], predictor.convention)
     grid = np.geomspace(

@@ -13,7 +13,7 @@ from families.units import BadInput, ungrouped
 from .files import Record
 from .hardware import Accelerator, Devices, accelerator, combine, read_devices
 
-ASSUMED_MFU = 0.4  # what well-tuned engines reach on one node; the card's own family reached 0.07 to 0.08
+ASSUMED_MFU = 0.4  # well-tuned training on one node; the family of MosaicML's GPT-2 card reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)
 
 MfuSource = Literal["assumed", "measured", "estimated"]
@@ -80,7 +80,7 @@ _THOUSANDS = re.compile(
 
 
 class Budget(Record):
-    """What may be spent. `flops` is always known; time needs an accelerator.
+    """Training budget. `flops` is always known; time needs an accelerator.
 
     device_seconds: seconds times devices. devices: one is assumed where no number is given.
     mfu: model FLOPs utilisation, a share of the dense peak.
@@ -99,18 +99,18 @@ class Budget(Record):
     price_source: str | None = None
 
     def hours(self, flops: float) -> float | None:
-        """Wall-clock hours that so many FLOPs take on these devices; None without an accelerator."""
+        """Return wall-clock hours of `flops` on these devices; None without an accelerator."""
         seconds = self.device_seconds_for(flops)
         return None if seconds is None or self.devices is None else seconds / self.devices / 3600
 
     def device_seconds_for(self, flops: float) -> float | None:
-        """Seconds times devices that so many FLOPs take; None without an accelerator."""
+        """Return seconds times devices of `flops`; None without an accelerator."""
         if self.accelerator is None or self.mfu is None:
             return None
         return flops / (accelerator(self.accelerator).training_peak * self.mfu)
 
     def price(self, flops: float) -> float | None:
-        """USD at the budget's own price, else the catalogue's; None without an accelerator or a price."""
+        """Return USD at the budget's own price, else the catalogue's; None without an accelerator or a price."""
         seconds = self.device_seconds_for(flops)
         if seconds is None or self.accelerator is None:
             return None
@@ -129,7 +129,9 @@ def parse_budget(
     """Read a budget: FLOPs, a time on devices, device-hours or money, in the words people use.
 
     Args:
-        mfu: share of the dense peak, 0 to 1; default 0.4, and said to be assumed.
+        text: the budget, like "64 H100 for 2 weeks".
+        mfu: model FLOPs utilisation, a share of the dense peak, 0 to 1; default 0.4.
+        mfu_source: where the MFU is from; the plan names it.
         on: devices like "8xA100", for a budget that names none or not how many.
         price: USD per device-hour, in place of the catalogue's.
 
@@ -209,7 +211,7 @@ def split_budgets(text: str) -> list[str]:
     """Several budgets separated by commas, which also group the thousands of one.
 
     Raises:
-        BadInput: a comma that may be a decimal one, as in 1,4e18.
+        BadInput: a comma may be a decimal one, as in 1,4e18.
     """
     words = _ungrouped(text.strip())
     parts = [part.strip() for part in words.split(",")]
@@ -220,7 +222,7 @@ def parse_devices(text: str) -> tuple[int | None, Accelerator]:
     """Read "8xA100", "8 A100s" or "A100", whose number is None.
 
     Raises:
-        BadInput: no such accelerator, or no devices.
+        BadInput: the accelerator is unknown, or there are no devices.
     """
     found = _devices(text)
     if found.accelerator is None:
@@ -232,7 +234,7 @@ def parse_mfu(text: str) -> float:
     """Read 0.4 or 40%.
 
     Raises:
-        BadInput: not a share between 0 and 1.
+        BadInput: the text is not a share between 0 and 1.
     """
     words = text.strip()
     try:
@@ -254,9 +256,9 @@ def _checked_mfu(mfu: float | None) -> float:
 
 def _check_size(text: str, value: float, unit: str) -> None:
     if not (math.isfinite(value) and value > 0):
-        raise BadInput(f"budget is {text}; it must be positive and finite, and this is {value:g} {unit}")
+        raise BadInput(f"budget is {text}; it must be positive and finite, not {value:g} {unit}")
     if value > 1e40:
-        raise BadInput(f"budget is {text}, which is {value:g} {unit}; all computers on Earth do less")
+        raise BadInput(f"budget is {text}, which is {value:g} {unit}; it must be at most 1e40")
 
 
 def _devices(text: str) -> Devices:
@@ -413,7 +415,7 @@ def parse_duration(words: str) -> float:
     A month is 30 days and a year 365.
 
     Raises:
-        BadInput: it is no time.
+        BadInput: the text is not a time.
     """
     seconds = _duration(words)
     if seconds is None:

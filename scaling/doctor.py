@@ -1,4 +1,4 @@
-"""Five famous results, derived again in seconds on data made here or facts held here: a health check of the arithmetic."""
+"""Health check: five published results reproduced in seconds, and the state of the installation."""
 
 import math
 import os
@@ -20,16 +20,13 @@ from .auditing import audit_text
 from .auditing.findings import Verdict
 from .auditing.shapes import EARLIER
 from .files import Document, Record
+from .fitting.forms import Status
 from .fitting.isoflop import approach_2, parabola
-from .fitting.predictor import Status
-from .laws import Law, published
+from .laws import Law, published_law
 from .runs import Run
 from .stats import Array
 
-# MERGED DOCSTRINGS
-# The state of the installation: versions, cores, memory, disk, and what is known to go wrong with them.
-
-NEEDED = {  # as in pyproject.toml
+NEEDED = {  # oldest supported versions, as in pyproject.toml
     "numpy": (1, 26),
     "scipy": (1, 11),
     "pydantic": (2, 7),
@@ -37,13 +34,16 @@ NEEDED = {  # as in pyproject.toml
     "transformers": (5, 15),
 }
 
-TRAINING = ("torch", "transformers")  # imported by what trains; the extra [train] brings them
+TRAINING = ("torch", "transformers")  # imported by the verbs that train; part of the extra [train]
 
-TRAIN_EXTRA = (*TRAINING, "tokenizers", "safetensors", "huggingface_hub")  # all that it names
+TRAIN_EXTRA = (*TRAINING, "tokenizers", "safetensors", "huggingface_hub")  # all packages of that extra
 
 INSTALL_TRAINING = "pip install 'scaling-planner[train]'"
 
-MENDED = (5, 15)  # transformers from which GPT-2's residual projections start at 0.02/sqrt(2·n_layer) again
+MENDED = (
+    5,
+    15,
+)  # first transformers since 5.0 that initialises GPT-2's residual projections at 0.02/sqrt(2·n_layer)
 
 TRAP = (
     "initialises GPT-2's residual projections at 0.02 where 0.02/sqrt(2·n_layer) is right: losses of deep models are not "
@@ -54,22 +54,22 @@ LITTLE_DISK, LITTLE_MEMORY = 5e9, 4e9  # bytes; torch alone takes 1.4 GB, a demo
 
 
 def require_training(verb: str) -> None:
-    """Refuse a verb that trains where the packages of the extra [train] are missing; imports none of them.
+    """Check that the packages of the extra [train] are installed, without importing them.
 
     Raises:
-        BadInput: with what is missing, and how to install it.
+        BadInput: with the missing packages, and how to install them.
     """
     if missing := [name for name in TRAINING if not importable(name)]:
         raise BadInput(f"{verb} {training_needs(missing)}")
 
 
 def training_needs(missing: Iterable[str]) -> str:
-    """The sentence on missing packages of the extra [train]."""
+    """Return the message on missing packages of the extra [train]."""
     return f"needs {' and '.join(missing)}: {INSTALL_TRAINING}"
 
 
 def importable(name: str) -> bool:
-    """Tell whether a package can be imported, without importing it."""
+    """Return True if a package can be imported, without importing it."""
     try:
         return find_spec(name) is not None
     except ImportError:
@@ -77,7 +77,7 @@ def importable(name: str) -> bool:
 
 
 class Part(Record):
-    """One part: its name, its state, and a warning where something about it will go wrong."""
+    """A part of the installation: name, state, and a warning about a known problem."""
 
     name: str
     state: str
@@ -85,7 +85,7 @@ class Part(Record):
 
 
 def installation() -> tuple[Part, ...]:
-    """Python, packages (without importing them), cores, memory, disk."""
+    """Return the state of Python, packages (without importing them), cores, memory and disk."""
     return (
         Part(name="python", state=f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *(package(name, _installed(name)) for name in NEEDED),
@@ -95,23 +95,23 @@ def installation() -> tuple[Part, ...]:
     )
 
 
-def package(name: str, found: str | None) -> Part:
-    """A package of that version, with what is known to be wrong with it."""
-    if found is None:
+def package(name: str, version: str | None) -> Part:
+    """Return the state of a package of that version (None: missing), with a warning about known problems."""
+    if version is None:
         if name in TRAINING:
-            return Part(name=name, state="missing", warning=f"training needs it: {INSTALL_TRAINING}")
+            return Part(name=name, state="missing", warning=f"required for training: {INSTALL_TRAINING}")
         return Part(name=name, state="missing", warning=f"pip install {name}")
-    numbers = release(found)
+    numbers = release(version)
     if name == "transformers" and (5, 0) <= numbers < MENDED:
-        return Part(name=name, state=found, warning=TRAP)
+        return Part(name=name, state=version, warning=TRAP)
     least = NEEDED[name]
     if numbers < least:
-        return Part(name=name, state=found, warning=f"{'.'.join(map(str, least))} or later is needed")
-    return Part(name=name, state=found)
+        return Part(name=name, state=version, warning=f"{'.'.join(map(str, least))} or later is required")
+    return Part(name=name, state=version)
 
 
 def release(text: str) -> tuple[int, int]:
-    """Major and minor number of a version."""
+    """Return major and minor number of a version."""
     major, minor = [*re.findall(r"[0-9]+", text.split("+")[0]), "0", "0"][:2]
     return int(major), int(minor)
 
@@ -126,7 +126,7 @@ def _installed(name: str) -> str | None:
 def _memory() -> Part:
     pages = os.sysconf("SC_PAGE_SIZE")
     total, free = (os.sysconf(key) * pages for key in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
-    warning = "little for training" if total < LITTLE_MEMORY else ""
+    warning = "little memory for training" if total < LITTLE_MEMORY else ""
     return Part(
         name="memory", state=f"{format_size(total)} bytes, {format_size(free)} unused", warning=warning
     )
@@ -134,18 +134,21 @@ def _memory() -> Part:
 
 def _disk(folder: Path) -> Part:
     free = shutil.disk_usage(folder).free
-    warning = "little for checkpoints" if free < LITTLE_DISK else ""
+    warning = "little space for checkpoints" if free < LITTLE_DISK else ""
     return Part(name="disk", state=f"{format_size(free)} bytes free here", warning=warning)
 
 
 def formats(
     fp32: float, bf16: float, amx: bool | None, threads: int, gpus: tuple[str, ...]
 ) -> tuple[Part, ...]:
-    """What a probe of the CPU's matrix products says about training here.
+    """Return the state of the CPU's number formats and of the GPUs.
 
     Args:
-        fp32, bf16: FLOP/s of a matrix product.
-        amx: whether the processor has tile units, None where unknown.
+        fp32: FLOP/s of a matrix product in fp32.
+        bf16: FLOP/s of a matrix product in bf16.
+        amx: True if the processor has tile units (AMX); None if unknown.
+        threads: threads of the products.
+        gpus: names of the GPUs.
     """
     gain = bf16 / fp32
     units = {True: "AMX", False: "no AMX", None: "AMX unknown"}[amx]
@@ -159,7 +162,7 @@ GOPHER = 5.76e23  # FLOPs of Gopher, the budget at which Hoffmann et al. 2022 co
 
 
 class Check(Record):
-    """One result: what is claimed, what was found here, what was expected, and whether they agree."""
+    """A reproduced result: the claim, the result here, the expected one, and True if they agree."""
 
     name: str
     claim: str
@@ -170,7 +173,7 @@ class Check(Record):
 
 
 class Checkup(Document):
-    """All results, and the state of the installation."""
+    """Reproduced results, and the state of the installation."""
 
     KIND: ClassVar[str] = "checkup"
 
@@ -179,13 +182,13 @@ class Checkup(Document):
 
     @property
     def passed(self) -> bool:
-        """Every check passed. Parts of the installation only warn."""
+        """True if all results are reproduced; warnings about the installation do not count."""
         return all(check.passed for check in self.checks)
 
 
 def checks() -> tuple[Check, ...]:
-    """Derive the five results."""
-    made: list[Check] = []
+    """Reproduce the five results."""
+    results: list[Check] = []
     derivations: tuple[Callable[[], Check], ...] = (
         failed_fit,
         nanogpt_riddle,
@@ -196,17 +199,19 @@ def checks() -> tuple[Check, ...]:
     for derive in derivations:
         began = time.perf_counter()
         check = derive()
-        made.append(check.model_copy(update={"seconds": round(time.perf_counter() - began, 3)}))
-    return tuple(made)
+        results.append(check.model_copy(update={"seconds": round(time.perf_counter() - began, 3)}))
+    return tuple(results)
 
 
 def failed_fit(seed: int = 0) -> Check:
-    """Hoffmann's third approach: a mean-reduced Huber loss is about 1e-6, below the tolerance with which L-BFGS-B
-    compares steps, so a loose one returns the start and says success (Besiroglu et al. 2024, section 3).
+    """Reproduce the failed fit of Hoffmann's third approach (Besiroglu et al. 2024, section 3).
+
+    A mean-reduced Huber loss is about 1e-6, below the tolerance with which L-BFGS-B compares steps: with a loose one it
+    returns the start and reports success.
     """
     from .fitting.fit import fit  # scipy stays unloaded until it is needed
 
-    truth, start = published("chinchilla").law, published("hoffmann").law
+    truth, start = published_law("chinchilla").law, published_law("hoffmann").law
     N, D, L = _chinchilla_like(truth, seed)
     success, stopped, stopped_objective = _loose(start, N, D, L)
     runs = [
@@ -214,8 +219,8 @@ def failed_fit(seed: int = 0) -> Check:
         for index, (n, d, loss) in enumerate(zip(N.tolist(), D.tolist(), L.tolist(), strict=True))
     ]
     mended = fit(runs, form="chinchilla", bootstrap=0, starts=[start])
-    objective = _huber(mended.law, N, D, L)
-    true, ours = (law.allocate(GOPHER).tokens_per_param for law in (truth, mended.law))
+    objective = _huber(mended.main_form.law, N, D, L)
+    true, ours = (law.allocate(GOPHER).tokens_per_param for law in (truth, mended.main_form.law))
     stuck, hoffmann = (law.allocate(GOPHER).tokens_per_param for law in (stopped, start))
     return Check(
         name="Hoffmann's failed fit",
@@ -234,7 +239,7 @@ def failed_fit(seed: int = 0) -> Check:
 
 
 def _chinchilla_like(law: Law, seed: int) -> tuple[Array, Array, Array]:
-    """About 120 runs over Hoffmann's sizes and budgets, 0.5 % of noise in loss."""
+    """Simulate about 120 runs over Hoffmann's sizes and budgets, 0.5 % noise in loss."""
     rng = np.random.default_rng(seed)
     compute = np.repeat(np.geomspace(6e18, 3e21, 9), 27)
     N = np.exp(rng.uniform(math.log(4.4e7), math.log(1.6e10), len(compute)))
@@ -266,9 +271,9 @@ def _loose(start: Law, N: Array, D: Array, L: Array) -> tuple[bool, Law, float]:
 
 
 def nanogpt_riddle() -> Check:
-    """nanoGPT's scaling_laws notebook finds 316M where Hoffmann et al. 2022, table A3, have 400M, and leaves it open."""
+    """Explain why nanoGPT's scaling_laws notebook finds 316M where Hoffmann et al. 2022, table A3, have 400M."""
     compute = 2.21e19
-    hoffmann, besiroglu = published("hoffmann").law, published("chinchilla").law
+    hoffmann, besiroglu = published_law("hoffmann").law, published_law("chinchilla").law
     grid = 10 ** np.arange(8, 11, 2**-4)  # the notebook's
     coarse = float(grid[int(np.argmin(hoffmann.loss(grid, compute / 6 / grid)))])
     exact, mended = hoffmann.allocate(compute), besiroglu.allocate(compute)
@@ -285,25 +290,28 @@ def nanogpt_riddle() -> Check:
 
 
 def kaplan_exponent() -> Check:
-    """Chinchilla's law, seen without embeddings and at Kaplan's sizes (Pearce & Song 2024, arXiv:2406.12907)."""
-    seen = {name: _local_exponent(published(name).law) for name in ("hoffmann", "chinchilla")}
+    """Reproduce Kaplan's exponent from Chinchilla's law, without embeddings and at Kaplan's sizes.
+
+    Pearce & Song 2024, arXiv:2406.12907.
+    """
+    local = {name: _local_exponent(published_law(name).law) for name in ("hoffmann", "chinchilla")}
     true = {
-        name: law.beta / (law.alpha + law.beta) for name in seen for law in (published(name).law,)
+        name: law.beta / (law.alpha + law.beta) for name in local for law in (published_law(name).law,)
     }  # in total parameters, anywhere
     return Check(
         name="Kaplan's exponent 0.73",
         claim="N* grows as C^0.73 without embeddings over 768 to 1.5e9 parameters, where Chinchilla's own law, in all "
-        "parameters, grows as C^0.5: counting and range, not another physics",
-        found=f"{seen['hoffmann']:.2f} (Hoffmann's constants), {seen['chinchilla']:.2f} (Besiroglu's); in all "
+        "parameters, grows as C^0.5: different counting and range explain it",
+        found=f"{local['hoffmann']:.2f} (Hoffmann's constants), {local['chinchilla']:.2f} (Besiroglu's); in all "
         f"parameters {true['hoffmann']:.2f}, {true['chinchilla']:.2f}",
         expected="0.72 to 0.80; in all parameters 0.44 to 0.53",
-        passed=all(0.72 <= value <= 0.80 for value in seen.values())
+        passed=all(0.72 <= value <= 0.80 for value in local.values())
         and all(0.44 <= value <= 0.53 for value in true.values()),
     )
 
 
 def _local_exponent(law: Law) -> float:
-    """Slope of log N against log C on the optimum, both without embeddings, over Kaplan's sizes.
+    """Fit the slope of log N against log C on the optimum, both without embeddings, over Kaplan's sizes.
 
     All parameters are N + w·N^(1/3) with w = 47491, through Kaplan's shapes (Pearce & Song 2024, eq. 5). At the optimum
     of C = 6·N·D the two terms' logarithmic slopes by N are equal, which gives D for each N.
@@ -320,7 +328,7 @@ def _local_exponent(law: Law) -> float:
 
 
 def parabola_bias() -> Check:
-    """IsoFLOP parabolas on a surface whose two exponents differ: a bias without any noise."""
+    """Reproduce the bias of isoFLOP parabolas on a noiseless surface with two different exponents."""
     law = Law(E=3.169, A=215886.0, B=4750.0, alpha=0.684, beta=0.439)
     found = []
     for compute in np.geomspace(1e18, 1e20, 5):
@@ -354,7 +362,7 @@ CARD = """
 
 
 def card_mix_up() -> Check:
-    """The card's parameter column belongs to an earlier generator's shapes, and one attention width is a slip."""
+    """Show that the card's parameters are those of an earlier generator's shapes, and one attention width is a typo."""
     found = audit_text(CARD)
     counts = [finding for finding in found if finding.check == "parameters"]
     column = [finding for finding in found if finding.check == "parameters column"]

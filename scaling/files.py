@@ -1,4 +1,7 @@
-"""Files at the joints: written whole or not at all, opening with kind, version and the hashes of what they came from."""
+"""Files of ours: written atomically, opening with their kind, version and the SHA-256 of their inputs.
+
+A command writes over a file of the kind that it writes itself; any other file only with --yes (`refuse_overwrite`).
+"""
 
 import csv
 import datetime
@@ -17,53 +20,64 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from families.units import BadInput
 
-from . import __version__
+from .version import __version__
 
-# MERGED DOCSTRINGS
-# A file that is there is written over where it is what the same command writes; any other only when told (--yes).
-
-
-def now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-
-
-def sha256_bytes(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def canonical_json(value: Any) -> bytes:
-    """One byte string for one value: sorted keys, no spaces, no NaN. What is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+StrPath = str | os.PathLike[str]
 
 
 class NewerFile(BadInput):
     """A file of ours that a newer program wrote."""
 
 
+def now() -> str:
+    """The current time in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: StrPath) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashes(paths: Iterable[StrPath]) -> dict[str, str]:
+    """SHA-256 of each file by its name, for the `inputs` of a document."""
+    return {Path(path).name: sha256_file(path) for path in paths}
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes, as hashing needs."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
 @contextmanager
-def clear_io_errors(what: str | Path) -> Iterator[None]:
-    """Turn a full disk or an unwritable folder into one clear line."""
+def clear_io_errors(path: StrPath) -> Iterator[None]:
+    """Turn an OSError, such as that of a full disk, into one clear line.
+
+    Args:
+        path: stands in the message where the error names no file.
+
+    Raises:
+        BadInput: naming the file and the reason.
+    """
     try:
         yield
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else what
+        file = error.filename if isinstance(error.filename, str | bytes | os.PathLike) else path
         reason = error.strerror or str(error)
-        raise BadInput(f"cannot write {os.fsdecode(where)}: {reason}") from error
+        raise BadInput(f"cannot write {os.fsdecode(file)}: {reason}") from error
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table as comma-separated text, a header line first; every digit of a number.
+    """A table as comma-separated text with a header line; numbers keep every digit.
 
-    A spreadsheet computes a text that begins like a formula, and a run's name may be anybody's: such a text gets an
-    apostrophe before it (OWASP, CSV injection).
+    A text that begins like a formula gets an apostrophe before it, since a spreadsheet would compute it and a run's name
+    may come from anybody (OWASP, CSV injection).
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -76,12 +90,13 @@ def _as_text(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
+def atomic_write(path: StrPath, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file beside it, fsync, rename, fsync of the folder.
 
     Raises:
         BadInput: the disk is full or the folder cannot be written; nothing has changed then.
     """
+    path = Path(path)
     payload = data.encode() if isinstance(data, str) else data
     with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,14 +115,18 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A folder that is there whole or not at all: filled under a temporary name beside it, renamed when all is well.
+def atomic_dir(folder: StrPath) -> Iterator[Path]:
+    """Make a folder whole or not at all: filled under a temporary name beside it, then renamed.
 
-    One of that name that was there is replaced. On an error nothing is left, not even parents made for it.
+    An existing folder of that name is replaced. On an error nothing is left, not even parents made for it.
+
+    Yields:
+        the temporary folder to fill.
 
     Raises:
         BadInput: the disk is full or the folder cannot be written.
     """
+    folder = Path(folder)
     with clear_io_errors(folder):
         made = [parent for parent in folder.parents if not parent.exists()]
         try:
@@ -130,8 +149,8 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
         sync_file(folder.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Make what a file or a folder holds survive a power cut."""
+def sync_file(path: StrPath) -> None:
+    """Flush a file or a folder to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -139,17 +158,23 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def append_line(path: Path, line: str, *, first: str = "") -> None:
+def append_line(path: StrPath, line: str, *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
-    `first` is the line that a new file opens with. A file has one writer (scaling.gather): no lock is needed, and none is
-    left behind on a network file system by a machine that died.
+    A file has one writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network
+    file system.
+
+    Args:
+        path: the file.
+        line: the line, without its end.
+        first: the line that a new file opens with.
     """
+    path = Path(path)
     with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
-            end = _whole_lines(file.read())
+            end = file.read().rfind(b"\n") + 1
             file.truncate(end)
             file.seek(end)
             file.write(((first + "\n") if first and not end else "").encode() + line.encode() + b"\n")
@@ -157,20 +182,20 @@ def append_line(path: Path, line: str, *, first: str = "") -> None:
             os.fsync(file.fileno())
 
 
-def _whole_lines(data: bytes) -> int:
-    return data.rfind(b"\n") + 1
-
-
 class Record(BaseModel):
-    """Base of everything that crosses a file border: frozen, and no key it does not know."""
+    """Base of everything that crosses a file boundary: frozen, finite numbers only, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Document(Record):
-    """A JSON file of ours. `inputs` maps the name of each file it was made from to that file's SHA-256.
+    """Base of our JSON files.
 
-    MADE_BY says what writes one, for whoever asks for a file that is not there.
+    Attributes:
+        KIND: kind of the file.
+        MADE_BY: the command that writes one, for the message where the file does not exist.
+        VERSION: newest version of the format that this program reads.
+        inputs: SHA-256 of each file that it was made from, by name.
     """
 
     KIND: ClassVar[str]
@@ -184,6 +209,7 @@ class Document(Record):
     inputs: dict[str, str] = {}
 
     def model_post_init(self, context: Any, /) -> None:
+        """Fill in kind, version and time where the document is new."""
         for name, value in (("kind", self.KIND), ("version", self.VERSION), ("created_at", now())):
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
@@ -192,24 +218,28 @@ class Document(Record):
         """The file's text."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
 
-    def write(self, path: Path) -> None:
-        """Write whole or not at all."""
+    def write(self, path: StrPath) -> None:
+        """Write the file whole or not at all."""
         atomic_write(path, self.dump())
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read and check.
+    def read(cls, path: StrPath) -> Self:
+        """Read and check a file.
 
         Raises:
             BadInput: no such file, not JSON, another kind, a newer version, or a value that is not allowed.
         """
-        if cls.MADE_BY and not path.exists():
+        if cls.MADE_BY and not Path(path).exists():
             raise BadInput(f"{path} does not exist; {cls.MADE_BY} writes one")
         return cls.parse(read_text(path), str(path))
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
-        """Check a document's text; `name` stands in the errors."""
+        """Check a document's text; `name` stands in the messages.
+
+        Raises:
+            BadInput: as `read`.
+        """
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
@@ -222,14 +252,21 @@ class Document(Record):
 
 
 def check_kind(value: Any, kind: str, version: int, name: str) -> None:
-    """Refuse what is not a file of ours of that kind, or is newer than this program.
+    """Refuse anything but a file of ours of that kind, in a version that this program reads.
+
+    Args:
+        value: the file's first JSON value.
+        kind: the kind that is needed.
+        version: the newest version that this program reads.
+        name: stands in the message.
 
     Raises:
-        BadInput: naming what was found and what is needed.
+        BadInput: another kind, or no valid version.
+        NewerFile: a newer version.
     """
-    found = value.get("kind") if isinstance(value, dict) else None
-    if found != kind:
-        raise BadInput(f"{name} is not a {kind} file: its kind is {found!r}")
+    stated = value.get("kind") if isinstance(value, dict) else None
+    if stated != kind:
+        raise BadInput(f"{name} is not a {kind} file: its kind is {stated!r}")
     number = value.get("version")
     if not isinstance(number, int) or number < 1:
         raise BadInput(f"{name} has version {number!r}; this program reads 1 to {version}")
@@ -241,27 +278,27 @@ def check_kind(value: Any, kind: str, version: int, name: str) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a pydantic error as one line: where, what it is, what is allowed."""
+    """The first problem of a pydantic error as one line: the key, its value, and what is allowed."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "value_error" and (
         not problem["loc"] or isinstance(problem["ctx"]["error"], BadInput)
     ):
         return problem["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in problem["loc"]) or "value"
-    given = problem.get("input")
-    shown = "" if isinstance(given, dict | list) or given is None else f" is {given!r}"
+    key = ".".join(str(part) for part in problem["loc"]) or "value"
+    value = problem.get("input")
+    shown = "" if isinstance(value, dict | list) or value is None else f" is {value!r}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}{shown}: {message[:1].lower() + message[1:]}"
+    return f"{key}{shown}: {message[:1].lower() + message[1:]}"
 
 
-def read_text(path: Path) -> str:
-    """A file's text, without a mark of the byte order: spreadsheets put one before the first column's name.
+def read_text(path: StrPath) -> str:
+    """A file's text, without the byte order mark that spreadsheets put before the first column's name.
 
     Raises:
-        BadInput: it is not there, is a folder, or is not UTF-8.
+        BadInput: the file does not exist, is a folder, or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"{path} does not exist") from error
     except UnicodeDecodeError as error:
@@ -270,33 +307,35 @@ def read_text(path: Path) -> str:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
 
 
-def hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """File name to SHA-256, for a document's `inputs`."""
-    return {path.name: sha256_file(path) for path in paths}
-
-
-def refuse_overwrite(path: Path, kind: type[Document], *, replace: bool = False) -> None:
-    """Refuse a place for a JSON file of ours that holds anything but one of its kind.
+def refuse_overwrite(path: StrPath, kind: type[Document], *, replace: bool = False) -> None:
+    """Refuse to write a document over a file of another kind.
 
     Raises:
-        BadInput: such a file is there.
+        BadInput: such a file exists, and `replace` is false.
     """
+    path = Path(path)
     if path.is_file() and not replace:
         try:
-            there = json.loads(path.read_bytes())
+            value = json.loads(path.read_bytes())
         except ValueError:
-            there = None
-        if not (isinstance(there, dict) and there.get("kind") == kind.KIND):
+            value = None
+        if not (isinstance(value, dict) and value.get("kind") == kind.KIND):
             _refuse_path(path, f"a {kind.KIND}")
 
 
-def refuse_overwrite_text(path: Path, opening: bytes | str, what: str, *, replace: bool = False) -> None:
-    """Refuse a place that holds a file which begins with other words than `opening`, the beginning of what is to be
-    written; `what` names that, as in "a table of runs".
+def refuse_overwrite_text(path: StrPath, opening: bytes | str, what: str, *, replace: bool = False) -> None:
+    """Refuse to write a text over a file that begins with other words.
+
+    Args:
+        path: the file to be written.
+        opening: the beginning of the text.
+        what: what the text is, as in "a table of runs"; stands in the message.
+        replace: write over any file.
 
     Raises:
-        BadInput: such a file is there.
+        BadInput: such a file exists, and `replace` is false.
     """
+    path = Path(path)
     if path.is_file() and not replace:
         words = (opening.encode() if isinstance(opening, str) else opening).split()
         if path.read_bytes().split(maxsplit=len(words))[: len(words)] != words:
@@ -304,4 +343,4 @@ def refuse_overwrite_text(path: Path, opening: bytes | str, what: str, *, replac
 
 
 def _refuse_path(path: Path, what: str) -> None:
-    raise BadInput(f"{path} is there and is not {what}; give another --out, or --yes to replace it")
+    raise BadInput(f"{path} exists and is not {what}; give another --out, or --yes to replace it")

@@ -1,14 +1,14 @@
-"""Accelerators (dense peak FLOP/s by number format, memory, bandwidth, price; each with its source), and the one
+"""Accelerators (dense peak FLOP/s by number format, memory, bandwidth and price, each with its source), and the one
 grammar of "how many of what": 8xA100, A100 x 8, 1 node of 8 A100s, TPU v4-32.
 
-A device's name is matched whole: every word is one of the catalogue's name, of the few that do not change the device
-(its vendor, its memory where there is only one), or it is another device and unknown.
+A device's name is matched whole: every word is one of the catalogue's name, or of the few that do not change the
+device (its vendor, its memory where there is only one); else it is another device, and unknown.
 """
 
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -19,18 +19,21 @@ from families.units import BadInput, nearest
 
 from .files import Document, Record
 
-_TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # the first that an accelerator has is what it trains in
+_TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # an accelerator trains in the first that it has
 PRICES_OF = 2025  # the year of the catalogue's list prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One device. Peaks are dense: vendors' "with sparsity" figures are twice as high, and training never
-    sees them.
+    """One device. Peaks are dense: vendors' figures "with sparsity" are twice as high and do not apply to training.
 
-    peak: FLOP/s of the matrix units by number format, accumulating in 32 bits.
-    memory: bytes. bandwidth: bytes/s of that memory.
-    price: USD per device-hour, a typical on-demand list price of PRICES_OF, or None where none is known.
+    Args:
+        name: as --on and budgets name it.
+        peak: FLOP/s of the matrix units by number format, accumulating in 32 bits.
+        memory: bytes.
+        bandwidth: bytes/s of that memory.
+        price: USD per device-hour, a typical on-demand list price of PRICES_OF; None where none is known.
+        source: where the figures are from.
     """
 
     name: str
@@ -42,19 +45,23 @@ class Accelerator:
 
     @property
     def training_format(self) -> str:
-        """bf16 where the device has it, else fp16, else fp32."""
+        """Number format of training: bf16 where the device has it, else fp16, else fp32."""
         return next(name for name in _TRAINING_FORMATS if name in self.peak)
 
     @property
     def training_peak(self) -> float:
-        """Dense FLOP/s in `training_format`: what an MFU is a share of."""
+        """Dense FLOP/s in `training_format`, the denominator of an MFU."""
         return self.peak[self.training_format]
 
     @property
     def price_source(self) -> str:
-        """Who asks that price, and when: "Lambda, 8x, list price of 2025"."""
+        """Provider and year of the price: "Lambda, 8x, list price of 2025"."""
         peaks, _, seller = self.source.partition("; ")
         return f"{seller}, list price of {PRICES_OF}" if seller else peaks
+
+    def facts(self) -> dict[str, object]:
+        """Return all fields, training format and peak included."""
+        return {**asdict(self), "training_format": self.training_format, "training_peak": self.training_peak}
 
 
 def _entry(
@@ -71,11 +78,11 @@ def _entry(
 
 
 # Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them (NVIDIA prints them so from
-# the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, which is half
-# of what their boxes say for fp16; A6000, RTX 6000 and RTX PRO add in 32 bits at the full rate. A device is what torch
-# counts as one: a die of an MI250 or MI250X, a GPU of a GB200's two, a chip of a TPU. Prices are typical on-demand ones
-# of PRICES_OF per device-hour, of the firm named last; they fall by the month, so a plan's money is an order of
-# magnitude, and --price or hardware.json has the place for one's own.
+# the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, half of the
+# advertised fp16; A6000, RTX 6000 and RTX PRO accumulate in 32 bits at the full rate. A device is what torch counts as
+# one: a die of an MI250 or MI250X, a GPU of a GB200's two, a chip of a TPU. Prices: typical on-demand list prices of
+# PRICES_OF per device-hour, of the provider named last. They change monthly: costs are approximate, and --price and
+# hardware.json take current prices.
 _TABLE = """
 accelerator      GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
 V100             16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
@@ -129,13 +136,13 @@ TPU-v6e          32  1638   2.70       -     918       -      -      -  Google C
 def _read_table(text: str) -> dict[str, Accelerator]:
     header, *rows = text.strip().splitlines()
     formats = header.split()[4:9]
-    found = {}
+    entries = {}
     for row in rows:
         name, memory, bandwidth, price, *rest = row.split(maxsplit=9)
         peaks = {key: float(cell) for key, cell in zip(formats, rest, strict=False) if cell != "-"}
         cost = None if price == "-" else float(price)
-        found[name] = _entry(name, float(memory), float(bandwidth), cost, rest[5], **peaks)
-    return found
+        entries[name] = _entry(name, float(memory), float(bandwidth), cost, rest[5], **peaks)
+    return entries
 
 
 CATALOGUE = _read_table(_TABLE)
@@ -212,7 +219,7 @@ _CORES = {
     "TPU-v5p": 2,
 }  # to a chip; slices of these are named by cores
 
-USER_FILE = "SCALING_HARDWARE"  # environment variable that names a file of one's own
+USER_FILE = "SCALING_HARDWARE"  # environment variable: path of the user's hardware.json
 
 
 class OwnAccelerator(Record):
@@ -236,7 +243,7 @@ class OwnAccelerator(Record):
 
 
 class HardwareFile(Document):
-    """hardware.json: accelerators of one's own, before those of the catalogue."""
+    """hardware.json: the user's accelerators, which take precedence over the catalogue."""
 
     KIND: ClassVar[str] = "hardware"
 
@@ -244,7 +251,7 @@ class HardwareFile(Document):
 
 
 def user_file() -> Path:
-    """$SCALING_HARDWARE, else scaling/hardware.json in the user's configuration folder."""
+    """Return the path of the user's file: $SCALING_HARDWARE, else scaling/hardware.json in the configuration folder."""
     named = os.environ.get(USER_FILE)
     if named:
         return Path(named)
@@ -262,7 +269,7 @@ def _own(path: Path) -> dict[str, Accelerator]:
 
 
 def known() -> dict[str, Accelerator]:
-    """The catalogue, and what the user's own file adds to it or puts in its place.
+    """Return the catalogue, with the additions and replacements of the user's file.
 
     Raises:
         BadInput: the user's file cannot be read.
@@ -398,10 +405,10 @@ def _unknown(text: str) -> str:
 
 
 def accelerator(name: str) -> Accelerator:
-    """The accelerator of that name; case, spaces and hyphens do not matter, and A100 means the 80 GB one.
+    """Return the accelerator of that name. Case, spaces and hyphens are ignored, and A100 is the 80 GB model.
 
     Raises:
-        BadInput: naming the known ones, the nearest first.
+        BadInput: the name is unknown; with the nearest match.
     """
     for known_name, entry in _own(user_file()).items():
         if _folded(known_name) == _folded(name):

@@ -1,45 +1,204 @@
-"""One general law of loss against parameters and tokens; Chinchilla and Kaplan are restrictions of it."""
+"""Scaling laws: the general form, the published laws, and the `LossModel` protocol that every law answers.
+
+Chinchilla's and Kaplan's forms are restrictions of one general `Law`. A law fitted on own runs is `fitting.predictor.Fit`.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from families import accounting, member
+from families.accounting import Convention as Convention  # re-exported: laws state their convention
 from families.units import BadInput, format_size, nearest
 
-# MERGED DOCSTRINGS
-# Where a law was fitted, how far a point lies outside, and how far outside is too far.
-# Published constants as laws, with where they come from and the domain they were fitted on.
-Convention = Literal["total", "non_embedding"]
+from .files import Record, canonical_json, sha256_bytes
+from .stats import Array, format_loss, perplexity
 
+PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
 
+MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
+
+TOKENS_PER_PARAM = 20.0  # U tokens suffice for U/20 parameters (Hoffmann et al. 2022, approach 3)
+
+SHOWN = 12  # points of a prediction that a notebook shows
+
+_EDGE = 1 + 1e-9
+
+
+class Sized(Protocol):
+    """A record with both counts of its parameters, such as a run or a planned member."""
+
+    @property
+    def params(self) -> float | None:
+        """All parameters."""
+
+    @property
+    def params_non_embedding(self) -> float | None:
+        """Parameters without token and position embeddings."""
+
+
+def n_params(sized: Sized, convention: Convention, name: str = "the record") -> float:
+    """N of a record in a convention.
+
+    Raises:
+        BadInput: the record does not state it; `name` stands in the message.
+    """
+    field = PARAMS_FIELD[convention]
+    size = getattr(sized, field)
+    if size is None:
+        raise BadInput(f"{name} has no {field}, which the convention {convention!r} counts")
+    return float(size)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Allocation:
-    """The compute-optimal split of a budget: C FLOPs into N parameters and D tokens, and the loss it reaches."""
+    """Compute-optimal split of C FLOPs into N parameters and D tokens, and the loss it reaches, in nats per token.
+
+    Intervals are 80 %, None where the law has none; that of `loss` is for one run.
+    """
 
     C: float
     N: float
     D: float
     loss: float
+    N_interval_80: tuple[float, float] | None = None
+    D_interval_80: tuple[float, float] | None = None
+    loss_interval_80: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
-        """As a notebook shows it."""
-        return (
-            f"{format_size(self.C)} FLOPs: N {format_size(self.N)}, D {format_size(self.D)}, "
-            f"D/N {self.tokens_per_param:.3g}, loss {self.loss:.4f}"
-        )
+        """The allocation as a notebook shows it."""
+        sizes = f"N {format_size(self.N)}, D {format_size(self.D)}"
+        text = f"{format_size(self.C)} FLOPs: {sizes}, D/N {self.tokens_per_param:.3g}, loss {format_loss(self.loss)}"
+        if self.N_interval_80 and self.D_interval_80 and self.loss_interval_80:
+            N, D = (" to ".join(map(format_size, pair)) for pair in (self.N_interval_80, self.D_interval_80))
+            loss = " to ".join(map(format_loss, self.loss_interval_80))
+            text += f" (80 %: N {N}, D {D}, loss {loss})"
+        return text
 
     @property
     def tokens_per_param(self) -> float:
         """D/N, in the law's convention of N."""
         return self.D / self.N
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extrapolation:
+    """Distance of a point from the fitted domain: 1 on its edge or inside, 10 where it lies ten times beyond."""
+
+    compute_factor: float  # C over the largest fitted C; below 1 inside
+    N_factor: float
+    D_factor: float
+
+    @property
+    def factor(self) -> float:
+        """The largest factor among N, D and compute; 1 inside the domain."""
+        return max(1.0, self.compute_factor, self.N_factor, self.D_factor)
+
+    @property
+    def inside(self) -> bool:
+        """True within the fitted ranges of N, D and C."""
+        return self.factor <= _EDGE
+
+    @property
+    def message(self) -> str:
+        """Each quantity outside the domain with its factor; empty inside."""
+        parts = []
+        if self.compute_factor > _EDGE:
+            parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
+        for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
+            if factor > _EDGE:
+                parts.append(f"{name} is {factor:.3g}x outside the fitted range")
+        return "; ".join(parts)
+
+    def check(self, *, force: bool = False) -> None:
+        """Refuse a point too far outside the domain.
+
+        Raises:
+            BadInput: N, D or compute lies more than 1,000 times outside, without `force`.
+        """
+        if self.factor > MAX_EXTRAPOLATION and not force:
+            raise BadInput(
+                f"{self.message}; a law reaches {MAX_EXTRAPOLATION:,.0f} times at most, unless forced (--force)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Domain:
+    """(Smallest, largest) fitted N, D and C = 6·N·D, with N in the law's convention."""
+
+    N: tuple[float, float]
+    D: tuple[float, float]
+    C: tuple[float, float]
+
+    def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
+        """Extrapolation of the farthest of the points."""
+        n, d = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
+        return Extrapolation(
+            compute_factor=float((6 * n * d).max() / self.C[1]),
+            N_factor=float(max(n.max() / self.N[1], self.N[0] / n.min(), 1.0)),
+            D_factor=float(max(d.max() / self.D[1], self.D[0] / d.min(), 1.0)),
+        )
+
+    def check_compute(self, C: float, *, force: bool = False) -> None:
+        """Refuse a budget that is not positive, or lies too far beyond the largest fitted compute.
+
+        Raises:
+            BadInput: C (FLOPs) is not positive and finite, or more than 1,000 times the largest, without `force`.
+        """
+        if not C > 0 or not math.isfinite(C):
+            raise BadInput(f"compute must be positive, got {C:g} FLOPs")
+        Extrapolation(compute_factor=C / self.C[1], N_factor=1.0, D_factor=1.0).check(force=force)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Prediction:
+    """Predicted loss in nats per token with intervals for one run: floats for one point, arrays for many.
+
+    Intervals are None where the law has none. `extrapolation` is that of the farthest point. `N` is in the law's convention.
+    """
+
+    loss: Any
+    interval_80: tuple[Any, Any] | None
+    interval_95: tuple[Any, Any] | None
+    extrapolation: Extrapolation
+    N: Any
+    D: Any
+
+    def __repr__(self) -> str:
+        """Losses with their intervals, one per line, as a notebook shows them."""
+        losses, lines = np.ravel(self.loss), []
+        for i, loss in enumerate(losses[:SHOWN].tolist()):
+            text = f"loss {format_loss(loss)}, perplexity {perplexity(loss):.4g}"
+            for level, interval in ((80, self.interval_80), (95, self.interval_95)):
+                if interval is not None:
+                    low, high = (format_loss(float(np.ravel(edge)[i])) for edge in interval)
+                    text += f", {level} % {low} to {high}"
+            lines.append(text)
+        if len(losses) > SHOWN:
+            lines.append(f"… {len(losses)} losses in all")
+        return "\n".join([*lines, *filter(None, [self.extrapolation.message])])
+
+    @property
+    def perplexity(self) -> Any:
+        """Perplexity exp(loss), per token."""
+        value = np.exp(self.loss)
+        return value if np.ndim(value) else float(value)
+
+
+class LawReference(Record):
+    """Identity of the law behind a prediction: its name or file, and the hash of its constants or of the file."""
+
+    name: str
+    sha256: str
+    convention: Convention
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +229,7 @@ class Law:
         return value if value.ndim else float(value)
 
     def perplexity(self, N: ArrayLike, D: ArrayLike) -> Any:
-        """exp L(N, D), per token."""
+        """Perplexity exp L(N, D), per token."""
         value = np.exp(self.loss(N, D))
         return value if np.ndim(value) else float(value)
 
@@ -95,19 +254,12 @@ class Law:
         D = product / N
         return Allocation(C=C, N=N, D=D, loss=self.loss(N, D))
 
-    def tokens_for_loss(self, loss: float, N: float) -> float:
-        """Tokens at which a model of N parameters reaches that loss.
-
-        Raises:
-            BadInput: no number of tokens reaches it.
-        """
-        floor = self.loss(N, math.inf)
-        if loss <= floor or self.B == 0:
-            raise BadInput(
-                f"loss {loss:g} is out of reach for {N:g} parameters: its limit is {floor:.4g} nats/token"
-            )
-        rest = (loss - self.E) ** (1 / self.gamma) - self.A * N**-self.alpha
-        return float((self.B / rest) ** (1 / self.beta))
+    def tokens_for(self, N: ArrayLike, loss: float) -> Array:
+        """Tokens at which models of N parameters reach that loss, elementwise; infinite where none do."""
+        n = np.asarray(N, dtype=np.float64)
+        rest = max(loss - self.E, 0.0) ** (1 / self.gamma) - self.A * n**-self.alpha
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(rest > 0, (self.B / rest) ** (1 / self.beta), np.inf))
 
 
 def kaplan_law(*, Nc: float, Dc: float, aN: float, aD: float) -> Law:
@@ -118,7 +270,7 @@ def kaplan_law(*, Nc: float, Dc: float, aN: float, aD: float) -> Law:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KaplanFrontier:
-    """Kaplan's compute-efficient frontier, a law of one dial (Kaplan et al. 2020, table 6 and appendix A).
+    """Kaplan's compute-efficient frontier, a one-parameter family of N, D and loss (Kaplan et al. 2020, table 6).
 
     C_min in PF-days (1 PF-day = 8.64e19 FLOPs), N without embeddings = 12·n_layer·n_embd², loss in nats/token.
     """
@@ -129,139 +281,240 @@ class KaplanFrontier:
     L_exponent: float = 0.050
     D_scale: float = 2e10  # D = 2e10 · C_min^0.27
     D_exponent: float = 0.27
-    S_scale: float = 5.4e3  # S_min = 5.4e3 · C_min^0.03
-    S_exponent: float = 0.03
     B_scale: float = 2.0e6  # B = 2.0e6 · C_min^0.24
     B_exponent: float = 0.24
 
-    def compute(self, N: float) -> float:
-        """C_min in PF-days at which a model of N parameters is optimal."""
-        return float((N / self.N_scale) ** (1 / self.N_exponent))
+    def compute(self, N: Any) -> Any:
+        """C_min in PF-days at which a model of N parameters is optimal, elementwise."""
+        return (N / self.N_scale) ** (1 / self.N_exponent)
 
-    def loss(self, N: float) -> float:
-        """Nats per token at C_min(N)."""
-        return float((self.C_scale / self.compute(N)) ** self.L_exponent)
+    def loss(self, N: Any) -> Any:
+        """L(C_min(N)) in nats per token, elementwise."""
+        return (self.C_scale / self.compute(N)) ** self.L_exponent
 
-    def tokens(self, N: float) -> float:
-        """Tokens processed at C_min(N)."""
-        return float(self.D_scale * self.compute(N) ** self.D_exponent)
+    def tokens(self, N: Any) -> Any:
+        """Tokens processed at C_min(N), elementwise."""
+        return self.D_scale * self.compute(N) ** self.D_exponent
 
-    def steps(self, N: float) -> float:
-        """Fewest optimiser steps, S_min."""
-        return float(self.S_scale * self.compute(N) ** self.S_exponent)
-
-    def batch_tokens(self, N: float) -> float:
-        """Critical batch size in tokens."""
-        return float(self.B_scale * self.compute(N) ** self.B_exponent)
+    def batch_tokens(self, N: Any) -> Any:
+        """Critical batch size in tokens at C_min(N), elementwise."""
+        return self.B_scale * self.compute(N) ** self.B_exponent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KaplanSteps:
-    """L(N, S) = (Nc/N)^aN + (Sc/S_min)^aS: loss against parameters and steps (Kaplan et al. 2020, eq. 1.6 and table 3).
+class Repetition:
+    """Effective N and D of a run that saw U distinct tokens (Muennighoff et al. 2023, eq. 5 and 11).
 
-    N without embeddings; S_min the steps that a batch far above the critical one would need. Loss in nats/token.
+    D' = U + U·R_D·(1 − exp(−(D/U − 1)/R_D));   N' = U_N + U_N·R_N·(1 − exp(−(N/U_N − 1)/R_N)) with U_N = min(N, U/20).
+    R_D and R_N are the repetitions after which a further one is worth 1/e of a fresh one.
     """
 
-    Nc: float = 6.5e13
-    Sc: float = 2.1e3
-    aN: float = 0.077
-    aS: float = 0.76
+    R_N: float
+    R_D: float
 
-    def loss(self, N: ArrayLike, S_min: ArrayLike) -> Any:
-        """L(N, S_min), elementwise; a float for two floats."""
-        n, s = np.asarray(N, dtype=np.float64), np.asarray(S_min, dtype=np.float64)
-        value = (self.Nc / n) ** self.aN + (self.Sc / s) ** self.aS
-        return value if value.ndim else float(value)
+    def __post_init__(self) -> None:
+        for name in ("R_N", "R_D"):
+            if not getattr(self, name) > 0:
+                raise BadInput(f"{name} is {getattr(self, name):g}; it must be positive")
 
-    def steps(self, loss: float, N: float, *, batches: float) -> float:
-        """Steps to that loss at a batch of `batches` critical batches: S = S_min·(1 + 1/batches) (eq. 5.4).
+    def effective(self, N: Array, D: Array, U: Array) -> tuple[Array, Array]:
+        """(N', D'), elementwise; both unchanged where nothing is repeated."""
+        repeated = D > U * _EDGE
+        base = np.where(repeated, np.minimum(N, U / TOKENS_PER_PARAM), N)
+        fresh = np.where(repeated, U, D)
+        tokens = fresh * (1 - self.R_D * np.expm1(-(D / fresh - 1) / self.R_D))
+        params = base * (1 - self.R_N * np.expm1(-(N / base - 1) / self.R_N))
+        return params, tokens
 
-        The critical batch in tokens is `recipe.critical_batch(loss)`.
-
-        Raises:
-            BadInput: a model of N parameters never reaches that loss.
-        """
-        rest = loss - (self.Nc / N) ** self.aN
-        if rest <= 0:
-            raise BadInput(
-                f"loss {loss:g} is out of reach for {N:g} parameters, whose limit is {loss - rest:.4g} nats/token"
+    def tokens_worth(self, effective: Array, U: Array) -> Array:
+        """The D whose D' is `effective`, elementwise: the inverse of D'; infinite from U·(1 + R_D) on."""
+        excess = np.maximum(effective / U - 1, 0.0)
+        with np.errstate(divide="ignore"):
+            repeats = np.where(
+                excess < self.R_D, -self.R_D * np.log1p(-np.minimum(excess, self.R_D) / self.R_D), np.inf
             )
-        S_min = self.Sc / rest ** (1 / self.aS)
-        return float(S_min * (1 + 1 / batches))
+        return np.asarray(np.minimum(effective, U) + U * repeats)
 
 
-MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
-
-_EDGE = 1 + 1e-9
+PUBLISHED_REPETITION = Repetition(R_N=5.309743, R_D=15.387756)  # Muennighoff et al. 2023, appendix A
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extrapolation:
-    """How far a point lies outside the fitted domain: 1 is on its edge or inside, 10 is ten times beyond."""
+@runtime_checkable
+class LossModel(Protocol):
+    """A law that predicts loss: published or fitted. Planning, prediction, scoring and monitoring all ask one.
 
-    compute_factor: float  # C over the largest fitted C; below 1 inside
-    N_factor: float
-    D_factor: float
+    Losses are in nats per token, N is in the law's `convention`, and every method gives the same loss for one point.
+    """
 
     @property
-    def factor(self) -> float:
-        """Of N, D and compute the one that lies furthest outside; 1 where none does."""
-        return max(1.0, self.compute_factor, self.N_factor, self.D_factor)
+    def name(self) -> str:
+        """Name of the published law or of the law's file."""
 
     @property
-    def inside(self) -> bool:
-        """Within the fitted ranges of N, D and C."""
-        return self.factor <= _EDGE
+    def source(self) -> str:
+        """Citation, or the number of observations fitted."""
 
     @property
-    def message(self) -> str:
-        """Empty inside the domain, else what lies outside and by how much."""
-        parts = []
-        if self.compute_factor > _EDGE:
-            parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
-        for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
-            if factor > _EDGE:
-                parts.append(f"{name} is {factor:.3g}x outside the fitted range")
-        return "; ".join(parts)
+    def sha256(self) -> str:
+        """Hash of the constants, or of the law's file."""
+
+    @property
+    def convention(self) -> Convention:
+        """Parameters that N counts."""
+
+    @property
+    def domain(self) -> Domain:
+        """Fitted ranges of N, D and C."""
+
+    @property
+    def eval_set(self) -> str:
+        """Evaluation set of the losses; empty where not named."""
+
+    @property
+    def group(self) -> str:
+        """Group of the fitted runs (corpus, tokenizer, architecture); empty where not named."""
+
+    @property
+    def frontier(self) -> KaplanFrontier | None:
+        """Compute-efficient frontier of a law that fixes each size's tokens; None for a law of N and D alone."""
+
+    @property
+    def repetition(self) -> Repetition:
+        """Value of repeated tokens: fitted, else published."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Reasons to doubt or to restrict the law."""
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Columns besides N and D that the law depends on."""
+
+    @property
+    def irreducible(self) -> float:
+        """Loss that no size and no data go below."""
+
+    @property
+    def irreducible_interval_80(self) -> tuple[float, float] | None:
+        """80 % interval of `irreducible`; None where the law has none."""
+
+    @property
+    def reference(self) -> LawReference:
+        """Identity of the law, for files that hold its predictions."""
+
+    def predict(
+        self,
+        N: ArrayLike | None = None,
+        D: ArrayLike | None = None,
+        *,
+        params: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        family: str | None = None,
+        unique_tokens: ArrayLike | None = None,
+        convention: Convention | None = None,
+        force: bool = False,
+    ) -> Prediction:
+        """Loss of a run with intervals, after a check of the domain."""
+
+    def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
+        """Point prediction without a check of the domain, elementwise: `predict(N, D).loss`."""
+
+    def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
+        """Compute-optimal N and D for C FLOPs, and the loss predicted there."""
+
+    def tokens_for(self, N: ArrayLike, loss: float, *, unique_tokens: float | None = None) -> Array:
+        """Fewest tokens at which models of N parameters are predicted to reach a loss; infinite where none do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Domain:
-    """The fitted rows' (smallest, largest) N, D and C, in the law's convention of N; C = 6·N·D where they say no other."""
+def resolve_point(
+    law_convention: Convention,
+    N: ArrayLike | None,
+    D: ArrayLike | None,
+    *,
+    params: ArrayLike | None = None,
+    tokens: ArrayLike | None = None,
+    family: str | None = None,
+    convention: Convention | None = None,
+) -> tuple[ArrayLike, ArrayLike]:
+    """N and D of a prediction, from positions or from names.
 
-    N: tuple[float, float]
-    D: tuple[float, float]
-    C: tuple[float, float]
+    Args:
+        law_convention: parameters that the law's N counts.
+        N: parameters in that convention.
+        D: tokens.
+        params: another name for N.
+        tokens: another name for D.
+        family: a published member's name, counted by the law's convention in place of N.
+        convention: the caller's convention of N, where it is known.
 
-    @classmethod
-    def of_ranges(cls, N: tuple[float, float], D: tuple[float, float]) -> "Domain":
-        """From the ranges that a paper states, its largest model on its most tokens taken to be its largest run."""
-        return cls(N=N, D=D, C=(0.0, 6 * N[1] * D[1]))
+    Raises:
+        BadInput: not exactly one size and one number of tokens, or another convention than the law's.
+    """
+    if convention is not None and convention != law_convention:
+        raise BadInput(f"convention is {convention!r}; this law was fitted on {law_convention!r} parameters")
+    if sum(value is not None for value in (N, params, family or None)) != 1:
+        raise BadInput("give one of N (or params) and family")
+    if (D is None) == (tokens is None):
+        raise BadInput("give one of D and tokens")
+    size = accounting.count(member(family).spec, law_convention) if family else params if N is None else N
+    length = tokens if D is None else D
+    assert size is not None
+    assert length is not None
+    return size, length
 
-    def reach(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
-        """How far the farthest of the points lies outside."""
-        n, d = np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64)
-        return Extrapolation(
-            compute_factor=float((6 * n * d).max() / self.C[1]),
-            N_factor=float(max(n.max() / self.N[1], self.N[0] / n.min(), 1.0)),
-            D_factor=float(max(d.max() / self.D[1], self.D[0] / d.min(), 1.0)),
-        )
 
-    def check(self, reach: Extrapolation, *, force: bool) -> None:
-        """Refuse what lies too far outside.
+def as_points(N: ArrayLike, D: ArrayLike) -> tuple[Array, Array, tuple[int, ...]]:
+    """N and D broadcast and flattened, and the shape to give back.
 
-        Raises:
-            BadInput: N, D or compute more than 1,000 times outside, without `force`.
-        """
-        if reach.factor > MAX_EXTRAPOLATION and not force:
-            raise BadInput(
-                f"{reach.message}; a law reaches {MAX_EXTRAPOLATION:,.0f} times at most, unless forced (--force)"
-            )
+    Raises:
+        BadInput: a value is not positive and finite.
+    """
+    n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
+    for name, values in (("N", n), ("D", d)):
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            raise BadInput(f"{name} is {float(values[bad].flat[0]):g}; it must be positive and finite")
+    return n.ravel(), d.ravel(), n.shape
+
+
+def fresh_points(
+    repetition: Repetition, n: Array, d: Array, unique_tokens: ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """N' and D' as a law of fresh data takes them, of flat points; n and d themselves where every token is distinct.
+
+    Args:
+        repetition: value of repeated tokens.
+        n: parameters, shape (k,).
+        d: tokens, shape (k,).
+        unique_tokens: distinct tokens of each point, in a shape that broadcasts to `shape`; None for all.
+        shape: the points' shape before they were flattened.
+
+    Raises:
+        BadInput: a number of distinct tokens is not positive and finite.
+    """
+    if unique_tokens is None:
+        return n, d
+    unique = np.broadcast_to(np.asarray(unique_tokens, dtype=np.float64), shape).ravel()
+    if not (np.isfinite(unique) & (unique > 0)).all():
+        raise BadInput(f"unique tokens are {unique.min():g}; they must be positive and finite")
+    return repetition.effective(n, d, unique)
+
+
+def in_shape(values: Array, shape: tuple[int, ...]) -> Any:
+    """Flat values in a shape; a float for the shape of a scalar."""
+    return values.reshape(shape) if shape else float(values[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedLaw:
-    """Constants from a paper. `domain` is (smallest, largest) of N, D; `superseded_by` names a better fit of the same data."""
+    """Constants from a paper, as a `LossModel`. Published laws have no prediction intervals.
+
+    Args:
+        domain_N: (smallest, largest) N of the paper's runs; domain_D likewise their tokens.
+        text: corpus and tokenizer, since nats per token compare only within one.
+        superseded_by: name of a better fit of the same data.
+        frontier: Kaplan's compute-efficient frontier. `predict` gives his L(N, D); the frontier gives L(C_min).
+    """
 
     name: str
     law: Law
@@ -269,14 +522,136 @@ class PublishedLaw:
     source: str
     domain_N: tuple[float, float]
     domain_D: tuple[float, float]
-    text: str  # the corpus and tokenizer, since nats per token compare only within one
+    text: str
     superseded_by: str = ""
     frontier: KaplanFrontier | None = None
 
     @property
     def domain(self) -> Domain:
-        """What it was fitted on; compute as 6·N·D."""
-        return Domain.of_ranges(self.domain_N, self.domain_D)
+        """Fitted ranges; the largest model on the most tokens is taken to be the largest run."""
+        return Domain(N=self.domain_N, D=self.domain_D, C=(0.0, 6 * self.domain_N[1] * self.domain_D[1]))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the constants."""
+        return sha256_bytes(canonical_json({name: getattr(self.law, name) for name in CONSTANTS}))
+
+    @property
+    def eval_set(self) -> str:
+        """Empty: papers evaluate on text of their own."""
+        return ""
+
+    @property
+    def group(self) -> str:
+        """Empty: a published law belongs to no group of runs."""
+        return ""
+
+    @property
+    def repetition(self) -> Repetition:
+        """The published value of repeated tokens."""
+        return PUBLISHED_REPETITION
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The text it holds for, and the law that supersedes it."""
+        text = f"{self.name} holds for {self.text}; losses on other text or tokens do not compare"
+        superseded = f"{self.name} is superseded: use {self.superseded_by}"
+        return (text, superseded) if self.superseded_by else (text,)
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Empty: N and D alone."""
+        return ()
+
+    @property
+    def irreducible(self) -> float:
+        """The constant E."""
+        return self.law.E
+
+    @property
+    def irreducible_interval_80(self) -> tuple[float, float] | None:
+        """None: published without one."""
+        return None
+
+    @property
+    def reference(self) -> LawReference:
+        """Identity of the law, for files that hold its predictions."""
+        return LawReference(
+            name=self.name, sha256=self.sha256, convention=self.convention, source=self.source
+        )
+
+    def predict(
+        self,
+        N: ArrayLike | None = None,
+        D: ArrayLike | None = None,
+        *,
+        params: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        family: str | None = None,
+        unique_tokens: ArrayLike | None = None,
+        convention: Convention | None = None,
+        force: bool = False,
+    ) -> Prediction:
+        """Loss L(N, D) of a run, without intervals.
+
+        Args:
+            N: parameters in the law's convention, or `params`, or a published member's name as `family`.
+            D: training tokens, or `tokens`.
+            params: see N.
+            tokens: see D.
+            family: see N.
+            unique_tokens: distinct tokens among D (default: all).
+            convention: the caller's convention of N, checked against the law's.
+            force: predict even more than 1,000 times outside the domain.
+
+        Raises:
+            BadInput: see `resolve_point`, `as_points` and `Extrapolation.check`.
+        """
+        size, length = resolve_point(
+            self.convention, N, D, params=params, tokens=tokens, family=family, convention=convention
+        )
+        n, d, shape = as_points(size, length)
+        extrapolation = self.domain.extrapolation(n, d)
+        extrapolation.check(force=force)
+        loss = self.loss(in_shape(n, shape), in_shape(d, shape), unique_tokens=unique_tokens)
+        return Prediction(
+            loss=loss,
+            interval_80=None,
+            interval_95=None,
+            extrapolation=extrapolation,
+            N=in_shape(n, shape),
+            D=in_shape(d, shape),
+        )
+
+    def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
+        """L(N, D) in nats per token, elementwise, repeated tokens at their published value."""
+        if unique_tokens is None:
+            return self.law.loss(N, D)
+        n, d, shape = as_points(N, D)
+        fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
+        return in_shape(np.asarray(self.law.loss(*fresh)), shape)
+
+    def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
+        """The closed-form optimum of L(N, D) at C = k·N·D FLOPs.
+
+        Raises:
+            BadInput: C is not positive, or more than 1,000 times the largest fitted, without `force`.
+        """
+        self.domain.check_compute(C, force=force)
+        return self.law.allocate(C, flops_per_param_token=flops_per_param_token)
+
+    def tokens_for(self, N: ArrayLike, loss: float, *, unique_tokens: float | None = None) -> Array:
+        """Fewest tokens at which models of N parameters reach a loss, elementwise; infinite where none do."""
+        fresh = self.law.tokens_for(N, loss)
+        if unique_tokens is None:
+            return fresh
+        n, unique = np.asarray(N, dtype=np.float64), np.full(np.shape(N), float(unique_tokens))
+        effective_N, _ = self.repetition.effective(n, 2 * unique, unique)
+        needed = np.maximum(self.law.tokens_for(effective_N, loss), unique * _JUST_REPEATED)
+        return np.asarray(np.where(fresh <= unique, fresh, self.repetition.tokens_worth(needed, unique)))
+
+
+_JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
 
 
 PUBLISHED: dict[str, PublishedLaw] = {
@@ -314,19 +689,17 @@ PUBLISHED: dict[str, PublishedLaw] = {
     )
 }
 
-_ALIASES = {"besiroglu": "chinchilla"}
+ALIASES = {"besiroglu": "chinchilla"}
 
 
-def published(name: str) -> PublishedLaw:
+def published_law(name: str) -> PublishedLaw:
     """The published law of that name.
 
     Raises:
-        BadInput: with the nearest match.
+        BadInput: no such law; the nearest name is suggested.
     """
     key = name.strip().lower()
-    found = PUBLISHED.get(_ALIASES.get(key, key))
-    if found is None:
-        raise BadInput(
-            f"law is {name!r}; {nearest(name, [*PUBLISHED, *_ALIASES])}, or the path of a law.json"
-        )
-    return found
+    law = PUBLISHED.get(ALIASES.get(key, key))
+    if law is None:
+        raise BadInput(f"law is {name!r}; {nearest(name, [*PUBLISHED, *ALIASES])}, or the path of a law.json")
+    return law

@@ -1,4 +1,4 @@
-"""What was measured of this machine, kept in the user's cache: how fast each way of computing a shape's step is."""
+"""Measurements of this machine in the user's cache: seconds of a training step by shape and backend."""
 
 import os
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from families.units import BadInput
 
 from .files import Document, Record
 
-CACHE = "SCALING_CACHE"  # environment variable that names a folder of one's own
+CACHE = "SCALING_CACHE"  # environment variable: folder of the cache
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
 
 
 def user_cache() -> Path:
-    """$SCALING_CACHE, else scaling/ in $XDG_CACHE_HOME, by default ~/.cache."""
+    """Return the folder of the cache: $SCALING_CACHE, else scaling/ in $XDG_CACHE_HOME, by default ~/.cache."""
     named = os.environ.get(CACHE)
     if named:
         return Path(named)
@@ -26,9 +26,13 @@ def user_cache() -> Path:
 
 
 class StepBackend(Record):
-    """How a step is computed: what decides its rounding and its speed.
+    """Backend of a training step, which determines its rounding and its speed.
 
-    threads: of the CPU; 0 leaves them as the process has them.
+    Args:
+        dtype: number format.
+        compile: use torch.compile.
+        attention: kernel of attention.
+        threads: threads of the CPU; 0 keeps those of the process.
     """
 
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -38,7 +42,7 @@ class StepBackend(Record):
 
     @property
     def name(self) -> str:
-        """bf16-compiled-eager-2t."""
+        """A name like bf16-compiled-eager-2t."""
         threads = f"-{self.threads}t" if self.threads else ""
         return f"{self.dtype}-{'compiled' if self.compile else 'plain'}-{self.attention}{threads}"
 
@@ -47,19 +51,27 @@ PLAIN_BACKEND = StepBackend()
 
 
 class Measured(Record):
-    """One way of computing one shape's step, timed. seconds: of a step of one micro-batch, the update included.
+    """Time of a training step of one shape on one backend.
 
-    first_seconds: what the first step took beyond that: compiling, or reading what was compiled before.
+    Args:
+        shape: as shape_key gives it.
+        device: cpu or cuda.
+        micro_batch: sequences.
+        engine: the backend.
+        seconds: of a step of one micro-batch, with the update.
+        first_seconds: of the first step beyond that, for compiling.
+        flops: exact training FLOPs of that step.
+        memory: bytes at the peak; None where it was not measured.
     """
 
     shape: str
-    device: str  # cpu or cuda
+    device: str
     micro_batch: int = Field(ge=1)
     engine: StepBackend
     seconds: float = Field(gt=0)
     first_seconds: float = Field(ge=0)
-    flops: float = Field(gt=0)  # of that step, exact
-    memory: float | None = None  # bytes at the peak, where it was measured
+    flops: float = Field(gt=0)
+    memory: float | None = None
 
     @property
     def flops_per_s(self) -> float:
@@ -68,7 +80,7 @@ class Measured(Record):
 
 
 class Tuned(Record):
-    """What `scaling tune` found for a shape at a global batch: seconds of a whole step, and of one of the plain engine."""
+    """Result of scaling tune for a shape at a global batch: seconds of a whole step, tuned and on the plain backend."""
 
     shape: str
     device: str
@@ -79,27 +91,27 @@ class Tuned(Record):
     engine: StepBackend
     seconds: float = Field(gt=0)
     plain_seconds: float = Field(gt=0)
-    first_seconds: float = Field(ge=0)  # of the first step beyond a usual one
+    first_seconds: float = Field(ge=0)  # of the first step beyond a later one
     memory: float = Field(gt=0)  # bytes at the peak
     flops: float = Field(gt=0)  # of a step, exact
 
     def pays(self, steps: int) -> bool:
-        """Whether so many steps win back the start."""
+        """Return True if `steps` steps save more time than the first one costs."""
         return self.first_seconds + steps * self.seconds < steps * self.plain_seconds
 
 
 def shape_key(spec: ModelSpec) -> str:
-    """gpt2 L4 d256 h4 i1024 t256 v8192: what a step's cost depends on."""
+    """Return a key like gpt2 L4 d256 h4 i1024 t256 v8192, on which the cost of a step depends."""
     return f"{spec.architecture} {spec.shape} i{spec.n_inner} t{spec.n_positions} v{spec.vocab_size}"
 
 
 def step_flops(spec: ModelSpec, micro_batch: int) -> float:
-    """Exact training FLOPs of one micro-batch."""
+    """Count exact training FLOPs of one micro-batch."""
     return float(train_flops_per_token(spec) * spec.n_positions * micro_batch)
 
 
 class MachineFile(Document):
-    """machine.json: what was measured, by machine. A machine is its processor or GPU, its cores and its torch."""
+    """machine.json: measurements by machine, a processor or GPU with its cores and version of torch."""
 
     KIND: ClassVar[str] = "machine"
 
@@ -108,43 +120,51 @@ class MachineFile(Document):
 
     @staticmethod
     def path() -> Path:
-        """In the user's cache."""
+        """Return the path in the user's cache."""
         return user_cache() / "machine.json"
 
     @classmethod
     def open(cls) -> Self:
-        """What the cache holds; nothing where there is none, or one that this program cannot read."""
+        """Read the cache; empty where there is none, or one that this program cannot read."""
         try:
             return cls.read(cls.path())
         except BadInput:
             return cls()
 
     def of(self, machine: str, spec: ModelSpec, device: str, micro_batch: int) -> tuple[Measured, ...]:
-        """What was measured of that shape at that micro-batch."""
-        wanted = (shape_key(spec), device, micro_batch)
-        return tuple(
-            one
-            for one in self.machines.get(machine, ())
-            if (one.shape, one.device, one.micro_batch) == wanted
-        )
+        """Return the measurements of a shape at a micro-batch.
+
+        Args:
+            machine: its name.
+            spec: the shape.
+            device: cpu or cuda.
+            micro_batch: sequences.
+        """
+        key = (shape_key(spec), device, micro_batch)
+        rows = self.machines.get(machine, ())
+        return tuple(row for row in rows if (row.shape, row.device, row.micro_batch) == key)
 
     def tuned_for(self, machine: str, spec: ModelSpec, device: str, batch_size: int) -> Tuned | None:
-        """What was tuned for that shape at that batch on one device."""
-        wanted = (shape_key(spec), device, batch_size, 1)
-        found = [
-            one
-            for one in self.tuned.get(machine, ())
-            if (one.shape, one.device, one.batch_size, one.devices) == wanted
-        ]
-        return found[-1] if found else None
+        """Return the newest tuning of a shape at a batch on one device; None if there is none.
+
+        Args:
+            machine: its name.
+            spec: the shape.
+            device: cpu or cuda.
+            batch_size: sequences of the global batch.
+        """
+        key = (shape_key(spec), device, batch_size, 1)
+        rows = self.tuned.get(machine, ())
+        matches = [row for row in rows if (row.shape, row.device, row.batch_size, row.devices) == key]
+        return matches[-1] if matches else None
 
 
-def remember(machine: str, found: Iterable[Measured] = (), tuned: Iterable[Tuned] = ()) -> None:
-    """Add to the cache, in the place of older measurements of the same; a cache that cannot be written is left."""
+def remember(machine: str, measurements: Iterable[Measured] = (), tuned: Iterable[Tuned] = ()) -> None:
+    """Add to the cache, replacing older measurements of the same; a cache that cannot be written stays as it is."""
     file = MachineFile.open()
     measured = {
         (one.shape, one.device, one.micro_batch, one.engine): one
-        for one in (*file.machines.get(machine, ()), *found)
+        for one in (*file.machines.get(machine, ()), *measurements)
     }
     settings = {
         (one.shape, one.device, one.batch_size, one.devices): one
@@ -161,5 +181,5 @@ def remember(machine: str, found: Iterable[Measured] = (), tuned: Iterable[Tuned
 
 
 def fastest_backend(measured: Iterable[Measured], micro_steps: float) -> Measured:
-    """The one whose start and steps take least in all: compiling must pay for itself."""
+    """Return the measurement with the least time for the start and all micro-steps: compiling must pay off."""
     return min(measured, key=lambda one: one.first_seconds + micro_steps * one.seconds)

@@ -1,6 +1,4 @@
-"""Learning rate, batch size, warm-up, weight decay and betas as functions of the model and its tokens, rule
-by rule.
-"""
+"""Training recipes: learning rate, batch size, warm-up, weight decay and betas by published rules."""
 
 import math
 from collections.abc import Callable
@@ -16,21 +14,32 @@ from .laws import KaplanFrontier
 from .schedule import Kind, whole_steps
 
 DEFAULT_RULE = "width"
-# Of the shortest run; a longer warm-up bends the law at its small end (Porian et al. 2024, section 3.2).
-LONGEST_WARMUP = 0.1
-SHORTEST_WARMUP = 10  # steps; Adam's second moments need a few to mean anything
+LONGEST_WARMUP = (
+    0.1  # share of the shortest run; more biases the law at small sizes (Porian et al. 2024, section 3.2)
+)
+SHORTEST_WARMUP = 10  # steps, for estimates of Adam's second moments
 COOLDOWN = 0.2  # of the steps, for wsd (Hägele et al. 2024 find 10 to 20 % as good as cosine)
 
 
 class Recipe(Record):
-    """How a member is trained: AdamW, gradients clipped at `grad_clip`, learning rate `lr` at its height.
-
-    init_std is GPT-2's 0.02 from width 512 up; below, its variance grows as 1/width (Yang et al. 2022),
-    without which narrow models linger at the unigram loss.
+    """Hyperparameters of a training run with AdamW.
 
     Args:
-        cooldown_fraction: the share of a branch's steps over which wsd decays to 0; cosine decays over all of
-        them.
+        rule: name of the rule that gave them.
+        lr: peak learning rate.
+        batch_sequences: sequences of a step.
+        batch_tokens: tokens of a step.
+        steps: optimiser steps.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: decoupled weight decay.
+        beta1: Adam's decay rate of the first moment.
+        beta2: Adam's decay rate of the second moment.
+        grad_clip: largest norm of the gradients.
+        init_std: standard deviation of initial weights: GPT-2's 0.02 from width 512 up; below, the variance grows as
+            1/width (Yang et al. 2022), without which narrow models stay at the unigram loss for long.
+        schedule: wsd or cosine.
+        cooldown_fraction: share of the steps over which wsd decays to 0; cosine decays over all of them.
+        source: publication or measurement behind the rule.
     """
 
     rule: str
@@ -50,16 +59,16 @@ class Recipe(Record):
 
     @property
     def tokens(self) -> int:
-        """What the steps amount to."""
+        """Training tokens."""
         return self.steps * self.batch_tokens
 
 
 class _Advice(Record):
-    """What a rule says before rounding: None where it says nothing and the default rule fills in."""
+    """Advice of a rule before rounding; None where it gives none and the default rule applies."""
 
     lr: float
     batch_tokens: float | None = None
-    warmup_steps: float | None = None  # given the batch, of these steps
+    warmup_steps: float | None = None
     weight_decay: float = 0.1  # Brown et al. 2020, appendix B
     beta1: float = 0.9
     beta2: float | None = None
@@ -68,9 +77,9 @@ class _Advice(Record):
 
 Rule = Callable[[ModelSpec, float], _Advice]
 
-# Measured here on GPT-2 shapes (stdlib text, vocabulary 1024, batch 4096, 300 steps of wsd), nats/token at lr .002,
+# Measured on GPT-2 shapes (stdlib text, vocabulary 1024, batch 4096, 300 steps of wsd), nats/token at lr .002,
 # .004, .008, .016: L1 d32 – – 4.305 4.279; L2 d64 – 4.054 3.967 4.014; L4 d128 3.905 3.826 4.332 –. So 0.4/width lies
-# on the safe side of each optimum, short of the cliff; at width 768 it gives 5.2e-4 where the card's family uses 6e-4.
+# below each optimum, before the loss diverges; at width 768 it gives 5.2e-4 where the card's family uses 6e-4.
 _LR_TIMES_WIDTH = 0.4
 _WIDTH_CAP = 1e-2
 # GPT-2's, and the narrowest of the card's models, which were trained with it. Measured below (L2 d64, 1M tokens, batch
@@ -169,16 +178,18 @@ def recipe(
     batch_tokens: float | None = None,
     shortest: float | None = None,
 ) -> Recipe:
-    """What a rule advises for a model and its tokens, made realisable: whole sequences, whole steps.
+    """Return the recipe of a rule for a model and its tokens, rounded to whole sequences and steps.
 
     Args:
-        batch_tokens: a batch in place of the rule's, for members of a ladder that share one.
-        shortest: tokens of the shortest run or rung that shares the warm-up, which may take a tenth of it at
-        most.
+        spec: the model.
+        tokens: training tokens.
+        rule: a key of RULES.
+        schedule: wsd or cosine.
+        batch_tokens: tokens of a step in place of the rule's, for members of a ladder that share them.
+        shortest: tokens of the shortest run or rung with the same warm-up, which takes a tenth of it at most.
 
     Raises:
-        BadInput: no such rule, tokens that are not positive, or a learning rate that the rule puts at 0 or
-        below.
+        BadInput: the rule is unknown, tokens are not positive, or the rule's learning rate is not positive.
     """
     if rule not in RULES:
         raise BadInput(f"rule is {rule!r}; {nearest(rule, RULES)}")
@@ -187,10 +198,10 @@ def recipe(
     advice = RULES[rule](spec, tokens)
     if advice.lr <= 0:
         raise BadInput(
-            f"rule {rule} gives {spec.shape} a learning rate of {advice.lr:g}; it does not reach this size"
+            f"rule {rule} gives {spec.shape} a learning rate of {advice.lr:g}; it does not apply to this size"
         )
-    wanted = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
-    sequences = _whole_sequences(wanted, spec.n_positions, tokens)
+    requested = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
+    sequences = _whole_sequences(requested, spec.n_positions, tokens)
     batch = sequences * spec.n_positions
     steps = whole_steps(tokens, batch)
     warmup = (
@@ -217,7 +228,7 @@ def recipe(
 
 
 def recipes(spec: ModelSpec, tokens: float) -> dict[str, Recipe]:
-    """What every rule advises, by its name; a rule that does not reach this size is left out."""
+    """Return the recipe of every rule by its name; rules that do not apply to this size are left out."""
     advised = {}
     for name in RULES:
         try:
@@ -227,20 +238,13 @@ def recipes(spec: ModelSpec, tokens: float) -> dict[str, Recipe]:
     return advised
 
 
-def critical_batch(loss: float) -> float:
-    """Kaplan's critical batch size in tokens, 2e8·L^(-1/0.21) (Kaplan et al. 2020, eq. 5.3)."""
-    return float(2e8 * loss ** (-1 / 0.21))
-
-
 def _beta2(batch_tokens: int) -> float:
-    """A longer memory where the batch is small and its gradient noisy (Porian et al. 2024, section 4)."""
+    """Return beta2: longer averages at small batches, whose gradients are noisy (Porian et al. 2024, section 4)."""
     return 0.99 if batch_tokens < 2**18 else 0.95
 
 
 def _whole_sequences(batch_tokens: float, n_positions: int, tokens: float) -> int:
-    """Sequences per step: a multiple of 8 where there are so many, and never so many that a run is under 20
-    steps.
-    """
+    """Round to sequences per step: a multiple of 8 from 12 up, and few enough for 20 steps."""
     sequences = max(1.0, batch_tokens / n_positions)
     most = max(1, int(tokens / n_positions / 20))
     whole = 8 * round(sequences / 8) if sequences >= 12 else round(sequences)
@@ -248,12 +252,12 @@ def _whole_sequences(batch_tokens: float, n_positions: int, tokens: float) -> in
 
 
 def _rounded(value: float) -> float:
-    """Three significant digits: a learning rate means no more."""
+    """Round to three significant digits, the precision of a learning rate."""
     return float(f"{value:.3g}")
 
 
 def _through(knots: tuple[tuple[int, float], ...], width: int) -> float:
-    """Log-log interpolation; 1/width beyond the ends."""
+    """Interpolate log-log; in proportion to 1/width beyond the ends."""
     if width <= knots[0][0]:
         return knots[0][1] * knots[0][0] / width
     for (x0, y0), (x1, y1) in pairwise(knots):

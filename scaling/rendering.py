@@ -1,7 +1,4 @@
-"""Templates, and text as Markdown and LaTeX: whatever a template prints is escaped for the language it is written in.
-
-Jinja2 is imported where a text is rendered, not by the planner.
-"""
+"""Jinja2 templates, and escaping of text for Markdown and LaTeX. Jinja2 is imported when a text is rendered."""
 
 import re
 from collections.abc import Callable
@@ -30,11 +27,11 @@ _LATEX_MARKS = {
 
 
 def environment(package: str, escape: Callable[[str], str] | None = None, **options: Any) -> "Environment":
-    """The templates of a package, in its folder `templates`.
+    """Return the templates of a package, in its folder `templates`.
 
     Args:
         package: the package's import name.
-        escape: what makes a text safe in a template's language; HTML's escaping where it is left out.
+        escape: escapes text for the language of the templates; default: HTML.
         options: further options of jinja2.Environment.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +40,7 @@ def environment(package: str, escape: Callable[[str], str] | None = None, **opti
     def finalize(value: object) -> object:
         if escape is None or not isinstance(value, str) or hasattr(value, "__html__"):
             return value
-        return Markup(escape(value))  # noqa: S704 - it is escaped
+        return Markup(escape(value))  # noqa: S704 - escaped
 
     return Environment(
         loader=PackageLoader(package),
@@ -58,19 +55,19 @@ def environment(package: str, escape: Callable[[str], str] | None = None, **opti
 
 
 def markdown_environment(package: str) -> "Environment":
-    """The Markdown templates of a package; filter `code` sets a text as inline code."""
-    made = environment(package, escape_markdown)
-    made.filters["code"] = markdown_code
-    return made
+    """Return the Markdown templates of a package; filter `code` formats inline code."""
+    markdown = environment(package, escape_markdown)
+    markdown.filters["code"] = markdown_code
+    return markdown
 
 
 def latex_environment(package: str) -> "Environment":
-    """The LaTeX templates of a package, with <<…>>, <%…%> and <#…#> for Jinja2's braces."""
+    """Return the LaTeX templates of a package, with <<…>>, <%…%> and <#…#> for Jinja2's braces."""
     return environment(package, escape_latex, **_LATEX_MARKS)
 
 
 def escape_markdown(text: str) -> str:
-    """Text that stays text in Markdown: no mark-up, no HTML, one line, one cell of a table."""
+    """Escape text for Markdown: no mark-up, no HTML, one line, one cell of a table."""
     line = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
     line = line.replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"^(?=>|[-+=](?:[-=\s]|$))", r"\\", line)  # a quotation, a list, a rule
@@ -78,18 +75,18 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_code(text: object) -> "Markup":
-    """Text as inline code, whatever it holds, in a table too."""
+    """Format any text as inline code, also within a table."""
     from markupsafe import Markup
 
     words = " ".join(str(text).split())
-    if "|" in words or not words:  # no fence keeps a table from ending its cell there
+    if "|" in words or not words:  # a fence does not protect a | within a table
         entities = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", words)
-        return Markup(f"<code>{entities}</code>")  # noqa: S704 - every mark is an entity
+        return Markup(f"<code>{entities}</code>")  # noqa: S704 - all marks are entities
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", words)), default=0))
     pad = " " if words.startswith("`") or words.endswith("`") else ""
     return Markup(f"{fence}{pad}{words}{pad}{fence}")  # noqa: S704 - inline code is not read as mark-up
 
 
 def escape_latex(text: str) -> str:
-    """Text that stays text in LaTeX, on one line."""
+    """Escape text for LaTeX, on one line."""
     return "".join(_LATEX.get(mark, mark) for mark in " ".join(text.split()))

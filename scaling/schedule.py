@@ -1,31 +1,40 @@
-"""The learning rate as a function of the step: warm-up, then cosine, or constant with a cooldown (WSD)."""
+"""Learning-rate schedules: warm-up, then cosine, or constant with a cooldown (WSD)."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Kind = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; what a ladder's trunk needs
+Kind = Literal["wsd", "cosine"]  # wsd: warm-up, constant, cooldown; a ladder's trunk is one
 Shape = Literal["linear", "1-sqrt"]
 
 
 def whole_steps(tokens: float, batch_tokens: float) -> int:
-    """Steps of `batch_tokens` nearest to that many tokens; at least 1. What is planned is so what is trained."""
+    """Return the number of steps of `batch_tokens` nearest to `tokens`, at least 1, for planning and training alike."""
     return max(1, round(tokens / batch_tokens))
 
 
 def ladder_length(rungs: Sequence[float], cooldown: float) -> float:
-    """What a ladder trains, in the unit of its rungs: the trunk to where the last cooldown begins, and each rung's cooldown."""
+    """Return the length of a ladder in the unit of its rungs: the trunk until the last cooldown, and each rung's cooldown."""
     return (1 - cooldown) * max(rungs) + cooldown * sum(rungs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Learning rate of step 0 … steps − 1.
+    """Learning rate of steps 0 to steps − 1.
 
-    Linear warm-up over `warmup` steps (Kaplan et al. 2020). Then "cosine" to 0, or "wsd": constant, and over the last
-    `cooldown_steps` to 0: linear, or "1-sqrt", which falls faster at first (Hägele et al. 2024, arXiv:2405.18392, who find
-    either over 20 % of the steps as good as a tuned cosine). A trunk is a WSD schedule before its cooldown begins.
+    Linear warm-up over `warmup` steps (Kaplan et al. 2020). Then "cosine" decays to 0; "wsd" stays constant and
+    decays to 0 over the last `cooldown_steps`, linearly or as "1-sqrt", which falls faster at first (Hägele et al. 2024,
+    arXiv:2405.18392: either over 20 % of the steps is as good as a tuned cosine). A trunk is a WSD schedule before its
+    cooldown.
+
+    Args:
+        peak: largest learning rate.
+        warmup: steps of warm-up.
+        steps: all steps.
+        kind: wsd or cosine.
+        cooldown_steps: steps of the cooldown of wsd.
+        shape: linear or 1-sqrt.
     """
 
     peak: float
@@ -41,7 +50,7 @@ class Schedule:
         return self.steps - self.cooldown_steps if self.kind == "wsd" else self.warmup
 
     def lr(self, step: int) -> float:
-        """The learning rate at which that step's update is made."""
+        """Return the learning rate of the update of a step."""
         scale = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.kind == "cosine":
             span = max(1, self.steps - self.warmup)
@@ -54,6 +63,6 @@ class Schedule:
         return self.peak * scale * decay
 
     def to(self, steps: int, cooldown: float, shape: Shape = "linear") -> "Schedule":
-        """The same trunk, cooled down over the last share `cooldown` of `steps`."""
+        """Return the schedule of a rung of this trunk: a cooldown over the last share `cooldown` of `steps`."""
         cooldown_steps = max(1, round(cooldown * steps))
         return replace(self, steps=steps, kind="wsd", cooldown_steps=cooldown_steps, shape=shape)

@@ -33,7 +33,7 @@ from . import tiny
 RUNGS = (768, 1536)  # tokens; 6 and 12 steps
 CALLS = [
     (train.checkpoint, "save_file"), (train.checkpoint, "sha256_file"), (train.checkpoint.CheckpointFile, "write"),
-    (Path, "replace"), (os, "fsync"), (train.saver, "book"), (train.saver, "prune"), (shutil, "rmtree"),
+    (Path, "replace"), (os, "fsync"), (train.saver, "append_entry"), (train.saver, "prune"), (shutil, "rmtree"),
 ]  # fmt: skip
 
 

@@ -38,11 +38,11 @@ def simulated(
 ):
     """A whole run: trunk, branches and final losses. `batches` is the noise of single lines, by step, that siblings share."""
     longest = underway.steps[-1]
-    reference = LrProfile.of(underway.to(longest)).area[-1]
+    reference = LrProfile.of(underway.schedule_to(longest)).area[-1]
     hard = batches if batches is not None else batch_noise(noise, np.random.default_rng([1, longest]))
     branches, finals, trunk = {}, {}, EMPTY
     for steps in underway.steps:
-        schedule = underway.to(steps)
+        schedule = underway.schedule_to(steps)
         whole = _curve(LrProfile.of(schedule), steps, reference, rng, hard, wander, shift, constants)
         starts = 0 if underway.schedule == "cosine" else schedule.decay_starts
         branches[steps] = _after(whole, starts)
@@ -52,7 +52,7 @@ def simulated(
             law(LrProfile.of(schedule), np.array([float(steps)]), reference=reference, **constants)[0]
             + offset
         )
-    run = RunCurves(name=underway.run, underway=underway, trunk=trunk, branches=branches, finals=finals)
+    run = RunCurves(name=underway.run, plan=underway, trunk=trunk, branches=branches, finals=finals)
     return run if until is None else seen_until(run, until)
 
 
@@ -127,10 +127,10 @@ def level_of(params):
 def write(run, folder, *, finished=True):
     """The run's files, as the engine writes them."""
     folder.mkdir(parents=True)
-    run.underway.write(folder / "underway.json")
+    run.plan.write(folder / "underway.json")
     parts = {
         "trunk": run.trunk,
-        **{run.underway.rung(steps).folder: branch for steps, branch in run.branches.items()},
+        **{run.plan.rung(steps).folder: branch for steps, branch in run.branches.items()},
     }
     for part, curve in parts.items():
         if not len(curve.step):
@@ -152,6 +152,6 @@ def write(run, folder, *, finished=True):
             "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
         )
     for steps, final in run.finals.items() if finished else ():
-        rung = folder / run.underway.rung(steps).folder / "rung.json"
+        rung = folder / run.plan.rung(steps).folder / "rung.json"
         rung.write_text(json.dumps({"observation": {"loss": final}}), encoding="utf-8")
     return folder

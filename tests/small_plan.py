@@ -1,9 +1,9 @@
 """A study with text and a plan of tiny members, which train in a second or two."""
 
 from families import ModelSpec
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import recipe
-from scaling.study import Study
 from train.data.prepare import prepare
 
 from .tiny import write_corpus
@@ -25,7 +25,7 @@ def small_study(folder, *members, name="study"):
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "corpus").exists():
         write_corpus(folder / "corpus")
-    study = Study(folder / name)
+    study = StudyPaths(folder / name)
     prepare(str(folder / "corpus"), study.data, vocab_size=300)
     plan = folder / f"{name}-plan.json"
     PlanFile(members=members).write(plan)

@@ -1,15 +1,16 @@
 """A study whose truth is known: runs drawn from a law, with curves, a ledger, a sealed plan and its comparison."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from families import ModelSpec, params, params_non_embedding, train_flops
-from scaling.files import sha256_file
 from scaling.fitting.fit import fit
 from scaling.laws import Law
+from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.pilot import sealed_plan
 from scaling.planning.planfile import PlanFile, PlannedMember, seal, write_plan
 from scaling.recipe import recipe
@@ -17,7 +18,6 @@ from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run
 from scaling.scoring import compare
 from scaling.scoring.refit import refit_study
-from scaling.study import Study, StudyFile
 
 TRUTH = Law(E=1.9, A=60.0, B=400.0, alpha=0.34, beta=0.38)
 WIDTHS = (48, 64, 96, 128, 192)
@@ -67,7 +67,7 @@ def _runs():
 @cache
 def _law():
     learned = [run for (width, _), run in _runs().items() if width != WIDTHS[-1]]
-    return fit(learned, bootstrap=40).document({"runs.jsonl": "0" * 64})
+    return replace(fit(learned, bootstrap=40), inputs={"runs.jsonl": "0" * 64})
 
 
 def _planned(width, rungs):
@@ -103,17 +103,17 @@ def _curve(folder, width, tokens, start, end, size):
 def write_study(folder: Path, *, title="A study whose truth is known", rename=None) -> Path:
     """Write the whole study; `rename` gives runs other names."""
     rename = rename or (lambda name: name)
-    place = Study(folder)
+    place = StudyPaths(folder)
     folder.mkdir(parents=True, exist_ok=True)
     StudyFile(title=title, seconds=120.0, machine="x86_64, Linux", python="3.11").write(place.file)
     runs = [run.model_copy(update={"run": rename(run.run)}) for run in _runs().values()]
     for run in runs:
         append_run(place.runs, run)
     law = _law()
-    law.write(place.law)
+    law.save(place.law)
     PlanFile(members=tuple(_planned(width, RUNGS) for width in WIDTHS[:-1])).write(place.ladder)
     plan = seal(
-        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law, sha256_file(place.law)),
+        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law),
         sealed_at="2026-11-21T12:00:00Z",
     )
     write_plan(plan, place.plan)

@@ -131,7 +131,7 @@ def test_training_loss_far_below_held_out_loss_is_data_read_again(study):
     found = first_alarm(stale, siblings, 1000, since=400)
     assert found is not None
     assert (found.fault, found.step) == ("repeating data", 450)
-    assert "5.50 on held-out text" in found.evidence
+    assert "5.5000 on held-out text" in found.evidence
 
 
 def test_a_run_that_begins_from_trained_weights_need_not_fall_at_first(study):
@@ -139,5 +139,5 @@ def test_a_run_that_begins_from_trained_weights_need_not_fall_at_first(study):
     flat = changed(healthy, 0, lambda step, loss: 3.3 + 0.02 * np.sin(step))
     flat = replace(flat, trunk=replace(flat.trunk, eval_loss=np.full(len(flat.trunk.eval_step), 3.4)))
     assert first_alarm(flat, (), 1000) is not None
-    tuned = replace(flat, underway=flat.underway.model_copy(update={"fresh": False}))
+    tuned = replace(flat, plan=flat.plan.model_copy(update={"fresh": False}))
     assert first_alarm(seen_until(tuned, 190), (), 1000) is None

@@ -1,10 +1,12 @@
 """The command line as a whole: it starts at once, and every verb is there, with help and completion."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from families.units import BadInput
 from scaling.cli.app import VERBS, build, load
 
 
@@ -64,3 +66,35 @@ def test_a_mistyped_verb_or_option_names_its_neighbour(cli):
 
 def test_names_are_given_once():
     assert len({verb.name for verb in VERBS}) == len(VERBS) == len(build().commands)
+
+
+def typed(*words):
+    return build()(list(words), standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ladder", "p.json", "launchr=slurm"), "unknown key 'launchr'; did you mean launcher"),
+        (("ladder", "p.json", "detach=maybe"), "detach is 'maybe'; it must be true or false"),
+        (("ladder", "p.json", "seed=1", "seed=2"), "seed is given twice"),
+        (("ladder", "p.json", "seed=1", "--study=s"), "p.json does not exist"),
+        (("ladder", "--data", "launchr=slurm", "p.json"), "p.json does not exist"),
+        (("tune", "family=gpt2", "batch_sise=4"), "unknown key 'batch_sise'; did you mean batch_size"),
+        (("tune", "family=gpt2", "devices=1,x"), "devices is '1,x'"),
+        (("tune", "family=gpt2", "--devices", "1,x"), "devices is '1,x'"),
+    ],
+)
+def test_keys_of_ladder_and_tune_are_given_as_train_takes_them(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=re.escape(message)):
+        typed(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_ladder_shows_its_keys(cli):
+    text = cli("ladder", "--help").stdout
+    keys = set(re.findall(r"^  (\w+)=", text, re.M))
+    assert {"data", "launcher", "jobs", "dry_run", "detach", "member", "seed"} <= keys
+    assert "--launcher" not in text
+    assert "--study" in text

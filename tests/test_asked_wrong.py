@@ -81,7 +81,7 @@ def test_a_key_without_its_value_is_told_to_have_one():
 
 @pytest.mark.parametrize("text", ["-5%", "0%", "100%", "5,5%", "nan%", "%"])
 def test_a_share_of_the_targets_cost_is_a_percentage(text):
-    with pytest.raises(BadInput, match=f"budget is {text}.*(below 100 %, like 5%|too late)"):
+    with pytest.raises(BadInput, match=f"budget is {text}.*(below 100 %, like 5%|must cost less)"):
         budget_of(text, 1e18)
 
 

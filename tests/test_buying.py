@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from families import accounting, member
 from families.design import DesignRule
 from families.units import BadInput
-from scaling.laws import Law, published
+from scaling.laws import Law, published_law
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import (
     DRIFT,
@@ -31,7 +31,7 @@ from scaling.planning.experiment_design import (
 from scaling.planning.pilot import pilot_family
 from scaling.planning.planfile import PlanFile
 
-LAW = published("chinchilla").law
+LAW = published_law("chinchilla").law
 SHAPES = candidates("all", DesignRule(ratio=40, head_size=32))
 SIZES = SHAPES.params.astype(float)
 TARGET = member("gpt2-125m")
@@ -76,16 +76,16 @@ def deviation(purchases):
 
 def test_the_basket_is_within_its_cost_and_has_one_ladder_per_member():
     assert BASKET.flops <= BUDGET
-    assert BASKET.flops == pytest.approx(sum(one.flops for one in BASKET.purchases))
-    assert len({one.member.name for one in BASKET.purchases}) == len(BASKET.purchases) >= 4
-    assert max(one.flops for one in BASKET.purchases) <= 0.25 * BUDGET * (1 + 1e-9)
-    assert BASKET.deviation == pytest.approx(deviation(BASKET.purchases))
+    assert BASKET.flops == pytest.approx(sum(one.flops for one in BASKET.ladders))
+    assert len({one.member.name for one in BASKET.ladders}) == len(BASKET.ladders) >= 4
+    assert max(one.flops for one in BASKET.ladders) <= 0.25 * BUDGET * (1 + 1e-9)
+    assert BASKET.deviation == pytest.approx(deviation(BASKET.ladders))
 
 
 def test_no_exchange_of_one_ladder_for_another_narrows_it_further():
     offered = candidate_ladders(SHAPES, SIZES, N, BUDGET)
-    for place in range(len(BASKET.purchases)):
-        others = [*BASKET.purchases[:place], *BASKET.purchases[place + 1 :]]
+    for place in range(len(BASKET.ladders)):
+        others = [*BASKET.ladders[:place], *BASKET.ladders[place + 1 :]]
         left = BUDGET - sum(one.flops for one in others)
         names = {one.member.name for one in others}
         for one in offered[::7]:
@@ -103,8 +103,8 @@ def test_more_money_narrows_more(share):
 
 
 def test_no_ladder_starts_before_a_token_per_parameter():
-    assert all(one.rungs[0] >= 0.99 * one.N for one in BASKET.purchases)
-    assert all(one.N <= N / 2 for one in BASKET.purchases)
+    assert all(one.rungs[0] >= 0.99 * one.N for one in BASKET.ladders)
+    assert all(one.N <= N / 2 for one in BASKET.ladders)
 
 
 def test_the_interval_never_falls_below_the_noise_of_one_run():
@@ -118,7 +118,7 @@ def test_optimal_tokens_invert_the_allocation():
 
 def test_the_plan_is_ladders_in_whole_steps_without_predictions():
     plan, basket = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
-    assert len(plan.members) == len(basket.purchases)
+    assert len(plan.members) == len(basket.ladders)
     for one in plan.members:
         assert one.prediction is None
         assert one.rungs[-1] == one.tokens
@@ -139,7 +139,7 @@ def test_the_command_writes_a_plan(cli, tmp_path):
     ("arguments", "said"),
     [
         (("--target", "big"), "target"),
-        (("--target", "125M", "--budget", "200%"), "too late"),
+        (("--target", "125M", "--budget", "200%"), "must cost less"),
         (("--target", "125M", "--budget", "1e9"), "budget"),
         (("--target", "125M", "--law", "kaplam"), "did you mean kaplan"),
         ((), "--target"),
@@ -185,11 +185,11 @@ def test_the_half_width_holds_the_drift_of_the_decades_beyond_the_runs(decades):
 
 
 def test_the_basket_is_judged_by_the_decades_between_its_dearest_rung_and_the_target():
-    dearest = max(6 * one.N * max(one.rungs) for one in BASKET.purchases)
+    dearest = max(6 * one.N * max(one.rungs) for one in BASKET.ladders)
     beyond = math.log10(6 * N * D / dearest)
     assert beyond > 1
     assert BASKET.half_width_80 == pytest.approx(
-        half_width(BASKET.lawful_deviation, len(BASKET.purchases), beyond), rel=0.01
+        half_width(BASKET.lawful_deviation, len(BASKET.ladders), beyond), rel=0.01
     )
     assert BASKET.half_width_80 >= 1.28 * math.hypot(RUN_NOISE, ROW_NOISE, DRIFT * beyond)
 

@@ -35,6 +35,7 @@ def test_every_study_under_a_folder_counts(tmp_path, cli):
     for name in ("b", "a/deep"):
         _comparison((4.0, 4.02)).write(tmp_path / name / "comparison.json")
     assert list(comparisons_under(tmp_path)) == ["a/deep", "b"]
+    assert calibrate(str(tmp_path)) == calibrate(tuple(comparisons_under(tmp_path).values()))
     found = cli("compare", "--under", tmp_path, "--json")
     assert json.loads(found.stdout)["predictions"] == 2
     assert "held 2 of 2" in cli("compare", "--under", tmp_path).stdout

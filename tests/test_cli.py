@@ -278,7 +278,7 @@ def test_a_line_said_meanwhile_stands_alone_and_the_progress_line_goes_on_below(
     bar = Progress()
     bar._shown = -1e9
     bar.at(1.0, 2.0, "tokenising")
-    log("MFU is of a matmul")
+    log("MFU is relative to a matmul")
     shown = [line.rpartition("\x1b[K")[2].rpartition("\r")[2] for line in screen.getvalue().split("\n")]
-    assert shown[0] == "MFU is of a matmul"
+    assert shown[0] == "MFU is relative to a matmul"
     assert "tokenising" not in shown[1]

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import BadInput, accounting, member
-from families.design import DesignRule, design, design_family, name_of
+from families.design import DesignRule, design_family, design_members, name_of
 
 
 def test_the_gpt2_family_follows_from_its_rule():
     for name in ("gpt2-52m", "gpt2-83m", "gpt2-125m"):
         spec = member(name).spec
-        assert design(params=(accounting.params(spec),), ratio=64)[0].spec == spec
+        assert design_members(params=(accounting.params(spec),), ratio=64)[0].spec == spec
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_gpt2_family_follows_from_its_rule():
     ],
 )
 def test_deep_and_shallow_at_equal_size(ratio, size, shape, printed):
-    spec = design(params=(size,), ratio=ratio, n_positions=2048)[0].spec
+    spec = design_members(params=(size,), ratio=ratio, n_positions=2048)[0].spec
     assert (spec.n_layer, spec.n_embd) == shape
     layers, d, context, vocab = spec.n_layer, spec.n_embd, 2048, 50257
     theirs = layers * (12 * d**2 + 13 * d) + vocab * d + context * d + 2 * d  # the pair's own size formula
@@ -54,9 +54,9 @@ def test_designed_shapes_keep_the_rule(size, ratio, head_size, multiple):
 
 
 def test_two_dials_decide_the_third():
-    assert design(depth=(6,), width=(384,))[0].spec.shape == "L6 d384 h6"
-    assert design(params=(124e6,), depth=(12,))[0].spec.shape == "L12 d768 h12"
-    assert design(params=(124e6,), width=(768,))[0].spec.shape == "L12 d768 h12"
+    assert design_members(depth=(6,), width=(384,))[0].spec.shape == "L6 d384 h6"
+    assert design_members(params=(124e6,), depth=(12,))[0].spec.shape == "L12 d768 h12"
+    assert design_members(params=(124e6,), width=(768,))[0].spec.shape == "L12 d768 h12"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_two_dials_decide_the_third():
 )
 def test_dials_that_contradict_are_refused(arguments, said):
     with pytest.raises(BadInput, match=said):
-        design(**arguments)
+        design_members(**arguments)
 
 
 def test_a_family_grows_with_its_widths():
@@ -139,7 +139,7 @@ def test_compute_is_a_dial_too(cli):
 
 
 def test_llama_shapes_keep_their_feed_forward_at_eight_thirds():
-    spec = design(params=(1.1e9,), architecture="llama", n_positions=2048, vocab_size=32000)[0].spec
+    spec = design_members(params=(1.1e9,), architecture="llama", n_positions=2048, vocab_size=32000)[0].spec
     assert spec.n_inner % 256 == 0
     assert spec.n_inner / spec.n_embd == pytest.approx(8 / 3, rel=0.1)
     assert accounting.params(spec) == pytest.approx(1.1e9, rel=0.15)

@@ -7,7 +7,7 @@ import pytest
 
 from scaling import doctor
 from scaling.doctor import formats, installation, package, release
-from scaling.laws import Law, published
+from scaling.laws import Law, published_law
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_famous_result_is_derived_again(derive):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_loose_fit_returns_hoffmanns_start_as_a_success(seed):
-    law, start = published("chinchilla").law, published("hoffmann").law
+    law, start = published_law("chinchilla").law, published_law("hoffmann").law
     success, stopped, _ = doctor._loose(start, *doctor._chinchilla_like(law, seed))
     assert success
     assert stopped.alpha == pytest.approx(start.alpha, abs=0.01)
@@ -34,12 +34,12 @@ def test_hoffmanns_constants_as_the_only_start_do_not_survive_ours():
 
 def test_a_law_in_other_constants_fails_the_checks(monkeypatch):
     wrong = Law(E=1.8, A=480.0, B=2000.0, alpha=0.45, beta=0.25)
-    real = doctor.published
+    real = doctor.published_law
 
     class Wrong:
         law = wrong
 
-    monkeypatch.setattr(doctor, "published", lambda name: Wrong if name == "chinchilla" else real(name))
+    monkeypatch.setattr(doctor, "published_law", lambda name: Wrong if name == "chinchilla" else real(name))
     assert not doctor.nanogpt_riddle().passed
     assert not doctor.kaplan_exponent().passed
 

@@ -178,7 +178,7 @@ def picked(bench, gain=2.4, wanted=None, **asks):
             wanted or BackendRequest(),
             settings(),
             device="cpu",
-            tell=lambda line: None,
+            log=lambda line: None,
             measure=bench,
             **given,
         )

@@ -21,7 +21,7 @@ TINY = (*tiny.words(n_layer=1, n_head=2, n_embd=16, vocab_size=300), "n_position
 SMALLER = {
     "train": (*TINY, "tokens=4K", "batch_size=4", "warmup=4", "--study", "fresh", "--yes"),
     "tune": (*TINY, "batch_size=4"),
-    "ladder": ("--dry-run",),
+    "ladder": ("dry_run=true",),
     "demo": ("--quick",),
     "simulate": ("--replicates", "2"),
 }

@@ -154,7 +154,7 @@ def test_checkpointed_activations_are_what_autograd_keeps_and_one_block(name):
     model = model_of(spec, attention="sdpa", device="cpu").train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     memory = accounting.training_memory(spec, 2, checkpointing=True)
-    block = architecture(name).saved(spec, 2, "sdpa").layer
+    block = architecture(name).activation_bytes(spec, 2, "sdpa").layer
     ids = torch.zeros((2, 32), dtype=torch.long)
     kept = kept_by_autograd(model, ids)
     # Rotary tables, 3 % of a model this small, stay alive as arguments of the blocks, unseen by the hook.

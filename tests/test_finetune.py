@@ -183,7 +183,7 @@ def epochs(base, tmp_path_factory):
     })  # fmt: skip
 
     def run(study, stop):
-        return train(config, study, yes=True, stop=stop, tell=lambda line: None, report=quiet)
+        return train(config, study, yes=True, stop=stop, log=lambda line: None, report=quiet)
 
     return root, run, run(root / "study", Stop())[0]
 

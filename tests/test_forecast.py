@@ -7,10 +7,11 @@ import pytest
 
 from families.units import BadInput
 from scaling.monitoring.curves import PlannedRung
-from scaling.monitoring.forecast import Z_80, combine_forecasts, forecast_final_loss, offset_at
-from scaling.monitoring.siblings import at_own_size, default_prior, forecast_from_siblings, gap
-from scaling.monitoring.trajectory import NAMES, LrProfile, Points, TrajectoryPrior, learn
+from scaling.monitoring.forecast import combine_forecasts, forecast_final_loss, offset_at
+from scaling.monitoring.siblings import default_prior, forecast_from_siblings, gp_at_size, loss_gap
+from scaling.monitoring.trajectory import NAMES, LrProfile, Points, TrajectoryPrior, fit_trajectory
 from scaling.schedule import Schedule
+from scaling.stats import Z_80
 
 from .simulated_runs import family, going, law, level_of, seen_until, simulated, standing, taught
 
@@ -63,7 +64,7 @@ def test_known_constants_are_recovered_from_a_curve_with_little_noise(schedule):
         alpha=(0.5, 0.5),
         log_memory=(3.0, 2.0),
     )
-    mean, sd = learn((points,), vague, reference).constants()
+    mean, sd = fit_trajectory((points,), vague, reference).constants()
     for name, value, found, error in zip(
         ("level", "slope", "gain"), (3.6, 0.3, 0.25), mean, sd, strict=False
     ):
@@ -76,9 +77,9 @@ def test_a_cooldown_ahead_lowers_the_forecast_by_about_what_siblings_gained():
     rng = np.random.default_rng(3)
     siblings, batches = family(rng)
     run = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000), until=330)
-    flat = run.underway.model_copy(update={"rungs": (PlannedRung(steps=1000, folder="flat"),)})
+    flat = run.plan.model_copy(update={"rungs": (PlannedRung(steps=1000, folder="flat"),)})
     constant = forecast_final_loss(
-        type(run)(name="x", underway=flat, trunk=run.trunk, branches={}, finals={}), siblings, steps=1000
+        type(run)(name="x", plan=flat, trunk=run.trunk, branches={}, finals={}), siblings, steps=1000
     )
     cooled = forecast_final_loss(run, siblings, steps=1000)
     assert 0.12 < constant.loss - cooled.loss < 0.35
@@ -98,7 +99,7 @@ def test_the_forecast_does_not_look_past_the_step_it_is_made_at():
 
 
 def test_siblings_of_any_size_leave_a_constant_at_the_runs_own_size_between_them():
-    mean, sd = at_own_size(
+    mean, sd = gp_at_size(
         np.array([-1.0, 1.0]), np.array([2.0, 4.0]), np.array([0.1, 0.1]),
         before=(0.0, 10.0), trend=(0.0, 2.0), wander=0.1, scatter=0.1,
     )  # fmt: skip
@@ -108,7 +109,7 @@ def test_siblings_of_any_size_leave_a_constant_at_the_runs_own_size_between_them
 
 def test_far_siblings_teach_less_than_near_ones():
     def doubt(distance):
-        return at_own_size(
+        return gp_at_size(
             np.array([distance]), np.array([2.0]), np.array([0.1]),
             before=(0.0, 5.0), trend=(0.0, 1.0), wander=0.3, scatter=0.1,
         )[1]  # fmt: skip
@@ -139,7 +140,7 @@ def test_a_gap_on_the_same_batches_is_known_far_better_than_a_line_of_loss():
     rng = np.random.default_rng(12)
     (sibling, *_), batches = family(rng)
     run = simulated(going("x", 220_000), rng, batches=batches, level=level_of(220_000), until=333)
-    found, error = gap(run, 1000, sibling, 1000)
+    found, error = loss_gap(run, 1000, sibling, 1000)
     now = [one.trunk.loss[one.trunk.step == 330].item() for one in (sibling, run)]
     assert found == pytest.approx(np.log(now[0] / now[1]), abs=0.015)
     assert error < 0.003  # a line is off by 0.1 nats
@@ -150,12 +151,12 @@ def test_a_gap_on_other_batches_is_taken_from_the_windows_that_both_looked_at():
     (sibling, *_), _ = family(rng)
     other = going("x", 220_000, batches="other")
     run = simulated(other, rng, noise=0.4, level=level_of(220_000), until=333)
-    found, _ = gap(run, 1000, sibling, 1000)
+    found, _ = loss_gap(run, 1000, sibling, 1000)
     expected = np.log(np.interp(330, sibling.trunk.eval_step, sibling.trunk.eval_loss)) - np.log(
         np.interp(330, run.trunk.eval_step, run.trunk.eval_loss)
     )
     assert found == pytest.approx(expected, abs=0.02)  # a line of ten steps is off by 0.4 nats
-    assert gap(replace(run, trunk=run.trunk.until(60)), 1000, sibling, 1000) is None
+    assert loss_gap(replace(run, trunk=run.trunk.until(60)), 1000, sibling, 1000) is None
 
 
 def test_a_run_that_is_ahead_now_is_expected_ahead_but_less_so_and_the_less_the_more_is_to_come():
@@ -183,7 +184,7 @@ def test_siblings_whose_gaps_lasted_teach_that_gaps_last():
             )
             for i in range(3)
         ]  # fmt: skip
-        assert {one.underway.params for one in siblings} == {here}
+        assert {one.plan.params for one in siblings} == {here}
         return np.log(3.0 / forecast_from_siblings(standing(healthy, 0.04), siblings, 1000, 333)[0]) / 0.04
 
     assert 0.1 < expected(0.2) < 0.35
@@ -195,7 +196,7 @@ def test_a_sibling_out_of_line_with_the_others_counts_for_less(monkeypatch):
     off = replace(siblings[-1], finals={step: 1.06 * loss for step, loss in siblings[-1].finals.items()})
     plain = forecast_from_siblings(healthy, siblings, 1000, 333)[0]
     robust = forecast_from_siblings(healthy, [*siblings[:-1], off], 1000, 333)[0]
-    monkeypatch.setattr("scaling.monitoring.siblings.DISAGREE", np.inf)
+    monkeypatch.setattr("scaling.monitoring.constants.DISAGREEMENT", np.inf)
     assert forecast_from_siblings(healthy, siblings, 1000, 333)[0] == pytest.approx(plain, rel=1e-3), (
         "those in line all count"
     )

@@ -9,11 +9,11 @@ from plots.study_data import load_study
 from plots.style import svg
 from scaling.files import sha256_file
 from scaling.fitting.fit import fit
-from scaling.fitting.lawfile import LawFile
+from scaling.fitting.predictor import load_law
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, calibrate, compare, comparisons_under
-from scaling.study import Study
 
 from .gallery import STUDIES, draw
 
@@ -22,7 +22,7 @@ FOLDERS = sorted(path.parent for path in STUDIES.glob("*/study.json"))
 
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
 def place(request):
-    return Study(request.param)
+    return StudyPaths(request.param)
 
 
 def test_there_are_studies_of_two_texts():
@@ -43,7 +43,7 @@ def test_the_scores_follow_from_the_runs(place):
 
 
 def test_the_prediction_follows_from_the_law(place):
-    plan, predictor = open_seal(place.plan), LawFile.read(place.law).predictor()
+    plan, predictor = open_seal(place.plan), load_law(place.law)
     (member,) = plan.members
     found = predictor.predict(member.params, member.tokens)
     assert found.loss == pytest.approx(member.prediction.loss, rel=1e-9)
@@ -52,7 +52,7 @@ def test_the_prediction_follows_from_the_law(place):
 
 @pytest.mark.slow
 def test_the_law_follows_from_the_runs_that_it_was_fitted_on(place):
-    law, held = LawFile.read(place.law), {row.run for row in Comparison.read(place.comparison).rows}
+    law, held = load_law(place.law), {row.run for row in Comparison.read(place.comparison).rows}
     runs = [run for run in read_runs(place.runs).runs if run.run not in held]
     found = fit(runs, seed=load_study(place.folder).study_file.seed)
     (row,) = Comparison.read(place.comparison).rows

@@ -15,7 +15,6 @@ from scaling.runs.store import (
     WorkEntry,
     append_entry,
     append_run,
-    gather,
     gather_runs,
     read_ledger,
     record_run,
@@ -108,6 +107,40 @@ def test_a_broken_line_in_a_runs_own_file_is_named_with_its_file(tmp_path):
         read_runs(tmp_path / "runs.jsonl")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"run": "a", "tokens": "many", "loss": 3}',
+        '{"run": "a", "tokens": NaN, "loss": 3}',
+        '{"run": "a", "loss": 3}',
+        '{"tokens": 5, "loss": 3}',
+    ],
+)
+def test_a_shard_row_that_does_not_say_which_observation_it_is_is_refused(row, tmp_path):
+    record_run(own(tmp_path, "a"), observation("a", 1))
+    with own(tmp_path, "a").open("a") as file:
+        file.write(row + "\n")
+    for refused in (read_runs, gather_runs):
+        with pytest.raises(
+            BadInput, match=r"runs/a/runs\.jsonl line 3: run .*needs a run and a number of tokens"
+        ):
+            refused(tmp_path / "runs.jsonl")
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+def test_rows_merge_by_the_size_that_their_tokens_state_and_never_by_tokens_that_state_none(tmp_path):
+    record_run(own(tmp_path, "a"), observation("a", 5e6))
+    path = tmp_path / "runs.jsonl"
+    mine = [
+        {"run": "a", "params": 1e6, "tokens": tokens, "loss": 2.0} for tokens in ("5M", "7M", "many", None)
+    ]
+    mine[0]["eval_set"] = None
+    path.write_text("".join(json.dumps(row) + "\n" for row in mine))
+    gather_runs(path)
+    assert [json.loads(line)["tokens"] for line in path.read_text().splitlines()] == ["7M", "many", None, 5e6]
+    assert [run.tokens for run in read_runs(path, max_bad_share=0.5)] == [7e6, 5e6]
+
+
 def test_a_ledger_of_one_file_and_ledgers_of_runs_are_read_as_one(tmp_path):
     append_entry(tmp_path / "ledger.jsonl", work("old", 1))
     for run in ("b", "a"):
@@ -148,7 +181,7 @@ def test_half_a_last_line_does_not_come_to_stand_among_the_rows(tmp_path):
     part.write_text('{"run": "a", "tokens": 5, "loss": 3.0}\n')
     for slip, kept in (('{"run": "x", "lo', False), ('{"run": "x", "lo\n', True)):
         path.write_text('{"kind": "runs", "version": 1}\n' + slip)
-        gather(path, "")
+        gather_runs(path)
         lines = path.read_text().splitlines()
         assert ('{"run": "x", "lo' in lines) == kept, "a person's slip in a whole line is not thrown away"
         assert lines[-1].startswith('{"run": "a"')

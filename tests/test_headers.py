@@ -10,7 +10,6 @@ from families.units import BadInput
 from scaling.auditing import audit
 from scaling.cli.app import build
 from scaling.laws import Law
-from scaling.runs import columns
 from scaling.runs.readers import check_loss_unit, parse_columns, read_runs
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
@@ -25,8 +24,8 @@ def written(folder, header, *rows):
 def test_without_a_column_run_each_row_is_a_run_of_its_own_and_that_is_said(tmp_path):
     path = written(tmp_path, "params,tokens,loss", "1e6,1e8,3.1", "2e6,1e8,3.0", "2e6,2e8,2.9")
     found = read_runs(path)
-    assert len(set(columns(found.runs).cluster)) == 3
-    assert found.doubts[0].startswith(
+    assert len(set(found.cluster)) == 3
+    assert found.warnings[0].startswith(
         "no column run: each row counts as a run of its own; --columns run=NAME"
     )
 
@@ -34,14 +33,14 @@ def test_without_a_column_run_each_row_is_a_run_of_its_own_and_that_is_said(tmp_
 def test_with_a_column_run_its_rows_stay_together(tmp_path):
     path = written(tmp_path, "run,params,tokens,loss", "a,1e6,1e8,3.1", "a,1e6,2e8,3.0", "b,2e6,2e8,2.9")
     found = read_runs(path)
-    assert (len(set(columns(found.runs).cluster)), found.doubts) == (2, ())
+    assert (len(set(found.cluster)), found.warnings) == (2, ())
 
 
 def test_the_column_that_may_name_runs_is_proposed_unless_it_holds_one_value(tmp_path):
     several = written(tmp_path, "model,params,tokens,loss", "a,1e6,1e8,3.1", "b,2e6,1e8,3.0")
-    assert "--columns run=model" in read_runs(several).doubts[0]
+    assert "--columns run=model" in read_runs(several).warnings[0]
     one = written(tmp_path, "model,params,tokens,loss", "gpt2,1e6,1e8,3.1", "gpt2,2e6,1e8,3.0")
-    assert "--columns run=NAME" in read_runs(one).doubts[0]
+    assert "--columns run=NAME" in read_runs(one).warnings[0]
     other = written(tmp_path, "model,N,D,loss", "gpt2,1e6,1e8,3.1", "gpt2,2e6,1e8,3.0")
     with pytest.raises(BadInput, match=r": --columns params=N,tokens=D$"):
         read_runs(other)
@@ -107,8 +106,11 @@ def test_the_hint_of_a_table_of_perplexities_is_one_to_paste(tmp_path):
 
 def test_a_loss_read_from_a_column_of_another_unit_is_doubted(tmp_path):
     path = written(tmp_path, "run,params,tokens,ppl", "a,1e6,1e8,20")
-    assert "ppl is read as nats; --loss-unit ppl" in read_runs(path, column_names={"loss": "ppl"}).doubts[0]
-    assert read_runs(path, column_names={"loss": "ppl"}, loss_unit="ppl").doubts == ()
+    assert (
+        "ppl is read as nats, and its name suggests ppl: --loss-unit ppl"
+        in read_runs(path, column_names={"loss": "ppl"}).warnings[0]
+    )
+    assert read_runs(path, column_names={"loss": "ppl"}, loss_unit="ppl").warnings == ()
 
 
 def test_bits_per_byte_are_no_unit_of_a_token():
@@ -133,8 +135,8 @@ def test_bits_per_byte_are_no_unit_of_a_token():
 def test_what_looks_wrong_is_said_and_read_all_the_same(header, rows, said, tmp_path):
     found = read_runs(written(tmp_path, header, *rows))
     assert len(found.runs) == len(rows)
-    assert len(found.doubts) == 1
-    assert said in found.doubts[0]
+    assert len(found.warnings) == 1
+    assert said in found.warnings[0]
 
 
 def test_a_fit_of_perplexities_is_that_of_their_logarithms_and_its_card_says_what_was_doubted(

@@ -45,7 +45,7 @@ def test_rungs_are_listed_or_a_row_that_ends_at_the_tokens(words, rungs):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("5xx2", "token counts like 1M,2M,4M, or a row like 5x2"),
+        ("5xx2", "token counts such as 1M,2M,4M, or a series such as 5x2"),
         ("5x1", "factor above 1"),
         ("0x2", "1 to 64 rungs"),
         ("20x2", "below one token"),
@@ -101,7 +101,7 @@ def test_another_cooldown_repeats_no_trunk_that_is_kept_and_equals_a_run_of_its_
     before = booked(folder)
     said = []
     found = train_ladder(
-        other, (40 * 128,), text, places(folder), RunOptions(save_every=1e9, tell=said.append), Stop()
+        other, (40 * 128,), text, places(folder), RunOptions(save_every=1e9, log=said.append), Stop()
     )[0]
     name = {0.1: "-wsd-0.1-linear", 0.4: "-wsd-0.4-linear"}.get(other.cooldown, "-wsd-0.2-1-sqrt")
     alone = train_ladder(other, (40 * 128,), text, places(tmp_path), QUIET, Stop())[0]

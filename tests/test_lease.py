@@ -95,13 +95,13 @@ def test_an_owner_that_slept_finds_its_run_taken_and_writes_nothing_more(tmp_pat
 
 def test_an_owner_that_wakes_looks_before_it_does_anything(tmp_path, monkeypatch):
     ours = acquire_lease(tmp_path)
-    awake = lease._awake
+    awake = lease._clock
     monkeypatch.setattr(
-        lease, "_awake", lambda: awake() + 3600
+        lease, "_clock", lambda: awake() + 3600
     )  # the machine slept; its thread has not woken yet
     ours.check()
     left_by(tmp_path, elsewhere(), number=2)
-    monkeypatch.setattr(lease, "_awake", lambda: awake() + 7200)
+    monkeypatch.setattr(lease, "_clock", lambda: awake() + 7200)
     with pytest.raises(RunFailed, match="is now trained by"):
         ours.check()
     ours.release()

@@ -44,8 +44,8 @@ def test_every_offer_narrows_and_the_best_saves_most_per_flop():
     assert all(offer.half_width_80 < advice.half_width_80 for offer in advice.offers)
     saved = [offer.saved_per_flop for offer in advice.offers]
     assert saved == sorted(saved, reverse=True)
-    assert all(offer.purchase.flops <= 2e14 * (1 + 1e-9) for offer in advice.offers)
-    assert len({offer.purchase.member.name for offer in advice.offers}) == len(advice.offers) == 5
+    assert all(offer.ladder.flops <= 2e14 * (1 + 1e-9) for offer in advice.offers)
+    assert len({offer.ladder.member.name for offer in advice.offers}) == len(advice.offers) == 5
 
 
 def test_more_runs_leave_less_to_learn():
@@ -66,10 +66,9 @@ def test_a_budget_for_nothing_is_refused():
 
 def test_runs_of_another_text_tell_nothing(tmp_path):
     from scaling.fitting.fit import fit
-    from scaling.fitting.lawfile import LawFile
 
     ours = [run.model_copy(update={"group": "ours"}) for run in runs_of((32, 48, 64, 96, 128))]
-    LawFile.of(fit(ours), {}).write(tmp_path / "law.json")
+    fit(ours).save(tmp_path / "law.json")
     request = NextRunQuery(study=tmp_path, target="5M", tokens="80M")
     found = []
     for group in ("ours", "another"):
@@ -81,7 +80,6 @@ def test_runs_of_another_text_tell_nothing(tmp_path):
 
 def test_the_command_advises_on_a_study(cli, tmp_path):
     from scaling.fitting.fit import fit
-    from scaling.fitting.lawfile import LawFile
 
     rng = np.random.default_rng(0)
     runs = [
@@ -90,7 +88,7 @@ def test_the_command_advises_on_a_study(cli, tmp_path):
     ]
     for run in runs:
         append_run(tmp_path / "runs.jsonl", run)
-    LawFile.of(fit(runs, seed=0), {}).write(tmp_path / "law.json")
+    fit(runs, seed=0).save(tmp_path / "law.json")
     value = json.loads(
         cli("next", "--study", str(tmp_path), "--target", "5M", "--tokens", "80M", "--json").stdout
     )

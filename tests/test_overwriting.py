@@ -56,7 +56,7 @@ def target(verb, here):
 def test_a_file_that_is_something_else_stays_and_yes_replaces_it(verb, here):
     path = target(verb, here)
     path.write_text(MINE)
-    with pytest.raises(BadInput, match=f"{path.name} is there and is not .*; give another --out, or --yes"):
+    with pytest.raises(BadInput, match=f"{path.name} exists and is not .*; give another --out, or --yes"):
         typed(verb, *VERBS[verb])
     assert path.read_text() == MINE
     assert [place for place in here.iterdir() if place.name == "config.json"] == (
@@ -76,5 +76,5 @@ def test_what_the_same_command_wrote_is_replaced_without_asking(verb, here):
 
 def test_a_fit_does_not_replace_its_own_table(here):
     (here / "mine.csv").write_text("run,params,tokens,loss\n" + "a,1e6,1e8,4\nb,2e6,1e8,3.8\n")
-    with pytest.raises(BadInput, match=r"mine.csv is there and is not a law"):
+    with pytest.raises(BadInput, match=r"mine.csv exists and is not a law"):
         typed("fit", "mine.csv", "--out", "mine.csv")

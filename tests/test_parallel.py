@@ -222,7 +222,7 @@ def test_how_the_processes_ended_is_how_the_command_ends(codes, outcome):
     if outcome is None:
         assert ranks._status(ended, {signal.SIGTERM}) == codes[0]
         return
-    with pytest.raises(outcome, match="goes on from the last checkpoint"):
+    with pytest.raises(outcome, match="resume from the last checkpoint"):
         ranks._status(ended, {signal.SIGTERM})
 
 

@@ -12,7 +12,7 @@ from scaling.planning.law import PredictQuery, find_law, predict
 from scaling.planning.plan import make_plan
 
 ALL = candidates()
-KAPLAN, CHINCHILLA = find_law("kaplan", None), find_law("chinchilla", None)
+KAPLAN, CHINCHILLA = find_law("kaplan"), find_law("chinchilla")
 
 
 @pytest.mark.parametrize("name", ["gpt2-52m", "gpt2-83m", "gpt2-125m"])
@@ -96,10 +96,13 @@ def test_each_of_several_budgets_is_told_with_its_own_rows(cli):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("plan", "--params", "300k", "--budget", "1e15"), "asked for 300k parameters, got 3.33M (+1,011 %)"),
-        (("plan", "--params", "1M", "--budget", "1e15"), "50,257 words of 64 numbers are 3.22M alone"),
-        (("design", "--params", "1"), "asked for 1 parameters, got 3.33M"),
-        (("design", "--width", "100"), "asked for width 100, got 128"),
+        (
+            ("plan", "--params", "300k", "--budget", "1e15"),
+            "300k parameters requested, 3.33M designed (+1,011 %)",
+        ),
+        (("plan", "--params", "1M", "--budget", "1e15"), "50,257 tokens at width 64 has 3.22M"),
+        (("design", "--params", "1"), "1 parameters requested, 3.33M designed"),
+        (("design", "--width", "100"), "width 100 requested, 128 designed"),
         (("design", "--params", "85M"), ""),
         (("design", "--width", "768"), ""),
         (("plan", "--params", "125M", "--budget", "1e19"), ""),
@@ -109,4 +112,4 @@ def test_a_size_that_no_shape_comes_near_is_said_to_be_missed(cli, words, said):
     result = cli(*words)
     assert result.returncode == 0
     assert said in result.stderr
-    assert ("asked for" in result.stderr) == bool(said)
+    assert ("requested" in result.stderr) == bool(said)

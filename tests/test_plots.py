@@ -114,7 +114,7 @@ def test_csv_holds_the_runs_and_the_percent_off_the_law(study):
 
 def test_residuals_of_runs_drawn_with_0_3_percent_noise_are_of_that_size(study):
     error = law.residual_percent(
-        study.law.predictor(), [r for r in study.comparable_runs if r.run not in study.sealed_runs]
+        study.law, [r for r in study.comparable_runs if r.run not in study.sealed_runs]
     )
     assert 0.1 < float(np.sqrt(np.mean(error**2))) < 0.6
 
@@ -124,8 +124,8 @@ def test_a_trend_in_the_residuals_is_said(study):
         r.model_copy(update={"loss": r.loss * (1 + 0.02 * np.log10(r.tokens / 4e5))})
         for r in study.comparable_runs
     ]
-    assert "a trend in D" in law.residuals(study.law.predictor(), bent).title
-    assert "no trend" in law.residuals(study.law.predictor(), study.comparable_runs, study.sealed_runs).title
+    assert "a trend in D" in law.residuals(study.law, bent).title
+    assert "no trend" in law.residuals(study.law, study.comparable_runs, study.sealed_runs).title
 
 
 def test_smoothing_keeps_a_constant_and_the_mean_level():
@@ -184,7 +184,7 @@ def test_no_setting_of_the_callers_matplotlib_changes(study):
 
 
 def test_the_bands_edges_cost_what_the_band_allows(study):
-    predictor = without_local_correction(study.law.predictor())
+    predictor = without_local_correction(study.law)
     best = frontier.compute_frontier(predictor, np.geomspace(1e11, 1e13, 7))
     for edge in best.band:
         loss = predictor.predict(edge, best.C / (6 * edge)).loss
@@ -195,9 +195,7 @@ def test_the_bands_edges_cost_what_the_band_allows(study):
 
 def test_a_wider_band_holds_the_narrower_one(study):
     compute = np.array([1e12])
-    narrow, wide = (
-        frontier.compute_frontier(study.law.predictor(), compute, nats=nats) for nats in (0.005, 0.02)
-    )
+    narrow, wide = (frontier.compute_frontier(study.law, compute, nats=nats) for nats in (0.005, 0.02))
     assert wide.band[0] < narrow.band[0] < narrow.band[1] < wide.band[1]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
-from scaling.study import Study
 from train.data import DataManifest
 from train.jobs import ladders, pool
 from train.jobs.ladders import Job, train_ladders
@@ -133,7 +133,7 @@ def jobs_in(folder, data, names, rungs=RUNGS, **changes):
         )
         found.append(
             Job(
-                settings=chosen, rungs=rungs, places=ladders.Places.of(Study(Path(folder)), chosen.run),
+                settings=chosen, rungs=rungs, paths=ladders.RunPaths.of(StudyPaths(Path(folder)), chosen.run),
                 data=Path(data), work_per_step=1.0, steps=planned_steps(chosen, rungs), shared=True,
             )
         )  # fmt: skip
@@ -234,9 +234,9 @@ def test_a_queue_that_is_asked_to_stop_has_saved_every_run(text, tmp_path):
     def report(done, total, what, trained):
         lines = [path.read_text().count("\n") for path in tmp_path.glob("runs/*/trunk/metrics.jsonl")]
         if len(lines) == 2 and min(lines) > 2:
-            stop.ask()
+            stop.request()
 
-    with pytest.raises(Interrupted, match=r"is saved at step .*; the same command goes on from there"):
+    with pytest.raises(Interrupted, match=r"is saved at step .*; run the same command to resume"):
         train_ladders(jobs, RunOptions(log_every=1), stop, report, side_by_side=2)
     assert len(list(tmp_path.glob("runs/*/trunk/step-*/checkpoint.json"))) == 2
     assert not list(tmp_path.glob("runs/*/claim-*"))

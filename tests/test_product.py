@@ -187,7 +187,7 @@ def test_compare_completes_the_card_with_what_was_predicted(copy, here):
     plan = sealed(copy, actual - 0.05, actual + 0.15)
     status, _, said = here("compare", "--study", str(copy))
     assert status == 0, said
-    assert "model cards now tell" in said
+    assert "model cards completed" in said
     text = readme.read_text()
     assert f"| predicted | {plan.members[0].prediction.loss:.4f} |" in text
     assert f"| actual | {actual:.4f} |" in text
@@ -281,7 +281,7 @@ def test_validate_of_a_folder_that_is_not_ours_measures_the_text_given(study, tm
     other.write_text("the law of the budget\n" * 200)
     status, out, _ = here("validate", str(model), "--data", str(other))
     assert status == 0
-    assert "nothing is recorded to compare with" in out
+    assert "no recorded loss to compare with" in out
 
 
 def test_validate_refuses_data_that_is_not_what_was_measured(copy, here):

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from families.units import BadInput
-from scaling.laws import KaplanFrontier, published
+from scaling.laws import KaplanFrontier, published_law
 from scaling.published_runs import PUBLISHED_RUNS, published_runs
 
 CARD = published_runs("composer-gpt2")
@@ -14,7 +14,7 @@ ALL = [run for published_set in PUBLISHED_RUNS.values() for run in published_set
 
 @pytest.mark.parametrize("run", CARD.runs, ids=lambda run: run.member)
 def test_the_cards_printed_perplexities_are_those_of_its_losses_and_of_its_law(run):
-    frontier = published(CARD.law).frontier
+    frontier = published_law(CARD.law).frontier
     assert isinstance(frontier, KaplanFrontier)
     spec = run.spec
     assert math.exp(frontier.loss(12 * spec.n_layer * spec.n_embd**2)) == pytest.approx(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 from train.jobs.plan import train_sweep
 from train.lease import Stop, leased
 from train.slurm import SlurmProfile, sweep
@@ -55,7 +55,9 @@ def program(folder, seconds=0.0):
 def queue(folder, names, at_once=2, told=lambda line: None, **profile):
     plan = PlanFile(members=tuple(planned(name) for name in names))
     chosen = SlurmProfile.model_validate({"command": f"{folder}/scaling", **profile})
-    wanted = sweep(plan, Path(folder) / "plan.json", Study(Path(folder) / "study"), seed=0, profile=chosen)
+    wanted = sweep(
+        plan, Path(folder) / "plan.json", StudyPaths(Path(folder) / "study"), seed=0, profile=chosen
+    )
     return train_sweep(
         wanted,
         plan,
@@ -63,7 +65,7 @@ def queue(folder, names, at_once=2, told=lambda line: None, **profile):
         jobs=at_once,
         yes=True,
         eval_tokens=2**20,
-        tell=told,
+        log=told,
         report=lambda *said: None,
         poll=0.02,
     )
@@ -145,7 +147,7 @@ def test_a_run_that_somebody_else_is_training_is_waited_for(tmp_path, monkeypatc
 
 def test_a_member_of_several_nodes_is_refused(tmp_path):
     program(tmp_path)
-    with pytest.raises(BadInput, match="a needs 2 nodes; --launcher local has this one"):
+    with pytest.raises(BadInput, match="a needs 2 nodes; launcher=local has this one"):
         queue(tmp_path, ["a"], nodes=2)
 
 

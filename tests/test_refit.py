@@ -6,11 +6,12 @@ import shutil
 import pytest
 
 from families.units import BadInput
-from scaling.fitting.lawfile import LawFile
+from scaling.files import hashes
+from scaling.fitting.predictor import load_law
+from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
-from scaling.scoring import Comparison, compare_study
+from scaling.scoring import Comparison, compare, compare_study
 from scaling.scoring.refit import refit
-from scaling.study import Study
 
 from .synthetic import TRUTH, write_study
 
@@ -22,7 +23,7 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def changed(study):
-    return compare_study(Study(study))[0].refit
+    return compare_study(study).refit
 
 
 def test_the_new_run_is_counted_once(changed):
@@ -43,7 +44,7 @@ def test_the_next_prediction_is_of_one_point_ten_times_ahead(changed):
 
 
 def test_before_is_what_the_sealed_law_says(study, changed):
-    predictor = LawFile.read(study / "law.json").predictor()
+    predictor = load_law(study / "law.json")
     found = predictor.predict(changed.N, changed.D)
     assert changed.change("loss").before == pytest.approx(found.loss, rel=1e-12)
     assert changed.change("loss").before_80 == pytest.approx(found.interval_80, rel=1e-12)
@@ -54,13 +55,13 @@ def test_a_law_that_was_fitted_anew_is_taken_back(study, changed, tmp_path):
     law = json.loads((folder / "law.json").read_text())
     law["forms"][0]["alpha"] *= 1.2  # anything but what was sealed
     (folder / "law.json").write_text(json.dumps(law))
-    again, _ = compare_study(Study(folder))
+    again = compare_study(folder)
     assert again.refit.rows_before == 16
     assert again.refit.change("loss").after == pytest.approx(changed.change("loss").after, rel=1e-9)
 
 
 def test_runs_of_another_eval_set_teach_nothing(study):
-    law = LawFile.read(study / "law.json")
+    law = load_law(study / "law.json")
     runs = [
         run.model_copy(update={"eval_set": "other"}) if run.run == "gpt2-d192-s0" else run
         for run in read_runs(study / "runs.jsonl").runs
@@ -107,3 +108,30 @@ def test_a_diverged_run_is_scored_as_a_miss(study, tmp_path, cli):
     (row,) = json.loads(done.stdout)["rows"]
     assert not row["inside_95"]
     assert row["z"] > 100
+
+
+def test_a_comparison_that_is_refused_writes_nothing(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "s")
+    (folder / "comparison.json").unlink(missing_ok=True)
+    rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()[1:-1]]
+    for row in rows:  # each run's own file, which a comparison gathers, without the sealed member's
+        shard = folder / "runs" / row["run"] / "runs.jsonl"
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        with shard.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    (folder / "runs.jsonl").unlink()
+    with pytest.raises(BadInput, match="no run of gpt2-d192"):
+        compare_study(folder)
+    assert not (folder / "runs.jsonl").exists()
+    assert not (folder / "comparison.json").exists()
+
+
+def test_a_study_its_files_and_their_values_compare_alike(study, changed):
+    plan, runs = study / "plan.json", study / "runs.jsonl"
+    written = Comparison.read(study / "comparison.json")
+    by_file, by_value = compare(str(plan), runs), compare(open_seal(plan), read_runs(runs))
+    assert by_file.rows == by_value.rows == written.rows
+    assert by_file.inputs == written.inputs == hashes([plan, runs])
+    assert by_value.inputs == {}
+    again = refit(str(study / "law.json"), runs, [row.run for row in written.rows], seed=1)
+    assert again.change("loss").after == pytest.approx(changed.change("loss").after, rel=0.01)

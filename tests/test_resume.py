@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("after", [1, 7, 11, 13])
 def test_stopping_anywhere_and_going_on_changes_nothing(after, ladder, text, tmp_path):
     rungs = (1024, 2048, 4096)
-    with pytest.raises(Interrupted, match="goes on from there"):
+    with pytest.raises(Interrupted, match="run the same command to resume"):
         train_ladder(settings(text), rungs, text, places(tmp_path), RunOptions(log_every=4), StopAfter(after))
     again = train_ladder(settings(text), rungs, text, places(tmp_path), RunOptions(log_every=4), Stop())
     for mine, whole in zip(again, ladder[1], strict=True):
@@ -92,10 +92,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_said_so(damage, text, tmp_path)
     (before, _), (last, newest) = checkpoints(trunk)
     damage(newest)
     heard = []
-    train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(tell=heard.append), Stop())
+    train_ladder(settings(text), (4096,), text, places(tmp_path), RunOptions(log=heard.append), Stop())
     assert len(heard) == 1
     assert f"checkpoint {newest} is damaged: " in heard[0]
-    assert "and the run goes back to the one before it" in heard[0]
+    assert "and the run resumes from the checkpoint before" in heard[0]
     first_booked_again = [work.from_step for work in read_ledger(tmp_path / "ledger.jsonl")][last]
     assert (before, first_booked_again) == (last - 1, before)
     assert not list(trunk.glob(".*"))
@@ -148,7 +148,7 @@ class KilledAfter(StopAfter):
     """A kill in place of a wish, once so many steps are saved."""
 
     @property
-    def asked(self):
+    def requested(self):
         self.left -= 1
         if self.left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -176,9 +176,9 @@ def test_before_a_step_is_trained_a_signal_stops_at_once_and_afterwards_it_waits
     with stop_on_signals() as stop:
         with pytest.raises(KeyboardInterrupt, match="before a step was trained"):
             signal.raise_signal(signal.SIGTERM)
-        assert not stop.asked
+        assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stop.asked
+        assert stop.requested
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

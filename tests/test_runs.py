@@ -1,7 +1,11 @@
 """Readers: every format gives the same rows, every bad row is named, and too many are refused."""
 
 import json
+import sys
+from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -11,7 +15,8 @@ from families import member
 from families.architectures import architecture
 from families.units import BadInput
 from scaling.auditing import audit
-from scaling.runs import Run, by_group, columns
+from scaling.fitting.fit import fit
+from scaling.runs import Run, RunTable
 from scaling.runs.readers import parse_columns, read_runs
 from scaling.runs.store import append_run
 from scaling.runs.trackers import read_scalars
@@ -95,13 +100,13 @@ def test_an_empty_file_has_no_runs(tmp_path):
 def test_mixed_conventions_are_refused_and_a_missing_one_is_named():
     mixed = [GOOD[0], Run(run="x", params_non_embedding=1e6, tokens=1e8, loss=4)]
     with pytest.raises(BadInput, match="one convention"):
-        columns(mixed)
+        _ = RunTable.of(mixed).N
     with pytest.raises(BadInput, match="has no params_non_embedding"):
-        columns(GOOD, "non_embedding")
+        _ = RunTable.of(GOOD, "non_embedding").N
 
 
 def test_columns_keep_the_order_and_number_the_runs():
-    table = columns([GOOD[1], GOOD[0], GOOD[1]])
+    table = RunTable.of([GOOD[1], GOOD[0], GOOD[1]])
     assert table.cluster.tolist() == [0, 1, 0]
     assert table.C.tolist() == [6 * r.params * r.tokens for r in (GOOD[1], GOOD[0], GOOD[1])]
     assert (table.U == table.D).all()
@@ -109,7 +114,7 @@ def test_columns_keep_the_order_and_number_the_runs():
 
 def test_groups_keep_the_order_in_which_they_appear():
     runs = [run.model_copy(update={"group": g}) for run, g in zip(GOOD, "babab", strict=True)]
-    assert {name: len(rows) for name, rows in by_group(runs).items()} == {"b": 3, "a": 2}
+    assert {name: len(rows) for name, rows in RunTable.of(runs).by_group().items()} == {"b": 3, "a": 2}
 
 
 def config(folder):
@@ -214,3 +219,122 @@ def test_an_audit_of_a_table_that_is_not_one_of_runs_tries_no_fit(tmp_path):
     path = tmp_path / "models.csv"
     path.write_text("model,params,tokens,loss,ppl\na,1M,100M,3.0,20.09\n")
     assert all(finding.check != "runs" for finding in audit(path).findings)
+
+
+NOISY = "a,1e7,2e8,4.0\nb,2e7,2e8,-1\na,1e7,2e8,4.0\nc,3e7,4e8,3.9\n"
+
+
+@pytest.fixture
+def doubtful(tmp_path):
+    """A table with a bad row and two copies of one row."""
+    return read_runs(
+        csv(tmp_path, "run,params,tokens,loss,mood", [f"{row},fine" for row in NOISY.split()]),
+        max_bad_share=0.5,
+    )
+
+
+def test_slices_selections_and_groups_of_a_table_keep_what_its_reader_had_to_say(doubtful):
+    assert doubtful.warnings
+    assert doubtful.bad
+    parts = [doubtful[1:], doubtful.select(lambda run: run.run == "a"), doubtful.select(doubtful.L < 4)]
+    parts += [*doubtful.by_group().values(), doubtful.counted("total"), RunTable.of(doubtful)]
+    for part in parts:
+        assert (part.warnings, part.bad, part.ignored_columns) == (doubtful.warnings, doubtful.bad, ("mood",))
+    assert [len(part) for part in parts] == [2, 2, 1, 3, 3, 3]
+    assert parts[0].cluster.tolist() == [0, 1]
+
+
+def test_no_warning_of_a_reader_is_lost_on_the_way_into_the_fit_card(tmp_path):
+    rows = [
+        f"r{i},{n},{d},{2 + 400 / n**0.34 + 400 / d**0.28}"
+        for i, (n, d) in enumerate((n, d) for n in (1e6, 3e6, 9e6) for d in (1e8, 3e8, 9e8))
+    ]
+    table = read_runs(
+        csv(tmp_path, "run,params,tokens,loss", [*rows, rows[0], "x,1,2,-1"]), max_bad_share=0.5
+    )
+    assert table.warnings
+    found = fit(table, form="chinchilla", bootstrap=0)
+    assert all(line in found.card["warnings"] for line in table.warnings)
+    assert "1 bad row (line 12)" in found.card["exclusions"]
+
+
+def test_a_table_is_a_sequence_of_runs(doubtful):
+    table = RunTable(GOOD)
+    assert list(table) == [table[row] for row in range(len(table))] == list(table[::-1])[::-1]
+    assert GOOD[2] in table
+    assert table.index(GOOD[2]) == 2
+    assert table == RunTable(GOOD) != RunTable(GOOD[1:])
+    assert len({table, RunTable(GOOD)}) == 1
+    with pytest.raises(FrozenInstanceError):
+        table.runs = ()
+
+
+@pytest.mark.parametrize("convention", ["total", "non_embedding"])
+def test_arrays_and_runs_give_the_same_table_and_the_same_fit(convention):
+    N, D = (axis.ravel() for axis in np.meshgrid([1e6, 3e6, 9e6], [1e8, 3e8, 9e8]))
+    loss = 1.8 + 480 / N**0.35 + 2085 / D**0.37
+    table = RunTable.from_arrays(N=N, D=D, loss=loss, convention=convention)
+    assert (table.convention, table.cluster.tolist()) == (convention, list(range(9)))
+    for array, given in ((table.N, N), (table.D, D), (table.L, loss), (table.U, D), (table.C, 6 * N * D)):
+        assert (array == given).all()
+    options = {"form": "chinchilla", "convention": convention, "bootstrap": 0}
+    assert fit(N=N, D=D, loss=loss, **options).main_form.law == fit(list(table), **options).main_form.law
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"N": [1e6], "D": [1e8]}, "no runs and no loss"),
+        ({"N": [1e6, 1e7], "D": [1e8], "loss": [3.0]}, r"params \(2,\), tokens \(1,\)"),
+        ({"N": [1e6], "D": [1e8], "loss": [-3.0]}, "row 1: loss is -3.0"),
+        ({"runs": GOOD, "loss": [3.0]}, "runs are given and so are the arrays loss"),
+    ],
+)
+def test_a_fit_of_neither_runs_nor_three_like_arrays_is_refused(arrays, message):
+    with pytest.raises(BadInput, match=message):
+        fit(**arrays)
+
+
+def test_an_option_that_fit_does_not_have_is_a_type_error():
+    with pytest.raises(TypeError, match="nonsense"):
+        fit(GOOD, nonsense=1)
+
+
+def test_the_arrays_of_a_selection_are_the_selection_of_the_arrays_replaced_ones_too():
+    table = RunTable(GOOD).with_arrays(N=np.arange(1.0, 6.0))
+    rows = table.select(table.D > 4e8)
+    for name in ("N", "D", "U", "C", "L"):
+        assert (getattr(rows, name) == getattr(table, name)[2:]).all()
+    assert table.counted("total").N.tolist() == [run.params for run in GOOD]
+
+
+def test_a_run_counts_its_n_by_either_convention_and_says_which_it_lacks():
+    both = Run(run="a", params=3e6, params_non_embedding=2e6, tokens=1e8, loss=3)
+    assert [both.n_params(), both.n_params("total"), both.n_params("non_embedding")] == [3e6, 3e6, 2e6]
+    assert RunTable([both]).counted("non_embedding").N.tolist() == [2e6]
+    with pytest.raises(BadInput, match="'r0' has no params_non_embedding"):
+        GOOD[0].n_params("non_embedding")
+
+
+def test_a_table_shows_its_ranges_and_its_warnings(doubtful):
+    text = repr(doubtful)
+    assert text.startswith("RunTable: 3 rows of 2 runs, N 10M to 30M, D 200M to 400M, loss 3.9000 to 4.0000")
+    assert all(line in text for line in (*doubtful.warnings, *doubtful.bad))
+    assert repr(RunTable()) == "RunTable: 0 rows of 0 runs"
+
+
+def test_a_data_frame_has_a_column_for_each_field_that_is_stated(monkeypatch):
+    frames = []
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=frames.append))
+    RunTable([GOOD[0], GOOD[1].model_copy(update={"lr": 1e-3})]).to_pandas()
+    assert {name: list(values) for name, values in frames[0].items()} == {
+        "run": ["r0", "r1"],
+        "params": [1e7, 2e7],
+        "tokens": [2e8, 4e8],
+        "loss": [4.0, 3.9],
+        "annealed": [True, True],
+        "lr": [None, 1e-3],
+    }
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(BadInput, match="pip install pandas"):
+        RunTable(GOOD).to_pandas()

@@ -83,14 +83,14 @@ def test_a_gradient_that_is_no_number_is_seen_before_a_checkpoint_is_written(tex
 
 
 def test_a_steady_noise_has_no_spike_and_six_deviations_are_one():
-    watch, rng = SpikeDetector(), random.Random(0)
-    quiet = [watch.look(step, rng.gauss(3, 0.1)) for step in range(20_000)]
+    detector, rng = SpikeDetector(), random.Random(0)
+    quiet = [detector.add(step, rng.gauss(3, 0.1)) for step in range(20_000)]
     assert not any(quiet)
-    spike = watch.look(20_000, 3.75)
+    spike = detector.add(20_000, 3.75)
     assert spike.loss == 3.75
     assert spike.mean == pytest.approx(3, abs=0.04)
     assert spike.sd == pytest.approx(0.1, rel=0.25)
-    assert SpikeDetector().look(0, 100.0) is None
+    assert SpikeDetector().add(0, 100.0) is None
 
 
 def test_a_spike_is_written_down_once_however_often_the_run_was_stopped(text, tmp_path, monkeypatch):
@@ -139,9 +139,7 @@ def test_out_of_memory_lowers_the_micro_batch_keeps_the_batch_and_says_so(error,
 
     while_training(monkeypatch, change)
     heard = []
-    train_ladder(
-        settings(text), RUNGS, text, places(tmp_path / "less"), RunOptions(tell=heard.append), Stop()
-    )
+    train_ladder(settings(text), RUNGS, text, places(tmp_path / "less"), RunOptions(log=heard.append), Stop())
     (said,) = heard
     assert re.findall(r"\d+", said) == ["4", "2"]  # the micro-batch before, and from now on
     assert events(tmp_path / "less") == [{"step": 0, "event": "out of memory", "micro_batch": 2, "before": 4}]
@@ -210,7 +208,7 @@ def test_a_full_disk_is_one_line_with_status_1_for_a_person(tmp_path, monkeypatc
 def test_a_write_that_fails_is_one_line_and_leaves_nothing_of_the_checkpoint(
     aside, text, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(saver.Saver, "__init__", _with(saver.Saver.__init__, aside=aside))
+    monkeypatch.setattr(saver.Saver, "__init__", _with(saver.Saver.__init__, background=aside))
     honest, count = Snapshot.write, [0]
 
     def write(self, folder, tokenizer):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 from train.slurm import SlurmProfile, client, read_profile, sweep
 from train.slurm.client import Node, check
 from train.slurm.sbatch import ARRAY, job_files
@@ -25,7 +25,7 @@ NASTY = st.text(
 def files(tmp_path, names, logs="/logs", path="plan.json", **profile):
     profile = SlurmProfile.model_validate(profile)
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    wanted = sweep(plan, tmp_path / path, Study(tmp_path / "study"), seed=1, profile=profile)
+    wanted = sweep(plan, tmp_path / path, StudyPaths(tmp_path / "study"), seed=1, profile=profile)
     return job_files(wanted, profile, logs)
 
 

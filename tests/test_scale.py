@@ -51,12 +51,12 @@ def test_totals_are_the_sums_of_every_entry(entries, split, tmp_path_factory):
     ("line", "message"),
     [
         ("no json", r"ledger\.jsonl line 3: it is not JSON"),
-        ("[]", "line 3: it is no entry of a ledger"),
-        ('{"run": "a"}', "line 3: it is no entry of a ledger: 'part'"),
+        ("[]", "line 3: it is not an entry of a ledger"),
+        ('{"run": "a"}', "line 3: it is not an entry of a ledger: 'part'"),
         ('{"run": "b", "part": "trunk"}', "line 3: from_step"),
         (
             work("a", "trunk", 1).model_dump_json().replace("64", '"many"'),
-            "line 3: it is no entry of a ledger",
+            "line 3: it is not an entry of a ledger",
         ),
         (work("a", "trunk", 1).model_dump_json().replace("3.0", "NaN"), "whose entries do not add up"),
     ],

@@ -26,7 +26,7 @@ from .small_plan import planned, small_study
 
 @pytest.fixture
 def plan():
-    return make_plan(parse_budget("8xA100-hours"), find_law("kaplan", None), candidates())
+    return make_plan(parse_budget("8xA100-hours"), find_law("kaplan"), candidates())
 
 
 def test_a_sealed_plan_opens_as_it_was_written(plan, tmp_path):
@@ -109,8 +109,13 @@ def test_a_ladder_without_predictions_and_one_with_a_sealed_target_read_back(tmp
     spec = ModelSpec(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=1024)
     advice = recipe(spec, 1_000_000, shortest=200_000)
     ladder = PlannedMember.of("small", spec, tokens=advice.tokens, rungs=(200_000, 500_000), recipe=advice)
+    promised = PlannedLoss(loss=4.0, interval_80=(3.9, 4.1), interval_95=(3.8, 4.2), ppl=54.6)
     target = ladder.model_copy(
-        update={"prediction": PlannedLoss.of(4.0, (3.9, 4.1), (3.8, 4.2)), "rungs": (), "member": "target"}
+        update={
+            "prediction": promised,
+            "rungs": (),
+            "member": "target",
+        }
     )
     sealed = seal(PlanFile(members=(ladder, target)))
     write_plan(sealed, tmp_path / "plan.json")
@@ -134,7 +139,7 @@ def test_nothing_is_spent_on_a_sealed_plan_that_was_edited(how, tmp_path, cli):
     done = cli("ladder", path, "--study", study.folder, *how)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "edited after it was sealed" in done.stderr
-    assert "put back the file that was sealed" in done.stderr
+    assert "restore the sealed file" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 

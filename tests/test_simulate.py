@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from families.units import BadInput
-from scaling.laws import Law, published
+from scaling.laws import Law, published_law
 from scaling.planning.experiment_design import PilotQuery, pilot_plan
 from scaling.planning.planfile import PlanFile, write_plan
 from scaling.planning.simulate import SimulatedSweep, simulate
 
-SURFACE = published("chinchilla").law
+SURFACE = published_law("chinchilla").law
 PLAN, BASKET = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))
 TARGET = (124_439_808.0, 2.5e9)
 

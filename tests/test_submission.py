@@ -11,8 +11,8 @@ import time
 import pytest
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
-from scaling.study import Study
 from train.slurm import SlurmProfile, client, read_profile, submit, sweep
 from train.slurm.sbatch import job_files
 from train.slurm.submit import Submission, follow, send_rest
@@ -68,7 +68,7 @@ def queue(tmp_path, monkeypatch):
 def wanted(folder, names=("a", "b"), **profile):
     chosen = SlurmProfile.model_validate({"command": "/bin/true", **profile})
     plan = PlanFile(members=tuple(planned(name) for name in names))
-    return sweep(plan, folder / "plan.json", Study(folder / "study"), seed=0, profile=chosen), chosen
+    return sweep(plan, folder / "plan.json", StudyPaths(folder / "study"), seed=0, profile=chosen), chosen
 
 
 def send(folder, **profile):
@@ -147,14 +147,14 @@ def test_a_controller_that_is_away_for_a_while_does_not_end_the_following(queue,
             (queue / "state").write_text("FAILED")
             (queue / "code").write_text("127:0")
 
-    found = follow(plan, sent, profile, tell=heard.append, progress=lambda *said: None, pause=pause)
+    found = follow(plan, sent, profile, log=heard.append, progress=lambda *said: None, pause=pause)
     assert set(found.failed) == {"a", "b"}
     assert sum("Unable to contact slurm controller; asking again" in line for line in heard) == 3
     assert "say with command: in the profile where it is" in found.failed["a"]
     (queue / "away").touch()
     monkeypatch.setattr(submit, "_UNHEARD", -1.0)
     with pytest.raises(BadInput, match="Unable to contact slurm controller"):
-        follow(plan, sent, profile, tell=heard.append, progress=lambda *said: None, pause=pause)
+        follow(plan, sent, profile, log=heard.append, progress=lambda *said: None, pause=pause)
 
 
 def test_while_slurm_has_a_job_nobody_looks_whether_it_is_done(queue, tmp_path, monkeypatch):
@@ -170,7 +170,7 @@ def test_while_slurm_has_a_job_nobody_looks_whether_it_is_done(queue, tmp_path, 
         if next(pauses) == 2:
             (queue / "state").write_text("COMPLETED")
 
-    found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=pause)
+    found = follow(plan, sent, profile, log=lambda line: None, progress=lambda *said: None, pause=pause)
     assert (found.done, sorted(looks)) == ({"a", "b"}, ["a", "b"])
 
 
@@ -182,7 +182,7 @@ def test_a_job_that_no_node_starts_is_given_up_and_taken_out_of_the_queue(queue,
     (queue / "1").mkdir()
     (queue / "1" / "last").write_text("0")
     time.sleep(1.1)
-    found = follow(plan, sent, profile, tell=lambda line: None, progress=lambda *said: None, pause=time.sleep)
+    found = follow(plan, sent, profile, log=lambda line: None, progress=lambda *said: None, pause=time.sleep)
     assert list(found.failed) == ["a"]
     assert "1 s" in found.failed["a"]
     assert not (queue / "1_0").exists()
@@ -256,7 +256,7 @@ def test_what_a_profile_says_of_members_that_a_plan_does_not_have_is_named(cli, 
     words = ("--launcher", "slurm", "--profile", tmp_path / "cluster.yaml", "--dry-run")
     found = cli("ladder", tmp_path / "plan.json", "--study", tmp_path / "study", *words)
     assert found.returncode == 0
-    assert "cluster.yaml says what gpt2-b needs; " in found.stderr
+    assert "cluster.yaml has settings for gpt2-b, " in found.stderr
     assert "#SBATCH --cpus-per-task=2" in found.stdout
     assert not (tmp_path / "study").exists()
 
@@ -282,13 +282,13 @@ def test_a_folder_that_a_container_would_read_as_several_is_refused(name, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--dry-run",), "--dry-run needs a launcher"),
-        (("--detach",), "--detach needs a launcher"),
-        (("--launcher", "local", "--detach"), "--detach needs --launcher slurm"),
+        (("--dry-run",), "dry_run= needs a launcher"),
+        (("--detach",), "detach= needs a launcher"),
+        (("--launcher", "local", "--detach"), "detach=true needs launcher=slurm"),
         (("--launcher", "slum"), "launcher is 'slum'; did you mean slurm?"),
         (("--launcher", "slurm"), "sbatch is not on the PATH: this machine has no Slurm"),
         (("--launcher", "slurm", "--export", "models"), "it must be a URL"),
-        (("--launcher", "slurm", "--detach", "--export", "file:///x"), "leave out --detach"),
+        (("--launcher", "slurm", "--detach", "--export", "file:///x"), "leave out detach=true"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_sent_is_one_line_and_nothing_is_left(words, message, cli, tmp_path):

@@ -112,7 +112,7 @@ def test_small_models_share_the_cores_and_large_ones_take_turns():
 def trained(tmp_path, *words):
     corpus = write_corpus(tmp_path / "corpus", files=10, lines=60)
     found = asked(f"data={corpus}", "dtype=fp32", "compile=false", "attention=sdpa", "jobs=1", *words)
-    said = {"yes": True, "stop": Stop(), "tell": lambda line: None, "report": lambda *what: None}
+    said = {"yes": True, "stop": Stop(), "log": lambda line: None, "report": lambda *what: None}
     return found, train_many(found, tmp_path / "study", **said)
 
 

@@ -164,7 +164,7 @@ def test_fit_reads_a_folder_of_events(run, tmp_path):
 
 def test_a_run_says_what_its_mfu_is_of(run):
     _, said = run
-    assert "MFU is of " in said
+    assert "MFU is relative to " in said
     assert "FLOP/s: a plain fp32 matmul, measured here" in said
 
 
@@ -181,7 +181,7 @@ def test_a_known_gpu_is_held_against_its_data_sheet_and_others_against_a_matmul(
     assert device_name("cuda", 8) == "8xNVIDIA H200"
     known = peak_of("cuda", 1e12, "bf16", 8)
     assert (known.flops_per_s, known.word) == (8 * 989e12, "H200")
-    assert known.sentence.startswith("MFU is of 7.91e+03 TFLOP/s: 8 × H200, dense bf16")
+    assert known.sentence.startswith("MFU is relative to 7.91e+03 TFLOP/s: 8 × H200, dense bf16")
     monkeypatch.setattr(pace_file.torch.cuda, "get_device_name", lambda: "Some New GPU")
     assert peak_of("cuda", 3e12, "bf16").flops_per_s == 3e12
     assert "measured here" in peak_of("cpu", 4.2e10, "fp32").sentence

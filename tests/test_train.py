@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from families.units import BadInput
+from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
 from scaling.schedule import Schedule
-from scaling.study import Study
 from train.config import TrainConfig
 from train.data import batch
 from train.evaluate import eval_set, evaluate
@@ -110,7 +110,7 @@ def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
             Job(
                 settings=chosen,
                 rungs=(1024, 2048),
-                places=RunPaths.of(Study(root), chosen.run),
+                paths=RunPaths.of(StudyPaths(root), chosen.run),
                 data=text.folder,
                 work_per_step=1.0,
                 steps=planned_steps(chosen, (1024, 2048)),

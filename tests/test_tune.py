@@ -156,7 +156,7 @@ def search(monkeypatch, machine, room=8e9, wanted=None, **changes):
         wanted or BackendRequest(threads=2),
         device="cpu",
         room=room,
-        tell=lambda line: None,
+        log=lambda line: None,
     )
 
 
@@ -209,7 +209,7 @@ def test_training_takes_what_was_tuned(monkeypatch):
     assert MachineFile.path().exists()
     chosen = settings()
     assert chosen.micro_batch == found.picked.micro == 4
-    asks = {"steps": 1000, "expected": 1000.0, "device": "cpu", "tell": lambda line: None}
+    asks = {"steps": 1000, "expected": 1000.0, "device": "cpu", "log": lambda line: None}
     assert select_backend(BackendRequest(), chosen, **asks, measure=None) == FAST
     assert select_backend(BackendRequest(), chosen, **{**asks, "steps": 5}, measure=None) == StepBackend(), (
         "compiling does not pay"

@@ -10,12 +10,13 @@ import pytest
 from families.units import BadInput
 from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
+from scaling.fitting.forms import Status
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
-from scaling.fitting.predictor import Z_80, Status
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
-from scaling.runs import Run, columns
+from scaling.runs import Run, RunTable
+from scaling.stats import Z_80
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
 
@@ -65,7 +66,7 @@ def test_bootstrap_by_run_is_wider_than_by_row_where_rows_of_a_run_are_alike():
     each = [run.model_copy(update={"run": f"{i}"}) for i, run in enumerate(runs)]
     spread = []
     for rows in (runs, each):
-        table = columns(rows)
+        table = RunTable.of(rows)
         problem = Problem.of(table.N, table.D, table.L)
         shape = SHAPES["chinchilla"]
         theta = certify(problem, shape).theta
@@ -77,7 +78,7 @@ def test_bootstrap_by_run_is_wider_than_by_row_where_rows_of_a_run_are_alike():
 def test_the_spread_of_few_runs_is_widened_for_the_constants_a_law_takes(count):
     # To first order the resampled exponent is linear in weights G·Dirichlet(1, …, 1), whose covariance is
     # (G·I − 1·1')/(G + 1); G/(G − 3) restores the three degrees of freedom that a law takes from G runs.
-    rows = columns([run for run in ladder(0, sizes=count) for _ in range(1200 // (4 * count))])
+    rows = RunTable.of([run for run in ladder(0, sizes=count) for _ in range(1200 // (4 * count))])
     problem, shape = Problem.of(rows.N, rows.D, rows.L), SHAPES["chinchilla"]
     theta = certify(problem, shape).theta
     moved = np.bincount(rows.cluster, influence(problem, shape, theta)[ALPHA_])
@@ -120,7 +121,7 @@ def test_intervals_widen_beyond_the_data_and_the_distance_is_named():
     ]
     assert all(a < b for a, b in itertools.pairwise(widths))
     # No narrower than what the rollouts inside the data say that two decades add.
-    calm = replace(found.predictor, drift=0.03)
+    calm = replace(found, drift=0.03)
     low, high = calm.predict(N[2], D[2]).interval_80
     assert np.log(high / low) > 2 * Z_80 * 0.03 * 2
     far = found.predict(N[2], D[2]).extrapolation
@@ -146,7 +147,7 @@ def test_a_thousand_times_beyond_is_refused_unless_forced():
 
 
 def test_first_order_resampling_agrees_with_refitting():
-    table = columns(independent(1, count=33))
+    table = RunTable.of(independent(1, count=33))
     problem = Problem.of(table.N, table.D, table.L)
     shape = SHAPES["chinchilla"]
     theta = certify(problem, shape).theta
@@ -173,13 +174,13 @@ def test_noise_comes_from_replicated_cells_where_there_are_some():
         for N in np.geomspace(1e7, 1e9, 20)
         for s in range(4)
     ]
-    table = columns(runs)
+    table = RunTable.of(runs)
     assert noise_of(table, np.zeros(len(table))) == pytest.approx(0.006, rel=0.3)
 
 
 def test_a_known_standard_error_is_a_floor_of_the_noise():
     runs = [run.model_copy(update={"loss_se": 0.02 * run.loss}) for run in independent(0)]
-    assert noise_of(columns(runs), np.full(len(runs), 1e-4)) == pytest.approx(0.02, rel=0.01)
+    assert noise_of(RunTable.of(runs), np.full(len(runs), 1e-4)) == pytest.approx(0.02, rel=0.01)
 
 
 def test_resampling_is_the_same_for_the_same_seed():
@@ -190,7 +191,7 @@ def test_resampling_is_the_same_for_the_same_seed():
 
 
 def test_profile_likelihood_brackets_the_truth_and_its_least_is_the_fit():
-    for shown, truth in zip(profiles(columns(independent(3))), (LAW.alpha, LAW.beta), strict=True):
+    for shown, truth in zip(profiles(RunTable.of(independent(3))), (LAW.alpha, LAW.beta), strict=True):
         assert min(shown.objectives) == pytest.approx(shown.objectives[len(shown.objectives) // 2], rel=1e-6)
         low, high = shown.interval_95
         assert low < shown.best < high
@@ -224,7 +225,7 @@ def test_the_fan_of_loss_functions_is_flagged_where_it_is_wider_than_the_interva
 
 
 def test_the_lower_envelope_lies_below_nine_rows_of_ten():
-    table = columns(independent(0, count=12))
+    table = RunTable.of(independent(0, count=12))
     problem = replace(Problem.of(table.N, table.D, table.L, delta=1e-5), tilt=10.0)
     certificate = certify(problem, SHAPES["chinchilla"])
     residuals = log_loss(certificate.theta[None], problem.x, problem.z)[0] - problem.y

@@ -8,10 +8,10 @@ import pytest
 from families.units import BadInput
 from scaling.monitoring import ProgressForecast, Reference, assess, find_run, short_status, study_of, watch
 from scaling.monitoring.curves import read_curve, read_run, read_siblings
+from scaling.paths import StudyPaths
 from scaling.planning.experiment_design import PilotQuery, pilot_plan
 from scaling.planning.planfile import seal, write_plan
 from scaling.scoring import compare_study
-from scaling.study import Study
 
 from .simulated_runs import changed, seen_until, taught, write
 
@@ -76,7 +76,7 @@ def test_what_was_written_is_read_back(tmp_path, study):
     _, healthy = study
     found = read_run(write(healthy, tmp_path / "x"))
     assert found.finals == healthy.finals
-    assert found.ahead is None
+    assert found.next_rung is None
     assert found.rung(1000).loss == pytest.approx(healthy.rung(1000).loss)
 
 
@@ -85,8 +85,8 @@ def test_only_runs_of_the_same_batch_are_siblings(tmp_path, study):
     folder = write(healthy, tmp_path / "runs" / "x")
     for one in siblings:
         write(one, tmp_path / "runs" / one.name)
-    larger = siblings[0].underway.model_copy(update={"run": "larger", "batch_tokens": 2048})
-    write(replace(siblings[0], name="larger", underway=larger), tmp_path / "runs" / "larger")
+    larger = siblings[0].plan.model_copy(update={"run": "larger", "batch_tokens": 2048})
+    write(replace(siblings[0], name="larger", plan=larger), tmp_path / "runs" / "larger")
     found = read_siblings(tmp_path / "runs", read_run(folder))
     assert {one.name for one in found} == {one.name for one in siblings}
 
@@ -128,7 +128,7 @@ def test_a_pilots_ladder_is_watched_without_a_seal_and_compare_says_what_seals_o
     assert watch(tmp_path / "runs" / "x", steps=1000) == without
     (tmp_path / "runs.jsonl").write_text("")
     with pytest.raises(BadInput, match=r"scaling plan --study .* seals a prediction"):
-        compare_study(Study(tmp_path))
+        compare_study(StudyPaths(tmp_path))
 
 
 def test_a_broken_seal_is_still_an_error_of_watch(tmp_path, study):
@@ -152,7 +152,7 @@ def test_a_run_belongs_to_the_study_two_above_or_is_one_of_its_own(tmp_path, stu
 
 def test_a_progress_line_says_nothing_rather_than_fail(tmp_path):
     outlook = ProgressForecast(tmp_path / "none", 1000, _next=0.0)
-    assert outlook.words() == ""
+    assert outlook.text() == ""
 
 
 def test_a_progress_line_says_where_the_run_ends(tmp_path, study):
@@ -160,9 +160,9 @@ def test_a_progress_line_says_where_the_run_ends(tmp_path, study):
     for one in siblings:
         write(one, tmp_path / "runs" / one.name)
     folder = write(seen_until(healthy, 400), tmp_path / "runs" / "x", finished=False)
-    words = ProgressForecast(folder, 1000, _next=0.0).words()
+    words = ProgressForecast(folder, 1000, _next=0.0).text()
     assert words.startswith(", ends at 3.")
-    assert ProgressForecast(folder, 1000).words() == ""  # not before some seconds
+    assert ProgressForecast(folder, 1000).text() == ""  # not before some seconds
 
 
 # The command
@@ -199,7 +199,7 @@ def test_watch_prints_one_json_object_or_one_line_of_error(tmp_path, study):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["none"], "neither a run's folder nor a run of"),
+        (["none"], "neither the folder of a run nor a run of"),
         (["x", "--tokens", "5"], "no rung of"),
         (["x", "--tokens", "much"], "tokens is 'much'"),
     ],

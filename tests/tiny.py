@@ -62,7 +62,7 @@ def trained(study, said=None, **asked):
 
     lines = [] if said is None else said
     config = TrainConfig.model_validate({"family": "tiny", **SHAPE, **asked})
-    return train(config, study, yes=True, stop=Stop(), tell=lines.append, report=lambda *what: None)
+    return train(config, study, yes=True, stop=Stop(), log=lines.append, report=lambda *what: None)
 
 
 def weights(branch):
@@ -96,6 +96,6 @@ class StopAfter:
         self.left = steps
 
     @property
-    def asked(self):
+    def requested(self):
         self.left -= 1
         return self.left < 0

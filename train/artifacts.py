@@ -1,4 +1,7 @@
-"""trainer_state.json: a run's account of itself in the shape of Hugging Face's Trainer, which existing plotters read."""
+"""Files that a ladder writes beside checkpoints: settings, plan, and the artifacts of a finished rung.
+
+Among these is trainer_state.json, the log in the format of Hugging Face's Trainer, which existing tools plot.
+"""
 
 import json
 from collections.abc import Sequence
@@ -9,10 +12,10 @@ from families import params, params_non_embedding, train_flops_per_token
 from families.units import BadInput
 from scaling.files import atomic_write
 from scaling.monitoring.curves import PlannedRung, RunPlan
+from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.runs.store import record_run
 from scaling.schedule import Schedule
-from scaling.study import Study
 
 from .checkpoint import step_folder
 from .config import NOT_IDENTITY, Settings
@@ -24,10 +27,6 @@ from .model_card import Facts, outcome, write_card
 from .rung import MODEL, RUN, RUNG, TRUNK, RungFile
 from .settings import branch_name, rung_steps, trunk_end
 
-# MERGED DOCSTRINGS
-# What a ladder writes down: whose folder it is, where it is going, and what a finished rung gives.
-# What a finished rung leaves for others: a model folder that says what it is, and the run's account of itself.
-
 STATE = "trainer_state.json"
 
 METRICS = "metrics.jsonl"
@@ -37,8 +36,11 @@ def write_state(branch: Path, trunk: Path, settings: Settings, rung: RungFile, t
     """Write a rung's trainer_state.json beside its metrics.
 
     Args:
-        trunk: the folder of the steps before the branch's own.
-        train_tokens: those that an epoch goes through once; with data_fraction= a share of the training split.
+        branch: the rung's folder.
+        trunk: folder of the steps before the branch.
+        settings: settings of the run.
+        rung: the finished rung.
+        train_tokens: tokens of an epoch; with data_fraction= that share of the training split.
     """
     path = branch / STATE
     state = trainer_state(history(branch, trunk), settings, rung, train_tokens)
@@ -47,7 +49,7 @@ def write_state(branch: Path, trunk: Path, settings: Settings, rung: RungFile, t
 
 
 def history(branch: Path, trunk: Path) -> list[dict[str, Any]]:
-    """The lines of metrics that lead to a rung: the trunk's up to where the branch's own begin, then those."""
+    """Return the metrics that lead to a rung: lines of the trunk before the branch's first, then those of the branch."""
     own = _lines(branch / METRICS)
     before = own[0]["step"] if own else float("inf")
     return [line for line in _lines(trunk / METRICS) if line["step"] < before] + own
@@ -56,10 +58,16 @@ def history(branch: Path, trunk: Path) -> list[dict[str, Any]]:
 def trainer_state(
     lines: Sequence[dict[str, Any]], settings: Settings, rung: RungFile, train_tokens: int
 ) -> dict[str, Any]:
-    """The state of a Trainer at the rung's end (transformers.TrainerState).
+    """Return the state of a Trainer at the rung's end (transformers.TrainerState).
 
-    Looks at a little held-out text on the way stand under eval_glance_loss, as of another evaluation set: eval_loss is
-    the rung's own. total_flos is the Trainer's count, 6 · tokens · parameters without embeddings.
+    Partial evaluations are logged as eval_glance_loss, like those of another evaluation set: eval_loss is the rung's own.
+    total_flos is the Trainer's count, 6 · tokens · parameters without embeddings.
+
+    Args:
+        lines: metrics of the run, as from `history`.
+        settings: settings of the run.
+        rung: the finished rung.
+        train_tokens: tokens of an epoch.
     """
     run, batch = rung.observation, settings.batch_tokens
     steps = round(run.tokens / batch)
@@ -108,7 +116,7 @@ def trainer_state(
 
 
 def _mean(lines: Sequence[dict[str, Any]]) -> float | None:
-    """Mean loss over all steps: each line is the mean of the steps since the one before."""
+    """Return the mean loss over all steps; each line is the mean of the steps since the line before."""
     total, last = 0.0, 0
     for line in lines:
         total += line["loss"] * (line["step"] - last)
@@ -117,7 +125,7 @@ def _mean(lines: Sequence[dict[str, Any]]) -> float | None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a metrics file; a torn last one, which a kill can leave, is not there yet."""
+    """Return the complete lines of a metrics file; a kill can leave an incomplete last one."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -125,32 +133,36 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def record(finished: Path, runs: Path) -> str:
-    """A finished rung among the study's observations; returns its text."""
+    """Add a finished rung to the study's observations; returns the rung file as JSON."""
     rung = RungFile.read(finished)
     record_run(runs, rung.observation)
     return rung.dump()
 
 
 def check_settings(settings: Settings, folder: Path) -> None:
-    """Write run.json, or check that the run in the folder is this one."""
+    """Write run.json, or check that the folder's run has the same settings.
+
+    Raises:
+        BadInput: it has other settings.
+    """
     path = folder / RUN
     if path.exists():
-        found = Settings.read(path)
-        if found.identity() != settings.identity():
-            ours, theirs = settings.model_dump(), found.model_dump()
+        recorded = Settings.read(path)
+        if recorded.identity() != settings.identity():
+            ours, theirs = settings.model_dump(), recorded.model_dump()
             key = next(name for name in ours if name not in NOT_IDENTITY and ours[name] != theirs[name])
             raise BadInput(
                 f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: "
-                "choose another name= or out=, or remove it"
+                "choose another name= or out=, or remove the folder"
             )
     else:
         settings.write(path)
 
 
 def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:
-    """Say in underway.json where the run is going, so that its end can be foreseen; rungs asked for later are added."""
+    """Write the planned rungs to underway.json, from which the forecast reads them; rungs of earlier calls are kept."""
     path = folder / "underway.json"
-    rungs_ahead = tuple(
+    planned = tuple(
         PlannedRung(
             steps=steps,
             folder=branch_name(settings, steps),
@@ -159,9 +171,9 @@ def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> 
         )
         for steps in rung_steps(settings, rungs)
     )
-    asked = RunPlan(
+    plan = RunPlan(
         run=settings.run,
-        rungs=rungs_ahead,
+        rungs=planned,
         batch_tokens=settings.batch_tokens,
         lr=settings.lr,
         warmup=settings.warmup,
@@ -173,10 +185,10 @@ def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> 
         batches=settings.order_of_batches(),
     )
     before = RunPlan.read(path).rungs if path.exists() else ()
-    asked.model_copy(update={"rungs": before}).also(rungs_ahead).write(path)
+    plan.model_copy(update={"rungs": before}).with_rungs(planned).write(path)
 
 
-def observe(
+def rung_file(
     session: Session,
     schedule: Schedule,
     result: Evaluation,
@@ -184,7 +196,16 @@ def observe(
     text: TokenizedText,
     folder: Path,
 ) -> RungFile:
-    """What a finished rung gives, and what is measured beside it."""
+    """Return the file of a finished rung: its observation and further measurements.
+
+    Args:
+        session: the session at the end of the rung.
+        schedule: schedule of the rung.
+        result: its evaluation on held-out text.
+        eval_name: name of the evaluation set.
+        text: the tokenised text.
+        folder: the run's folder.
+    """
     settings, spec = session.settings, session.settings.spec()
     branch = folder / branch_name(settings, session.step)
     ends = (0, *epoch_ends(settings, len(text.train)))
@@ -237,22 +258,26 @@ def observe(
 def write_artifacts(
     branch: Path, study: Path, settings: Settings, rung: RungFile, manifest: DataManifest
 ) -> None:
-    """Beside the weights: the settings, the observation and the model card; beside the metrics: trainer_state.json.
+    """Write the artifacts of a finished rung: settings, observation and model card beside the weights, trainer_state.json.
 
     Args:
-        study: the folder whose sealed plan, if there is one, may have foretold this rung.
+        branch: the rung's folder.
+        study: the study's folder, whose sealed plan may contain a prediction for this rung.
+        settings: settings of the run.
+        rung: the finished rung.
+        manifest: manifest of the text.
     """
     model = branch / MODEL
     settings.write(model / RUN)
     rung.write(model / RUNG)
-    sealed = outcome(Study(study).plan, rung)
+    sealed = outcome(StudyPaths(study).plan, rung)
     write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
     windows = count_windows(manifest, settings.n_positions, settings.data_fraction)
     write_state(branch, branch.parent / TRUNK, settings, rung, windows * settings.n_positions)
 
 
 def log_final_eval(branch: Path, step: int, rung: RungFile) -> None:
-    """The rung's own loss as TensorBoard's eval/loss, beside the events of its steps."""
+    """Write the rung's final loss as TensorBoard's eval/loss, beside the events of its steps."""
     scalars = Scalars(branch, step)
     run = rung.observation
     scalars.write({"step": step, "rung_loss": run.loss, "tokens": run.tokens})

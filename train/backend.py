@@ -28,18 +28,15 @@ from .config import SHAPE_FIELDS, Settings, TrainConfig
 from .loop import Session, start, train_step
 from .runtime import machine_id, probe
 
-# MERGED DOCSTRINGS
-# What this machine can do: probed speed, free memory, and the micro-batch that fits.
-
 WORTH = 90.0  # seconds of plain training below which a run is not worth a probe
 
-COMPILE_SHARE = 0.1  # of a run that compiling may take before anything is known about it
+COMPILE_SHARE = 0.1  # largest share of a run for compiling a step whose speed is not known
 
-COMPILE_SECONDS = 40.0  # what compiling takes on two CPU cores, 15 to 60: only until it has been measured
+COMPILE_SECONDS = 40.0  # of compiling on two CPU cores, 15 to 60; used until measured
 
-GAIN = 1.2  # bf16 is probed where a matrix product gains at least this
+GAIN = 1.2  # least speed-up of a bf16 matrix product for bf16 to be measured
 
-MARGIN = 0.98  # a rival of the plain engine must beat it by more than the noise
+MARGIN = 0.98  # a candidate must take less than this share of the best time, to beat the noise
 
 NEAR_BEST = (
     1.4  # bf16 that is no faster than this times fp32 may still win compiled, where its casts cost nothing
@@ -52,7 +49,7 @@ PROBE = 0.5  # seconds of steps, where a step is short
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendRequest:
-    """The keys of a run that decide its engine; "auto" leaves one to the probe."""
+    """Requested step backend of a run; "auto" leaves a field to measurement."""
 
     dtype: str = "auto"
     compile: bool | str = "auto"
@@ -61,87 +58,92 @@ class BackendRequest:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "BackendRequest":
-        """What a person typed."""
+        """Return the request of a configuration."""
         return cls(
             dtype=config.dtype, compile=config.compile, attention=config.attention, threads=config.threads
         )
 
     def allows(self, engine: StepBackend) -> bool:
-        """Whether an engine is one of those wanted."""
+        """Return True if a backend satisfies the request."""
         return all(
             getattr(self, key) in ("auto", getattr(engine, key))
             for key in ("dtype", "compile", "attention", "threads")
         )
 
     def plain(self) -> StepBackend:
-        """The engine that needs no probe: as given, and in 32 bits, not compiled, at torch's own attention where not."""
+        """Return the backend without measurement: as given, else fp32, not compiled, torch's own attention."""
         given = {key: value for key in StepBackend.model_fields if (value := getattr(self, key)) != "auto"}
         return StepBackend.model_validate(given)
 
 
 def select_backend(
-    wanted: BackendRequest,
+    requested: BackendRequest,
     settings: Settings,
     *,
     steps: int,
     expected: float,
     device: str,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     measure: Callable[[Settings, StepBackend, str], Measured] | None = None,
 ) -> StepBackend:
-    """The engine that finishes so many steps first.
+    """Return the backend with which a run finishes first.
 
-    A run expected to take less than a minute and a half takes the plain engine: a probe would cost more than it saves.
+    Runs expected to take less than WORTH seconds use the plain backend: measuring would cost more than it saves.
 
     Args:
-        expected: seconds of the run with the plain engine, a rough estimate.
-        measure: the probe; by default real steps in this process.
+        requested: the requested backend.
+        settings: settings of the run.
+        steps: steps of the run.
+        expected: estimated seconds of the run with the plain backend.
+        device: "cpu" or "cuda".
+        log: called with a message.
+        measure: measures a backend; default: real steps in this process.
 
     Raises:
-        BadInput: a backend that the device does not have.
+        BadInput: the device lacks a requested backend.
     """
-    if wanted.attention == "cudnn" and device != "cuda":
-        raise BadInput("attention is cudnn, which a GPU has; here it is eager, sdpa or flash")
-    plain = wanted.plain()
-    if expected < WORTH or not _open(wanted):
+    if requested.attention == "cudnn" and device != "cuda":
+        raise BadInput("attention is cudnn, which needs a GPU; on a CPU it is eager, sdpa or flash")
+    plain = requested.plain()
+    if expected < WORTH or not _open(requested):
         return plain
     spec = settings.spec()
     micro_steps = steps * settings.batch_size / settings.micro_batch
     machine = machine_id(device)
     tuned = MachineFile.open().tuned_for(machine, spec, device, settings.batch_size)
-    if tuned is not None and tuned.micro_batch == settings.micro_batch and wanted.allows(tuned.engine):
+    if tuned is not None and tuned.micro_batch == settings.micro_batch and requested.allows(tuned.engine):
         return tuned.engine if tuned.pays(steps) else plain
     known = {
-        one.engine: one
-        for one in MachineFile.open().of(machine, spec, device, settings.micro_batch)
-        if wanted.allows(one.engine)
+        measured.engine: measured
+        for measured in MachineFile.open().of(machine, spec, device, settings.micro_batch)
+        if requested.allows(measured.engine)
     }
-    ask = _Timer(settings, device, measure or time_step, known, tell)
-    best = _search(wanted, ask, micro_steps, device)
-    if ask.new:
-        remember(machine, ask.new)
-        tell(f"{settings.run}: probed {len(ask.new)} engines for {shape_key(spec)}; takes {best.engine.name}, "
+    timer = _Timer(settings, device, measure or time_step, known, log)
+    best = _search(requested, timer, micro_steps, device)
+    if timer.new:
+        remember(machine, timer.new)
+        log(f"{settings.run}: measured {len(timer.new)} backends for {shape_key(spec)}; uses {best.engine.name}, "
              f"{format_duration(best.seconds)} a step of {settings.micro_batch} sequences")  # fmt: skip
     return best.engine
 
 
-def _open(wanted: BackendRequest) -> bool:
-    return "auto" in (wanted.dtype, wanted.compile, wanted.attention, wanted.threads)
+def _open(requested: BackendRequest) -> bool:
+    return "auto" in (requested.dtype, requested.compile, requested.attention, requested.threads)
 
 
 @dataclass(slots=True)
 class _Timer:
-    """Measures what is not known yet."""
+    """Measures backends that are not known yet."""
 
     settings: Settings
     device: str
     measure: Callable[[Settings, StepBackend, str], Measured]
     known: dict[StepBackend, Measured]
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     new: list[Measured]
 
-    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, tell: Any) -> None:
-        self.settings, self.device, self.measure, self.tell = settings, device, measure, tell
+    def __init__(self, settings: Settings, device: str, measure: Any, known: Any, log: Any) -> None:
+        self.settings, self.device, self.measure, self.log = settings, device, measure, log
         self.known, self.new = known, []
 
     def __call__(self, engine: StepBackend) -> Measured:
@@ -151,26 +153,26 @@ class _Timer:
         return self.known[engine]
 
 
-def _search(wanted: BackendRequest, ask: _Timer, micro_steps: float, device: str) -> Measured:
-    """One choice after another, each from the best so far: number format, attention, threads, and then the compiler."""
-    dtypes = _allowed(wanted.dtype, available_dtypes(device))
-    kinds = _allowed(wanted.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
+def _search(requested: BackendRequest, time_backend: _Timer, micro_steps: float, device: str) -> Measured:
+    """Search greedily from the best so far: number format, attention, threads, then the compiler."""
+    dtypes = _allowed(requested.dtype, available_dtypes(device))
+    kinds = _allowed(requested.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
     most = torch.get_num_threads()
-    threads = _allowed(wanted.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
+    threads = _allowed(requested.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
     first = StepBackend(
-        dtype=dtypes[0], compile=wanted.compile is True, attention=kinds[0], threads=threads[0]
+        dtype=dtypes[0], compile=requested.compile is True, attention=kinds[0], threads=threads[0]
     )
-    best = ask(first)
+    best = time_backend(first)
     for changes in (
-        [{"dtype": one} for one in dtypes[1:]],
-        [{"attention": one} for one in kinds[1:]],
-        [{"threads": one} for one in threads[1:]],
+        [{"dtype": dtype} for dtype in dtypes[1:]],
+        [{"attention": kind} for kind in kinds[1:]],
+        [{"threads": count} for count in threads[1:]],
     ):
         for change in changes:
-            rival = ask(best.engine.model_copy(update=change))
+            rival = time_backend(best.engine.model_copy(update=change))
             if rival.seconds < MARGIN * best.seconds:
                 best = rival
-    if wanted.compile != "auto":
+    if requested.compile != "auto":
         return best
     left = micro_steps * best.seconds
     written_out = [
@@ -179,13 +181,13 @@ def _search(wanted: BackendRequest, ask: _Timer, micro_steps: float, device: str
     rivals = [best.engine.model_copy(update={"compile": True, "attention": kind})
               for kind in dict.fromkeys([*written_out, best.engine.attention])]  # fmt: skip
     if best.engine.dtype == "fp32" and "bf16" in dtypes:
-        plain = ask.known.get(first.model_copy(update={"dtype": "bf16"}))
-        if plain is not None and plain.seconds < NEAR_BEST * ask.known[first].seconds:
+        plain = time_backend.known.get(first.model_copy(update={"dtype": "bf16"}))
+        if plain is not None and plain.seconds < NEAR_BEST * time_backend.known[first].seconds:
             rivals.append(rivals[0].model_copy(update={"dtype": "bf16"}))
     for engine in rivals:
-        if engine in ask.known or COMPILE_SHARE * left > COMPILE_SECONDS:
-            ask(engine)
-    return fastest_backend(ask.known.values(), micro_steps)
+        if engine in time_backend.known or COMPILE_SHARE * left > COMPILE_SECONDS:
+            time_backend(engine)
+    return fastest_backend(time_backend.known.values(), micro_steps)
 
 
 def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
@@ -193,14 +195,14 @@ def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def available_dtypes(device: str) -> tuple[str, ...]:
-    """fp32 first on a CPU, the format to beat; on a GPU bf16 where it has it."""
+    """Return the number formats to consider: on a CPU fp32 first; on a GPU bf16 if supported, else fp32."""
     if device == "cuda":
         return ("bf16",) if torch.cuda.is_bf16_supported() else ("fp32",)
     return ("fp32", "bf16") if probe().bf16_gain >= GAIN else ("fp32",)
 
 
 def time_step(settings: Settings, engine: StepBackend, device: str) -> Measured:
-    """Real steps of one micro-batch of random tokens, in this process; the fastest of a few: a rival only slows."""
+    """Measure real steps of one micro-batch of random tokens; the fastest of a few, as other processes only slow it down."""
     spec, micro = settings.spec(), settings.micro_batch
     changes = {**engine.model_dump(), "batch_size": micro, "micro_batch": micro, "run": "probe"}
     with _own_threads():
@@ -222,7 +224,7 @@ def time_step(settings: Settings, engine: StepBackend, device: str) -> Measured:
 
 
 def random_examples(settings: Settings, count: int) -> torch.Tensor:
-    """Examples of random tokens, as the objective wants them."""
+    """Return examples of random tokens in the objective's format."""
     from .model.objective import objective_of
 
     rng = torch.Generator().manual_seed(0)
@@ -250,19 +252,19 @@ def _own_threads() -> Iterator[None]:
         torch.set_rng_state(random)
 
 
-MEMORY_SHARE = 0.8  # of what is free: the rest is for everything the arithmetic leaves out
+MEMORY_SHARE = 0.8  # of the free memory; the rest is for what the arithmetic leaves out
 
-STEP_EFFICIENCY = 0.5  # of a plain matmul's speed that a training step reaches
+STEP_EFFICIENCY = 0.5  # speed of a training step relative to a plain matmul
 
 PROBE_WIDTH = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run will need: bytes, and seconds at `flops_per_s`.
+    """Estimated memory (bytes) and time (seconds, at `flops_per_s`) of a run.
 
-    That speed was measured on this shape, or is a plain matrix product's times the efficiency; `source` says which.
-    plain_seconds: by the latter, in any case.
+    The speed was measured on this shape, or is that of a plain matmul times STEP_EFFICIENCY, as `source` says;
+    `plain_seconds` is always by the latter.
     """
 
     memory: float
@@ -275,21 +277,28 @@ class Estimate:
 
 
 def free_memory(device: str) -> float:
-    """Bytes that a run may take."""
+    """Return the bytes that a run may use."""
     if device == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info()[0]
     return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def machine_name(device: str) -> str:
-    """1 x NVIDIA H200, or 2 CPU threads."""
+    """Return e.g. "1 x NVIDIA H200" or "2 CPU threads"."""
     if device == "cuda":
         return f"1 x {torch.cuda.get_device_name()}"
     return f"{torch.get_num_threads()} CPU threads"
 
 
 def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkpointing: bool = False) -> int:
-    """What `scaling tune` found here; else the largest divisor of the batch whose memory fits, 1 where none does."""
+    """Return the micro-batch tuned on this machine, else the largest divisor of the batch that fits, or 1.
+
+    Args:
+        spec: the model.
+        batch_size: sequences per step.
+        device: "cpu" or "cuda".
+        checkpointing: True if activations are recomputed.
+    """
     tuned = MachineFile.open().tuned_for(machine_id(device), spec, device, batch_size)
     if tuned is not None and tuned.checkpointing == checkpointing:
         return tuned.micro_batch
@@ -303,7 +312,7 @@ def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkp
 
 
 def matmul_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of square matmuls, the best of a few: about a third of a second."""
+    """Measure FLOP/s of square matmuls, the best of a few; takes about a third of a second."""
     a = torch.randn(PROBE_WIDTH, PROBE_WIDTH, device=device, dtype=dtype)
     best = 0.0
     for _ in range(6):
@@ -317,7 +326,7 @@ def matmul_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
 
 
 def speed_of(device: str, dtype: str) -> float:
-    """FLOP/s of matmuls in fp32 or bf16 on as many threads as torch now has, measured once."""
+    """Return FLOP/s of fp32 or bf16 matmuls on torch's current threads, measured once."""
     return _measured(device, dtype, torch.get_num_threads())
 
 
@@ -327,13 +336,13 @@ def _measured(device: str, dtype: str, threads: int) -> float:
 
 
 def estimate(settings: Settings, steps: int, device: str) -> Estimate:
-    """Memory and time of a run, from the arithmetic and a probe; an estimate, said as one."""
+    """Estimate memory and time of a run from arithmetic and a measurement."""
     spec = settings.spec()
     speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
     flops = steps * settings.batch_tokens * train_flops_per_token(spec)
     known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
-    found = fastest_backend(known, steps * settings.batch_size / settings.micro_batch) if known else None
-    actual = found.flops_per_s if found else speed
+    fastest = fastest_backend(known, steps * settings.batch_size / settings.micro_batch) if known else None
+    actual = fastest.flops_per_s if fastest else speed
     return Estimate(
         memory=float(
             sum(training_memory(spec, settings.micro_batch, checkpointing=settings.checkpointing).values())
@@ -343,16 +352,22 @@ def estimate(settings: Settings, steps: int, device: str) -> Estimate:
         plain_seconds=flops / speed,
         flops_per_s=actual,
         machine=machine_name(device),
-        source="measured here at this shape" if found else "estimated from a probe",
+        source="measured here at this shape" if fastest else "estimated from a probe",
     )
 
 
 def probe_members(
     specs: Sequence[ModelSpec], batch_size: int, *, threads: int, steps: int = 12
 ) -> dict[str, float]:
-    """Seconds of a real training step on this machine's CPU on so many threads, by the member's name.
+    """Measure seconds per training step on this machine's CPU, by the member's name.
 
-    Medians of steps that are interleaved over the members, which spreads a moment's disturbance over all of them.
+    Medians of steps that are interleaved over the members, so that a disturbance affects all of them.
+
+    Args:
+        specs: the members.
+        batch_size: sequences per step.
+        threads: CPU threads.
+        steps: measured steps of each member.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

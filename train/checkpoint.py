@@ -1,4 +1,4 @@
-"""Checkpoints: Hugging Face folders that also hold what resume needs, written whole or not at all."""
+"""Checkpoints: Hugging Face folders that also hold the state to resume from, written atomically."""
 
 import errno
 import json
@@ -29,24 +29,24 @@ from scaling.runs.store import WorkEntry
 
 from .config import Settings
 from .data.text import END_OF_TEXT, MASKS
-from .distributed import ALONE, World, whole
+from .distributed import ALONE, World, unshard
 from .loop import Session, start
 from .model.objective import load_optimizer_state, optimizer_state
 
 _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
-_LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics
-_WATCH = "watch.losses"  # of the last steps: what a spike is held against
-_NOTHING = torch.empty(0)
+_LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics; (processes, steps)
+_SPIKES = "watch.losses"  # of the last steps, against which spikes are detected
+_EMPTY = torch.empty(0)
 _NAME = re.compile(r"step-(\d{8})")
 
 
 class Damaged(BadInput):
-    """A checkpoint is not what it was when written."""
+    """A checkpoint differs from what was written."""
 
 
 class CheckpointFile(Document):
-    """checkpoint.json, written last: the step, the settings' identity, and the SHA-256 of the files beside it."""
+    """checkpoint.json, written last: step, identity of the settings, and SHA-256 of the files beside it."""
 
     KIND: ClassVar[str] = "checkpoint"
 
@@ -55,25 +55,25 @@ class CheckpointFile(Document):
     settings_sha256: str
     pending_losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
     pending_norms: tuple[float, ...] = ()
-    processes: int = 1  # that wrote it; any number can go on from it
-    starts_branch: bool = False  # a rung's cooldown begins here: never pruned
-    work: WorkEntry | None = None  # what the ledger is to hold for the steps since the checkpoint before
-    seal: str = ""  # SHA-256 of all the rest; "" in checkpoints from before there was one
+    processes: int = 1  # number that wrote it; any number can resume from it
+    starts_branch: bool = False  # a rung's cooldown starts here: never pruned
+    work: WorkEntry | None = None  # ledger entry of the steps since the checkpoint before
+    seal: str = ""  # SHA-256 of all other fields; "" in checkpoints of older versions
 
     def sealed(self) -> "CheckpointFile":
-        """The same, with the seal that belongs to it."""
+        """Return a copy with its seal."""
         return self.model_copy(update={"seal": self._digest()})
 
     def intact(self) -> bool:
-        """Whether it says what it said when it was sealed."""
+        """Return True if the seal matches the other fields."""
         return self.seal in ("", self._digest())
 
     def _digest(self) -> str:
         return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude={"seal"})))
 
     @classmethod
-    def found(cls, folder: Path) -> "CheckpointFile | None":
-        """A checkpoint's file, or None where it cannot be read."""
+    def try_read(cls, folder: Path) -> "CheckpointFile | None":
+        """Read the file of a checkpoint; None if it cannot be read."""
         try:
             return cls.read(folder / "checkpoint.json")
         except BadInput:
@@ -81,12 +81,19 @@ class CheckpointFile(Document):
 
 
 def step_folder(parent: Path, step: int) -> Path:
-    """The folder of a step's checkpoint."""
+    """Return the folder of a step's checkpoint."""
     return parent / f"step-{step:08d}"
 
 
 def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
-    """Write a Hugging Face folder: AutoModelForCausalLM (AutoModelForMaskedLM) and AutoTokenizer load it."""
+    """Write a Hugging Face folder, which AutoModelForCausalLM (AutoModelForMaskedLM) and AutoTokenizer load.
+
+    Args:
+        model: the model, for its config.
+        weights: its weights by name.
+        tokenizer: tokenizer.json.
+        folder: an existing folder.
+    """
     from tokenizers import Tokenizer
 
     model.config.save_pretrained(folder)
@@ -95,9 +102,9 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     _write_tensors(weights, folder / _WEIGHTS)
     eos = model.config.eos_token_id
     atomic_write(folder / "tokenizer.json", tokenizer.read_bytes())
-    coder = Tokenizer.from_file(str(tokenizer))
-    special = coder.id_to_token(eos) or END_OF_TEXT
-    mask = next((name for name in MASKS if coder.token_to_id(name) is not None), None)
+    vocabulary = Tokenizer.from_file(str(tokenizer))
+    special = vocabulary.id_to_token(eos) or END_OF_TEXT
+    mask = next((name for name in MASKS if vocabulary.token_to_id(name) is not None), None)
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.config.max_position_embeddings,
@@ -117,15 +124,21 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight in full, once, with its name; every process must ask."""
+    """Iterate over all weights, unsharded, with their names; a collective call."""
     tied = set(model.all_tied_weights_keys)
-    # a parameter knows how it is divided, what state_dict makes of it may not
+    # parameters keep how they are sharded, their copies in state_dict may not
     state: dict[str, torch.Tensor] = {**model.state_dict(), **dict(model.named_parameters())}
-    return ((name, whole(weight)) for name, weight in state.items() if name not in tied)
+    return ((name, unshard(weight)) for name, weight in state.items() if name not in tied)
 
 
 def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) -> None:
-    """Write a finished model's folder; every process must ask, process 0 writes.
+    """Write a finished model's folder: a collective call, in which process 0 writes.
+
+    Args:
+        model: the model.
+        tokenizer: tokenizer.json.
+        folder: the folder, made if it does not exist.
+        world: the processes that share the model.
 
     Raises:
         BadInput: the disk is full or the folder cannot be written.
@@ -136,12 +149,12 @@ def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) 
             folder.mkdir(parents=True, exist_ok=True)
             write_model(model, weights, tokenizer, folder)
             for path in (*sorted(folder.iterdir()), folder):
-                sync_file(path)  # rung.json says that it is there, and the checkpoints it came from go
+                sync_file(path)  # before rung.json refers to it and its checkpoints are removed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A session at a step, copied: training may go on while it is written."""
+    """Copy of a session at a step; training may continue while it is written."""
 
     model: Any  # for its config
     weights: dict[str, torch.Tensor]
@@ -149,7 +162,7 @@ class Snapshot:
     facts: dict[str, Any]
 
     def write(self, folder: Path, tokenizer: Path) -> None:
-        """Write a checkpoint folder; it is there whole or not at all.
+        """Write a checkpoint folder atomically.
 
         Raises:
             BadInput: the disk is full or the folder cannot be written.
@@ -159,7 +172,7 @@ class Snapshot:
             _write_tensors(self.state, place / _STATE)
             hashes = {}
             for path in sorted(place.iterdir()):
-                sync_file(path)  # a power cut must not leave less than the name promises
+                sync_file(path)  # a power cut must not leave an incomplete folder under this name
                 hashes[path.name] = sha256_file(path)
             CheckpointFile(inputs=hashes, **self.facts).sealed().write(place / "checkpoint.json")
 
@@ -167,9 +180,15 @@ class Snapshot:
 def snapshot(
     session: Session, *, work: WorkEntry | None = None, starts_branch: bool = False
 ) -> Snapshot | None:
-    """Copy what resume needs. Every process must ask; process 0 gets it all, the others None."""
+    """Copy the state to resume from: a collective call. Process 0 gets the snapshot, the others None.
+
+    Args:
+        session: the session.
+        work: ledger entry of the steps since the checkpoint before.
+        starts_branch: True if a rung's cooldown starts here.
+    """
     world = session.world
-    # One tensor at a time: what is divided among processes is never whole in all of them at once.
+    # One tensor at a time, so that sharded state is never gathered as a whole.
     weights = {name: _copy(weight, world) for name, weight in weights_of(session.model)}
     moments = optimizer_state(session.optimizer, session.model)
     state = {name: _copy(value, world) for name, value in moments}
@@ -178,7 +197,7 @@ def snapshot(
     if not world.first:
         return None
     state[_LOSSES] = losses.cpu()
-    state[_WATCH] = torch.tensor(list(session.watch.losses), dtype=torch.float64)
+    state[_SPIKES] = torch.tensor(list(session.spikes.losses), dtype=torch.float64)
     return Snapshot(
         model=session.model,
         weights=weights,
@@ -197,25 +216,25 @@ def snapshot(
 
 
 def _copy(tensor: torch.Tensor, world: World) -> torch.Tensor:
-    return tensor.to("cpu", copy=True).contiguous() if world.first else _NOTHING
+    return tensor.to("cpu", copy=True).contiguous() if world.first else _EMPTY
 
 
 def save(session: Session, folder: Path, tokenizer: Path) -> None:
-    """Copy a session and write the copy at once; every process must ask."""
-    if found := snapshot(session):
-        found.write(folder, tokenizer)
+    """Copy a session and write the copy at once; a collective call."""
+    if copy := snapshot(session):
+        copy.write(folder, tokenizer)
 
 
 def _random_state(session: Session) -> dict[str, torch.Tensor]:
-    """The generators' states of every process, one row each."""
+    """Return the random states of all processes, one row each."""
     state = {"rng.cpu": session.world.gather(torch.get_rng_state())}
     if session.device == "cuda":
         state["rng.cuda"] = session.world.gather(torch.cuda.get_rng_state())
     return state
 
 
-def _restore_random_state(session: Session, state: dict[str, torch.Tensor], part: int) -> None:
-    """What this process draws next is what it would have drawn; one that was not there begins a sequence of its own."""
+def _restore_random_state(session: Session, state: dict[str, torch.Tensor], seed: int) -> None:
+    """Restore this process's random state; a process beyond those that wrote the checkpoint is seeded anew."""
     rank = session.world.rank
     for name, restore in (("rng.cpu", torch.set_rng_state), ("rng.cuda", torch.cuda.set_rng_state)):
         if name not in state or (name == "rng.cuda" and session.device != "cuda"):
@@ -224,17 +243,17 @@ def _restore_random_state(session: Session, state: dict[str, torch.Tensor], part
         if rank < len(rows):
             restore(rows[rank].clone())
         else:
-            session.world.seed_dropout(part)
+            session.world.seed_dropout(seed)
 
 
 def checkpoints(parent: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of the checkpoints under a folder, oldest first."""
-    found = [(int(match[1]), path) for path in parent.glob("step-*") if (match := _NAME.fullmatch(path.name))]
-    return sorted(found)
+    """Return (step, folder) of the checkpoints under a folder, oldest first."""
+    paths = ((_NAME.fullmatch(path.name), path) for path in parent.glob("step-*"))
+    return sorted((int(match[1]), path) for match, path in paths if match)
 
 
 def discard(folder: Path) -> None:
-    """Remove a checkpoint: by one rename, so that a kill leaves no half of it under its name."""
+    """Remove a checkpoint; it is renamed first, so that a kill leaves no incomplete one under its name."""
     gone = folder.with_name(f".{folder.name}.gone")
     shutil.rmtree(gone, ignore_errors=True)
     folder.replace(gone)
@@ -242,7 +261,7 @@ def discard(folder: Path) -> None:
 
 
 def check(settings: Settings, folder: Path) -> CheckpointFile:
-    """What a checkpoint says of itself, once its files are found to be what was written.
+    """Verify the files of a checkpoint, and return its checkpoint.json.
 
     Raises:
         Damaged: a file is damaged or missing.
@@ -255,10 +274,10 @@ def check(settings: Settings, folder: Path) -> CheckpointFile:
     except BadInput as error:
         raise Damaged(f"checkpoint {folder} is damaged: {error}") from error
     if not facts.intact() or step_folder(folder.parent, facts.step) != folder:
-        raise Damaged(f"checkpoint {folder} is damaged: checkpoint.json is not what it was when written")
+        raise Damaged(f"checkpoint {folder} is damaged: checkpoint.json differs from what was written")
     for name, digest in facts.inputs.items():
         if _digest(folder / name) != digest:
-            raise Damaged(f"checkpoint {folder} is damaged: {name} is not what it was when written")
+            raise Damaged(f"checkpoint {folder} is damaged: {name} differs from what was written")
     if facts.settings_sha256 != settings.identity():
         raise BadInput(
             f"checkpoint {folder} belongs to a run with other settings; choose another out= or remove it"
@@ -267,7 +286,7 @@ def check(settings: Settings, folder: Path) -> CheckpointFile:
 
 
 def _digest(path: Path) -> str | None:
-    """A file's SHA-256; None for one that is not there, or that the disk cannot read."""
+    """Return a file's SHA-256; None if it is missing or unreadable."""
     try:
         return sha256_file(path)
     except OSError:
@@ -275,7 +294,13 @@ def _digest(path: Path) -> str | None:
 
 
 def load(settings: Settings, folder: Path, device: str, world: World = ALONE) -> Session:
-    """The session that a checkpoint holds, whatever number of processes wrote it.
+    """Load a checkpoint, whatever the number of processes that wrote it; a collective call.
+
+    Args:
+        settings: settings of the run.
+        folder: the checkpoint.
+        device: "cpu" or "cuda".
+        world: the processes that share the run.
 
     Raises:
         BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
@@ -290,12 +315,19 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
     losses = rows[world.rank].tolist() if len(rows) == world.size else facts.pending_losses
     session.losses = [torch.tensor(loss, device=device) for loss in losses]
     session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
-    session.watch.losses.extend(state.get(_WATCH, torch.zeros(0)).tolist())
+    session.spikes.losses.extend(state.get(_SPIKES, torch.zeros(0)).tolist())
     return session
 
 
-def newest(settings: Settings, parent: Path, *, at_most: int, tell: Callable[[str], None]) -> Path | None:
-    """The newest good checkpoint of at most that step; a damaged one is said so and put aside, where no rule counts it."""
+def newest(settings: Settings, parent: Path, *, at_most: int, log: Callable[[str], None]) -> Path | None:
+    """Return the newest good checkpoint up to a step; a damaged one is reported and renamed, so that it no longer counts.
+
+    Args:
+        settings: settings of the run.
+        parent: folder of the checkpoints.
+        at_most: largest step.
+        log: called with a message about each damaged checkpoint.
+    """
     for step, folder in reversed(checkpoints(parent)):
         if step > at_most:
             continue
@@ -303,14 +335,14 @@ def newest(settings: Settings, parent: Path, *, at_most: int, tell: Callable[[st
             check(settings, folder)
         except Damaged as error:
             aside = _put_aside(folder)
-            tell(f"{error}; it is {aside.name} now, and the run goes back to the one before it")
+            log(f"{error}; renamed to {aside.name}, and the run resumes from the checkpoint before")
         else:
             return folder
     return None
 
 
 def _put_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint, for a person to look at or remove; one of that name makes room."""
+    """Rename a damaged checkpoint, for a person to inspect or remove; an earlier one of that name is removed."""
     aside = folder.with_name(f"damaged-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.replace(aside)
@@ -322,14 +354,23 @@ def load_newest(
     device: str,
     *,
     at_most: int,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     world: World = ALONE,
 ) -> Session | None:
-    """The session that the newest good checkpoint of at most that step holds."""
+    """Load the newest good checkpoint up to a step; None if there is none.
+
+    Args:
+        settings: settings of the run.
+        parent: folder of the checkpoints.
+        device: "cpu" or "cuda".
+        at_most: largest step.
+        log: called with a message about each damaged checkpoint.
+        world: the processes that share the run.
+    """
 
     def name() -> str | None:
-        found = newest(settings, parent, at_most=at_most, tell=tell)
-        return found.name if found else None
+        path = newest(settings, parent, at_most=at_most, log=log)
+        return path.name if path else None
 
-    found = world.do(name)
-    return load(settings, parent / found, device, world) if found else None
+    folder = world.do(name)
+    return load(settings, parent / folder, device, world) if folder else None

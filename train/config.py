@@ -1,4 +1,4 @@
-"""What a training run is asked to do: every key of `scaling train key=value …`."""
+"""Configuration of a training run: the keys of `scaling train key=value …`, and the settings they resolve to."""
 
 import re
 from collections.abc import Mapping
@@ -7,26 +7,27 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from families import ModelSpec, member
+from families import MEMBERS, ModelSpec, member
 from families.architectures import architecture
 from families.design import name_of
-from families.spec import MEMBERS
 from families.units import BadInput, listed, parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 from scaling.recipe import COOLDOWN
 from scaling.schedule import Kind, Shape
 
-# MERGED DOCSTRINGS
-# Where a ladder's rungs are: listed token counts, or so many in a geometric row that ends at the last.
-# The shape that a run was asked for, from a member, a checkpoint or keys, and what such a model is trained on.
+_SERIES = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?|\.\d+)", re.IGNORECASE)
 
-_ROW = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?|\.\d+)", re.IGNORECASE)
-
-MOST = 64  # rungs in a row: more is a slip of the keyboard
+MAX_RUNGS = 64  # of a geometric series; larger values are typing errors
 
 
 class Rungs(Record):
-    """`listed` token counts; or `count` rungs in all, each `factor` times the one before, the last at the run's tokens."""
+    """Rungs of a ladder: listed token counts, or a geometric series that ends at the run's tokens.
+
+    Args:
+        listed: token counts; the run's tokens are added.
+        count: number of rungs of the series.
+        factor: ratio of two neighbouring rungs.
+    """
 
     listed: tuple[int, ...] = ()
     count: int = 1
@@ -34,10 +35,10 @@ class Rungs(Record):
 
     @classmethod
     def parse(cls, value: Any) -> Any:
-        """1M,2M,4M lists them; 5x2 is five rungs, each twice the one before.
+        """Parse `1M,2M,4M`, a list, or `5x2`, five rungs, each twice the one before.
 
         Raises:
-            BadInput: neither, or a row that does not grow.
+            BadInput: neither of these, or a series that does not grow.
         """
         if isinstance(value, list | tuple):
             return cls(listed=tuple(parse_count(part, "rungs") for part in value))
@@ -45,32 +46,34 @@ class Rungs(Record):
             return value
         if "x" not in value.lower():
             return cls(listed=tuple(parse_count(part, "rungs") for part in listed(value, "rungs") if part))
-        match = _ROW.fullmatch(value.strip())
+        match = _SERIES.fullmatch(value.strip())
         if match is None:
-            raise BadInput(f"rungs is {value!r}; it must be token counts like 1M,2M,4M, or a row like 5x2")
+            raise BadInput(
+                f"rungs is {value!r}; it must be token counts such as 1M,2M,4M, or a series such as 5x2"
+            )
         count, factor = int(match[1]), float(match[2])
-        if not 1 <= count <= MOST or factor <= 1:
-            raise BadInput(f"rungs is {value!r}; a row has 1 to {MOST} rungs and a factor above 1")
+        if not 1 <= count <= MAX_RUNGS or factor <= 1:
+            raise BadInput(f"rungs is {value!r}; a series has 1 to {MAX_RUNGS} rungs and a factor above 1")
         return cls(count=count, factor=factor)
 
     def at(self, tokens: int) -> tuple[int, ...]:
-        """Token counts of all rungs, ascending, `tokens` the last.
+        """Return the token counts of all rungs, ascending, `tokens` the last.
 
         Raises:
-            BadInput: a listed rung beyond `tokens`, or a row that starts below one token.
+            BadInput: a listed rung exceeds `tokens`, or the series starts below one token.
         """
         if any(rung > tokens for rung in self.listed):
             raise BadInput(f"rungs has {max(self.listed)}; none may exceed tokens, which is {tokens}")
         if tokens / self.factor ** (self.count - 1) < 1:
             raise BadInput(
-                f"rungs is {self.count}x{self.factor:g}; its first would be below one token of {tokens}"
+                f"rungs is {self.count}x{self.factor:g}; the first rung would be below one token, with tokens {tokens}"
             )
-        row = (round(tokens / self.factor**step) for step in range(self.count))
-        return tuple(sorted({*self.listed, *row}))
+        series = (round(tokens / self.factor**step) for step in range(self.count))
+        return tuple(sorted({*self.listed, *series}))
 
     @property
     def many(self) -> bool:
-        """Whether there is more than the run's own end."""
+        """True if there are rungs besides the run's own end."""
         return bool(self.listed) or self.count > 1
 
 
@@ -78,26 +81,32 @@ ObjectiveKind = Literal["causal", "mlm"]
 
 MASKED_SHARE = 0.15  # of a window's tokens are predicted (Devlin et al. 2019, 3.1)
 
-_ENCODER = {"architecture": "bert", "n_positions": 512, "vocab_size": 30522}  # as the published BERTs have it
-
+_ENCODER = {"architecture": "bert", "n_positions": 512, "vocab_size": 30522}  # as in the published BERTs
 
 SHAPE_KEYS = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")
 
 SHAPE_FIELDS = ("architecture", *SHAPE_KEYS)
 
 
-def asked_spec(
+def requested_spec(
     family: str, init: str | None, objective: ObjectiveKind | None, given: Mapping[str, int]
 ) -> ModelSpec:
-    """The checkpoint's shape (`init`) or the member's (`family`), changed where `given` says so."""
+    """Return the shape of the checkpoint (`init`) or the member (`family`), with the fields in `given` replaced.
+
+    Args:
+        family: a published member, or a name for the shape.
+        init: checkpoint folder or name; None without one.
+        objective: requested objective; None for the architecture's own.
+        given: fields of the shape that are set.
+    """
     if init is not None:
         return _spec_of_init(family, init, given)
     if {"n_layer", "n_head", "n_embd"} <= given.keys():
-        usual: dict[str, Any] = {"architecture": "gpt2"} if objective != "mlm" else _ENCODER
+        defaults: dict[str, Any] = {"architecture": "gpt2"} if objective != "mlm" else _ENCODER
         known = MEMBERS.get(family.strip().lower())
         if known is not None:
-            usual = _ENCODER if known.spec.architecture == "bert" else _kind_of(known.spec, given)
-        return ModelSpec(**{**usual, **given})
+            defaults = _ENCODER if known.spec.architecture == "bert" else _kind_of(known.spec, given)
+        return ModelSpec(**{**defaults, **given})
     base = member(family).spec
     shape = {name: getattr(base, name) for name in SHAPE_FIELDS if name != "n_inner"}
     inner = base.n_inner if given.get("n_embd") is None else 0
@@ -105,10 +114,10 @@ def asked_spec(
 
 
 def shown_name(family: str, spec: ModelSpec) -> str:
-    """A published member's name; where its layers, heads or widths are others, one that tells the shape."""
+    """Return a published member's name; if its layers, heads or widths are changed, a name made from the shape."""
     known = MEMBERS.get(family.strip().lower())
-    told = ("n_layer", "n_head", "n_embd", "n_inner")
-    if known is None or all(getattr(spec, key) == getattr(known.spec, key) for key in told):
+    naming = ("n_layer", "n_head", "n_embd", "n_inner")
+    if known is None or all(getattr(spec, key) == getattr(known.spec, key) for key in naming):
         return family
     return name_of(spec)
 
@@ -117,41 +126,43 @@ def _spec_of_init(family: str, init: str, given: Mapping[str, int]) -> ModelSpec
     from .model.pretrained import check_same_shape, checkpoint_folder, checkpoint_spec
 
     theirs = checkpoint_spec(checkpoint_folder(init))
-    asked = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head")}
+    shape = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head")}
     known = MEMBERS.get(family.strip().lower())
     if known is not None:
-        asked = {field: getattr(known.spec, field) for field in asked} | {"n_positions": theirs.n_positions}
-    spec = ModelSpec(**{**asked, **given})
+        shape = {field: getattr(known.spec, field) for field in shape} | {"n_positions": theirs.n_positions}
+    spec = ModelSpec(**{**shape, **given})
     check_same_shape(spec, theirs, init)
     return spec
 
 
 def _kind_of(base: ModelSpec, given: Mapping[str, int]) -> dict[str, Any]:
-    """A member's architecture, and its grouping of heads where they are as many as it has."""
+    """Return a member's architecture, and its key-value heads if the number of heads is the member's."""
     heads = base.n_kv_head if given.get("n_head", base.n_head) == base.n_head else 0
     return {"architecture": base.architecture, "n_kv_head": heads}
 
 
 def objective_for(spec: ModelSpec) -> ObjectiveKind:
-    """What an architecture is trained on."""
+    """Return the objective of an architecture: causal for decoders, mlm for encoders."""
     return "causal" if architecture(spec.architecture).causal else "mlm"
 
 
 def predicted_tokens(objective: ObjectiveKind, n_positions: int) -> int:
-    """How many tokens of a window are predicted: each next one, or those that are masked."""
+    """Return the number of predicted tokens in a window: all next tokens, or the masked ones."""
     return n_positions if objective == "causal" else max(1, round(MASKED_SHARE * n_positions))
 
 
-def check_objective(wanted: ObjectiveKind | None, spec: ModelSpec) -> None:
-    """Refuse an objective that the architecture cannot have.
+def check_objective(requested: ObjectiveKind | None, spec: ModelSpec) -> None:
+    """Check that an architecture can be trained with an objective.
 
     Raises:
-        BadInput: saying what it is trained on.
+        BadInput: it cannot; names the one it is trained with.
     """
     own = objective_for(spec)
-    if wanted not in (None, own):
+    if requested not in (None, own):
         kind = "a decoder" if own == "causal" else "an encoder"
-        raise BadInput(f"objective is {wanted}; {spec.architecture} is {kind}, which is trained with {own}")
+        raise BadInput(
+            f"objective is {requested}; {spec.architecture} is {kind}, which is trained with {own}"
+        )
 
 
 OptimizerKind = Literal["adamw", "adafactor"]
@@ -167,12 +178,12 @@ Count = Annotated[int, BeforeValidator(_count)]
 
 
 class TrainConfig(Record):
-    """One training run. Sizes read as 52M, 200k or 1e6; every default that is not here comes from the recipe."""
+    """One training run. Sizes read as 52M, 200k or 1e6; defaults that are not here come from the recipe."""
 
     family: str = Field(
         default="",
-        description="A published member (scaling families list), or a name for the shape that n_layer, n_head and n_embd "
-        "give; with init= the checkpoint's.",
+        description="A published member (see scaling families list), or a name for the shape given by n_layer, n_head and "
+        "n_embd; with init=, default: the checkpoint's.",
     )
     data: str = Field(
         description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources; "
@@ -181,24 +192,22 @@ class TrainConfig(Record):
     )
     validation: str | None = Field(
         default=None,
-        description="Text that is held out, as a file or a folder (default: a share of data, or the data set's own).",
+        description="Held-out text, a file or a folder (default: a share of data, or the data set's own validation split).",
     )
     tokens: Count = Field(default=0, description="Tokens to train on.")
     epochs: int | None = Field(
         default=None,
         ge=1,
-        description="Passes over the training text, in place of tokens; the best one is noted.",
+        description="Passes over the training text, instead of tokens; the best epoch is recorded.",
     )
     init: str | None = Field(
         default=None,
-        description="Weights to begin from: a Hugging Face folder, a rung's or a checkpoint's, or a name on the hub.",
+        description="Weights to start from: a Hugging Face folder, a rung or checkpoint of a run, or a name on the hub.",
     )
-    name: str | None = Field(
-        default=None, description="The run is called NAME-sSEED (default: the family's)."
-    )
+    name: str | None = Field(default=None, description="Name of the run, NAME-sSEED (default: the family).")
     out: Path | None = Field(default=None, description="The run's folder (default: STUDY/runs/NAME).")
     export: str | None = Field(
-        default=None, description="URL that finished models are copied to, such as s3://bucket/models."
+        default=None, description="URL to copy finished models to, such as s3://bucket/models."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the initialisation and of the order of the data.")
     tokenizer: str | None = Field(
@@ -212,7 +221,7 @@ class TrainConfig(Record):
     n_inner: int | None = Field(default=None, ge=1)
     n_positions: int | None = Field(default=None, ge=2, description="Context length.")
     vocab_size: int | None = Field(
-        default=None, ge=257, description="Vocabulary; 256 bytes and the end of text at least."
+        default=None, ge=257, description="Vocabulary size; at least 257: 256 bytes and the end of text."
     )
 
     batch_size: int | None = Field(default=None, ge=1, description="Sequences per step.")
@@ -220,7 +229,7 @@ class TrainConfig(Record):
         default=None, ge=1, description="Sequences per forward pass; must divide batch_size."
     )
     objective: ObjectiveKind | None = Field(
-        default=None, description="causal (decoders) or mlm (BERT): the architecture's own by default."
+        default=None, description="causal (decoders) or mlm (BERT); default: the architecture's."
     )
     ablate: Literal["steps", "data"] | None = Field(
         default=None,
@@ -229,13 +238,17 @@ class TrainConfig(Record):
     jobs: int | None = Field(
         default=None,
         ge=1,
-        description="Runs of a sweep at a time, a thread each (default: the cores where models are below 1M parameters).",
+        description="Runs of a sweep in parallel, one thread each (default: one per core for models below 1M parameters).",
     )
     fractions: tuple[float, ...] = Field(
-        default=(0.25, 0.5, 1.0), description="Of ablate, comma-separated, each above 0 and at most 1."
+        default=(0.25, 0.5, 1.0),
+        description="Fractions for ablate, comma-separated, each above 0 and at most 1.",
     )
     data_fraction: float = Field(
-        default=1.0, gt=0, le=1, description="Share of the training windows that is used, and repeated."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the training windows used; they are repeated as needed.",
     )
     optimizer: OptimizerKind = Field(default="adamw", description="adamw or adafactor.")
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
@@ -244,11 +257,11 @@ class TrainConfig(Record):
     cooldown: float = Field(
         default=COOLDOWN, gt=0, le=1, description="Share of the steps in the cooldown of wsd."
     )
-    cooldown_shape: Shape = Field(default="linear", description="Of the cooldown of wsd.")
+    cooldown_shape: Shape = Field(default="linear", description="Shape of the cooldown of wsd.")
     rungs: Annotated[Rungs, BeforeValidator(Rungs.parse)] = Field(
         default=Rungs(),
-        description="Where a cooldown branch gives an annealed observation: token counts like 1M,2M,4M, or a row that "
-        "ends at tokens: 5x2 is five rungs, each twice the one before.",
+        description="Cooldown branches, each with an annealed observation: token counts such as 1M,2M,4M, or a series "
+        "that ends at tokens: 5x2 is five rungs, each twice the one before.",
     )
     weight_decay: float | None = Field(default=None, ge=0)
     beta1: float | None = Field(default=None, gt=0, lt=1)
@@ -256,50 +269,52 @@ class TrainConfig(Record):
     grad_clip: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     init_std: float | None = Field(
-        default=None, gt=0, le=1, description="Standard deviation of the weights at the start (GPT-2: 0.02)."
+        default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
 
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
-        description="Arithmetic of the matmuls; weights stay in fp32. auto: the faster, as a probe of this machine says.",
+        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine.",
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
-        description="Compile the step. auto: where the steps it saves are worth the time it takes.",
+        description="Compile the step. auto: if the time saved exceeds the compile time.",
     )
     attention: Literal["auto", "eager", "sdpa", "flash", "cudnn"] = Field(
         default="auto",
-        description="Attention's backend; flash and cudnn are a GPU's. auto: the fastest probed.",
+        description="Attention backend; flash and cudnn need a GPU. auto: the fastest measured.",
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto", description="CPU threads. auto: the fastest probed."
+        default="auto", description="CPU threads. auto: the fastest measured."
     )
     checkpointing: bool = Field(
         default=False,
-        description="Compute activations again in the backward pass: less memory, a third more work.",
+        description="Recompute activations in the backward pass: less memory, a third more compute.",
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(
         default=1,
         ge=1,
-        description="Processes of this machine that share the run, one GPU each or a share of the cores.",
+        description="Processes on this machine that share the run, each with one GPU or a share of the cores.",
     )
     zero: Literal[0, 1, 2, 3] = Field(
         default=0,
-        description="What they divide: 0 the batch (DDP), 2 also gradients and optimiser state, 3 also weights (FSDP2); "
-        "1, the optimiser state alone, is DeepSpeed's.",
+        description="ZeRO stage: 0 shards only the batch (DDP), 2 also gradients and optimiser state, 3 also weights (FSDP2); "
+        "1, the optimiser state alone, needs engine=deepspeed.",
     )
     engine: EngineKind = Field(
         default="torch",
-        description="torch, or deepspeed (extra `deepspeed`), which runs the same stages its way.",
+        description="torch or deepspeed (extra `deepspeed`), which implements the same stages.",
     )
     held_out: float = Field(
         default=0.05, gt=0, lt=0.5, description="Share of the text held out for evaluation."
     )
-    eval_tokens: Count = Field(default=1_000_000, description="Held-out tokens evaluated, at most.")
+    eval_tokens: Count = Field(
+        default=1_000_000, description="Largest number of held-out tokens in an evaluation."
+    )
     tensorboard: bool = Field(
         default=False,
-        description="Write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl too.",
+        description="Also write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl.",
     )
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
     save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
@@ -345,10 +360,10 @@ class TrainConfig(Record):
     def _check_engine(self) -> None:
         if self.engine == "deepspeed":
             if self.compile is True:
-                raise ValueError("compile is true; engine=deepspeed takes steps that are not compiled")
+                raise ValueError("compile is true; engine=deepspeed does not compile the step")
         elif self.zero == 1:
             raise ValueError(
-                "zero is 1, which DeepSpeed alone has: engine=deepspeed; here 0 is DDP, 2 and 3 are FSDP2"
+                "zero is 1, which only engine=deepspeed has; with engine=torch 0 is DDP, 2 and 3 are FSDP2"
             )
 
     def _check_length(self) -> None:
@@ -358,7 +373,7 @@ class TrainConfig(Record):
             )
             raise ValueError(f"{given}; one of tokens= and epochs= is needed")
         if self.epochs and (self.rungs.many or self.ablate == "steps"):
-            raise ValueError(f"epochs is {self.epochs}; rungs and ablate=steps need tokens= in its place")
+            raise ValueError(f"epochs is {self.epochs}; rungs and ablate=steps need tokens= instead")
         if self.rungs.many and self.ablate == "steps":
             raise ValueError("rungs and ablate=steps are both given; choose one")
         if self.data_fraction < 1 and self.ablate == "data":
@@ -370,16 +385,16 @@ class TrainConfig(Record):
             self.rung_tokens()
 
     def rung_tokens(self) -> tuple[int, ...]:
-        """Token counts of all rungs, ascending; `tokens` is the last."""
+        """Return the token counts of all rungs, ascending; `tokens` is the last."""
         if self.ablate == "steps":
             rungs = {round(fraction * self.tokens) for fraction in self.fractions}
             return Rungs(listed=tuple(sorted(rung for rung in rungs if rung > 0))).at(self.tokens)
         return self.rungs.at(self.tokens)
 
     def spec(self) -> ModelSpec:
-        """The model's shape: the checkpoint's or the member's, changed where a key says so."""
+        """Return the model's shape: that of the checkpoint or member, with the given keys replaced."""
         given = {name: value for name in SHAPE_KEYS if (value := getattr(self, name)) is not None}
-        return asked_spec(self.family, self.init, self.objective, given)
+        return requested_spec(self.family, self.init, self.objective, given)
 
 
 NOT_IDENTITY = (
@@ -389,7 +404,7 @@ NOT_IDENTITY = (
 
 
 class Settings(Document):
-    """run.json: a run with every default resolved. A run resumes only under the settings it began with."""
+    """run.json: a run with all defaults resolved. A run resumes only with the settings it started with."""
 
     KIND: ClassVar[str] = "run"
 
@@ -401,7 +416,7 @@ class Settings(Document):
     n_head: int
     n_embd: int
     n_inner: int
-    n_kv_head: int = 0  # of grouped-query attention; 0 stands for n_head
+    n_kv_head: int = 0  # key-value heads of grouped-query attention; 0 stands for n_head
     n_positions: int
     vocab_size: int
     eos_token_id: int
@@ -422,22 +437,22 @@ class Settings(Document):
     dtype: Literal["fp32", "bf16"]
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
-    threads: int = 0  # of the CPU; 0: as many as the process has
-    checkpointing: bool = False  # activations are computed again
+    threads: int = 0  # CPU threads; 0: as many as the process has
+    checkpointing: bool = False  # recompute activations in the backward pass
     objective: ObjectiveKind = "causal"
     mask_token_id: int | None = None  # of mlm
-    tokenizer_size: int | None = None  # of mlm, whose random tokens are real ones
+    tokenizer_size: int | None = None  # of mlm, which draws random tokens from the tokenizer's
     optimizer: OptimizerKind = "adamw"
-    init: str = ""  # the folder whose weights it began with
+    init: str = ""  # folder of the initial weights
     init_sha256: str = ""
-    epochs: int = 0  # passes after each of which the held-out text is scored
-    dataset: str = ""  # what people call the text
-    data_fraction: float = 1.0  # of the training windows
-    data_sha256: str  # of data.json's token files, by way of their own hashes
-    recipe: str = ""  # where lr, batch and warm-up come from
+    epochs: int = 0  # passes, with an evaluation after each
+    dataset: str = ""  # display name of the text
+    data_fraction: float = 1.0  # share of the training windows
+    data_sha256: str  # of source files, token shards and their split (data.json)
+    recipe: str = ""  # source of lr, batch and warm-up
 
     def spec(self) -> ModelSpec:
-        """The model's shape."""
+        """Return the model's shape."""
         return ModelSpec(**{name: getattr(self, name) for name in (*SHAPE_FIELDS, "n_kv_head")})
 
     @property
@@ -447,17 +462,17 @@ class Settings(Document):
 
     @property
     def decay(self) -> str:
-        """How a branch ends: "wsd 0.2 linear", or "cosine"."""
+        """Decay of the learning rate: e.g. "wsd 0.2 linear", or "cosine"."""
         return "cosine" if self.schedule == "cosine" else f"wsd {self.cooldown!r} {self.cooldown_shape}"
 
     def identity(self) -> str:
-        """SHA-256 of what decides the trunk's numbers, which every branch continues.
+        """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown is a branch's own (`decay`); micro-batch and threads only change rounding.
+        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
         """
         return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
 
     def order_of_batches(self) -> str:
-        """SHA-256 of what decides which tokens a step reads: runs that share it read the same batches in the same order."""
+        """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""
         names = ("seed", "batch_size", "n_positions", "data_sha256", "data_fraction")
         return sha256_bytes(canonical_json({name: getattr(self, name) for name in names}))

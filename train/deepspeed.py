@@ -1,7 +1,7 @@
-"""DeepSpeed as the second engine: its ZeRO stages 0 to 3 behind what `parallel.py` offers.
+"""DeepSpeed as the second engine: ZeRO stages 0 to 3 behind the interface of `distributed.py`.
 
-The model, the loss, the batches, the learning rate and torch's AdamW stay ours, in 32 bits: DeepSpeed divides, exchanges
-and takes the step. Checkpoints are the same folders, so a run moves between the engines, the stages and process counts.
+Model, loss, batches, learning rate and torch's AdamW are the same, in fp32; DeepSpeed shards, exchanges gradients and takes
+the step. Checkpoints are the same, so a run can change engine, stage and number of processes.
 """
 
 import logging
@@ -21,7 +21,7 @@ from .model.objective import objective_of
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
-_NO_STEP = 0.0  # a learning rate that leaves every weight as it is
+_NO_STEP = 0.0  # learning rate that changes no weight
 
 
 class DeepSpeed:
@@ -38,9 +38,9 @@ class DeepSpeed:
     ) -> None:
         deepspeed = _library(device)
         self._settings, self._model, self._device = settings, model, device
-        self._clips = world.zero == 0  # stage 0 does not tell the norm it clips
+        self._clips = world.zero == 0  # stage 0 does not report the norm it clips
         config = {
-            "train_micro_batch_size_per_gpu": 1,  # pieces are of any size: where a batch ends is said, not counted
+            "train_micro_batch_size_per_gpu": 1,  # micro-batches have any size: the end of a batch is set explicitly
             "gradient_accumulation_steps": 1,
             "gradient_clipping": 0.0 if self._clips else settings.grad_clip,
             "zero_optimization": {"stage": world.zero},
@@ -52,17 +52,17 @@ class DeepSpeed:
         self._engine.set_gradient_accumulation_boundary(True)
 
     def __call__(self, piece: torch.Tensor) -> torch.Tensor:
-        """The loss of a piece of the batch."""
-        found: torch.Tensor = self._engine(piece)
-        return found
+        """Return the loss of a micro-batch, a scalar."""
+        loss: torch.Tensor = self._engine(piece)
+        return loss
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Leave the gradient, exchanged with the last piece of a batch."""
+        """Accumulate the gradient; it is exchanged with the last micro-batch."""
         self._engine.backward(loss, scale_wrt_gas=False)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """For a piece that is not the last of its batch."""
+        """Suspend gradient exchange, for all micro-batches of a batch but the last."""
         self._engine.set_gradient_accumulation_boundary(False)
         try:
             yield
@@ -71,16 +71,16 @@ class DeepSpeed:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Whose learning rate the loop sets."""
+        """Parameter groups, whose learning rate the loop sets."""
         groups: list[dict[str, Any]] = self._engine.optimizer.param_groups
         return groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Its step leaves no gradient behind; a backward pass that was given up does."""
+        """Clear the gradients that an abandoned backward pass leaves; a step leaves none."""
         self._engine.optimizer.zero_grad(set_to_none)
 
     def clipped_step(self) -> torch.Tensor:
-        """Clip and step; returns the norm of the whole gradient before."""
+        """Clip the gradient and take the step; returns the gradient norm before clipping."""
         if not self._clips:
             self._engine.step()
             return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
@@ -89,7 +89,7 @@ class DeepSpeed:
         return norm
 
     def named_state(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """AdamW's state as `optimizer_state` has it; every process must ask."""
+        """Iterate over AdamW's state in the format of `optimizer_state`; a collective call."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         if not self._state():
@@ -105,7 +105,7 @@ class DeepSpeed:
                     yield f"{key}.{name}", safe_get_full_optimizer_state(weight, key)
 
     def load_named_state(self, model: Any, state: dict[str, torch.Tensor]) -> None:
-        """Put back what `named_state` or another engine gave; every process must ask."""
+        """Restore the state from `named_state` or another engine; a collective call."""
         weights = dict(model.named_parameters())
         if f"step.{next(iter(weights))}" not in state:
             return  # no step was taken
@@ -117,7 +117,7 @@ class DeepSpeed:
             values["step"].copy_(state[f"step.{next(iter(weights))}"])
 
     def _make_state(self) -> None:
-        """A step at a learning rate of 0: DeepSpeed lays its state out at the first one."""
+        """Take a step at learning rate 0, at which DeepSpeed allocates its state."""
         settings = self._settings
         window = np.zeros((1, settings.n_positions + 1), dtype=np.int64)
         examples = torch.from_numpy(objective_of(settings).examples(window, (0,))).to(self._device)
@@ -128,7 +128,7 @@ class DeepSpeed:
         self._link()
 
     def _link(self) -> None:
-        """Let every weight know its moments in stages 1 and 2.
+        """Link all weights to their moments in stages 1 and 2.
 
         DeepSpeed 0.19 does so once, after its first group of weights has stepped, when the others have none yet.
         """

@@ -1,4 +1,4 @@
-"""DeepSpeed's config JSON of a run, for people who take it elsewhere. DeepSpeed itself is not needed to write it."""
+"""DeepSpeed's config JSON of a run, for use elsewhere; DeepSpeed need not be installed."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = "ds_config.json"
 
 
 def config_of(settings: Settings, devices: int, stage: int, steps: int | None = None) -> dict[str, Any]:
-    """What DeepSpeed's own launcher and transformers' Trainer read as ds_config.json.
+    """Return the ds_config.json of DeepSpeed's launcher and transformers' Trainer.
 
     The scheduler is cosine's where the schedule is; a WSD run gets its warm-up and constant trunk, since DeepSpeed has no
     cooldown. Weight decay is of every parameter there: groups are made in code, not in a config.
@@ -56,7 +56,7 @@ def config_of(settings: Settings, devices: int, stage: int, steps: int | None = 
 
 
 def write_config_of(config: TrainConfig, folder: Path, *, replace: bool = False) -> tuple[Path, str]:
-    """Write ds_config.json for what was asked, its defaults from the recipe; and say what it leaves out.
+    """Write ds_config.json of a run with defaults from the recipe; returns notes on what it omits.
 
     Raises:
         BadInput: as `config_of`; the run is as long as its text, which is not read; or another ds_config.json is there.
@@ -65,7 +65,7 @@ def write_config_of(config: TrainConfig, folder: Path, *, replace: bool = False)
         raise BadInput(
             f"epochs is {config.epochs}; a config needs tokens= in its place, since no text is read"
         )
-    # A config is for elsewhere: a GPU that is named need not be in this machine, whose memory the micro-batch fits.
+    # The config is for another machine: the GPU need not be in this one.
     device = pick_device("auto" if config.device == "cuda" else config.device)
     settings = settings_of(config, TextFacts(), device)
     steps = planned_steps(settings, (config.tokens,))

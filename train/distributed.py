@@ -1,8 +1,8 @@
-"""One run on several processes: who they are, what they agree on, and how the model is divided among them.
+"""One run on several processes: process group, collective operations, and sharding of the model.
 
-ZeRO by the names people know: 0 copies the model to every process (DDP), 2 divides gradients and optimiser state
-(FSDP2 that keeps the gathered weights until the backward pass), 3 divides the weights too (FSDP2). DeepSpeed, the
-second engine, has 1 too, which divides the optimiser state: `deepspeed.py`.
+ZeRO stages: 0 replicates the model (DDP), 2 shards gradients and optimiser state (FSDP2 that keeps the gathered weights
+until the backward pass), 3 also shards the weights (FSDP2). DeepSpeed, the second engine, also has stage 1, which shards
+the optimiser state: `deepspeed.py`.
 """
 
 import datetime
@@ -25,18 +25,18 @@ from families.units import BadInput, RunFailed
 T = TypeVar("T")
 
 
-PATIENCE = datetime.timedelta(hours=2)  # for process 0 to read and tokenise the text while the others wait
+TIMEOUT = datetime.timedelta(hours=2)  # of collective calls: process 0 reads and tokenises the text meanwhile
 
 _PEER_GONE = ("gloo", "NCCL", "onnection closed", "onnection reset", "Broken pipe")
 
 
 class PeerLost(RunFailed):
-    """Another process of the run has ended; this one cannot go on."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """The processes that train one run together. Process 0 alone writes files and speaks."""
+    """The processes that train one run together; only process 0 writes files and messages."""
 
     rank: int = 0
     size: int = 1
@@ -45,36 +45,36 @@ class World:
 
     @property
     def deepspeed(self) -> bool:
-        """Whether DeepSpeed divides the model, and takes the steps."""
+        """True if DeepSpeed shards the model and takes the steps."""
         return self.engine == "deepspeed"
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """True if this process writes files and messages."""
         return self.rank == 0
 
     def do(self, action: Callable[[], T]) -> T:
-        """Run it on process 0; every process gets what it returns, which must be JSON, or ends as it does."""
+        """Run an action on process 0; all processes return its result, which must be JSON, or end with its exit status."""
         if self.size == 1:
             return action()
-        told: list[str] = [""]
+        message: list[str] = [""]
         if self.first:
             try:
                 result = action()
             except BaseException as error:
-                told[0] = json.dumps({"status": _status(error)})
-                dist.broadcast_object_list(told)
+                message[0] = json.dumps({"status": _status(error)})
+                dist.broadcast_object_list(message)
                 raise
-            told[0] = json.dumps({"result": result})
-        dist.broadcast_object_list(told)
-        answer: dict[str, Any] = json.loads(told[0])
+            message[0] = json.dumps({"result": result})
+        dist.broadcast_object_list(message)
+        answer: dict[str, Any] = json.loads(message[0])
         if "status" in answer:
-            raise SystemExit(answer["status"])  # process 0 says why
-        found: T = answer["result"]
-        return found
+            raise SystemExit(answer["status"])  # process 0 prints the reason
+        shared: T = answer["result"]
+        return shared
 
-    def agree(self, value: int) -> int:
-        """The largest of every process's value."""
+    def max(self, value: int) -> int:
+        """Return the largest of all processes' values."""
         if self.size == 1:
             return value
         shared = torch.tensor(value)
@@ -82,7 +82,7 @@ class World:
         return int(shared)
 
     def gather(self, own: torch.Tensor) -> torch.Tensor:
-        """Every process's tensor, stacked in the order of the processes; they must have one shape."""
+        """Stack all processes' tensors by rank, shape (size, ...); they must have the same shape."""
         if self.size == 1:
             return own[None]
         parts = [torch.empty_like(own) for _ in range(self.size)]
@@ -90,10 +90,10 @@ class World:
         return torch.stack(parts)
 
     def local(self, count: int) -> int:
-        """This process's share of a batch.
+        """Return the number of a batch's rows for this process.
 
         Raises:
-            BadInput: the batch cannot be divided evenly.
+            BadInput: `count` is not a multiple of the number of processes.
         """
         if count % self.size:
             raise BadInput(
@@ -102,12 +102,12 @@ class World:
         return count // self.size
 
     def part(self, rows: Any) -> Any:
-        """This process's rows of a batch, or of whatever has the batch first."""
+        """Return this process's rows of a batch, shape (rows, ...)."""
         count = self.local(len(rows))
         return rows[self.rank * count : (self.rank + 1) * count]
 
     def seed_dropout(self, seed: int) -> None:
-        """Process 0 goes on as a single process would; every other draws its own dropout."""
+        """Seed dropout of all processes but the first, which continues as a single process would."""
         if self.rank:
             torch.manual_seed(int(np.random.SeedSequence([seed, self.rank]).generate_state(1, np.uint64)[0]))
 
@@ -122,10 +122,10 @@ def _status(error: BaseException) -> int:
 
 
 def check_installed(engine: str) -> None:
-    """Refuse an engine that is not there.
+    """Check that an engine is installed.
 
     Raises:
-        BadInput: saying how to get it.
+        BadInput: it is not; says how to install it.
     """
     if engine == "deepspeed" and find_spec("deepspeed") is None:
         raise BadInput(
@@ -134,20 +134,25 @@ def check_installed(engine: str) -> None:
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, srun with torchrun, or our own) has started this process as one of several."""
+    """Return True if a launcher (torchrun, srun with torchrun, our own) started this process as one of several."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
-    """Meet the other processes that a launcher has started; alone where there is none.
+    """Join the process group of a launcher; without one, yield a world of one process.
+
+    Args:
+        zero: ZeRO stage.
+        device: "cpu" or "cuda".
+        engine: "torch" or "deepspeed".
 
     Raises:
         BadInput: fewer GPUs than processes on this machine, or a stage that the engine does not have.
         PeerLost: another process has ended.
     """
     if zero == 1 and engine == "torch":
-        raise BadInput("zero is 1, which DeepSpeed alone has; torch has 0 (DDP), 2 and 3 (FSDP2)")
+        raise BadInput("zero is 1, which only engine=deepspeed has; torch has 0 (DDP), 2 and 3 (FSDP2)")
     check_installed(engine)
     if not launched():
         if engine != "deepspeed":
@@ -166,14 +171,14 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
             )
         torch.cuda.set_device(local)
     if here == size and (name := _loopback()):
-        # The host's own name need not resolve where no message leaves the machine.
+        # The host's own name need not resolve, because no message leaves the machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     dist.init_process_group(
         _backend(device),
         init_method=os.environ.get("SCALING_RENDEZVOUS", "env://"),
         rank=int(os.environ["RANK"]),
         world_size=size,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     world = World(rank=dist.get_rank(), size=size, zero=zero, engine=engine)
     try:
@@ -182,8 +187,8 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
         if isinstance(error, PeerLost) or not _peer_is_gone(error):
             raise
         raise PeerLost(
-            f"process {world.rank} of {size} lost another one, and cannot go on without it; "
-            "the same command goes on from the last checkpoint"
+            f"process {world.rank} of {size} lost another process of the run; "
+            "run the same command to resume from the last checkpoint"
         ) from error
     dist.destroy_process_group()
 
@@ -210,7 +215,7 @@ def _mesh(device: str, size: int) -> Any:
 
 
 def divide(model: Any, world: World, device: str) -> Any:
-    """Shard the model in place where the stage asks for it; the optimiser is made afterwards, of the shards."""
+    """Shard the model in place if the stage requires it; the optimiser is made afterwards, of the shards."""
     if world.size == 1 or world.zero == 0 or world.deepspeed:
         return model
     from torch.distributed.fsdp import fully_shard
@@ -222,13 +227,13 @@ def divide(model: Any, world: World, device: str) -> Any:
 
 
 def blocks(model: Any) -> list[Any]:
-    """The repeated layers of a model: the longest list of modules in it."""
+    """Return the repeated layers of a model: its longest ModuleList."""
     lists = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
     return list(max(lists, key=len, default=()))
 
 
 class LossOf(torch.nn.Module):
-    """A model and what is computed with it, as the one module that DDP or DeepSpeed watches."""
+    """A model and its loss as one module, which DDP or DeepSpeed wraps."""
 
     def __init__(self, model: Any, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -236,13 +241,14 @@ class LossOf(torch.nn.Module):
         self.loss = loss
 
     def forward(self, piece: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a micro-batch, a scalar."""
         return self.loss(piece)
 
 
 def replicate(
     model: Any, loss: Callable[[torch.Tensor], torch.Tensor], world: World
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The loss of a piece of the batch, whose backward pass leaves the mean gradient over the processes."""
+    """Return the loss of a micro-batch such that its backward pass averages gradients over the processes."""
     if world.size == 1 or world.zero:
         return loss
     from torch.nn.parallel import DistributedDataParallel
@@ -253,14 +259,14 @@ def replicate(
     return wrapped
 
 
-def quietly(loss: Any) -> AbstractContextManager[Any]:
-    """No exchange of gradients for a micro-batch that is not the last; sharded gradients are always exchanged, to stay small."""
+def without_sync(loss: Any) -> AbstractContextManager[Any]:
+    """Return a context without gradient exchange, for all micro-batches but the last; sharded gradients are always exchanged."""
     no_sync = getattr(loss, "no_sync", None)
     return no_sync() if no_sync else nullcontext()
 
 
 def backward(loss: Any, value: torch.Tensor) -> None:
-    """The backward pass of a value that `loss` gave."""
+    """Run the backward pass of a value returned by `loss`."""
     own: Callable[[torch.Tensor], None] | None = getattr(loss, "backward", None)
     if own:
         own(value)
@@ -269,8 +275,8 @@ def backward(loss: Any, value: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor's full value; every process must ask."""
+def unshard(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor's full value; a collective call."""
     if hasattr(tensor, "ds_id"):
         return gathered(tensor)
     gather: Callable[[], torch.Tensor] | None = getattr(tensor, "full_tensor", None)
@@ -278,23 +284,23 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def like(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """A full value, divided as the target is; on the target's device."""
+    """Shard a full value like the target, on the target's device."""
     if value.ndim == 0 or not hasattr(target, "device_mesh"):
         return value.to(target.device)
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(target, DTensor)
 
-    # src_data_rank None: every process has read the whole value, so nothing is sent
-    found: torch.Tensor = distribute_tensor(
+    # src_data_rank None: every process has read the full value, so nothing is sent
+    shard: torch.Tensor = distribute_tensor(
         value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
     )
-    return found
+    return shard
 
 
 def gathered(weight: torch.Tensor) -> torch.Tensor:
-    """The full value of a weight that stage 3 has divided; every process must ask."""
+    """Return the full value of a weight that stage 3 has sharded; a collective call."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    found: torch.Tensor = safe_get_full_fp32_param(weight)
-    return found.detach()
+    full: torch.Tensor = safe_get_full_fp32_param(weight)
+    return full.detach()

@@ -1,4 +1,4 @@
-"""Loss on held-out text, with its standard error, in units that compare across tokenizers."""
+"""Loss on held-out text: full, partial and at the ends of epochs, also in units that compare across tokenizers."""
 
 import json
 import math
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from scaling.files import Document, sha256_bytes
+from scaling.stats import format_loss
 
 from .checkpoint import save_model
 from .config import Settings
@@ -22,21 +23,22 @@ from .loop import QuickEval, Session, autocast, to_device
 from .model.objective import EVALUATION_KEY, Causal, Objective, objective_of
 from .rung import TRUNK, Epoch
 
-# MERGED DOCSTRINGS
-# Epochs: what a run reached on held-out text at the end of each, and which was the best.
+MOST_WINDOWS = 32  # in one forward pass
 
-MOST_WINDOWS = 32  # scored together
-
-MOST_LOGITS = 2**27
+MOST_LOGITS = 2**27  # in one forward pass: half a GiB in fp32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """loss: nats per token. se: standard error of its mean over windows. tokens: how many were scored.
+    """Result of an evaluation.
 
-    bits_per_byte and loss_per_word ("adjusted" loss) divide by the bytes and the words of the whole held-out split, at
-    its own ratio of tokens to each; they compare across tokenizers, which perplexity per token does not. Masked tokens
-    are told from both sides and not all of them, so that no code length follows: then both are None.
+    Args:
+        loss: nats per token.
+        se: standard error of the mean loss over windows.
+        tokens: number of tokens scored.
+        bits_per_byte: loss per byte of the held-out split, by its ratio of tokens to bytes; compares across tokenizers,
+            which perplexity per token does not. None for masked language models, which define no code length.
+        loss_per_word: "adjusted" loss in nats per word, likewise.
     """
 
     loss: float
@@ -53,9 +55,13 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """Windows of held-out text that follow one another, spread evenly over it; every token is scored at most once.
+    """Non-overlapping windows, spread evenly over the held-out text; every token is scored at most once.
 
-    examples: as the objective reads them; what is masked is the same for every run and at every step.
+    Args:
+        examples: windows as the objective reads them, shape (windows, ...); masks are the same for every run and step.
+        name: hash of the tokens, of how they are cut and of the masks.
+        tokens_per_byte: tokens per byte of the held-out split.
+        tokens_per_word: tokens per word of the held-out split.
     """
 
     examples: NDArray[np.int64]
@@ -73,7 +79,15 @@ class EvalSet:
         tokens_per_byte: float,
         tokens_per_word: float,
     ) -> "EvalSet":
-        """At most `limit` tokens; `name` is a hash of the tokens, of how they are cut and of what is masked."""
+        """Return an evaluation set of at most `limit` tokens, at least one window.
+
+        Args:
+            heldout: the held-out text.
+            limit: largest number of tokens.
+            objective: what the model predicts.
+            tokens_per_byte: tokens per byte of the held-out split.
+            tokens_per_word: tokens per word of the held-out split.
+        """
         count = len(heldout)
         taken = max(1, min(count, limit // heldout.n_positions))
         windows = heldout.windows(np.linspace(0, count - 1, taken).round().astype(np.int64))
@@ -85,7 +99,14 @@ class EvalSet:
 def eval_set(
     heldout: Tokens, manifest: DataManifest, limit: int, objective: Objective | None = None
 ) -> EvalSet:
-    """At most `limit` of a study's held-out tokens, the next token of each by default."""
+    """Return an evaluation set of a study's held-out text.
+
+    Args:
+        heldout: the held-out text.
+        manifest: manifest of the text.
+        limit: largest number of tokens.
+        objective: what the model predicts; default: the next token.
+    """
     return EvalSet.of(
         heldout,
         limit,
@@ -96,7 +117,7 @@ def eval_set(
 
 
 def windows_at_once(n_positions: int, vocab_size: int) -> int:
-    """How many windows are scored together: their logits, in 32 bits, are of half a GiB at most, or one window's."""
+    """Return the number of windows per forward pass: their fp32 logits take at most half a GiB, or are one window's."""
     return max(1, min(MOST_WINDOWS, MOST_LOGITS // (n_positions * vocab_size)))
 
 
@@ -107,12 +128,17 @@ def evaluate(
     data: EvalSet,
     device: str,
     world: World = ALONE,
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    progress: Callable[[float, float, str], None] = lambda done, total, text: None,
 ) -> Evaluation:
-    """Score a model, dropout off; each process scores its share, and every one gets the whole result.
+    """Evaluate a model without dropout; each process scores its share, and all return the full result.
 
     Args:
-        progress: told the windows scored, those in all, and that they are scored.
+        model: the model.
+        settings: settings of its run.
+        data: the evaluation set.
+        device: "cpu" or "cuda".
+        world: the processes that share the evaluation.
+        progress: called with the windows scored, their total, and a description.
     """
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
@@ -121,7 +147,9 @@ def evaluate(
     batch_size = windows_at_once(settings.n_positions, settings.vocab_size)
     means: list[torch.Tensor] = []
     count = len(data.examples)
-    share = -(-count // world.size)  # the last process scores some twice, so that all make the same calls
+    share = -(
+        -count // world.size
+    )  # the last process scores some windows twice, so that all make the same calls
     own = data.examples[np.arange(world.rank * share, (world.rank + 1) * share) % count]
     for start in range(0, share, batch_size):
         progress(start, share, "measuring the loss")
@@ -143,31 +171,35 @@ def evaluate(
 
 QUICK_WINDOWS = 16
 
-QUICK_SHARE = 0.015  # of the training FLOPs, at most, go into looks at held-out text on the way
+QUICK_SHARE = 0.015  # largest share of the training FLOPs spent on partial evaluations
 
 
 def quick_eval(heldout: Tokens, manifest: DataManifest, settings: Settings, log_every: int) -> QuickEval:
-    """Looks at 16 held-out windows, spread evenly, as often as their share of the work allows.
+    """Return the partial evaluation of a run: QUICK_WINDOWS held-out windows, as often as QUICK_SHARE allows.
 
-    A forward pass is a third of a training step's work per token.
+    A forward pass costs a third of a training step per token.
+
+    Args:
+        heldout: the held-out text.
+        manifest: manifest of the text.
+        settings: settings of the run.
+        log_every: steps between lines of metrics.
     """
     limit = QUICK_WINDOWS * settings.n_positions
     data = eval_set(heldout, manifest, limit, objective_of(settings))
     least = len(data.examples) / 3 / (QUICK_SHARE * settings.batch_size)
     every = log_every * max(1, math.ceil(least / log_every))
     return QuickEval(
-        look=lambda session: (
-            evaluate(session.model, settings, data, session.device, world=session.world).loss
-        ),
+        run=lambda session: evaluate(session.model, settings, data, session.device, world=session.world).loss,
         every=every,
     )
 
 
-FILE = "epochs.json"
+EPOCHS = "epochs.json"
 
 
 class EpochsFile(Document):
-    """epochs.json in the folder of a trunk or a branch: the epochs that ended in it."""
+    """epochs.json in the folder of a trunk or branch: the epochs that ended there."""
 
     KIND: ClassVar[str] = "epochs"
 
@@ -175,46 +207,57 @@ class EpochsFile(Document):
 
 
 def epoch_ends(settings: Settings, windows: int) -> tuple[int, ...]:
-    """The step at which each epoch of so many windows is through: the nearest whole step, each its own."""
+    """Return the last step of each epoch over `windows` windows: the nearest step, all different."""
     return tuple(
         max(epoch, round(epoch * windows / settings.batch_size)) for epoch in range(1, settings.epochs + 1)
     )
 
 
 def read_epochs(folder: Path) -> tuple[Epoch, ...]:
-    """The epochs noted in a folder, by step."""
-    path = folder / FILE
+    """Return the epochs recorded in a folder, by step."""
+    path = folder / EPOCHS
     return EpochsFile.read(path).epochs if path.exists() else ()
 
 
 def end_epoch(
-    session: Session, number: int, part: Path, train_loss: Callable[[], float | None], held: EvalSet, tokenizer: Path,
-    tell: Callable[[str], None],
+    session: Session, number: int, part: Path, train_loss: Callable[[], float | None], data: EvalSet, tokenizer: Path,
+    log: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Score the held-out text at the end of an epoch, once; `part`/epoch-NUMBER keeps the model of the best one there."""
+    """Evaluate at the end of an epoch, once; part/epoch-NUMBER keeps the model of the best epoch.
+
+    Args:
+        session: the session at the end of the epoch.
+        number: the epoch, from 1.
+        part: folder of the trunk or branch.
+        train_loss: returns the epoch's mean training loss.
+        data: the evaluation set.
+        tokenizer: tokenizer.json to save with the model.
+        log: called with a message.
+    """
     world = session.world
-    if world.do(lambda: any(epoch.step == session.step for epoch in read_epochs(part))):
+    if world.do(lambda: any(earlier.step == session.step for earlier in read_epochs(part))):
         return
-    result = evaluate(session.model, session.settings, held, session.device, world=world)
-    found = _epoch(number, session.step, world.do(train_loss), result)
-    best_before = world.do(lambda: min((epoch.loss for epoch in _before(part, found)), default=math.inf))
-    if found.loss < best_before:
+    result = evaluate(session.model, session.settings, data, session.device, world=world)
+    epoch = _epoch(number, session.step, world.do(train_loss), result)
+    best_before = world.do(lambda: min((earlier.loss for earlier in _before(part, epoch)), default=math.inf))
+    if epoch.loss < best_before:
         save_model(session.model, tokenizer, part / f".epoch-{number}", world)
     if world.first:
-        if found.loss < best_before:
+        if epoch.loss < best_before:
             _replace(part, f"epoch-{number}")
-        EpochsFile(epochs=(*_before(part, found), found)).write(part / FILE)
-    tell(
-        f"{session.settings.run}: epoch {number} of {session.settings.epochs}, held-out loss {found.loss:.4f}"
+        EpochsFile(epochs=(*_before(part, epoch), epoch)).write(part / EPOCHS)
+    log(
+        f"{session.settings.run}: epoch {number} of {session.settings.epochs}, "
+        f"held-out loss {format_loss(epoch.loss)}"
     )
 
 
-def _before(part: Path, found: Epoch) -> tuple[Epoch, ...]:
-    return tuple(epoch for epoch in read_epochs(part) if epoch.step < found.step)
+def _before(part: Path, epoch: Epoch) -> tuple[Epoch, ...]:
+    return tuple(earlier for earlier in read_epochs(part) if earlier.step < epoch.step)
 
 
 def _replace(part: Path, name: str) -> None:
-    """Put the new best model where the one before it was."""
+    """Replace the best model so far by the new one."""
     for other in part.glob("epoch-*"):
         shutil.rmtree(other)
     (part / f".{name}").rename(part / name)
@@ -228,13 +271,22 @@ def epochs_until(
     branch: Path,
     trunk_end: int,
 ) -> tuple[Epoch, ...]:
-    """The trunk's epochs up to its end, the branch's own, and the last, which is the rung's own evaluation."""
+    """Return all epochs of a rung: those of the trunk up to its end, those of the branch, and the rung's own evaluation.
+
+    Args:
+        settings: settings of the run.
+        windows: windows of an epoch.
+        result: the rung's evaluation, which is the last epoch's.
+        train_loss: mean training loss of the last epoch.
+        branch: the rung's folder.
+        trunk_end: last step of the trunk in this rung.
+    """
     if not settings.epochs:
         return ()
     last = epoch_ends(settings, windows)[-1]
-    noted = [epoch for epoch in read_epochs(branch.parent / TRUNK) if epoch.step <= trunk_end]
-    noted += [epoch for epoch in read_epochs(branch) if trunk_end < epoch.step < last]
-    return (*noted, _epoch(settings.epochs, last, train_loss, result))
+    epochs = [epoch for epoch in read_epochs(branch.parent / TRUNK) if epoch.step <= trunk_end]
+    epochs += [epoch for epoch in read_epochs(branch) if trunk_end < epoch.step < last]
+    return (*epochs, _epoch(settings.epochs, last, train_loss, result))
 
 
 def _epoch(number: int, step: int, train_loss: float | None, result: Evaluation) -> Epoch:
@@ -249,24 +301,26 @@ def _epoch(number: int, step: int, train_loss: float | None, result: Evaluation)
 
 
 def best(epochs: Sequence[Epoch]) -> Epoch | None:
-    """The epoch with the lowest loss on held-out text, the first of equals."""
+    """Return the epoch with the lowest held-out loss, the first of equals."""
     return min(epochs, key=lambda epoch: epoch.loss, default=None)
 
 
 def best_model(branch: Path, epochs: Sequence[Epoch]) -> str:
-    """Where the best epoch's model lies, in the run's folder: the rung's own, or the copy kept when the epoch ended."""
-    found = best(epochs)
-    if found is None or found == epochs[-1]:
+    """Return the path of the best epoch's model relative to the run: the rung's own, or the copy kept at that epoch."""
+    best_epoch = best(epochs)
+    if best_epoch is None or best_epoch == epochs[-1]:
         return f"{branch.name}/model"
-    copies = (f"{part}/epoch-{found.epoch}" for part in (TRUNK, branch.name))
+    copies = (f"{part}/epoch-{best_epoch.epoch}" for part in (TRUNK, branch.name))
     return next((copy for copy in copies if (branch.parent / copy).is_dir()), "")
 
 
 def mean_train_loss(folders: Sequence[tuple[Path, int]], after: int, until: int) -> float | None:
-    """Mean training loss of the steps after + 1 … until, from the metrics of a trunk and its branch.
+    """Return the mean training loss of the steps after + 1 … until, from the metrics of a trunk and its branch.
 
     Args:
-        folders: each with the last step that is taken from it; a later folder's lines stand before an earlier's.
+        folders: folders, each with the last step used from it; lines of a later folder replace those of an earlier one.
+        after: step before the first.
+        until: last step.
     """
     lines: dict[int, float] = {}
     for folder, last in folders:

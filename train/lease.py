@@ -1,4 +1,9 @@
-"""Asked to stop: by a person, a scheduler or a parent process, and heeded after the step in hand."""
+"""Ownership of a run: stop requests, and a lease in the run's folder that a dead machine cannot hold.
+
+A lease is a numbered file, made by an exclusive create and kept alive by touching it. The greatest number owns the run. A
+process that finds the newest lease released or stale creates the next number: of two that try, one succeeds. No lock can
+be left behind, and an owner that was only suspended sees the greater number and ends without writing.
+"""
 
 import json
 import os
@@ -16,49 +21,42 @@ from types import FrameType
 from families.units import BadInput, RunFailed
 from scaling.files import clear_io_errors, now
 
-# MERGED DOCSTRINGS
-# Who trains a run: a claim in its folder, which a dead machine cannot hold.
-#
-# A claim is a numbered file, made by an exclusive create and kept alive by touching it. The greatest number owns the run.
-# Whoever finds the newest claim released or without a sign of life creates the next number: of two who try, one succeeds.
-# There is no lock to be left behind, and an owner that was only asleep sees the greater number and ends without writing.
-
 
 class Stop:
-    """Whether a person, a scheduler or a parent process has asked the loop to stop."""
+    """Stop request from a person, a scheduler or a parent process, honoured after the current step."""
 
     def __init__(self) -> None:
-        self._asked = False
-        self.heeded = False  # somebody has looked: a loop is under way, and there is something to save
+        self._requested = False
+        self.polled = False  # a training loop has started to poll, so there is something to save
 
     @property
-    def asked(self) -> bool:
-        """Looked at after every step."""
-        self.heeded = True
-        return self._asked
+    def requested(self) -> bool:
+        """True once a stop is requested; the loop polls it after every step."""
+        self.polled = True
+        return self._requested
 
-    def ask(self) -> None:
-        """Stop after the step in hand."""
-        self._asked = True
+    def request(self) -> None:
+        """Request a stop after the current step."""
+        self._requested = True
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """SIGINT, SIGTERM and a scheduler's SIGUSR1 let the step in hand finish and be saved; a second SIGINT stops at once.
+    """Turn SIGINT, SIGTERM and a scheduler's SIGUSR1 into stop requests; a second SIGINT stops at once.
 
-    Before the first step is through (text is read, a step compiled) there is nothing to save, and the first stops at once.
+    Before the first step is done (while text is read or a step compiled) there is nothing to save: the first stops at once.
     """
     stop = Stop()
 
     def handler(number: int, frame: FrameType | None) -> None:
-        if not stop.heeded:
-            raise KeyboardInterrupt("before a step was trained; the same command begins again")
-        if stop.asked and number == signal.SIGINT:
+        if not stop.polled:
+            raise KeyboardInterrupt("before the first step was trained; run the same command to start again")
+        if stop.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.ask()
+        stop.request()
 
-    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    previous = {number: signal.signal(number, handler) for number in asked}
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    previous = {number: signal.signal(number, handler) for number in signals}
     try:
         yield stop
     finally:
@@ -66,31 +64,31 @@ def stop_on_signals() -> Iterator[Stop]:
             signal.signal(number, old)
 
 
-HEARTBEAT = 10.0  # seconds between signs of life
+HEARTBEAT = 10.0  # seconds between touches of the lease file
 
-STALE = 60.0  # seconds without one, by the file server's clock, after which a claim may be taken over
+STALE = 60.0  # seconds without a heartbeat, by the file server's clock, after which a lease may be taken over
 
 _NAME = re.compile(r"claim-(\d{6})\.json")
 
 
 class LeaseHeld(BadInput):
-    """Somebody else is training the run."""
+    """Another process is training the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """A process, told apart from one that has the same number after a restart, or in another container."""
+    """A process, identified so that the same pid after a reboot or in another container is another owner."""
 
     host: str
-    space: str  # the boot and the space of process numbers: within one, a process can be looked up
+    space: str  # boot id and pid namespace, within which a process can be looked up
     pid: int
-    began: str  # when the process began, in the kernel's ticks
+    began: str  # start time of the process, in kernel ticks
     job: str = ""
     at: str = ""
 
     @classmethod
     def me(cls) -> "Owner":
-        """This process."""
+        """Return the owner that this process is."""
         job = os.environ.get("SLURM_JOB_ID", "")
         pid = os.getpid()
         return cls(
@@ -98,18 +96,18 @@ class Owner:
         )  # fmt: skip
 
     def dead(self) -> bool | None:
-        """Whether the process is gone; None where that cannot be seen from here."""
+        """Return True if the process has ended, None if that cannot be determined from here."""
         if not self.space or (self.host, self.space) != (socket.gethostname(), _space()):
             return None
         return _began(self.pid) != self.began
 
-    def said(self) -> str:
-        """For people."""
+    def describe(self) -> str:
+        """Return a description for messages."""
         return f"process {self.pid} on {self.host}" + (f" ({self.job})" if self.job else "")
 
 
 def _space() -> str:
-    """Where process numbers mean the same; "" where that cannot be told."""
+    """Return boot id and pid namespace; "" if unknown."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -117,7 +115,7 @@ def _space() -> str:
 
 
 def _began(pid: int) -> str:
-    """When a process began; "" if it is no more."""
+    """Return the start time of a process; "" if it has ended."""
     try:
         after_name = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -128,14 +126,14 @@ def _began(pid: int) -> str:
 
 
 def _newest(folder: Path) -> tuple[int, Path] | None:
-    found = [
+    leases = [
         (int(match[1]), path) for path in folder.glob("claim-*.json") if (match := _NAME.fullmatch(path.name))
     ]
-    return max(found, default=None)
+    return max(leases, default=None)
 
 
 def _read(path: Path) -> Owner | None:
-    """A claim's owner; None for one that is just being written, or is gone."""
+    """Return the owner in a lease file; None if it is being written or is gone."""
     try:
         return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -143,7 +141,7 @@ def _read(path: Path) -> Owner | None:
 
 
 def _silence(path: Path) -> float:
-    """Seconds since the last sign of life, both by the clock of whoever keeps the files; infinite if it is gone."""
+    """Return seconds since the last heartbeat, both times by the file server's clock; infinite if the file is gone."""
     probe = path.with_name(f".clock-{os.getpid()}-{threading.get_ident()}")
     try:
         probe.touch()
@@ -155,7 +153,7 @@ def _silence(path: Path) -> float:
 
 
 def lease_holder(folder: Path) -> str | None:
-    """Who is training the run of a folder, for people; None if nobody is."""
+    """Describe the process that trains the run of a folder; None if there is none."""
     newest = _newest(folder)
     if newest is None:
         return None
@@ -164,43 +162,43 @@ def lease_holder(folder: Path) -> str | None:
     dead = None if owner is None else owner.dead()
     if dead or (dead is None and _silence(path) > STALE):
         return None
-    return "another process" if owner is None else owner.said()
+    return "another process" if owner is None else owner.describe()
 
 
 class Lease:
-    """A run that this process owns, until it says otherwise or somebody has reason to take it over."""
+    """This process's lease of a run, until it is released or, being stale, taken over."""
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.number = folder, number
         self.lost = False
         self._ended = threading.Event()
-        self._beaten = _awake()
+        self._last_beat = _clock()
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
     def path(self) -> Path:
-        """The claim's file."""
+        """The lease file."""
         return self.folder / f"claim-{self.number:06}.json"
 
     def check(self) -> None:
-        """Nothing, while the run is still ours. After a sleep it looks before it says so: the beat may wake later.
+        """Raise if the lease was lost; re-reads it when the heartbeat is overdue, e.g. after a suspend.
 
         Raises:
-            RunFailed: another process has taken it over.
+            RunFailed: another process has taken the run over.
         """
-        if not self.lost and _awake() - self._beaten > STALE / 2:
+        if not self.lost and _clock() - self._last_beat > STALE / 2:
             with suppress(OSError):
-                self._look()
+                self._renew()
         if self.lost:
             raise RunFailed(
                 f"{self.folder.name} is now trained by {lease_holder(self.folder) or 'another process'}: this one "
-                f"gave no sign of life for {STALE:.0f} s; nothing more is written here"
+                f"had no heartbeat for {STALE:.0f} s, and writes nothing more"
             )
 
     def release(self) -> None:
-        """Let others have it, at once."""
+        """Release the lease at once."""
         self._ended.set()
-        for number in range(self.number, 0, -1):  # the older ones too: nobody looks at them any more
+        for number in range(self.number, 0, -1):  # older ones too, which nobody reads any more
             path = self.folder / f"claim-{number:06}.json"
             if not path.exists():
                 break
@@ -210,37 +208,37 @@ class Lease:
     def _beat(self) -> None:
         while not self.lost and not self._ended.wait(HEARTBEAT):
             with suppress(OSError):  # a file server that is away for a moment
-                self._look()
+                self._renew()
 
-    def _look(self) -> None:
-        """Give a sign of life, or see that the run is another's."""
-        if _awake() - self._beaten > STALE / 2:
+    def _renew(self) -> None:
+        """Touch the lease file, or find that another process owns the run."""
+        if _clock() - self._last_beat > STALE / 2:
             _silence(self.path)  # makes and removes a file: a network file system then lists the folder anew
         newest = _newest(self.folder)
         if newest is None or newest[0] != self.number:
             self.lost = True
             return
         os.utime(self.path)
-        self._beaten = _awake()
+        self._last_beat = _clock()
 
 
-def _awake() -> float:
-    """Seconds by a clock that goes on while the machine sleeps, where there is one."""
+def _clock() -> float:
+    """Return seconds by a clock that includes suspends, if the system has one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def acquire_lease(folder: Path) -> Lease:
-    """Make a run's folder ours.
+    """Acquire the lease of a run's folder.
 
     Raises:
-        Claimed: it is somebody else's.
+        LeaseHeld: another process has it.
         BadInput: the folder cannot be written.
     """
     with clear_io_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder)
-        if newest is not None and (who := lease_holder(folder)) is not None:
-            raise LeaseHeld(f"{folder.name} is being trained by {who}")
+        if newest is not None and (holder := lease_holder(folder)) is not None:
+            raise LeaseHeld(f"{folder.name} is being trained by {holder}")
         number = 1 if newest is None else newest[0] + 1
         try:
             descriptor = os.open(
@@ -259,9 +257,9 @@ def acquire_lease(folder: Path) -> Lease:
 
 @contextmanager
 def leased(folder: Path) -> Iterator[Lease]:
-    """The run of a folder, ours within."""
-    ours = acquire_lease(folder)
+    """Hold the lease of a run's folder within the context."""
+    lease = acquire_lease(folder)
     try:
-        yield ours
+        yield lease
     finally:
-        ours.release()
+        lease.release()

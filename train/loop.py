@@ -17,7 +17,7 @@ from scaling.schedule import Schedule
 
 from .config import Settings
 from .data import Tokens
-from .distributed import ALONE, World, backward, divide, quietly, replicate
+from .distributed import ALONE, World, backward, divide, replicate, without_sync
 from .lease import Stop
 from .metrics import EVENTS, METRICS, TIMING, MetricsWriter, SpikeDetector, metrics_writer
 from .model.config import build
@@ -27,55 +27,56 @@ from .model.pretrained import load_weights
 from .runtime import OutOfMemory, compiled, frozen_collector, prepare_process, within_memory
 
 DEVICES = ("auto", "cpu", "cuda")
-_SAVE, _STOP = 1, 2  # what a process wishes after a step; the most urgent wish of all is done by all
+_SAVE, _STOP = 1, 2  # requests of a process after a step; all processes follow the most urgent
 
 
 class Diverged(RunFailed):
-    """The loss is no longer a number."""
+    """The loss or the gradient is not finite."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """A run in progress: the state that a step changes, all of it and nothing else."""
+    """A run in progress: exactly the state that a step changes."""
 
     settings: Settings
     model: Any
     optimizer: Any  # torch's, or DeepSpeed in its place
-    loss: Callable[[torch.Tensor], torch.Tensor]  # of examples: their mean, over this process's
+    loss: Callable[[torch.Tensor], torch.Tensor]  # mean loss of this process's examples
     world: World = ALONE
     step: int = 0
     wall_s: float = 0.0
     device: str = "cpu"
-    losses: list[torch.Tensor] = field(
-        default_factory=list
-    )  # of the steps since the last line of metrics, each over this process's share of the batch
+    # Of the steps since the last line of metrics; losses over this process's share of the batch.
+    losses: list[torch.Tensor] = field(default_factory=list)
     norms: list[torch.Tensor] = field(default_factory=list)
-    watch: SpikeDetector = field(default_factory=SpikeDetector)
+    spikes: SpikeDetector = field(default_factory=SpikeDetector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickEval:
-    """A little held-out text, looked at on the way: its loss is logged as eval_loss.
+    """Partial evaluation during training, logged as eval_loss.
 
-    every: steps between looks, a multiple of those between lines; the end of a part is looked at too.
+    Args:
+        run: returns the held-out loss of a session, nats per token.
+        every: steps between evaluations, a multiple of log_every; the end of a part is evaluated too.
     """
 
-    look: Callable[[Session], float]
+    run: Callable[[Session], float]
     every: int
 
 
-def pick_device(wanted: str) -> str:
-    """cuda where there is one, unless told.
+def pick_device(requested: str) -> str:
+    """Return the device to use: for "auto", cuda if available, else cpu.
 
     Raises:
         BadInput: no such device, or none in this machine.
     """
-    if wanted not in DEVICES:
-        raise BadInput(f"device is {wanted!r}; {nearest(wanted, DEVICES)}")
-    there = wanted != "cpu" and torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise BadInput("device is cuda; torch finds none on this machine: leave it out, or say cpu")
-    return "cuda" if there else "cpu"
+    if requested not in DEVICES:
+        raise BadInput(f"device is {requested!r}; {nearest(requested, DEVICES)}")
+    available = requested != "cpu" and torch.cuda.is_available()
+    if requested == "cuda" and not available:
+        raise BadInput("device is cuda; torch finds no GPU on this machine: leave it out, or use device=cpu")
+    return "cuda" if available else "cpu"
 
 
 def start(
@@ -85,16 +86,20 @@ def start(
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> Session:
-    """A session at step 0: a function of the settings, or with a checkpoint's `weights`, all of them.
+    """Return a session at step 0, determined by the settings.
+
+    Args:
+        settings: settings of the run.
+        device: "cpu" or "cuda".
+        world: the processes that share the run.
+        weights: a checkpoint's weights by name, all of them; default: initialised.
 
     Raises:
-        BadInput: the processes cannot share the batch, or the optimiser cannot be divided.
+        BadInput: the batch or the optimiser state cannot be divided among the processes.
     """
     world.local(settings.batch_size)
     if world.zero and settings.optimizer != "adamw":
-        raise BadInput(
-            f"optimizer is {settings.optimizer}; zero={world.zero} divides adamw only: take zero=0"
-        )
+        raise BadInput(f"optimizer is {settings.optimizer}; zero={world.zero} shards adamw only: use zero=0")
     prepare_process(settings.compile, settings.threads)
     model = build(
         settings.spec(),
@@ -137,13 +142,16 @@ def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
     ours = dict(model.named_parameters())
     if weights.keys() != ours.keys():
         odd = sorted(weights.keys() ^ ours.keys())
-        raise BadInput(f"the checkpoint holds another model: {odd[:3]}")
+        raise BadInput(f"the checkpoint is of another model; parameters that differ: {odd[:3]}")
     for name, weight in ours.items():
         weight.copy_(weights[name])
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What a step computes of examples: their mean loss, in nats per predicted token; trunk and loss compiled together."""
+    """Return the function from examples, shape (examples, ...), to their mean loss in nats per predicted token.
+
+    With settings.compile, model and loss are compiled together.
+    """
     objective = objective_of(settings)
 
     def loss(examples: torch.Tensor) -> torch.Tensor:
@@ -154,27 +162,28 @@ def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tens
 
 
 def autocast(settings: Settings, device: str) -> Any:
-    """bf16 for the matmuls where the settings say so."""
+    """Return the autocast context: bf16 matmuls with dtype bf16, else none."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=settings.dtype == "bf16")
 
 
 def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimiser step on this process's share of a batch.
+    """Take one optimiser step on this process's share of a batch, shape (examples, ...).
 
-    Returns the share's mean loss and the norm of the whole batch's gradient before clipping, both still on the device.
+    Returns:
+        Mean loss of the share, and gradient norm of the whole batch before clipping; scalars on the device.
     """
-    total = gradients(session, examples, session.settings.micro_batch)
-    return total, update(session, lr)
+    loss = gradients(session, examples, session.settings.micro_batch)
+    return loss, update(session, lr)
 
 
 def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> torch.Tensor:
-    """Leave the batch's mean gradient on the weights; returns the mean loss of this process's share."""
+    """Accumulate the batch's mean gradient on the weights; returns the mean loss of this process's share, a scalar."""
     session.optimizer.zero_grad(set_to_none=True)
     pieces = examples.split(micro_batch)
     total = torch.zeros((), device=session.device)
     for number, piece in enumerate(pieces, start=1):
         share = piece.shape[0] / examples.shape[0]
-        with quietly(session.loss) if number < len(pieces) else nullcontext():
+        with without_sync(session.loss) if number < len(pieces) else nullcontext():
             loss = session.loss(piece)
             backward(session.loss, loss * share)
         total += loss.detach() * share
@@ -182,7 +191,7 @@ def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> tor
 
 
 def update(session: Session, lr: float) -> torch.Tensor:
-    """Clip the gradient and take the step; returns the gradient's norm before."""
+    """Clip the gradient and take the step; returns the gradient norm before clipping, a scalar."""
     for group in session.optimizer.param_groups:
         group["lr"] = lr
     norm = clipped_step(session.optimizer, session.model, session.settings.grad_clip)
@@ -192,7 +201,7 @@ def update(session: Session, lr: float) -> torch.Tensor:
 
 
 def to_device(array: np.ndarray[Any, np.dtype[np.int64]], device: str) -> torch.Tensor:
-    """Token windows on the device; pinned on the way to a GPU, so that the copy does not wait."""
+    """Copy token windows, shape (windows, tokens), to the device; pinned for a GPU, so that the copy is asynchronous."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device == "cuda" else tensor
 
@@ -209,29 +218,43 @@ def advance(
     save: Callable[[], None],
     save_every: float,
     progress: Callable[[int, float, float], None] | None = None,
-    glance: QuickEval | None = None,
+    quick_eval: QuickEval | None = None,
     tensorboard: bool = False,
-    lower: Callable[[int, int], None] = lambda micro_batch, before: None,
+    on_oom: Callable[[int, int], None] = lambda new, old: None,
 ) -> bool:
-    """Train to step `until`; True when it is reached, False when asked to stop before. Saves on the way and at the end.
+    """Train to step `until`, saving on the way and at the end.
 
     Args:
-        progress: hears the step, the mean loss and the tokens per second since the line before.
-        tensorboard: write TensorBoard's event files of the logged lines too.
-        lower: hears of a micro-batch that was lowered for want of memory, and of the one before it.
+        session: the session, changed in place.
+        schedule: learning rate of each step.
+        until: last step.
+        tokens: the training text.
+        folder: where metrics are written.
+        log_every: steps between lines of metrics.
+        stop: stop signal, polled after every step.
+        save: called to save a checkpoint.
+        save_every: seconds between checkpoints.
+        progress: called with the step, the mean loss and the tokens per second since the previous line.
+        quick_eval: partial evaluation; default: none.
+        tensorboard: also write TensorBoard event files.
+        on_oom: on_oom(new, old): called after the micro-batch is reduced.
+
+    Returns:
+        True if `until` is reached, False if stopped before.
 
     Raises:
-        OutOfMemory: one sequence at a time is too much, or there are other processes, which cannot follow at once.
-        Diverged: the loss is not finite; nothing is saved then, so the last checkpoint is good.
+        OutOfMemory: a single sequence does not fit, or other processes share the run, which cannot change their micro-batch
+            at once.
+        Diverged: the loss is not finite; nothing is saved, so the last checkpoint is good.
     """
     settings, world = session.settings, session.world
-    began = last_saved = time.monotonic()
+    started = last_saved = time.monotonic()
     wall_before = session.wall_s
     with (
         frozen_collector(),
         metrics_writer(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
     ):
-        logged_at, logged_step = began, session.step
+        logged_at, logged_step = started, session.step
         while session.step < until:
             examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
             lr = schedule.lr(session.step)
@@ -239,7 +262,7 @@ def advance(
                 partial(gradients, session, examples),
                 session.settings.micro_batch,
                 len(examples),
-                partial(_lower, session, log, lower),
+                partial(_reduce_micro_batch, session, log, on_oom),
             )
             norm = update(session, lr)
             session.losses.append(loss)
@@ -248,14 +271,15 @@ def advance(
             if at_end or session.step % log_every == 0:
                 losses, norms = _finite(session, lr)
                 _note_spikes(session, losses.tolist(), log)
-                looks = glance is not None and (at_end or session.step % glance.every == 0)
-                seen = {"eval_loss": glance.look(session)} if glance is not None and looks else {}
+                evaluation = {}
+                if quick_eval is not None and (at_end or session.step % quick_eval.every == 0):
+                    evaluation = {"eval_loss": quick_eval.run(session)}
                 mean = float(losses.mean())
                 log.write(METRICS, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                          grad_norm=float(norms.mean()), **seen)  # fmt: skip
+                          grad_norm=float(norms.mean()), **evaluation)  # fmt: skip
                 session.losses, session.norms = [], []
                 moment = time.monotonic()
-                session.wall_s = wall_before + moment - began
+                session.wall_s = wall_before + moment - started
                 rate = (session.step - logged_step) * settings.batch_tokens / max(moment - logged_at, 1e-9)
                 log.write(
                     TIMING,
@@ -267,54 +291,56 @@ def advance(
                 if progress:
                     progress(session.step, mean, rate)
             due = world.first and time.monotonic() - last_saved > save_every
-            wish = world.agree(_STOP if stop.asked else _SAVE if due else 0)
-            if wish or at_end:
+            request = world.max(_STOP if stop.requested else _SAVE if due else 0)
+            if request or at_end:
                 if session.losses:
                     _finite(session, lr)
-                session.wall_s = wall_before + time.monotonic() - began
+                session.wall_s = wall_before + time.monotonic() - started
                 log.flush()
                 save()
                 last_saved = time.monotonic()
-                if wish == _STOP and not at_end:
+                if request == _STOP and not at_end:
                     return False
     return True
 
 
 def _finite(session: Session, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses (of the whole batch) and gradient norms of the steps since the last line; looked at before anything is saved.
+    """Return losses (of the whole batch) and gradient norms since the last line, each (steps,); called before any save.
 
     Raises:
-        Diverged: one is not a number, which the weights then are not either.
+        Diverged: one of them is not finite; then the weights are not either.
     """
     losses = session.world.gather(torch.stack(session.losses)).mean(dim=0)
     norms = torch.stack(session.norms)
-    good = (torch.isfinite(losses) & torch.isfinite(norms)).tolist()
-    if all(good):
+    finite = (torch.isfinite(losses) & torch.isfinite(norms)).tolist()
+    if all(finite):
         return losses, norms
-    first = good.index(False)
-    step = session.step - len(good) + first + 1
-    what = f"loss is {float(losses[first])}" if not math.isfinite(losses[first]) else "gradient is not finite"
+    first = finite.index(False)
+    step = session.step - len(finite) + first + 1
+    problem = (
+        f"loss is {float(losses[first])}" if not math.isfinite(losses[first]) else "gradient is not finite"
+    )
     raise Diverged(
-        f"{session.settings.run}: the {what} at step {step} (learning rate {lr:g}); lower lr=, or lengthen warmup="
+        f"{session.settings.run}: the {problem} at step {step} (learning rate {lr:g}); lower lr=, or lengthen warmup="
     )
 
 
 def _note_spikes(session: Session, losses: list[float], log: MetricsWriter) -> None:
     for step, loss in enumerate(losses, start=session.step - len(losses) + 1):
-        if spike := session.watch.look(step, loss):
+        if spike := session.spikes.add(step, loss):
             log.write(EVENTS, **asdict(spike), event="spike")
 
 
-def _lower(
-    session: Session, log: MetricsWriter, hear: Callable[[int, int], None], micro_batch: int, before: int
+def _reduce_micro_batch(
+    session: Session, log: MetricsWriter, on_oom: Callable[[int, int], None], micro_batch: int, before: int
 ) -> None:
-    """Keep the lower micro-batch for the rest of the run, and write it down."""
+    """Use the smaller micro-batch for the rest of the run, and log it."""
     session.settings = session.settings.model_copy(update={"micro_batch": micro_batch})
     log.write(EVENTS, step=session.step, event="out of memory", micro_batch=micro_batch, before=before)
-    hear(micro_batch, before)
+    on_oom(micro_batch, before)
     if session.world.size > 1:
         raise OutOfMemory(
-            f"out of memory with micro_batch={before}; it is {micro_batch} from now on, "
-            "and the same command goes on from the last checkpoint",
+            f"out of memory with micro_batch={before}; reduced to {micro_batch}: "
+            "run the same command to resume from the last checkpoint",
             lowered=True,
         )

@@ -1,4 +1,7 @@
-"""What a run says of itself while it trains: lines of JSON that are the same however often it was interrupted."""
+"""Logs of a run: metrics as JSON lines and TensorBoard events, loss spikes, throughput.
+
+The lines of metrics are the same however often the run was interrupted.
+"""
 
 import json
 import math
@@ -21,21 +24,16 @@ from scaling.files import clear_io_errors
 from scaling.hardware import recognise
 from scaling.runs.trackers import require_tensorboard
 
-# MERGED DOCSTRINGS
-# An eye on the loss: what is far above the last steps is a spike, and is written down.
-# How fast a run goes: tokens per second, and the share of a named peak that they are.
-# TensorBoard event files of the lines that a run logs, through the `tensorboard` package.
-
 WINDOW = 128  # steps
 
-DEVIATIONS = 6.0  # above the mean of the window, as OLMo 2's optimiser skips such steps (OLMo-core, SkipStepOptimizer);
-
-# a batch's loss is a mean over thousands of tokens and so near to normal: by chance one in 1e9
+# Standard deviations above the window's mean, as in OLMo-core's SkipStepOptimizer. A batch's loss is a mean over thousands
+# of tokens and so nearly normal: by chance one step in 1e9.
+DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spike:
-    """A step's loss, and the mean and standard deviation of the steps before it."""
+    """A step's loss, with mean and standard deviation of the steps before it."""
 
     step: int
     loss: float
@@ -45,25 +43,25 @@ class Spike:
 
 @dataclass(slots=True)
 class SpikeDetector:
-    """The losses of the last WINDOW steps."""
+    """Detects loss spikes against the last WINDOW steps."""
 
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def look(self, step: int, loss: float) -> Spike | None:
-        """Add a step's loss; half a window must have been seen before one is called a spike."""
-        found = None
+    def add(self, step: int, loss: float) -> Spike | None:
+        """Add a step's loss; return it as a spike if it is one, which needs at least half a window of steps."""
+        spike = None
         if len(self.losses) >= WINDOW // 2:
             mean = math.fsum(self.losses) / len(self.losses)
             sd = statistics.stdev(self.losses, mean)
             if loss > mean + DEVIATIONS * sd:
-                found = Spike(step=step, loss=loss, mean=mean, sd=sd)
+                spike = Spike(step=step, loss=loss, mean=mean, sd=sd)
         self.losses.append(loss)
-        return found
+        return spike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeakFlops:
-    """What an MFU is a share of: FLOP/s of all devices together, where from, and the word for it in a short line."""
+    """Reference of an MFU: FLOP/s of all devices together, a short name for progress lines, and its source."""
 
     flops_per_s: float
     word: str
@@ -71,30 +69,33 @@ class PeakFlops:
 
     @property
     def sentence(self) -> str:
-        """For the beginning of a run."""
+        """Message for the start of a run."""
         scale, unit = (1e12, "TFLOP/s") if self.flops_per_s >= 1e12 else (1e9, "GFLOP/s")
-        return f"MFU is of {self.flops_per_s / scale:.3g} {unit}: {self.source}"
+        return f"MFU is relative to {self.flops_per_s / scale:.3g} {unit}: {self.source}"
 
 
 def device_name(device: str, devices: int = 1) -> str:
-    """What a run's record calls its devices: "cpu", "NVIDIA H200", "8xNVIDIA H200"."""
+    """Return the name of the devices in a run's record: "cpu", "NVIDIA H200", "8xNVIDIA H200"."""
     name = torch.cuda.get_device_name() if device == "cuda" else device
     return name if devices == 1 else f"{devices}x{name}"
 
 
 def peak_of(device: str, matmul: float, dtype: str, devices: int = 1) -> PeakFlops:
-    """The catalogue's dense peak of a GPU that it knows, else the speed of a plain matmul measured here.
+    """Return the catalogue's dense peak of a known GPU, else the speed of a plain matmul measured here.
 
     Args:
-        matmul: FLOP/s of one device's matmuls in `dtype`.
+        device: "cpu" or "cuda".
+        matmul: measured FLOP/s of one device's matmuls in `dtype`.
+        dtype: number format of the matmuls.
+        devices: number of devices.
     """
     many = f"{devices} × " if devices > 1 else ""
-    _, found = recognise(device_name(device))
-    if device == "cuda" and found is not None:
+    _, accelerator = recognise(device_name(device))
+    if device == "cuda" and accelerator is not None:
         return PeakFlops(
-            flops_per_s=devices * found.training_peak,
-            word=found.name,
-            source=f"{many}{found.name}, dense {found.training_format} ({found.source})",
+            flops_per_s=devices * accelerator.training_peak,
+            word=accelerator.name,
+            source=f"{many}{accelerator.name}, dense {accelerator.training_format} ({accelerator.source})",
         )
     return PeakFlops(
         flops_per_s=devices * matmul,
@@ -104,12 +105,12 @@ def peak_of(device: str, matmul: float, dtype: str, devices: int = 1) -> PeakFlo
 
 
 def throughput_text(spec: ModelSpec, tokens_per_s: float, peak: PeakFlops | None) -> str:
-    """65k tokens/s, MFU 45% of H200. The FLOPs are exact: 6 per matmul weight and attention."""
-    said = f"{format_size(tokens_per_s)} tokens/s"
+    """Return e.g. `65k tokens/s, MFU 45% of H200`; exact FLOPs: 6 per matmul weight and token, plus attention."""
+    rate = f"{format_size(tokens_per_s)} tokens/s"
     if peak is None:
-        return said
+        return rate
     share = tokens_per_s * train_flops_per_token(spec) / peak.flops_per_s
-    return f"{said}, MFU {100 * share:.2g}% of {peak.word}"
+    return f"{rate}, MFU {100 * share:.2g}% of {peak.word}"
 
 
 TAGS = {
@@ -118,13 +119,13 @@ TAGS = {
     "grad_norm": "train/grad_norm",
     "tokens": "train/num_input_tokens_seen",
     "tokens_per_s": "train/tokens_per_s",
-    "eval_loss": "eval/glance_loss",  # of 16 windows; eval/loss is the rung's own
+    "eval_loss": "eval/glance_loss",  # partial evaluation on 16 windows; eval/loss is the rung's own
     "rung_loss": "eval/loss",
 }
 
 
 class Scalars:
-    """One file of scalars. Opened at a step, it tells TensorBoard to discard later steps of the folder's other files.
+    """A TensorBoard file of scalars; opened at a step, it makes TensorBoard discard later steps of the folder's other files.
 
     `RecordWriter` and not `EventFileWriter`, whose queue and thread would report a full disk in a later call than the
     one that wrote.
@@ -157,7 +158,7 @@ class Scalars:
             self._record(step=step, summary=self._summary(value=scalars))
 
     def flush(self) -> None:
-        """Hand everything to the system."""
+        """Flush to the operating system."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -172,26 +173,26 @@ METRICS, TIMING, EVENTS = "metrics.jsonl", "timing.jsonl", "events.jsonl"
 
 
 class MetricsWriter:
-    """The files of a part of a run: metrics (what the numbers decide), timing (what the machine decides), and events."""
+    """Log files of a part of a run: reproducible metrics, machine-dependent timing, and events."""
 
     def __init__(self, folder: Path | None, scalars: Scalars | None = None) -> None:
-        self._folder = folder  # None: this process writes nothing
+        self._folder = folder  # None in processes that write nothing
         self._scalars = scalars
         self._files: dict[str, IO[str]] = {}
 
     def write(self, name: str, **values: object) -> None:
-        """Add a line; an event opens its file when it happens."""
+        """Append a line to a file, which is opened at its first line."""
         if self._folder is None:
             return
         if name not in self._files:
-            # line by line: others read it as it grows
+            # line-buffered, because others read it as it grows
             self._files[name] = (self._folder / name).open("a", buffering=1, encoding="utf-8")
         self._files[name].write(json.dumps(values) + "\n")
         if self._scalars is not None:
             self._scalars.write(values)
 
     def flush(self) -> None:
-        """Hand everything to the disk: neither a killed process nor a power cut loses what a checkpoint counts on."""
+        """Flush to disk, so that neither a kill nor a power cut loses lines that a checkpoint relies on."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -199,7 +200,7 @@ class MetricsWriter:
             self._scalars.flush()
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open files."""
         for file in self._files.values():
             file.close()
         if self._scalars is not None:
@@ -210,10 +211,13 @@ class MetricsWriter:
 def metrics_writer(
     folder: Path, step: int, *, writes: bool, tensorboard: bool = False
 ) -> Iterator[MetricsWriter]:
-    """The files of a part that goes on from a step; what was logged beyond it will be logged again.
+    """Open the log files of a part that resumes at a step; lines beyond it are removed, to be logged again.
 
     Args:
-        tensorboard: write the same lines as TensorBoard's events too.
+        folder: folder of the part.
+        step: step at which it resumes.
+        writes: False in processes that write nothing.
+        tensorboard: also write TensorBoard events.
 
     Raises:
         BadInput: a file cannot be written.
@@ -233,7 +237,7 @@ def metrics_writer(
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Drop the lines beyond a step, and a last one that is torn: one call of the system, so a kill cannot lose the rest."""
+    """Remove the lines beyond a step and an incomplete last one, by one truncate, so that a kill cannot lose the rest."""
     if not path.exists():
         return
     end = 0
@@ -246,7 +250,7 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _step(line: bytes) -> float:
-    """A line's step; of one that is torn, or that a power cut left as zeros, beyond all others."""
+    """Return a line's step; infinity for an incomplete line, or one that a power cut left as zeros."""
     try:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, LookupError, TypeError):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from families import params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import Record, atomic_write, csv_text
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal, sealed_predictions
 from scaling.rendering import markdown_environment
 from scaling.scoring import ComparisonRow, run_for, score
-from scaling.study import Study
 
 from .config import Settings, TrainConfig, predicted_tokens, shown_name
 from .data import DataManifest
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-# MERGED DOCSTRINGS
-# Finished runs as the table in which people report fine-tuning. Nothing here needs torch.
-
 CARD = "README.md"
 
 _TASKS = {
@@ -43,7 +40,7 @@ _TASKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a card is made of. `sealed` is the prediction and its outcome, where one was sealed before the run."""
+    """Data of a model card. `sealed` is the prediction sealed before the run, with its outcome; None without one."""
 
     settings: Settings
     rung: RungFile
@@ -52,7 +49,7 @@ class Facts:
 
 
 def card(facts: Facts) -> str:
-    """The whole README.md."""
+    """Return the README.md."""
     from huggingface_hub import ModelCard
 
     settings, run = facts.settings, facts.rung.observation
@@ -89,16 +86,16 @@ def write_card(folder: Path, facts: Facts) -> Path:
     return path
 
 
-def write_cards(study: Study) -> tuple[Path, ...]:
-    """Write the cards of a study's finished rungs again, with what its sealed plan predicted of each."""
+def write_cards(study: StudyPaths) -> tuple[Path, ...]:
+    """Rewrite the cards of a study's finished rungs, with the predictions of its sealed plan."""
     manifest = study.data / "data.json"
     folders = [branch / MODEL for branch in finished_rungs(study.folder)]
-    told = [folder for folder in folders if (folder / RUN).exists() and (folder / RUNG).exists()]
-    if not told or not manifest.exists():
+    finished = [folder for folder in folders if (folder / RUN).exists() and (folder / RUNG).exists()]
+    if not finished or not manifest.exists():
         return ()
     text = DataManifest.read(manifest)
     written = []
-    for folder in told:
+    for folder in finished:
         rung = RungFile.read(folder / RUNG)
         sealed = outcome(study.plan, rung)
         facts = Facts(settings=Settings.read(folder / RUN), rung=rung, manifest=text, sealed=sealed)
@@ -107,14 +104,14 @@ def write_cards(study: Study) -> tuple[Path, ...]:
 
 
 def outcome(plan: Path, rung: RungFile) -> ComparisonRow | None:
-    """The sealed prediction of this very rung, scored; None where no plan is sealed, or it says nothing of the rung."""
+    """Return the scored sealed prediction of this rung; None if there is none."""
     if not plan.exists():
         return None
     try:
-        promised = sealed_predictions(open_seal(plan))
+        predictions = sealed_predictions(open_seal(plan))
     except BadInput:
-        return None  # no seal, or a broken one: nothing that was promised
-    for prediction in promised:
+        return None  # no seal, or a broken one
+    for prediction in predictions:
         try:
             return score(prediction, run_for(prediction, [rung.observation]))
         except BadInput:
@@ -123,7 +120,7 @@ def outcome(plan: Path, rung: RungFile) -> ComparisonRow | None:
 
 
 def front_matter(facts: Facts) -> "ModelCardData":
-    """What the hub reads, `model-index` among it."""
+    """Return the card's metadata for the hub, including `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
     task, title, _ = _TASKS[facts.settings.objective]

@@ -1,15 +1,15 @@
-"""A finished rung: what it gives, and where it lies. Nothing here needs torch."""
+"""Files of a finished rung and where they lie; imports no torch."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from scaling.files import Document, Record
 from scaling.runs import Run
 
 RUN = "run.json"
-TRUNK = "trunk"  # the folder in a run's own of what its rungs share; each rung has one beside it
+TRUNK = "trunk"  # subfolder of a run for the part that its rungs share; each rung has a folder beside it
 RUNG = "rung.json"
-MODEL = "model"  # the folder in a rung's own that Hugging Face's libraries load
+MODEL = "model"  # subfolder of a rung that Hugging Face's libraries load
 
 
 class Epoch(Record):
@@ -24,25 +24,34 @@ class Epoch(Record):
 
 
 class RungFile(Document):
-    """rung.json, written last: the observation a finished rung gives, and what perplexity cannot say."""
+    """rung.json, written last: the observation of a finished rung, and measures that compare across tokenizers."""
 
     KIND: ClassVar[str] = "rung"
 
     observation: Run
-    trunk_checkpoint: str = ""  # of the step where its cooldown began, kept: another cooldown can start there
+    trunk_checkpoint: str = (
+        ""  # checkpoint where its cooldown started, kept so that another cooldown can start there
+    )
     perplexity: float
-    bits_per_byte: float | None  # None for masked tokens, of which no text's length in bits follows
+    bits_per_byte: float | None  # None for masked language models, which define no code length
     loss_per_word: float | None
     eval_tokens: int
     train_loss: float | None = (
-        None  # mean over the last pass over the text; over the whole run if that is shorter
+        None  # mean over the last pass over the text, or over the run if that is shorter
     )
-    epochs: tuple[Epoch, ...] = ()  # where epochs were asked for
-    best_model: str = ""  # folder of the best epoch's model, in the run's
+    epochs: tuple[Epoch, ...] = ()  # with epochs=
+    best_model: str = ""  # folder of the best epoch's model, relative to the run's
+
+    def facts(self) -> dict[str, Any]:
+        """Return the rung as one flat JSON object, the fields of its observation first."""
+        facts: dict[str, Any] = self.model_dump(
+            mode="json", exclude={"kind", "version", "tool", "created_at", "inputs"}
+        )
+        return {**facts.pop("observation"), **facts}
 
 
 def finished_rungs(study: Path) -> tuple[Path, ...]:
-    """The rung folders of a study that are done, by name; a study of one run (out=) has them beside its other files."""
+    """Return the folders of a study's finished rungs, sorted; a study of one run (out=) has them at its top level."""
     return tuple(
         sorted(path.parent for form in ("runs/*/rung-*", "rung-*") for path in study.glob(f"{form}/{RUNG}"))
     )

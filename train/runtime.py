@@ -1,4 +1,7 @@
-"""Out of memory: the micro-batch is halved and the batch kept, which changes rounding and nothing else."""
+"""The process and machine that a step runs on: memory, compiler, a probe of its speed, and its name.
+
+When memory runs out, the micro-batch is halved and the batch kept, which only changes rounding.
+"""
 
 import ctypes
 import gc
@@ -19,11 +22,6 @@ from torch.nn import functional
 from families.units import RunFailed
 from scaling.machine import user_cache
 
-# MERGED DOCSTRINGS
-# How a step is computed: number format, compiler, attention backend, threads, and a process prepared for all of them.
-# This machine's name, under which measurements are remembered.
-# What this machine computes in: a matrix product timed in each number format, and the devices that torch sees.
-
 T = TypeVar("T")
 
 
@@ -31,7 +29,7 @@ _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS
 
 
 class OutOfMemory(RunFailed):
-    """There is not enough memory. `lowered`: a smaller micro-batch is on record, and the same command tries it."""
+    """There is not enough memory. `lowered`: a smaller micro-batch is recorded, with which the same command resumes."""
 
     def __init__(self, message: str, *, lowered: bool = False) -> None:
         super().__init__(message)
@@ -39,28 +37,31 @@ class OutOfMemory(RunFailed):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is the allocator's: of a GPU, of torch on a CPU, or Python's own."""
+    """Return True if an error is an allocation failure: of a GPU, of torch on a CPU, or Python's own."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
 
 
 def smaller(micro_batch: int, share: int) -> int | None:
-    """The largest divisor of a process's share of the batch that is at most half the micro-batch; None below 1."""
+    """Return the largest divisor of `share` that is at most half the micro-batch; None if there is none."""
     half = min(micro_batch, share) // 2
     return next((size for size in range(half, 0, -1) if share % size == 0), None)
 
 
 def within_memory(
-    compute: Callable[[int], T], micro_batch: int, share: int, lowered: Callable[[int, int], None]
+    compute: Callable[[int], T], micro_batch: int, share: int, on_oom: Callable[[int, int], None]
 ) -> T:
-    """compute(micro_batch), tried again with less where there is not enough memory.
+    """Return compute(micro_batch), retried with smaller micro-batches when memory runs out.
 
     Args:
-        lowered: hears of each new micro-batch, and the one before it.
+        compute: the computation.
+        micro_batch: sequences per forward pass.
+        share: sequences of this process, which the micro-batch must divide.
+        on_oom: on_oom(new, old): called after the micro-batch is reduced.
 
     Raises:
-        OutOfMemory: one sequence at a time is too much.
+        OutOfMemory: a single sequence does not fit.
     """
     while True:
         try:
@@ -68,44 +69,43 @@ def within_memory(
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            found = smaller(micro_batch, share)
+            reduced = smaller(micro_batch, share)
             reason = " ".join(str(error).split())[:120]
-        if found is None:
+        if reduced is None:
             raise OutOfMemory(
-                f"out of memory with one sequence at a time ({reason}); choose a smaller member or a shorter n_positions="
+                f"out of memory with a single sequence ({reason}); choose a smaller member or a shorter n_positions="
             )
         gc.collect()  # outside the handler: the error's frames hold the tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        lowered(found, micro_batch)
-        micro_batch = found
+        on_oom(reduced, micro_batch)
+        micro_batch = reduced
 
 
-MANY_SHAPES = 100_000  # that one process may compile: no limit
+MANY_SHAPES = 100_000  # largest number of compiled shapes in a process: no limit
 
-TILE = 64  # columns of the logits in a compiled step are a multiple of this
-
+TILE = 64  # the logits of a compiled step are padded to a multiple of this
 
 Losses = Callable[[torch.Tensor], torch.Tensor]
 
 
 def prepare_process(is_compiled: bool, threads: int = 0) -> None:
-    """Settings of the whole process: threads, memory kept between steps, and repeatable kernels where compiled.
+    """Set up the process: threads, memory kept between steps, and deterministic kernels if compiled on a CPU.
 
-    On a GPU kernels are left to be the fastest, which adds gradients of embeddings in no fixed order.
+    On a GPU the fastest kernels are used, which add gradients of embeddings in no fixed order.
     """
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     keep_pages()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache()))
     torch.use_deterministic_algorithms(is_compiled and not torch.cuda.is_available())
-    # Filling memory that was not written yet is a check for bugs, not a need. The attribute is a property of the module.
+    # Filling uninitialised memory is a check for bugs and not needed. The attribute is a property of the module.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
 
 
 @cache
 def keep_pages() -> None:
-    """Keep freed memory in the process, so that logits of 32 MiB and more are not mapped and zeroed anew at each step.
+    """Keep freed memory in the process, so that logits of 32 MiB and more are not mapped and zeroed at each step.
 
     Measured: at 8,192 tokens of vocabulary the product that makes the logits takes 7 ms and not 23. glibc only
     (mallopt: M_MMAP_MAX = -4, M_TRIM_THRESHOLD = -1, M_ARENA_MAX = -8).
@@ -120,13 +120,13 @@ def keep_pages() -> None:
 
 
 def compile_cache() -> Path:
-    """One folder for every run of this user: a shape is compiled once, a sweep's processes share it."""
+    """Return the compiler's cache folder, shared by all runs of this user, so that a shape is compiled once."""
     return user_cache() / "inductor"
 
 
 @contextmanager
 def frozen_collector() -> Iterator[None]:
-    """No garbage collection inside: a step makes no cycles, and a pass over a model's objects takes as long as a step."""
+    """Suspend garbage collection: a step makes no cycles, and a pass over a model's objects takes as long as a step."""
     enabled = gc.isenabled()
     gc.collect()
     gc.freeze()
@@ -140,7 +140,7 @@ def frozen_collector() -> Iterator[None]:
 
 
 def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """A decoder's logits, shape (batch, time, vocabulary): by the wider product where a compiler makes that free."""
+    """Return a decoder's logits, shape (batch, time, vocabulary); padded while compiling, where that is free."""
     if torch.compiler.is_compiling():
         return padded_logits(model, ids)
     logits: torch.Tensor = model(ids, use_cache=False).logits
@@ -148,10 +148,10 @@ def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The same logits and gradients, computed at a width that is a multiple of 64 and cut to the vocabulary.
+    """Return the same logits (batch, time, vocabulary), computed at a multiple of TILE columns and cut to the vocabulary.
 
-    Odd widths are slow on tensor units. The weights stay as the spec has them: what is padded is the copy in the step's
-    number format that is made anyhow. Weights that are divided among processes are left alone.
+    Odd widths are slow on tensor units. Only the copy of the weights in the step's number format is padded, not the weights
+    themselves. Sharded weights are left as they are.
     """
     head = model.get_output_embeddings()
     missing = -head.weight.shape[0] % TILE
@@ -164,23 +164,23 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def compiled(losses: Losses) -> Losses:
-    """Trunk and loss compiled together, for one shape; as many models and shapes in one process as there are."""
+    """Compile model and loss together for static shapes; any number of models and shapes in one process."""
     from torch._dynamo import config
     from torch._functorch import config as functorch
 
-    # The default gives up after 8 in one process, and a sweep's ninth member would be trained by other arithmetic than
+    # By default the compiler gives up after 8 shapes in a process; a sweep's ninth member would be rounded otherwise than
     # the same member alone.
     config.recompile_limit = config.accumulated_recompile_limit = MANY_SHAPES
     config.fail_on_recompile_limit_hit = True
     if not torch.cuda.is_available():
-        # What is needed again is kept: computing it twice saves memory's bandwidth, which a GPU lacks and a CPU has.
+        # Recomputing saves memory bandwidth, which is the bottleneck of a GPU and not of a CPU.
         functorch.max_dist_from_bw = 1
-    found: Losses = torch.compile(losses, dynamic=False)
-    return found
+    fast: Losses = torch.compile(losses, dynamic=False)
+    return fast
 
 
 def machine_id(device: str) -> str:
-    """The name under which measurements are remembered: processor or GPU, cores, torch."""
+    """Return the name under which this machine's measurements are stored: processor or GPU, cores, torch version."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
 
@@ -188,26 +188,26 @@ def machine_id(device: str) -> str:
 def _processor() -> str:
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+            info = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
     except OSError:
         return platform.processor() or platform.machine()
-    flags = found.get("flags", "").split()
+    flags = info.get("flags", "").split()
     units = " ".join(unit for unit in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if unit in flags)
-    return f"{found.get('model name', platform.machine())} {found.get('model', '')} {units}".strip()
+    return f"{info.get('model name', platform.machine())} {info.get('model', '')} {units}".strip()
 
 
 _WIDTH = 512
 
-_SECONDS = 0.1  # per format, after one product that warms up
+_SECONDS = 0.1  # per number format, after one warm-up product
 
-_SLOW = 0.2  # seconds: a single product that takes longer says enough
+_SLOW = 0.2  # seconds of a single product beyond which it is not repeated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """FLOP/s of a square matrix product on the CPU in 32 bits and in bf16, and the GPUs' names.
+    """FLOP/s of a square matrix product on the CPU in fp32 and bf16, and the names of the GPUs.
 
-    amx: whether the processor has tile units for bf16, as torch sees it; None where this torch cannot say.
+    amx: True if torch finds tile units for bf16; None if this torch version cannot tell.
     """
 
     fp32: float
@@ -218,25 +218,25 @@ class Probe:
 
     @property
     def bf16_gain(self) -> float:
-        """bf16 over fp32: about 2 and more with AMX, far below 1 where bf16 is emulated."""
+        """Speed of bf16 relative to fp32: 2 or more with AMX, far below 1 where bf16 is emulated."""
         return self.bf16 / self.fp32
 
 
 def probe() -> Probe:
-    """Time both formats, a few tenths of a second in all."""
-    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    """Measure both number formats, a few tenths of a second in total."""
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Probe(
         fp32=_speed(torch.float32),
         bf16=_speed(torch.bfloat16),
-        amx=None if ask is None else bool(ask()),
+        amx=None if has_amx is None else bool(has_amx()),
         threads=torch.get_num_threads(),
         gpus=tuple(torch.cuda.get_device_name(index) for index in range(count)),
     )
 
 
 def _speed(dtype: torch.dtype) -> float:
-    """The best of many products: a rival process only slows."""
+    """Return the speed of the fastest of many products, as other processes only slow it down."""
     left, right = (torch.ones(_WIDTH, _WIDTH, dtype=dtype) for _ in range(2))
     best, spent, product = float("inf"), 0.0, 0
     while spent < _SECONDS or product < 2:

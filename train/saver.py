@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training, booked once they are whole, and pruned by a rule."""
+"""Checkpoints written in the background, recorded in the ledger once complete, and pruned."""
 
 import re
 import shutil
@@ -16,34 +16,41 @@ from .checkpoint import CheckpointFile, checkpoints, discard, snapshot
 from .loop import Session
 from .rung import RUNG
 
-KEPT = 2  # the newest, and one to go back to should it be damaged; those that a branch starts from are kept besides
-ROOM = 1.05  # of a checkpoint's bytes, free before one is begun
-BESIDE = 16 * 2**20  # bytes for tokenizer, logs, and the files of others
+KEPT = 2  # newest checkpoints, one to fall back to if the other is damaged; besides those that branches start from
+ROOM = 1.05  # free disk space needed before a checkpoint, relative to its size
+RESERVE = 16 * 2**20  # bytes for tokenizer, logs and other files
 _PART = re.compile(r"trunk|rung-.+")
-# A file or folder in the making (scaling.files: a dot, its name, eight letters), a checkpoint half removed, an epoch's model
-# half written. Beside the parts only the run's own documents: a folder given by out= is a study too.
-_LEFT = re.compile(r"\..+\.[a-z0-9_]{8}|\.step-.*|\.epoch-\d+")
-_LEFT_OF_RUN = re.compile(r"\.(run|underway)\.json\.[a-z0-9_]{8}")
+# Leftovers of a kill: temporary files and folders (scaling.files: a dot, the name, eight letters), a checkpoint that was
+# being removed, an epoch's model that was being written. Outside the parts only the run's own documents, because a folder
+# given by out= is a study too.
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.step-.*|\.epoch-\d+")
+_RUN_LEFTOVER = re.compile(r"\.(run|underway)\.json\.[a-z0-9_]{8}")
 
 
 @dataclass(slots=True, kw_only=True)
 class Saver:
-    """Writes one checkpoint at a time; leaving it waits for the last.
+    """Writes one checkpoint at a time; leaving the context waits for the last.
 
-    aside: in a thread of its own, while training goes on; a save waits for the one before it.
+    Args:
+        tokenizer: tokenizer.json to save with the weights.
+        ledger: the run's ledger.
+        background: write in a thread while training continues; a save waits for the one before it.
     """
 
     tokenizer: Path
     ledger: Path
-    aside: bool = True
+    background: bool = True
     _thread: threading.Thread | None = None
     _errors: list[BaseException] = field(default_factory=list)
 
     def save(self, session: Session, folder: Path, work: WorkEntry, *, starts_branch: bool) -> None:
-        """Copy a session at its step, and write the copy; every process must ask, process 0 writes.
+        """Copy a session and write the copy: a collective call, in which process 0 writes.
 
         Args:
-            work: what is booked once the checkpoint is whole, and not before.
+            session: the session.
+            folder: the checkpoint.
+            work: ledger entry, recorded once the checkpoint is complete.
+            starts_branch: True if a rung's cooldown starts here.
 
         Raises:
             RunFailed: the disk is nearly full.
@@ -52,17 +59,17 @@ class Saver:
         self.wait()
         if session.world.first:
             check_room(session, folder.parent)
-        found = snapshot(session, work=work, starts_branch=starts_branch)
-        if found is None:
+        copy = snapshot(session, work=work, starts_branch=starts_branch)
+        if copy is None:
             return
 
         def write() -> None:
-            found.write(folder, self.tokenizer)
+            copy.write(folder, self.tokenizer)
             append_entry(self.ledger, work)
             prune(folder.parent, session_step)
 
         session_step = session.step
-        if not self.aside:
+        if not self.background:
             write()
             return
         self._thread = threading.Thread(target=self._run, args=(write,), name=f"save {folder.name}")
@@ -75,7 +82,7 @@ class Saver:
             self._errors.append(error)
 
     def wait(self) -> None:
-        """Until the checkpoint in hand is whole.
+        """Wait until the current checkpoint is complete.
 
         Raises:
             BadInput: it could not be written.
@@ -92,81 +99,81 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, KeyboardInterrupt):  # which says that all is saved
+        if error is None or isinstance(error, KeyboardInterrupt):  # whose message says that all is saved
             self.wait()
         elif self._thread is not None:
-            self._thread.join()  # the first error is the one to tell
+            self._thread.join()  # the first error is the one to raise
 
 
 def prune(parent: Path, at: int) -> None:
-    """Of the checkpoints up to a step keep the newest KEPT and those that a rung's branch starts from."""
+    """Remove checkpoints up to a step, except the newest KEPT and those that branches start from."""
     _discard_but(parent, at, KEPT)
 
 
 def prune_finished(trunk: Path, at: int) -> None:
-    """Of a trunk whose rungs up to a step are all done keep the checkpoints that branches start from."""
+    """Remove checkpoints up to a step, except those that branches start from; for a trunk with all rungs finished."""
     _discard_but(trunk, at, 0)
 
 
 def _discard_but(parent: Path, at: int, newest: int) -> None:
     until_now = [folder for step, folder in checkpoints(parent) if step <= at]
     for folder in until_now[: len(until_now) - newest]:
-        facts = CheckpointFile.found(folder)
+        facts = CheckpointFile.try_read(folder)
         if facts is None or not facts.starts_branch:
             discard(folder)
 
 
 def pin_checkpoint(folder: Path) -> None:
-    """Mark a checkpoint that is there as one that a branch starts from."""
-    facts = CheckpointFile.found(folder)
+    """Mark an existing checkpoint as one that a branch starts from, which keeps it from being pruned."""
+    facts = CheckpointFile.try_read(folder)
     if facts is not None and not facts.starts_branch:
         facts.model_copy(update={"starts_branch": True}).sealed().write(folder / "checkpoint.json")
 
 
 def check_room(session: Session, folder: Path) -> None:
-    """Stop before a checkpoint is begun that the disk cannot hold.
+    """Check that the disk has room for a checkpoint.
 
     Raises:
-        RunFailed: naming the folder, what is free and what is needed.
+        RunFailed: it has not; names the folder, the free and the needed space.
     """
-    needed = ROOM * checkpoint_bytes(session) + BESIDE
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(place).free
+    needed = ROOM * checkpoint_bytes(session) + RESERVE
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunFailed(
-            f"{place} has {free / 1e9:.2f} GB left and a checkpoint needs {needed / 1e9:.2f} GB; free some, and the "
-            f"same command goes on from the last checkpoint (step {session.step} is not saved)"
+            f"{existing} has {free / 1e9:.2f} GB left and a checkpoint needs {needed / 1e9:.2f} GB; free some space and run the "
+            f"same command to resume from the last checkpoint (step {session.step} is not saved)"
         )
 
 
 def checkpoint_bytes(session: Session) -> float:
-    """Weights, and AdamW's two moments of each."""
+    """Return the size of a checkpoint: the weights, and AdamW's two moments of each."""
     return 3 * float(sum(weight.numel() * weight.element_size() for weight in session.model.parameters()))
 
 
 def recover(run: Path, ledger: Path) -> None:
-    """After a kill: throw away what was half written or half removed, and book what was saved and not yet booked.
+    """Clean up after a kill: remove incomplete files, and record saved work that is missing in the ledger.
 
-    The run must be claimed: what looks like the left-overs of a write is then nobody's.
+    The caller must hold the run's lease, so that no temporary file belongs to another writer.
     """
     if not run.is_dir():
         return
     for left in run.iterdir():
-        if _LEFT_OF_RUN.fullmatch(left.name):
+        if _RUN_LEFTOVER.fullmatch(left.name):
             left.unlink(missing_ok=True)
     for part in run.iterdir():
         if not part.is_dir() or not _PART.fullmatch(part.name):
             continue
-        for left in [path for path in part.rglob(".*") if _LEFT.fullmatch(path.name)]:
+        for left in [path for path in part.rglob(".*") if _LEFTOVER.fullmatch(path.name)]:
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
         for _, folder in checkpoints(part):
-            facts = CheckpointFile.found(folder)
+            facts = CheckpointFile.try_read(folder)
             if facts is not None and facts.work is not None:
-                booked = read_ledger(ledger) if ledger.exists() else ()
-                if facts.work not in booked:
+                recorded = read_ledger(ledger) if ledger.exists() else ()
+                if facts.work not in recorded:
                     append_entry(ledger, facts.work)
-            if (part / RUNG).exists():  # killed between the last word on a rung and this
+            if (part / RUNG).exists():  # killed between writing rung.json and removing its checkpoints
                 discard(folder)

@@ -1,4 +1,4 @@
-"""A ladder in steps: the trunk that its rungs share, and the branch of each."""
+"""From a configuration to a run's settings, with defaults from the recipe or the plan; a ladder's steps and schedules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from families import ModelSpec
 from families.units import BadInput
 from scaling.files import canonical_json, sha256_bytes
 from scaling.machine import StepBackend
+from scaling.paths import safe_name, seeded_name
 from scaling.planning.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
 from scaling.schedule import Schedule, whole_steps
-from scaling.study import safe_name, seeded_name
 
 from .backend import BackendRequest, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for, shown_name
@@ -21,17 +21,14 @@ from .data.text import dataset_name
 from .model.pretrained import checkpoint_folder, checkpoint_name, checkpoint_sha256
 from .rung import RUN
 
-# MERGED DOCSTRINGS
-# From what was asked to a run's settings: every default resolved, by the recipe, the plan or how the run began.
-
 
 def rung_steps(settings: Settings, rungs: Sequence[int]) -> list[int]:
-    """The lengths of a ladder's rungs in steps, from their tokens: ascending, each once."""
+    """Return the lengths of a ladder's rungs in steps, from their tokens; ascending, without duplicates."""
     return sorted({whole_steps(tokens, settings.batch_tokens) for tokens in rungs})
 
 
 def trunk_schedule(settings: Settings, steps: int) -> Schedule:
-    """The schedule of a rung of so many steps: its trunk is the same for every rung of wsd."""
+    """Return the schedule of a rung of `steps` steps; with wsd all rungs share the trunk."""
     base = Schedule(peak=settings.lr, warmup=settings.warmup, steps=steps, kind=settings.schedule)
     return (
         base if settings.schedule == "cosine" else base.to(steps, settings.cooldown, settings.cooldown_shape)
@@ -39,38 +36,38 @@ def trunk_schedule(settings: Settings, steps: int) -> Schedule:
 
 
 def trunk_end(schedule: Schedule) -> int:
-    """The last step of a rung that is the trunk's: where its cooldown begins."""
+    """Return the last step of a rung on the trunk, where its cooldown starts."""
     return 0 if schedule.kind == "cosine" else schedule.decay_starts
 
 
 def branch_name(settings: Settings, steps: int) -> str:
-    """A rung's folder: rung-TOKENS, and what its cooldown is where that is not the default."""
+    """Return the name of a rung's folder: rung-TOKENS, with the cooldown if it is not the default."""
     name = f"rung-{steps * settings.batch_tokens}"
-    usual = TrainConfig.model_fields
+    fields = TrainConfig.model_fields
     if settings.schedule == "cosine" or (settings.cooldown, settings.cooldown_shape) == (
-        usual["cooldown"].default,
-        usual["cooldown_shape"].default,
+        fields["cooldown"].default,
+        fields["cooldown_shape"].default,
     ):
         return name
     return f"{name}-{settings.decay.replace(' ', '-')}"
 
 
 def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
-    """Steps that a ladder trains in all: its longest trunk and every branch."""
+    """Return the total steps of a ladder: its longest trunk and all branches."""
     schedules = [trunk_schedule(settings, steps) for steps in rung_steps(settings, rungs)]
     if settings.schedule == "cosine":
         return sum(schedule.steps for schedule in schedules)
     return max(s.decay_starts for s in schedules) + sum(s.cooldown_steps for s in schedules)
 
 
-# Of weights that are trained already: transformers' Trainer's own rate, decay and warm-up, and the batch of 8 of the
-# tables people compare with.
+# Recipe for trained weights: learning rate, decay and warm-up of transformers' Trainer, and its example scripts' batch of 8,
+# with which published results were obtained.
 FINE_TUNING = {
     "lr": 5e-5,
     "warmup_steps": 0,
     "weight_decay": 0.0,
     "beta2": 0.999,
-    "source": "fine-tuning: AdamW at 5e-5 without weight decay or warm-up, as transformers' Trainer has it",
+    "source": "fine-tuning: AdamW at 5e-5 without weight decay or warm-up, the defaults of transformers' Trainer",
 }
 
 FINE_TUNING_BATCH = 8
@@ -78,10 +75,15 @@ FINE_TUNING_BATCH = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFacts:
-    """What a run's settings take from the text: nothing yet, while it is unread.
+    """The part of a run's settings that depends on the text; defaults stand for a text that is not read yet.
 
-    group: one law per group of corpus, tokenizer and architecture, told apart by the hash of the held-out tokens.
-    data_sha256: of the source files, the tokens and how they are split.
+    Args:
+        group: one law per group of corpus, tokenizer and architecture, identified by the hash of the held-out tokens.
+        vocab_size: entries of the tokenizer.
+        eos_token_id: token id of the end of text.
+        mask_token_id: token id of the mask; None without one.
+        data_sha256: hash of source files, tokens and split.
+        dataset: display name of the text.
     """
 
     group: str = ""
@@ -93,7 +95,7 @@ class TextFacts:
 
     @classmethod
     def of(cls, manifest: DataManifest, architecture: str) -> Self:
-        """The facts of a text that has been read."""
+        """Return the facts of a tokenised text."""
         files = [file.model_dump() for file in manifest.files]
         shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
         return cls(
@@ -107,18 +109,20 @@ class TextFacts:
 
 
 def default_run_name(config: TrainConfig) -> str:
-    """What a run is called."""
+    """Return the name of a run."""
     return seeded_name(base_name(config), config.seed)
 
 
-def base_name(config: TrainConfig, *, shape_told: bool = False) -> str:
-    """What a run is called, but for its seed: as asked, else by its family or checkpoint and how it differs.
+def base_name(config: TrainConfig, *, shape_in_suffix: bool = False) -> str:
+    """Return the name of a run without its seed: as given, else from its family or checkpoint and its differences.
 
-    shape_told: what is put behind the name says how the shape differs from the family's.
+    Args:
+        config: the run.
+        shape_in_suffix: True if the caller appends a suffix that describes the shape.
     """
     if config.name:
         return safe_name(config.name)
-    name = config.family if shape_told else shown_name(config.family, config.spec())
+    name = config.family if shape_in_suffix else shown_name(config.family, config.spec())
     if config.init is not None:
         name = f"{config.family or checkpoint_name(config.init)}-ft"
     if config.data_fraction < 1:
@@ -127,12 +131,14 @@ def base_name(config: TrainConfig, *, shape_told: bool = False) -> str:
 
 
 def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
-    """Every default resolved: what is not given comes from the recipe for this member and its tokens."""
+    """Return a run's settings with all defaults resolved by the recipe for its member and tokens."""
     spec = config.spec()
     batch = FINE_TUNING_BATCH if config.init and config.batch_size is None else config.batch_size
-    wanted = None if batch is None else float(batch * spec.n_positions)
+    batch_tokens = None if batch is None else float(batch * spec.n_positions)
     shortest = min(config.rung_tokens())
-    advice = recipe(spec, config.tokens, schedule=config.schedule, batch_tokens=wanted, shortest=shortest)
+    advice = recipe(
+        spec, config.tokens, schedule=config.schedule, batch_tokens=batch_tokens, shortest=shortest
+    )
     init = {}
     if config.init is not None:
         weights = checkpoint_folder(config.init)
@@ -151,7 +157,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
 
 
 def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *, seed: int) -> Settings:
-    """What a plan says about a member, for this text."""
+    """Return the settings of a planned member on this text."""
     advice = planned.recipe
     return _settings(
         planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction
@@ -171,7 +177,7 @@ def _settings(
 ) -> Settings:
     if facts.vocab_size > spec.vocab_size:
         raise BadInput(
-            f"the tokenizer has {facts.vocab_size} entries; vocab_size is {spec.vocab_size}, which must hold them"
+            f"the tokenizer has {facts.vocab_size} entries; vocab_size is {spec.vocab_size}, and must be at least that"
         )
     chosen = {key: value for key, value in given.items() if value is not None}
     objective = objective_for(spec)
@@ -212,23 +218,23 @@ def _settings(
     )
 
 
-_ADVISED = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "init_std", "recipe")
+_FROM_RECIPE = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "init_std", "recipe")
 
 
 def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig | None = None) -> Settings:
-    """The settings of a run that goes on, with the micro-batch and the engine that it began with: others would round otherwise.
+    """Return the settings of a resumed run with its recorded micro-batch and step backend, which determine rounding.
 
-    What `config` leaves to the recipe stays as it began too: the recipe looks at the tokens, and a rung added later
-    must not move the trunk.
+    Values that `config` leaves to the recipe are taken from the record too: the recipe depends on the tokens, and a rung
+    added later must not change the trunk.
     """
     path = folder / RUN
     if not path.exists():
         return settings
-    begun = Settings.read(path)
+    recorded = Settings.read(path)
     keys = [
         "micro_batch",
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]
     if config is not None:
-        keys += [key for key in _ADVISED if getattr(config, key, None) is None]
-    return settings.model_copy(update={key: getattr(begun, key) for key in keys})
+        keys += [key for key in _FROM_RECIPE if getattr(config, key, None) is None]
+    return settings.model_copy(update={key: getattr(recorded, key) for key in keys})

@@ -1,4 +1,4 @@
-"""A model folder measured again by the libraries that others will load it with, and held against what is recorded."""
+"""Validation of a model folder: its loss, measured through transformers' public classes, against the recorded one."""
 
 import tempfile
 from collections.abc import Callable
@@ -23,18 +23,18 @@ from .model.objective import objective_of
 from .model.pretrained import first_message_line, has_tokenizer, read_model
 from .rung import RUN, RUNG, RungFile
 
-# Nats per token. In 32 bits the same sums differ in their last digits from machine to machine; bf16 has 8 bits.
+# In nats per token. fp32 sums differ in their last digits between machines; bf16 has 8 significant bits.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
-FRESH = 20  # tokens generated
+MAX_NEW_TOKENS = 20
 
 
 class Validation(Record):
-    """What a folder's model reaches, in nats per token, beside what is recorded.
+    """Measured loss of a folder's model, in nats per token, and the recorded one.
 
     Args:
-        equal: within the tolerance; None where nothing is recorded of this text.
-        eval_set: of the measured text, a hash; `recorded_eval_set` of the recorded one.
-        generated: what follows the prompt, by greedy decoding.
+        equal: True if they agree within the tolerance; None if nothing is recorded for this text.
+        eval_set: hash of the measured text; `recorded_eval_set` of the recorded one.
+        generated: the prompt and its continuation by greedy decoding.
     """
 
     folder: str
@@ -64,41 +64,46 @@ def validate(
     tolerance: float | None = None,
     eval_tokens: int = 1_000_000,
     device: str = "auto",
-    progress: Callable[[float, float, str], None] = lambda done, total, what: None,
+    progress: Callable[[float, float, str], None] = lambda done, total, text: None,
 ) -> Validation:
-    """Load with AutoModel and AutoTokenizer, measure the loss on held-out text, and go on from a prompt.
+    """Load a model with transformers, measure its loss on held-out text, and continue a prompt.
 
     Args:
-        data: a study's prepared data, or a text file or folder (then all of it is held out); the recorded data, found
-            beside the model, where it is not given.
-        progress: told the work done, that in all, and what goes on.
+        folder: the model's folder, a rung's or a run's.
+        data: a study's prepared data, or a text file or folder, all of which is then held out; default: the recorded
+            data, found beside the model.
+        prompt: text to continue; default: none.
+        tolerance: largest difference of the losses in nats per token; default: by number format.
+        eval_tokens: largest number of held-out tokens.
+        device: "auto", "cpu" or "cuda".
+        progress: called with the work done, its total, and a description.
 
     Raises:
-        BadInput: no such device here, no model in the folder, no data, or not that which the recorded loss was measured on.
+        BadInput: the device, the model or the data is missing, or the recorded loss is of other data.
     """
     device = pick_device(device)
-    place = model_folder(folder)
-    recorded = RungFile.read(place / RUNG) if (place / RUNG).exists() else None
-    tokens = find_prepared_data(place, data)
+    model = model_folder(folder)
+    recorded = RungFile.read(model / RUNG) if (model / RUNG).exists() else None
+    tokens = find_prepared_data(model, data)
     progress(0, 1, "loading the model")
-    loaded = load(place, device)
-    settings = _settings(place, loaded)
-    held, where = _held_out(place, tokens, data, settings, recorded, loaded, eval_tokens)
-    found = evaluate(loaded.model, settings, held, loaded.device, progress=progress)
+    loaded = load(model, device)
+    settings = _settings(model, loaded)
+    heldout, source = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
+    result = evaluate(loaded.model, settings, heldout, loaded.device, progress=progress)
     allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
-    same = recorded is not None and recorded.observation.eval_set == held.name
-    difference = found.loss - recorded.observation.loss if same and recorded is not None else None
+    same = recorded is not None and recorded.observation.eval_set == heldout.name
+    difference = result.loss - recorded.observation.loss if same and recorded is not None else None
     return Validation(
-        folder=str(place),
+        folder=str(model),
         parameters=sum(weight.numel() for weight in loaded.model.parameters()),
-        data=where,
-        eval_set=held.name,
-        eval_tokens=found.tokens,
-        loss=found.loss,
-        loss_se=found.se,
-        perplexity=found.perplexity,
-        bits_per_byte=found.bits_per_byte,
-        loss_per_word=found.loss_per_word,
+        data=source,
+        eval_set=heldout.name,
+        eval_tokens=result.tokens,
+        loss=result.loss,
+        loss_se=result.se,
+        perplexity=result.perplexity,
+        bits_per_byte=result.bits_per_byte,
+        loss_per_word=result.loss_per_word,
         recorded_loss=None if recorded is None else recorded.observation.loss,
         recorded_eval_set=None if recorded is None else recorded.observation.eval_set,
         difference=difference,
@@ -111,7 +116,7 @@ def validate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A model and its tokenizer, as transformers loads them."""
+    """A model and its tokenizer, loaded by transformers."""
 
     model: Any
     tokenizer: Any
@@ -119,7 +124,7 @@ class Loaded:
 
 
 def load(folder: Path, device: str) -> Loaded:
-    """From files of this machine alone, and none of the folder's own code.
+    """Load a model from local files, without running code of the folder.
 
     Raises:
         BadInput: transformers cannot load it.
@@ -128,16 +133,16 @@ def load(folder: Path, device: str) -> Loaded:
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    ours = {"local_files_only": True, "trust_remote_code": False}
+    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **ours)
+        config = transformers.AutoConfig.from_pretrained(folder, **options)
         tokenizer = (
-            transformers.AutoTokenizer.from_pretrained(folder, **ours) if has_tokenizer(folder) else None
+            transformers.AutoTokenizer.from_pretrained(folder, **options) if has_tokenizer(folder) else None
         )
-    except Exception as error:  # of a library that reads what strangers wrote
+    except Exception as error:  # the library raises many kinds on broken files
         raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
-    if tokenizer is None:  # the library would make an empty one
-        raise BadInput(f"{folder} cannot be loaded: it brings no tokenizer.json")
+    if tokenizer is None:  # the library would create an empty one
+        raise BadInput(f"{folder} cannot be loaded: it has no tokenizer.json")
     masked = any("MaskedLM" in name for name in config.architectures or ())
     model = read_model(
         transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM, folder
@@ -146,7 +151,7 @@ def load(folder: Path, device: str) -> Loaded:
 
 
 def continuation(loaded: Loaded, prompt: str) -> str:
-    """The prompt and what a causal model adds to it, the likeliest token each time.
+    """Return the prompt and a causal model's greedy continuation.
 
     Raises:
         BadInput: the model does not generate, or the prompt fills its context.
@@ -164,14 +169,14 @@ def continuation(loaded: Loaded, prompt: str) -> str:
         ids,
         attention_mask=torch.ones_like(ids),
         do_sample=False,
-        max_new_tokens=min(FRESH, context - len(start)),
+        max_new_tokens=min(MAX_NEW_TOKENS, context - len(start)),
         pad_token_id=loaded.tokenizer.eos_token_id,
     )
     return str(loaded.tokenizer.decode(out[0], skip_special_tokens=True))
 
 
 def _settings(place: Path, loaded: Loaded) -> Settings:
-    """How it was trained, as far as measuring needs it; a folder that is not ours is measured in 32 bits."""
+    """Return the settings needed for measuring; a folder of other origin is measured in fp32."""
     if (place / RUN).exists():
         return Settings.read(place / RUN)
     config = loaded.model.config
@@ -198,7 +203,7 @@ def _held_out(
     loaded: Loaded,
     limit: int,
 ) -> tuple[EvalSet, str]:
-    """The windows to score, of prepared tokens in a folder or of another text; and where they are from."""
+    """Return the evaluation set, from prepared tokens or another text, and its source."""
     if folder is None:
         if data is None:
             raise BadInput(
@@ -222,7 +227,7 @@ def _held_out(
 
 
 def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:
-    """All of a text, in the model's own tokens, each document closed by the end of text."""
+    """Return an evaluation set of a whole text, each document followed by the end-of-text token."""
     dtype = np.dtype("<u4")
     coder = loaded.tokenizer.backend_tokenizer
     with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +237,7 @@ def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:
         total = sum(shard.tokens for shard in written.shards)
         if total <= settings.n_positions:
             raise BadInput(
-                f"data is {data!r}, which has {total} tokens; one context of {settings.n_positions} and one more are needed"
+                f"data is {data!r}, which has {total} tokens; at least {settings.n_positions + 1} are needed"
             )
         tokens = Tokens.open(Path(folder), written.shards, "uint32", settings.n_positions)
         return EvalSet.of(

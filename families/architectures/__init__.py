@@ -1,4 +1,4 @@
-"""The registry: a new architecture is one file here and one line below."""
+"""Registry of architectures: a new one is a file here and a line below."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ REGISTRY: dict[str, Architecture] = {
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of that name.
+    """Return the architecture of that name.
 
     Raises:
-        BadInput: with the nearest match.
+        BadInput: the name is unknown; with the nearest match.
     """
     if name not in REGISTRY:
         raise BadInput(f"architecture is {name!r}; {nearest(name, REGISTRY)}")
@@ -30,15 +30,16 @@ def architecture(name: str) -> Architecture:
 
 
 def config_json(spec: ModelSpec, version: str | None) -> dict[str, Any]:
-    """What that version of transformers writes as config.json, without the seconds that importing it takes; without
-    a version the key transformers_version is left out, which the library reads as well.
+    """Return config.json as that version of transformers writes it, without the time to import it.
+
+    Without a version the key transformers_version is left out; the library reads such a file too.
     """
-    found = architecture(spec.architecture)
+    entry = architecture(spec.architecture)
     return {
         **EVERY_CONFIG,
-        "architectures": [found.model_class],
+        "architectures": [entry.model_class],
         "model_type": spec.architecture,
         **({} if version is None else {"transformers_version": version}),
-        **found.library_defaults(spec),
-        **found.to_hugging_face(spec),
+        **entry.library_defaults(spec),
+        **entry.to_hugging_face(spec),
     }

@@ -1,4 +1,4 @@
-"""What an architecture's file provides, and what the files share."""
+"""The protocol of an architecture, and parts that the architectures share."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -12,9 +12,11 @@ Attention = Literal["sdpa", "eager"]  # a fused kernel, or scores written out
 class ActivationBytes:
     """Bytes that autograd keeps from a 32-bit forward pass with labels, dropout off, weights not counted.
 
-    layer: of one block; `wide` of these stay in 32 bits under bf16 autocast: the residual stream and the
-    norms' own. trunk: outside the blocks, embeddings to the head's input, indices among it.
-    logits: the log-probabilities that the loss keeps.
+    Args:
+        layer: bytes of one block.
+        wide: bytes of one block that stay in 32 bits under bf16 autocast: the residual stream and the norms' own.
+        trunk: bytes outside the blocks, from the embeddings to the head's input, with indices.
+        logits: bytes of the log-probabilities that the loss keeps.
     """
 
     layer: int
@@ -24,52 +26,54 @@ class ActivationBytes:
 
 
 class Architecture(Protocol):
-    """One per file. All counts are exact and checked against transformers and torch.
+    """An architecture of transformers. All counts are exact, and tested against transformers and torch.
 
-    config_class, model_class: names in transformers; model_class is what is trained, and what `parameters`
-    counts.
+    Args:
+        config_class: name of the config's class in transformers.
+        model_class: name of the class that is trained, whose parameters are counted.
+        causal: trained to predict the next token.
     """
 
     config_class: str
     model_class: str
-    causal: bool  # trained on the next token
+    causal: bool
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
-        """Trainable parameters by part; the parts sum to transformers' own count of model_class."""
+        """Count trainable parameters by part; their sum is transformers' count of model_class."""
 
     def counts(self, spec: ModelSpec) -> dict[str, int]:
-        """All parameters by transformers' class, where one spec makes several models."""
+        """Count all parameters by class of transformers, where one spec makes several models."""
 
     def default_inner(self, n_embd: int) -> int:
-        """The feed-forward width that goes with a width, where nothing else is said."""
+        """Return the usual width of the feed-forward layer for n_embd."""
 
     def block_weights(self, spec: ModelSpec) -> int:
-        """Weights of the blocks' matmuls: no biases, norms, embeddings or head."""
+        """Count weights of the blocks' matmuls, without biases, norms, embeddings and head."""
 
     def embedding_parts(self) -> tuple[str, ...]:
-        """Names of the parts that are lookups."""
+        """Return the names of the parts that are lookups."""
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward FLOPs per token."""
+        """Count forward and backward FLOPs per token."""
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
-        """What autograd keeps for a batch of whole sequences."""
+    def activation_bytes(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
+        """Count bytes that autograd keeps for a batch of sequences of n_positions tokens."""
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
-        """Keyword arguments of the Hugging Face config."""
+        """Return keyword arguments of the Hugging Face config."""
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
-        """What else transformers writes into this model's config.json: its defaults of what is not trained here."""
+        """Return further entries of config.json: transformers' defaults of features that are not trained here."""
 
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
-        """The spec of a Hugging Face config.
+        """Return the spec of a Hugging Face config, given as a dictionary.
 
         Raises:
-            BadInput: a config that this program would count wrongly.
+            BadInput: the config has a feature that the counts do not cover.
         """
 
 
-# What transformers writes into every config.json, whatever the architecture.
+# Entries that transformers writes into the config.json of every architecture.
 EVERY_CONFIG: dict[str, Any] = {
     "_name_or_path": "",
     "chunk_size_feed_forward": 0,
@@ -85,13 +89,14 @@ EVERY_CONFIG: dict[str, Any] = {
 
 
 def train_flops(matmul_weights: int, spec: ModelSpec) -> int:
-    """6 per matmul weight, and 12·n_layer·n_embd·n_positions for attention scores and values over the full
-    context, as an eager kernel computes them (Chowdhery et al. 2022, appendix B, without the causal half).
-    Lookups, norms, biases, softmax and activations are left out.
+    """Count training FLOPs per token: 6 per matmul weight, and 12·n_layer·n_embd·n_positions for attention.
+
+    Attention scores and values are counted over the full context, as an eager kernel computes them (Chowdhery et al.
+    2022, appendix B, without the causal half). Lookups, norms, biases, softmax and activations are left out.
     """
     return 6 * matmul_weights + 12 * spec.n_layer * spec.n_embd * spec.n_positions
 
 
 def score_values(spec: ModelSpec, attention: Attention) -> int:
-    """Per token and layer: the softmax written out, or the fused kernel's one normaliser per head."""
+    """Count values per token and layer: the softmax in eager attention, else one normaliser per head."""
     return spec.n_head * (spec.n_positions if attention == "eager" else 1)

@@ -6,20 +6,18 @@ from ..spec import ModelSpec
 from ..units import BadInput
 from .base import ActivationBytes, Attention, score_values, train_flops
 
-SEGMENTS = 2
+SEGMENTS = 2  # type_vocab_size: first and second sentence
 
 
 class Bert:
-    """Counts for transformers' BertForMaskedLM, which is what is trained; `counts` has the bare encoder
-    besides.
-    """
+    """Counts of transformers' BertForMaskedLM, the model that is trained; `counts` has the bare encoder too."""
 
     config_class = "BertConfig"
     model_class = "BertForMaskedLM"
     causal = False
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
-        """By part. The head is a dense layer, a norm, and the tied table with a bias of its own."""
+        """Count by part. The head is a dense layer, a norm, and the tied embedding with a bias of its own."""
         d, inner, layers = spec.n_embd, spec.n_inner, spec.n_layer
         return {
             "token_embedding": spec.vocab_size * d,
@@ -32,32 +30,34 @@ class Bert:
         }
 
     def counts(self, spec: ModelSpec) -> dict[str, int]:
-        """The masked LM, and the encoder with its pooler, which is the size people quote."""
+        """Count the masked LM, and the encoder with its pooler, which is the size usually quoted."""
         parts = self.parameters(spec)
-        whole = sum(parts.values())
+        total = sum(parts.values())
         pooler = spec.n_embd * spec.n_embd + spec.n_embd
-        return {self.model_class: whole, "BertModel": whole - parts["head"] + pooler}
+        return {self.model_class: total, "BertModel": total - parts["head"] + pooler}
 
     def default_inner(self, n_embd: int) -> int:
-        """Four times the width."""
+        """Return 4·n_embd (Vaswani et al. 2017)."""
         return 4 * n_embd
 
     def block_weights(self, spec: ModelSpec) -> int:
-        """Four square matrices and two of the feed-forward layer."""
+        """Count four square matrices and two of the feed-forward layer."""
         return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
 
     def embedding_parts(self) -> tuple[str, ...]:
-        """The head's matmul is tied to the token embedding."""
+        """Return the three embeddings; the matmul of the head is tied to that of tokens."""
         return ("token_embedding", "position_embedding", "segment_embedding")
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward, the head computed at every position, masked or not, as transformers does."""
+        """Count forward and backward; the head at every position, masked or not, as transformers computes it."""
         d = spec.n_embd
         return train_flops(self.block_weights(spec) + d * d + spec.vocab_size * d, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
-        """Per layer and token: the block's input, q, k, v, the attention's output, both norms' inputs and
-        statistics, one norm's output, two feed-forward values.
+    def activation_bytes(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
+        """Count bytes that autograd keeps.
+
+        Per layer and token: the block's input, q, k, v, the attention's output, both norms' inputs and statistics, one
+        norm's output, two feed-forward values.
         """
         tokens, d = batch * spec.n_positions, spec.n_embd
         layer = 8 * d + score_values(spec, attention) + 2 * spec.n_inner + 4
@@ -70,7 +70,7 @@ class Bert:
         )
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
-        """Arguments of BertConfig, dropout off."""
+        """Return arguments of BertConfig, dropout off."""
         return {
             "vocab_size": spec.vocab_size,
             "hidden_size": spec.n_embd,
@@ -90,7 +90,7 @@ class Bert:
         }
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
-        """A classifier's and a decoder's, which a masked language model is not."""
+        """Return defaults of classifiers and decoders."""
         return {
             "add_cross_attention": False,
             "bos_token_id": None,
@@ -100,7 +100,7 @@ class Bert:
         }
 
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
-        """The spec of a BertConfig's dictionary; keys that a config leaves out take BertConfig's defaults."""
+        """Return the spec of a BertConfig's dictionary; missing keys take BertConfig's defaults."""
         if not config.get("tie_word_embeddings", True):
             raise BadInput("tie_word_embeddings is false; BERT is counted with a tied head")
         if config.get("type_vocab_size", SEGMENTS) != SEGMENTS:

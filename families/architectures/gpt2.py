@@ -8,14 +8,14 @@ from .base import ActivationBytes, Attention, score_values, train_flops
 
 
 class GPT2:
-    """Counts for transformers' GPT2LMHeadModel."""
+    """Counts of transformers' GPT2LMHeadModel."""
 
     config_class = "GPT2Config"
     model_class = "GPT2LMHeadModel"
     causal = True
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
-        """By part. With n_inner = 4d the sum is n_layer·(12d² + 13d) + V·d + T·d + 2d."""
+        """Count by part. With n_inner = 4d the sum is n_layer·(12d² + 13d) + V·d + T·d + 2d."""
         d, inner, layers = spec.n_embd, spec.n_inner, spec.n_layer
         return {
             "token_embedding": spec.vocab_size * d,
@@ -26,29 +26,30 @@ class GPT2:
         }
 
     def counts(self, spec: ModelSpec) -> dict[str, int]:
-        """One class: the head is tied, and GPT2Model counts the same."""
+        """Count one class: the head is tied, and GPT2Model counts the same."""
         return {self.model_class: sum(self.parameters(spec).values())}
 
     def default_inner(self, n_embd: int) -> int:
-        """Four times the width."""
+        """Return 4·n_embd (Radford et al. 2019)."""
         return 4 * n_embd
 
     def block_weights(self, spec: ModelSpec) -> int:
-        """Four square matrices and two of the feed-forward layer."""
+        """Count four square matrices and two of the feed-forward layer."""
         return spec.n_layer * (4 * spec.n_embd**2 + 2 * spec.n_embd * spec.n_inner)
 
     def embedding_parts(self) -> tuple[str, ...]:
-        """The head is tied to the token embedding, so it has no parameters of its own."""
+        """Return the two embeddings; the head is tied to that of tokens and has no parameters of its own."""
         return ("token_embedding", "position_embedding")
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward, the tied head among the matmuls."""
+        """Count forward and backward, with the matmul of the tied head."""
         return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
-        """Per layer and token: inputs and outputs of both norms and their two statistics, q, k, v and the
-        attention's output (transformers' fused path copies two of them), five feed-forward values of gelu_new
-        written out.
+    def activation_bytes(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
+        """Count bytes that autograd keeps.
+
+        Per layer and token: inputs and outputs of both norms and their two statistics, q, k, v and the attention's
+        output (transformers' fused path copies two of them), five feed-forward values of an unfused gelu_new.
         """
         tokens, d = batch * spec.n_positions, spec.n_embd
         attention_values = (8 if attention == "eager" else 10) * d + score_values(spec, attention)
@@ -62,10 +63,10 @@ class GPT2:
         )
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
-        """Arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.
+        """Return arguments of GPT2Config. Dropout is off: the library's default of 0.1 costs loss in a single epoch.
 
-        n_inner is left null where it is 4d, as GPT-2's own published configs have it. The tokens that begin
-        and end a text are the last of the vocabulary, which is where GPT-2 has <|endoftext|>.
+        n_inner is null where it is 4d, as in GPT-2's published configs. The first and last token of a text are the last
+        of the vocabulary, where GPT-2 has <|endoftext|>.
         """
         return {
             "vocab_size": spec.vocab_size,
@@ -90,7 +91,7 @@ class GPT2:
         }
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
-        """Cross-attention and the summary of GPT2DoubleHeadsModel, which a language model does not have."""
+        """Return defaults of cross-attention and of the summary of GPT2DoubleHeadsModel."""
         return {
             "add_cross_attention": False,
             "pad_token_id": None,
@@ -102,7 +103,7 @@ class GPT2:
         }
 
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
-        """The spec of a GPT2Config's dictionary; keys that a config leaves out take GPT2Config's defaults."""
+        """Return the spec of a GPT2Config's dictionary; missing keys take GPT2Config's defaults."""
         if not config.get("tie_word_embeddings", True):
             raise BadInput("tie_word_embeddings is false; GPT-2 is counted with a tied head")
         return ModelSpec(

@@ -8,14 +8,14 @@ from .base import ActivationBytes, Attention, score_values, train_flops
 
 
 class Llama:
-    """Counts for transformers' LlamaForCausalLM with a head of its own and no biases."""
+    """Counts of transformers' LlamaForCausalLM with an untied head and no biases."""
 
     config_class = "LlamaConfig"
     model_class = "LlamaForCausalLM"
     causal = True
 
     def parameters(self, spec: ModelSpec) -> dict[str, int]:
-        """By part. Positions are rotations and have no parameters."""
+        """Count by part. Positions are rotations and have no parameters."""
         d, layers = spec.n_embd, spec.n_layer
         return {
             "token_embedding": spec.vocab_size * d,
@@ -26,34 +26,37 @@ class Llama:
         }
 
     def counts(self, spec: ModelSpec) -> dict[str, int]:
-        """The language model, and the trunk without its head."""
+        """Count the language model, and the trunk without its head."""
         parts = self.parameters(spec)
-        whole = sum(parts.values())
-        return {self.model_class: whole, "LlamaModel": whole - parts["head"]}
+        total = sum(parts.values())
+        return {self.model_class: total, "LlamaModel": total - parts["head"]}
 
     def default_inner(self, n_embd: int) -> int:
-        """8/3 of the width, so that three matrices cost what GPT-2's two do, up to a multiple of 256 (or of
-        64 below width 768).
+        """Return 8/3 of the width, rounded up to a multiple of 256 (Touvron et al. 2023), or of 64 below width 768.
+
+        Three matrices of this width cost as much as GPT-2's two.
         """
         multiple = 256 if n_embd >= 768 else 64
         return -(-8 * n_embd // (3 * multiple)) * multiple
 
     def block_weights(self, spec: ModelSpec) -> int:
-        """Queries and output, keys and values of fewer heads, three feed-forward matrices."""
+        """Count queries and output, keys and values of fewer heads, three feed-forward matrices."""
         parts = self.parameters(spec)
         return parts["attention"] + parts["feed_forward"]
 
     def embedding_parts(self) -> tuple[str, ...]:
-        """The head is a matrix of its own and counts as one."""
+        """Return the token embedding; the head is a matrix of its own."""
         return ("token_embedding",)
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
-        """Forward and backward. Grouped queries save weights, not scores."""
+        """Count forward and backward. Grouped queries save weights, not scores."""
         return train_flops(self.block_weights(spec) + spec.vocab_size * spec.n_embd, spec)
 
-    def saved(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
-        """Per layer and token: three values of each norm and its statistic, q, the attention's output, k and
-        v (copied out to every head in eager attention), four feed-forward values.
+    def activation_bytes(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
+        """Count bytes that autograd keeps.
+
+        Per layer and token: three values of each norm and its statistic, q, the attention's output, k and v (copied to
+        every head in eager attention), four feed-forward values.
         """
         tokens, d = batch * spec.n_positions, spec.n_embd
         keys_and_values = 2 * (d if attention == "eager" else _kv_width(spec))
@@ -66,7 +69,7 @@ class Llama:
         )
 
     def to_hugging_face(self, spec: ModelSpec) -> dict[str, Any]:
-        """Arguments of LlamaConfig."""
+        """Return arguments of LlamaConfig."""
         return {
             "vocab_size": spec.vocab_size,
             "hidden_size": spec.n_embd,
@@ -88,7 +91,7 @@ class Llama:
         }
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
-        """The head's size, which follows from the width, and plain rotary positions."""
+        """Return the head size, which follows from the width, and defaults of rotary positions."""
         return {
             "head_dim": spec.n_embd // spec.n_head,
             "pad_token_id": None,
@@ -97,9 +100,7 @@ class Llama:
         }
 
     def from_hugging_face(self, config: dict[str, Any]) -> ModelSpec:
-        """The spec of a LlamaConfig's dictionary; keys that a config leaves out take LlamaConfig's
-        defaults.
-        """
+        """Return the spec of a LlamaConfig's dictionary; missing keys take LlamaConfig's defaults."""
         for name in ("tie_word_embeddings", "attention_bias", "mlp_bias"):
             if config.get(name, False):
                 raise BadInput(f"{name} is true; Llama is counted with a head of its own and without biases")

@@ -10,7 +10,7 @@ from families.units import BadInput
 
 from ..files import Document, hashes, read_text
 from ..runs import Run
-from ..runs.readers import check_named, missing_columns, read_runs
+from ..runs.readers import check_columns, missing_columns, read_runs
 from .arithmetic import bookkeeping_findings, table_findings
 from .findings import Finding, Verdict, collapse, sort_findings
 from .shapes import known_member, shape_findings
@@ -69,7 +69,7 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
     names = column_names or {}
     printed = read_tables(path)
     if printed:
-        check_named(names, {name: None for table in printed for name in table.header}, path)
+        check_columns(names, {name: None for table in printed for name in table.header}, path)
     tables = tuple(table.renamed(names) for table in printed)
     rows = entries(tables)
     of_runs = path.suffix.lower() in _RUN_FORMATS
@@ -147,4 +147,4 @@ def _run_findings(path: Path, names: Mapping[str, str]) -> list[Finding]:
         Finding(check="row", where=line.partition(":")[0], verdict=Verdict.MISMATCH, explanation=line)
         for line in reading.bad
     ]
-    return [*bad, *residual_findings(reading.runs)]
+    return [*bad, *residual_findings(reading)]

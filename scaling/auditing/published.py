@@ -8,7 +8,7 @@ from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
 from ..files import Record
-from ..laws import KaplanFrontier, published
+from ..laws import KaplanFrontier, published_law
 from ..published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs
 from . import audit_markdown
 from .arithmetic import tokens_of, utilisation
@@ -126,7 +126,7 @@ def compare_published(name: str) -> PublishedComparison:
         BadInput: no such set, or it prints no predictions.
     """
     runs = published_runs(name)
-    law = published(runs.law).frontier if runs.law else None
+    law = published_law(runs.law).frontier if runs.law else None
     if law is None:
         names = [other.name for other in PUBLISHED_RUNS.values() if other.law]
         raise BadInput(f"published set {runs.name} prints no predictions; {', '.join(names)} does")
@@ -137,7 +137,7 @@ def compare_published(name: str) -> PublishedComparison:
         name=runs.name,
         title=runs.title,
         source=runs.source,
-        law=f"{runs.law}: {published(runs.law).source}",
+        law=f"{runs.law}: {published_law(runs.law).source}",
         hardware=_hardware(runs.runs),
         caveat=runs.caveat,
         rows=tuple(_row(run, rows[run.member], law, corrections) for run in runs.runs),

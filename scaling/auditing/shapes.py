@@ -5,9 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from families import Member, ModelSpec, params, params_kaplan, params_non_embedding
+from families import MEMBERS, Member, ModelSpec, params, params_kaplan, params_non_embedding
 from families.architectures import architecture
-from families.spec import MEMBERS
 from families.units import BadInput
 
 from .findings import Finding, Verdict, cell

@@ -10,9 +10,9 @@ from families import ModelSpec, params_kaplan
 from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
-from ..fitting.predictor import Status
+from ..fitting.forms import Status
 from ..laws import KaplanFrontier, Law
-from ..runs import Run, by_group, columns
+from ..runs import Run, RunTable
 from ..stats import Array, format_loss
 from .arithmetic import LARGEST_LOSS
 from .findings import Finding, Verdict
@@ -208,8 +208,8 @@ def _frontier_findings(scored: Sequence[Outcome]) -> list[Finding]:
 def residual_findings(runs: Sequence[Run]) -> list[Finding]:
     """A Chinchilla fit of each group with 8 rows or more: its status, trends, outliers, and its smallest size."""
     findings: list[Finding] = []
-    for group, members in by_group(runs).items():
-        annealed = [run for run in members if run.annealed]
+    for group, members in RunTable.of(runs).by_group().items():
+        annealed = members.select(lambda run: run.annealed)
         if len(annealed) >= FEWEST_ROWS:
             findings += _residuals(group or "all rows", annealed)
     return findings
@@ -219,7 +219,7 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
     from ..fitting.fit import REPEATED, fit  # scipy stays unloaded until it is needed
 
     try:
-        table = columns(runs)
+        table = RunTable.of(runs)
         repeats = bool((table.D > table.U * (1 + 1e-9)).any())
         if min(_distinct(table.N), _distinct(table.D)) < 3:
             cause = "not fitted: a law of N and D needs three sizes and three token counts"
@@ -313,7 +313,7 @@ def _smallest_size(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array
     if len(rest) < FEWEST_ROWS or len(np.unique(N[~small])) < 3:
         return []
     try:
-        law = fit(rest, form="chinchilla", bootstrap=0).law
+        law = fit(rest, form="chinchilla", bootstrap=0).main_form.law
     except BadInput:
         return []
     residual = np.log(L) - np.log(law.loss(N, D))

@@ -1,4 +1,4 @@
-"""The command line: the composition root. Each verb is a file; heavy rooms are imported inside its body."""
+"""Command line: parses arguments, calls the library, prints. Heavy packages are imported inside command bodies."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Run a command. Bad input is one line on standard error and status 2; an interrupt is status 130."""
-    # These must stand before torch loads. Threads that wait for ever cost 4-15x beside a rival process, those that sleep at
-    # once 1.2x on a quiet machine: they spin some 50 microseconds, about the pause between two kernels. A person's own
-    # OMP_WAIT_POLICY stands, which a count would overrule.
+    """Run a command. Bad input is one line on standard error and exit status 2; an interrupt is exit status 130."""
+    # Set before torch loads. Threads that spin for ever cost 4-15x beside a competing process, threads that sleep at once
+    # 1.2x on an idle machine; these spin about 50 microseconds, the pause between two kernels. GOMP_SPINCOUNT would
+    # override a user's OMP_WAIT_POLICY.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         status = _run()
-        # All is said and written: an interrupt while Python takes itself down would call that a failure.
+        # All output is written: an interrupt while Python shuts down must not turn success into a failure.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt as error:
-        _last(f"interrupted{f': {error}' if str(error) else ''}")
+        _print_last(f"interrupted{f': {error}' if str(error) else ''}")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -44,7 +44,7 @@ def _run() -> int:
         raise KeyboardInterrupt(*error.args) from error
     except BrokenPipeError:
         raise
-    except ModuleNotFoundError as error:  # an option that trains, of a verb that does not
+    except ModuleNotFoundError as error:  # a verb without training, with an option that needs it
         from ..doctor import TRAIN_EXTRA, training_needs
 
         package = (error.name or "").partition(".")[0]
@@ -52,7 +52,7 @@ def _run() -> int:
             raise
         fail(training_needs([package]))
     except Exception as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help, many lines of it
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help text, on many lines
             print(getattr(error, "message", error), file=sys.stderr)
             sys.exit(2)
         message = usage_error(error)
@@ -63,11 +63,11 @@ def _run() -> int:
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
-    """One line on standard error, and leave."""
-    _last(" ".join(message.split()))
+    """Print one line on standard error and exit."""
+    _print_last(" ".join(message.split()))
     sys.exit(status)
 
 
-def _last(line: str) -> None:
-    """Say why it ended; on a terminal in place of a progress line."""
+def _print_last(line: str) -> None:
+    """Print the last line on standard error, over a progress line where there is one."""
     print(("\r\033[K" if sys.stderr.isatty() else "") + "scaling: " + line, file=sys.stderr)

@@ -1,5 +1,6 @@
-"""The verbs, in the order of the flow. A verb's file is imported when the verb is used, so that help starts at once."""
+"""The verbs, in the order of the workflow. A verb's module is imported when the verb is used, so that help starts fast."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -9,56 +10,73 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from families.units import BadInput, nearest
+
 from . import output
 
 _HELP = """Plan, train and check language models with scaling laws.
 
-The flow: design -> train -> fit -> plan -> seal -> train -> compare -> report. `scaling demo` walks it in five minutes.
+Workflow: design -> train -> fit -> plan -> seal -> train -> compare -> report. `scaling demo` runs it in five minutes.
 """
 
 
 class Verb(NamedTuple):
-    """name; "file:function" in this folder, or "file:app" for a verb of verbs; what it does, at most 60 letters; whether it
-    needs the extra [train].
+    """A command, and where it is defined.
+
+    Args:
+        name: name on the command line.
+        where: "module:function" in this package, or "module:app" for a group of commands.
+        summary: description in the list of commands, at most 60 characters.
+        trains: the command needs the extra [train].
+        keys: options other than --study, --yes and --json are given as key=value.
     """
 
     name: str
     where: str
     summary: str
     trains: bool = False
+    keys: bool = False
 
 
 VERBS = (
-    Verb("design", "families:design_members", "Turn one dial and a rule into realisable models."),
-    Verb("families", "families:app", "Published members: list, show, emit a Hugging Face config."),
-    Verb("hardware", "families:hardware", "Accelerators and their peaks; time on more devices."),
+    Verb("design", "families:design_members", "Design model shapes from a size, a depth or a width."),
+    Verb("families", "families:app", "Published models: list, show, write a Hugging Face config."),
+    Verb("hardware", "families:hardware", "List accelerators; predict the time on more devices."),
     Verb("pilot", "pilot:pilot", "Choose the pilot runs that narrow a prediction most."),
-    Verb("next", "pilot:next_run", "Say which run to do next."),
-    Verb("simulate", "pilot:simulate_plan", "Try a planned sweep on a known surface, before any device."),
-    Verb("plan", "plan:plan", "Turn a budget into a model, its tokens and its loss."),
+    Verb("next", "pilot:next_run", "Recommend the next run of a study."),
+    Verb("simulate", "pilot:simulate_plan", "Simulate a planned sweep on a known loss surface."),
+    Verb("plan", "plan:plan", "Choose model size and tokens for a budget; predict loss."),
     Verb("fit", "fit:fit", "Fit a scaling law to runs, certify it, print its card."),
     Verb("predict", "fit:predict", "Predict loss and perplexity with intervals."),
     Verb("backtest", "fit:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
-    Verb("audit", "compare:audit", "Recompute a table, and explain what does not add up."),
-    Verb("train", "train:train", "Train a member on real text, resumable.", trains=True),
-    Verb("emit", "tune:emit", "Write a run's configs for other programs: DeepSpeed."),
-    Verb("tune", "tune:tune", "Find the fastest way to run a member on this machine.", trains=True),
-    Verb("ladder", "train:ladder", "Train every member of a plan to each of its rungs.", trains=True),
+    Verb("audit", "compare:audit", "Recompute the numbers of a table; explain inconsistencies."),
+    Verb("train", "train:train", "Train a model on text, resumable.", trains=True),
+    Verb("emit", "tune:emit", "Write a run's configs for Hugging Face and DeepSpeed."),
     Verb(
-        "validate", "monitor:validate", "Load a checkpoint with transformers; measure it again.", trains=True
+        "tune", "tune:tune", "Find the fastest settings for training on this machine.", trains=True, keys=True
     ),
-    Verb("watch", "monitor:watch_run", "Forecast a run's final loss while it runs; warn early."),
-    Verb("table", "monitor:table", "Finished runs as the table of a fine-tuning report."),
-    Verb("compare", "compare:compare_study", "Open the seal and score its predictions."),
+    Verb(
+        "ladder", "train:ladder", "Train every member of a plan to each of its rungs.", trains=True, keys=True
+    ),
+    Verb(
+        "validate", "monitor:validate", "Load a model with transformers; repeat its evaluation.", trains=True
+    ),
+    Verb("watch", "monitor:watch_run", "Forecast the final loss of a run in progress; warn early."),
+    Verb("table", "monitor:table", "Print finished runs as a table of fine-tuning results."),
+    Verb("compare", "compare:compare_study", "Score sealed predictions against the finished runs."),
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "report:plot", "Draw one figure of a study, or write its data."),
-    Verb("doctor", "demo:doctor", "Derive five famous results again; check the installation."),
-    Verb("demo", "demo:demo", "Walk the whole flow on this machine's CPU.", trains=True),
+    Verb("doctor", "demo:doctor", "Reproduce five published results; check the installation."),
+    Verb("demo", "demo:demo", "Run the whole workflow on this machine's CPU.", trains=True),
 )
 
 
+_SHARED = ("study", "yes", "json", "help")  # options of every verb; they stay options beside keys
+_KEY = re.compile(r"[a-z][a-z0-9_]*")
+
+
 class Stopped(Exception):
-    """A KeyboardInterrupt and what it says: typer ends at one by itself, and says nothing."""
+    """A KeyboardInterrupt with its message, which typer would drop."""
 
 
 class _Verbs(TyperGroup):
@@ -73,27 +91,109 @@ class _Verbs(TyperGroup):
 
 
 class _LazyCommand(TyperCommand):
-    """A verb's name and summary; the verb itself takes its place once it is called, asked for help or completed."""
+    """A verb's name and summary; loads the command itself when it is called, completed or its help is printed."""
 
     def __init__(self, verb: Verb) -> None:
         super().__init__(verb.name, help=verb.summary, short_help=verb.summary, rich_markup_mode=None)
         self.verb = verb
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        """The real command's; what runs after is the context's command, so this one is out of the way."""
+        """Return the context of the real command, which is then the one that runs."""
         return load(self.verb).make_context(*args, **extra)
 
 
+class _KeyValueCommand(TyperCommand):
+    """A command whose options, but for those all verbs share, are given and documented as key=value.
+
+    The spelling --key value is accepted too. A flag takes true or false, a repeatable option a list with commas.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Turn key=value words into options, then parse.
+
+        Raises:
+            BadInput: an unknown key, unless the command takes further keys itself, a repeated one, or a flag that is
+                neither true nor false.
+        """
+        options = {name: option for option in self.params for name in option.opts}
+        words: list[str] = []
+        given: set[str] = set()
+        rest = iter(args)
+        for word in rest:
+            words.append(word)
+            key, equals, value = word.partition("=")
+            option = options.get(key)
+            if option is not None and not equals and not getattr(option, "is_flag", False):
+                words += [value for value in [next(rest, None)] if value is not None]
+            elif _KEY.fullmatch(key) and equals:
+                words[-1:] = self._as_options(key, value, given)
+        return super().parse_args(ctx, words)
+
+    def _as_options(self, key: str, value: str, given: set[str]) -> list[str]:
+        keys = self._keys()
+        if key not in keys:
+            if any(param.name == "words" for param in self.params):
+                return [f"{key}={value}"]
+            raise BadInput(f"unknown key {key!r}; {nearest(key, keys, 30)}")
+        if key in given:
+            raise BadInput(f"{key} is given twice")
+        given.add(key)
+        option = keys[key]
+        name = option.opts[0]
+        if option.is_flag:
+            if value.lower() not in ("true", "false"):
+                raise BadInput(f"{key} is {value!r}; it must be true or false")
+            return [name] if value.lower() == "true" else []
+        return [f"{name}={part}" for part in (value.split(",") if option.multiple else [value])]
+
+    def _keys(self) -> dict[str, Any]:
+        """Options that are given as key=value, by key."""
+        options = (param for param in self.params if param.param_type_name == "option")
+        return {
+            name: option
+            for option in options
+            for name in [option.opts[0].lstrip("-").replace("-", "_")]
+            if name not in _SHARED
+        }
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line, with KEY=VALUE."""
+        pieces = super().collect_usage_pieces(ctx)
+        return pieces if any("KEY=VALUE" in piece for piece in pieces) else [*pieces, "[KEY=VALUE…]"]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the keys, then the options that all verbs share."""
+        keys = self._keys()
+        rows = []
+        for key, option in keys.items():
+            spelling, text = option.get_help_record(ctx)
+            kind = spelling.partition(" ")[2].strip("<>").removesuffix(" range")
+            metavar = "true|false" if option.is_flag else "A,B,…" if option.multiple else kind
+            rows.append((f"{key}={metavar}", text))
+        with formatter.section("Keys"):
+            formatter.write_dl(rows)
+        hidden = [option for option in keys.values() if not option.hidden]
+        for option in hidden:
+            option.hidden = True
+        try:
+            super().format_options(ctx, formatter)
+        finally:
+            for option in hidden:
+                option.hidden = False
+
+
 def load(verb: Verb) -> Any:
-    """The verb's own command, or group of commands."""
+    """Load the command of a verb, or its group of commands."""
     file, _, name = verb.where.partition(":")
     module = import_module(f".{file}", __package__)
     outer = typer.Typer(add_completion=False, rich_markup_mode=None)
-    outer.callback()(output.root)  # with a callback it is a group, whatever it holds
+    outer.callback()(output.root)  # a callback makes it a group, also of one command
     if name == "app":
         outer.add_typer(module.app, name=verb.name)
     else:
-        outer.command(verb.name, epilog=getattr(module, f"{verb.name.upper()}_EPILOG"))(getattr(module, name))
+        kind = _KeyValueCommand if verb.keys else TyperCommand
+        epilog = getattr(module, f"{verb.name.upper()}_EPILOG")
+        outer.command(verb.name, cls=kind, epilog=epilog)(getattr(module, name))
     group = get_command(outer)
     assert isinstance(group, TyperGroup)
     command = group.commands[verb.name]
@@ -103,7 +203,7 @@ def load(verb: Verb) -> Any:
 
 
 def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., Any]:
-    """A verb's body behind the check for the extra [train]: its help and its usage errors need no torch."""
+    """Check for the extra [train] before a command's body: help and usage errors need no torch."""
     assert body is not None
 
     @wraps(body)
@@ -117,7 +217,7 @@ def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., 
 
 
 def build() -> TyperGroup:
-    """The whole command line."""
+    """Build the command line."""
     app = typer.Typer(
         name="scaling",
         cls=_Verbs,
@@ -137,7 +237,7 @@ def build() -> TyperGroup:
 
 
 def usage_error(error: Exception) -> str | None:
-    """The message of a usage error (unknown option, missing argument), or None if it is something else."""
+    """Return the message of a usage error (unknown option, missing argument); None for other errors."""
     format_message = getattr(error, "format_message", None)
     if format_message is None:
         return None

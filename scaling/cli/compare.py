@@ -1,4 +1,4 @@
-"""scaling compare: sealed predictions scored."""
+"""scaling compare: sealed predictions and published tables scored. scaling audit: tables recomputed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,22 +10,17 @@ import typer
 from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
-from ..runs.store import gather_runs
+from ..paths import StudyPaths, open_study
 from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
-from ..scoring import compare_study as score_study
+from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
-from ..stats import format_perplexity
-from ..study import Study, open_study
-from .output import JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
+from ..stats import format_loss, format_perplexity
+from .output import WIDTH, JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
 
 if TYPE_CHECKING:
     from ..auditing.findings import Finding
 
-
-# MERGED DOCSTRINGS
-# A published table as text: the document's columns with corrections marked, ours, and the fit through its points.
-# scaling audit: recompute a published table or one's own, and say what does not add up.
 
 COMPARE_EPILOG = (
     "Example: scaling compare --study demo, or scaling compare --under studies, "
@@ -36,34 +31,33 @@ COMPARE_EPILOG = (
 def compare_study(
     study: StudyOption = Path("study"),
     under: Annotated[
-        Path | None, typer.Option("--under", help="Instead: how often all studies under a folder held.")
+        Path | None,
+        typer.Option("--under", help="Instead: coverage of the intervals of all studies in a folder."),
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option(
-            "--published", help="Instead: a published format_table against its own law: composer-gpt2."
-        ),
+        typer.Option("--published", help="Instead: a published table against its law: composer-gpt2."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open the seal and score its predictions by the runs that came after; writes comparison.json."""
+    """Score sealed predictions against the runs finished since; writes comparison.json."""
     if under is not None and published is not None:
-        raise BadInput("--under and --published are given; give one of them")
+        raise BadInput("--under and --published exclude each other")
     if published is not None:
         _published(published, as_json)
         return
     if under is not None:
         _all_studies(under, as_json)
         return
-    found = compared(open_study(study))
+    comparison = compared(open_study(study))
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(comparison.model_dump(mode="json"))
     else:
-        echo(comparison_text(found))
+        echo(comparison_text(comparison))
 
 
 def _published(name: str, as_json: bool) -> None:
-    """A published table, recomputed."""
+    """Print a published table, recomputed."""
     from ..auditing.published import compare_published
 
     found = compare_published(name)
@@ -75,7 +69,7 @@ def _published(name: str, as_json: bool) -> None:
 
 
 def _all_studies(folder: Path, as_json: bool) -> None:
-    """The predictions of every study, and how often their intervals held."""
+    """Print the predictions of every study, and the coverage of their intervals."""
     found = comparisons_under(folder)
     score = calibrate(tuple(found.values()))
     if as_json:
@@ -86,30 +80,28 @@ def _all_studies(folder: Path, as_json: bool) -> None:
     echo(score.sentence)
 
 
-def compared(study: Study) -> Comparison:
-    """Compare a study's sealed plan with its runs, and keep the result beside them."""
-    gather_runs(study.runs)
-    found, why_not = score_study(study)
-    found.write(study.comparison)
+def compared(study: StudyPaths) -> Comparison:
+    """Compare a study's sealed plan with its runs, complete the model cards, and log what is missing."""
+    comparison = compare_runs(study)
     _complete_cards(study)
-    for member in found.waiting:
-        log(f"{member} is sealed and not finished; it is not scored yet")
-    if why_not:
-        log(f"no refit: {why_not}")
-    return found
+    for member in comparison.waiting:
+        log(f"{member} is not finished, and not scored yet")
+    if comparison.no_refit:
+        log(f"no refit: {comparison.no_refit}")
+    return comparison
 
 
-def _complete_cards(study: Study) -> None:
+def _complete_cards(study: StudyPaths) -> None:
     """Write predicted and actual into the model cards of the study's rungs."""
     from train.model_card import write_cards
 
     written = write_cards(study)
     if written:
-        log(f"{len(written)} model card{'s' * (len(written) != 1)} now tell what was predicted")
+        log(f"{len(written)} model card{'s' * (len(written) != 1)} completed with predicted and actual loss")
 
 
 def comparison_text(found: Comparison) -> str:
-    """What was predicted and what came, what it cost, and what the new runs change."""
+    """Format predicted and actual losses, cost, and the refit with the new runs."""
     parts = [outcome_table({"": found.rows}), cost_table(found)]
     if found.refit is not None:
         parts.append(refit_text(found.refit))
@@ -117,14 +109,17 @@ def comparison_text(found: Comparison) -> str:
 
 
 def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
-    """Predicted and actual loss and perplexity, a line for each member of each study (by name; "": the only one)."""
+    """Format predicted and actual loss and perplexity, one line for each member of each study.
+
+    The key of `found` is the name of a study, empty for a single one.
+    """
     rows = [
         [
             row.member if not study else study if len(of_study) == 1 else f"{study}/{row.member}",
             format_size(row.tokens),
-            f"{row.predicted_loss:.3f}",
-            f"{row.interval_80[0]:.3f}–{row.interval_80[1]:.3f}",
-            f"{row.actual_loss:.3f}",
+            format_loss(row.predicted_loss),
+            f"{format_loss(row.interval_80[0])}–{format_loss(row.interval_80[1])}",
+            format_loss(row.actual_loss),
             format_perplexity(row.predicted_ppl),
             format_perplexity(row.actual_ppl),
             f"{row.error:+.2%}",
@@ -150,7 +145,7 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
 
 
 def cost_table(found: Comparison) -> str:
-    """Training FLOPs and time, planned and booked."""
+    """Format training FLOPs and time, planned and recorded."""
     rows = [
         [
             row.member,
@@ -165,17 +160,17 @@ def cost_table(found: Comparison) -> str:
         ]
         for row in found.rows
     ]
-    return format_table(["member", "FLOPs planned", "booked", "time planned", "booked"], rows)
+    return format_table(["member", "FLOPs planned", "recorded", "time planned", "recorded"], rows)
 
 
 def refit_text(found: Refit) -> str:
-    """The law without and with the new runs."""
-    said = (
+    """Format the law before and after the refit."""
+    summary = (
         f"Refitted with the new runs, {found.rows_before} rows become {found.rows_after}: {found.form_before} -> "
         f"{found.form_after} ({found.status})"
     )
     lines = [
-        *wrap(said, 100),
+        *wrap(summary, WIDTH),
         format_table(
             ["", "before", "80 % interval", "after", "80 % interval"],
             [
@@ -194,15 +189,15 @@ def refit_text(found: Refit) -> str:
 
 
 def published_lines(found: PublishedComparison) -> Iterator[str]:
-    """The whole answer, line by line, within 100 columns."""
-    yield from wrap(f"{found.title}, as printed; [a] marks what does not add up. Predicted: {found.law}", 100)
+    """Yield a published table, its recomputation, corrections and fit, in lines of at most WIDTH columns."""
+    yield from wrap(f"{found.title}, as printed; [a] marks a correction. Predicted: {found.law}", WIDTH)
     yield ""
     yield format_table(
         ["member", "parameters", f"hours {found.hardware}", "tokens", "final loss", "ppl predicted", "ppl"],
         [_printed(row) for row in found.rows],
     )
     yield ""
-    yield "Recomputed from each shape, the training files and the law"
+    yield "Recomputed from the shapes, the training files and the law"
     yield ""
     yield format_table(
         ["member", "parameters", "MFU", "tokens", "law's tokens", "law's loss", "ppl predicted", "error"],
@@ -213,7 +208,7 @@ def published_lines(found: PublishedComparison) -> Iterator[str]:
                 "–" if row.mfu is None else f"{row.mfu:.1%}",
                 format_size(row.tokens),
                 format_size(row.law_tokens, 4),
-                f"{row.predicted_loss:.6f}",
+                format_loss(row.predicted_loss),
                 f"{row.predicted_ppl:.5f}",
                 f"{row.error:+.1%}",
             ]
@@ -245,7 +240,7 @@ def _printed(row: PublishedRow) -> list[str]:
 
 
 def _correction(one: Correction) -> Iterable[str]:
-    """The letter, each number stated and recomputed, and why; a finding on all rows speaks for each."""
+    """Yield a correction: its mark, the stated and recomputed numbers, and the reason."""
     first, *rest = one.findings
     for finding in [first, *rest]:
         if finding is not first and first.where.startswith("all "):
@@ -253,7 +248,7 @@ def _correction(one: Correction) -> Iterable[str]:
         numbers = " -> ".join(filter(None, (finding.stated, finding.recomputed)))
         yield from wrap(
             f"{finding.check}, {finding.where}: {numbers}; {finding.explanation}",
-            100,
+            WIDTH,
             initial_indent=f"[{one.mark}] " if finding is first else "    ",
             subsequent_indent="    ",
         )
@@ -263,28 +258,28 @@ def _fit(found: PublishedComparison) -> Iterable[str]:
     fit = found.fit
     spread = f" (80 %: {fit.exponent_80[0]:.4f} to {fit.exponent_80[1]:.4f})" if fit.exponent_80 else ""
     yield from wrap(
-        f"Our fit through the {len(found.rows)} outcomes: L falls as C_min^-{fit.exponent:.4f}{spread}, the law's as "
+        f"Power law fitted to the {len(found.rows)} outcomes: L falls as C_min^-{fit.exponent:.4f}{spread}, the law's as "
         f"C_min^-{fit.law_exponent:.3f}. They cross at {fit.factor:.1f}x the budget of {fit.largest}, "
-        f"{format_size(fit.crossing_flops)} FLOPs; at {format_size(fit.ahead_flops)} FLOPs the law says "
-        f"{fit.ahead_law:.3f} and the fit {fit.ahead_own:.3f} nats per token.",
-        100,
+        f"{format_size(fit.crossing_flops)} FLOPs; at {format_size(fit.ahead_flops)} FLOPs the law predicts "
+        f"{format_loss(fit.ahead_law)} and the fit {format_loss(fit.ahead_own)} nats per token.",
+        WIDTH,
     )
-    yield from wrap(f"Source: {found.source}.", 100)
+    yield from wrap(f"Source: {found.source}.", WIDTH)
 
 
 AUDIT_EPILOG = "Example: scaling audit model-card.md"
 
-_TITLES = {"mismatch": "Does not add up", "suspicious": "Looks wrong", "ok": "Adds up"}
+_TITLES = {"mismatch": "Inconsistent", "suspicious": "Suspicious", "ok": "Consistent"}
 
 
 def audit(
-    table: Annotated[Path, typer.Argument(help="A .csv, .tsv, .jsonl or Markdown file with tables.")],
+    table: Annotated[Path, typer.Argument(help="File with tables: .csv, .tsv, .jsonl or Markdown.")],
     columns: ColumnsOption = "",
-    out: Annotated[Path | None, typer.Option("--out", help="Write the audit here as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the audit to this file as JSON.")] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> int:
-    """Recompute parameters, tokens, FLOPs, MFU, perplexity and trends of a table, and explain what is off."""
+    """Recompute parameters, tokens, FLOPs, MFU, perplexity and trends of a table; explain inconsistencies."""
     from ..auditing import Audit
     from ..auditing import audit as audit_table
     from ..files import refuse_overwrite
@@ -292,29 +287,27 @@ def audit(
 
     if out is not None:
         refuse_overwrite(out, Audit, replace=yes)
-    found = audit_table(table, column_names=parse_columns(columns))
+    result = audit_table(table, column_names=parse_columns(columns))
     if out is not None:
-        found.write(out)
+        result.write(out)
     if as_json:
-        print_json(found.model_dump(mode="json"))
+        print_json(result.model_dump(mode="json"))
         return 0
-    tables = f"{found.tables} table{'' if found.tables == 1 else 's'}"
+    tables = f"{result.tables} table{'' if result.tables == 1 else 's'}"
     echo(
-        f"{found.source}: {tables}, {found.rows} rows or members, {len(found.findings)} checks; stated -> recomputed"
+        f"{result.source}: {tables}, {result.rows} rows or members, {len(result.findings)} checks; stated -> recomputed"
     )
-    for verdict, number in found.counts.items():
+    for verdict, number in result.counts.items():
         if number:
             echo()
             echo(f"{_TITLES[verdict]} ({number})")
-            for line in lines(finding for finding in found.findings if finding.verdict == verdict):
+            for line in finding_lines(finding for finding in result.findings if finding.verdict == verdict):
                 echo(line)
     return 0
 
 
-def lines(findings: "Iterable[Finding]") -> Iterable[str]:
-    """Each finding: what and where with both numbers on a line, the explanation below it."""
-    from textwrap import wrap
-
+def finding_lines(findings: "Iterable[Finding]") -> Iterable[str]:
+    """Yield each finding: check, place and both numbers on a line, the explanation below it."""
     for finding in findings:
         stated, recomputed = finding.stated or "", finding.recomputed or ""
         numbers = " -> ".join(filter(None, (stated, recomputed)))
@@ -322,10 +315,10 @@ def lines(findings: "Iterable[Finding]") -> Iterable[str]:
             f"  {finding.check:<22} {finding.where}: {numbers}"
             if numbers
             else f"  {finding.check:<22} {finding.where}",
-            width=100,
+            width=WIDTH,
             subsequent_indent=" " * 25,
         )
         if finding.explanation:
             yield from wrap(
-                finding.explanation, width=100, initial_indent=" " * 25, subsequent_indent=" " * 25
+                finding.explanation, width=WIDTH, initial_indent=" " * 25, subsequent_indent=" " * 25
             )

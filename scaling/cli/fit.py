@@ -1,6 +1,6 @@
-"""scaling fit: a law from runs."""
+"""scaling fit, predict and backtest: a law from runs, the loss of a run by it, and its score on held-out runs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,13 +29,9 @@ from .run_options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..fitting.fit import Fit
+    from ..fitting.predictor import Fit
     from ..runs import Run
 
-
-# MERGED DOCSTRINGS
-# scaling predict: the loss of a run that has not been made.
-# scaling backtest: how well each form foretells the expensive runs from the cheap ones.
 
 FIT_EPILOG = "Example: scaling fit runs.csv --columns params=N,tokens=D --out law.json"
 
@@ -60,7 +56,7 @@ def fit(
         str | None, typer.Option("--group", help="The group to fit, where there are several.")
     ] = None,
     annealed: Annotated[
-        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: mix them in.")
+        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: include them.")
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
@@ -73,7 +69,7 @@ def fit(
     ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Profile likelihood of the exponents.")] = False,
     isoflop: Annotated[
-        bool, typer.Option("--isoflop", help="Show approaches 1 and 2 and their bias beside the fit.")
+        bool, typer.Option("--isoflop", help="Show approaches 1 and 2 and their bias on the fitted surface.")
     ] = False,
     plot: Annotated[
         Path | None,
@@ -91,8 +87,8 @@ def fit(
     from ..files import refuse_overwrite
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
+    from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
-    from ..fitting.predictor import Status
     from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
@@ -104,52 +100,50 @@ def fit(
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
-    found = fit_runs(
-        reading.runs,
+    fitted = fit_runs(
+        reading,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
-        bad=reading.bad,
-        doubts=reading.doubts,
     )
-    chosen, _ = select_runs(reading.runs, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
     extras: dict[str, Any] = {}
     lines: list[str] = []
-    for name, wanted, report in (
-        ("sensitivity", sensitivity, lambda: reports.sensitivity_report(found, chosen)),
+    for name, requested, report in (
+        ("sensitivity", sensitivity, lambda: reports.sensitivity_report(fitted, chosen)),
         ("conventions", conventions, lambda: reports.conventions_report(chosen)),
-        ("profile", profile, lambda: reports.profile_report(found, chosen)),
-        ("isoflop", isoflop, lambda: reports.isoflop_report(found, chosen)),
+        ("profile", profile, lambda: reports.profile_report(fitted, chosen)),
+        ("isoflop", isoflop, lambda: reports.isoflop_report(fitted, chosen)),
     ):
-        if wanted:
+        if requested:
             extras[name], more = report()
             lines += more
-    document = found.document(input_hashes(source))
+    fitted = replace(fitted, inputs=input_hashes(source))
     if out is not None:
-        document.write(out)
+        fitted.save(out)
     if plot is not None:
-        _draw(found, chosen, plot)
+        _draw(fitted, chosen, plot)
     if as_json:
-        print_json({**document.model_dump(mode="json"), **extras})
+        print_json({**fitted.document().model_dump(mode="json"), **extras})
     else:
-        for name, text in found.card.items():
+        for name, text in fitted.card.items():
             echo(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
         for line in lines:
             echo(line)
         if out is not None:
             echo(f"wrote {out}")
         else:
-            log("the law is not kept: --out law.json writes it, for scaling predict and scaling plan --law")
-    if found.status is not Status.OK:
-        log(f"scaling: the fit is doubtful ({found.status.value}): {found.detail or found.status.message}")
+            log("not saved; use --out law.json")
+    if fitted.status is not Status.OK:
+        log(f"scaling: the fit is doubtful ({fitted.status.value}): {fitted.detail or fitted.status.message}")
         return DOUBTFUL
     return 0
 
 
-def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
+def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
     from plots.frontier import isoflops
     from plots.law import profile, residuals, surface
     from plots.style import svg
@@ -158,9 +152,9 @@ def _draw(found: "Fit", runs: "Sequence[Run]", folder: Path) -> None:
     from ..fitting.sensitivity import profiles_of
 
     for name, draw in (("surface", surface), ("isoflops", isoflops), ("residuals", residuals)):
-        atomic_write(folder / f"{name}.svg", svg(draw(found.predictor, runs).figure, name))
+        atomic_write(folder / f"{name}.svg", svg(draw(fitted, runs).figure, name))
         log(f"wrote {folder / name}.svg")
-    atomic_write(folder / "profile.svg", svg(profile(profiles_of(found, runs)[1]).figure, "profile"))
+    atomic_write(folder / "profile.svg", svg(profile(profiles_of(fitted, runs)[1]).figure, "profile"))
     log(f"wrote {folder / 'profile'}.svg")
 
 
@@ -208,23 +202,23 @@ def backtest(
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
     annealed: Annotated[
         str | None,
-        typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: mix them in."),
+        typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: include them."),
     ] = None,
     bad_rows: BadRowsOption = 0.0,
     loss_unit: LossUnitOption = "nats",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit the cheap runs, predict the expensive ones, and score every form and the default predictor."""
-    from ..fitting.backtest import backtest as score
+    """Fit the cheap runs, predict the expensive ones, and score each form and the default predictor."""
+    from ..fitting.backtest import backtest as run_backtest
     from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
     from .output import Progress
 
     source = runs or study / "runs.jsonl"
     reading = read_and_warn(source, columns, bad_rows, loss_unit)
     bar = Progress(elsewhere=False)
-    found = score(
-        of_group(reading.runs, group),
+    result = run_backtest(
+        of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),
@@ -232,28 +226,28 @@ def backtest(
         progress=bar.at,
     )
     bar.end()
-    for name, excluded in found.left_out.items():
+    for name, excluded in result.left_out.items():
         log(f"group {name!r}: left out {excluded}")
-    for name, reason in found.skipped.items():
+    for name, reason in result.skipped.items():
         log(f"skipped group {name!r}: {reason}")
-    for one in found.groups:
-        if one.doubt:
-            log(f"group {one.group!r}: {one.doubt}")
+    for score in result.groups:
+        if score.doubt:
+            log(f"group {score.group!r}: {score.doubt}")
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(result))
         return
     rows = [
         [
-            one.group[:28] or "(none)",
-            f"{one.fit_rows}/{one.held_rows}",
-            f"{one.compute_ratio:.3g}x",
-            *(f"{one.forms[form].mean_error:.2%}" for form in ("chinchilla", "general", "kaplan")),
-            f"{one.default.mean_error:.2%}",
-            f"{one.default.bias:+.2%}",
-            f"{one.default.coverage_80:.0%}",
-            f"{one.default.relative_width_80:.1%}",
+            score.group[:28] or "(none)",
+            f"{score.fit_rows}/{score.held_rows}",
+            f"{score.compute_ratio:.3g}x",
+            *(f"{score.forms[form].mean_error:.2%}" for form in ("chinchilla", "general", "kaplan")),
+            f"{score.default.mean_error:.2%}",
+            f"{score.default.bias:+.2%}",
+            f"{score.default.coverage_80:.0%}",
+            f"{score.default.relative_width_80:.1%}",
         ]
-        for one in found.groups
+        for score in result.groups
     ]
     header = [
         "group",
@@ -267,5 +261,5 @@ def backtest(
         "in 80 %",
         "width",
     ]
-    echo(f"mean |predicted/actual - 1| of the loss on held rows ({holdout})")
+    echo(f"mean |predicted/actual - 1| of the loss on held-out rows ({holdout})")
     echo(fitting_table(header, rows, ("bias", "reach")))  # --json has them

@@ -1,4 +1,4 @@
-"""What all verbs share: options of one spelling, and one way to print a table, a line or a JSON object."""
+"""Output and options that all verbs share: tables, lines, JSON objects and progress lines."""
 
 import json
 import shutil
@@ -12,40 +12,33 @@ import typer
 
 from families.units import format_duration
 
-# MERGED DOCSTRINGS
-# Progress with time left, on standard error: a line that rewrites itself on a terminal, a line now and then elsewhere.
-# Copying finished models to a store.
-
-WIDTH = 100  # columns of what is printed, at most
+WIDTH = 100  # columns of printed output, at most
+PROGRESS_WIDTH = 140  # columns of a progress line, at most
+LOG_SECONDS = 10.0  # between progress lines where standard error is not a terminal
+REDRAW_SECONDS = 0.2  # between updates of a progress line on a terminal
 
 
 def readable_study(folder: Path | None) -> Path | None:
-    """Refuse, before anything else is done, a study that a newer version wrote."""
+    """Refuse a study that was written by a newer version, before anything else is done."""
     if folder is not None and (folder / "study.json").exists():
-        from ..study import open_study
+        from ..paths import open_study
 
         open_study(folder)
     return folder
 
 
-StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="The study's folder.")]
-
+StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="Folder of the study.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
-
+SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.")]
 VocabOption = Annotated[str, typer.Option("--vocab", help="Vocabulary size.")]
-
 ContextOption = Annotated[str, typer.Option("--context", help="Context length, n_positions.")]
-
 HeadSizeOption = Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")]
-
-YesOption = Annotated[bool, typer.Option("--yes", help="Go ahead without asking.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Proceed, and overwrite files, without confirmation.")]
 
 
 def _version(value: bool) -> None:
     if value:
-        from .. import __version__
+        from ..version import __version__
 
         print(f"scaling {__version__}")
         raise typer.Exit
@@ -58,17 +51,17 @@ def root(
 ) -> None:
     """Plan, train and check language models with scaling laws.
 
-    The flow: design, train, fit, plan, seal, train, compare, report. `scaling demo` walks it in about five minutes.
+    Workflow: design, train, fit, plan, seal, train, compare, report. `scaling demo` runs it in about five minutes.
     """
 
 
 def print_json(value: Any) -> None:
-    """One object on standard output."""
+    """Print one JSON object on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Aligned text, two spaces between columns: the first `left` columns to the left, the rest to the right."""
+    """Align a table with two spaces between columns; the first `left` columns to the left, the rest to the right."""
     cells = [list(headers), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     lines = [
@@ -81,52 +74,50 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left:
 
 
 def fitting_table(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str], *, left: int = 1
+    headers: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], *, left: int = 1
 ) -> str:
-    """The table; where it would be wider than WIDTH, without as many of the `spare` columns, in their order, as it takes."""
-    kept, gone = format_table(headers, rows, left=left), 0
-    while gone < len(spare) and len(kept.partition("\n")[2].partition("\n")[0]) > WIDTH:
-        gone += 1
-        places = [place for place, name in enumerate(headers) if name not in spare[:gone]]
-        kept = format_table(
-            [headers[place] for place in places],
-            [[row[place] for place in places] for row in rows],
-            left=left,
+    """Align a table within WIDTH columns of text, leaving out columns where it would be wider.
+
+    Args:
+        headers: headings of the columns.
+        rows: cells, one sequence for each row.
+        optional: headings of columns that may be left out, the least important first.
+        left: number of columns aligned to the left.
+    """
+    text, left_out = format_table(headers, rows, left=left), 0
+    while left_out < len(optional) and len(text.partition("\n")[2].partition("\n")[0]) > WIDTH:
+        left_out += 1
+        kept = [place for place, name in enumerate(headers) if name not in optional[:left_out]]
+        text = format_table(
+            [headers[place] for place in kept], [[row[place] for place in kept] for row in rows], left=left
         )
-    return kept
+    return text
 
 
 def echo(line: str = "") -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     print(line)
 
 
 def log(line: str) -> None:
-    """One line on standard error: progress and warnings. On a terminal it takes the place of a progress line."""
+    """Print one line on standard error, in place of the progress line on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\033[K")  # to the line's beginning, and erase it
     print(line, file=sys.stderr, flush=True)
 
 
-QUIET_SECONDS = 10.0  # between lines where standard error is no terminal
-
-TICK_SECONDS = 0.2
-
-BAR_WIDTH = 140
-
-
-def fitted(what: str, tail: str, room: int) -> str:
-    """One line: what goes on, cut off where the time left would not fit behind it."""
+def fitted(text: str, tail: str, width: int) -> str:
+    """Join a text and its tail in one line of at most `width` columns; the text is cut, not the tail."""
     if not tail:
-        return what[:room]
-    return f"{what[: max(0, room - len(tail) - 2)]}  {tail}"[:room]
+        return text[:width]
+    return f"{text[: max(0, width - len(tail) - 2)]}  {tail}"[:width]
 
 
 class Progress:
-    """Work done of work in all, in any unit; the time left assumes the speed so far.
+    """Progress line on standard error, with the time left at the speed so far; any unit of work.
 
     Args:
-        elsewhere: whether a line is written now and then where standard error is no terminal, as long training needs.
+        elsewhere: also write a line every few seconds where standard error is not a terminal, as long training needs.
     """
 
     def __init__(self, elsewhere: bool = True) -> None:
@@ -139,10 +130,17 @@ class Progress:
         self._silent = not (self._live or elsewhere)
         self._width = 0
 
-    def at(self, done: float, total: float, what: str, fresh: bool = True) -> None:
-        """Say where the work is; work that an earlier call had done is not `fresh` and does not count into the speed."""
+    def at(self, done: float, total: float, text: str, fresh: bool = True) -> None:
+        """Update the line.
+
+        Args:
+            done: work done.
+            total: all of the work; another total begins a new measurement of speed.
+            text: the current step.
+            fresh: the work since the last call was done now; False leaves it out of the speed, as after a resume.
+        """
         if total != self.total or done < self.done:  # another piece of work begins
-            # How long it took to get here is not known: the speed is that from here on.
+            # The time it took to get here is unknown: the speed is measured from here on.
             self.total, self.done, self._from, self._began = total, done, done, time.monotonic()
         if not fresh:
             self._from += max(0.0, done - self.done)
@@ -150,24 +148,24 @@ class Progress:
         if self._silent:
             return
         now = time.monotonic()
-        if now - self._shown < (TICK_SECONDS if self._live else QUIET_SECONDS):
+        if now - self._shown < (REDRAW_SECONDS if self._live else LOG_SECONDS):
             return
         self._shown = now
-        self._write(what, now)
+        self._write(text, now)
 
     def end(self) -> None:
-        """Leave the line."""
+        """Erase the line."""
         if self._live and self._width:
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
 
-    def _write(self, what: str, now: float) -> None:
+    def _write(self, text: str, now: float) -> None:
         fresh = self.done - self._from
         left = (self.total - self.done) * (now - self._began) / fresh if fresh > 0 else None
         share = min(1.0, self.done / self.total) if self.total else 1.0
         tail = f"about {format_duration(max(0.0, left))} left" if left is not None else ""
-        room = min(BAR_WIDTH, shutil.get_terminal_size().columns - 1) if self._live else BAR_WIDTH
-        line = fitted(f"{share:4.0%}  {what}", tail, room)
+        width = min(PROGRESS_WIDTH, shutil.get_terminal_size().columns - 1) if self._live else PROGRESS_WIDTH
+        line = fitted(f"{share:4.0%}  {text}", tail, width)
         if self._live:
             sys.stderr.write("\r" + line.ljust(self._width))
             self._width = len(line)
@@ -177,7 +175,7 @@ class Progress:
 
 
 def export_models(study: Path, rungs: Any, url: str | None) -> None:
-    """Those of the runs that have these rungs, and say where they are; nothing where no URL was asked for."""
+    """Copy the models of the runs that have these rungs to a URL, and log where they are; None copies nothing."""
     if url is None:
         return
     from train.data.remote import export_runs

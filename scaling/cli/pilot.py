@@ -1,4 +1,4 @@
-"""scaling pilot."""
+"""scaling pilot, next and simulate: the design of pilot runs."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from families import MEMBERS
+from families import count
 from families.design import DesignRule
 from families.units import format_size, parse_size
 
-from ..planning.candidates import designed
+from ..planning.candidates import named_or_designed
 from ..planning.experiment_design import NextRunQuery, PilotQuery, advise_study, pilot_plan
-from ..planning.law import find_law
+from ..planning.law import find_law, single_law
 from ..planning.pilot import ladder_flops
 from ..planning.planfile import PlanFile, write_plan
 from ..planning.simulate import SimulatedSweep, simulate
@@ -20,6 +20,7 @@ from .output import (
     ContextOption,
     HeadSizeOption,
     JsonOption,
+    Progress,
     SeedOption,
     VocabOption,
     YesOption,
@@ -29,35 +30,36 @@ from .output import (
     print_json,
 )
 
-# MERGED DOCSTRINGS
-# scaling next.
-# scaling simulate.
-
 PILOT_EPILOG = "Example: scaling pilot --target 125M --budget 5% --out ladder.json"
 
 
 def pilot(
-    target: Annotated[str, typer.Option("--target", help="A member's name, or a size like 125M.")],
+    target: Annotated[
+        str, typer.Option("--target", help="Model to predict: name of a member, or a size like 125M.")
+    ],
     budget: Annotated[
-        str, typer.Option("--budget", help="A share of the target's own cost, or a budget like 8xA100-hours.")
+        str,
+        typer.Option("--budget", help="Share of the target's training cost, or a budget like 8xA100-hours."),
     ] = "5%",
     tokens: Annotated[
         str | None,
-        typer.Option("--tokens", help="The target's tokens (default: the law's optimum for its size)."),
+        typer.Option("--tokens", help="Training tokens of the target (default: the law's optimum)."),
     ] = None,
-    law: Annotated[str, typer.Option("--law", help="What is believed before any run.")] = "chinchilla",
-    ratio: Annotated[float, typer.Option("--ratio", help="n_embd per layer of the members on offer.")] = 40.0,
+    law: Annotated[str, typer.Option("--law", help="Prior law for the design.")] = "chinchilla",
+    ratio: Annotated[
+        float, typer.Option("--ratio", help="n_embd per layer of the candidate members.")
+    ] = 40.0,
     head_size: HeadSizeOption = 32,
     vocab: VocabOption = "50257",
     context: ContextOption = "1024",
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the ladders' plan, for `scaling ladder`.")
+        Path | None, typer.Option("--out", help="Write the plan of the ladders, for scaling ladder.")
     ] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Choose the pilot ladders that narrow the prediction of a target most for a given cost."""
-    wish = PilotQuery(
+    """Choose the pilot ladders that narrow the prediction of a target most, at a given cost."""
+    query = PilotQuery(
         target=target,
         budget=budget,
         tokens=tokens,
@@ -67,33 +69,36 @@ def pilot(
         vocab=vocab,
         context=context,
     )
-    plan, basket = pilot_plan(wish)
+    plan, design = pilot_plan(query)
     if out is not None:
         write_plan(plan, out, replace=yes)
-    facts = basket.facts()
+    facts = design.facts()
     if as_json:
         members = [member.model_dump(mode="json") for member in plan.members]
         print_json({**facts, "members": members, "path": None if out is None else str(out)})
         return
     rows = [
         [
-            one.member,
-            format_size(one.params),
-            format_size(one.tokens),
-            " ".join(format_size(rung) for rung in one.rungs),
-            f"{ladder_flops(one) / basket.flops:.1%}",
+            member.member,
+            format_size(member.params),
+            format_size(member.tokens),
+            " ".join(format_size(rung) for rung in member.rungs),
+            f"{ladder_flops(member) / design.flops:.1%}",
         ]
-        for one in plan.members
+        for member in plan.members
     ]
-    echo(format_table(["member", "parameters", "tokens", "rungs", "of the cost"], rows))
+    echo(format_table(["member", "parameters", "tokens", "rungs", "share of cost"], rows))
     echo(
-        f"{format_size(basket.flops)} FLOPs, {facts['share_of_target']:.2%} of the target's own "
-        f"({facts['target']}, {format_size(basket.target_tokens)} tokens)"
+        f"{format_size(design.flops)} FLOPs, {facts['share_of_target']:.2%} of the cost of the target "
+        f"({facts['target']}, {format_size(design.target_tokens)} tokens)"
     )
-    echo(f"expected interval there: ±{basket.half_width_80:.2%} (80 %), to first order under law {law},")
-    echo("as fit makes it of runs that obey the law: noise, what so few runs leave open, drift beyond them")
-    bent = f"±{basket.guarded_half_width_80:.2%}"
-    echo(f"the choice keeps small what rungs each 0.5 % per decade off the law would leave: {bent}")
+    echo(
+        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, to first order under law {law},"
+    )
+    echo("assuming runs follow the law: run noise + parameter uncertainty + extrapolation drift")
+    echo(
+        f"design criterion: interval under 0.5 %/decade misspecification, ±{design.guarded_half_width_80:.2%}"
+    )
     if out is not None:
         log(f"wrote {out}")
 
@@ -102,93 +107,95 @@ NEXT_EPILOG = "Example: scaling next --study study --target 1M --tokens 20M"
 
 
 def next_run(
-    target: Annotated[str, typer.Option("--target", help="A member's name, or a size like 125M.")],
-    tokens: Annotated[str, typer.Option("--tokens", help="The target's tokens.")],
-    study: Annotated[Path, typer.Option("--study", help="The study with runs.jsonl and law.json.")] = Path(
+    target: Annotated[
+        str, typer.Option("--target", help="Model to predict: name of a member, or a size like 125M.")
+    ],
+    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens of the target.")],
+    study: Annotated[Path, typer.Option("--study", help="Study with runs.jsonl and law.json.")] = Path(
         "study"
     ),
     budget: Annotated[
         str,
         typer.Option(
-            "--budget", help="What the run may take: a share of the target's cost, or FLOPs or hours."
+            "--budget", help="Largest cost of the run: a share of the target's cost, FLOPs or hours."
         ),
     ] = "5%",
     as_json: JsonOption = False,
 ) -> None:
-    """Say which run to do next: what narrows the target's prediction most per FLOP, given the runs there are."""
-    found = advise_study(NextRunQuery(study=study, target=target, tokens=tokens, budget=budget))
+    """Recommend the next run: the one that narrows the target's prediction most per FLOP, given the finished runs."""
+    advice = advise_study(NextRunQuery(study=study, target=target, tokens=tokens, budget=budget))
     if as_json:
-        print_json(found.facts())
+        print_json(advice.facts())
         return
     rows = [
         [
-            offer.purchase.member.name,
-            format_size(offer.purchase.tokens),
-            " ".join(format_size(rung) for rung in offer.purchase.rungs),
-            format_size(offer.purchase.flops),
+            offer.ladder.member.name,
+            format_size(offer.ladder.tokens),
+            " ".join(format_size(rung) for rung in offer.ladder.rungs),
+            format_size(offer.ladder.flops),
             f"±{offer.half_width_80:.2%}",
         ]
-        for offer in found.offers
+        for offer in advice.offers
     ]
-    echo(f"now ±{found.half_width_80:.2%} (80 %) at the target, to first order in the law's constants")
-    echo(format_table(["member", "tokens", "rungs", "FLOPs", "then"], rows))
+    echo(
+        f"80 % interval of the target's loss now: ±{advice.half_width_80:.2%}, to first order in the law's constants"
+    )
+    echo(format_table(["member", "tokens", "rungs", "FLOPs", "interval"], rows))
 
 
 SIMULATE_EPILOG = "Example: scaling simulate ladder.json --target 125M --tokens 2.5B"
 
 
 def simulate_plan(
-    plan: Annotated[Path, typer.Argument(help="A plan with the members and rungs of the sweep.")],
-    target: Annotated[str, typer.Option("--target", help="A member's name, or a size like 125M.")],
-    tokens: Annotated[str, typer.Option("--tokens", help="The target's tokens.")],
-    law: Annotated[str, typer.Option("--law", help="The surface that the sweep is tried on.")] = "chinchilla",
-    replicates: Annotated[int, typer.Option("--replicates", help="Outcomes to draw.")] = 20,
+    plan: Annotated[Path, typer.Argument(help="Plan with the members and rungs of the sweep.")],
+    target: Annotated[
+        str, typer.Option("--target", help="Model to predict: name of a member, or a size like 125M.")
+    ],
+    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens of the target.")],
+    law: Annotated[str, typer.Option("--law", help="Law used as the true loss surface.")] = "chinchilla",
+    replicates: Annotated[int, typer.Option("--replicates", help="Number of simulated sweeps.")] = 20,
     run_noise: Annotated[
-        float, typer.Option("--run-noise", help="Log loss that a run's rungs share.")
+        float,
+        typer.Option(
+            "--run-noise", help="Standard deviation of log loss between runs, shared by a run's rungs."
+        ),
     ] = 0.0025,
-    row_noise: Annotated[float, typer.Option("--row-noise", help="Log loss of each rung alone.")] = 0.0015,
+    row_noise: Annotated[
+        float, typer.Option("--row-noise", help="Standard deviation of log loss of each rung.")
+    ] = 0.0015,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Try a planned sweep on a known surface: bias, error and coverage of the prediction, before any device
-    is used.
-    """
-    from .output import Progress
-
-    surface = find_law(law, None)
-    spec = (
-        MEMBERS[target].spec
-        if target in MEMBERS
-        else designed(parse_size(target, "target"), DesignRule()).member(0).spec
-    )
+    """Simulate a planned sweep on a known loss surface: bias, error and coverage of the prediction."""
+    surface = find_law(law)
+    spec = named_or_designed(target, DesignRule()).spec
     bar = Progress(elsewhere=False)
-    found = simulate(
+    result = simulate(
         SimulatedSweep.of(PlanFile.read(plan), surface.convention),
-        surface.law,
-        target=(float(surface.size(spec)), parse_size(tokens, "tokens")),
+        single_law(surface),
+        target=(float(count(spec, surface.convention)), parse_size(tokens, "tokens")),
         replicates=replicates,
         seed=seed,
         run_noise=run_noise,
         row_noise=row_noise,
         convention=surface.convention,
-        progress=lambda done: bar.at(done, replicates, "outcomes"),
+        progress=lambda done: bar.at(done, replicates, "sweeps"),
     )
     bar.end()
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(result))
         return
+    low, high = result.coverage_range
+    tokens_text = format_size(parse_size(tokens))
     echo(
-        f"true loss {found.truth:.4f} at {target}, {format_size(parse_size(tokens))} tokens; {found.replicates} outcomes"
-    )
-    echo(f"bias {found.bias:+.2%}, rms error {found.rms_error:.2%}, 80 % interval ±{found.half_width_80:.2%}")
-    doubt = 1.28 * (0.8 * 0.2 / found.replicates) ** 0.5
-    echo(
-        f"a run there falls into the 80 % interval {found.coverage_80:.0%} of the time, into the 95 % {found.coverage_95:.0%}"
-    )
-    low, high = max(0.0, 0.8 - doubt), min(1.0, 0.8 + doubt)
-    echo(
-        f"of {found.replicates} outcomes, 80 % may show as {low:.0%} to {high:.0%}; --replicates 200 tells it better"
+        f"true loss {result.truth:.4f} at {target}, {tokens_text} tokens; {result.replicates} simulated sweeps"
     )
     echo(
-        "the surface obeys its law exactly; the interval also allows for a bend, as rollouts in the runs show it"
+        f"bias {result.bias:+.2%}, rms error {result.rms_error:.2%}, 80 % interval ±{result.half_width_80:.2%}"
     )
+    echo(f"coverage: 80 % interval {result.coverage_80:.0%}, 95 % interval {result.coverage_95:.0%}")
+    echo(
+        f"true coverage of 80 % would show as {low:.0%} to {high:.0%} in {result.replicates} sweeps; "
+        "--replicates 200 narrows this"
+    )
+    echo("runs follow the law exactly here; the interval also allows for misspecification seen in rollouts")

@@ -1,4 +1,4 @@
-"""scaling plan."""
+"""scaling plan: a budget or a target as a plan, in text of at most 100 columns."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from ..budget import Budget, parse_flops
 from ..files import atomic_write
 from ..hardware import accelerator
 from ..planning.planfile import Band, Choice, PlanFile, PlannedMember, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflops, own_runs
+from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
 from ..recipe import DEFAULT_RULE, Recipe
-from ..stats import format_perplexity, perplexity
+from ..stats import format_loss, format_perplexity, perplexity
 from .output import (
     WIDTH,
     JsonOption,
@@ -28,9 +28,6 @@ from .output import (
     print_json,
     readable_study,
 )
-
-# MERGED DOCSTRINGS
-# A plan in words and tables, at most 100 columns.
 
 PLAN_EPILOG = "Example: scaling plan --budget 8xA100-hours --mfu 0.35"
 
@@ -69,16 +66,20 @@ def plan(
     ] = None,
     times: Annotated[
         str | None,
-        typer.Option("--times", help="Measured times by number of devices: what sharing the work costs."),
+        typer.Option(
+            "--times",
+            help="Measured times by number of devices, like 1=66m40s,2=40m19s: parallel efficiency.",
+        ),
     ] = None,
     target_loss: Annotated[
-        float | None, typer.Option("--target-loss", help="The cheapest way to this loss.")
+        float | None,
+        typer.Option("--target-loss", help="Find the cheapest way to this loss, in nats per token."),
     ] = None,
     target_ppl: Annotated[
         float | None, typer.Option("--target-ppl", help="The same, as a perplexity.")
     ] = None,
     params: Annotated[
-        str | None, typer.Option("--params", help="A fixed size, like 125M: how many tokens?")
+        str | None, typer.Option("--params", help="A fixed size, like 125M; the plan finds its tokens.")
     ] = None,
     tokens_available: Annotated[
         str | None,
@@ -93,7 +94,7 @@ def plan(
     rule: Annotated[
         str, typer.Option("--rule", help="Recipe: width, card, kaplan, porian, deepseek, steplaw.")
     ] = DEFAULT_RULE,
-    recipes: Annotated[bool, typer.Option("--recipes", help="Show what every recipe's rule says.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="Show the recipe of every rule.")] = False,
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="n_embd per layer of designed shapes.")
     ] = None,
@@ -120,9 +121,7 @@ def plan(
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Turn a budget into a model, its tokens and its expected loss. Writes nothing without --study or
-    --out.
-    """
+    """Turn a budget into a model, its tokens and its predicted loss. Writes nothing without --study or --out."""
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise BadInput(f"plot is {str(plot)!r}; it must end in .png or .svg")
     question = PlanQuery(
@@ -173,7 +172,7 @@ def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> None:
     from plots.plan import planned
     from plots.style import png, svg
 
-    figure = planned(plan, isoflops(question, plan), own_runs(question.study)).figure
+    figure = planned(plan, isoflop_curves(question, plan), own_runs(question.study)).figure
     atomic_write(path, png(figure) if path.suffix == ".png" else svg(figure, "plan"))
     log(f"wrote {path}")
 
@@ -186,7 +185,7 @@ SHOWN = 6  # of the band, besides the best and the cheapest
 
 
 def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
-    """All of it; `advice` is what every recipe's rule says, or nothing."""
+    """Lines of the plan, with the recipes of `advice`."""
     assert made.law is not None
     assert made.recommended is not None
     assert made.budget is not None
@@ -210,7 +209,7 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
         (f"budget {len(made.ladder)}" if several else "recommended", chosen, None)
     ]
     lined += [(f"budget {numbers[rung.budget.text]}", rung.choice, None) for rung in made.ladder[:-1]]
-    lined += [(f"{other.law} would", other.choice, other.law) for other in made.others]
+    lined += [(f"under {other.law}", other.choice, other.law) for other in made.others]
     lined += [
         (f"frontier, {numbers[choice.budget]}" if several else "frontier", choice, None)
         for choice in _nearby(made)
@@ -222,14 +221,14 @@ def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
     spent = "of least" if to_target else "of budget"
     header = ["", "member", "tokens", "loss"] + ["ppl"] * (not (beyond and timed))  # a line holds no more
     header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
-    header += [] if timed and serves else ["wanted by"]
+    header += [] if timed and serves else ["preferred by"]
     yield fitting_table(
-        header, rows, ("ppl", "wanted by"), left=2
+        header, rows, ("ppl", "preferred by"), left=2
     )  # the rest tells both, and --json has them
     if several:
-        yield f"a row's number is its budget's; what other laws would choose is by budget {len(made.ladder)}"
+        yield f"a row's number is its budget's; choices under other laws are by budget {len(made.ladder)}"
     if beyond:
-        yield "beyond: how many times N, D or compute lie outside what the row's law was fitted on"
+        yield "beyond: factor by which N, D or compute lie outside the fitted domain of the row's law"
     if made.band is not None:
         yield ""
         yield from _band(made.band, chosen.member, at)
@@ -262,7 +261,7 @@ def _budgets(made: PlanFile) -> list[Budget]:
 
 
 def _rungs(made: PlanFile) -> list[Choice]:
-    """What each budget buys, the largest last."""
+    """Choice of each budget, the largest last."""
     assert made.recommended is not None
     return [rung.choice for rung in made.ladder] or [made.recommended]
 
@@ -272,11 +271,11 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
     epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
     yield (
         f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
-        f"expected loss {chosen.loss:.4f} nats/token, perplexity {format_perplexity(chosen.ppl)}"
+        f"expected loss {format_loss(chosen.loss)} nats/token, perplexity {format_perplexity(chosen.ppl)}"
     )
     if chosen.converged_loss is not None:
-        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained on those tokens"
-        yield f"until nothing improves, the same N reaches L(N, D) {chosen.converged_loss:.4f} (`scaling predict` says both)"
+        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained to convergence"
+        yield f"on those tokens, the same N reaches L(N, D) {format_loss(chosen.converged_loss)} (see `scaling predict`)"
     if chosen.inference_flops:
         total = chosen.flops + chosen.inference_flops
         yield (
@@ -284,12 +283,12 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
             f"together {format_size(total)}"
         )
     if chosen.interval_80 and chosen.interval_95:
-        said = [
-            f"{low:.4f} to {high:.4f}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
+        ranges = [
+            f"{format_loss(low)} to {format_loss(high)}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
             for level, (low, high) in ((80, chosen.interval_80), (95, chosen.interval_95))
         ]
-        yield f"loss within {said[0]}"
-        yield f"            {said[1]}"
+        yield f"loss within {ranges[0]}"
+        yield f"            {ranges[1]}"
     reach = chosen.extrapolation
     where = "inside" if reach <= EDGE else f"{reach:.3g} times beyond"
     yield f"extrapolation: {where} what law {law} was fitted on"
@@ -318,7 +317,8 @@ def _nearby(made: PlanFile) -> list[Choice]:
     chosen = made.recommended
     others = [choice for choice in made.frontier if choice.member != chosen.member]
     near = sorted(
-        others, key=lambda choice: (abs(choice.loss - chosen.loss), abs(choice.flops - chosen.flops))
+        others,
+        key=lambda choice: (round(abs(choice.loss - chosen.loss), 6), abs(choice.flops - chosen.flops)),
     )[:NEARBY]
     return sorted(near, key=lambda choice: choice.params)
 
@@ -326,8 +326,8 @@ def _nearby(made: PlanFile) -> list[Choice]:
 def _row(
     kind: str, choice: Choice, timed: bool, beyond: bool, serves: bool, shares: bool, law: str | None
 ) -> list[str]:
-    wanted = choice.preferred_by if law is None else (law,)
-    named = [name.removesuffix(".json")[:10] for name in wanted]
+    laws = choice.preferred_by if law is None else (law,)
+    named = [name.removesuffix(".json")[:10] for name in laws]
     money = [
         "—" if choice.hours is None else f"{choice.hours:,.2f}",
         "—" if choice.price is None else _money(choice.price),
@@ -336,18 +336,18 @@ def _row(
         kind,
         choice.member,
         format_size(choice.tokens),
-        f"{choice.loss:.4f}",
+        format_loss(choice.loss),
         *(() if beyond and timed else [format_perplexity(choice.ppl)]),
         *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
         *([format_size(choice.flops), format_size(choice.inference_flops)] if serves else ()),
         *(["—" if choice.share is None else f"{choice.share:.3f}"] if shares else ()),
         *(money if timed else ()),
-        *([] if timed and serves else [_wanted(named, timed)]),
+        *([] if timed and serves else [_preferred(named, timed)]),
     ]
 
 
-def _wanted(named: list[str], timed: bool) -> str:
-    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "no law"
+def _preferred(named: list[str], timed: bool) -> str:
+    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "–"
 
 
 def _ppl(loss: float) -> str:
@@ -360,7 +360,7 @@ def _money(price: float) -> str:
 
 
 def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
-    """Which others do about as well, and what each costs instead of the best."""
+    """Table of the indifference band: extra cost of each member against the best."""
     width = (
         f"{band.within_nats:g} nats"
         if band.within_nats is not None
@@ -370,7 +370,7 @@ def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
     if not others:
         yield f"within {width} of the best{at} there is no other"
         return
-    yield f"within {width} of the best{at}, {len(others) + 1} members; what each needs more to equal it, to serve:"
+    yield f"within {width} of the best{at}, {len(others) + 1} members; the extra cost of each to match it:"
     roles: dict[str, list[str]] = {}
     for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
         roles.setdefault(name, []).append(role)

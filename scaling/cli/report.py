@@ -1,4 +1,4 @@
-"""scaling report: the page, the figures and the card of a study."""
+"""scaling report and plot: the report of a study, and single figures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,6 @@ from families.units import BadInput
 from ..files import atomic_write, refuse_overwrite_text
 from .output import JsonOption, StudyOption, YesOption, echo, log, print_json
 
-# MERGED DOCSTRINGS
-# scaling plot: one figure of a study.
-
 REPORT_EPILOG = "Example: scaling report --study demo"
 
 DRAWN, COMPOSED = 0.3, 0.5  # shares of the time after which figures are drawn, and the page is made of them
@@ -23,14 +20,12 @@ NAMES = {"html": "report.html", "md": "report.md", "json": "report.json", "latex
 
 def report(
     study: StudyOption = Path("study"),
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The file to write (default: in the study).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write (default: in the study).")] = None,
     form: Annotated[str, typer.Option("--format", help="html, md, json or latex.")] = "html",
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Write report.html, and each figure as PNG, SVG and CSV, from whatever files the study holds."""
+    """Write report.html, and each figure as PNG, SVG and CSV, from the files that the study has."""
     if form not in NAMES:
         raise BadInput(f"format is {form!r}; it must be html, md, json or latex")
     from .output import Progress
@@ -67,7 +62,7 @@ def _write(
     replace: bool = False,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> tuple[Path, dict[str, Any]]:
-    """(the file written, what it says); `progress` is told the share of the work done, 1, and what goes on."""
+    """(the file written, what it says); `progress` gets the share of the work done, 1, and the current step."""
     import json
 
     progress(0.0, 1.0, "reading the study")
@@ -113,16 +108,16 @@ PLOT_EPILOG = "Example: scaling plot surface --study demo --out surface.png"
 
 def plot(
     name: Annotated[
-        str, typer.Argument(help="predicted, learning, surface, isoflops, frontier, residuals, …")
+        str, typer.Argument(help="Figure: predicted, learning, surface, isoflops, frontier, residuals, …")
     ],
     study: StudyOption = Path("study"),
     out: Annotated[
-        Path | None, typer.Option("--out", help="A .png, .svg or .csv file (default: NAME.png).")
+        Path | None, typer.Option("--out", help="File to write, .png, .svg or .csv (default: NAME.png).")
     ] = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Draw one figure of a study as PNG or SVG, or write the data it shows as CSV."""
+    """Draw one figure of a study as PNG or SVG, or write its data as CSV."""
     path = out or Path(f"{name}.png")
     if path.suffix.lower() not in (".png", ".svg", ".csv"):
         raise BadInput(f"out is {path}; it must end in .png, .svg or .csv")

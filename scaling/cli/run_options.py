@@ -1,4 +1,4 @@
-"""Which runs a verb learns from: the options of one spelling, and how they are read."""
+"""Options that select and read runs, and key=value arguments checked by a pydantic model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,66 +13,72 @@ from ..files import first_problem
 from .output import log
 
 if TYPE_CHECKING:
-    from ..runs.readers import Reading
-
-
-# MERGED DOCSTRINGS
-# key=value arguments, merged into a pydantic model: a wrong key or value is one line.
+    from ..runs import RunTable
 
 RunsArgument = Annotated[
-    Path | None, typer.Argument(help="runs.csv or runs.jsonl; default: runs.jsonl of the study.")
+    Path | None, typer.Argument(help="Runs as .csv or .jsonl (default: runs.jsonl of the study).")
 ]
 
 ConventionOption = Annotated[
-    str | None, typer.Option("--convention", help="What N counts: total or non_embedding.")
+    str | None, typer.Option("--convention", help="Parameters that N counts: total or non_embedding.")
 ]
 
-ColumnsOption = Annotated[str, typer.Option("--columns", help="Our names for the file's: params=N,tokens=D.")]
+ColumnsOption = Annotated[
+    str, typer.Option("--columns", help="Columns of the file by field, like params=N,tokens=D.")
+]
 
-BadRowsOption = Annotated[float, typer.Option("--bad-rows", help="The share of bad rows that is tolerated.")]
+BadRowsOption = Annotated[
+    float, typer.Option("--bad-rows", help="Largest tolerated share of unreadable rows, 0 to 1.")
+]
 
 
 LossUnitOption = Annotated[
-    str, typer.Option("--loss-unit", help="Of the table's losses, per token: nats, bits or ppl (perplexity).")
+    str, typer.Option("--loss-unit", help="Unit of the losses, per token: nats, bits or ppl (perplexity).")
 ]
 
 
-def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -> "Reading":
-    """The runs of a file, losses in nats; each bad row is said and left out, and what looks wrong is said.
+def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -> "RunTable":
+    """Read the runs of a file, losses in nats; log the rows left out and the warnings.
+
+    Args:
+        source: file of runs.
+        columns: columns of the file by field, like params=N,tokens=D.
+        bad_rows: largest tolerated share of unreadable rows, 0 to 1.
+        loss_unit: nats, bits or ppl.
 
     Raises:
-        BadInput: no such file, or more bad rows than are tolerated.
+        BadInput: there is no such file, or more rows are unreadable than tolerated.
     """
     from ..runs.readers import check_loss_unit, parse_columns, read_runs
 
-    reading = read_runs(
+    runs = read_runs(
         source,
         column_names=parse_columns(columns),
         max_bad_share=bad_rows,
         loss_unit=check_loss_unit(loss_unit),
     )
-    for line in reading.bad:
+    for line in runs.bad:
         log(f"left out {line}")
-    for line in reading.doubts:
+    for line in runs.warnings:
         log(f"note: {line}")
-    return reading
+    return runs
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def pairs(words: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
-    """["family=gpt2", …] as a dictionary.
+    """Return ["family=gpt2", …] as a dictionary.
 
     Raises:
-        BadInput: a word without "=", an unknown or a repeated key.
+        BadInput: a word has no "=", or a key is unknown or given twice.
     """
     values: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            how = f"write {word}=VALUE" if word in allowed else nearest(word, allowed, 30)
-            raise BadInput(f"{word!r} is not key=value; {how}")
+            hint = f"write {word}=VALUE" if word in allowed else nearest(word, allowed, 30)
+            raise BadInput(f"{word!r} is not key=value; {hint}")
         if key not in allowed:
             raise BadInput(f"unknown key {key!r}; {nearest(key, allowed, 30)}")
         if key in values:
@@ -82,10 +88,10 @@ def pairs(words: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
 
 
 def merge(model: type[M], words: Sequence[str], **given: Any) -> M:
-    """A model from key=value words and what is `given` besides.
+    """Build a pydantic model from key=value words and the fields `given` besides.
 
     Raises:
-        BadInput: naming the key, its value and what is allowed.
+        BadInput: with the key, its value and what is allowed.
     """
     values = pairs(words, [name for name in model.model_fields if name not in given])
     try:
@@ -93,5 +99,5 @@ def merge(model: type[M], words: Sequence[str], **given: Any) -> M:
     except ValidationError as error:
         problem = error.errors()[0]
         if problem["type"] == "missing":
-            raise BadInput(f"{problem['loc'][0]}= is missing; it is needed") from error
+            raise BadInput(f"{problem['loc'][0]}= is missing; it is required") from error
         raise BadInput(first_problem(error)) from error

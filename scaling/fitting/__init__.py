@@ -1,1 +1,1 @@
-"""How a law is fitted and judged: starts, optimiser, certificate, weights of the forms, the fit card."""
+"""Fitting a law and judging it: starts, optimiser, certificate, weights of the forms, the fit card."""

@@ -1,4 +1,4 @@
-"""Backtest: fit on the cheap part of the runs, foretell the rest, and say how wrong each form was."""
+"""Backtest: fit the cheap part of the runs, predict the rest, and score every form and the default predictor."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 
 from families.units import BadInput, parse_size
 
-from ..laws import Convention
-from ..runs import Run, by_group, columns, compute_of
+from ..laws import Convention, Prediction
+from ..runs import Run, RunTable
 from ..stats import Array
 from .fit import REPEATED, fit
-from .predictor import Prediction, Predictor
+from .predictor import Fit
 from .selection import Annealed, select_runs
 
 FORMS = ("chinchilla", "general", "kaplan")
@@ -30,7 +30,7 @@ _SHARE = re.compile(r"top-([0-9.]+)%")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormScore:
-    """Errors of one form on the held rows, as fractions of the actual loss."""
+    """Errors of one form on the held-out rows, as fractions of the actual loss."""
 
     mean_error: float
     max_error: float
@@ -46,7 +46,7 @@ class FormScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefaultScore(FormScore):
-    """The default predictor's errors, the share of held rows inside its intervals, and their mean width over loss."""
+    """The default predictor's errors, the share of held-out rows inside its intervals, and their mean width over loss."""
 
     coverage_80: float
     coverage_95: float
@@ -66,24 +66,24 @@ class GroupScore:
 
     @property
     def doubt(self) -> str:
-        """What says that the default predictor's intervals do not hold here, or nothing."""
+        """Evidence that the default predictor's intervals do not hold here; empty without."""
         if self.held_rows < FEWEST_JUDGED:
             return ""
-        found = []
+        reasons = []
         if self.default.coverage_80 < 0.5:
             inside = round(self.default.coverage_80 * self.held_rows)
-            found.append(f"the 80 % interval held {inside} of {self.held_rows} held rows")
+            reasons.append(f"{inside} of {self.held_rows} held-out rows lie in the 80 % interval")
         if abs(self.default.bias) > self.default.mean_error * (1 - 1e-9):  # so only where no sign differs
             side = "high" if self.default.bias > 0 else "low"
-            found.append(
+            reasons.append(
                 f"all {self.held_rows} predictions are too {side}, by {abs(self.default.bias):.2%} in the mean"
             )
-        return "; ".join(found)
+        return "; ".join(reasons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """Every group's score; `skipped` names groups that could not be scored, `left_out` rows that were not, and why."""
+    """Scores by group; `skipped` gives the reason for groups without a score, `left_out` the rows left out of a group."""
 
     holdout: str
     groups: tuple[GroupScore, ...]
@@ -92,15 +92,17 @@ class Backtest:
 
 
 def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
-    """(cheap runs to fit, expensive runs to foretell).
+    """(Cheap runs to fit, expensive runs to predict).
 
-    holdout: top-decade (more than a tenth of the largest compute), top-20% (the most expensive fifth of the rows),
-    or params>X, tokens>X, compute>X.
+    Args:
+        runs: of one group.
+        holdout: top-decade (more than a tenth of the largest compute), top-20% (the most expensive fifth of the rows), or
+            params>X, tokens>X, compute>X.
 
     Raises:
         BadInput: another rule.
     """
-    compute = np.array([compute_of(run) for run in runs])
+    compute = np.array([run.flops for run in runs])
     rule, share = _RULE.fullmatch(holdout.strip()), _SHARE.fullmatch(holdout.strip())
     if holdout.strip() == "top-decade":
         held = compute > compute.max() / 10 * (1 + 1e-9)
@@ -121,12 +123,10 @@ def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run
 
 def _measure(run: Run, name: str) -> float:
     if name == "compute":
-        return compute_of(run)
+        return run.flops
     if name == "tokens":
         return run.tokens
-    size = run.params if run.params is not None else run.params_non_embedding
-    assert size is not None  # a Run has one of the two
-    return size
+    return run.n_params()
 
 
 def backtest(
@@ -139,19 +139,25 @@ def backtest(
     bootstrap: int = 200,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
 ) -> Backtest:
-    """Backtest each group. The held rows are seen by no fit and by no choice of form.
+    """Backtest each group. The held-out rows enter no fit and no choice of form.
 
     A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all".
 
     Args:
-        progress: told the work done, that in all, and what is being fitted.
+        runs: observations, of one group or several.
+        holdout: rule of `split`.
+        convention: parameters that N counts (default: total where every run has them).
+        annealed: "only" or "all" rows of a group that mixes annealed and mid-schedule ones (default: "only").
+        seed: of the starts and the resamples.
+        bootstrap: resamples of whole runs behind the default predictor's intervals.
+        progress: called with the work done, the work in total, and the form being fitted.
 
     Raises:
         BadInput: an unknown hold-out rule, or no group that can be scored.
     """
     ready: dict[str, tuple[tuple[Run, ...], tuple[Run, ...]]] = {}
     skipped, left_out = {}, {}
-    for name, members in by_group(runs).items():
+    for name, members in RunTable.of(runs).by_group().items():
         mixed = len({run.annealed for run in members}) > 1
         try:
             chosen, excluded = select_runs(
@@ -166,14 +172,14 @@ def backtest(
         clusters = {run.run for run in cheap}
         if len(cheap) < FEWEST_FIT_ROWS or len(clusters) < 4 or not held:
             skipped[name] = (
-                f"{len(cheap)} rows of {len(clusters)} runs to fit and {len(held)} held; "
-                f"{FEWEST_FIT_ROWS} rows of 4 runs and 1 held are needed"
+                f"{len(cheap)} training rows from {len(clusters)} runs and {len(held)} held out; need at least "
+                f"{FEWEST_FIT_ROWS} training rows from 4 runs, and 1 held-out row"
             )
             continue
         ready[name] = cheap, held
     if not ready:
         reasons = "; ".join(f"group {name!r}: {reason}" for name, reason in list(skipped.items())[:3])
-        raise BadInput(f"holdout {holdout} leaves nothing to score: {reasons}")
+        raise BadInput(f"holdout {holdout} leaves no group to score: {reasons}")
     each = _DEFAULT_WORK + len(FORMS)
     scores: list[GroupScore] = []
     for name, (cheap, held) in ready.items():
@@ -199,14 +205,14 @@ def _score(
     default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
     chosen = default.convention
     actual = np.array([run.loss for run in held])
-    names = FORMS if default.predictor.repetition is None else (*FORMS, REPEATED)
+    names = FORMS if default.fitted_repetition is None else (*FORMS, REPEATED)
     forms = {}
     for number, form in enumerate(names):
         at(_DEFAULT_WORK + number, form)
-        found = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
-        forms[form] = FormScore.of(np.asarray(_predict(found.predictor, held, chosen).loss), actual)
+        fitted = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)
+        forms[form] = FormScore.of(np.asarray(_predict(fitted, held, chosen).loss), actual)
     at(_DEFAULT_WORK + len(names), "scored")
-    answer = _predict(default.predictor, held, chosen)
+    answer = _predict(default, held, chosen)
     predicted = np.asarray(answer.loss)
     plain = FormScore.of(predicted, actual)
     assert answer.interval_80 is not None  # backtest always resamples
@@ -215,7 +221,7 @@ def _score(
         group=name,
         fit_rows=len(cheap),
         held_rows=len(held),
-        compute_ratio=max(map(compute_of, held)) / max(map(compute_of, cheap)),
+        compute_ratio=max(run.flops for run in held) / max(run.flops for run in cheap),
         forms=forms,
         default=DefaultScore(
             mean_error=plain.mean_error,
@@ -228,10 +234,10 @@ def _score(
     )
 
 
-def _predict(predictor: Predictor, held: Sequence[Run], convention: Convention) -> Prediction:
-    table = columns(held, convention)
-    known = table.U if predictor.repetition is not None else None
-    return predictor.predict(table.N, table.D, unique_tokens=known, force=True)
+def _predict(law: Fit, held: Sequence[Run], convention: Convention) -> Prediction:
+    table = RunTable.of(held, convention)
+    known = table.U if law.fitted_repetition is not None else None
+    return law.predict(table.N, table.D, unique_tokens=known, force=True)
 
 
 def _inside(actual: Array, interval: tuple[Array, Array]) -> float:

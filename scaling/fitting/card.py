@@ -1,106 +1,92 @@
-"""The fit card: what was fitted, to what, how, and how far to trust it. Filled by code, no field left empty."""
+"""Fit card: data, method, constants, optima, domain and warnings of a fit. Filled by code, no field left empty."""
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from families.units import BadInput, format_size
 
-from .predictor import Predictor, Status
+from ..laws import CONSTANTS
+from .predictor import Fit
 
 BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
-MANY_EPOCHS = (
-    4.0  # past about four epochs repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)
-)
+MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)
 
 
-def card(
-    predictor: Predictor,
-    *,
-    status: Status,
-    detail: str,
-    runs: int,
-    rows: int,
-    exclusions: str,
-    evidence: dict[str, str],
-    warnings: Sequence[str],
-) -> dict[str, str]:
-    """Field to text, in the order of reading."""
-    forms = predictor.forms
-    main = max(forms, key=lambda form: form.weight)
-    domain = predictor.domain
+def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Sequence[str]) -> dict[str, str]:
+    """Field to text, in the order of reading.
+
+    Args:
+        fit: the fit, whose own card is not read.
+        exclusions: rows left out, and why.
+        evidence: the certificate of the form with the greatest weight, field to text.
+        warnings: reasons for doubt, one a line.
+    """
+    forms, main, domain = fit.forms, fit.main_form, fit.domain
+    several = f"{main.name}: " if len(forms) > 1 else ""
     return {
         "form": main.name
         if len(forms) == 1
         else "combined: " + ", ".join(f"{f.name} {f.weight:.0%}" for f in forms),
-        "status": f"{status.value}: {detail or status.message}",
+        "status": f"{fit.status.value}: {fit.detail or fit.status.message}",
         "forms tried": "; ".join(
             f"{f.name} ({f.status.value}, objective {f.objective:.4g}"
             + (f", rollout error {f.rollout_error:.2%})" if f.rollout_error is not None else ")")
             for f in forms
         ),
         "data": (
-            f"{rows} rows of {runs} runs, group {predictor.group or '(none)'}, "
-            f"eval set {predictor.eval_set or '(not named)'}"
+            f"{fit.rows} rows of {fit.runs} runs, group {fit.group or '(none)'}, "
+            f"eval set {fit.eval_set or '(not named)'}"
         ),
         "exclusions": exclusions,
-        "convention": f"N counts {'all parameters' if predictor.convention == 'total' else 'parameters without embeddings'}",
+        "convention": f"N counts {'all parameters' if fit.convention == 'total' else 'parameters without embeddings'}",
         "loss": "nats per token",
         **evidence,
-        "law": f"E {main.law.E:.4g}, A {main.law.A:.4g}, B {main.law.B:.4g}",
-        "exponents": _exponents(predictor),
-        **_repetition(predictor),
-        **{f"optimum at {times:g}x the data": _optimum(predictor, times * domain.C[1]) for times in BUDGETS},
+        "law": several + ", ".join(f"{name} {getattr(main.law, name):.4g}" for name in CONSTANTS[:3]),
+        "exponents": several + _exponents(fit),
+        **_repetition(fit),
+        **{f"optimum at {times:g}x the data": _optimum(fit, times * domain.C[1]) for times in BUDGETS},
         "domain": f"N {_span(domain.N)}, D {_span(domain.D)}, C {_span(domain.C)} FLOPs",
-        "intervals": _intervals(predictor),
+        "intervals": _intervals(fit),
         "warnings": "; ".join(warnings) or "none",
     }
 
 
-def _repetition(predictor: Predictor) -> dict[str, str]:
-    """What repeated tokens, and parameters too many for them, were found to be worth."""
-    found = predictor.repetition
-    if found is None:
+def _repetition(fit: Fit) -> dict[str, str]:
+    """Fitted values of repeated tokens, and of parameters too many for them."""
+    if fit.fitted_repetition is None:
         return {}
+    R_N, R_D = fit.fitted_repetition.R_N, fit.fitted_repetition.R_D
     return {
-        "repetition": f"R_D {found.R_D:.3g}, R_N {found.R_N:.3g}: the first {found.R_D:.3g} repeats of a token are worth 63 % of "
+        "repetition": f"R_D {R_D:.3g}, R_N {R_N:.3g}: the first {R_D:.3g} repeats of a token are worth 63 % of "
         "as many fresh ones, and further ones less"
     }
 
 
-def _exponents(predictor: Predictor) -> str:
-    main = max(predictor.forms, key=lambda form: form.weight)
+def _exponents(fit: Fit) -> str:
     parts = []
-    for name, index in (("alpha", 3), ("beta", 4), ("gamma", 5)):
-        text = f"{name} {getattr(main.law, name):.3f}"
-        spread = main.draws[:, index] if len(main.draws) else np.empty(0)
-        if len(spread) and np.ptp(spread) > 0:
-            low, high = np.quantile(spread, [0.1, 0.9])
-            text += f" ({low:.3f} to {high:.3f})"
-        parts.append(text)
-    return ", ".join(parts) + (", 80 % intervals" if len(main.draws) else "")
+    for name in CONSTANTS[3:]:
+        text, interval = f"{name} {getattr(fit.main_form.law, name):.3f}", fit.interval(name)
+        parts.append(text if interval is None else f"{text} ({interval[0]:.3f} to {interval[1]:.3f})")
+    return ", ".join(parts) + (", 80 % intervals" if len(fit.main_form.draws) else "")
 
 
-def _optimum(predictor: Predictor, compute: float) -> str:
+def _optimum(fit: Fit, compute: float) -> str:
     try:
-        best = predictor.allocate(compute)
-        draws = predictor.optimum_draws(compute)
+        best = fit.allocate(compute)
     except BadInput as error:
         return str(error)
     text = f"{format_size(compute)} FLOPs: N* {format_size(best.N)}, D* {format_size(best.D)}, D/N {best.tokens_per_param:.3g}"
-    if len(draws):
-        low, high = np.exp(np.quantile(draws, [0.1, 0.9]))
-        product = best.N * best.D
-        text += f" (80 %: N* {format_size(low)} to {format_size(high)}, D/N {product / high**2:.3g} to {product / low**2:.3g})"
+    if best.N_interval_80 and best.D_interval_80:
+        (low, high), (least, most) = best.N_interval_80, best.D_interval_80
+        text += f" (80 %: N* {format_size(low)} to {format_size(high)}, D/N {least / high:.3g} to {most / low:.3g})"
     return text
 
 
-def _intervals(predictor: Predictor) -> str:
-    if not predictor.intervals:
-        return "none asked for"
+def _intervals(fit: Fit) -> str:
+    if not fit.intervals:
+        return "none requested"
     return (
-        f"resampled by run; run noise {predictor.noise:.2%}, drift {predictor.drift:.2%} of loss per decade of "
+        f"resampled by run; run noise {fit.noise:.2%}, drift {fit.drift:.2%} of loss per decade of "
         "compute beyond the data"
     )
 

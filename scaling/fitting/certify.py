@@ -1,4 +1,4 @@
-"""One form, fitted and judged: starts and their agreement, gradient, conditioning, the edges of meaning."""
+"""Certified fit of one form: agreement of starts, gradient, conditioning, constants at the edge of their meaning."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from ..laws import CONSTANTS, Law
 from ..stats import Array
+from .forms import Status
 from .optimise import A_, ALPHA_, B_, BETA_, E_, G_, FormShape, Problem, minimise, spectrum, starts, thinned
-from .predictor import Status
 
 AGREEMENT = 1e-6  # relative difference of objectives at which two starts have found one optimum
 
@@ -54,29 +54,33 @@ def certify(problem: Problem, shape: FormShape, given: Array | None = None, seed
     best = int(np.nanargmin(solution.objective))
     tried = len(theta)
     agreeing = _agreeing(solution.objective, solution.objective[best], problem)
-    found, value, gradient = (
+    best_theta, value, gradient = (
         solution.theta[best],
         float(solution.objective[best]),
         float(solution.gradient[best]),
     )
     if agreeing < 3:
         rng = np.random.default_rng([seed, 1])
-        again = np.tile(found, (6, 1))
+        again = np.tile(best_theta, (6, 1))
         again[:, list(shape.free)] += rng.normal(0, JITTER, (6, len(shape.free))) * (
-            np.abs(found[list(shape.free)]) * 0.3 + 0.1
+            np.abs(best_theta[list(shape.free)]) * 0.3 + 0.1
         )
         second = minimise(problem, shape, again)
         values = np.append(second.objective, solution.objective)
         tried += 6
         if second.objective.min() < value:
             at = int(second.objective.argmin())
-            found, value, gradient = second.theta[at], float(second.objective[at]), float(second.gradient[at])
+            best_theta, value, gradient = (
+                second.theta[at],
+                float(second.objective[at]),
+                float(second.gradient[at]),
+            )
         agreeing = _agreeing(values, value, problem)
-    status, detail, condition = _judge(problem, shape, found, agreeing, gradient, value)
+    status, detail, condition = _judge(problem, shape, best_theta, agreeing, gradient, value)
     return Certificate(
         name=shape.name,
-        law=_law(problem, shape, found),
-        theta=found,
+        law=_law(problem, shape, best_theta),
+        theta=best_theta,
         objective=value,
         status=status,
         detail=detail,
@@ -128,7 +132,7 @@ def _judge(
 
 
 def _edge(problem: Problem, shape: FormShape, theta: Array) -> str:
-    """Which constant left its range, or nothing."""
+    """The constant that left its range; empty where none did."""
     gamma = float(np.exp(theta[G_]))
     if G_ in shape.free and not GAMMA_RANGE[0] < gamma < GAMMA_RANGE[1]:
         return f"gamma ran to {gamma:.3g}"

@@ -1,4 +1,4 @@
-"""The default predictor: a few forms, weighted by how well each foretells the expensive rows from the cheap ones.
+"""The default predictor: forms weighted by their error when they predict the expensive rows from the cheap ones.
 
 Constants have a weak prior from published fits, since a table of thirty rows does not tell six constants apart and the
 ones it leaves open decide the next decade. Three strengths of it and Chinchilla's form compete (docs/math.md).
@@ -13,15 +13,13 @@ from numpy.typing import NDArray
 from families.units import BadInput
 
 from ..laws import Law
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
+from .forms import FittedForm, ResidualGP
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
-from .predictor import FittedForm, ResidualGP
 from .uncertainty import cluster_draws
 
-# MERGED DOCSTRINGS
-# The forms behind a fit, with their evidence: one form fitted plainly, or the default predictor's several.
 DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
 
 FEWEST_TRAINING_ROWS = 8
@@ -34,7 +32,7 @@ MOST_ROLLOUT_ROWS = 600  # larger tables are thinned evenly in compute
 
 USUAL_NOISE = 3e-3  # of log loss between like runs; counts as one row where rows are few
 
-SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, tell nothing
+SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, carry no information
 
 UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' mean error over public tables
 
@@ -47,7 +45,7 @@ USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are fe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormPrior:
-    """Where the constants of public fits lie: normal, in the coordinates of `optimise`.
+    """Normal prior of the constants from public fits, in the coordinates of `optimise`.
 
     slope is of either term in log N or log D: Kaplan 0.08 to Porian 0.5, most 0.25 to 0.45. gamma is 0.35 to 1 over public
     tables. The floor E and each term in mid-data are shares of the smallest loss. Widths are of logarithms, but the slope's.
@@ -97,8 +95,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows as the candidates see them; `noise` is the variance of log loss about a law, the
-    unit in which the prior is weighed."""
+    """Rows to fit; `noise` is the variance of log loss about a law, the unit of the prior's weight."""
 
     N: Array
     D: Array
@@ -147,53 +144,62 @@ def solve(problem: Problem, shape: FormShape) -> Array:
 
 
 def predict_log(problem: Problem, theta: Array, N: Array, D: Array) -> Array:
-    """log L of one θ at other points."""
+    """Log L of one θ at other points, shape (n,)."""
     return np.asarray(log_loss(theta[None], np.log(N) - problem.x_mean, np.log(D) - problem.z_mean)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One rollout: fitted below a cut in compute, scored above. Shapes (candidates, rows), logs of loss."""
+    """One rollout: fitted below a cut in compute, scored above it.
 
-    cheap: Table
-    held: Table
+    Args:
+        train: rows below the cut.
+        test: rows above it.
+        fitted: log loss of each candidate at `train`, shape (candidates, rows).
+        predicted: log loss of each candidate at `test`, likewise.
+    """
+
+    train: Table
+    test: Table
     fitted: Array
-    foretold: Array
+    predicted: Array
 
     @property
     def errors(self) -> Array:
-        """log foretold − log actual."""
-        return np.asarray(self.foretold - np.log(self.held.L))
+        """Log predicted − log actual, shape (candidates, rows)."""
+        return np.asarray(self.predicted - np.log(self.test.L))
 
     @property
     def decades(self) -> Array:
-        """log10 of how far beyond the cheap rows' compute each held row lies."""
-        return np.asarray(np.log10(self.held.N * self.held.D / (self.cheap.N * self.cheap.D).max()))
+        """Decades of compute of each test row beyond the largest training row."""
+        return np.asarray(np.log10(self.test.N * self.test.D / (self.train.N * self.train.D).max()))
 
 
 def rollouts(table: Table, candidates: Sequence[Candidate] = CANDIDATES) -> list[Rollout]:
-    """Fit below each cut, foretell the rows above it. Empty where the rows are too few.
+    """Fit below each cut and predict the rows above it; empty where the rows are too few.
 
     Budgets far apart put two cuts between the same rows: one split, which is evidence once.
     """
     few = table.thinned()
     C = few.N * few.D
-    found: list[Rollout] = []
+    results: list[Rollout] = []
     for gap in CUTS:
         cheap = C * 10**gap <= C.max() * (1 + 1e-9)
         if cheap.sum() < FEWEST_TRAINING_ROWS or (~cheap).sum() < FEWEST_HELD_ROWS:
             continue
-        if found and cheap.sum() == len(found[-1].cheap.N):  # cuts are nested: as many rows are the same rows
+        if results and cheap.sum() == len(
+            results[-1].train.N
+        ):  # cuts are nested: as many rows are the same rows
             continue
         low, high = few.rows(cheap), few.rows(~cheap)
-        fitted, foretold = [], []
+        fitted, predicted = [], []
         for candidate in candidates:
             problem = low.problem(candidate)
             theta = solve(problem, candidate.shape)
             fitted.append(predict_log(problem, theta, low.N, low.D))
-            foretold.append(predict_log(problem, theta, high.N, high.D))
-        found.append(Rollout(cheap=low, held=high, fitted=np.array(fitted), foretold=np.array(foretold)))
-    return found
+            predicted.append(predict_log(problem, theta, high.N, high.D))
+        results.append(Rollout(train=low, test=high, fitted=np.array(fitted), predicted=np.array(predicted)))
+    return results
 
 
 def ensemble_weights(
@@ -220,15 +226,17 @@ def drift_of(cuts: Sequence[Rollout], weights: Array, *, local: bool = True) -> 
     for cut in cuts:
         error = weights @ cut.errors
         if local:
-            nearby = ResidualGP.of(cut.cheap.N, cut.cheap.D, np.log(cut.cheap.L) - weights @ cut.fitted)
-            error = error + nearby.correction(cut.held.N, cut.held.D)
+            nearby = ResidualGP.of(cut.train.N, cut.train.D, np.log(cut.train.L) - weights @ cut.fitted)
+            error = error + nearby.correction(cut.test.N, cut.test.D)
         square = float((error**2).mean())
-        beyond = max(square - cut.cheap.noise, LEAST_DRIFT_SHARE * square, 1e-14)
+        beyond = max(square - cut.train.noise, LEAST_DRIFT_SHARE * square, 1e-14)
         logs.append(0.5 * np.log(beyond / float((cut.decades**2).mean())))
     return float(np.exp(np.sum(logs) / (len(cuts) + USUAL_DRIFT_COUNT)))
 
 
 FEWEST_ROWS = 4
+
+DIGITS = 10  # of a resampled constant in law.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +250,7 @@ class EnsembleFit:
 
     @property
     def main(self) -> int:
-        """Which form has the greatest weight."""
+        """Index of the form with the greatest weight."""
         return int(np.argmax([form.weight for form in self.forms]))
 
 
@@ -255,14 +263,20 @@ def _member(
         status=certificate.status,
         objective=certificate.objective,
         weight=weight,
-        draws=draws,
+        draws=_rounded(draws),
         variable="C" if shape.variable == "C" else "ND",
         rollout_error=error,
     )
 
 
+def _rounded(draws: Array) -> Array:
+    """Draws to the digits that law.json holds, so that a fit and its file give the same intervals."""
+    digits = [[float(f"{value:.{DIGITS}g}") for value in row] for row in draws.tolist()]
+    return np.array(digits, dtype=np.float64).reshape(draws.shape)
+
+
 def fit_single_form(
-    table: Columns, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
+    table: RunTable, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
 ) -> EnsembleFit:
     """One form, fitted plainly: no prior, every row the same weight."""
     shape = SHAPES[form]
@@ -285,7 +299,7 @@ def fit_single_form(
     )
 
 
-def fit_ensemble(table: Columns, *, seed: int, bootstrap: int) -> EnsembleFit:
+def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
     """The candidates, weighted by their rollout error inside these rows, and a local correction."""
     if len(table) < FEWEST_ROWS:
         raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")

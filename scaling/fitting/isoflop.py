@@ -1,14 +1,14 @@
-"""Approaches 1 and 2 of Hoffmann et al. 2022, beside the parametric fit and with the bias they would have on it."""
+"""Approaches 1 and 2 of Hoffmann et al. 2022, and their bias on a fitted surface."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from families.units import BadInput, format_size
 
 from ..laws import Law
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array, StatusEnum
 
 SAME_BUDGET = 0.05  # runs whose log10 compute differs by less belong to one isoFLOP
@@ -19,7 +19,7 @@ FEWEST_PER_SIDE = 2
 
 
 class ParabolaStatus(StatusEnum):
-    """What a parabola's vertex is worth. Only OK is an optimum."""
+    """Status of a parabola's vertex. Only OK is an optimum."""
 
     OK = "ok", "the vertex lies among the points"
     CONCAVE = "concave", "the parabola opens downwards: it has no minimum"
@@ -32,7 +32,7 @@ class ParabolaStatus(StatusEnum):
 class IsoFLOP:
     """One budget's parabola of loss in log N. N is the vertex, or the bound that an edge verdict makes it.
 
-    N is None where there is nothing to say (CONCAVE, TOO_FEW).
+    N is None where the parabola gives no bound (CONCAVE, TOO_FEW).
     """
 
     C: float
@@ -69,7 +69,7 @@ class PowerFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bias:
-    """What approach 2 would say on a noise-free surface sampled as these runs are: its N* over the true one."""
+    """Approach 2 on a noise-free surface sampled as the runs are: ratio of its N* to the true one at C, and exponents."""
 
     C: float
     ratio: float
@@ -77,7 +77,7 @@ class Bias:
     true_exponent: float
 
 
-def isoflops(table: Columns) -> tuple[IsoFLOP, ...]:
+def isoflops(table: RunTable) -> tuple[IsoFLOP, ...]:
     """One parabola for each budget at which several sizes were trained, cheapest first."""
     C = 6 * table.N * table.D
     order = np.argsort(C, kind="stable")
@@ -89,7 +89,7 @@ def isoflops(table: Columns) -> tuple[IsoFLOP, ...]:
 
 
 def parabola(N: Array, L: Array, C: float) -> IsoFLOP:
-    """Least squares of loss on 1, log N, log² N, and what its vertex is worth."""
+    """Least squares of loss on 1, log N, log² N, and the status of its vertex."""
     points = len(np.unique(N))
     if points < FEWEST_POINTS:
         return IsoFLOP(C=C, points=points, verdict=ParabolaStatus.TOO_FEW, N=None, loss=None)
@@ -114,17 +114,19 @@ def parabola(N: Array, L: Array, C: float) -> IsoFLOP:
     )
 
 
-def approach_2(found: Sequence[IsoFLOP]) -> PowerFit:
+def approach_2(parabolas: Sequence[IsoFLOP]) -> PowerFit:
     """N*(C) through the vertices.
 
     Raises:
         BadInput: fewer than two budgets have an optimum.
     """
-    good = [one for one in found if one.verdict is ParabolaStatus.OK]
-    return _power([one.C for one in good], [one.optimum() for one in good], "isoFLOPs with an optimum")
+    good = [curve for curve in parabolas if curve.verdict is ParabolaStatus.OK]
+    return _power(
+        [curve.C for curve in good], [curve.optimum() for curve in good], "isoFLOPs with an optimum"
+    )
 
 
-def approach_1(table: Columns, budgets: int = 24) -> PowerFit:
+def approach_1(table: RunTable, budgets: int = 24) -> PowerFit:
     """N*(C) along the lower envelope of training curves: of all points that cost at most C, the size with least loss.
 
     Budgets at which the smallest or the largest size is best are left out: the envelope is cut off there. Between
@@ -145,9 +147,9 @@ def approach_1(table: Columns, budgets: int = 24) -> PowerFit:
     return _power(kept, sizes, "budgets inside the envelope")
 
 
-def bias_of_approach_2(law: Law, table: Columns, C: float | None = None) -> Bias:
+def bias_of_approach_2(law: Law, table: RunTable, C: float | None = None) -> Bias:
     """Approach 2 on the law's own noise-free losses at the runs' N and D, at C (default: ten times the largest budget)."""
-    clean = replace(table, L=np.asarray(law.loss(table.N, table.D)))
+    clean = table.with_arrays(L=np.asarray(law.loss(table.N, table.D)))
     fitted = approach_2(isoflops(clean))
     target = 10 * float((6 * table.N * table.D).max()) if C is None else C
     return Bias(

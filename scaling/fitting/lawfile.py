@@ -1,33 +1,19 @@
-"""law.json: everything needed to predict without refitting, and without scipy."""
+"""law.json: everything needed to predict without refitting (docs/formats.md)."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ..files import Document, Record
-from ..laws import CONSTANTS, Convention, Domain, Law
-from .predictor import FittedForm, Predictor, ResidualGP, Status
-from .repetition import Repetition
-
-if TYPE_CHECKING:
-    from .fit import Fit
-
-Range = tuple[float, float]
-
-
-class DomainRecord(Record):
-    """The fitted rows' (smallest, largest) N, D and C = 6·N·D."""
-
-    N: Range
-    D: Range
-    C: Range
+from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
+from .forms import FittedForm, ResidualGP, Status
 
 
 class FormRecord(Record):
-    """One form: constants of L = E + (A/N^alpha + B/D^beta)^gamma in nats/token, and resampled constants in
-    that order.
+    """One form: constants of L = E + (A/N^alpha + B/D^beta)^gamma in nats/token, and resampled constants.
+
+    Each of `draws` is E, A, B, alpha, beta, gamma.
     """
 
     name: str
@@ -44,22 +30,23 @@ class FormRecord(Record):
     rollout_error: float | None = None
     draws: tuple[tuple[float, float, float, float, float, float], ...] = ()
 
-    @property
-    def law(self) -> Law:
-        """The constants as a law."""
-        return Law(E=self.E, A=self.A, B=self.B, alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+    @classmethod
+    def of(cls, form: FittedForm) -> "FormRecord":
+        """A fitted form as a record."""
+        shared = ("name", "variable", "status", "objective", "weight", "rollout_error")
+        return cls(
+            **{name: getattr(form, name) for name in shared},
+            **{name: getattr(form.law, name) for name in CONSTANTS},
+            draws=form.draws.tolist(),
+        )
 
     def fitted(self) -> FittedForm:
-        """The form as arrays."""
+        """The record as a fitted form."""
+        shared = ("name", "variable", "status", "objective", "weight", "rollout_error")
         return FittedForm(
-            name=self.name,
-            law=self.law,
-            status=self.status,
-            objective=self.objective,
-            weight=self.weight,
+            **{name: getattr(self, name) for name in shared},
+            law=Law(**{name: getattr(self, name) for name in CONSTANTS}),
             draws=np.array(self.draws, dtype=np.float64).reshape(len(self.draws), len(CONSTANTS)),
-            variable=self.variable,
-            rollout_error=self.rollout_error,
         )
 
 
@@ -72,24 +59,21 @@ class LocalRecord(Record):
 
     @model_validator(mode="after")
     def _alike(self) -> "LocalRecord":
-        if not len(self.log_N) == len(self.log_D) == len(self.coefficient):
-            raise ValueError("log_N, log_D and coefficient must have one length")
+        self.fitted()
         return self
 
+    @classmethod
+    def of(cls, local: ResidualGP) -> "LocalRecord":
+        """A correction as a record."""
+        return cls(**{name: tuple(getattr(local, name).tolist()) for name in cls.model_fields})
 
-class RepetitionRecord(Record):
-    """R_N and R_D of the data-constrained form (Muennighoff et al. 2023)."""
-
-    R_N: float = Field(gt=0)
-    R_D: float = Field(gt=0)
-
-    def fitted(self) -> Repetition:
-        """As what computes effective sizes."""
-        return Repetition(R_N=self.R_N, R_D=self.R_D)
+    def fitted(self) -> ResidualGP:
+        """The record as a correction."""
+        return ResidualGP(**{name: np.array(getattr(self, name)) for name in type(self).model_fields})
 
 
 class LawFile(Document):
-    """law.json (docs/formats.md)."""
+    """law.json (docs/formats.md). `predictor.load_law` reads one as a `Fit`."""
 
     KIND: ClassVar[str] = "law"
     MADE_BY: ClassVar[str] = "scaling fit runs.csv --out law.json"
@@ -98,105 +82,15 @@ class LawFile(Document):
     loss_unit: Literal["nats/token"] = "nats/token"
     eval_set: str = ""
     group: str = ""
-    domain: DomainRecord
+    domain: Domain
     runs: int = Field(ge=1)
     rows: int = Field(ge=1)
     status: Status
     detail: str = ""
     noise: float = Field(ge=0)  # standard deviation of log loss between like runs
-    drift: float = Field(
-        ge=0
-    )  # standard deviation of log loss added per factor of ten in compute beyond the data
+    drift: float = Field(ge=0)  # standard deviation of log loss added per decade of compute beyond the data
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
-    repetition: RepetitionRecord | None = None
+    repetition: Repetition | None = None
     card: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, fit: "Fit", inputs: Mapping[str, str]) -> "LawFile":
-        """A fit as a document."""
-        return cls(
-            inputs=dict(inputs),
-            convention=fit.convention,
-            eval_set=fit.eval_set,
-            group=fit.group,
-            domain=DomainRecord(N=fit.domain.N, D=fit.domain.D, C=fit.domain.C),
-            runs=fit.runs,
-            rows=fit.rows,
-            status=fit.status,
-            detail=fit.detail,
-            noise=fit.predictor.noise,
-            drift=fit.predictor.drift,
-            intervals=fit.predictor.intervals,
-            forms=tuple(_record(form) for form in fit.forms),
-            repetition=_repetition_record(fit.predictor.repetition),
-            local=LocalRecord(
-                log_N=tuple(fit.predictor.local.x.tolist()),
-                log_D=tuple(fit.predictor.local.z.tolist()),
-                coefficient=tuple(fit.predictor.local.coefficient.tolist()),
-            ),
-            card=dict(fit.card),
-        )
-
-    @property
-    def domain_N(self) -> Range:
-        """(smallest, largest) fitted N, named as a published law names it."""
-        return self.domain.N
-
-    @property
-    def domain_D(self) -> Range:
-        """(smallest, largest) fitted D."""
-        return self.domain.D
-
-    @property
-    def law(self) -> Law:
-        """The law of the form with the greatest weight."""
-        return self.predictor().law
-
-    def predictor(self) -> Predictor:
-        """What answers `.predict`, `.allocate` and `.law` as the fit did."""
-        return Predictor(
-            forms=tuple(form.fitted() for form in self.forms),
-            domain=Domain(N=self.domain.N, D=self.domain.D, C=self.domain.C),
-            convention=self.convention,
-            noise=self.noise,
-            drift=self.drift,
-            repetition=None if self.repetition is None else self.repetition.fitted(),
-            local=ResidualGP(
-                x=np.array(self.local.log_N),
-                z=np.array(self.local.log_D),
-                coefficient=np.array(self.local.coefficient),
-            ),
-            intervals=self.intervals,
-            eval_set=self.eval_set,
-            group=self.group,
-        )
-
-
-def _repetition_record(found: Repetition | None) -> RepetitionRecord | None:
-    return None if found is None else RepetitionRecord(R_N=found.R_N, R_D=found.R_D)
-
-
-def _record(form: FittedForm) -> FormRecord:
-    law = form.law
-    return FormRecord(
-        name=form.name,
-        E=law.E,
-        A=law.A,
-        B=law.B,
-        alpha=law.alpha,
-        beta=law.beta,
-        gamma=law.gamma,
-        variable="C" if form.variable == "C" else "ND",
-        status=form.status,
-        objective=form.objective,
-        weight=form.weight,
-        rollout_error=form.rollout_error,
-        draws=tuple(_six(row) for row in form.draws.tolist()),
-    )
-
-
-def _six(row: list[float]) -> tuple[float, float, float, float, float, float]:
-    E, A, B, alpha, beta, gamma = (float(f"{value:.10g}") for value in row)
-    return E, A, B, alpha, beta, gamma

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from ..laws import Law
 from ..stats import Array
 
-# MERGED DOCSTRINGS
-# What the Hessian at an optimum tells: how well rows tell the constants apart, and how much each row moves them.
-# Where fits start: variable projection. For given exponents the loss is linear in E, A and B: a grid is enough.
 Mask = NDArray[np.bool_]
 
 E_, A_, B_, ALPHA_, BETA_, G_ = range(6)
@@ -31,7 +28,7 @@ MAX_STEPS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormShape:
-    """Which coordinates a form leaves free, and where the others stand."""
+    """Free coordinates of a form, and the values of the others."""
 
     name: str
     free: tuple[int, ...]
@@ -40,7 +37,7 @@ class FormShape:
     variable: str = "ND"
 
     def at(self, theta: Array) -> Array:
-        """θ with the coordinates that are not free put in their places."""
+        """θ with the coordinates that are not free set to their values."""
         full = np.array(theta, dtype=np.float64, copy=True)
         for index in range(6):
             if index not in self.free:
@@ -163,9 +160,7 @@ def thinned(problem: Problem, rows: int) -> Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Where each of k problems ended: θ (k, 6), objective, largest scaled gradient, Newton steps taken in
-    all.
-    """
+    """Solutions of k problems: θ (k, 6), objective (k,), largest scaled gradient (k,), and Newton steps in total."""
 
     theta: Array
     objective: Array
@@ -174,7 +169,7 @@ class Solution:
 
 
 def log_loss(theta: Array, x: Array, z: Array) -> Array:
-    """log L at (x, z) for θ (k, 6): shape (k, n)."""
+    """Log L at (x, z) for θ (k, 6): shape (k, n)."""
     e, a, b, alpha, beta, g = (theta[:, i, None] for i in range(6))
     gamma = np.exp(g)
     u, v = a - alpha * x, b - beta * z
@@ -196,8 +191,14 @@ def objective(problem: Problem, theta: Array) -> Array:
 def evaluate(
     problem: Problem, shape: FormShape, theta: Array, weights: Array, delta: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Objective (k,), gradient (k, p), Hessian (k, p, p) and its positive Gauss-Newton part, over free
-    coordinates.
+    """Objective (k,), gradient (k, p), Hessian (k, p, p) and its positive Gauss-Newton part, over free coordinates.
+
+    Args:
+        problem: rows and prior.
+        shape: the form.
+        theta: coordinates, shape (k, 6).
+        weights: of the rows, shape (k, n).
+        delta: where log-Huber turns from squares to absolute values.
     """
     k, n = len(theta), len(problem.x)
     x, z = problem.x, problem.z
@@ -325,9 +326,7 @@ def _descend(
 
 
 def _step(newton: Array, upper: Array, slope: Array, damping: Array) -> Array:
-    """Solve (H + λ·U)·step = gradient with negative curvature turned positive, in coordinates where U has
-    unit diagonal.
-    """
+    """Solve (H + λ·U)·step = gradient, negative curvature turned positive, in coordinates where U has unit diagonal."""
     scale = 1 / np.sqrt(np.maximum(np.einsum("kii->ki", upper), 1e-300))
     h = newton * scale[:, :, None] * scale[:, None, :]
     values, vectors = np.linalg.eigh(h)
@@ -361,7 +360,7 @@ def spectrum(problem: Problem, shape: FormShape, theta: Array) -> float:
 
 
 def influence(problem: Problem, shape: FormShape, theta: Array) -> Array:
-    """How θ (6,) moves when one row's weight grows by 1, to first order: shape (6, n)."""
+    """Derivative of θ (6,) with respect to each row's weight: shape (6, n)."""
     n = len(problem.x)
     free = list(shape.free)
     _, _, newton, upper = evaluate(problem, shape, theta[None], np.ones((1, n)), problem.delta)
@@ -385,7 +384,10 @@ KAPLAN_ALPHAS = np.geomspace(0.02, 0.6, 10)
 
 
 def starts(problem: Problem, shape: FormShape, count: int = 8) -> Array:
-    """The `count` best starts of a grid over the nonlinear exponents, shape (count, 6)."""
+    """The `count` best starts of a grid over the nonlinear exponents, shape (count, 6): variable projection.
+
+    For given exponents the loss is linear in E, A and B.
+    """
     if shape.beta_is_gamma:
         return _kaplan_starts(problem, shape, count)
     has_N, has_D = A_ in shape.free, B_ in shape.free
@@ -445,7 +447,7 @@ def _spread(misfit: Array, count: int) -> NDArray[np.intp]:
 
 def _kaplan_starts(problem: Problem, shape: FormShape, count: int) -> Array:
     """L^(1/aD) = A·N^-alpha + B/D is linear in A and B for given aN, aD."""
-    found = []
+    candidates = []
     weights = problem.weights if problem.weights.ndim == 1 else np.ones_like(problem.y)
     for gamma in KAPLAN_ALPHAS:
         target = np.exp((problem.y - problem.y.mean()) / gamma)
@@ -458,6 +460,6 @@ def _kaplan_starts(problem: Problem, shape: FormShape, count: int) -> Array:
             misfit = float((weights * (gamma * np.log(solved @ columns / target)) ** 2).sum())
             theta = np.array([ABSENT, 0.0, 0.0, slope, gamma, np.log(gamma)])
             theta[[A_, B_]] = gamma * np.log(solved) + problem.y.mean()
-            found.append((misfit, theta))
-    order = np.argsort([misfit for misfit, _ in found], kind="stable")
-    return shape.at(np.stack([found[i][1] for i in order[:count]]))
+            candidates.append((misfit, theta))
+    order = np.argsort([misfit for misfit, _ in candidates], kind="stable")
+    return shape.at(np.stack([candidates[i][1] for i in order[:count]]))

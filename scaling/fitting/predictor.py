@@ -1,194 +1,77 @@
-"""What a fit answers without refitting: a loss with intervals, an allocation, how far it reaches. Numpy only."""
+"""Fit: the fitted `LossModel`. It predicts with intervals, allocates, and reads and writes law.json without refitting."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from families.units import BadInput
+from families.units import BadInput, nearest
 
-from ..laws import Allocation, Convention, Domain, Extrapolation, Law
-from ..stats import Array, StatusEnum
-from .repetition import PUBLISHED_REPETITION, Repetition
+from ..files import sha256_bytes, sha256_file
+from ..laws import (
+    CONSTANTS,
+    PUBLISHED_REPETITION,
+    Allocation,
+    Convention,
+    Domain,
+    Extrapolation,
+    KaplanFrontier,
+    LawReference,
+    Prediction,
+    Repetition,
+    as_points,
+    fresh_points,
+    in_shape,
+    resolve_point,
+)
+from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
+from .forms import LENGTH, FittedForm, ResidualGP, Status
+from .lawfile import FormRecord, LawFile, LocalRecord
 
-# MERGED DOCSTRINGS
-# What the rows near a point know beyond the law: smoothed residuals, which fade with distance.
-LENGTH = 1.0  # in log N and log D: the correction fades over a factor of e
+FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible loss
 
-NEARBY = 1.5  # standard deviation of the smooth part, in units of the residuals' own
+SCAN_STEP = (
+    0.5  # of log D, half the correction's length: a crossing that lies between two steps is no dip of its own
+)
 
-SAME_SIZE = 0.7  # and of what rows of one N share: width, depth, learning rate
+SCAN_REACH = 4.0  # lengths around the fitted rows: beyond them the correction is below 3e-4 of itself
 
-EQUAL = 5e-3  # log N within which two rows have the same size
+ROOT = 1e-14  # of log loss, or of log D in its own units: where the search for tokens ends
 
-MOST_CELLS = 250  # rows beyond this number are averaged in cells first
+MOST_ROOT_STEPS = 200
 
-CELL = 0.4  # width of such a cell in log N and log D
-
-ROBUST_STEPS = 3
-
-OUTLIER = 2.0  # residuals past twice the noise count less (Student's t)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResidualGP:
-    """A correction of log loss: kriging of the law's residuals, shape (m,) each. Empty arrays correct nothing."""
-
-    x: Array
-    z: Array
-    coefficient: Array
-
-    @classmethod
-    def nothing(cls) -> "ResidualGP":
-        """No correction."""
-        return cls(x=np.empty(0), z=np.empty(0), coefficient=np.empty(0))
-
-    @classmethod
-    def of(cls, N: Array, D: Array, residuals: Array) -> "ResidualGP":
-        """Smooth the residuals (log actual − log fitted) over log N and log D.
-
-        The mean of a Gaussian process with unit noise, a squared-exponential part and an offset for each N, rows that
-        lie far off weighed down as by Student's t.
-        """
-        scale = float(np.median(np.abs(residuals)) / 0.6745)
-        if scale < 1e-7:
-            return cls.nothing()
-        x, z, scaled, count = _cells(np.log(N), np.log(D), residuals / scale)
-        kernel = _kernel(x, z, x, z)
-        weight: Array = np.ones(len(x))
-        coefficient: Array = np.zeros(len(x))
-        for _ in range(ROBUST_STEPS):
-            coefficient = np.asarray(
-                np.linalg.solve(kernel + np.diag(1 / (weight * count)), scaled), dtype=np.float64
-            )
-            off = (scaled - kernel @ coefficient) / OUTLIER
-            weight = np.asarray(1 / (1 + off**2), dtype=np.float64)
-        return cls(x=x, z=z, coefficient=scale * coefficient)
-
-    def correction(self, N: Array, D: Array) -> Array:
-        """What to add to log loss at each point, shape (n,)."""
-        if not len(self.x):
-            return np.zeros(len(N))
-        return np.asarray(_kernel(np.log(N), np.log(D), self.x, self.z) @ self.coefficient)
-
-
-def _kernel(x: Array, z: Array, x0: Array, z0: Array) -> Array:
-    dx = x[:, None] - x0[None]
-    near = np.exp(-0.5 * (dx**2 + (z[:, None] - z0[None]) ** 2) / LENGTH**2)
-    return np.asarray(NEARBY**2 * near + SAME_SIZE**2 * (np.abs(dx) < EQUAL))
-
-
-def _cells(x: Array, z: Array, r: Array) -> tuple[Array, Array, Array, Array]:
-    """Rows averaged in cells where they are many, with how many rows each holds."""
-    if len(x) <= MOST_CELLS:
-        return x, z, r, np.ones(len(x))
-    keys = np.column_stack([np.round(x / CELL), np.round(z / CELL)])
-    _, inverse, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.ravel()
-    mean = [np.bincount(inverse, values) / count for values in (x, z, r)]
-    return mean[0], mean[1], mean[2], count.astype(np.float64)
-
-
-SHOWN = 12  # points of a prediction that a notebook shows
-
-# Errors of rollouts have heavy tails: the 80 % interval has the normal's width, the 95 % one is wider by the ratio of
-# Student's t with 5 degrees of freedom, 2.571/1.476 (calibrated in benchmarks/coverage.py).
-Z_80, Z_95 = 1.2815515655446004, 2.23
-
-
-class Status(StatusEnum):
-    """The verdict on a fit. Each member carries its message; only OK is free of doubt."""
-
-    OK = "ok", "several starts agree and the gradient is zero"
-    NOT_CONVERGED = (
-        "not_converged",
-        "the starts do not agree on one optimum, or the gradient is not zero: do not use it",
-    )
-    AT_BOUND = "at_bound", "a constant ran to the edge of what has meaning; another form may fit these data"
-    ILL_CONDITIONED = (
-        "ill_conditioned",
-        "the data do not tell the constants apart: predictions only, no allocation",
-    )
-    TOO_FEW = "too_few", "fewer distinct points than constants; the prior carries the fit"
+GROWTH_STEP = 10.0  # factor of compute over which the exponent of N* is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Prediction:
-    """Loss in nats per token with intervals for one run's loss: floats for one point, arrays for many.
+class Fit:
+    """Fitted law: weighted forms, a local correction, the verdict on them, and how wrong they are known to be.
 
-    An interval is None where the data allow none (fewer than 4 runs). `extrapolation` is of the farthest point.
-    """
-
-    loss: Any
-    interval_80: tuple[Any, Any] | None
-    interval_95: tuple[Any, Any] | None
-    extrapolation: Extrapolation
-
-    def __repr__(self) -> str:
-        """Losses with their intervals, a line each, as a notebook shows them."""
-        losses, lines = np.ravel(self.loss), []
-        for i, loss in enumerate(losses[:SHOWN].tolist()):
-            text = f"loss {loss:.4f}, perplexity {math.exp(loss):.4g}"
-            for level, interval in ((80, self.interval_80), (95, self.interval_95)):
-                if interval is not None:
-                    low, high = (float(np.ravel(edge)[i]) for edge in interval)
-                    text += f", {level} % {low:.4f} to {high:.4f}"
-            lines.append(text)
-        if len(losses) > SHOWN:
-            lines.append(f"… {len(losses)} losses in all")
-        return "\n".join([*lines, *filter(None, [self.extrapolation.message])])
-
-    @property
-    def perplexity(self) -> Any:
-        """exp(loss), per token."""
-        value = np.exp(self.loss)
-        return value if np.ndim(value) else float(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedForm:
-    """One form's fit: its law, its verdict and its place in the combined prediction.
-
-    variable "C" means that the law's N is 6·N·D. draws are resampled constants, shape (k, 6), in the order of CONSTANTS;
-    rollout_error is the rms log error of predictions ten
-    times beyond what they were fitted on, inside these data; None where there were too few rows to tell.
-    """
-
-    name: str
-    law: Law
-    status: Status
-    objective: float
-    weight: float
-    draws: Array
-    variable: str = "ND"
-    rollout_error: float | None = None
-
-    def log_loss(self, N: Array, D: Array) -> Array:
-        """log L at each point, shape (n,)."""
-        return np.asarray(np.log(self.law.loss(6 * N * D if self.variable == "C" else N, D)))
-
-    def log_losses(self, N: Array, D: Array) -> Array:
-        """log L of each draw at each point, shape (k, n)."""
-        E, A, B, alpha, beta, gamma = (self.draws[:, i, None] for i in range(6))
-        n = 6 * N * D if self.variable == "C" else N
-        with np.errstate(over="ignore", under="ignore"):
-            inner = np.exp(_log(A) - alpha * np.log(n)) + np.exp(_log(B) - beta * np.log(D))
-            return np.asarray(np.log(E + inner**gamma))
-
-
-def _log(value: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        return np.log(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictor:
-    """Weighted forms, a local correction, and how wrong they are known to be.
-
-    noise: standard deviation of log loss between like runs. drift: standard deviation of log loss that one factor of ten
-    in compute beyond the data adds, from rollouts inside the data. intervals is false under 4 runs.
+    Args:
+        forms: fitted forms, whose log losses are averaged by weight.
+        domain: fitted ranges of N, D and C = 6·N·D.
+        convention: parameters that N counts.
+        noise: standard deviation of log loss between like runs.
+        drift: standard deviation of log loss that one decade of compute beyond the data adds, from rollouts inside the data.
+        status: verdict on the form with the greatest weight.
+        runs: number of training runs behind the fit.
+        rows: number of observations.
+        detail: evidence behind a status other than OK.
+        local: correction of log loss near the fitted rows.
+        fitted_repetition: value of repeated tokens, where rows repeat theirs.
+        intervals: false where too few runs, or no resampling, leave predictions without intervals.
+        eval_set: evaluation set of the losses.
+        group: group of the runs.
+        card: description of the fit, field to text.
+        inputs: file name to SHA-256 of the files it was fitted on.
+        created_at: time of the fit, as in its file.
+        name: name of its file.
+        file_sha256: hash of that file; empty for a fit in memory.
     """
 
     forms: tuple[FittedForm, ...]
@@ -196,76 +79,164 @@ class Predictor:
     convention: Convention
     noise: float
     drift: float
+    status: Status
+    runs: int
+    rows: int
+    detail: str = ""
     local: ResidualGP = field(default_factory=ResidualGP.nothing)
-    repetition: Repetition | None = None  # fitted where rows repeat their tokens
+    fitted_repetition: Repetition | None = None
     intervals: bool = True
     eval_set: str = ""
     group: str = ""
+    card: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    created_at: str = ""
+    name: str = "law.json"
+    file_sha256: str = ""
+
+    def __repr__(self) -> str:
+        """The fit card, as a notebook shows it."""
+        return "\n".join(f"{name:<26}{text}" for name, text in self.card.items())
 
     @property
-    def law(self) -> Law:
-        """The law of the form with the greatest weight."""
-        return self._main.law
-
-    @property
-    def _main(self) -> FittedForm:
+    def main_form(self) -> FittedForm:
+        """The form with the greatest weight. Its law alone does not give the fit's prediction."""
         return max(self.forms, key=lambda form: form.weight)
 
+    @property
+    def source(self) -> str:
+        """Number of observations and runs."""
+        return f"fitted on {self.rows} observations of {self.runs} runs"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the law's file; of the file's text for a fit in memory."""
+        return self.file_sha256 or sha256_bytes(self.document().dump().encode())
+
+    @property
+    def frontier(self) -> KaplanFrontier | None:
+        """None: a fitted law is of N and D."""
+        return None
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """Empty: N and D alone."""
+        return ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The verdict, where it is not OK."""
+        if self.status is Status.OK:
+            return ()
+        return (f"{self.name} is doubtful ({self.status.value}): {self.detail or self.status.message}",)
+
+    @property
+    def repetition(self) -> Repetition:
+        """Value of repeated tokens: fitted, else published."""
+        return self.fitted_repetition or PUBLISHED_REPETITION
+
+    @property
+    def irreducible(self) -> float:
+        """Loss that no size and no data go below."""
+        return float(self.loss(FOREVER, FOREVER))
+
+    @property
+    def irreducible_interval_80(self) -> Interval | None:
+        """80 % interval of `irreducible`, from the resampled forms."""
+        draws = self._draw_log_losses(np.array([FOREVER]), np.array([FOREVER]))
+        if not len(draws):
+            return None
+        return _exp(_centred(draws[:, 0], math.log(self.irreducible)))
+
+    @property
+    def reference(self) -> LawReference:
+        """Identity of the law, for files that hold its predictions."""
+        return LawReference(
+            name=self.name, sha256=self.sha256, convention=self.convention, source=self.source
+        )
+
     def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
-        """How far the farthest of the points lies outside the fitted domain."""
-        return self.domain.reach(*_points(N, D))
+        """Extrapolation of the farthest of the points."""
+        n, d, _ = as_points(N, D)
+        return self.domain.extrapolation(n, d)
 
     def predict(
         self,
-        N: ArrayLike,
-        D: ArrayLike,
+        N: ArrayLike | None = None,
+        D: ArrayLike | None = None,
         *,
+        params: ArrayLike | None = None,
+        tokens: ArrayLike | None = None,
+        family: str | None = None,
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
     ) -> Prediction:
-        """The loss of a run of N parameters and D tokens, of which `unique_tokens` are distinct (default: all).
+        """Loss of a run with 80 % and 95 % intervals, in nats per token.
+
+        Args:
+            N: parameters in the law's convention, or `params`, or a published member's name as `family`.
+            D: training tokens, or `tokens`.
+            params: see N.
+            tokens: see D.
+            family: see N.
+            unique_tokens: distinct tokens among D (default: all).
+            convention: the caller's convention of N, checked against the law's.
+            force: predict even more than 1,000 times outside the fitted domain.
 
         Raises:
-            BadInput: another convention of N than the law's, a size that is not positive, or a point more
-                than 1,000 times beyond the fitted data without `force`.
+            BadInput: another convention of N than the law's, a size that is not positive, or a point more than 1,000 times
+                outside the fitted domain without `force`.
         """
-        if convention is not None and convention != self.convention:
-            raise BadInput(
-                f"convention is {convention!r}; this law was fitted on {self.convention!r} parameters"
-            )
-        n, d = _points(N, D)
-        reach = self.extrapolation(n, d)
-        self.domain.check(reach, force=force)
-        decades = self._decades(n, d)
-        shape = np.broadcast_shapes(np.shape(N), np.shape(D))
-        if unique_tokens is not None:
-            repetition = self.repetition or PUBLISHED_REPETITION
-            n, d = repetition.effective(n, d, _points(unique_tokens, n)[0])
-        log_loss = self._log_loss(n, d) + self.local.correction(n, d)
-        loss = _like(np.exp(log_loss), shape)
-        if not self.intervals:
-            return Prediction(loss=loss, interval_80=None, interval_95=None, extrapolation=reach)
-        deviation = self._deviation(n, d, decades)
-        low_80, high_80, low_95, high_95 = (
-            _like(np.exp(log_loss + z * deviation), shape) for z in (-Z_80, Z_80, -Z_95, Z_95)
+        size, length = resolve_point(
+            self.convention, N, D, params=params, tokens=tokens, family=family, convention=convention
         )
+        n, d, shape = as_points(size, length)
+        extrapolation = self.domain.extrapolation(n, d)
+        extrapolation.check(force=force)
+        decades = self._decades(n, d)
+        fresh_n, fresh_d = fresh_points(self.repetition, n, d, unique_tokens, shape)
+        log_loss = self._log_loss(fresh_n, fresh_d)
+        interval_80 = interval_95 = None
+        if self.intervals:
+            deviation = self._deviation(fresh_n, fresh_d, decades)
+            low_80, high_80, low_95, high_95 = (
+                in_shape(np.exp(log_loss + z * deviation), shape)
+                for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
+            )
+            interval_80, interval_95 = (low_80, high_80), (low_95, high_95)
         return Prediction(
-            loss=loss, interval_80=(low_80, high_80), interval_95=(low_95, high_95), extrapolation=reach
+            loss=in_shape(np.exp(log_loss), shape),
+            interval_80=interval_80,
+            interval_95=interval_95,
+            extrapolation=extrapolation,
+            N=in_shape(n, shape),
+            D=in_shape(d, shape),
         )
 
+    def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
+        """Point prediction in nats per token without a check of the domain, elementwise: `predict(N, D).loss`."""
+        n, d, shape = as_points(N, D)
+        fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
+        return in_shape(np.exp(self._log_loss(*fresh)), shape)
+
+    def _smooth(self, n: Array, d: Array) -> Array:
+        """Log loss of the forms together, without the local correction."""
+        return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+
+    def _log_loss(self, n: Array, d: Array) -> Array:
+        return self._smooth(n, d) + self.local.correction(n, d)
+
     def _decades(self, n: Array, d: Array) -> Array:
-        """How far beyond the data, in factors of ten: of compute, or of N and D together where that is more."""
+        """Decades beyond the data: of compute, or of N and D together where that is more."""
         beyond = [
             np.maximum(np.log10(v / top), 0) for v, top in ((n, self.domain.N[1]), (d, self.domain.D[1]))
         ]
         return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
 
     def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
-        """Standard deviation of log loss: noise of one run, and the larger of resampling with the spread of forms
-        and the drift of that many decades.
-        """
-        centre = self._log_loss(n, d)
+        """Standard deviation of log loss: √(noise² + max(resampling² + spread of forms², (drift·decades)²))."""
+        centre = self._smooth(n, d)
         spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
         draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
         resampled = np.var(draws, axis=0) if np.ndim(draws) else 0.0
@@ -273,87 +244,280 @@ class Predictor:
             np.sqrt(self.noise**2 + np.maximum(resampled + spread, (self.drift * decades) ** 2))
         )
 
-    def _log_loss(self, n: Array, d: Array) -> Array:
-        return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+    def _draw_log_losses(self, n: Array, d: Array) -> Array:
+        """Log loss of the combined forms for each draw; empty without draws in every form."""
+        if not all(len(form.draws) for form in self.forms):
+            return np.empty((0, 1))
+        return np.asarray(sum(form.weight * form.log_losses(n, d) for form in self.forms))
 
     def allocate(self, C: float, *, flops_per_param_token: float = 6.0, force: bool = False) -> Allocation:
-        """The N and D that minimise the forms' loss at C = k·N·D: closed form for one form, else golden section.
+        """The N and D that minimise the forms' loss at C = k·N·D, with 80 % intervals, and the loss predicted there.
 
-        The local correction stays out: residuals of single runs must not move an optimum.
+        The local correction moves no optimum: residuals of single runs say nothing about the best size.
+
+        Args:
+            C: training FLOPs.
+            flops_per_param_token: k, by which C counts.
+            force: allocate even more than 1,000 times beyond the largest fitted compute.
 
         Raises:
             BadInput: C is not positive or out of reach, or a form has no optimum.
         """
-        if not C > 0 or not math.isfinite(C):
-            raise BadInput(f"compute must be positive, got {C:g} FLOPs")
-        factor = C * 6 / flops_per_param_token / self.domain.C[1]
-        self.domain.check(Extrapolation(compute_factor=factor, N_factor=1.0, D_factor=1.0), force=force)
-        optima = [
-            form.law.allocate(C, flops_per_param_token=flops_per_param_token) for form in self._two_sided()
-        ]
-        if len(optima) == 1:
-            return optima[0]
+        self.domain.check_compute(C, force=True)
+        self.domain.check_compute(C * 6 / flops_per_param_token, force=force)
         product = C / flops_per_param_token
-        low, high = (f(math.log(optimum.N) for optimum in optima) for f in (min, max))
-        log_N = _golden(lambda x: float(self._log_loss(np.exp([x]), product / np.exp([x]))[0]), low, high)
+        log_N = self._log_optimum(product)
         N = math.exp(log_N)
+        D = product / N
+        predicted = self.predict(N, D, force=True)
+        sizes = _centred(self._log_optima(product), log_N)
+        N_interval = None if sizes is None else _exp(sizes)
         return Allocation(
             C=C,
             N=N,
-            D=product / N,
-            loss=float(np.exp(self._log_loss(np.array([N]), np.array([product / N]))[0])),
+            D=D,
+            loss=predicted.loss,
+            N_interval_80=N_interval,
+            D_interval_80=None if N_interval is None else (product / N_interval[1], product / N_interval[0]),
+            loss_interval_80=predicted.interval_80,
         )
 
-    def _two_sided(self) -> tuple[FittedForm, ...]:
-        for form in self.forms:
-            if form.variable != "ND":
-                raise BadInput(
-                    f"the form {form.name} depends on one variable, so no split of a budget is optimal"
+    def optimum_exponent(self, C: float) -> tuple[float, Interval | None]:
+        """The a of N* ∝ C^a over the decade of compute up to C, and its 80 % interval.
+
+        Raises:
+            BadInput: a form has no optimum.
+        """
+        products = (C / 6, C / 6 / GROWTH_STEP)
+        scale = math.log(GROWTH_STEP)
+        high, low = (self._log_optimum(product) for product in products)
+        exponent = (high - low) / scale
+        highs, lows = (self._log_optima(product) for product in products)
+        return exponent, _centred((highs - lows) / scale, exponent)
+
+    def _log_optimum(self, product: float) -> float:
+        """Log N* of the smooth law at N·D = product: closed form for one form, else golden section between the forms'."""
+        logs = [math.log(self._split(form, product).N) for form in self.forms]
+        if len(logs) == 1:
+            return logs[0]
+
+        def log_loss(log_N: Array) -> Array:
+            return self._smooth(np.exp(log_N), product / np.exp(log_N))
+
+        return float(_golden(log_loss, np.array([min(logs)]), np.array([max(logs)]))[0])
+
+    def _log_optima(self, product: float) -> Array:
+        """Log N* of each draw of the combined forms: shape (k,); not finite where a draw has no optimum."""
+        if not all(len(form.draws) for form in self.forms):
+            return np.empty(0)
+        logs = np.stack([form.log_optima(product) for form in self.forms])
+        if len(self.forms) == 1:
+            return np.asarray(logs[0])
+        usable = np.isfinite(logs).all(axis=0)
+        low, high = (np.where(usable, bound, 0.0) for bound in (logs.min(axis=0), logs.max(axis=0)))
+
+        def log_loss(log_N: Array) -> Array:
+            n = np.exp(log_N)[:, None]
+            return self._draw_log_losses(n, product / n)[:, 0]
+
+        return np.where(usable, _golden(log_loss, low, high), np.nan)
+
+    def _split(self, form: FittedForm, product: float) -> Allocation:
+        if form.variable != "ND":
+            raise BadInput(
+                f"the form {form.name} depends on one variable, so no split of a budget is optimal"
+            )
+        return form.law.allocate(product, flops_per_param_token=1.0)
+
+    def interval(self, constant: str) -> Interval | None:
+        """80 % interval of a constant of `main_form`, from its resampled constants; None without.
+
+        Args:
+            constant: E, A, B, alpha, beta or gamma.
+
+        Raises:
+            BadInput: no such constant.
+        """
+        if constant not in CONSTANTS:
+            raise BadInput(f"constant is {constant!r}; {nearest(constant, CONSTANTS)}")
+        form = self.main_form
+        draws = form.draws[:, CONSTANTS.index(constant)]
+        value = getattr(form.law, constant)
+        if constant in ("E", "A", "B") and value > 0:  # scale parameters: the interval is of the logarithm
+            positive = np.log(draws[draws > 0])
+            bounds = _centred(positive, math.log(value))
+            return None if bounds is None else _exp(bounds)
+        return _centred(draws, value)
+
+    def tokens_for(self, N: ArrayLike, loss: float, *, unique_tokens: float | None = None) -> Array:
+        """Fewest tokens at which models of N parameters are predicted to reach a loss, elementwise; infinite where none do.
+
+        Args:
+            N: parameters in the law's convention.
+            loss: nats per token.
+            unique_tokens: distinct tokens there are (default: as many as are needed).
+        """
+        n, _, shape = as_points(N, 1.0)
+        if loss <= 0:
+            return np.full(shape, np.inf)
+        if unique_tokens is None:
+            return self._first_crossing(n, math.log(loss), 1.0, FOREVER).reshape(shape)
+        unique = float(unique_tokens)
+        tokens = self._first_crossing(n, math.log(loss), 1.0, unique)
+        left = np.flatnonzero(~np.isfinite(tokens))
+        if len(left):
+            U = np.full(len(left), unique)
+            repeating, least = self.repetition.effective(n[left], U * _JUST_REPEATED, U)
+            most = unique * (1 + self.repetition.R_D)
+            worth = self._first_crossing(repeating, math.log(loss), float(least[0]), most)
+            tokens[left] = np.maximum(self.repetition.tokens_worth(worth, U), unique * _JUST_REPEATED)
+        return tokens.reshape(shape)
+
+    def _first_crossing(self, n: Array, log_loss: float, least: float, most: float) -> Array:
+        """Fewest fresh tokens between `least` and `most` at which the predicted log loss is at most `log_loss`.
+
+        The law falls with D, but the local correction may rise: log D is scanned where it does, and searched between two
+        steps. Infinite where the loss is not reached.
+        """
+        sizes, at_size = np.unique(n, return_inverse=True)
+        ends = np.array([math.log(least), math.log(most)])
+        scanned, nodes = self._scan(np.log(sizes), *ends)
+        tokens = np.full(len(sizes), np.inf)
+        for rows, log_D in ((np.flatnonzero(scanned), nodes), (np.flatnonzero(~scanned), ends)):
+            if not len(rows):
+                continue
+            excess = self._log_loss_grid(sizes[rows], np.exp(log_D)) - log_loss
+            reached, at = (excess <= 0).any(axis=1), (excess <= 0).argmax(axis=1)
+            tokens[rows[reached & (at == 0)]] = least
+            inner = np.flatnonzero(reached & (at > 0))
+            if len(inner):
+                at, rows = at[inner], rows[inner]
+                roots = _root(
+                    lambda z, active, rows=rows: (  # type: ignore[misc]
+                        self._log_loss(sizes[rows[active]], np.exp(z)) - log_loss
+                    ),
+                    (log_D[at - 1], log_D[at]),
+                    (excess[inner, at - 1], excess[inner, at]),
                 )
-        return self.forms
+                tokens[rows] = np.exp(roots)
+        return np.asarray(tokens[at_size.ravel()])
 
-    def optimum_draws(self, C: float, *, flops_per_param_token: float = 6.0) -> Array:
-        """log N* of each draw at C, forms combined by weight: shape (k,). Empty without draws."""
-        total = np.zeros(max(len(form.draws) for form in self.forms))
-        for form in self._two_sided():
-            if not len(form.draws):
-                return np.empty(0)
-            _, A, B, alpha, beta, _ = form.draws.T
-            with np.errstate(divide="ignore", invalid="ignore"):
-                log_g = np.log(alpha * A / (beta * B)) / (alpha + beta)
-                total = total + form.weight * (
-                    log_g + beta / (alpha + beta) * math.log(C / flops_per_param_token)
-                )
-        return np.asarray(total[np.isfinite(total)])
+    def _scan(self, log_N: Array, first: float, last: float) -> tuple[NDArray[np.bool_], Array]:
+        """Sizes near enough to the fitted rows for the correction to bend their loss, and the log D to scan for them."""
+        x, z = self.local.log_N, self.local.log_D
+        if not len(x):
+            return np.zeros(len(log_N), dtype=np.bool_), np.empty(0)
+        reach = SCAN_REACH * LENGTH
+        low, high = (min(max(edge, first), last) for edge in (z.min() - reach, z.max() + reach))
+        inner = np.linspace(low, high, max(2, math.ceil((high - low) / SCAN_STEP) + 1))
+        near = (log_N > x.min() - reach) & (log_N < x.max() + reach)
+        return near, np.unique([first, *inner, last])
+
+    def _log_loss_grid(self, n: Array, d: Array) -> Array:
+        """Predicted log loss at every pair of n (k,) and d (m,): shape (k, m)."""
+        return self._smooth(n[:, None], d[None]) + self.local.correction_grid(n, d)
+
+    def document(self) -> LawFile:
+        """The fit as law.json."""
+        shared = set(LawFile.model_fields) & set(type(self).__dataclass_fields__)
+        return LawFile(
+            **{name: getattr(self, name) for name in shared - {"forms", "local"}},
+            forms=tuple(map(FormRecord.of, self.forms)),
+            local=LocalRecord.of(self.local),
+            repetition=self.fitted_repetition,
+        )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write law.json, whole or not at all.
+
+        Raises:
+            BadInput: the folder cannot be written.
+        """
+        self.document().write(Path(path))
 
 
-def _golden(f: Any, low: float, high: float) -> float:
-    """The minimum of a unimodal f between low and high, to 1e-9."""
+_JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
+
+
+def load_law(path: str | PathLike[str]) -> Fit:
+    """A fitted law from its file.
+
+    Raises:
+        BadInput: no such file, or not a law file.
+    """
+    file = Path(path)
+    document = LawFile.read(file)
+    shared = set(LawFile.model_fields) & set(Fit.__dataclass_fields__)
+    values = {name: getattr(document, name) for name in shared}
+    values |= {
+        "forms": tuple(form.fitted() for form in document.forms),
+        "local": document.local.fitted(),
+        "fitted_repetition": document.repetition,
+        "name": file.name,
+        "file_sha256": sha256_file(file),
+    }
+    return Fit(**values)
+
+
+def _centred(draws: Array, value: float) -> Interval | None:
+    """80 % interval: the draws' quantiles, moved so that their median is the estimate; None without draws that vary.
+
+    Resampled laws bend towards few runs, so their median may lie off the estimate by more than their spread.
+    """
+    draws = draws[np.isfinite(draws)]
+    if len(draws) < 2 or np.ptp(draws) == 0:
+        return None
+    low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9])
+    return float(value + low - middle), float(value + high - middle)
+
+
+def _exp(bounds: Interval | None) -> Interval | None:
+    return None if bounds is None else (math.exp(bounds[0]), math.exp(bounds[1]))
+
+
+def _golden(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """The minimum of each unimodal f between low and high, to 1e-9: shape (k,)."""
     ratio = (math.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     at_left, at_right = f(left), f(right)
-    while high - low > 1e-9:
-        if at_left < at_right:
-            high, right, at_right = right, left, at_left
-            left = high - ratio * (high - low)
-            at_left = f(left)
-        else:
-            low, left, at_left = left, right, at_right
-            right = low + ratio * (high - low)
-            at_right = f(right)
-    return (low + high) / 2
+    while (high - low).max() > 1e-9:
+        lower = at_left < at_right
+        low, high = np.where(lower, low, left), np.where(lower, right, high)
+        kept, at_kept = np.where(lower, left, right), np.where(lower, at_left, at_right)
+        new = np.where(lower, high - ratio * (high - low), low + ratio * (high - low))
+        at_new = f(new)
+        left, right = np.where(lower, new, kept), np.where(lower, kept, new)
+        at_left, at_right = np.where(lower, at_new, at_kept), np.where(lower, at_kept, at_new)
+    return np.asarray((low + high) / 2)
 
 
-def _points(N: ArrayLike, D: ArrayLike) -> tuple[Array, Array]:
-    n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
-    for name, values in (("N", n), ("D", d)):
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise BadInput(
-                f"{name} is {float(values[~(values > 0)].flat[0]) if (~(values > 0)).any() else math.inf:g}; "
-                "it must be positive and finite"
-            )
-    return n.ravel(), d.ravel()
+def _root(
+    f: Callable[[Array, NDArray[np.intp]], Array], bracket: tuple[Array, Array], values: tuple[Array, Array]
+) -> Array:
+    """Roots between bracket[0], where f > 0, and bracket[1], where f <= 0: regula falsi with Illinois weights, shape (k,).
 
-
-def _like(values: Array, shape: tuple[int, ...]) -> Any:
-    return values.reshape(shape) if shape else float(values[0])
+    f takes points and the indices of the problems they belong to; `values` are f's at the bracket's ends.
+    """
+    low, high, at_low, at_high = (np.array(part) for part in (*bracket, *values))
+    side = np.zeros(len(low))
+    active = np.arange(len(low))
+    for step in range(MOST_ROOT_STEPS):
+        lo, hi, f_lo, f_hi = low[active], high[active], at_low[active], at_high[active]
+        middle = (lo * f_hi - hi * f_lo) / (f_hi - f_lo)
+        if step % 8 == 7:  # against a crawl along a flat law
+            middle = (lo + hi) / 2
+        value = f(middle, active)
+        above = value > 0
+        moved = np.where(above, 1.0, -1.0)
+        again = side[active] == moved  # the end that stays twice loses half its weight
+        low[active] = np.where(above, middle, lo)
+        at_low[active] = np.where(above, value, np.where(again, f_lo / 2, f_lo))
+        high[active] = np.where(above, hi, middle)
+        at_high[active] = np.where(above, np.where(again, f_hi / 2, f_hi), value)
+        side[active] = moved
+        done = np.abs(value) <= ROOT
+        high[active[done]] = middle[done]
+        active = active[~done & (high[active] - low[active] > ROOT * np.abs(high[active]))]
+        if not len(active):
+            break
+    return high

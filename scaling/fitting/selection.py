@@ -1,28 +1,39 @@
-"""Which runs one law may be fitted to: one group, one eval set, one kind of schedule point."""
+"""Selection of the runs that one law is fitted to: one group, one eval set, one kind of schedule point.
+
+Untuned small runs bend a law (Porian et al. 2024); `small_run_warning` checks for them.
+"""
 
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
 
 from ..laws import Convention
-from ..runs import Run, by_group
-from ..stats import Array
+from ..runs import Run, RunTable
+from ..stats import Z_50, Array
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
-# MERGED DOCSTRINGS
-# Do the smallest runs lie where the law of the others says? Untuned small rungs bend a law (Porian et al. 2024).
+Annealed = Literal["only", "all"]  # leave mid-schedule points out, or mix them in
 
-Annealed = Literal["only", "all"]
+RUNG = 2.0  # rows within this factor of the smallest compute are the smallest rung
+
+LARGEST_SHARE = 0.34  # of the rows; a larger rung leaves too few others to judge it by
+
+FEWEST_OTHERS = 8
+
+SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
+
+LEAST = 0.005  # and at least this share of the loss
 
 
 def one_of_conventions(value: str | None) -> Convention | None:
-    """A convention's name from outside, checked.
+    """Check the name of a convention that a user typed.
 
     Raises:
-        BadInput: it is not one.
+        BadInput: it is not one of `Convention`.
     """
     if value is None or value in get_args(Convention):
         return cast(Convention | None, value)
@@ -30,7 +41,7 @@ def one_of_conventions(value: str | None) -> Convention | None:
 
 
 def one_of_annealed(value: str | None) -> Annealed | None:
-    """Which rows to take, from outside, checked.
+    """Check the choice of rows that a user typed.
 
     Raises:
         BadInput: it is neither "only" nor "all".
@@ -40,35 +51,67 @@ def one_of_annealed(value: str | None) -> Annealed | None:
     raise BadInput(f"annealed is {value!r}; {nearest(value, get_args(Annealed))}")
 
 
-def of_group(runs: Sequence[Run], group: str | None) -> tuple[Run, ...]:
-    """The runs of one group, or all of them.
+def rows_of(
+    runs: Sequence[Run] | None,
+    *,
+    N: ArrayLike | None,
+    D: ArrayLike | None,
+    loss: ArrayLike | None,
+    convention: Convention | None,
+) -> RunTable:
+    """Build the table of a fit from runs or, without those, from arrays of shape (n,).
+
+    Raises:
+        BadInput: neither or both are given, or a value that no run can have.
+    """
+    arrays = {"N": N, "D": D, "loss": loss}
+    given = [name for name, values in arrays.items() if values is not None]
+    if runs is not None:
+        if given:
+            raise BadInput(f"runs are given and so are the arrays {', '.join(given)}; give one of the two")
+        return RunTable.of(runs, convention)
+    if N is None or D is None or loss is None:
+        missing = ", ".join(name for name in arrays if name not in given)
+        raise BadInput(f"there are no runs and no {missing}; a fit needs runs, or all of N, D and loss")
+    return RunTable.from_arrays(N=N, D=D, loss=loss, convention=convention or "total")
+
+
+def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
+    """The runs of one group, or all where it is None.
 
     Raises:
         BadInput: no run has that group.
     """
+    table = RunTable.of(runs)
     if group is None:
-        return tuple(runs)
-    groups = by_group(runs)
+        return table
+    groups = table.by_group()
     if group not in groups:
         raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
     return groups[group]
 
 
-def select_runs(
-    runs: Sequence[Run], *, group: str | None, annealed: Annealed | None
-) -> tuple[tuple[Run, ...], str]:
-    """The runs that one law may be fitted to, and a line on what was left out.
+def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | None) -> tuple[RunTable, str]:
+    """Select the runs that one law may be fitted to.
+
+    Args:
+        runs: the runs.
+        group: the group to select, where the runs have several.
+        annealed: "only" leaves mid-schedule points out, "all" mixes them in; a mixture needs one of the two.
+
+    Returns:
+        the selected runs, and a text on the rows that were left out ("none" where there are none).
 
     Raises:
-        BadInput: naming the mixture.
+        BadInput: there are no runs, or a mixture of groups, of eval sets or of schedule points, which is named.
     """
     if not runs:
         raise BadInput("there are 0 runs; at least 1 is needed")
-    groups = by_group(runs)
+    groups = RunTable.of(runs).by_group()
     if group is None and len(groups) > 1:
         names = ", ".join(repr(name) for name in list(groups)[:8])
         raise BadInput(
-            f"there are {len(groups)} groups ({names}); a law is fitted to one: name it with group"
+            f"there are {len(groups)} groups ({names}); a law is fitted to one: choose it with group"
         )
     chosen = of_group(runs, group)
     left_out = []
@@ -78,11 +121,11 @@ def select_runs(
     if middle and middle < len(chosen):
         if annealed is None:
             raise BadInput(
-                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); fit the "
-                "annealed ones only, or say that all may be mixed (annealed only | all)"
+                f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); "
+                "annealed only leaves them out, annealed all mixes them in"
             )
         if annealed == "only":
-            chosen = tuple(run for run in chosen if run.annealed)
+            chosen = chosen.select(lambda run: run.annealed)
             left_out.append(f"{middle} rows not annealed")
     elif middle and annealed == "only":
         raise BadInput(f"all {middle} rows are not annealed; there is nothing to fit")
@@ -94,40 +137,38 @@ def select_runs(
     return chosen, "; ".join(left_out) or "none"
 
 
-RUNG = 2.0  # rows within this factor of the smallest compute are the smallest rung
-
-LARGEST_SHARE = 0.34  # a rung that holds more of the rows than this leaves too few to judge it by
-
-FEWEST_OTHERS = 8
-
-SIGNAL = 3.0  # times the spread of the others
-
-LEAST = 0.005  # and at least half a per cent of loss
-
-
 def small_run_warning(N: Array, D: Array, L: Array) -> str:
-    """A warning where both forms, fitted to the other rows, agree that the smallest rung lies off, else nothing."""
+    """Warn of a smallest rung that lies off the law of the other rows, by both of two forms.
+
+    Args:
+        N: parameters, shape (n,).
+        D: tokens, shape (n,).
+        L: losses in nats per token, shape (n,).
+
+    Returns:
+        the warning, or an empty text.
+    """
     C = N * D
     low = C.min() * RUNG >= C
     if low.mean() > LARGEST_SHARE or (~low).sum() < FEWEST_OTHERS:
         return ""
     others = Table.of(N[~low], D[~low], L[~low]).thinned()
-    found = []
+    offsets = []
     for candidate in (CANDIDATES[1], CANDIDATES[-1]):
         problem = others.problem(candidate)
         theta = solve(problem, candidate.shape)
         spread = (
             float(np.median(np.abs(predict_log(problem, theta, others.N, others.D) - np.log(others.L))))
-            / 0.6745
+            / Z_50
         )
-        off = float(np.mean(np.log(L[low]) - predict_log(problem, theta, N[low], D[low])))
-        if abs(off) < max(LEAST, SIGNAL * spread / np.sqrt(low.sum())):
+        offset = float(np.mean(np.log(L[low]) - predict_log(problem, theta, N[low], D[low])))
+        if abs(offset) < max(LEAST, SIGNAL * spread / np.sqrt(low.sum())):
             return ""
-        found.append(off)
-    if found[0] * found[1] < 0:
+        offsets.append(offset)
+    if offsets[0] * offsets[1] < 0:
         return ""
-    least = min(found, key=abs)
+    least = min(offsets, key=abs)
     return (
         f"the {low.sum()} smallest runs lie {least:+.1%} of loss off the law of the others: "
-        "a warm-up or learning rate that does not suit them bends a law; tune them or leave them out"
+        "an untuned warm-up or learning rate bends a law; tune them or leave them out"
     )

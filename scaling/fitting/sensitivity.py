@@ -1,4 +1,4 @@
-"""What the answer owes to choices that are not data: the loss function, the outliers, what N counts, one exponent's value."""
+"""Sensitivity of N* to loss function, outlier policy, parameter convention and exponents; reports of `scaling fit`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -9,17 +9,16 @@ import numpy as np
 from families.units import BadInput, format_size
 
 from ..laws import Convention, Law
-from ..runs import Columns, Run, columns
+from ..runs import Run, RunTable
 from ..stats import Array
 from .certify import certify
-from .fit import DELTA, Fit, fit
+from .fit import DELTA, fit
+from .forms import Status
 from .isoflop import approach_1, approach_2, bias_of_approach_2, isoflops
 from .optimise import ALPHA_, BETA_, G_, SHAPES, FormShape, Problem, log_loss, objective
-from .predictor import Status
+from .predictor import Fit
 from .uncertainty import profile
 
-# MERGED DOCSTRINGS
-# What `scaling fit` shows on request: the fan of loss functions, conventions, profiles, isoFLOP approaches.
 # (δ, tilt) of each loss: a δ above every log residual means squares, one far below them absolute values. A tilt of 10 is the
 # asymmetric loss that kyo-takano/chinchilla fits by default, in logarithms.
 LOSSES = {
@@ -39,7 +38,7 @@ SHOWN_RISE = 12.0  # of χ²: how far a profile is followed, about three times t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitVariant:
-    """One loss function and outlier policy, and the optimum it leads to at the fan's budget."""
+    """One loss function and outlier policy, and its optimum at the budget of the comparison."""
 
     loss: str
     rows: str
@@ -51,7 +50,7 @@ class FitVariant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossSensitivity:
-    """Optima at C under every choice, and log-Huber's own 80 % interval of N*."""
+    """Optima at C FLOPs under every choice, and the 80 % interval of N* under log-Huber."""
 
     C: float
     choices: tuple[FitVariant, ...]
@@ -65,24 +64,26 @@ class LossSensitivity:
 
     @property
     def factor(self) -> float:
-        """The largest N* over the smallest: what the choice alone decides."""
+        """The largest N* over the smallest: the effect of the choice alone."""
         low, high = self.spread
         return high / low
 
     @property
     def interval_factor(self) -> float:
-        """The interval's upper end over its lower: what the noise decides."""
+        """The interval's upper end over its lower: the effect of noise."""
         return self.interval[1] / self.interval[0]
 
     @property
     def wider(self) -> bool:
-        """The choice of loss function decides more than the noise."""
+        """True if the choice of loss function moves N* more than the noise."""
         return self.factor > self.interval_factor
 
     @property
     def outside(self) -> tuple[FitVariant, ...]:
         """Choices whose N* lies outside the interval, which therefore does not hold for them."""
-        return tuple(one for one in self.choices if not self.interval[0] <= one.N <= self.interval[1])
+        return tuple(
+            choice for choice in self.choices if not self.interval[0] <= choice.N <= self.interval[1]
+        )
 
 
 def loss_sensitivity(
@@ -94,9 +95,13 @@ def loss_sensitivity(
 ) -> LossSensitivity:
     """Refit under each loss function, with all rows and without the worst twentieth: optima at C FLOPs.
 
-    C is ten times the largest of the runs if it is not given.
+    Args:
+        runs: of one group.
+        convention: parameters that N counts.
+        C: FLOPs (default: ten times the largest run's).
+        form: a named form.
     """
-    table = columns(runs, convention)
+    table = RunTable.of(runs, convention)
     target = 60 * float((table.N * table.D).max()) if C is None else C
     shape = SHAPES[form]
     choices = []
@@ -107,14 +112,20 @@ def loss_sensitivity(
         keep = size <= np.quantile(size, 1 - TRIMMED)
         rest = Problem.of(table.N[keep], table.D[keep], table.L[keep], delta=delta)
         second = certify(replace(rest, tilt=tilt), shape)
-        for rows, one in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
-            best = one.law.allocate(target)
+        for rows, certificate in (("all rows", first), (f"without the worst {TRIMMED:.0%}", second)):
+            best = certificate.law.allocate(target)
             choices.append(
-                FitVariant(loss=name, rows=rows, law=one.law, status=one.status, N=best.N, D=best.D)
+                FitVariant(
+                    loss=name,
+                    rows=rows,
+                    law=certificate.law,
+                    status=certificate.status,
+                    N=best.N,
+                    D=best.D,
+                )
             )
-    resampled = fit(runs, form=form, convention=convention, annealed="all").predictor.optimum_draws(target)
-    low, high = np.exp(np.quantile(resampled, [0.1, 0.9]))
-    return LossSensitivity(C=target, choices=tuple(choices), interval=(float(low), float(high)))
+    best = fit(runs, form=form, convention=convention, annealed="all").allocate(target, force=True)
+    return LossSensitivity(C=target, choices=tuple(choices), interval=best.N_interval_80 or (best.N, best.N))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,30 +144,31 @@ def conventions(runs: Sequence[Run]) -> tuple[ConventionFit, ...]:
     The mixed count, N without embeddings against compute with them, is the optimum of the first count with its N
     translated by the runs' own sizes.
     """
-    found = []
+    results = []
     ways: dict[Convention, str] = {
         "total": "N and C with embeddings",
         "non_embedding": "N and C without embeddings",
     }
     for name, counted in ways.items():
         try:
-            one = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
+            fitted = fit(runs, form="chinchilla", convention=name, annealed="all", bootstrap=0)
         except BadInput:
             continue
-        exponent = one.law.beta / (one.law.alpha + one.law.beta)
-        found.append(ConventionFit(counted=counted, law=one.law, status=one.status, exponent=exponent))
-    if len(found) == 2:
-        whole, body = (np.log(columns(runs, name).N) for name in ways)
-        slope = float(np.polyfit(whole, body, 1)[0])
-        found.append(
+        law = fitted.main_form.law
+        exponent = law.beta / (law.alpha + law.beta)
+        results.append(ConventionFit(counted=counted, law=law, status=fitted.status, exponent=exponent))
+    if len(results) == 2:
+        total, body = (np.log(RunTable.of(runs, name).N) for name in ways)
+        slope = float(np.polyfit(total, body, 1)[0])
+        results.append(
             ConventionFit(
                 counted="N without, C with embeddings",
-                law=found[0].law,
-                status=found[0].status,
-                exponent=found[0].exponent * slope,
+                law=results[0].law,
+                status=results[0].status,
+                exponent=results[0].exponent * slope,
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +188,7 @@ class LikelihoodProfile:
     interval_95: tuple[float | None, float | None]
 
 
-def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
+def profiles(table: RunTable, form: str = "chinchilla", points: int = 21) -> tuple[LikelihoodProfile, ...]:
     """Profile likelihood of alpha, beta and, where it is free, gamma.
 
     The objective's rise is read as half a χ² in units of the residuals' variance, 2·objective/(rows − constants).
@@ -187,7 +199,7 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tupl
     certificate = certify(problem, shape)
     floor = float(objective(problem, certificate.theta[None])[0])
     unit = 2 * floor / max(len(table) - len(shape.free), 1)
-    found = []
+    results = []
     for name, at in (("alpha", ALPHA_), ("beta", BETA_), ("gamma", G_)):
         if at not in shape.free:
             continue
@@ -204,7 +216,7 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tupl
             low, high = low if left is None else left, high if right is None else right
         shown = np.exp(grid) if at == G_ else grid
         bounds = {level: _bounds(shown, rises, limit) for level, limit in CHI_SQUARE.items()}
-        found.append(
+        results.append(
             LikelihoodProfile(
                 name=name,
                 best=float(np.exp(centre)) if at == G_ else centre,
@@ -215,7 +227,7 @@ def profiles(table: Columns, form: str = "chinchilla", points: int = 21) -> tupl
                 interval_95=bounds[95],
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def _both_ways(problem: Problem, shape: FormShape, theta: Array, at: int, grid: Array) -> Array:
@@ -227,7 +239,7 @@ def _both_ways(problem: Problem, shape: FormShape, theta: Array, at: int, grid: 
 
 
 def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, float | None]:
-    """Where the rise crosses the limit below and above its least point, by linear interpolation."""
+    """Crossings of the limit below and above the least point, by linear interpolation; None where there is none."""
     low = int(np.argmin(rise))
     left, right = None, None
     for i in range(low, 0, -1):
@@ -241,38 +253,38 @@ def _bounds(values: Array, rise: Array, limit: float) -> tuple[float | None, flo
     return left, right
 
 
-def sensitivity_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
-    """The fan, as JSON and as lines."""
-    one = loss_sensitivity(runs, convention=found.convention)
-    (low, high), (least, most) = one.interval, one.spread
-    lines = [f"N* at {format_size(one.C)} FLOPs under other choices, chinchilla form:"]
+def sensitivity_report(fitted: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+    """Loss sensitivity, as JSON and as lines."""
+    result = loss_sensitivity(runs, convention=fitted.convention)
+    (low, high), (least, most) = result.interval, result.spread
+    lines = [f"N* at {format_size(result.C)} FLOPs under other choices, chinchilla form:"]
     lines += [
         f"  {c.loss:<17}{c.rows:<24}N* {format_size(c.N):>7}  D* {format_size(c.D):>7}  D/N {c.D / c.N:.3g}"
         + ("" if c.status is Status.OK else f"  ({c.status.value})")
-        for c in one.choices
+        for c in result.choices
     ]
     lines += [
-        f"  the choice of loss and outliers moves N* by a factor of {one.factor:.2f} "
+        f"  the choice of loss and outliers moves N* by a factor of {result.factor:.2f} "
         f"({format_size(least)} to {format_size(most)})",
-        f"  the noise moves it by a factor of {one.interval_factor:.2f} "
+        f"  the noise moves it by a factor of {result.interval_factor:.2f} "
         f"(80 % interval {format_size(low)} to {format_size(high)})",
     ]
-    if one.wider:
+    if result.wider:
         lines.append(
             "  warning: that is wider than the interval: the choice of loss function decides N*, not the data"
         )
-    if one.outside:
-        names = ", ".join(dict.fromkeys(c.loss for c in one.outside))
+    if result.outside:
+        names = ", ".join(dict.fromkeys(c.loss for c in result.outside))
         lines.append(f"  warning: the interval does not hold for {names}")
     value = {
-        "C": one.C,
-        "interval_80": one.interval,
-        "factor": one.factor,
-        "interval_factor": one.interval_factor,
-        "wider": one.wider,
+        "C": result.C,
+        "interval_80": result.interval,
+        "factor": result.factor,
+        "interval_factor": result.interval_factor,
+        "wider": result.wider,
         "choices": [
             {"loss": c.loss, "rows": c.rows, "status": c.status.value, "N": c.N, "D": c.D}
-            for c in one.choices
+            for c in result.choices
         ],
     }
     return value, lines
@@ -280,29 +292,29 @@ def sensitivity_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any],
 
 def conventions_report(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """Exponents by convention, as JSON and as lines."""
-    found = conventions(runs)
+    fits = conventions(runs)
     lines = ["N* grows as C^a, chinchilla form:"]
     lines += [
-        f"  {c.counted:<30}a {c.exponent:.3f}  alpha {c.law.alpha:.3f}  beta {c.law.beta:.3f}" for c in found
+        f"  {c.counted:<30}a {c.exponent:.3f}  alpha {c.law.alpha:.3f}  beta {c.law.beta:.3f}" for c in fits
     ]
-    return [{"counted": c.counted, "exponent": c.exponent, **asdict(c.law)} for c in found], lines
+    return [{"counted": c.counted, "exponent": c.exponent, **asdict(c.law)} for c in fits], lines
 
 
-def profiles_of(found: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodProfile, ...]]:
+def profiles_of(fitted: Fit, runs: Sequence[Run]) -> tuple[str, tuple[LikelihoodProfile, ...]]:
     """(form, its exponents' profiles): the form that was fitted, or the general one behind a combination."""
-    name = found.forms[0].name if len(found.forms) == 1 else "general"
-    table = columns(runs, found.convention)
-    if found.predictor.repetition is not None:
-        N, D = found.predictor.repetition.effective(table.N, table.D, table.U)
-        table = replace(table, N=N, D=D)
+    name = fitted.forms[0].name if len(fitted.forms) == 1 else "general"
+    table = RunTable.of(runs, fitted.convention)
+    if fitted.fitted_repetition is not None:
+        N, D = fitted.fitted_repetition.effective(table.N, table.D, table.U)
+        table = table.with_arrays(N=N, D=D)
     if SHAPES[name].variable == "C":
-        table = replace(table, N=6 * table.N * table.D)
+        table = table.with_arrays(N=6 * table.N * table.D)
     return name, profiles(table, name)
 
 
-def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
+def profile_report(fitted: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
     """Profile likelihood of the exponents, as JSON and as lines."""
-    form, shown = profiles_of(found, runs)
+    form, shown = profiles_of(fitted, runs)
     lines = [
         f"profile likelihood, {form} form (alpha and beta times gamma; rows taken as independent):",
         *(
@@ -313,18 +325,19 @@ def profile_report(found: Fit, runs: Sequence[Run]) -> tuple[list[dict[str, Any]
     return [asdict(p) for p in shown], lines
 
 
-def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
+def isoflop_report(fitted: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], list[str]]:
     """Approaches 1 and 2 and the bias that approach 2 has on the fitted surface, as JSON and as lines."""
-    table = columns(runs, found.convention)
+    table = RunTable.of(runs, fitted.convention)
     budgets = isoflops(table)
     lines = [
-        f"  {format_size(one.C):>8} FLOPs  {one.points:>3} points  {one.verdict.value:<10}"
-        + (f"N* {format_size(one.N)}" if one.N is not None else one.verdict.message)
-        for one in budgets
+        f"  {format_size(curve.C):>8} FLOPs  {curve.points:>3} points  {curve.verdict.value:<10}"
+        + (f"N* {format_size(curve.N)}" if curve.N is not None else curve.verdict.message)
+        for curve in budgets
     ]
     value: dict[str, Any] = {
         "isoflops": [
-            {"C": one.C, "points": one.points, "verdict": one.verdict.value, "N": one.N} for one in budgets
+            {"C": curve.C, "points": curve.points, "verdict": curve.verdict.value, "N": curve.N}
+            for curve in budgets
         ]
     }
     for name in ("approach_1", "approach_2"):
@@ -336,7 +349,7 @@ def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], lis
             value[name] = None
             lines.append(f"{name}: {error}")
     try:
-        bias = bias_of_approach_2(found.law, table)
+        bias = bias_of_approach_2(fitted.main_form.law, table)
         value["bias_of_approach_2"] = asdict(bias)
         lines.append(
             f"on the fitted surface approach 2 would say {bias.ratio - 1:+.1%} of N* at {format_size(bias.C)} FLOPs, "
@@ -345,7 +358,7 @@ def isoflop_report(found: Fit, runs: Sequence[Run]) -> tuple[dict[str, Any], lis
     except BadInput as error:
         value["bias_of_approach_2"] = None
         lines.append(f"bias of approach 2: {error}")
-    return value, ["isoFLOPs (the parametric fit goes first; these are shown beside it):", *lines]
+    return value, ["isoFLOPs, for comparison (the parametric fit is preferred):", *lines]
 
 
 def _span(bounds: tuple[float | None, float | None]) -> str:

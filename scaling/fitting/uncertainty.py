@@ -1,11 +1,11 @@
-"""How sure: resampling of whole runs, the noise between like runs, and the profile of an exponent."""
+"""Uncertainty of a fit: resampling of whole runs, noise between like runs, and the profile of an exponent."""
 
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runs import Columns
+from ..runs import RunTable
 from ..stats import Array
 from .optimise import ABSENT, FormShape, Problem, influence, minimise
 
@@ -19,7 +19,7 @@ SPENT = (
     3  # degrees of freedom that a law takes from the spread of few runs; the prior holds its other constants
 )
 
-FEWEST_REPLICATES = 3  # degrees of freedom at which replicated cells tell the noise
+FEWEST_REPLICATES = 3  # degrees of freedom at which replicated cells give the noise
 
 
 def cluster_weights(cluster: NDArray[np.intp], count: int, rng: np.random.Generator) -> Array:
@@ -44,9 +44,9 @@ def cluster_draws(
         return np.empty((0, 6))
     weights = cluster_weights(cluster, count, np.random.default_rng([seed, 2]))
     if len(problem.x) > MOST_REFITTED:
-        found = theta + (weights - 1) @ influence(problem, shape, theta).T
+        draws = theta + (weights - 1) @ influence(problem, shape, theta).T
     else:
-        found = np.concatenate(
+        draws = np.concatenate(
             [
                 minimise(
                     replace(problem, weights=part),
@@ -59,8 +59,8 @@ def cluster_draws(
             ]
         )
     runs = int(cluster.max()) + 1
-    found = theta + np.sqrt(runs / (runs - SPENT)) * (found - theta)
-    constants = problem.constants(shape.at(found))
+    draws = theta + np.sqrt(runs / (runs - SPENT)) * (draws - theta)
+    constants = problem.constants(shape.at(draws))
     broken = ~np.isfinite(constants).all(axis=1)
     constants[broken] = problem.constants(theta)
     return constants
@@ -71,7 +71,7 @@ def _chunks(weights: Array) -> list[Array]:
     return [weights[at : at + size] for at in range(0, len(weights), size)]
 
 
-def noise_of(table: Columns, residuals: Array) -> float:
+def noise_of(table: RunTable, residuals: Array) -> float:
     """Standard deviation of log loss between like runs.
 
     From replicated cells (same N, D and distinct tokens, different runs) where at least 3 degrees of freedom are there, or from

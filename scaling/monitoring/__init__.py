@@ -1,4 +1,4 @@
-"""A run in progress in one line: where it will end, how that compares with what was promised, and whether it is ill."""
+"""Status of a run in progress: forecast of its final loss, difference from the prediction made beforehand, alarms."""
 
 import difflib
 import math
@@ -12,32 +12,33 @@ from typing import Literal
 from families.units import BadInput
 
 from ..files import Record
-from ..fitting.lawfile import LawFile
+from ..fitting.predictor import load_law
+from ..laws import n_params
+from ..paths import StudyPaths
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
-from ..stats import Interval
-from ..study import Study
+from ..stats import Z_80, Z_95, Interval, format_loss
 from .alarms import Alarm, first_alarm
 from .curves import RunCurves, read_run, read_siblings
-from .forecast import Z_80, Z_95, Forecast, forecast_final_loss
+from .forecast import Forecast, forecast_final_loss
 
 State = Literal[
     "waiting", "no plan", "on plan", "above plan", "below plan",
     "diverging", "not learning", "repeating data", "finished",
 ]  # fmt: skip
 
-EVERY_SECONDS = 5.0  # between forecasts in a progress line, at least
+MIN_INTERVAL = 5.0  # seconds between forecasts in a progress line
 
-SHARE_OF_TIME = 0.01  # of a run's time that its own progress line may spend on forecasts
+MAX_TIME_SHARE = 0.01  # of a run's time spent on forecasts for its progress line
 
-TARGETS = {
+TARGET_TEXT = {
     "held-out": "held-out loss",
-    "glance": "loss on the few held-out windows looked at on the way",
+    "glance": "loss on the held-out windows of its partial evaluations",
     "training": "training loss",
 }
 
 
 class Reference(Record):
-    """What was expected of a rung before it was trained; `sealed` where it was promised, else what law.json says."""
+    """The loss predicted for a rung before training, in nats per token; by the sealed plan if `sealed`, else by law.json."""
 
     loss: float
     interval_80: Interval | None
@@ -45,12 +46,12 @@ class Reference(Record):
 
     @property
     def sd(self) -> float:
-        """Standard deviation, from the 80 % interval; 0 where there is none."""
+        """Standard deviation, from the 80 % interval; 0 if there is no interval."""
         return (self.interval_80[1] - self.interval_80[0]) / (2 * Z_80) if self.interval_80 else 0.0
 
 
 class AlarmRecord(Record):
-    """A fault, the step it was seen at, and the evidence."""
+    """A fault, the step at which it was detected, and the evidence."""
 
     fault: str
     step: int
@@ -58,7 +59,7 @@ class AlarmRecord(Record):
 
 
 class Assessment(Record):
-    """How a rung stands. Losses in nats per token; `target` says what the forecast is of, None where there is none."""
+    """Status of a rung. Losses in nats per token; `target` is the loss that is forecast, None without a forecast."""
 
     run: str
     state: State
@@ -74,17 +75,17 @@ class Assessment(Record):
     target: str | None = None
     siblings: int = 0
     promise: Reference | None = None
-    difference: float | None = None  # forecast (or final) less promise
+    difference: float | None = None  # forecast (or final) loss less the promise's
     alarm: AlarmRecord | None = None
 
 
 def find_run(run: str, study: Path) -> Path:
-    """A run's folder, given as a folder or as the name of a run of a study.
+    """Return the folder of a run, given as a folder or as the name of a run in a study.
 
     Raises:
         BadInput: there is no such run.
     """
-    for folder in (Path(run), Study(study).run_folder(run)):
+    for folder in (Path(run), StudyPaths(study).run_folder(run)):
         if (folder / "underway.json").exists():
             return folder
     names = [path.parent.name for path in (study / "runs").glob("*/underway.json")]
@@ -94,133 +95,148 @@ def find_run(run: str, study: Path) -> Path:
         if close
         else f"; {study} has {', '.join(sorted(names)[:8]) or 'no runs'}"
     )
-    raise BadInput(f"run is {run!r}, which is neither a run's folder nor a run of {study}{hint}")
+    raise BadInput(f"run is {run!r}, which is neither the folder of a run nor a run of {study}{hint}")
 
 
-def reference_prediction(study: Study, run: RunCurves, steps: int) -> Reference | None:
-    """What the study's sealed plan, else its law, says of a rung; None where neither says anything.
+def reference_prediction(study: StudyPaths, run: RunCurves, steps: int) -> Reference | None:
+    """Return the prediction for a rung by the study's sealed plan, else by its law; None if neither predicts it.
 
     Raises:
         BadInput: the seal is broken.
     """
-    tokens = steps * run.underway.batch_tokens
+    tokens = steps * run.plan.batch_tokens
     if study.plan.exists():
         sealed: tuple[SealedPrediction, ...] = ()
-        if PlanFile.read(study.plan).seal is not None:  # pilot ladders promise nothing, and need no seal
+        if PlanFile.read(study.plan).seal is not None:  # pilot ladders have no predictions, and need no seal
             plan = open_seal(study.plan)
-            with suppress(BadInput):  # a sealed plan of ladders alone
+            with suppress(BadInput):  # a sealed plan that consists of ladders
                 sealed = sealed_predictions(plan)
-        for one in sealed:
-            if one.params == run.underway.params and abs(one.tokens / tokens - 1) < 1e-3:
-                return Reference(loss=one.loss, interval_80=one.interval_80, sealed=True)
+        for prediction in sealed:
+            if prediction.params == run.plan.params and abs(prediction.tokens / tokens - 1) < 1e-3:
+                return Reference(loss=prediction.loss, interval_80=prediction.interval_80, sealed=True)
     if study.law.exists():
-        law = LawFile.read(study.law)
-        same_text = not law.group or law.group == run.underway.group
-        size = run.underway.params if law.convention == "total" else run.underway.params_non_embedding
+        law = load_law(study.law)
+        same_text = not law.group or law.group == run.plan.group
+        size = n_params(run.plan, law.convention)
         if same_text:
             try:
-                found = law.predictor().predict(size, tokens, convention=law.convention)
-            except BadInput:  # out of the law's reach: it promises nothing
+                predicted = law.predict(size, tokens, convention=law.convention)
+            except BadInput:  # outside the law's domain
                 return None
-            return Reference(loss=found.loss, interval_80=found.interval_80, sealed=False)
+            return Reference(loss=predicted.loss, interval_80=predicted.interval_80, sealed=False)
     return None
 
 
 def watch(folder: Path, *, steps: int | None = None) -> Assessment:
-    """How a run stands, from its files as they are now.
+    """Return the current status of a run from its files.
 
     Args:
-        steps: the rung; default: the one in hand, or the longest of a finished run.
+        folder: folder of the run.
+        steps: length of the rung; default: the shortest unfinished one, or the longest of a finished run.
 
     Raises:
-        BadInput: no run there, or no such rung.
+        BadInput: the folder holds no run, or the run no such rung.
     """
     run = read_run(folder)
-    rung = steps or run.ahead or max(run.underway.steps)
-    if rung not in run.underway.steps:
-        known = ", ".join(f"{one * run.underway.batch_tokens}" for one in run.underway.steps)
-        raise BadInput(f"{run.name} has no rung of {rung * run.underway.batch_tokens} tokens; it has {known}")
-    promise = reference_prediction(study_of(folder), run, rung)
-    return assess(run, read_siblings(folder.parent, run), rung, promise)
+    rung = steps or run.next_rung or max(run.plan.steps)
+    if rung not in run.plan.steps:
+        known = ", ".join(f"{length * run.plan.batch_tokens}" for length in run.plan.steps)
+        raise BadInput(f"{run.name} has no rung of {rung * run.plan.batch_tokens} tokens; it has {known}")
+    reference = reference_prediction(study_of(folder), run, rung)
+    return assess(run, read_siblings(folder.parent, run), rung, reference)
 
 
-def study_of(folder: Path) -> Study:
-    """The study that a run's folder belongs to: two above, or the folder itself for a run with a folder of its own."""
+def study_of(folder: Path) -> StudyPaths:
+    """Return the study of a run: two levels above its folder, or the folder itself for a run outside a study."""
     own = folder.resolve()
-    return Study(own.parents[1] if own.parent.name == "runs" else own)
+    return StudyPaths(own.parents[1] if own.parent.name == "runs" else own)
 
 
 def assess(
-    run: RunCurves, siblings: Sequence[RunCurves], steps: int, promise: Reference | None
+    run: RunCurves, siblings: Sequence[RunCurves], steps: int, reference: Reference | None
 ) -> Assessment:
-    """The verdict on a rung: finished, else ill, else where it is going against what was promised."""
+    """Return the status of a rung: finished, else an alarm, else the forecast compared with the reference prediction.
+
+    Args:
+        run: the run.
+        siblings: comparable runs that have finished a rung.
+        steps: length of the rung.
+        reference: the prediction made before training; None if there is none.
+    """
     curve = run.rung(steps)
     now = float(curve.loss[-3:].mean()) if len(curve.loss) else None
     at = int(curve.step[-1]) if len(curve.step) else 0
-    batch = run.underway.batch_tokens
+    batch = run.plan.batch_tokens
     base = Assessment(
         run=run.name, state="waiting", sentence="", step=at, steps=steps, tokens=at * batch, tokens_planned=steps * batch,
-        loss_now=now, promise=promise,
+        loss_now=now, promise=reference,
     )  # fmt: skip
     if steps in run.finals:
-        return _finished(base, run.finals[steps], promise)
+        return _finished(base, run.finals[steps], reference)
     alarm = first_alarm(run, siblings, steps)
-    seen: Forecast | None
+    forecast: Forecast | None
     try:
-        seen = forecast_final_loss(run, siblings, steps=steps)
+        forecast = forecast_final_loss(run, siblings, steps=steps)
     except BadInput as error:
-        seen, why = None, str(error)
-    changes = {} if seen is None else _forecast(seen, promise)
+        forecast, reason = None, str(error)
+    changes = {} if forecast is None else _forecast_fields(forecast, reference)
     if alarm is not None:
         record = AlarmRecord(fault=alarm.fault, step=alarm.step, evidence=alarm.evidence)
         return base.model_copy(
             update={**changes, "state": alarm.fault, "alarm": record, "sentence": _alarm_text(alarm, at)}
         )
-    if seen is None:
-        return base.model_copy(update={"sentence": f"waiting: {why}"})
+    if forecast is None:
+        return base.model_copy(update={"sentence": f"waiting: {reason}"})
     return base.model_copy(update=changes)
 
 
-def _finished(base: Assessment, final: float, promise: Reference | None) -> Assessment:
-    if promise is None:
-        return base.model_copy(update={"state": "finished", "sentence": f"finished at {final:.3f}"})
-    low, high = promise.interval_80 or (math.nan, math.nan)
+def _finished(base: Assessment, final: float, reference: Reference | None) -> Assessment:
+    if reference is None:
+        return base.model_copy(update={"state": "finished", "sentence": f"finished at {format_loss(final)}"})
+    low, high = reference.interval_80 or (math.nan, math.nan)
     inside = "inside" if low <= final <= high else "outside"
-    held = f", {inside} its 80 % interval" if promise.interval_80 else ""
+    coverage = f", {inside} its 80 % interval" if reference.interval_80 else ""
     return base.model_copy(
         update={
             "state": "finished",
-            "sentence": f"finished at {final:.3f}; {_source(promise)} {promise.loss:.3f}{held}",
-            "difference": final - promise.loss,
+            "sentence": f"finished at {format_loss(final)}; {_source(reference)} {format_loss(reference.loss)}{coverage}",
+            "difference": final - reference.loss,
         }
     )
 
 
-def _forecast(seen: Forecast, promise: Reference | None) -> dict[str, object]:
-    """The forecast's part of a verdict."""
+def _forecast_fields(forecast: Forecast, reference: Reference | None) -> dict[str, object]:
+    """Return the fields of an assessment that follow from the forecast."""
     facts: dict[str, object] = {
-        "forecast": seen.loss,
-        "interval_80": seen.interval(Z_80),
-        "interval_95": seen.interval(Z_95),
-        "target": seen.target,
-        "siblings": seen.siblings,
+        "forecast": forecast.loss,
+        "interval_80": forecast.interval(Z_80),
+        "interval_95": forecast.interval(Z_95),
+        "target": forecast.target,
+        "siblings": forecast.siblings,
     }
-    going = f"ends at {seen.loss:.3f} ± {Z_80 * seen.sd:.3f}"
-    if promise is None:
-        return {**facts, "state": "no plan", "sentence": f"{going}; nothing was planned for it"}
-    if seen.target != "held-out":
-        why = f"that is its {TARGETS[seen.target]}, which does not compare with {_source(promise)} {promise.loss:.3f}"
-        return {**facts, "state": "no plan", "sentence": f"{going}; {why} until a sibling is finished"}
-    off = seen.loss - promise.loss
-    doubt = Z_80 * math.hypot(seen.sd, promise.sd)
-    state: State = "on plan" if abs(off) <= doubt else "above plan" if off > 0 else "below plan"
-    verdict = state if state == "on plan" else f"{state}: likely {off:+.2f} nats"
-    sentence = f"{verdict}; {going}, {_source(promise)} {promise.loss:.3f}"
+    expected = f"ends at {format_loss(forecast.loss)} ± {format_loss(Z_80 * forecast.sd)}"
+    if reference is None:
+        return {
+            **facts,
+            "state": "no plan",
+            "sentence": f"{expected}; there is no prediction to compare with",
+        }
+    if forecast.target != "held-out":
+        reason = (
+            f"this is its {TARGET_TEXT[forecast.target]}, which does not compare with "
+            f"{_source(reference)} {format_loss(reference.loss)}"
+        )
+        return {**facts, "state": "no plan", "sentence": f"{expected}; {reason} until a sibling is finished"}
+    off = forecast.loss - reference.loss
+    tolerance = Z_80 * math.hypot(forecast.sd, reference.sd)
+    state: State = "on plan" if abs(off) <= tolerance else "above plan" if off > 0 else "below plan"
+    relation = state if state == "on plan" else f"{state}: likely {off:+.2f} nats"
+    sentence = f"{relation}; {expected}, {_source(reference)} {format_loss(reference.loss)}"
     return {**facts, "state": state, "difference": off, "sentence": sentence}
 
 
-def _source(promise: Reference) -> str:
-    return "sealed" if promise.sealed else "the law says"
+def _source(reference: Reference) -> str:
+    return "sealed" if reference.sealed else "law"
 
 
 def _alarm_text(alarm: Alarm, at: int) -> str:
@@ -230,34 +246,40 @@ def _alarm_text(alarm: Alarm, at: int) -> str:
 
 @dataclass(slots=True)
 class ProgressForecast:
-    """The verdict for a progress line: made afresh at most every few seconds and in a hundredth of the time, never raising."""
+    """Forecast for a progress line: updated at most every few seconds, in at most 1 % of the run's time; never raises.
+
+    Args:
+        folder: folder of the run.
+        steps: length of the rung in training.
+        silent: no text; set in all processes of a run but the first.
+    """
 
     folder: Path
     steps: int
-    silent: bool = False  # in all processes of a run but the first
-    _next: float = field(default_factory=lambda: time.monotonic() + EVERY_SECONDS)
-    _said: str = ""
+    silent: bool = False
+    _next: float = field(default_factory=lambda: time.monotonic() + MIN_INTERVAL)
+    _text: str = ""
 
-    def words(self) -> str:
-        """`, ends at 3.31 ± 0.05, on plan`, or nothing while there is nothing to say."""
-        began = time.monotonic()
-        if began >= self._next and not self.silent:
+    def text(self) -> str:
+        """Return e.g. `, ends at 3.3124 ± 0.0512, on plan`; an empty string while there is no forecast."""
+        started = time.monotonic()
+        if started >= self._next and not self.silent:
             try:
-                self._said = short_status(watch(self.folder, steps=self.steps))
+                self._text = short_status(watch(self.folder, steps=self.steps))
             except Exception:
-                self._said = ""  # a forecast is no reason to stop training
+                self._text = ""  # a failed forecast must not stop training
             ended = time.monotonic()
-            self._next = ended + max(EVERY_SECONDS, (ended - began) / SHARE_OF_TIME)
-        return self._said
+            self._next = ended + max(MIN_INTERVAL, (ended - started) / MAX_TIME_SHARE)
+        return self._text
 
 
-def short_status(verdict: Assessment) -> str:
-    """A verdict in a few words, for the end of a line."""
-    if verdict.alarm is not None:
-        return f", {verdict.alarm.fault.upper()}"
-    if verdict.forecast is None or verdict.interval_80 is None:
+def short_status(assessment: Assessment) -> str:
+    """Return the status in a few words, for the end of a progress line."""
+    if assessment.alarm is not None:
+        return f", {assessment.alarm.fault.upper()}"
+    if assessment.forecast is None or assessment.interval_80 is None:
         return ""
-    half = (verdict.interval_80[1] - verdict.interval_80[0]) / 2
-    stands = {"on plan": ", on plan", "above plan": f", {verdict.difference or 0:.2f} above plan",
-              "below plan": f", {-(verdict.difference or 0):.2f} below plan"}.get(verdict.state, "")  # fmt: skip
-    return f", ends at {verdict.forecast:.2f} ± {half:.2f}{stands}"
+    half = (assessment.interval_80[1] - assessment.interval_80[0]) / 2
+    comparison = {"on plan": ", on plan", "above plan": f", {assessment.difference or 0:.2f} above plan",
+              "below plan": f", {-(assessment.difference or 0):.2f} below plan"}.get(assessment.state, "")  # fmt: skip
+    return f", ends at {format_loss(assessment.forecast)} ± {format_loss(half)}{comparison}"

@@ -1,4 +1,8 @@
-"""What a run has logged so far: its training loss, its looks at held-out text, and what its rungs came to."""
+"""Logged curves of a run: training loss, partial evaluations, final losses, and the plan of its rungs.
+
+Also their preparation as observations for the law of the curve: the warm-up is left out, the noise of batches is
+estimated, long logs are averaged.
+"""
 
 import json
 import math
@@ -13,21 +17,19 @@ from families.units import BadInput
 
 from ..files import Document, Record
 from ..schedule import Kind, Schedule, Shape
-from ..stats import Array
+from ..stats import Z_50, Array
+from . import constants as const
 from .trajectory import LrProfile, Points
-
-# MERGED DOCSTRINGS
-# Where a run in progress is going: what its end can be foreseen from, beside what it has logged.
-# What a run has logged as points for the law of its curve: the warm-up left out, batches' noise estimated, long logs thinned.
 
 
 class PlannedRung(Record):
-    """A length that a run is to reach, and how it cools down there.
+    """A planned length of a run and its cooldown.
 
     Args:
-        folder: of its branch, within the run's.
-        cooldown: share of its steps over which wsd decays; 0 where the rate stays constant to the end.
-        shape: of that decay.
+        steps: optimiser steps of the rung.
+        folder: the branch's folder, relative to the run's.
+        cooldown: share of the steps over which wsd decays; 0 if the learning rate stays constant to the end.
+        shape: shape of that decay.
     """
 
     steps: int
@@ -37,12 +39,13 @@ class PlannedRung(Record):
 
 
 class RunPlan(Document):
-    """underway.json: the schedule of a run and the lengths it is to reach, written when it begins.
+    """underway.json: the schedule and planned rungs of a run, written when it starts.
 
     Args:
-        rungs: by length, ascending; a run without rungs has one.
-        fresh: it begins from random weights, and so with a fall; else from a checkpoint's.
-        batches: hash of what decides which tokens a step reads; runs that share it read the same batches in the same order.
+        rungs: planned rungs, ascending in steps; a run without a ladder has one.
+        fresh: True if training starts from random weights, False if from a checkpoint.
+        batches: hash of everything that determines the tokens of a step; runs with the same hash read the same batches
+            in the same order.
     """
 
     KIND: ClassVar[str] = "underway"
@@ -61,53 +64,53 @@ class RunPlan(Document):
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Lengths of the rungs."""
+        """Lengths of the rungs, in steps, ascending."""
         return tuple(rung.steps for rung in self.rungs)
 
     def rung(self, steps: int) -> PlannedRung:
-        """The rung of so many steps."""
+        """Return the planned rung of this length."""
         return next(rung for rung in self.rungs if rung.steps == steps)
 
-    def to(self, steps: int) -> Schedule:
-        """The learning rate of each step of the rung of so many steps."""
+    def schedule_to(self, steps: int) -> Schedule:
+        """Return the learning-rate schedule of the rung of this length."""
         base = Schedule(peak=self.lr, warmup=self.warmup, steps=steps, kind=self.schedule)
         rung = self.rung(steps)
         if self.schedule == "cosine" or not rung.cooldown:
             return base
         return base.to(steps, rung.cooldown, rung.shape)
 
-    def also(self, more: tuple[PlannedRung, ...]) -> "RunPlan":
-        """With rungs asked for later; the newest of one length counts."""
+    def with_rungs(self, more: tuple[PlannedRung, ...]) -> "RunPlan":
+        """Return a copy with rungs added; of two rungs of the same length the new one is kept."""
         rungs = {rung.steps: rung for rung in (*self.rungs, *more)}
         return self.model_copy(update={"rungs": tuple(rungs[steps] for steps in sorted(rungs))})
 
 
-_SAME_BATCH = 0.25  # logarithm of the ratio of tokens a step
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Losses in nats per token by step. A line's loss is the mean over the steps since the line before, up to `step`."""
+    """Losses in nats per token by step, arrays of shape (lines,) and (evaluations,).
+
+    The loss of a line is the mean over the steps after the previous line, up to and including `step`.
+    """
 
     step: Array
     loss: Array
-    norm: Array  # of the gradient before clipping, likewise
+    norm: Array  # gradient norm before clipping, averaged likewise
     eval_step: Array
     eval_loss: Array
 
     def until(self, step: float) -> "Curve":
-        """What was logged up to a step."""
-        lines, looks = self.step <= step, self.eval_step <= step
+        """Return the part logged up to and including a step."""
+        lines, evals = self.step <= step, self.eval_step <= step
         return Curve(
             step=self.step[lines],
             loss=self.loss[lines],
             norm=self.norm[lines],
-            eval_step=self.eval_step[looks],
-            eval_loss=self.eval_loss[looks],
+            eval_step=self.eval_step[evals],
+            eval_loss=self.eval_loss[evals],
         )
 
-    def then(self, other: "Curve") -> "Curve":
-        """This one and what followed it."""
+    def followed_by(self, other: "Curve") -> "Curve":
+        """Return this curve with a later one appended."""
         return Curve(
             step=np.concatenate([self.step, other.step]),
             loss=np.concatenate([self.loss, other.loss]),
@@ -117,65 +120,72 @@ class Curve:
         )
 
     @property
-    def middle(self) -> Array:
-        """The middle of the steps that each line is a mean of."""
+    def midpoints(self) -> Array:
+        """Middle of the steps that each line averages, shape (lines,)."""
         before = np.concatenate([[0.0], self.step[:-1]])
         return np.asarray((before + self.step) / 2)
 
 
-NOTHING = np.empty(0)
+_NONE = np.empty(0)
 
-EMPTY = Curve(step=NOTHING, loss=NOTHING, norm=NOTHING, eval_step=NOTHING, eval_loss=NOTHING)
+EMPTY = Curve(step=_NONE, loss=_NONE, norm=_NONE, eval_step=_NONE, eval_loss=_NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCurves:
-    """One run: a trunk that its rungs branch from, or rungs that each begin at step 0 (cosine).
+    """Curves of one run: a trunk with a branch for each rung (wsd), or a branch from step 0 for each rung (cosine).
 
-    branches, finals: by the rung's length in steps; a final loss is of the annealed model on the whole eval set.
+    Args:
+        name: name of the run.
+        plan: its planned rungs and schedule.
+        trunk: curve shared by the rungs.
+        branches: curve of each rung after it left the trunk, by length in steps.
+        finals: loss of the annealed model on the whole eval set, nats per token, by length in steps.
     """
 
     name: str
-    underway: RunPlan
+    plan: RunPlan
     trunk: Curve
     branches: dict[int, Curve]
     finals: dict[int, float]
 
     def rung(self, steps: int) -> Curve:
-        """All that the rung of so many steps has seen so far, from step 0 on."""
+        """Return the curve of a rung from step 0, trunk included, as far as it is logged."""
         branch = self.branches.get(steps, EMPTY)
-        if self.underway.schedule == "cosine":
+        if self.plan.schedule == "cosine":
             return branch
-        leaves = self.underway.to(steps).decay_starts
-        if len(branch.step):  # one that left between two checkpoints repeats steps of its trunk
-            leaves = min(leaves, int(branch.step[0]) - 1)
-        return self.trunk.until(leaves).then(branch)
+        branch_step = self.plan.schedule_to(steps).decay_starts
+        if len(branch.step):  # a branch that started between two checkpoints repeats steps of the trunk
+            branch_step = min(branch_step, int(branch.step[0]) - 1)
+        return self.trunk.until(branch_step).followed_by(branch)
 
     @property
     def last_step(self) -> int:
-        """The furthest step that anything was logged at; 0 where nothing was."""
+        """Last logged step of trunk and branches; 0 if nothing is logged."""
         ends = [c.step[-1] for c in (self.trunk, *self.branches.values()) if len(c.step)]
         return int(max(ends, default=0))
 
     @property
-    def ahead(self) -> int | None:
-        """The rung in hand: the shortest without a final loss; None where all are done."""
-        return next((steps for steps in self.underway.steps if steps not in self.finals), None)
+    def next_rung(self) -> int | None:
+        """Length of the shortest unfinished rung, in steps; None if all are finished."""
+        return next((steps for steps in self.plan.steps if steps not in self.finals), None)
 
 
 def read_run(folder: Path) -> RunCurves:
-    """The curves of a run's folder as they are now; a line that is being written is passed over.
+    """Read the curves of a run's folder; incomplete lines are skipped.
 
     Raises:
-        BadInput: no such folder, or no run in it that says where it is going.
+        BadInput: the folder does not exist or holds no readable underway.json.
     """
     if not folder.is_dir():
-        raise BadInput(f"{folder} is not a folder; a run's folder holds underway.json")
+        raise BadInput(f"{folder} is not a folder; expected the folder of a run, which holds underway.json")
     if not (folder / "underway.json").exists():
-        raise BadInput(f"{folder} holds no underway.json; it is no run, or one that an older version began")
-    underway = RunPlan.read(folder / "underway.json")
+        raise BadInput(
+            f"{folder} holds no underway.json; it is not a run, or was started by an older version"
+        )
+    plan = RunPlan.read(folder / "underway.json")
     branches, finals = {}, {}
-    for rung in underway.rungs:
+    for rung in plan.rungs:
         branch = folder / rung.folder
         if (branch / "metrics.jsonl").exists():
             branches[rung.steps] = read_curve(branch / "metrics.jsonl")
@@ -183,47 +193,49 @@ def read_run(folder: Path) -> RunCurves:
         if final is not None:
             finals[rung.steps] = final
     trunk = read_curve(folder / "trunk" / "metrics.jsonl")
-    return RunCurves(name=underway.run, underway=underway, trunk=trunk, branches=branches, finals=finals)
+    return RunCurves(name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals)
 
 
 def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
-    """The other runs under a folder that read the same text, begin alike, take batches of much the same size, and have
-    finished a rung. A run of larger batches has made fewer updates on as many tokens, and lies above for no fault of its own.
+    """Read the siblings of a run: comparable runs in the same folder that have finished a rung.
+
+    Comparable means the same text, the same kind of start and batches of similar size: with larger batches a run has made
+    fewer updates on the same tokens, and its loss is higher without any fault.
     """
-    found = []
+    siblings = []
     for path in sorted(runs.glob("*/underway.json")):
         try:
             other = read_run(path.parent)
         except BadInput:
-            continue  # a neighbour's broken file says nothing about this run
-        same = (other.underway.group, other.underway.fresh) == (run.underway.group, run.underway.fresh)
-        batches = abs(math.log(other.underway.batch_tokens / run.underway.batch_tokens)) < _SAME_BATCH
-        if other.name != run.name and same and batches and other.finals:
-            found.append(other)
-    return tuple(found)
+            continue  # another run's broken file is no reason to fail here
+        same_text = (other.plan.group, other.plan.fresh) == (run.plan.group, run.plan.fresh)
+        similar_batch = abs(math.log(other.plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
+        if other.name != run.name and same_text and similar_batch and other.finals:
+            siblings.append(other)
+    return tuple(siblings)
 
 
 def read_curve(path: Path) -> Curve:
-    """One metrics.jsonl; nothing where there is none yet. Lines that are torn or hold no finite loss are passed over."""
-    rows = [row for row in _metric_rows(path) if _finite(row.get("step")) and _finite(row.get("loss"))]
-    looks = [row for row in rows if _finite(row.get("eval_loss"))]
+    """Read a metrics.jsonl, which may not exist yet; incomplete lines and those without a finite loss are skipped."""
+    rows = [row for row in _json_rows(path) if _finite(row.get("step")) and _finite(row.get("loss"))]
+    evals = [row for row in rows if _finite(row.get("eval_loss"))]
     return Curve(
         step=np.array([row["step"] for row in rows], dtype=np.float64),
         loss=np.array([row["loss"] for row in rows], dtype=np.float64),
         norm=np.array([row.get("grad_norm", math.nan) for row in rows], dtype=np.float64),
-        eval_step=np.array([row["step"] for row in looks], dtype=np.float64),
-        eval_loss=np.array([row["eval_loss"] for row in looks], dtype=np.float64),
+        eval_step=np.array([row["step"] for row in evals], dtype=np.float64),
+        eval_loss=np.array([row["eval_loss"] for row in evals], dtype=np.float64),
     )
 
 
-def _metric_rows(path: Path, whole: bool = False) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}") from error
-    for line in [text] if whole else text.splitlines():
+    for line in [text] if single else text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -237,84 +249,78 @@ def _finite(value: Any) -> bool:
 
 
 def _final(path: Path) -> float | None:
-    """The observed loss of a finished rung; its file is written whole or not at all."""
-    rows = list(_metric_rows(path, whole=True))
+    """Return the loss in a finished rung's rung.json; None if there is no such file."""
+    rows = list(_json_rows(path, single=True))
     loss = rows[0].get("observation", {}).get("loss") if rows else None
     return float(loss) if loss is not None and _finite(loss) else None
 
 
-FEWEST_POINTS = 4  # with less nothing is foreseen
-
-_MOST_LINES = 200  # of training loss; more are averaged, for speed
-
-_LOOK_NOISE = 0.006  # of the loss: what a look wanders at constant rate, beyond any trend
-
-_TOGETHER = 2.0  # how much more the mean of neighbouring points errs than if each erred alone
-
-_BORROWED = 0.3  # of a sibling's residual that may be its own
+def reference_progress(run: RunCurves, steps: int) -> float:
+    """Return x_end of a rung, in steps at the peak learning rate."""
+    return float(LrProfile.of(run.plan.schedule_to(steps)).area[-1])
 
 
-def reference_of(run: RunCurves, steps: int) -> float:
-    """x_end of a rung, in steps at the peak rate."""
-    return float(LrProfile.of(run.underway.to(steps)).area[-1])
-
-
-def scale_of(curve: Curve) -> float:
-    """The loss so far: the scale of the prior."""
+def loss_scale(curve: Curve) -> float:
+    """Return the current loss, the scale of the prior; 1 if nothing is logged."""
     values = curve.eval_loss if len(curve.eval_loss) else curve.loss
     return float(np.mean(values[-3:])) if len(values) else 1.0
 
 
-def end_of(run: RunCurves, steps: int) -> tuple[float, float]:
-    """The last loss of a finished rung's curve, and its loss on the whole eval set."""
+def end_losses(run: RunCurves, steps: int) -> tuple[float, float]:
+    """Return the last loss of a finished rung's curve, and its loss on the whole eval set."""
     curve = run.rung(steps)
-    return (
-        float(curve.eval_loss[-1]) if len(curve.eval_step) else float(curve.loss[-3:].mean())
-    ), run.finals[steps]
+    last = float(curve.eval_loss[-1]) if len(curve.eval_step) else float(curve.loss[-3:].mean())
+    return last, run.finals[steps]
 
 
-def points_of(
+def curve_points(
     run: RunCurves, steps: int, curve: Curve, begin: float,
-    lines: dict[float, float] | None = None, looks: dict[float, float] | None = None,
+    line_residuals: dict[float, float] | None = None, eval_residuals: dict[float, float] | None = None,
 ) -> Points | None:  # fmt: skip
-    """A rung's lines and looks after step `begin`; None where there are too few.
+    """Return the observations of a rung after a step; None if there are fewer than MIN_POINTS.
 
     Args:
-        lines, looks: by step, how much harder than expected siblings found the same batches and windows.
+        run: the run.
+        steps: length of the rung, which determines the schedule.
+        curve: its curve, or a part of it.
+        begin: step after which observations count.
+        line_residuals: by step, mean residual (nats) of siblings on the same batches; default: none.
+        eval_residuals: likewise of partial evaluations.
     """
-    middle = curve.middle
+    middle = curve.midpoints
     kept = middle > begin
-    looked = curve.eval_step > begin
-    if kept.sum() + looked.sum() < FEWEST_POINTS:
+    kept_evals = curve.eval_step > begin
+    if kept.sum() + kept_evals.sum() < const.MIN_POINTS:
         return None
-    harder = _given(curve.step[kept], lines or {})
-    step, loss, noise = _thinned(middle[kept], curve.loss[kept], harder)
-    wander = _given(curve.eval_step[looked], looks or {})
-    values = curve.eval_loss[looked] - np.nan_to_num(wander)
-    look_noise = np.hypot(_LOOK_NOISE * values, _BORROWED * np.nan_to_num(wander))
-    any_looks = bool(len(curve.eval_step))
+    residuals = _lookup(curve.step[kept], line_residuals or {})
+    step, loss, noise = _subtract_and_thin(middle[kept], curve.loss[kept], residuals)
+    eval_offset = np.nan_to_num(_lookup(curve.eval_step[kept_evals], eval_residuals or {}))
+    values = curve.eval_loss[kept_evals] - eval_offset
+    eval_noise = np.hypot(const.EVAL_NOISE * values, const.RESIDUAL_UNCERTAINTY * eval_offset)
+    has_evals = bool(len(curve.eval_step))
     return Points(
-        profile=LrProfile.of(run.underway.to(steps)),
-        step=np.concatenate([step, curve.eval_step[looked]]),
+        profile=LrProfile.of(run.plan.schedule_to(steps)),
+        step=np.concatenate([step, curve.eval_step[kept_evals]]),
         loss=np.concatenate([loss, values]),
-        noise=_TOGETHER * np.concatenate([noise, look_noise]),
-        train=np.concatenate([np.full(len(step), float(any_looks)), np.zeros(len(values))]),
+        noise=const.NOISE_INFLATION * np.concatenate([noise, eval_noise]),
+        train=np.concatenate([np.full(len(step), float(has_evals)), np.zeros(len(values))]),
     )
 
 
-def _given(step: Array, residuals: dict[float, float]) -> Array:
-    return np.array([residuals.get(float(one), math.nan) for one in step])
+def _lookup(step: Array, residuals: dict[float, float]) -> Array:
+    return np.array([residuals.get(float(value), math.nan) for value in step])
 
 
-def _thinned(step: Array, loss: Array, harder: Array) -> tuple[Array, Array, Array]:
-    """Lines less what siblings met on the same batches, with their noise, averaged to at most _MOST_LINES."""
-    known = np.isfinite(harder)
-    clean = loss - np.nan_to_num(harder)
+def _subtract_and_thin(step: Array, loss: Array, residuals: Array) -> tuple[Array, Array, Array]:
+    """Subtract the siblings' residuals on the same batches; step, loss and noise, averaged to at most MAX_LINES."""
+    known = np.isfinite(residuals)
+    offset = np.nan_to_num(residuals)
+    clean = loss - offset
     noise = np.where(known, robust_std(clean[known]), robust_std(loss))
-    noise = np.hypot(noise, _BORROWED * np.abs(np.nan_to_num(smooth(np.nan_to_num(harder)))))
-    if len(step) <= _MOST_LINES:
+    noise = np.hypot(noise, const.RESIDUAL_UNCERTAINTY * np.abs(np.nan_to_num(smooth(offset))))
+    if len(step) <= const.MAX_LINES:
         return step, clean, noise
-    parts = np.array_split(np.arange(len(step)), _MOST_LINES)
+    parts = np.array_split(np.arange(len(step)), const.MAX_LINES)
     count = np.array([len(part) for part in parts])
     return (
         np.array([step[part].mean() for part in parts]),
@@ -324,7 +330,7 @@ def _thinned(step: Array, loss: Array, harder: Array) -> tuple[Array, Array, Arr
 
 
 def smooth(values: Array) -> Array:
-    """A running mean over nine lines: what of a residual is shape and not batches."""
+    """Return the running mean over nine lines: the part of a residual that is shape and not batches."""
     if len(values) < 9:
         return np.full(len(values), float(np.mean(values)) if len(values) else 0.0)
     padded = np.pad(values, 4, mode="edge")
@@ -332,8 +338,8 @@ def smooth(values: Array) -> Array:
 
 
 def robust_std(values: Array) -> float:
-    """Standard deviation of single lines around any smooth curve, from differences between neighbours; outliers count little."""
+    """Return the standard deviation of single lines around a smooth curve: median absolute second difference, rescaled."""
     if len(values) < 5:
         return 0.1
     differences = np.abs(np.diff(values, n=2)) / math.sqrt(6)
-    return max(float(np.median(differences)) / 0.6744897501960817, 1e-3 * abs(float(np.mean(values))))
+    return max(float(np.median(differences)) / Z_50, 1e-3 * abs(float(np.mean(values))))

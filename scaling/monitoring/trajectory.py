@@ -1,17 +1,17 @@
-"""A law of the learning curve that knows the learning rate: what a run has shown, and what its schedule still brings.
+"""Law of the learning curve as a function of the learning-rate schedule, fitted as a Bayesian linear model on a grid.
 
     L(s) = level − slope·h(x/x_end) − gain·a(s)        h(r) = (1 − r^-alpha)/alpha
 
-x is how far the learning rate has carried the run, Σ η^0.7 with η in units of the peak, and x_end a fixed one, so that level
-and slope are the trunk's loss and its fall per e-fold there (a power law in x as in Tissue et al. 2024, arXiv:2408.11029,
-eq. 1, who take the plain area; with it cosine runs ended below, and wsd runs above the law that fitted both: docs/log.md).
-a is what annealing has brought, between 0 and 1: each drop of the rate pays off as the area after it grows (the multi-power
-law of Luo et al. 2025, arXiv:2503.12811, with an exponential in place of their power),
+x is the progress variable, Σ η^0.7 with η in units of the peak, and x_end its value at a reference point, so that level and
+slope are the trunk's loss and its fall per e-fold of x there. A power law in x as in Tissue et al. 2024 (arXiv:2408.11029,
+eq. 1), who use the plain area; with that, cosine runs ended below and wsd runs above the law that fitted both
+(docs/log.md). a is the annealing term, between 0 and 1: the effect of each drop of the learning rate grows with the area
+after it (multi-power law of Luo et al. 2025, arXiv:2503.12811, with an exponential in place of their power),
 
     a(s) = Σ_k (η_{k-1} − η_k)·(1 − exp(−S_k(s)·η_k^-1/2 / memory))
 
-with S_k(s) the share of x from step k to s. For given alpha and memory the law is linear
-in its other constants: these are integrated out in closed form, and the two by a grid (variable projection with a prior).
+with S_k(s) the part of x from step k to s. For given alpha and memory the law is linear in its other constants; those are
+integrated out in closed form, alpha and memory on a grid (variable projection with a prior).
 """
 
 from dataclasses import dataclass
@@ -21,35 +21,38 @@ import numpy as np
 
 from ..schedule import Schedule
 from ..stats import Array
+from . import constants as const
 
-CELLS = 240  # that a schedule is cut into
+CELLS = 240  # of the decay in the discretised schedule
 
 ALPHAS = np.linspace(0.05, 1.25, 13)
 
-MEMORIES = np.geomspace(4.0, 4000.0, 13)  # steps at the peak rate
+MEMORIES = np.geomspace(4.0, 4000.0, 13)  # in steps at the peak learning rate
 
 LEVEL, SLOPE, GAIN, SHIFT, DRIFT = range(5)
 
 NAMES = ("level", "slope", "gain", "shift", "drift")
 
-PROGRESS = 0.7  # power of the rate that x sums
 
-_FLATTEST = 1e-3  # of the peak, below which the rate makes no difference to the memory
+_MIN_RATE = 1e-3  # share of the peak; lower learning rates have the memory of this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LrProfile:
-    """A schedule as a function to ask: how far it carries a run, and how far annealing has come."""
+    """A discretised learning-rate schedule: progress variable x and annealing term a as functions of the step.
 
-    edge: Array  # steps, from 0 to the last
-    area: Array  # x at each edge, in steps at the peak rate
-    drop: Array  # of the rate within each cell, 0 where it rises
-    rate: Array  # in the middle of each cell
+    Arrays of shape (cells,), `edge` and `area` of shape (cells + 1,).
+    """
+
+    edge: Array  # in steps, from 0 to the last step
+    area: Array  # x at each edge, in steps at the peak learning rate
+    drop: Array  # fall of the learning rate within each cell, in units of the peak; 0 where it rises
+    rate: Array  # learning rate in the middle of each cell, in units of the peak
 
     @staticmethod
     @lru_cache(maxsize=64)
     def of(schedule: Schedule) -> "LrProfile":
-        """Cut finely where the rate falls."""
+        """Discretise a schedule, finely where the learning rate falls."""
         steps = schedule.steps
         falls = min(max(schedule.decay_starts, 0), steps)
         rises = min(schedule.warmup, falls)
@@ -58,72 +61,72 @@ class LrProfile:
                 [np.linspace(0, rises, 9), np.linspace(rises, falls, 9), np.linspace(falls, steps, CELLS)]
             )
         )
-        # of the step before each edge, so that the first cell of a cooldown begins at the peak
+        # rate of the step before each edge, so that the first cell of a cooldown starts at the peak
         rate = np.array([schedule.lr(max(0, round(edge) - 1)) for edge in edges]) / schedule.peak
         rate[-1] = 0.0 if falls < steps else rate[-1]
         middle = (rate[1:] + rate[:-1]) / 2
-        area = np.concatenate([[0.0], np.cumsum(middle**PROGRESS * np.diff(edges))])
+        area = np.concatenate([[0.0], np.cumsum(middle**const.PROGRESS_POWER * np.diff(edges))])
         return LrProfile(edge=edges, area=area, drop=np.maximum(0.0, rate[:-1] - rate[1:]), rate=middle)
 
     def area_at(self, step: Array) -> Array:
-        """Steps at the peak rate that are worth as much as those up to a step."""
+        """Return x at the steps, in steps at the peak learning rate; same shape as `step`."""
         return np.asarray(np.interp(step, self.edge, self.area))
 
     def annealed(self, step: Array, memory: Array) -> Array:
-        """a(s), shape (len(memory), len(step))."""
+        """Return the annealing term a(s), shape (len(memory), len(step))."""
         falling = np.flatnonzero(self.drop > 0)
         if not len(falling) or not len(step):
             return np.zeros((len(memory), len(step)))
         middles = (self.area[falling] + self.area[falling + 1]) / 2
         after = np.maximum(0.0, self.area_at(step)[:, None] - middles)  # (steps, cells)
-        after = after * np.maximum(self.rate[falling], _FLATTEST) ** -0.5
-        # a cell that the step lies in, or that lies after it, has paid nothing yet
+        after = after * np.maximum(self.rate[falling], _MIN_RATE) ** -0.5
+        # a cell that contains the step, or lies after it, contributes nothing yet
         return np.stack([(1 - np.exp(-after / tau)) @ self.drop[falling] for tau in memory])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """Observed losses under one schedule: y = L(step) + train·(shift + drift·log(x/x_end)), give or take `noise`.
+    """Observed losses under one schedule, arrays of shape (points,): y = L(step) + train·(shift + drift·ln(x/x_end)) ± noise.
 
-    train: 1 for lines of training loss, 0 for looks at held-out text.
+    Losses and noise (standard deviation) in nats per token; `train` is 1 for training loss, 0 for held-out loss.
     """
 
     profile: LrProfile
     step: Array
     loss: Array
-    noise: Array  # standard deviation, nats
+    noise: Array
     train: Array
 
     def features(self, reference: float) -> Array:
-        """What each point says of the linear constants, shape (alphas·memories, points, 5)."""
+        """Return the design matrices of the linear constants, shape (alphas·memories, points, 5)."""
         return features(self.profile, self.step, self.train, reference)
 
 
 def features(profile: LrProfile, step: Array, train: Array, reference: float) -> Array:
-    """Of level, slope, gain, shift and drift, for each alpha and memory of the grid."""
+    """Return the design matrices of level, slope, gain, shift and drift, shape (alphas·memories, points, 5)."""
     ratio = np.log(np.maximum(profile.area_at(step), 1e-9) / reference)
     fall = -np.expm1(-ALPHAS[:, None] * ratio) / ALPHAS[:, None]  # (alphas, points)
     gained = profile.annealed(step, MEMORIES)  # (memories, points)
-    found = np.empty((len(ALPHAS), len(MEMORIES), len(step), 5))
-    found[..., LEVEL] = 1.0
-    found[..., SLOPE] = -fall[:, None, :]
-    found[..., GAIN] = -gained[None, :, :]
-    found[..., SHIFT] = train
-    found[..., DRIFT] = train * ratio
-    return found.reshape(-1, len(step), 5)
+    design = np.empty((len(ALPHAS), len(MEMORIES), len(step), 5))
+    design[..., LEVEL] = 1.0
+    design[..., SLOPE] = -fall[:, None, :]
+    design[..., GAIN] = -gained[None, :, :]
+    design[..., SHIFT] = train
+    design[..., DRIFT] = train * ratio
+    return design.reshape(-1, len(step), 5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryPrior:
-    """What is believed before the run is seen: independent normals of the linear constants, alpha and log memory."""
+    """Independent normal priors of the linear constants, alpha and log memory; pairs are (mean, standard deviation)."""
 
-    mean: Array  # of level, slope, gain (nats), shift, drift
-    sd: Array
+    mean: Array  # (5,): level, slope, gain, shift, drift, in nats per token
+    sd: Array  # (5,)
     alpha: tuple[float, float]
     log_memory: tuple[float, float]
 
     def log_weights(self) -> Array:
-        """Of each alpha and memory of the grid."""
+        """Return the log prior of each point of the grid, shape (alphas·memories,), up to a constant."""
         first = -0.5 * ((ALPHAS - self.alpha[0]) / self.alpha[1]) ** 2
         second = -0.5 * ((np.log(MEMORIES) - self.log_memory[0]) / self.log_memory[1]) ** 2
         return np.asarray((first[:, None] + second[None, :]).ravel())
@@ -131,24 +134,30 @@ class TrajectoryPrior:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """What is believed of the law's constants: for each point of the grid a weight, and a normal of the linear ones."""
+    """Posterior of the law's constants: a weight for each point of the grid, and a normal of the linear constants there."""
 
-    reference: float  # x_end, in steps at the peak rate
+    reference: float  # x_end, in steps at the peak learning rate
     weight: Array  # (grid,)
     mean: Array  # (grid, 5)
     covariance: Array  # (grid, 5, 5)
 
     def at(self, profile: LrProfile, step: Array, *, train: bool = False) -> tuple[Array, Array]:
-        """Expected loss at steps of a schedule, and its standard deviation, noise of single observations left out."""
-        found = features(profile, step, np.full(len(step), float(train)), self.reference)
-        means = np.einsum("gpk,gk->gp", found, self.mean)
-        inner = np.einsum("gpk,gkl,gpl->gp", found, self.covariance, found)
+        """Return mean and standard deviation of the loss at steps of a schedule, without observation noise.
+
+        Args:
+            profile: the schedule.
+            step: shape (steps,).
+            train: True for training loss, False for held-out loss.
+        """
+        design = features(profile, step, np.full(len(step), float(train)), self.reference)
+        means = np.einsum("gpk,gk->gp", design, self.mean)
+        inner = np.einsum("gpk,gkl,gpl->gp", design, self.covariance, design)
         mean = self.weight @ means
         variance = self.weight @ (inner + (means - mean) ** 2)
         return mean, np.sqrt(np.maximum(variance, 0.0))
 
     def constants(self) -> tuple[Array, Array]:
-        """Means and standard deviations of level, slope, gain, shift, drift, alpha and log memory."""
+        """Return posterior means and standard deviations, each (7,), of NAMES, alpha and log memory."""
         alpha = np.repeat(ALPHAS, len(MEMORIES))
         memory = np.tile(np.log(MEMORIES), len(ALPHAS))
         values = np.column_stack([self.mean, alpha, memory])
@@ -158,11 +167,11 @@ class Trajectory:
         return mean, np.sqrt(self.weight @ (within + (values - mean) ** 2))
 
 
-def learn(points: tuple[Points, ...], prior: TrajectoryPrior, reference: float) -> Trajectory:
-    """The posterior after these points."""
-    phi = np.concatenate([one.features(reference) for one in points], axis=1)
-    loss = np.concatenate([one.loss for one in points])
-    precision = np.concatenate([one.noise for one in points]) ** -2.0
+def fit_trajectory(points: tuple[Points, ...], prior: TrajectoryPrior, reference: float) -> Trajectory:
+    """Return the posterior of the law's constants given observations under one or more schedules."""
+    phi = np.concatenate([part.features(reference) for part in points], axis=1)
+    loss = np.concatenate([part.loss for part in points])
+    precision = np.concatenate([part.noise for part in points]) ** -2.0
     residual = loss - phi @ prior.mean  # (grid, points)
     weighted = phi * precision[None, :, None]
     total = np.einsum("gpk,gpl->gkl", weighted, phi) + np.diag(prior.sd**-2.0)

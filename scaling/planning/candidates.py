@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from families import FAMILIES, Member, ModelSpec, accounting, family
+from families import FAMILIES, MEMBERS, Member, ModelSpec, accounting, family
 from families.architectures import architecture
 from families.design import DEEPEST, DesignRule, name_of
 from families.spec import SIZES
-from families.units import BadInput, nearest
+from families.units import BadInput, nearest, parse_size
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288
@@ -22,8 +22,7 @@ _GPT2 = ("gpt2-kaplan", "gpt2")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
-    """Shapes of one architecture, smallest first; fields are named as ModelSpec's and hold arrays of shape
-    (n,).
+    """Shapes of one architecture, smallest first: ModelSpec's fields as arrays of shape (n,).
 
     The arithmetic of `families.accounting` is plain + and ·, so it counts all of them at once.
     """
@@ -86,8 +85,12 @@ class Candidates:
 
 
 def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
-    """A published family; "all": GPT-2's published members and the rule's own at every width; "grid": every
-    depth and width whose ratio is between 32 and 128, about 30,000 shapes.
+    """Candidate shapes by name.
+
+    Args:
+        name: a published family; "all" for GPT-2's published members and the rule's own at every width; "grid" for every
+            depth and width whose ratio is between 32 and 128, about 30,000 shapes.
+        rule: design rule of "all" and "grid".
 
     Raises:
         BadInput: no such family.
@@ -136,9 +139,19 @@ def _grid(rule: DesignRule) -> Candidates:
 
 
 def designed(size: float, rule: DesignRule) -> Candidates:
-    """The one shape that is nearest to a size: of the rule, or of GPT-2's published members under the usual rule."""
-    found = rule.nearest(size)
+    """The shape nearest to a size: of the rule, or of GPT-2's published members under the default rule."""
+    nearest_shape = rule.nearest(size)
     known = {member.spec: member for kind in reversed(_GPT2) for member in FAMILIES[kind].members}
-    shapes = [found, *known] if rule == DesignRule() else [found]
+    shapes = [nearest_shape, *known] if rule == DesignRule() else [nearest_shape]
     spec = min(shapes, key=lambda shape: abs(math.log(accounting.params(shape) / size)))
     return Candidates.of([known.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")])
+
+
+def named_or_designed(text: str, rule: DesignRule) -> Member:
+    """Return the published member of that name, or the shape nearest to a size like 125M.
+
+    Raises:
+        BadInput: neither a member's name nor a size.
+    """
+    published = MEMBERS.get(text.strip().lower())
+    return published or designed(parse_size(text, "target"), rule).member(0)

@@ -1,6 +1,4 @@
-"""Planning with data that runs out: repeated tokens are worth less, and so are parameters beyond what they
-feed.
-"""
+"""Every candidate at its exact FLOPs: the tokens an objective leaves it, the loss a law predicts, and its cost."""
 
 import bisect
 from dataclasses import dataclass
@@ -12,57 +10,28 @@ from families import accounting
 from families.units import BadInput, format_size
 
 from ..budget import Budget
-from ..fitting.repetition import PUBLISHED_REPETITION, Repetition
-from ..stats import Array
+from ..laws import LossModel
+from ..stats import Array, format_loss
 from .candidates import Candidates
-from .law import LossModel
+from .law import plan_params, planned_loss
 from .planfile import Choice
-
-# MERGED DOCSTRINGS
-# Every candidate at its exact FLOPs: the tokens an ask leaves it, the loss a law expects, what it costs.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataLimit:
-    """`unique` distinct tokens there are, and what repeating them is worth (Muennighoff et al. 2023)."""
-
-    unique: float
-    repetition: Repetition = PUBLISHED_REPETITION
-
-    def worth(self, N: Array, D: Array) -> tuple[Array, Array]:
-        """Parameters and tokens as a law of fresh data sees them."""
-        return self.repetition.effective(N, D, np.full(np.shape(D), self.unique))
-
-    def tokens_for(self, law: LossModel, N: Array, loss: float, *, as_predicted: bool = False) -> Array:
-        """Tokens to draw, repeats among them, until models of N parameters reach that loss; infinite where
-        none do.
-        """
-        fresh = law.tokens_for(N, loss, as_predicted=as_predicted)
-        worth, _ = self.worth(N, np.full(N.shape, 2 * self.unique))
-        needed = np.maximum(law.tokens_for(worth, loss, as_predicted=as_predicted), self.unique)
-        return np.where(fresh <= self.unique, fresh, self.draws_for(needed))
-
-    def draws_for(self, worth: Array) -> Array:
-        """The inverse of D': tokens to draw so that they are worth so many; infinite beyond U·(1 + R_D)."""
-        R = self.repetition.R_D
-        excess = np.maximum(worth / self.unique - 1, 0.0)
-        with np.errstate(divide="ignore"):
-            repeats = np.where(excess < R, -R * np.log1p(-np.minimum(excess, R) / R), np.inf)
-        return np.minimum(worth, self.unique) + self.unique * repeats
-
 
 TOLERANCE = 0.05  # a member within 5 % of the budget counts as affordable, and the plan says so
 
 SHORTEST = 20  # sequences; fewer tokens than this train nothing
 
+MET = 1e-6  # of a target: as near as whole tokens come to it, from below or above
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What is wanted: the least loss for `flops`, or the least cost of `target` nats per token.
+    """The least loss for a budget of `flops`, or the least cost of `target` nats per token.
 
-    inference_tokens: tokens to be served afterwards, whose cost counts too (Sardana et al. 2023,
-    arXiv:2401.00448).
-    tokens_available: distinct tokens there are; beyond them data repeats.
+    Args:
+        flops: training FLOPs, serving included where it is asked for.
+        target: loss to reach, in nats per token.
+        inference_tokens: tokens to be served afterwards, whose cost counts too (Sardana et al. 2023, arXiv:2401.00448).
+        tokens_available: distinct tokens there are; beyond them data repeats.
     """
 
     flops: float | None = None
@@ -70,132 +39,132 @@ class Objective:
     inference_tokens: float = 0.0
     tokens_available: float | None = None
 
-    def limit(self, law: LossModel) -> DataLimit | None:
-        """The data limit, if one is set: with the law's own worth of repeated tokens, where it has one."""
-        if self.tokens_available is None:
-            return None
-        return DataLimit(unique=self.tokens_available, repetition=law.repetition)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvaluatedCandidates:
-    """The candidates answered: tokens, loss and cost of each, arrays of shape (n,). `able` is false where
-    none exist.
+    """Tokens, predicted loss and cost of each candidate, arrays of shape (n,).
 
-    N, D: what the law sees: its own count, and after repetition what parameters and tokens are worth.
-    flops: training; total: with the inference asked for.
+    Args:
+        shapes: the candidates.
+        ask: the objective.
+        N: parameters as the law counts them.
+        tokens: training tokens, whole, at which the loss is predicted.
+        loss: predicted, in nats per token; the target itself where whole tokens meet it.
+        flops: of training, before tokens are made whole: exactly what the objective leaves.
+        total: FLOPs with the inference asked for.
+        feasible: false where no number of tokens answers the objective.
     """
 
     shapes: Candidates
     ask: Objective
     N: Array
-    D: Array
     tokens: Array
     loss: Array
     flops: Array
     total: Array
-    able: NDArray[np.bool_]
+    feasible: NDArray[np.bool_]
 
     def best(self) -> int:
-        """Index of the recommended: least loss for a budget, least total cost for a target."""
-        value = np.where(self.able, self.loss if self.ask.target is None else self.total, np.inf)
+        """Index of the recommended candidate: least loss for a budget, least total cost for a target."""
+        value = np.where(self.feasible, self.loss if self.ask.target is None else self.total, np.inf)
         return int(np.argmin(value))
 
-    def whole(self, budget: Budget) -> float:
-        """FLOPs of which shares are told, inference included: the budget, or the least total that reaches a target."""
+    def total_flops(self, budget: Budget) -> float:
+        """FLOPs, inference included, that shares refer to: the budget, or the least total that reaches a target."""
         return budget.flops if self.ask.target is None else float(self.total[self.best()])
 
 
 def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> EvaluatedCandidates:
-    """Every candidate at the tokens that the ask leaves it.
+    """Every candidate at the tokens that the objective leaves it.
 
     Raises:
-        BadInput: an ask that this law cannot answer, a target below the irreducible loss, or nothing
-        affordable.
+        BadInput: an objective that this law cannot answer, a target below the irreducible loss, or nothing affordable.
     """
     if law.frontier is not None:
         return _along_frontier(ask, law, shapes)
-    N = np.asarray(law.count(shapes.as_spec), dtype=np.float64)
+    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
     per_token = shapes.flops_per_token.astype(np.float64)
     serving = per_token / 3 * ask.inference_tokens
-    limit = ask.limit(law)
     context = int(shapes.n_positions.min())
-    if limit and limit.unique < context:
+    if ask.tokens_available is not None and ask.tokens_available < context:
         raise BadInput(
-            f"tokens available is {format_size(limit.unique)}; they do not fill one context of {context:,} tokens, "
+            f"tokens available is {format_size(ask.tokens_available)}; they do not fill one context of {context:,} tokens, "
             "so there is nothing to train on"
         )
+    least = SHORTEST * shapes.n_positions.astype(np.float64)
     if ask.target is not None:
         if ask.target <= law.irreducible:
             raise BadInput(
-                f"target loss is {ask.target:.4g}; law {law.name} never goes below {law.irreducible_text()}"
+                f"target loss is {format_loss(ask.target)}; law {law.name} never goes below {_irreducible(law)}"
             )
-        tokens = np.maximum(tokens_for(ask, law, N, ask.target), SHORTEST * shapes.n_positions)
+        tokens = np.maximum(law.tokens_for(N, ask.target, unique_tokens=ask.tokens_available), least)
     else:
         assert ask.flops is not None
         tokens = (ask.flops - serving) / per_token
-    able = np.isfinite(tokens) & (tokens >= SHORTEST * shapes.n_positions)
-    if not able.any():
-        raise _no_candidate(ask, law, shapes, per_token * SHORTEST * shapes.n_positions + serving)
-    safe = np.where(able, tokens, SHORTEST * shapes.n_positions)
-    worth_N, worth_D = limit.worth(N, safe) if limit else (N, safe)
-    loss = law.losses(worth_N, worth_D)
-    if ask.target is not None:  # what is not held at the shortest run meets the target by its prediction
-        loss = np.where(tokens > SHORTEST * shapes.n_positions, ask.target, loss)
+    feasible = np.isfinite(tokens) & (tokens >= least)
+    spent = np.where(feasible, tokens, least)
+    tokens = np.asarray(np.round(spent), dtype=np.float64)
+    loss = np.asarray(law.loss(N, tokens, unique_tokens=ask.tokens_available))
+    if ask.target is not None:
+        met = np.abs(loss / ask.target - 1) < MET
+        feasible &= met | (loss < ask.target)
+        loss = np.where(met, ask.target, loss)
+    if not feasible.any():
+        raise _no_candidate(ask, law, shapes, per_token * least + serving)
     return EvaluatedCandidates(
         shapes=shapes,
         ask=ask,
-        N=worth_N,
-        D=worth_D,
-        tokens=safe,
+        N=N,
+        tokens=tokens,
         loss=loss,
-        flops=per_token * safe,
-        total=per_token * safe + serving,
-        able=able,
+        flops=per_token * spent,
+        total=per_token * spent + serving,
+        feasible=feasible,
     )
 
 
-def tokens_for(ask: Objective, law: LossModel, N: Array, loss: float) -> Array:
-    """Tokens at which models of N parameters reach a loss, under the ask's data limit.
-
-    A target is met by what is predicted of each member; a budget is spent by the smooth law, whose optimum the
-    residuals of single runs must not move.
-    """
-    limit, as_predicted = ask.limit(law), ask.target is not None
-    if limit:
-        return limit.tokens_for(law, N, loss, as_predicted=as_predicted)
-    return law.tokens_for(N, loss, as_predicted=as_predicted)
+def _irreducible(law: LossModel) -> str:
+    """E with its 80 % interval where the law has one, for an error."""
+    text, interval = f"E = {format_loss(law.irreducible)} nats/token", law.irreducible_interval_80
+    if interval is None:
+        return text
+    return f"{text} (80 % interval {format_loss(interval[0])} to {format_loss(interval[1])})"
 
 
 def _along_frontier(ask: Objective, law: LossModel, shapes: Candidates) -> EvaluatedCandidates:
-    """Kaplan's frontier: each member has its own tokens, cost and loss, and the largest affordable one is the
-    best.
-    """
+    """Kaplan's frontier: each member has its own tokens, cost and loss, and the largest affordable one is best."""
     assert law.frontier is not None
     if ask.inference_tokens or ask.tokens_available is not None:
         raise BadInput(
-            f"law {law.name} is a frontier of one dial and cannot trade tokens for size; use --law chinchilla"
+            f"law {law.name} fixes the tokens of each size and cannot trade tokens for size; use --law chinchilla"
         )
-    N = np.asarray(law.count(shapes.as_spec), dtype=np.float64)
-    compute = (N / law.frontier.N_scale) ** (1 / law.frontier.N_exponent)
-    tokens = law.frontier.D_scale * compute**law.frontier.D_exponent
-    loss = (law.frontier.C_scale / compute) ** law.frontier.L_exponent
+    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
+    tokens, loss = law.frontier.tokens(N), law.frontier.loss(N)
     flops = shapes.flops_per_token * tokens
     if ask.target is not None:
-        able = loss <= ask.target
+        feasible = loss <= ask.target
     else:
         assert ask.flops is not None
-        able = flops <= ask.flops * (1 + TOLERANCE)
-    if not able.any():
+        feasible = flops <= ask.flops * (1 + TOLERANCE)
+    if not feasible.any():
         raise _no_candidate(ask, law, shapes, flops)
     return EvaluatedCandidates(
-        shapes=shapes, ask=ask, N=N, D=tokens, tokens=tokens, loss=loss, flops=flops, total=flops, able=able
+        shapes=shapes,
+        ask=ask,
+        N=N,
+        tokens=np.round(tokens),
+        loss=loss,
+        flops=flops,
+        total=flops,
+        feasible=feasible,
     )
 
 
 def _no_candidate(ask: Objective, law: LossModel, shapes: Candidates, least: Array) -> BadInput:
     if ask.target is not None:
-        return BadInput(f"target loss is {ask.target:.4g}; no candidate reaches it under law {law.name}")
+        return BadInput(
+            f"target loss is {format_loss(ask.target)}; no candidate reaches it under law {law.name}"
+        )
     cheapest = int(np.argmin(least))
     return BadInput(
         f"budget is {format_size(ask.flops or 0)} FLOPs and nothing is affordable: "
@@ -203,18 +172,19 @@ def _no_candidate(ask: Objective, law: LossModel, shapes: Candidates, least: Arr
     )
 
 
-def pareto(*costed: EvaluatedCandidates) -> tuple[tuple[int, int], ...]:
-    """(which answer, index in it) of what no other able candidate of any answer beats at once in training
-    FLOPs, loss and inference FLOPs; cheapest to serve first.
+def pareto(*evaluated: EvaluatedCandidates) -> tuple[tuple[int, int], ...]:
+    """(Evaluation, index in it) of each Pareto-optimal candidate; cheapest to serve first.
+
+    No other feasible candidate of any evaluation beats it at once in training FLOPs, loss and inference FLOPs.
     """
-    flops, loss = (np.concatenate([getattr(one, name) for one in costed]) for name in ("flops", "loss"))
-    serving = np.concatenate([one.shapes.flops_per_token for one in costed])
-    able = np.concatenate([one.able for one in costed])
-    places = [(which, index) for which, one in enumerate(costed) for index in range(len(one.shapes))]
+    flops, loss = (np.concatenate([getattr(each, name) for each in evaluated]) for name in ("flops", "loss"))
+    serving = np.concatenate([each.shapes.flops_per_token for each in evaluated])
+    feasible = np.concatenate([each.feasible for each in evaluated])
+    places = [(which, index) for which, each in enumerate(evaluated) for index in range(len(each.shapes))]
     staircase: list[tuple[float, float]] = []  # (training FLOPs, loss) of what is cheaper to serve, falling
     kept = []
     for row in np.lexsort((flops, loss, serving)).tolist():
-        if not able[row]:
+        if not feasible[row]:
             continue
         cheap, good = float(flops[row]) * (1 - 1e-12), float(loss[row])
         place = bisect.bisect_right(staircase, (cheap * (1 + 2e-12), np.inf))
@@ -229,24 +199,35 @@ def pareto(*costed: EvaluatedCandidates) -> tuple[tuple[int, int], ...]:
 
 
 def to_choice(
-    costed: EvaluatedCandidates,
+    evaluated: EvaluatedCandidates,
     index: int,
     law: LossModel,
     budget: Budget,
     preferred_by: tuple[str, ...] = (),
     *,
-    whole: float | None = None,
+    total_flops: float | None = None,
+    force: bool = False,
 ) -> Choice:
-    """One candidate in full: exact FLOPs, expected loss with intervals, hours and price.
+    """One candidate in full: exact FLOPs, predicted loss with intervals, hours and price.
 
-    whole: FLOPs, inference included, of which its share is told (default: the budget, or the least that reaches a target).
+    Args:
+        evaluated: the candidates under the law.
+        index: of the candidate.
+        law: published or fitted.
+        budget: that hours and price are of.
+        preferred_by: names of laws within whose indifference band it lies.
+        total_flops: FLOPs, inference included, that its share refers to (default: the budget, or the least that reaches a
+            target).
+        force: predict even more than 1,000 times outside the law's domain.
+
+    Raises:
+        BadInput: it lies too far outside the domain, without `force`.
     """
-    member = costed.shapes.member(index)
-    spec, ask = member.spec, costed.ask
-    tokens, flops = float(costed.tokens[index]), float(costed.flops[index])
-    N = float(law.count(spec))
-    expected = law.expect(N, tokens, unique=ask.tokens_available)
-    size = accounting.params(spec)
+    member = evaluated.shapes.member(index)
+    spec, ask = member.spec, evaluated.ask
+    tokens, flops = float(evaluated.tokens[index]), float(evaluated.flops[index])
+    expected, converged = planned_loss(law, spec, tokens, unique_tokens=ask.tokens_available, force=force)
+    N, size = float(evaluated.N[index]), accounting.params(spec)
     return Choice(
         member=member.name,
         architecture=spec.architecture,
@@ -263,16 +244,16 @@ def to_choice(
         epochs=tokens / ask.tokens_available if ask.tokens_available is not None else None,
         flops=flops,
         budget=budget.text,
-        share=float(costed.total[index]) / (whole or costed.whole(budget)),
+        share=float(evaluated.total[index]) / (total_flops or evaluated.total_flops(budget)),
         loss=expected.loss,
         ppl=expected.ppl,
-        converged_loss=law.converged(spec, tokens),
+        converged_loss=None if law.frontier is None else converged.loss,
         interval_80=expected.interval_80,
         interval_95=expected.interval_95,
         hours=budget.hours(flops),
         price=budget.price(flops),
         inference_flops_per_token=accounting.inference_flops_per_token(spec),
-        inference_flops=float(costed.total[index]) - flops,
-        extrapolation=law.extrapolation(N, tokens),
+        inference_flops=float(evaluated.total[index]) - flops,
+        extrapolation=law.domain.extrapolation(N, tokens).factor,
         preferred_by=preferred_by,
     )

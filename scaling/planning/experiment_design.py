@@ -1,14 +1,13 @@
-"""Which pilot runs to buy: the ladders that narrow the predicted loss of a target most, for so much compute.
+"""Choice of pilot runs: the ladders that narrow the predicted loss of a target most, for a given compute.
 
 Optimal design in the sense of Fedorov (1972): to first order in the law's constants the variance of a
 prediction is g'·M⁻¹·g, M the information of the runs and g the prediction's gradient; ladders are added,
-dropped and exchanged while that falls. What is known beforehand (an exponent is about 0.35) enters M as rows
-of its own.
+dropped and exchanged while that falls. Prior knowledge (an exponent is about 0.35) enters M as rows of its own.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from families import MEMBERS, Member, accounting
+from families import MEMBERS, Member, accounting, count
 from families.design import DesignRule
 from families.units import BadInput, format_size, parse_count, parse_size
 
@@ -26,16 +25,12 @@ from ..recipe import COOLDOWN, recipe
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
-from ..stats import Array
+from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
-from .law import find_law, read_law
+from .law import comparable, find_law, single_law
 from .planfile import PlanFile, PlannedMember
 from .query import rule_of
 
-# MERGED DOCSTRINGS
-# What `scaling pilot` is asked, and the ladders it answers with, as a plan to train.
-# Which run to do next: of all ladders on offer, those that narrow a target's prediction most per FLOP, given
-# the runs there are.
 RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
 
 RUN_NOISE, ROW_NOISE = 0.0025, 0.0015  # log loss: shared by a run's rungs, and each rung's own
@@ -59,8 +54,6 @@ EXCHANGES = 200
 WORTH = 1e-4  # of the variance: moves that save less are not made
 
 SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
-
-Z_80 = 1.2815515655446004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +80,7 @@ class Design:
     lawful_deviation: with rungs that obey the law but for their noise.
     """
 
-    purchases: tuple[LadderSpec, ...]
+    ladders: tuple[LadderSpec, ...]
     deviation: float
     lawful_deviation: float
     flops: float
@@ -99,20 +92,20 @@ class Design:
     @property
     def half_width_80(self) -> float:
         """Half of the 80 % interval that `fit` would give one run at the target, as a share of its loss, to first order."""
-        most = max(6 * one.N * one.tokens for one in self.purchases)
+        most = max(6 * ladder.N * ladder.tokens for ladder in self.ladders)
         return half_width(
             self.lawful_deviation,
-            len(self.purchases),
+            len(self.ladders),
             math.log10(6 * self.target_N * self.target_tokens / most),
         )
 
     @property
     def guarded_half_width_80(self) -> float:
-        """The same, were every rung off the law by 0.5 % per decade below the target, each its own way."""
+        """The same, with rungs off the law by 0.5 % per decade below the target, independently: the design criterion."""
         return Z_80 * math.hypot(self.deviation, RUN_NOISE, ROW_NOISE)
 
     def facts(self) -> dict[str, Any]:
-        """The numbers that go with the ladders."""
+        """Numbers of the design, for --json."""
         return {
             "target": self.target.name,
             "target_tokens": self.target_tokens,
@@ -126,10 +119,12 @@ class Design:
 
 
 def half_width(deviation: float, runs: int, decades: float) -> float:
-    """Half of an 80 % interval for one run as a fit makes it (docs/math.md): its noise, and the larger of what resampling
-    finds, widened for few runs, and the drift of so many factors of ten in compute beyond them.
+    """Half of an 80 % interval for one run as a fit makes it (docs/math.md), as a share of its loss.
 
-    deviation: of log loss, that runs which obey the law leave at the target.
+    Args:
+        deviation: of log loss at the target, left by runs that obey the law.
+        runs: number of training runs; few widen the deviation.
+        decades: of compute from the largest run to the target, over which the law may drift.
     """
     known = deviation * math.sqrt(runs / max(runs - SPENT, 1))
     return Z_80 * math.hypot(RUN_NOISE, ROW_NOISE, max(known, DRIFT * max(decades, 0.0)))
@@ -147,9 +142,7 @@ def jacobian(law: Law, N: Array, D: Array) -> Array:
 
 
 def prior(N: float, D: float) -> Array:
-    """Information before any run, centred on N and D: exponents ± 0.1, E ± 30 %, terms there ± a factor of e,
-    gamma ± 40 %.
-    """
+    """Prior information matrix, (6, 6): exponents ± 0.1, E ± 30 %, gamma ± 40 %, terms at N and D ± a factor of e."""
     rows = np.zeros((6, 6))
     rows[0, 0] = 1 / 0.3
     rows[1, 1], rows[1, 2] = 1.0, -math.log(N)
@@ -160,8 +153,14 @@ def prior(N: float, D: float) -> Array:
 
 
 def rows_information(law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT) -> Array:
-    """What the rungs of one run tell: they share the run's noise, and drift grows with the distance from the
-    target.
+    """Information of one run's rungs, (6, 6): they share the run's noise, and drift grows towards smaller compute.
+
+    Args:
+        law: the closed form whose constants are to be learned.
+        N: parameters of each rung, shape (n,).
+        D: tokens of each rung, shape (n,).
+        target_compute: FLOPs of the target, 6·N·D.
+        drift: log loss per decade below the target by which rungs may lie off the law.
     """
     rows = jacobian(law, N, D)
     decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
@@ -176,10 +175,15 @@ def variance(information: Array, gradient: Array) -> Array:
 
 
 def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) -> list[LadderSpec]:
-    """Every ladder that may be bought: members well below the target, tokens on a grid up to a quarter of the
-    cost.
+    """Every ladder on offer: members well below the target, tokens on a grid up to a quarter of the budget.
+
+    Args:
+        shapes: the candidates.
+        sizes: N of each shape as the law counts it.
+        target_N: N of the target.
+        budget: FLOPs for all ladders together.
     """
-    found = []
+    ladders = []
     for index in np.flatnonzero((sizes >= SIZES[0] * target_N) & (sizes <= SIZES[1] * target_N)).tolist():
         member = shapes.member(index)
         per_token = float(shapes.flops_per_token[index])
@@ -191,56 +195,63 @@ def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget:
         for tokens in np.geomspace(least, most, TOKENS_GRID):
             rungs = tuple(round(tokens * share) for share in RUNGS)
             flops = per_token * float(tokens) * cost
-            found.append(
+            ladders.append(
                 LadderSpec(member=member, N=float(sizes[index]), tokens=rungs[-1], rungs=rungs, flops=flops)
             )
-    return found
+    return ladders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExchangeState:
-    """Ladders on offer: information of each, shape (k, 6, 6), FLOPs, and the member's number, of which one is
-    bought.
+    """Ladders on offer, of which at most one for each member is chosen.
+
+    Args:
+        information: of each ladder, shape (k, 6, 6).
+        costs: FLOPs of each, shape (k,).
+        member_index: number of each ladder's member, shape (k,).
+        start: prior information, (6, 6).
+        gradient: of the target's log loss, (6,).
+        budget: FLOPs for all ladders together.
     """
 
-    told: Array
+    information: Array
     costs: Array
-    owners: NDArray[np.intp]
+    member_index: NDArray[np.intp]
     start: Array
     gradient: Array
     budget: float
 
     def total(self, chosen: Sequence[int]) -> Array:
         """Information of a choice."""
-        return np.asarray(self.start + self.told[list(chosen)].sum(axis=0))
+        return np.asarray(self.start + self.information[list(chosen)].sum(axis=0))
 
     def allowed(self, others: Sequence[int]) -> NDArray[np.intp]:
-        """What may be bought beside these: within the budget, of another member."""
+        """Indices of ladders that may join these: within the budget, of another member."""
         left = self.budget - self.costs[list(others)].sum()
-        fresh = ~np.isin(self.owners, self.owners[list(others)])
+        fresh = ~np.isin(self.member_index, self.member_index[list(others)])
         return np.flatnonzero((self.costs <= left) & fresh)
 
     def add(self, chosen: list[int]) -> list[int] | None:
-        """With the ladder that narrows most per FLOP, or None."""
+        """The choice with the ladder added that narrows the interval most per FLOP, or None."""
         rows = self.allowed(chosen)
         if not len(rows):
             return None
         before = variance(self.total(chosen), self.gradient)
-        gain = before - variance(self.total(chosen) + self.told[rows], self.gradient)
+        gain = before - variance(self.total(chosen) + self.information[rows], self.gradient)
         if gain.max() <= WORTH * before:
             return None
         return [*chosen, int(rows[np.argmax(gain / self.costs[rows])])]
 
     def exchange(self, chosen: list[int]) -> list[int] | None:
-        """With one ladder changed for another that narrows most, or None."""
-        best, found = float(variance(self.total(chosen), self.gradient)) * (1 - WORTH), None
+        """The choice with one ladder exchanged for another that narrows the interval most, or None."""
+        best, changed = float(variance(self.total(chosen), self.gradient)) * (1 - WORTH), None
         for place in range(len(chosen)):
             others = chosen[:place] + chosen[place + 1 :]
             rows = self.allowed(others)
-            values = variance(self.total(others) + self.told[rows], self.gradient)
+            values = variance(self.total(others) + self.information[rows], self.gradient)
             if len(rows) and values.min() < best:
-                best, found = float(values.min()), [*others, int(rows[np.argmin(values)])]
-        return found
+                best, changed = float(values.min()), [*others, int(rows[np.argmin(values)])]
+        return changed
 
 
 def select_ladders(
@@ -249,7 +260,11 @@ def select_ladders(
     """Ladders of at most one per member, within `budget` FLOPs, that leave the least variance at the target.
 
     Args:
-        sizes: N of each shape as the law counts it. target: the member, its N and its D.
+        law: closed form of the law.
+        shapes: the candidates.
+        sizes: N of each shape as the law counts it.
+        target: the member, its N and its D.
+        budget: FLOPs for all ladders together.
 
     Raises:
         BadInput: the budget buys fewer than four ladders.
@@ -260,11 +275,11 @@ def select_ladders(
         raise BadInput(
             f"budget is {format_size(budget)} FLOPs; no ladder below {format_size(N)} parameters fits it"
         )
-    names = [one.member.name for one in offered]
+    names = [ladder.member.name for ladder in offered]
     offers = ExchangeState(
-        told=np.stack([rows_information(law, *one.points, 6 * N * D) for one in offered]),
-        costs=np.array([one.flops for one in offered]),
-        owners=np.array([names.index(name) for name in names]),
+        information=np.stack([rows_information(law, *ladder.points, 6 * N * D) for ladder in offered]),
+        costs=np.array([ladder.flops for ladder in offered]),
+        member_index=np.array([names.index(name) for name in names]),
         start=prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10),
         gradient=jacobian(law, np.array([N]), np.array([D]))[0],
         budget=budget,
@@ -286,10 +301,10 @@ def select_ladders(
         offered[index] for index in sorted(chosen, key=lambda i: (offered[i].N, offered[i].tokens))
     )
     return Design(
-        purchases=bought,
+        ladders=bought,
         deviation=math.sqrt(float(variance(offers.total(chosen), offers.gradient))),
         lawful_deviation=math.sqrt(float(variance(np.asarray(lawful), offers.gradient))),
-        flops=math.fsum(one.flops for one in bought),
+        flops=math.fsum(ladder.flops for ladder in bought),
         target=member,
         target_N=N,
         target_tokens=D,
@@ -299,7 +314,7 @@ def select_ladders(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PilotQuery:
-    """The options of `scaling pilot`, as typed."""
+    """Options of `scaling pilot`, as typed."""
 
     target: str
     budget: str = "5%"
@@ -311,37 +326,36 @@ class PilotQuery:
     context: str = "1024"
 
 
-def pilot_plan(wish: PilotQuery) -> tuple[PlanFile, Design]:
-    """The ladders to train, as a plan without predictions, and what they are expected to tell.
+def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
+    """The ladders to train, as a plan without predictions, and their design.
 
     Raises:
         BadInput: no such member, size or law, or a budget that buys too little.
     """
-    law = find_law(wish.law, None)
+    law = find_law(query.law)
+    surface = single_law(law)
     rule = DesignRule(
-        ratio=wish.ratio,
-        head_size=wish.head_size,
-        vocab_size=parse_count(wish.vocab, "vocab"),
-        n_positions=parse_count(wish.context, "context"),
+        ratio=query.ratio,
+        head_size=query.head_size,
+        vocab_size=parse_count(query.vocab, "vocab"),
+        n_positions=parse_count(query.context, "context"),
     )
-    named = MEMBERS.get(wish.target.strip().lower())
-    target = named or designed(parse_size(wish.target, "target"), rule).member(0)
-    # Kaplan's frontier counts the blocks' matrices; its law of N and D, which this needs, counts all but embeddings.
-    law = replace(law, frontier=None)
-    N = float(law.count(target.spec))
-    D = optimal_tokens(law.law, N) if wish.tokens is None else parse_size(wish.tokens, "tokens")
+    named = MEMBERS.get(query.target.strip().lower())
+    target = named or designed(parse_size(query.target, "target"), rule).member(0)
+    N = float(count(target.spec, law.convention))
+    D = optimal_tokens(surface, N) if query.tokens is None else parse_size(query.tokens, "tokens")
     compute = accounting.train_flops(target.spec, D)
     shapes = candidates("all", rule)
-    basket = select_ladders(
-        law.law,
+    design = select_ladders(
+        surface,
         shapes,
-        np.asarray(law.count(shapes.as_spec), dtype=np.float64),
+        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
         target=(target, N, D),
-        budget=budget_of(wish.budget, compute),
+        budget=budget_of(query.budget, compute),
     )
-    members = tuple(_planned(one) for one in basket.purchases)
+    members = tuple(_planned(ladder) for ladder in design.ladders)
     note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
-    return PlanFile(law=law.reference, members=members, notes=(note,)), basket
+    return PlanFile(law=law.reference, members=members, notes=(note,)), design
 
 
 def budget_of(text: str, compute: float) -> float:
@@ -357,18 +371,16 @@ def budget_of(text: str, compute: float) -> float:
             f"budget is {text}; a share of the target's cost is above 0 % and below 100 %, like 5%"
         )
     if share >= 1:
-        raise BadInput(
-            f"budget is {text} of the target's cost; pilots that cost as much as the target tell too late"
-        )
+        raise BadInput(f"budget is {text} of the target's cost; pilots must cost less than the target")
     return share * compute
 
 
-def _planned(one: LadderSpec) -> PlannedMember:
-    advice = recipe(one.member.spec, one.tokens, shortest=one.rungs[0])
+def _planned(ladder: LadderSpec) -> PlannedMember:
+    advice = recipe(ladder.member.spec, ladder.tokens, shortest=ladder.rungs[0])
     step = advice.batch_tokens
-    rungs = tuple(sorted({whole_steps(rung, step) * step for rung in (*one.rungs[:-1], advice.tokens)}))
+    rungs = tuple(sorted({whole_steps(rung, step) * step for rung in (*ladder.rungs[:-1], advice.tokens)}))
     return PlannedMember.of(
-        one.member.name, one.member.spec, tokens=advice.tokens, recipe=advice, rungs=rungs
+        ladder.member.name, ladder.member.spec, tokens=advice.tokens, recipe=advice, rungs=rungs
     )
 
 
@@ -385,18 +397,16 @@ def optimal_tokens(law: Law, N: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """One ladder, and the half width of the target's 80 % interval, as a share of its loss, once it is
-    done.
-    """
+    """One ladder, and the half width of the target's 80 % interval with it, as a share of its loss."""
 
-    purchase: LadderSpec
+    ladder: LadderSpec
     half_width_80: float
     saved_per_flop: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What is known now, and the offers, the best first."""
+    """Half width of the target's 80 % interval now, and the offers, best first."""
 
     half_width_80: float
     offers: tuple[Offer, ...]
@@ -407,10 +417,10 @@ class Advice:
             "half_width_80": self.half_width_80,
             "offers": [
                 {
-                    "member": offer.purchase.member.name,
-                    "tokens": offer.purchase.tokens,
-                    "rungs": list(offer.purchase.rungs),
-                    "flops": offer.purchase.flops,
+                    "member": offer.ladder.member.name,
+                    "tokens": offer.ladder.tokens,
+                    "rungs": list(offer.ladder.rungs),
+                    "flops": offer.ladder.flops,
                     "half_width_80": offer.half_width_80,
                 }
                 for offer in self.offers
@@ -420,7 +430,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextRunQuery:
-    """The options of `scaling next`, as typed."""
+    """Options of `scaling next`, as typed."""
 
     study: Path
     target: str
@@ -428,26 +438,26 @@ class NextRunQuery:
     budget: str = "5%"
 
 
-def advise_study(request: NextRunQuery) -> Advice:
-    """Advice for a study's target, from members shaped as its runs are.
+def advise_study(query: NextRunQuery) -> Advice:
+    """Advice for a study's target, from members shaped like its runs.
 
     Raises:
-        BadInput: the study has no runs or no law, or the request names no size, tokens or budget.
+        BadInput: the study has no runs or no law, or the query's size, tokens or budget is wrong.
     """
-    law = read_law(request.study / "law.json")
-    runs = law.comparable(read_runs(request.study / "runs.jsonl").runs)
+    law = find_law(str(query.study / "law.json"))
+    runs = comparable(law, read_runs(query.study / "runs.jsonl").runs)
     rule = rule_of(runs)
-    named = MEMBERS.get(request.target.strip().lower())
-    member = named or designed(parse_size(request.target, "target"), rule).member(0)
-    tokens = parse_size(request.tokens, "tokens")
+    named = MEMBERS.get(query.target.strip().lower())
+    member = named or designed(parse_size(query.target, "target"), rule).member(0)
+    tokens = parse_size(query.tokens, "tokens")
     shapes = candidates("all", rule)
     return advise(
         runs,
-        law.law,
+        single_law(law),
         shapes,
-        np.asarray(law.size(shapes.as_spec), dtype=np.float64),
-        target=(float(law.size(member.spec)), tokens),
-        budget=budget_of(request.budget, accounting.train_flops(member.spec, tokens)),
+        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
+        target=(float(count(member.spec, law.convention)), tokens),
+        budget=budget_of(query.budget, accounting.train_flops(member.spec, tokens)),
         convention=law.convention,
     )
 
@@ -463,11 +473,17 @@ def advise(
     convention: Convention,
     shown: int = 5,
 ) -> Advice:
-    """To first order in the law's constants, as in `buying`; each member is offered at its best tokens only.
+    """The next ladders to train, to first order in the law's constants; each member is offered at its best tokens only.
 
     Args:
-        sizes: N of each shape as the law counts it. target: N and D. budget: FLOPs that the next run may
-        take.
+        runs: observations so far.
+        law: closed form of the law.
+        shapes: the candidates.
+        sizes: N of each shape as the law counts it.
+        target: N and D to predict.
+        budget: FLOPs that the next run may take.
+        convention: parameters that N counts.
+        shown: number of offers.
 
     Raises:
         BadInput: no ladder fits the budget.
@@ -475,45 +491,40 @@ def advise(
     N, D = target
     compute = 6 * N * D
     known = lawful = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
-    count, most = 0, 0.0
+    done, most = 0, 0.0
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
         group = list(rows)
-        sizes_of = np.array([_size(run, convention) for run in group])
+        sizes_of = np.array([run.n_params(convention) for run in group])
         tokens_of = np.array([run.tokens for run in group])
         known = known + rows_information(law, sizes_of, tokens_of, compute)
         lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
-        count, most = count + 1, max(most, float((6 * sizes_of * tokens_of).max()))
+        done, most = done + 1, max(most, float((6 * sizes_of * tokens_of).max()))
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
-    offered = candidate_ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a basket's cost
+    offered = candidate_ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a design's cost
     if not offered:
         raise BadInput(f"budget is {budget:g} FLOPs; no ladder fits it")
-    after = variance(known + np.stack([rows_information(law, *one.points, compute) for one in offered]), g)
-    saved = (before - after) / np.array([one.flops for one in offered])
+    after = variance(
+        known + np.stack([rows_information(law, *ladder.points, compute) for ladder in offered]), g
+    )
+    saved = (before - after) / np.array([ladder.flops for ladder in offered])
     best: dict[str, Offer] = {}
     for index in np.argsort(-saved).tolist():
-        one = offered[index]
-        if one.member.name in best:
+        ladder = offered[index]
+        if ladder.member.name in best:
             continue
-        at_N, at_D = one.points
+        at_N, at_D = ladder.points
         then = lawful + rows_information(law, at_N, at_D, compute, drift=0.0)
-        reach = math.log10(compute / max(most, 6 * one.N * one.tokens))
-        best[one.member.name] = Offer(
-            purchase=one,
-            half_width_80=half_width(math.sqrt(float(variance(then, g))), count + 1, reach),
+        reach = math.log10(compute / max(most, 6 * ladder.N * ladder.tokens))
+        best[ladder.member.name] = Offer(
+            ladder=ladder,
+            half_width_80=half_width(math.sqrt(float(variance(then, g))), done + 1, reach),
             saved_per_flop=float(saved[index]),
         )
     reach = math.log10(compute / most) if most else 0.0
-    now = half_width(math.sqrt(float(variance(lawful, g))), count, reach)
+    now = half_width(math.sqrt(float(variance(lawful, g))), done, reach)
     return Advice(half_width_80=now, offers=tuple(best.values())[:shown])
 
 
 def _annealed(runs: Sequence[Run]) -> list[Run]:
     return [run for run in runs if run.annealed]
-
-
-def _size(run: Run, convention: Convention) -> float:
-    found = run.params if convention == "total" else run.params_non_embedding
-    if found is None:
-        raise BadInput(f"run {run.run!r} does not say its N in the law's convention, {convention}")
-    return found

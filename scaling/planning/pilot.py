@@ -1,4 +1,4 @@
-"""A pilot: a family and token budgets sized to a machine's seconds, small members to learn from, the largest to predict."""
+"""Pilot studies: small members to fit a law on and a larger one to predict, sized to a machine's time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,11 @@ from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
-from ..fitting.lawfile import LawFile
+from ..laws import LossModel, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
-from .planfile import LawReference, PlanFile, PlannedLoss, PlannedMember
+from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
     0.35,
@@ -26,7 +26,7 @@ REACH = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pilot:
-    """Members to learn from, smallest first, and the one to predict; they share the batch and the context."""
+    """Members to fit on, smallest first, and the one to predict; they share the batch and the context."""
 
     learn: tuple[ModelSpec, ...]
     target: ModelSpec
@@ -74,11 +74,15 @@ def longest_rung(
     A ladder to D with cooldown share f takes D·(1 − f) + f·ΣD_rung of its member's time, the target REACH·D of its own.
     Ladders that climb side by side take their sum over the number that do, and no less than the longest.
 
+    Args:
+        pilot: the members.
+        step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
+        seconds: for all of the training.
+        unique_tokens: in the training text.
+        side_by_side: ladders trained at the same time.
+
     Raises:
         BadInput: the text is too short for ladders of 20 steps and more.
-
-    Args:
-        step_seconds: of each member by name, as it will run: on one thread where ladders climb side by side.
     """
     batch = pilot.batch_sequences * pilot.target.n_positions
     ladder = ladder_length(RUNGS, COOLDOWN)
@@ -103,7 +107,7 @@ def ladder_flops(member: PlannedMember) -> float:
 
 
 def ladder_plan(pilot: Pilot, longest: int) -> PlanFile:
-    """What to train first: each small member to every rung. Nothing is predicted yet."""
+    """Plan of the small members, each to every rung, without predictions."""
     batch = pilot.batch_sequences * pilot.target.n_positions
     rungs = tuple(whole_steps(share * longest, batch) * batch for share in RUNGS)
     members = tuple(_planned(spec, rungs[-1], rungs, batch, shortest=rungs[0]) for spec in pilot.learn)
@@ -118,40 +122,35 @@ def target_member(pilot: Pilot, longest: int) -> PlannedMember:
 
 
 def expected_hours(target: PlannedMember, work: Sequence[WorkEntry]) -> float | None:
-    """Wall-clock hours at the FLOP/s that the ledger books for the run that took the most: the one nearest in size.
+    """Wall-clock hours at the recorded FLOP/s of the run with the most FLOPs, the nearest in size.
 
-    Training alone, without evaluation and checkpoints; None where nothing is booked.
+    Training alone, without evaluation and checkpoints; None without records.
     """
-    booked: dict[str, tuple[float, float]] = {}
+    recorded: dict[str, tuple[float, float]] = {}
     for entry in work:
-        flops, seconds = booked.get(entry.run, (0.0, 0.0))
-        booked[entry.run] = (flops + entry.flops, seconds + entry.wall_s)
-    if not booked:
+        flops, seconds = recorded.get(entry.run, (0.0, 0.0))
+        recorded[entry.run] = (flops + entry.flops, seconds + entry.wall_s)
+    if not recorded:
         return None
-    flops, seconds = max(booked.values())
+    flops, seconds = max(recorded.values())
     return target.flops * seconds / flops / 3600
 
 
-def sealed_plan(target: PlannedMember, law: LawFile, law_sha256: str, hours: float | None = None) -> PlanFile:
+def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = None) -> PlanFile:
     """A plan for the target alone, with the law's prediction; ready to be sealed.
 
     Raises:
-        BadInput: the law has no intervals, so that nothing could be held against it.
+        BadInput: the law has no intervals, so that it could not be scored.
     """
-    size = target.params if law.convention == "total" else target.params_non_embedding
-    found = law.predictor().predict(size, target.tokens, convention=law.convention)
-    if found.interval_80 is None or found.interval_95 is None:
+    prediction = law.predict(n_params(target, law.convention), target.tokens)
+    if prediction.interval_80 is None or prediction.interval_95 is None:
         raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
-    prediction = PlannedLoss.of(found.loss, found.interval_80, found.interval_95)
-    reference = LawReference(
-        name="law.json", sha256=law_sha256, convention=law.convention, source="fitted in this study"
-    )
-    notes = (found.extrapolation.message,) if found.extrapolation.message else ()
+    planned = target.model_copy(update={"prediction": PlannedLoss.of(prediction), "hours": hours})
     return PlanFile(
-        law=reference,
-        members=(target.model_copy(update={"prediction": prediction, "hours": hours}),),
-        notes=notes,
-        inputs={"law.json": law_sha256},
+        law=law.reference,
+        members=(planned,),
+        notes=tuple(filter(None, [prediction.extrapolation.message])),
+        inputs={law.name: law.sha256},
     )
 
 

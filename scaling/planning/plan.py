@@ -1,6 +1,4 @@
-"""A budget becomes a plan: the member a law prefers, its recipe and memory, the frontier, and what else one
-could choose.
-"""
+"""Plan of a budget: the member that a law prefers, its recipe and memory, the frontier, and the alternatives."""
 
 import math
 from collections.abc import Iterable
@@ -13,13 +11,15 @@ from families import Member, accounting
 from families.units import BadInput, format_bytes, format_size
 
 from ..budget import Budget, MfuSource, parse_budget
+from ..fitting.predictor import Fit
 from ..hardware import accelerator
-from ..laws import PUBLISHED
+from ..laws import PUBLISHED, LossModel
 from ..recipe import DEFAULT_RULE, recipe
+from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
-from .law import LossModel
+from .law import planned_loss
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
 from .throughput import ERROR, estimated_mfu
 
@@ -28,6 +28,8 @@ WIDEST_FRONTIER = 64  # choices shown; a grid's frontier has hundreds
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
 
 ROUNDS = 8  # of choosing and estimating until both agree
+
+SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
 
 
 def budget_for(
@@ -43,13 +45,22 @@ def budget_for(
 ) -> Budget:
     """The least training FLOPs with which a target is reached, as a budget.
 
+    Args:
+        ask: an objective with a target.
+        law: published or fitted.
+        shapes: the candidates.
+        text: the budget's name.
+        on: devices, like "8xA100", for hours and price.
+        mfu: share of their peak, 0 to 1 (default: the assumed one).
+        mfu_source: origin of `mfu`.
+
     Raises:
         BadInput: the target is out of reach.
     """
-    costed = evaluate_candidates(ask, law, shapes)
-    flops = float(costed.flops[costed.best()])
-    found = parse_budget(repr(flops), mfu=mfu, mfu_source=mfu_source, on=on, price=price)
-    return found.model_copy(update={"text": text})
+    evaluated = evaluate_candidates(ask, law, shapes)
+    flops = float(evaluated.flops[evaluated.best()])
+    budget = parse_budget(repr(flops), mfu=mfu, mfu_source=mfu_source, on=on, price=price)
+    return budget.model_copy(update={"text": text})
 
 
 def estimate_budget(
@@ -63,6 +74,13 @@ def estimate_budget(
 ) -> Budget:
     """A budget whose MFU is estimated for the very member that it buys: choose, estimate, choose again.
 
+    Args:
+        text: the budget as typed.
+        law: published or fitted.
+        shapes: the candidates.
+        ask: the objective; its FLOPs are those of the budget.
+        on: devices, where the budget names none.
+
     Raises:
         BadInput: the budget names no accelerator.
     """
@@ -71,10 +89,10 @@ def estimate_budget(
         raise BadInput(f"budget is {text}; an MFU is estimated for a device, and --on 8xA100 names one")
     device = accelerator(budget.accelerator)
     for _ in range(ROUNDS):
-        costed = evaluate_candidates(replace(ask, flops=budget.flops), law, shapes)
-        best = costed.best()
-        member = costed.shapes.member(best)
-        advice = recipe(member.spec, float(costed.tokens[best]))
+        evaluated = evaluate_candidates(replace(ask, flops=budget.flops), law, shapes)
+        best = evaluated.best()
+        member = evaluated.shapes.member(best)
+        advice = recipe(member.spec, float(evaluated.tokens[best]))
         fit = fit_memory(member, budget, advice.batch_sequences)
         estimate = estimated_mfu(
             member.spec, device, micro_batch=fit.micro_batch, batch_sequences=advice.batch_sequences
@@ -96,72 +114,95 @@ def make_plan(
     share: float | None = None,
     rule: str = DEFAULT_RULE,
     inputs: dict[str, str] | None = None,
+    force: bool = False,
 ) -> PlanFile:
-    """The whole plan, not yet sealed: choice, frontier, members with recipes, and what other laws would
-    choose.
+    """The plan, not yet sealed: choice, frontier, members with recipes, and the choices of other laws.
 
-    Of several budgets each gives a rung, and the frontier is of all of them together; the plan's own choice,
-    band and others are of the largest.
+    Of several budgets each gives a rung, and the frontier is of all of them together; the plan's own choice, band and
+    others are of the largest.
 
     Args:
-        nats, share: the width of the indifference band (default 0.01 nats).
+        budgets: one or several.
+        law: published or fitted.
+        shapes: the candidates.
+        ask: target, serving and data limit; its FLOPs are those of each budget.
+        nats: width of the indifference band in nats per token (default 0.01).
+        share: the same as a share of the best's cost.
+        rule: of the recipe.
+        inputs: file name to SHA-256 of the files behind the law.
+        force: predict even more than 1,000 times outside the law's domain.
+
+    Raises:
+        BadInput: no budget, nothing affordable, or a choice too far outside the law's domain without `force`.
     """
-    spendings = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
-    if not spendings:
+    ordered = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
+    if not ordered:
         raise BadInput("there are 0 budgets; at least 1 is needed")
-    rungs, members, answers, wants = [], [], [], []
-    for budget in spendings:
-        asked = replace(ask or Objective(), flops=None if ask and ask.target is not None else budget.flops)
-        costed = evaluate_candidates(asked, law, shapes)
-        best = costed.best()
-        wanted = preferences(costed, law)
-        choice = to_choice(costed, best, law, budget, wanted.get(best, ()))
+    ask = ask or Objective()
+    rungs, members, evaluations, preferred = [], [], [], []
+    for budget in ordered:
+        goal = replace(ask, flops=None if ask.target is not None else budget.flops)
+        evaluated = evaluate_candidates(goal, law, shapes)
+        best, names = evaluated.best(), preferences(evaluated, law)
+        choice = to_choice(evaluated, best, law, budget, names.get(best, ()), force=force)
         rungs.append(LadderRung(budget=budget, choice=choice))
-        members.append(planned_member(costed, best, law, budget, rule=rule))
-        answers.append(costed)
-        wants.append(wanted)
-    found = pareto(*answers)
-    shown = sorted({*found[:: -(-len(found) // WIDEST_FRONTIER)], found[-1]}, key=found.index)
-    anyhow = replace(law, force=True)
+        members.append(planned_member(evaluated, best, law, budget, rule=rule, force=force))
+        evaluations.append(evaluated)
+        preferred.append(names)
+    optimal = pareto(*evaluations)
+    shown = sorted({*optimal[:: -(-len(optimal) // WIDEST_FRONTIER)], optimal[-1]}, key=optimal.index)
     frontier = tuple(
-        to_choice(answers[which], index, anyhow, spendings[which], wants[which].get(index, ()))
+        to_choice(evaluations[which], index, law, ordered[which], preferred[which].get(index, ()), force=True)
         for which, index in shown
     )
-    wants_band = law.frontier is None or nats is not None or share is not None
+    has_band = law.frontier is None or nats is not None or share is not None
     return PlanFile(
         budget=budget,
         law=law.reference,
         recommended=choice,
         frontier=frontier,
         ladder=tuple(rungs) if len(rungs) > 1 else (),
-        band=band(costed, anyhow, budget, nats=nats, share=share) if wants_band else None,
-        others=other_choices(asked, budget, law, shapes, costed.whole(budget)),
+        band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
+        others=other_choices(goal, budget, law, shapes, evaluated.total_flops(budget)),
         members=tuple(members),
-        notes=(*notes(asked, budget, law, choice), *unspent_budget_notes(costed, budget, law, choice)),
+        notes=(*notes(goal, budget, law, choice), *unspent_budget_notes(evaluated, budget, law, choice)),
         inputs=inputs or {},
     )
 
 
 def planned_member(
-    costed: EvaluatedCandidates, index: int, law: LossModel, budget: Budget, *, rule: str = DEFAULT_RULE
+    evaluated: EvaluatedCandidates,
+    index: int,
+    law: LossModel,
+    budget: Budget,
+    *,
+    rule: str = DEFAULT_RULE,
+    force: bool = False,
 ) -> PlannedMember:
-    """A member to train: the recipe's whole steps, the loss expected after exactly those, and the memory it
-    takes.
+    """A member to train: the recipe's whole steps, the loss predicted after exactly those, and the memory it takes.
+
+    Args:
+        evaluated: the candidates under the law.
+        index: of the member among them.
+        law: published or fitted.
+        budget: whose devices train it.
+        rule: of the recipe.
+        force: predict even more than 1,000 times outside the law's domain.
 
     Raises:
         BadInput: it does not fit into the budget's devices even sharded over all of them.
     """
-    member = costed.shapes.member(index)
-    advice = recipe(member.spec, float(costed.tokens[index]), rule=rule)
+    member = evaluated.shapes.member(index)
+    advice = recipe(member.spec, float(evaluated.tokens[index]), rule=rule)
     fit = fit_memory(member, budget, advice.batch_sequences)
+    available = evaluated.ask.tokens_available
+    expected, _ = planned_loss(law, member.spec, advice.tokens, unique_tokens=available, force=force)
     return PlannedMember.of(
         member.name,
         member.spec,
         tokens=advice.tokens,
         recipe=advice,
-        prediction=law.expect(
-            float(law.count(member.spec)), float(advice.tokens), unique=costed.ask.tokens_available
-        ),
+        prediction=expected,
         hours=budget.hours(accounting.train_flops(member.spec, advice.tokens)),
         micro_batch=fit.micro_batch,
         checkpointing=fit.checkpointing,
@@ -176,15 +217,18 @@ def compute_optimal(flops: float, law: LossModel, shapes: Candidates) -> Member:
     Raises:
         BadInput: nothing is affordable.
     """
-    costed = evaluate_candidates(Objective(flops=flops), law, shapes)
-    return shapes.member(costed.best())
+    return shapes.member(evaluate_candidates(Objective(flops=flops), law, shapes).best())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFit:
-    """How a member is trained within a device's memory: bytes by part on each device.
+    """Settings with which a member trains within a device's memory.
 
-    micro_batch: sequences in one forward pass on one device; shards: devices that share the states.
+    Args:
+        micro_batch: sequences in one forward pass on one device.
+        checkpointing: activations are recomputed in the backward pass.
+        shards: devices that share the states.
+        memory: bytes by part on each device.
     """
 
     micro_batch: int
@@ -194,8 +238,10 @@ class MemoryFit:
 
 
 def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFit:
-    """The largest micro-batch that fits one device, with activation checkpointing where it must be, and where the
-    states alone are too much for one, with them sharded over all; micro-batch 1 where no device is named.
+    """The largest micro-batch that fits one device; micro-batch 1 where no device is named.
+
+    Activation checkpointing is used only where it must be, and states are sharded over all devices only where they do not
+    fit into one.
 
     Raises:
         BadInput: not even one sequence fits; it says how much is needed and there is.
@@ -229,40 +275,47 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFi
 
 
 def _in_bf16(budget: Budget) -> bool:
-    """Whether the device trains in 16 bits."""
+    """True if the device trains in 16 bits."""
     return budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
 
 
 def other_choices(
-    ask: Objective, budget: Budget, law: LossModel, shapes: Candidates, whole: float | None = None
+    ask: Objective, budget: Budget, law: LossModel, shapes: Candidates, total_flops: float | None = None
 ) -> tuple[OtherChoice, ...]:
-    """What each current published law other than this one would choose from the same candidates."""
-    found = []
+    """The choice of each current published law other than this one, from the same candidates.
+
+    Args:
+        ask: the objective.
+        budget: that hours and price are of.
+        law: the plan's own, left out.
+        shapes: the candidates.
+        total_flops: FLOPs that shares refer to (default: the budget, or the least that reaches a target).
+    """
+    choices = []
     for other in PUBLISHED.values():
         if other.name == law.name or other.superseded_by:
             continue
-        theirs = LossModel.published(other)
         try:
-            costed = evaluate_candidates(ask, theirs, shapes)
-            choice = to_choice(costed, costed.best(), theirs, budget, whole=whole)
+            evaluated = evaluate_candidates(ask, other, shapes)
+            choice = to_choice(evaluated, evaluated.best(), other, budget, total_flops=total_flops)
         except BadInput:
-            continue  # that law has no answer to this ask, or none within its reach: nothing to show beside ours
-        found.append(OtherChoice(law=other.name, source=other.source, choice=choice))
-    return tuple(found)
+            continue  # that law has no answer to this objective, or none within its domain
+        choices.append(OtherChoice(law=other.name, source=other.source, choice=choice))
+    return tuple(choices)
 
 
 def unspent_budget_notes(
-    costed: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
+    evaluated: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
 ) -> tuple[str, ...]:
-    """Why a frontier of one dial leaves much of a budget."""
+    """The reason why a law that fixes each size's tokens leaves much of a budget, where it does."""
     share = choice.share or 0.0
-    if law.frontier is None or costed.ask.target is not None or share >= 1 - TOLERANCE:
+    if law.frontier is None or evaluated.ask.target is not None or share >= 1 - TOLERANCE:
         return ()
-    dearer = np.where(costed.total > (1 + TOLERANCE) * budget.flops, costed.total, np.inf)
+    dearer = np.where(evaluated.total > (1 + TOLERANCE) * budget.flops, evaluated.total, np.inf)
     index = int(np.argmin(dearer))
     following = "there is no larger candidate"
     if np.isfinite(dearer[index]):
-        following = f"the next larger, {costed.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
+        following = f"the next larger, {evaluated.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
     return (
         f"{1 - share:.0%} of the budget is left: law {law.name} fixes each member's tokens (one pass at the critical "
         f"batch, stopped short of convergence), and {following}; --family grid has more sizes, --law chinchilla "
@@ -271,46 +324,48 @@ def unspent_budget_notes(
 
 
 def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tuple[str, ...]:
-    """What a reader must know besides the numbers."""
-    said = []
-    if law.warning:
-        said.append(f"law {law.warning}")
-    if choice.architecture == "bert" and law.predictor is None:
-        said.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
-    if choice.share is not None and choice.share > 1 + 1e-9:
-        said.append(
+    """Assumptions and warnings that belong to the numbers."""
+    lines = list(law.warnings)
+    fitted = isinstance(law, Fit)
+    if choice.architecture == "bert" and not fitted:
+        lines.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
+    if choice.share is not None and choice.share > 1 + SHOWN_SHARE:
+        lines.append(
             f"{choice.member} costs {choice.share:.3f} of the budget; "
             f"within {TOLERANCE:.0%} counts as affordable"
         )
     if budget.mfu is not None:
-        band = ""
-        if budget.mfu_source == "estimated":
-            band = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
-        said.append(
-            f"MFU {budget.mfu:.4g} is {budget.mfu_source}{band}: hours and prices are as true as it is"
-        )
+        detail = ""
+        if budget.mfu_source == "assumed":
+            detail = ", not measured"
+        elif budget.mfu_source == "estimated":
+            detail = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
+        lines.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU")
     if choice.interval_80 is None:
-        why = "is published constants" if law.predictor is None else "was fitted on fewer than 4 runs"
-        said.append(f"law {law.name} {why}: its predictions have no interval")
+        lines.append(
+            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
+            if fitted
+            else "published laws have no prediction intervals"
+        )
     if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
-        said.append(
+        lines.append(
             f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
             f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
         )
     if ask.tokens_available is not None and ask.tokens_available < law.domain.D[0]:
-        said.append(
+        lines.append(
             f"{format_size(ask.tokens_available)} tokens of text are {law.domain.D[0] / ask.tokens_available:.3g} "
             f"times fewer than any that law {law.name} was fitted on"
         )
     guessing = math.log(choice.vocab_size)
     if choice.loss > guessing:
-        said.append(
-            f"a loss of {choice.loss:.4g} is worse than guessing among {choice.vocab_size:,} tokens "
-            f"({guessing:.4g}): law {law.name} says nothing of so little training"
+        lines.append(
+            f"a loss of {format_loss(choice.loss)} is worse than guessing among {choice.vocab_size:,} tokens "
+            f"({format_loss(guessing)}): law {law.name} does not hold for so little training"
         )
-    said.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
+    lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:
-        said.append(
+        lines.append(
             f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
         )
-    return tuple(said)
+    return tuple(lines)

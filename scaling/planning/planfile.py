@@ -1,6 +1,7 @@
-"""plan.json: what to train, on how many tokens, and what to expect; sealed, it is a promise."""
+"""plan.json: members to train, their tokens and predicted losses; the seal that makes a later edit visible."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -21,18 +22,13 @@ from ..files import (
     refuse_overwrite,
     sha256_bytes,
 )
-from ..laws import Convention
+from ..laws import LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
 
-# MERGED DOCSTRINGS
-# A prediction frozen before the run: the plan's own hash, so that a later edit shows.
-
 
 class PlannedLoss(Record):
-    """What a law expects, in nats per token; `ppl` is its exponential. Published constants come without
-    intervals.
-    """
+    """Predicted loss in nats per token, and its perplexity. Published laws have no intervals."""
 
     loss: float = Field(gt=0)
     interval_80: Interval | None = None
@@ -40,20 +36,15 @@ class PlannedLoss(Record):
     ppl: float = Field(gt=0)
 
     @classmethod
-    def of(
-        cls, loss: float, interval_80: Interval | None = None, interval_95: Interval | None = None
-    ) -> Self:
-        """With the perplexity that belongs to the loss."""
-        return cls(loss=loss, interval_80=interval_80, interval_95=interval_95, ppl=perplexity(loss))
-
-
-class LawReference(Record):
-    """Which law made the predictions: its name or file, and the hash of its constants or of the file."""
-
-    name: str
-    sha256: str
-    convention: Convention
-    source: str = ""
+    def of(cls, prediction: Prediction) -> Self:
+        """A law's prediction of one run."""
+        loss = float(prediction.loss)
+        return cls(
+            loss=loss,
+            interval_80=prediction.interval_80,
+            interval_95=prediction.interval_95,
+            ppl=perplexity(loss),
+        )
 
 
 class Choice(Record):
@@ -61,7 +52,7 @@ class Choice(Record):
 
     Args:
         params: all parameters; `params_non_embedding` leaves the embeddings out; `N` is what the law counts.
-        budget: as it was typed, of which this is a choice.
+        budget: text of the budget that this is a choice of.
         share: of the budget, or of a target's least cost, that it takes, serving included where that was asked for.
         converged_loss: under Kaplan's frontier, whose `loss` is L(C_min) of one compute-efficient pass, what the same N
         reaches when those tokens are trained on until nothing improves, L(N, D); None under other laws.
@@ -103,7 +94,7 @@ class Choice(Record):
 
 
 class OtherChoice(Record):
-    """What another law would choose for the same budget."""
+    """Choice of another law for the same budget."""
 
     law: str
     source: str
@@ -118,7 +109,7 @@ class LadderRung(Record):
 
 
 class BandMember(Record):
-    """A member about as good as the best, and what choosing it costs.
+    """A member about as good as the best, and its extra cost.
 
     Args:
         nats: loss above the best's at the same budget.
@@ -225,9 +216,7 @@ _SPEC_FIELDS = tuple(field for field in ModelSpec.__dataclass_fields__ if field 
 
 
 class Seal(Record):
-    """When the plan was frozen, under which law, and the SHA-256 of its canonical JSON without this
-    digest.
-    """
+    """Time of sealing, the law's hash, and the SHA-256 of the plan's canonical JSON without this digest."""
 
     sealed_at: str
     law_sha256: str
@@ -252,7 +241,7 @@ class PlanFile(Document):
     seal: Seal | None = None
 
     def headline(self) -> dict[str, object]:
-        """The budget's numbers under the names that `--json` promises, and where the plan was sealed."""
+        """The budget's numbers under the keys of `--json`, and the time of sealing."""
         budget = self.budget
         return {
             "budget": None if budget is None else budget.text,
@@ -276,6 +265,16 @@ class PlanFile(Document):
         known = ", ".join(planned.member for planned in self.members)
         raise BadInput(f"member is {name!r}; the plan has {known or 'none'}")
 
+    def only(self, names: Sequence[str]) -> "PlanFile":
+        """Return the plan with these members alone; without names, the plan itself.
+
+        Raises:
+            BadInput: the plan has no member of a name.
+        """
+        if not names:
+            return self
+        return self.model_copy(update={"members": tuple(self.member(name) for name in names)})
+
 
 def digest(value: dict[str, object]) -> str:
     """SHA-256 of a plan's JSON value, the seal's own digest left out."""
@@ -289,7 +288,7 @@ def digest(value: dict[str, object]) -> str:
 
 
 def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
-    """Write a plan; one that is sealed, or a file that is no plan, is replaced only when told.
+    """Write a plan; a sealed one, or a file that is no plan, is replaced only with `replace`.
 
     Raises:
         BadInput: such a file is there, or the folder cannot be written.
@@ -305,7 +304,7 @@ def write_plan(plan: PlanFile, path: Path, *, replace: bool = False) -> None:
     atomic_write(path, plan.dump())
 
 
-_MEND = "put back the file that was sealed, or plan anew (scaling plan … --out another.json)"
+_MEND = "restore the sealed file, or make a new plan (scaling plan … --out another.json)"
 
 
 def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
@@ -324,7 +323,7 @@ def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
 
 
 def open_seal(path: Path) -> PlanFile:
-    """Read a sealed plan and check that nobody has edited it since.
+    """Read a sealed plan and check that it is unchanged.
 
     Raises:
         BadInput: not a plan, not sealed, or changed after it was sealed.
@@ -333,14 +332,14 @@ def open_seal(path: Path) -> PlanFile:
     plan = PlanFile.parse(text, str(path))
     if plan.seal is None:
         raise BadInput(
-            f"{path} is not sealed, so nothing was promised before the runs: `scaling fit --study {path.parent}`, "
+            f"{path} is not sealed, so it holds no prediction made before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
-    found = digest(json.loads(text))
-    if found != plan.seal.digest:
+    actual = digest(json.loads(text))
+    if actual != plan.seal.digest:
         raise BadInput(
             f"{path} was edited after it was sealed at {plan.seal.sealed_at}: "
-            f"its digest is {found[:12]}…, the seal says {plan.seal.digest[:12]}…; {_MEND}"
+            f"its digest is {actual[:12]}…, the seal says {plan.seal.digest[:12]}…; {_MEND}"
         )
     if plan.law is not None and plan.law.sha256 != plan.seal.law_sha256:
         raise BadInput(f"{path} names another law than the one it was sealed under; {_MEND}")
@@ -348,10 +347,10 @@ def open_seal(path: Path) -> PlanFile:
 
 
 def read_verified_plan(path: Path) -> PlanFile:
-    """Read a plan, sealed or not, before anything is spent on it: a sealed one must be as it was sealed.
+    """Read a plan, sealed or not, before anything is spent on it; a sealed one must be unchanged.
 
     Raises:
-        BadInput: not a plan, or changed after it was sealed: its runs would meet predictions that nobody made of them.
+        BadInput: not a plan, or modified after sealing.
     """
     plan = PlanFile.read(path)
     return plan if plan.seal is None else open_seal(path)
@@ -359,7 +358,7 @@ def read_verified_plan(path: Path) -> PlanFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPrediction:
-    """What was promised, before the run: the part of a sealed plan that a comparison needs."""
+    """Prediction sealed before the run: the part of a plan that a comparison needs."""
 
     member: str
     params: float
@@ -373,14 +372,14 @@ class SealedPrediction:
 
 
 def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
-    """What a sealed plan promised for its members.
+    """Predictions of a sealed plan with intervals, by member.
 
     Raises:
         BadInput: the plan is not sealed, or predicts nothing with intervals.
     """
     if plan.seal is None:
-        raise BadInput("the plan is not sealed; a prediction counts only when it was frozen before the run")
-    found = [
+        raise BadInput("the plan is not sealed; only a prediction sealed before the run can be scored")
+    predictions = [
         SealedPrediction(
             member=planned.member,
             params=planned.params,
@@ -395,6 +394,6 @@ def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
         for planned in plan.members
         if planned.prediction and planned.prediction.interval_80 and planned.prediction.interval_95
     ]
-    if not found:
+    if not predictions:
         raise BadInput("the plan predicts no member's loss with an interval")
-    return tuple(found)
+    return tuple(predictions)

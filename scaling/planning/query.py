@@ -1,6 +1,4 @@
-"""A person's question to the planner, word by word, and its answer: what the options of `scaling plan`
-mean.
-"""
+"""Options of `scaling plan`, their meaning, and the plan that answers them."""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +9,21 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule, off_size
+from families.design import DesignRule, size_note
 from families.units import BadInput, parse_count, parse_size
 
 from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
 from ..files import hashes
+from ..fitting.predictor import Fit
 from ..hardware import Accelerator, accelerator
+from ..laws import LossModel
 from ..recipe import DEFAULT_RULE, Recipe, recipes
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, designed
 from .evaluate import Objective, evaluate_candidates
-from .law import LossModel, find_law
+from .law import find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -31,7 +31,7 @@ from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanQuery:
-    """The options of `scaling plan`, as typed."""
+    """Options of `scaling plan`, as typed."""
 
     budget: str | None = None
     law: str | None = None
@@ -55,37 +55,45 @@ class PlanQuery:
     price: float | None = None
 
 
-def answer_query(question: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
-    """The plan, not yet sealed, and what every recipe's rule says of its recommended member.
+def answer_query(query: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
+    """The plan, not yet sealed, and every recipe for its recommended member.
 
     Raises:
-        BadInput: options that contradict each other, or a question without an answer.
+        BadInput: options that contradict each other, or nothing answers them.
     """
-    _check(question)
-    law = find_law(question.law, question.study, force=question.force)
-    runs = own_runs(question.study)
-    shapes = _shapes(question, runs if law.predictor is not None else ())
-    asked = _objective(question)
-    budgets = [_shared(budget, question.times) for budget in _budgets(question, asked, law, shapes, runs)]
-    nats, share = _within(question.within)
+    _check(query)
+    law = find_law(query.law, query.study)
+    runs = own_runs(query.study)
+    shapes = _shapes(query, runs if isinstance(law, Fit) else ())
+    objective = _objective(query)
+    budgets = [_shared(budget, query.times) for budget in _budgets(query, objective, law, shapes, runs)]
+    nats, share = _within(query.within)
     made = make_plan(
-        budgets, law, shapes, ask=asked, nats=nats, share=share, rule=question.rule, inputs=_inputs(question)
+        budgets,
+        law,
+        shapes,
+        ask=objective,
+        nats=nats,
+        share=share,
+        rule=query.rule,
+        inputs=_inputs(query),
+        force=query.force,
     )
-    if question.times is not None:
+    if query.times is not None:
         made = made.model_copy(
-            update={"notes": (*made.notes, _sharing(question.times, budgets[-1].devices or 1))}
+            update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
         )
     member = made.members[-1]
-    if question.params is not None and (off := off_size(parse_size(question.params, "params"), member.spec)):
-        made = made.model_copy(update={"notes": (*made.notes, off)})
+    if query.params is not None and (note := size_note(parse_size(query.params, "params"), member.spec)):
+        made = made.model_copy(update={"notes": (*made.notes, note)})
     return made, recipes(member.spec, member.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IsoFlop:
+class IsoFlopCurve:
     """The loss that each candidate reaches for one budget: arrays of shape (n,), smallest first.
 
-    flops: of training, and of the serving that was asked for.
+    flops: of training, and of the serving that was objective for.
     """
 
     flops: float
@@ -93,50 +101,52 @@ class IsoFlop:
     loss: NDArray[np.float64]
 
 
-def isoflops(question: PlanQuery, plan: PlanFile) -> tuple[IsoFlop, ...]:
+def isoflop_curves(query: PlanQuery, plan: PlanFile) -> tuple[IsoFlopCurve, ...]:
     """IsoFLOP curves through each of a plan's several budgets, or a third, one and three times its only one.
 
-    Empty under a law of one dial, which fixes each member's tokens and so has no such curve.
+    Empty under a law with a frontier, which fixes each member's tokens.
     """
-    law = find_law(question.law, question.study, force=True)
+    law = find_law(query.law, query.study)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(question, own_runs(question.study) if law.predictor is not None else ())
-    wanted = replace(_objective(question), target=None)
+    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
+    objective = replace(_objective(query), target=None)
     curves = []
     spent = plan.recommended.flops + plan.recommended.inference_flops
     several = [rung.choice.flops + rung.choice.inference_flops for rung in plan.ladder]
     for flops in several or [spent / 3, spent, 3 * spent]:
         try:
-            costed = evaluate_candidates(replace(wanted, flops=flops), law, shapes)
+            evaluated = evaluate_candidates(replace(objective, flops=flops), law, shapes)
         except BadInput:
             continue  # a third of a budget may be less than anything costs
-        able = costed.able
-        curves.append(IsoFlop(flops=flops, params=shapes.params[able].astype(float), loss=costed.loss[able]))
+        feasible = evaluated.feasible
+        curves.append(
+            IsoFlopCurve(
+                flops=flops, params=shapes.params[feasible].astype(float), loss=evaluated.loss[feasible]
+            )
+        )
     return tuple(curves)
 
 
-def _check(question: PlanQuery) -> None:
+def _check(query: PlanQuery) -> None:
     goals = {
-        "--budget": question.budget,
-        "--target-loss": question.target_loss,
-        "--target-ppl": question.target_ppl,
+        "--budget": query.budget,
+        "--target-loss": query.target_loss,
+        "--target-ppl": query.target_ppl,
     }
     named = [name for name, value in goals.items() if value is not None]
     if not named:
         raise BadInput("--budget is missing; give it, or --target-loss, or --target-ppl")
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} are given; one of them decides the other")
-    if question.params is not None and question.family is not None:
-        raise BadInput(
-            f"--params {question.params} and --family {question.family} are given; give one of them"
-        )
-    shape = {"--ratio": question.ratio, "--head-size": question.head_size, "--vocab": question.vocab}
-    shape["--context"] = question.context
+    if query.params is not None and query.family is not None:
+        raise BadInput(f"--params {query.params} and --family {query.family} are given; give one of them")
+    shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
+    shape["--context"] = query.context
     set_shape = [name for name, value in shape.items() if value is not None]
-    if set_shape and question.family not in (None, "all", "grid"):
+    if set_shape and query.family not in (None, "all", "grid"):
         raise BadInput(
-            f"{set_shape[0]} designs shapes, and --family {question.family} has its own; give one of them"
+            f"{set_shape[0]} designs shapes, and --family {query.family} has its own; give one of them"
         )
 
 
@@ -147,7 +157,7 @@ def own_runs(study: Path | None) -> tuple[Run, ...]:
 
 
 def rule_of(runs: Sequence[Run]) -> DesignRule:
-    """The design rule that the runs' members seem to follow; GPT-2's where they do not say."""
+    """The design rule that fits the runs' shapes; GPT-2's for values that the runs do not state."""
     usual = DesignRule()
     shaped = [
         (run.n_layer, run.n_embd, run.n_head) for run in runs if run.n_layer and run.n_embd and run.n_head
@@ -161,29 +171,29 @@ def rule_of(runs: Sequence[Run]) -> DesignRule:
     )
 
 
-def _shapes(question: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
+def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
     """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
     usual = rule_of(runs)
     rule = DesignRule(
-        ratio=usual.ratio if question.ratio is None else question.ratio,
-        head_size=usual.head_size if question.head_size is None else question.head_size,
-        vocab_size=parse_count(question.vocab, "vocab") if question.vocab else usual.vocab_size,
-        n_positions=parse_count(question.context, "context") if question.context else usual.n_positions,
+        ratio=usual.ratio if query.ratio is None else query.ratio,
+        head_size=usual.head_size if query.head_size is None else query.head_size,
+        vocab_size=parse_count(query.vocab, "vocab") if query.vocab else usual.vocab_size,
+        n_positions=parse_count(query.context, "context") if query.context else usual.n_positions,
     )
-    if question.params is not None:
-        return designed(parse_size(question.params, "params"), rule)
-    return candidates(question.family or "all", rule)
+    if query.params is not None:
+        return designed(parse_size(query.params, "params"), rule)
+    return candidates(query.family or "all", rule)
 
 
-def _objective(question: PlanQuery) -> Objective:
-    target = question.target_loss
-    if question.target_ppl is not None:
-        if not (math.isfinite(question.target_ppl) and question.target_ppl > 1):
-            raise BadInput(f"target perplexity is {question.target_ppl:g}; it must be above 1 and finite")
-        target = math.log(question.target_ppl)
+def _objective(query: PlanQuery) -> Objective:
+    target = query.target_loss
+    if query.target_ppl is not None:
+        if not (math.isfinite(query.target_ppl) and query.target_ppl > 1):
+            raise BadInput(f"target perplexity is {query.target_ppl:g}; it must be above 1 and finite")
+        target = math.log(query.target_ppl)
     if target is not None and not (math.isfinite(target) and target > 0):
         raise BadInput(f"target loss is {target:g}; it must be positive and finite, in nats per token")
-    available, served = question.tokens_available, question.inference_tokens
+    available, served = query.tokens_available, query.inference_tokens
     return Objective(
         target=target,
         tokens_available=None if available is None else parse_size(available, "tokens available"),
@@ -192,48 +202,50 @@ def _objective(question: PlanQuery) -> Objective:
 
 
 def _budgets(
-    question: PlanQuery, asked: Objective, law: LossModel, shapes: Candidates, runs: tuple[Run, ...]
+    query: PlanQuery, objective: Objective, law: LossModel, shapes: Candidates, runs: tuple[Run, ...]
 ) -> list[Budget]:
-    """One budget or several; the MFU is given, estimated, measured on the study's runs, in probes
-    of this user's machines, or assumed, in that order.
+    """One budget or several, with an MFU.
+
+    In order of precedence it is given, estimated, measured on the study's runs or in probes of this user's machines, or
+    assumed.
     """
-    texts = split_budgets(question.budget) if question.budget is not None else []
-    if question.mfu == "estimate":
-        if asked.target is not None:
+    texts = split_budgets(query.budget) if query.budget is not None else []
+    if query.mfu == "estimate":
+        if objective.target is not None:
             raise BadInput(
-                "--mfu estimate needs a --budget; of a target the cost in FLOPs is known without it"
+                "--mfu estimate needs a --budget; the cost of a target in FLOPs does not depend on it"
             )
         return [
-            estimate_budget(text, law, shapes, asked, on=question.on, price=question.price) for text in texts
+            estimate_budget(text, law, shapes, objective, on=query.on, price=query.price) for text in texts
         ]
-    mfu = None if question.mfu is None else parse_mfu(question.mfu)
-    if asked.target is not None:
-        goal = "loss" if question.target_ppl is None else "perplexity"
-        value = question.target_loss if question.target_ppl is None else question.target_ppl
-        name = parse_devices(question.on)[1].name if question.on else None
+    mfu = None if query.mfu is None else parse_mfu(query.mfu)
+    if objective.target is not None:
+        goal = "loss" if query.target_ppl is None else "perplexity"
+        value = query.target_loss if query.target_ppl is None else query.target_ppl
+        name = parse_devices(query.on)[1].name if query.on else None
         measured = _measured(runs, accelerator(name)) if name and mfu is None else None
         text = f"target {goal} {value:g}"
         source: MfuSource = "measured" if measured else "assumed"
         return [
             budget_for(
-                asked,
+                objective,
                 law,
                 shapes,
                 text=text,
-                on=question.on,
+                on=query.on,
                 mfu=measured or mfu,
                 mfu_source=source,
-                price=question.price,
+                price=query.price,
             )
         ]
     budgets = []
     for text in texts:
-        budget = parse_budget(text, mfu=mfu, on=question.on, price=question.price)
+        budget = parse_budget(text, mfu=mfu, on=query.on, price=query.price)
         if mfu is None and budget.accelerator is not None:
             measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
                 budget = parse_budget(
-                    text, mfu=measured, mfu_source="measured", on=question.on, price=question.price
+                    text, mfu=measured, mfu_source="measured", on=query.on, price=query.price
                 )
         budgets.append(budget)
     return budgets
@@ -241,14 +253,14 @@ def _budgets(
 
 def _measured(runs: tuple[Run, ...], device: Accelerator) -> float | None:
     """On the study's own runs, else in probes of this user's machines."""
-    found = measured_mfu(runs, device)
-    return profiled_mfu(device) if found is None else found
+    measured = measured_mfu(runs, device)
+    return profiled_mfu(device) if measured is None else measured
 
 
 def _sharing(times: str, devices: int) -> str:
-    """How much of a device is left when so many share the work."""
+    """A note on the parallel efficiency from measured times."""
     share = min(1.0, fit_times(parse_times(times)).efficiency(devices))
-    return f"the MFU is that of one device times {share:.3g}, what is left of each of {devices} by the measured --times"
+    return f"MFU = one-device MFU × {share:.3g} (parallel efficiency on {devices} devices, from --times)"
 
 
 def _shared(budget: Budget, times: str | None) -> Budget:
@@ -281,10 +293,10 @@ def _within(text: str | None) -> tuple[float | None, float | None]:
     return (None, value / 100) if words.endswith("%") else (value, None)
 
 
-def _inputs(question: PlanQuery) -> dict[str, str]:
+def _inputs(query: PlanQuery) -> dict[str, str]:
     """The law's file, where the law is one."""
-    if question.law is not None:
-        own = Path(question.law) if question.law.endswith(".json") else None
+    if query.law is not None:
+        own = Path(query.law) if query.law.endswith(".json") else None
     else:
-        own = None if question.study is None else question.study / "law.json"
+        own = None if query.study is None else query.study / "law.json"
     return hashes([own]) if own is not None and own.exists() else {}

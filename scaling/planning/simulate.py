@@ -1,6 +1,4 @@
-"""A planned sweep on a surface that is known, before any device is used: does its fit foretell the target,
-and say how well?
-"""
+"""Simulation of a planned sweep on a known loss surface: bias, error and coverage of the prediction."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,8 +8,10 @@ import numpy as np
 
 from families.units import BadInput
 
-from ..laws import Convention, Law
+from ..fitting.fit import fit
+from ..laws import PARAMS_FIELD, Convention, Law, n_params
 from ..runs import Run
+from ..stats import Z_80, Interval
 from .experiment_design import ROW_NOISE, RUN_NOISE
 from .planfile import PlanFile
 
@@ -24,21 +24,21 @@ class SimulatedSweep:
 
     @classmethod
     def of(cls, plan: PlanFile, convention: Convention) -> "SimulatedSweep":
-        """From a plan's members; one without rungs is observed at its end.
+        """Return the sweep of a plan's members; one without rungs is observed at its end.
 
         Raises:
-            BadInput: fewer than four members, from which no interval follows.
+            BadInput: the plan has fewer than four members, too few for an interval.
         """
         if len(plan.members) < 4:
             raise BadInput(f"the plan has {len(plan.members)} members; an interval needs at least 4")
         return cls(
             members=tuple(
                 (
-                    one.member,
-                    float(one.params if convention == "total" else one.params_non_embedding),
-                    one.ends,
+                    planned.member,
+                    n_params(planned, convention),
+                    planned.ends,
                 )
-                for one in plan.members
+                for planned in plan.members
             )
         )
 
@@ -51,8 +51,16 @@ class SimulatedSweep:
         row_noise: float = ROW_NOISE,
         convention: Convention = "total",
     ) -> list[Run]:
-        """One outcome: log loss with noise that a run's rungs share, and each rung's own."""
-        field = "params" if convention == "total" else "params_non_embedding"
+        """Simulate the runs of one sweep.
+
+        Args:
+            surface: true law.
+            rng: source of the noise.
+            run_noise: standard deviation of log loss shared by the rungs of a run.
+            row_noise: standard deviation of log loss of each rung.
+            convention: parameters that N counts.
+        """
+        field = PARAMS_FIELD[convention]
         runs = []
         for number, (name, N, rungs) in enumerate(self.members):
             shared = run_noise * rng.standard_normal()
@@ -64,7 +72,7 @@ class SimulatedSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationResult:
-    """What so many outcomes of a sweep foretell of a target: shares of its loss, and shares of outcomes."""
+    """Accuracy of the predictions of simulated sweeps, in shares of the target's loss; coverage in shares of sweeps."""
 
     truth: float
     replicates: int
@@ -73,6 +81,12 @@ class SimulationResult:
     half_width_80: float
     coverage_80: float
     coverage_95: float
+
+    @property
+    def coverage_range(self) -> Interval:
+        """Range of coverage_80, 80 % of it, where the true coverage is 80 %, by the binomial's normal approximation."""
+        spread = Z_80 * math.sqrt(0.8 * 0.2 / self.replicates)
+        return max(0.0, 0.8 - spread), min(1.0, 0.8 + spread)
 
 
 def simulate(
@@ -87,14 +101,22 @@ def simulate(
     convention: Convention = "total",
     progress: Callable[[int], None] = lambda done: None,
 ) -> SimulationResult:
-    """Observe, fit and foretell `replicates` times; the interval is of one run at the target, so a run is
-    drawn there too.
+    """Simulate, fit and predict `replicates` times, each with a simulated run at the target.
+
+    Args:
+        sweep: members and rungs.
+        surface: true law.
+        target: N and D of the target.
+        replicates: number of simulated sweeps.
+        seed: random seed.
+        run_noise: standard deviation of log loss shared by the rungs of a run.
+        row_noise: standard deviation of log loss of each rung.
+        convention: parameters that N counts.
+        progress: called with the number of finished sweeps.
 
     Raises:
-        BadInput: no replicates, negative noise, or a sweep that a law cannot be fitted to.
+        BadInput: there are no replicates, noise is negative, or no law can be fitted to the sweep.
     """
-    from ..fitting.fit import fit
-
     if replicates < 1:
         raise BadInput(f"replicates is {replicates}; at least 1 is needed")
     if min(run_noise, row_noise) < 0:
@@ -106,14 +128,14 @@ def simulate(
     for replicate in range(replicates):
         rng = np.random.default_rng([seed, replicate])
         runs = sweep.observe(surface, rng, run_noise=run_noise, row_noise=row_noise, convention=convention)
-        found = fit(runs, seed=seed).predict(N, D)
+        predicted = fit(runs, seed=seed).predict(N, D)
         actual = truth * math.exp(math.hypot(run_noise, row_noise) * rng.standard_normal())
-        if found.interval_80 is None or found.interval_95 is None:
+        if predicted.interval_80 is None or predicted.interval_95 is None:
             raise BadInput("the sweep gives no interval; it needs at least 4 members")
-        errors.append(math.log(found.loss / truth))
-        widths.append(math.log(found.interval_80[1] / found.interval_80[0]) / 2)
-        in_80.append(_inside(found.interval_80, actual))
-        in_95.append(_inside(found.interval_95, actual))
+        errors.append(math.log(predicted.loss / truth))
+        widths.append(math.log(predicted.interval_80[1] / predicted.interval_80[0]) / 2)
+        in_80.append(_inside(predicted.interval_80, actual))
+        in_95.append(_inside(predicted.interval_95, actual))
         progress(replicate + 1)
     return SimulationResult(
         truth=truth,

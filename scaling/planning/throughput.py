@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: measured on a study's runs, or estimated from the shape and the device."""
+"""Model FLOPs utilisation, measured or estimated, and the time on more devices from measured times."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,6 @@ from ..machine import MachineFile, Measured, Tuned
 from ..runs import Run
 from ..stats import Array
 
-# MERGED DOCSTRINGS
-# How time falls as devices are added: a law fitted to measured points, and where adding them stops paying.
-
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
 
 _PASSES = 3.0  # times an activation crosses memory: written forward, read backward, its gradient fused
@@ -33,7 +30,7 @@ ERROR = 1.25  # the estimate is good to a factor of this: gpt2-124M, 355M and 77
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """A share of the dense peak, with the band it may lie in."""
+    """Share of the dense peak, with its error band."""
 
     mfu: float
     low: float
@@ -47,8 +44,8 @@ def measured_mfu(runs: Sequence[Run], device: Accelerator) -> float | None:
     """
     shares = []
     for run in runs:
-        count, found = recognise(run.accelerator)
-        if found == device and run.compute and run.wall_s and run.compute_kind == "exact":
+        count, used = recognise(run.accelerator)
+        if used == device and run.compute and run.wall_s and run.compute_kind == "exact":
             shares.append(run.compute / (run.wall_s * count * device.training_peak))
     return median(shares) if shares else None
 
@@ -64,22 +61,28 @@ def profiled_mfu(device: Accelerator) -> float | None:
     for machine in {*file.machines, *file.tuned}:
         if recognise(machine.partition(",")[0])[1] == device:
             steps: tuple[Measured | Tuned, ...] = file.machines.get(machine, ())
-            for one in (*steps, *file.tuned.get(machine, ())):
-                share = one.flops / one.seconds / device.training_peak
-                best[one.shape] = max(best.get(one.shape, 0.0), share)
+            for step in (*steps, *file.tuned.get(machine, ())):
+                share = step.flops / step.seconds / device.training_peak
+                best[step.shape] = max(best.get(step.shape, 0.0), share)
     return median(best.values()) if best else None
 
 
 def estimated_mfu(
     spec: ModelSpec, device: Accelerator, *, micro_batch: int, batch_sequences: int
 ) -> Utilisation:
-    """A roofline for an engine with fused attention and compiled elementwise work: matrix products at 70 % of
-    peak, then activations, logits and the optimiser's step at the memory's bandwidth. Communication is not in
-    it.
+    """Roofline estimate for fused attention and compiled elementwise work, without communication.
+
+    Matrix products run at 70 % of peak; activations, logits and the optimiser's step at the memory's bandwidth.
+
+    Args:
+        spec: the shape.
+        device: the accelerator.
+        micro_batch: sequences in one forward pass on one device.
+        batch_sequences: sequences in one optimiser step.
     """
     tokens = micro_batch * spec.n_positions
     flops = accounting.train_flops_per_token(spec)
-    saved = architecture(spec.architecture).saved(spec, micro_batch, "sdpa")
+    saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, "sdpa")
     activations = _PASSES * (spec.n_layer * (saved.layer + saved.wide) / 2 + 2 * saved.logits) / tokens
     count = accounting.params(spec)
     weights = 3 * 2 * count / tokens + _STEP_BYTES * count / (batch_sequences * spec.n_positions)
@@ -100,9 +103,13 @@ MOST = 65536  # devices considered
 class TimeModel:
     """T(n) = floor + parallel·n^-exponent, in seconds on n devices.
 
-    floor: what no device shortens: start, input, evaluation, synchronisation at its limit. exponent: 1 for work that is
-    merely divided, above 1 where a smaller share also runs faster, below 1 where communication eats some of the gain.
-    error: largest relative error at the points it was fitted to.
+    Args:
+        floor: seconds that more devices do not shorten: start, input, evaluation, synchronisation.
+        parallel: seconds of divisible work on one device.
+        exponent: 1 for work that is merely divided, above 1 where a smaller share also runs faster, below 1 where
+            communication takes some of the gain.
+        error: largest relative error at the fitted points.
+        points: (devices, seconds) that it was fitted to.
     """
 
     floor: float
@@ -133,16 +140,16 @@ def parse_times(text: str) -> dict[int, float]:
     Raises:
         BadInput: not devices=time, or a number of devices twice.
     """
-    found: dict[int, float] = {}
+    times: dict[int, float] = {}
     for part in text.split(","):
         devices, equals, duration = part.partition("=")
         if not equals or not devices.strip().isdigit():
             raise BadInput(f"times has {part.strip()!r}; write devices=time, like 2=40m19s")
         number, seconds = int(devices), parse_duration(duration)
-        if number in found:
+        if number in times:
             raise BadInput(f"times has {number} devices twice; give one time for each number")
-        found[number] = seconds
-    return found
+        times[number] = seconds
+    return times
 
 
 def fit_times(points: Mapping[int, float]) -> TimeModel:
@@ -188,7 +195,7 @@ def _best_exponent(n: Array, times: Array) -> float:
 
 
 def _linear(n: Array, times: Array, exponent: float) -> tuple[float, float, float]:
-    """floor, parallel and summed squared relative error at an exponent, neither part below 0."""
+    """(floor, parallel, summed squared relative error) at an exponent, neither part below 0."""
     shape = n**-exponent
 
     def misfit(floor: float, parallel: float) -> float:

@@ -1,160 +1,33 @@
-"""Many writers, one study: each run writes only inside its own folder, and readers put the parts together.
+"""The append-only store of a study: runs.jsonl (observations) and ledger.jsonl (work done), one shard per run.
 
-A study may lie on a network file system, with runs on many machines. There is no lock that a dead machine could hold:
-runs/NAME/runs.jsonl and runs/NAME/ledger.jsonl have one writer each, and the study's own runs.jsonl is a view of them,
-rewritten whole, with the rows that a person put there. A view that is behind loses nothing: what reads it merges again.
+A study may lie on a network file system, with runs on many machines, and there is no lock that a dead machine could hold:
+each run writes only its shards runs/NAME/runs.jsonl and runs/NAME/ledger.jsonl. The study's own runs.jsonl is a view: the
+rows that a person put there and those of the shards, rewritten whole by `gather_runs`. A view that is behind loses
+nothing, since readers merge the shards again.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from families.units import BadInput
+from families.units import BadInput, parse_size
 
-from ..files import Record, append_line, atomic_write, check_kind, first_problem, now, read_text
-from . import RUNS_VERSION, Run
-
-# MERGED DOCSTRINGS
-# The ledger: an append-only book of the work that was really done, counted in the training loop.
+from ..files import Record, StrPath, append_line, atomic_write, check_kind, first_problem, now, read_text
+from .run import RUNS_VERSION, Run
 
 RUNS = "runs.jsonl"
-
 LEDGER = "ledger.jsonl"
-
 SHARDS = "runs"  # the folder of the run folders
-
-_TRIES = 5  # to replace a view that somebody else is changing
-
-
-Key = tuple[str, float, str, str]
-
-
-def shard_paths(path: Path) -> list[Path]:
-    """The files that a study's runs.jsonl or ledger.jsonl is made of besides itself: runs/*/NAME, by run."""
-    if path.name not in (RUNS, LEDGER):
-        return []
-    try:
-        names = sorted(entry.name for entry in (path.parent / SHARDS).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [path.parent / SHARDS / name / path.name for name in names if not name.startswith(".")]
-
-
-def exists(path: Path) -> bool:
-    """Whether a study's runs.jsonl or ledger.jsonl, or a part of it, is there."""
-    return path.exists() or any(part.exists() for part in shard_paths(path))
-
-
-def shard_lines(part: Path) -> list[str]:
-    """A part's whole lines: one that another machine is just writing is not there yet, and no file is no line."""
-    try:
-        text = part.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise BadInput(f"cannot read {part}: {error.strerror}") from error
-    return text[: text.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
-
-
-def run_key(row: dict[str, Any]) -> Key:
-    """What makes two rows one observation: the same run, tokens, eval set and schedule."""
-    return (
-        str(row.get("run", "")),
-        _number(row.get("tokens")),
-        str(row.get("eval_set", "")),
-        str(row.get("schedule", "")),
-    )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def merged_rows(path: Path) -> dict[Key, str]:
-    """The lines of the parts of a runs.jsonl, in the order of run, tokens and eval set."""
-    found: dict[Key, str] = {}
-    for part in shard_paths(path):
-        for number, line in enumerate(shard_lines(part), start=1):
-            row = parse(line, part, number)
-            if row and "kind" not in row:
-                found.setdefault(run_key(row), line)
-    return dict(sorted(found.items()))
-
-
-def parse(line: str, path: Path, number: int) -> dict[str, Any]:
-    """A line's JSON object; nothing for an empty line.
-
-    Raises:
-        BadInput: it is not a JSON object.
-    """
-    if not line.strip():
-        return {}
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} line {number}: it is not JSON: {error.msg}") from error
-    if not isinstance(row, dict):
-        raise BadInput(f"{path} line {number}: it is not a JSON object but {type(row).__name__}")
-    return row
-
-
-def merged_text(path: Path) -> str:
-    """The text of a study's runs.jsonl with its parts: what a person put there, then each run's observations."""
-    own = merged_rows(path)
-    there = read_text(path) if path.exists() or not own else ""
-    if not own:
-        return there
-    kept = []
-    for line in (lines := there.splitlines(keepends=True)):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            if line is lines[-1] and not line.endswith("\n"):
-                continue  # half of a line that a crash cut off: other lines would stand behind it
-            row = None  # a person's slip: kept, and named by whoever reads the rows
-        if not (isinstance(row, dict) and run_key(row) in own):
-            kept.append(line.removesuffix("\n"))
-    return "".join(f"{line}\n" for line in (*kept, *own.values()))
-
-
-def gather(path: Path, opening: str) -> None:
-    """Rewrite a study's runs.jsonl from its parts, where that changes it. `opening` is the line a new one begins with.
-
-    Two who gather at once both write a good view; a row that a person adds meanwhile is looked for again before the
-    view is replaced.
-
-    Raises:
-        BadInput: a part is broken, or the folder cannot be written.
-    """
-    for _ in range(_TRIES):
-        before = path.read_bytes() if path.exists() else None
-        text = merged_text(path) if before is not None or merged_rows(path) else ""
-        if not text or text.encode() == before:
-            return
-        if before is None:
-            text = f"{opening}\n{text}"
-        if (path.read_bytes() if path.exists() else None) == before:
-            atomic_write(path, text)
-            return
-
-
-def append_new(path: Path, line: str, *, first: str) -> None:
-    """Append an observation to a file with one writer, unless it holds the same one already."""
-    wanted = run_key(json.loads(line))
-    if all(run_key(row) != wanted for row in _shard_rows(path)):
-        append_line(path, line, first=first)
-
-
-def _shard_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(shard_lines(path), start=1):
-        yield parse(line, path, number)
-
-
 LEDGER_VERSION = 1
+
+_TRIES = 5  # at replacing a view that another process is changing
+
+Key = tuple[str, float, str, str]  # run, tokens, eval set, schedule
 
 
 class WorkEntry(Record):
@@ -171,48 +44,127 @@ class WorkEntry(Record):
     at: str
 
 
-def append_entry(path: Path, work: WorkEntry) -> None:
-    """Append one entry to a ledger.jsonl, which opens with its kind and version."""
-    opening = json.dumps({"kind": "ledger", "version": LEDGER_VERSION, "created_at": now(), "inputs": {}})
-    append_line(path, work.model_dump_json(), first=opening)
+def exists(path: StrPath) -> bool:
+    """Return True if a study's runs.jsonl or ledger.jsonl, or a shard of it, exists."""
+    path = Path(path)
+    return path.exists() or any(shard.exists() for shard in _shards(path))
 
 
-def read_ledger(path: Path) -> tuple[WorkEntry, ...]:
-    """All entries of a ledger.jsonl; of a study's, its runs' own ledgers with it, by run.
+def append_run(path: StrPath, run: Run) -> None:
+    """Append an observation to a runs.jsonl; a new file opens with its kind and version."""
+    append_line(path, run.model_dump_json(exclude_none=True), first=_opening("runs", RUNS_VERSION))
 
-    A last line without its end is still being written and passed over.
+
+def record_run(path: StrPath, run: Run) -> None:
+    """Append an observation to a run's shard unless it is there: the same run, tokens, eval set and schedule.
+
+    A half-written last line, which a crash can leave, does not count and is cut off.
+
+    Raises:
+        BadInput: a line of the shard is broken.
+    """
+    path = Path(path)
+    if run_key(run.model_dump()) not in dict(_shard_rows(path)):
+        append_run(path, run)
+
+
+def gather_runs(path: StrPath) -> None:
+    """Bring a study's runs.jsonl up to date with the observations in its run folders.
+
+    Two processes that gather at once both write a valid view; a row that a person adds meanwhile is kept.
+
+    Raises:
+        BadInput: a shard is broken, or the study cannot be written.
+    """
+    path = Path(path)
+    for _ in range(_TRIES):
+        before = path.read_bytes() if path.exists() else None
+        text = merged_text(path) if before is not None or _merged_rows(path) else ""
+        if not text or text.encode() == before:
+            return
+        if before is None:
+            text = f"{_opening('runs', RUNS_VERSION)}\n{text}"
+        if (path.read_bytes() if path.exists() else None) == before:
+            atomic_write(path, text)
+            return
+
+
+def merged_text(path: Path) -> str:
+    """The text of a study's runs.jsonl merged with its shards: rows that a person added, then each run's observations.
+
+    Raises:
+        BadInput: a line of a shard is broken, or the file cannot be read.
+    """
+    observed = _merged_rows(path)
+    text = read_text(path) if path.exists() or not observed else ""
+    if not observed:
+        return text
+    kept = []
+    for line in (lines := text.splitlines(keepends=True)):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if line is lines[-1] and not line.endswith("\n"):
+                continue  # half of a line that a crash cut off; other rows would follow it
+            row = None  # a person's slip, which `read_runs` names
+        if not (isinstance(row, dict) and run_key(row) in observed):
+            kept.append(line.removesuffix("\n"))
+    return "".join(f"{line}\n" for line in (*kept, *observed.values()))
+
+
+def run_key(row: dict[str, Any]) -> Key | None:
+    """What makes two rows one observation: the same run, tokens, eval set and schedule.
+
+    None for a row that names no run or whose tokens are not a number: it is never merged with another.
+    """
+    tokens = row.get("tokens")
+    if isinstance(tokens, str):
+        try:
+            tokens = parse_size(tokens, "tokens")
+        except BadInput:
+            return None
+    if not row.get("run") or isinstance(tokens, bool) or not isinstance(tokens, int | float):
+        return None
+    if not math.isfinite(tokens):
+        return None
+    return str(row["run"]), float(tokens), str(row.get("eval_set") or ""), str(row.get("schedule") or "")
+
+
+def append_entry(path: StrPath, work: WorkEntry) -> None:
+    """Append an entry to a ledger.jsonl; a new file opens with its kind and version."""
+    append_line(path, work.model_dump_json(), first=_opening("ledger", LEDGER_VERSION))
+
+
+def read_ledger(path: StrPath) -> tuple[WorkEntry, ...]:
+    """All entries of a ledger.jsonl and of the shards beside it, by run.
+
+    A last line without its end is still being written, and is skipped.
 
     Raises:
         BadInput: no such file, a newer version, or a broken line, which is named.
     """
-    files = [part for part in shard_paths(path) if part.exists()]
-    entries = _entries(read_text(path).split("\n")[:-1], path) if path.exists() or not files else []
-    for part in files:
-        entries += _entries(shard_lines(part), part)
+    path = Path(path)
+    shards = [shard for shard in _shards(path) if shard.exists()]
+    entries = []
+    if path.exists() or not shards:
+        entries = [*_entries(read_text(path).split("\n")[:-1], path)]
+    for shard in shards:
+        entries += _entries(_whole_lines(shard), shard)
     return tuple(entries)
 
 
-def _entries(lines: Sequence[str], path: Path) -> list[WorkEntry]:
-    entries = []
-    for number, row in _ledger_rows(lines, path):
-        try:
-            entries.append(WorkEntry.model_validate(row))
-        except ValidationError as error:
-            raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
-    return entries
+def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
+    """The work of each part of each run as one entry: first to last step, with tokens, FLOPs and seconds summed.
 
-
-def read_totals(path: Path) -> tuple[WorkEntry, ...]:
-    """The work of each part of each run as one entry: from its first step to its last, tokens, FLOPs and seconds added up.
-
-    For a ledger of any length: a million rows take seconds, and the memory of their totals.
+    Streams the ledger: a million rows take seconds, and the memory of their totals.
 
     Raises:
         BadInput: as `read_ledger`.
     """
-    files = [part for part in shard_paths(path) if part.exists()]
+    path = Path(path)
+    shards = [shard for shard in _shards(path) if shard.exists()]
     totals: dict[tuple[str, str], dict[str, Any]] = {}
-    for file in [path, *files] if path.exists() or not files else files:
+    for file in [path, *shards] if path.exists() or not shards else shards:
         try:
             with file.open(encoding="utf-8", errors="replace") as lines:
                 _add_up(lines, file, totals)
@@ -224,12 +176,77 @@ def read_totals(path: Path) -> tuple[WorkEntry, ...]:
         raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
-def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], dict[str, Any]]) -> None:
-    """Into `totals`, an entry's fields by run and part; of each part the first entry is checked in full, of the others
-    that they add up.
+def _opening(kind: str, version: int) -> str:
+    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}})
+
+
+def _shards(path: Path) -> list[Path]:
+    """Shards of a study's runs.jsonl or ledger.jsonl, runs/*/NAME, by run; none of any other file."""
+    if path.name not in (RUNS, LEDGER):
+        return []
+    try:
+        names = sorted(entry.name for entry in (path.parent / SHARDS).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [path.parent / SHARDS / name / path.name for name in names if not name.startswith(".")]
+
+
+def _whole_lines(shard: Path) -> list[str]:
+    """Lines of a shard up to the last line end: another machine may be writing the rest. None where it does not exist."""
+    try:
+        data = shard.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise BadInput(f"cannot read {shard}: {error.strerror}") from error
+    return data[: data.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
+
+
+def _shard_rows(shard: Path) -> Iterator[tuple[Key, str]]:
+    """(key, line) of each observation in a shard.
+
+    Raises:
+        BadInput: a line is not a JSON object, or does not say which observation it is.
     """
-    whole = takewhile(lambda line: line.endswith("\n"), lines)  # the last may still be being written
-    for number, row in _ledger_rows(whole, path):
+    for number, line in enumerate(_whole_lines(shard), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{shard} line {number}: it is not JSON: {error.msg}") from error
+        if not isinstance(row, dict):
+            raise BadInput(f"{shard} line {number}: it is not a JSON object but {type(row).__name__}")
+        if "kind" in row:
+            continue
+        key = run_key(row)
+        if key is None:
+            stated = ", ".join(f"{name} {row.get(name)!r}" for name in ("run", "tokens"))
+            raise BadInput(f"{shard} line {number}: {stated}; a row needs a run and a number of tokens")
+        yield key, line
+
+
+def _merged_rows(path: Path) -> dict[Key, str]:
+    """Lines of all shards of a runs.jsonl, in the order of run, tokens and eval set; of equal keys the first."""
+    rows: dict[Key, str] = {}
+    for shard in _shards(path):
+        for key, line in _shard_rows(shard):
+            rows.setdefault(key, line)
+    return dict(sorted(rows.items()))
+
+
+def _entries(lines: Iterable[str], path: Path) -> Iterator[WorkEntry]:
+    for number, row in _ledger_rows(lines, path):
+        try:
+            yield WorkEntry.model_validate(row)
+        except ValidationError as error:
+            raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
+
+
+def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """Add a ledger's entries to `totals`, fields by run and part; only the first entry of each part is validated in full."""
+    complete = takewhile(lambda line: line.endswith("\n"), lines)  # the last may still be being written
+    for number, row in _ledger_rows(complete, path):
         try:
             total = totals.get((row["run"], row["part"]))
             if total is None:
@@ -238,19 +255,18 @@ def _add_up(lines: Iterable[str], path: Path, totals: dict[tuple[str, str], dict
                 continue
             total["from_step"] = min(total["from_step"], row["from_step"])
             total["to_step"] = max(total["to_step"], row["to_step"])
-            total["tokens"] += row["tokens"]
-            total["flops"] += row["flops"]
-            total["wall_s"] += row["wall_s"]
-            total["settings_sha256"] = row["settings_sha256"]
-            total["at"] = row["at"]
+            for name in ("tokens", "flops", "wall_s"):
+                total[name] += row[name]
+            for name in ("settings_sha256", "at"):
+                total[name] = row[name]
         except ValidationError as error:
             raise BadInput(f"{path} line {number}: {first_problem(error)}") from error
         except (KeyError, TypeError) as error:
-            raise BadInput(f"{path} line {number}: it is no entry of a ledger: {error}") from error
+            raise BadInput(f"{path} line {number}: it is not an entry of a ledger: {error}") from error
 
 
 def _ledger_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
-    """(number of the line, its JSON) of each entry; the first line says what file this is."""
+    """(line number, JSON value) of each entry; the first line states the file's kind and version."""
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -260,34 +276,3 @@ def _ledger_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Any]]:
             check_kind(row, "ledger", LEDGER_VERSION, str(path))
         else:
             yield number, row
-
-
-def recorded_flops(entries: tuple[WorkEntry, ...], run: str | None = None) -> float:
-    """Training FLOPs booked, of one run or of all."""
-    return sum(entry.flops for entry in entries if run is None or entry.run == run)
-
-
-def _opening() -> str:
-    return json.dumps({"kind": "runs", "version": RUNS_VERSION, "created_at": now(), "inputs": {}})
-
-
-def append_run(path: Path, run: Run) -> None:
-    """Append one observation to a runs.jsonl, which opens with its kind and version."""
-    append_line(path, run.model_dump_json(exclude_none=True), first=_opening())
-
-
-def record_run(path: Path, run: Run) -> None:
-    """Append an observation unless it is there already: the same run, tokens, eval set and schedule.
-
-    A half-written last line, which a crash can leave, does not count; appending cuts it off.
-    """
-    append_new(path, run.model_dump_json(exclude_none=True), first=_opening())
-
-
-def gather_runs(path: Path) -> None:
-    """Bring a study's runs.jsonl up to date with the observations in its run folders.
-
-    Raises:
-        BadInput: a run's own file is broken, or the study cannot be written.
-    """
-    gather(path, _opening())

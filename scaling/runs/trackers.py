@@ -1,6 +1,6 @@
-"""Rows of runs from what trainers leave behind: Hugging Face's trainer_state.json and TensorBoard's event files.
+"""Rows of runs from the files of trainers: Hugging Face's trainer_state.json and TensorBoard's event files.
 
-Both tell losses and steps, not sizes: a config.json beside them (or in the folder above) tells the parameters.
+Both hold losses and steps but no sizes: the parameters come from a config.json beside them or in a folder above.
 """
 
 import json
@@ -14,7 +14,7 @@ from families import accounting
 from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 
-from ..files import read_text, sha256_file
+from ..files import StrPath, hashes, read_text, sha256_file
 
 STATE = "trainer_state.json"
 
@@ -27,15 +27,17 @@ _TOKEN_TAGS = ("tokens", "train/num_input_tokens_seen", "num_input_tokens_seen",
 _HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
 
 
-def is_tracker(path: Path) -> bool:
-    """A trainer's own file, or a folder of them."""
+def is_tracker(path: StrPath) -> bool:
+    """Return True for a trainer's own file, or a folder."""
+    path = Path(path)
     return path.is_dir() or path.name == STATE or EVENTS in path.name
 
 
-def input_hashes(path: Path) -> dict[str, str]:
-    """SHA-256 of a file of runs, or of each file that a folder of runs is read from, by its place in the folder."""
+def input_hashes(path: StrPath) -> dict[str, str]:
+    """SHA-256 of a file of runs, or of each file that a folder of runs is read from, by its path in the folder."""
+    path = Path(path)
     if not path.is_dir():
-        return {path.name: sha256_file(path)}
+        return hashes([path])
     return {str(file.relative_to(path)): sha256_file(file) for file in _find(path)}
 
 
@@ -59,17 +61,20 @@ def tracker_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _find(folder: Path) -> list[Path]:
-    """One file of each run: a finished trainer's state stands in its folder, its checkpoints repeat the same log."""
+    """One state file of each run: a finished trainer's own, or that of its last checkpoint, which repeats the same log.
+
+    Without any, all event files.
+    """
     states = sorted(folder.rglob(STATE), key=lambda file: (len(file.parts), str(file)))
     kept: dict[Path, Path] = {}
     for file in states:
         owner = file.parent.parent if file.parent.name.startswith("checkpoint-") else file.parent
         if owner not in kept or (kept[owner].parent != owner and _step(file) > _step(kept[owner])):
             kept[owner] = file
-    found = sorted(kept.values()) or sorted(folder.rglob(f"*{EVENTS}*"))
-    if not found:
+    files = sorted(kept.values()) or sorted(folder.rglob(f"*{EVENTS}*"))
+    if not files:
         raise BadInput(f"{folder} holds no {STATE} and no {EVENTS} file")
-    return found
+    return files
 
 
 def _step(file: Path) -> int:
@@ -85,11 +90,12 @@ def _run_name(file: Path) -> str:
 
 
 def _sizes(file: Path) -> dict[str, float]:
-    """Parameters by the config.json beside the file, in the model/ of one of our rungs, or up to two folders above; empty
-    where there is none we know.
+    """Parameters by the config.json beside the file, in the model/ of one of our rungs, or up to two folders above.
+
+    Empty where there is none of a known architecture.
     """
-    near = list(file.parents)[:3]
-    for config in (near[0] / "model" / "config.json", *(folder / "config.json" for folder in near)):
+    folders = list(file.parents)[:3]
+    for config in (folders[0] / "model" / "config.json", *(folder / "config.json" for folder in folders)):
         if config.exists():
             values = json.loads(read_text(config))
             kind = values.get("model_type", "")
@@ -113,32 +119,31 @@ def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
     sizes = _sizes(file)
     per_step = _tokens_per_step(state, sizes)
     last = state.get("max_steps") or state.get("global_step")
-    found = False
-    for entry in state["log_history"]:
-        if not isinstance(entry, dict) or "eval_loss" not in entry:
-            continue
-        found = True
+    evaluations = [
+        entry for entry in state["log_history"] if isinstance(entry, dict) and "eval_loss" in entry
+    ]
+    for entry in evaluations:
         step = entry.get("step", 0)
         tokens = entry.get("num_input_tokens_seen") or (per_step * step if per_step else None)
         if not sizes:
-            yield f"{file}: no config.json of a known architecture beside it tells the parameters"
+            yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
         elif not tokens:
-            yield f"{file}: step {step} tells no tokens: neither num_input_tokens_seen nor total_flos is there"
+            yield f"{file}: step {step} has no count of tokens: neither num_input_tokens_seen nor total_flos"
         else:
             yield {
                 "run": state.get("trial_name") or _run_name(file),
                 **sizes,
                 "tokens": tokens,
                 "loss": entry["eval_loss"],
-                # A schedule of the Trainer ends at max_steps; before that the learning rate is still up.
+                # The Trainer's schedules end at max_steps; before that the learning rate has not decayed.
                 "annealed": bool(last and step >= last),
             }
-    if not found:
+    if not evaluations:
         yield f"{file}: no entry of its log has an eval_loss"
 
 
 def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | None:
-    """From total_flos = 6 · tokens · parameters without embeddings (transformers' floating_point_ops)."""
+    """Tokens per step, from total_flos = 6·tokens·N without embeddings (transformers' floating_point_ops)."""
     flops, steps = state.get("total_flos"), state.get("global_step")
     if not (flops and steps and sizes):
         return None
@@ -146,11 +151,11 @@ def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | 
 
 
 def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
-    """One folder's event files, in the order of their names: a run that was stopped goes on in another file."""
+    """Rows of one folder's event files, in the order of their names: a resumed run continues in another file."""
     losses: dict[int, float] = {}
     tokens: dict[int, float] = {}
-    for one in files:
-        for step, tag, value in read_scalars(one):
+    for events in files:
+        for step, tag, value in read_scalars(events):
             if tag in _LOSS_TAGS:
                 losses[step] = value
             elif tag in _TOKEN_TAGS:
@@ -158,12 +163,12 @@ def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
     file = files[-1]
     sizes = _sizes(file)
     if not losses:
-        yield f"{file}: none of the tags {', '.join(_LOSS_TAGS)} is in it"
+        yield f"{file}: it has none of the tags {', '.join(_LOSS_TAGS)}"
     for step, loss in sorted(losses.items()):
         if not sizes:
-            yield f"{file}: no config.json of a known architecture beside it tells the parameters"
+            yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
         elif step not in tokens:
-            yield f"{file}: step {step} has a loss and no tokens ({', '.join(_TOKEN_TAGS)})"
+            yield f"{file}: step {step} has a loss and none of the tags {', '.join(_TOKEN_TAGS)}"
         else:
             yield {
                 "run": _run_name(file),
@@ -174,27 +179,28 @@ def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
             }
 
 
-def require_tensorboard(asked: str) -> None:
-    """Refuse what needs the `tensorboard` package where it is missing.
+def require_tensorboard(reason: str) -> None:
+    """Check that the `tensorboard` package is installed.
 
     Args:
-        asked: the input that needs it, as the message begins.
+        reason: the input that needs it; the message begins with it.
 
     Raises:
         BadInput: the package is not installed.
     """
     if find_spec("tensorboard") is None:
-        raise BadInput(f"{asked}, which needs TensorBoard: pip install 'scaling-planner[tensorboard]'")
+        raise BadInput(f"{reason}, which needs TensorBoard: pip install 'scaling-planner[tensorboard]'")
 
 
-def read_scalars(file: Path) -> Iterator[tuple[int, str, float]]:
+def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
     """(step, tag, value) of each scalar in a TensorBoard event file.
 
-    A half-written last record, which a running trainer leaves, ends the reading.
+    Stops at a half-written last record, which a running trainer leaves.
 
     Raises:
         BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
     """
+    file = Path(path)
     try:
         size = file.stat().st_size
         with file.open("rb"):
@@ -206,31 +212,31 @@ def read_scalars(file: Path) -> Iterator[tuple[int, str, float]]:
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
-    at = 0
+    offset = 0
     for record in RawEventFileLoader(str(file)).Load():
         try:
             event = Event.FromString(record)
         except DecodeError as error:
-            raise _broken(file, at) from error
-        at += len(record) + _FRAME
-        for one in event.summary.value:
-            value = _scalar(one)
+            raise _broken(file, offset) from error
+        offset += len(record) + _FRAME
+        for summary in event.summary.value:
+            value = _scalar(summary)
             if value is not None:
-                yield event.step, one.tag, value
-    if at < size and not _half_written(file, at):
-        raise _broken(file, at)
+                yield event.step, summary.tag, value
+    if offset < size and not _half_written(file, offset):
+        raise _broken(file, offset)
 
 
-def _broken(file: Path, at: int) -> BadInput:
-    return BadInput(f"{file} is not a TensorBoard event file: broken record at byte {at}")
+def _broken(file: Path, offset: int) -> BadInput:
+    return BadInput(f"{file} is not a TensorBoard event file: broken record at byte {offset}")
 
 
-def _half_written(file: Path, at: int) -> bool:
-    """Whether the record where the loader stopped was cut short (or left as zeros by a power cut), not damaged."""
+def _half_written(file: Path, offset: int) -> bool:
+    """True if the record where the loader stopped was cut short (or left as zeros by a power cut), not damaged."""
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     with file.open("rb") as opened:
-        opened.seek(at)
+        opened.seek(offset)
         rest = opened.read()
     if len(rest) < _HEADER or not rest.strip(b"\0"):
         return True
@@ -249,6 +255,6 @@ def _scalar(value: Any) -> float | None:
 
     try:
         array = make_ndarray(value.tensor)
-    except TypeError:  # a kind of number that NumPy lacks
+    except TypeError:  # a number type that NumPy lacks
         return None
     return float(array.item()) if array.dtype.kind in "fiu" and array.size == 1 else None

@@ -1,27 +1,29 @@
-"""Predicted against actual: sealed predictions scored by the runs that came after."""
+"""Predicted against actual: score the predictions of sealed plans by the runs that came after, in one study or in many."""
 
 import math
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar
 
+from pydantic import Field
+
 from families.units import BadInput
 
-from ..files import Document, Record, hashes
+from ..files import Document, Record, StrPath, hashes
+from ..paths import StudyPaths, open_study
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..runs import Run
 from ..runs.readers import read_runs
-from ..stats import Interval, perplexity
-from ..study import Study
+from ..runs.store import gather_runs
+from ..stats import Z_80, Interval, perplexity
 from .refit import Refit, refit_study
 
-# MERGED DOCSTRINGS
-# How often sealed predictions held, over all studies under a folder.
-Z_80 = 1.2815515655446004  # standard normal quantile at 0.9
+SAME_TOKENS = 1e-3  # relative difference up to which a run has the tokens of its prediction: steps are whole
 
 
 class ComparisonRow(Record):
-    """One sealed prediction and what happened. Losses in nats per token; intervals are of the loss."""
+    """One sealed prediction and its outcome. Losses in nats per token; intervals are of the loss."""
 
     member: str
     tokens: float
@@ -45,22 +47,109 @@ class ComparisonRow(Record):
 
 
 class Comparison(Document):
-    """comparison.json."""
+    """comparison.json: every scored prediction of a study, and the law refitted with the new runs."""
 
     KIND: ClassVar[str] = "comparison"
 
     rows: tuple[ComparisonRow, ...]
     waiting: tuple[str, ...] = ()  # sealed members whose run is not finished
-    refit: Refit | None = None  # what the new runs changed; None where the study has no law of its own
+    refit: Refit | None = None  # None where the study has no law of its own
+    no_refit: str = Field(default="", exclude=True)  # why there is no refit; not in the file
 
     @property
     def mean_bias(self) -> float:
-        """Mean of predicted/actual − 1."""
+        """Mean of predicted/actual − 1 of the loss."""
         return math.fsum(row.error for row in self.rows) / len(self.rows)
 
 
+class Calibration(Record):
+    """Summary of scored predictions. Counts are out of `predictions`; errors are predicted/actual − 1 of the loss."""
+
+    predictions: int
+    studies: int
+    inside_80: int
+    inside_95: int
+    mean_bias: float
+    mean_absolute_error: float
+    largest_absolute_error: float
+    z: tuple[
+        float, ...
+    ]  # (actual − predicted) in the prediction's standard deviations, in the order of the studies
+
+    @property
+    def sentence(self) -> str:
+        """A summary like "80 % intervals held 11 of 14, 95 % intervals 13; mean bias +0.3 %, mean error 0.5 %"."""
+        return (
+            f"80 % intervals held {self.inside_80} of {self.predictions}, 95 % intervals {self.inside_95}; "
+            f"mean bias {100 * self.mean_bias:+.2g} %, mean error {100 * self.mean_absolute_error:.2g} %"
+        )
+
+
+def compare_study(study: StudyPaths | StrPath) -> Comparison:
+    """Score a study's sealed plan by its runs, refit its law with them, and write comparison.json.
+
+    Brings the study's runs.jsonl up to date too. Where the law cannot be refitted, `Comparison.no_refit` says why.
+
+    Args:
+        study: the folder of a study, or its paths.
+
+    Returns:
+        what was written to comparison.json.
+
+    Raises:
+        BadInput: the seal is broken or missing, or none of its members is finished; nothing is written then.
+    """
+    paths = study if isinstance(study, StudyPaths) else open_study(Path(study))
+    plan = open_seal(paths.plan)
+    runs = read_runs(paths.runs)
+    comparison = compare(plan, runs)
+    gather_runs(paths.runs)
+    update: dict[str, object] = {"inputs": hashes((paths.plan, paths.runs))}
+    try:
+        update["refit"] = refit_study(paths, plan, runs, [row.run for row in comparison.rows])
+    except BadInput as error:
+        update["no_refit"] = str(error)
+    comparison = comparison.model_copy(update=update)
+    comparison.write(paths.comparison)
+    return comparison
+
+
+def compare(
+    plan: PlanFile | StrPath, runs: Sequence[Run] | StrPath, inputs: Mapping[str, str] | None = None
+) -> Comparison:
+    """Score every prediction of a sealed plan whose run is finished.
+
+    Args:
+        plan: a sealed plan, or its file.
+        runs: runs, or a file that `read_runs` reads.
+        inputs: SHA-256 of each file behind the comparison, by name; default: those of the files that are given.
+
+    Raises:
+        BadInput: the plan is not sealed, its file was edited after sealing, or none of its members is finished.
+    """
+    files = [Path(source) for source in (plan, runs) if isinstance(source, str | PathLike)]
+    if isinstance(plan, str | PathLike):
+        plan = open_seal(Path(plan))
+    if isinstance(runs, str | PathLike):
+        runs = read_runs(runs)
+    rows: list[ComparisonRow] = []
+    waiting: list[str] = []
+    missing: list[BadInput] = []
+    for prediction in sealed_predictions(plan):
+        try:
+            rows.append(score(prediction, run_for(prediction, runs)))
+        except BadInput as error:
+            waiting.append(prediction.member)
+            missing.append(error)
+    if not rows:
+        raise missing[0]
+    return Comparison(
+        rows=tuple(rows), waiting=tuple(waiting), inputs=hashes(files) if inputs is None else dict(inputs)
+    )
+
+
 def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
-    """One row: the prediction against the annealed run of the same member and tokens."""
+    """Score a prediction by the annealed run of the same member and tokens."""
     low, high = prediction.interval_80
     deviation = (high - low) / (2 * Z_80)
     return ComparisonRow(
@@ -87,126 +176,81 @@ def score(prediction: SealedPrediction, run: Run) -> ComparisonRow:
 
 
 def run_for(prediction: SealedPrediction, runs: Sequence[Run]) -> Run:
-    """The annealed run that the prediction is about: the same parameters, and tokens within one part in a thousand.
+    """The last annealed run with the parameters of a prediction, and its tokens within one part in a thousand.
 
     Raises:
-        BadInput: there is none yet.
+        BadInput: no such run is finished.
     """
-    found = [
+    matches = [
         run
         for run in runs
-        if run.annealed and run.params == prediction.params and abs(run.tokens / prediction.tokens - 1) < 1e-3
+        if run.annealed
+        and run.params == prediction.params
+        and abs(run.tokens / prediction.tokens - 1) < SAME_TOKENS
     ]
-    if not found:
+    if not matches:
         raise BadInput(
             f"no run of {prediction.member} with {prediction.tokens:g} tokens is finished; train it first"
         )
-    return found[-1]
+    return matches[-1]
 
 
-def compare(plan: PlanFile, runs: Sequence[Run], inputs: Mapping[str, str]) -> Comparison:
-    """Score every prediction of a sealed plan whose run is finished.
+def comparisons_under(folder: StrPath) -> dict[str, Comparison]:
+    """Read every comparison.json at or below a folder.
 
-    Raises:
-        BadInput: the plan is not sealed, or none of its members is finished.
-    """
-    rows: list[ComparisonRow] = []
-    waiting: list[str] = []
-    missing: list[BadInput] = []
-    for prediction in sealed_predictions(plan):
-        try:
-            rows.append(score(prediction, run_for(prediction, runs)))
-        except BadInput as error:
-            waiting.append(prediction.member)
-            missing.append(error)
-    if not rows:
-        raise missing[0]
-    return Comparison(rows=tuple(rows), waiting=tuple(waiting), inputs=dict(inputs))
-
-
-def compare_study(place: Study) -> tuple[Comparison, str]:
-    """Open a study's seal, score it, and refit with the new runs: (comparison, why there is no refit or "").
+    Returns:
+        comparisons by the path of their study relative to the folder, in the order of names.
 
     Raises:
-        BadInput: the seal is broken or missing, or none of its members is finished.
+        BadInput: there is none, one is broken, or one states another prediction than the sealed plan beside it.
     """
-    plan = open_seal(place.plan)
-    runs = read_runs(place.runs).runs
-    found = compare(plan, runs, hashes((place.plan, place.runs)))
-    try:
-        changed = refit_study(place, plan, runs, [row.run for row in found.rows])
-    except BadInput as error:
-        return found, str(error)
-    return found.model_copy(update={"refit": changed}), ""
-
-
-class Calibration(Record):
-    """A running score of scored predictions. Shares are of `predictions`; errors are predicted/actual − 1 of the loss."""
-
-    predictions: int
-    studies: int
-    inside_80: int
-    inside_95: int
-    mean_bias: float
-    mean_absolute_error: float
-    largest_absolute_error: float
-    z: tuple[
-        float, ...
-    ]  # (actual − predicted) in standard deviations of the prediction, in the order of the studies
-
-    @property
-    def sentence(self) -> str:
-        """ "80 % intervals held 11 of 14; mean bias +0.3 %"."""
-        return (
-            f"80 % intervals held {self.inside_80} of {self.predictions}, 95 % intervals {self.inside_95}; "
-            f"mean bias {100 * self.mean_bias:+.2g} %, mean error {100 * self.mean_absolute_error:.2g} %"
-        )
-
-
-def comparisons_under(folder: Path) -> dict[str, Comparison]:
-    """Every comparison.json at or below a folder, by the study's path from there, in the order of names.
-
-    Raises:
-        BadInput: there is none, one is broken, or one tells another prediction than the sealed plan beside it.
-    """
-    found = {}
+    folder = Path(folder)
+    comparisons = {}
     for path in sorted(folder.rglob("comparison.json")):
-        one = Comparison.read(path)
-        check_seal(path, one)
-        found[str(path.parent.relative_to(folder))] = one
-    if not found:
+        comparison = Comparison.read(path)
+        check_seal(path, comparison)
+        comparisons[str(path.parent.relative_to(folder))] = comparison
+    if not comparisons:
         raise BadInput(
             f"{folder} holds no comparison.json, at any depth; run scaling compare in a study first"
         )
-    return found
+    return comparisons
 
 
-def check_seal(path: Path, found: Comparison) -> None:
-    """Hold a comparison against the sealed plan beside it, where there is one.
+def check_seal(path: Path, comparison: Comparison) -> None:
+    """Check a comparison against the sealed plan beside its file, where there is one.
 
     Raises:
-        BadInput: the seal is broken, or a row tells another prediction than was sealed.
+        BadInput: the seal is broken, or a row states another prediction than was sealed.
     """
     plan = path.with_name("plan.json")
     if not plan.exists():
         return
     sealed = {(one.member, one.tokens): one for one in sealed_predictions(open_seal(plan))}
-    for row in found.rows:
-        promised = sealed.get((row.member, row.tokens))
-        if promised is None or (promised.loss, promised.interval_80) != (row.predicted_loss, row.interval_80):
+    for row in comparison.rows:
+        prediction = sealed.get((row.member, row.tokens))
+        if prediction is None or (prediction.loss, prediction.interval_80) != (
+            row.predicted_loss,
+            row.interval_80,
+        ):
             raise BadInput(
                 f"{path} says that {row.member} was predicted {row.predicted_loss:g}, which {plan} did not seal; "
                 "run scaling compare in that study again"
             )
 
 
-def calibrate(comparisons: Sequence[Comparison]) -> Calibration:
-    """Score all predictions together.
+def calibrate(comparisons: Sequence[Comparison] | StrPath) -> Calibration:
+    """Summarise how often sealed predictions held, over all comparisons together.
+
+    Args:
+        comparisons: comparisons, or a folder whose comparison.json files are read at any depth.
 
     Raises:
-        BadInput: no predictions.
+        BadInput: there are no predictions; or see `comparisons_under`.
     """
-    rows: list[ComparisonRow] = [row for comparison in comparisons for row in comparison.rows]
+    if isinstance(comparisons, str | PathLike):
+        comparisons = tuple(comparisons_under(comparisons).values())
+    rows = [row for comparison in comparisons for row in comparison.rows]
     if not rows:
         raise BadInput("there are 0 scored predictions; calibration needs at least 1")
     errors = [row.error for row in rows]

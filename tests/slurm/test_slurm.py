@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
-from scaling.study import Study
 from train.slurm.submit import Submission
 
 from ..small_plan import planned, small_study
@@ -148,7 +148,7 @@ def go_on(pid, number, told, seconds=60):
 
 def undisturbed(folder, study, run):
     """Another study with the same text, and a run that is to compute its steps as this one did."""
-    other = Study(folder / "undisturbed")
+    other = StudyPaths(folder / "undisturbed")
     other.run_folder(run).mkdir(parents=True)
     (other.folder / "data").symlink_to(study.data)
     shutil.copy(study.run_folder(run) / "run.json", other.run_folder(run))

@@ -1,4 +1,4 @@
-"""Tokens on disk as windows, and batches as a function of (seed, step)."""
+"""Tokens on disk: their manifest (data.json), windows, and batches as a function of (seed, step)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,9 @@ from numpy.typing import NDArray
 from families.units import BadInput, format_size
 from scaling.files import Document, Record
 
-# MERGED DOCSTRINGS
-# data.json: what the tokens of a study were made from, how to read them, and whether they are enough.
-
 
 class SourceFile(Record):
-    """One file of text: its name, its bytes and their hash, and the split it went to."""
+    """A source file: name, size, hash, and the split it belongs to."""
 
     name: str
     bytes: int
@@ -26,14 +23,14 @@ class SourceFile(Record):
 
 
 class Shard(Record):
-    """One file of tokens."""
+    """A file of tokens."""
 
     name: str
     tokens: int
 
 
 class DataManifest(Document):
-    """data.json: what the tokens were made from, and how to read them."""
+    """data.json: sources of the tokens, and how to read them."""
 
     KIND: ClassVar[str] = "data"
 
@@ -41,7 +38,7 @@ class DataManifest(Document):
     tokenizer: str
     vocab_size: int  # of the tokenizer; a model's may be larger
     eos_token_id: int
-    mask_token_id: int | None = None  # where the text was prepared for masked language modelling
+    mask_token_id: int | None = None  # if the text was prepared for masked language modelling
     dtype: Literal["uint16", "uint32"]
     held_out: float
     train: tuple[Shard, ...]
@@ -53,23 +50,23 @@ class DataManifest(Document):
 
     @property
     def train_tokens(self) -> int:
-        """Distinct tokens to train on."""
+        """Number of tokens in the training split."""
         return sum(shard.tokens for shard in self.train)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """The least that a run can use: a batch of windows to train on and one window to evaluate on."""
+    """Least text for a run: a batch of training windows and one held-out window."""
 
     n_positions: int
     batch_size: int
 
 
 def check_enough(manifest: DataManifest, need: Need | None) -> None:
-    """Refuse text that is too small to split, or for one batch.
+    """Check that the text is large enough to split and for one batch.
 
     Raises:
-        BadInput: saying what there is and what is needed.
+        BadInput: it is not; names the available and the needed amount.
     """
     if not manifest.train or manifest.heldout.tokens < 2:
         raise BadInput(
@@ -90,16 +87,16 @@ def check_enough(manifest: DataManifest, need: Need | None) -> None:
         )
 
 
-_DRAW = 0  # seed of the choice of a fraction of the windows
+_SUBSET_SEED = 0  # of the choice of a fraction of the windows
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Tokens on disk, mapped into memory, seen as windows of n_positions + 1 that overlap by one token."""
+    """Memory-mapped tokens as windows of n_positions + 1 tokens that overlap by one."""
 
     maps: tuple[NDArray[Any], ...]
     n_positions: int
-    chosen: NDArray[np.int64] | None = None  # the windows that there are; None stands for all
+    chosen: NDArray[np.int64] | None = None  # indices of the windows used; None for all
 
     @staticmethod
     def open(
@@ -108,10 +105,14 @@ class Tokens:
         """Map the shards.
 
         Args:
-            fraction: of the windows, drawn alike for every run: a smaller fraction's are among a larger one's.
+            folder: folder of the shards.
+            shards: the shards.
+            dtype: number format of the tokens.
+            n_positions: context length.
+            fraction: share of the windows, the same for every run; a smaller share is a subset of a larger one.
 
         Raises:
-            BadInput: a shard is missing, or not as long as the manifest says.
+            BadInput: a shard is missing, or its length differs from the manifest's.
         """
         maps = []
         for shard in shards:
@@ -123,11 +124,11 @@ class Tokens:
             if len(mapped) != shard.tokens:
                 raise BadInput(f"{path} holds {len(mapped)} tokens; data.json says {shard.tokens}")
             maps.append(mapped)
-        whole = Tokens(tuple(maps), n_positions)
+        full = Tokens(tuple(maps), n_positions)
         if fraction == 1:
-            return whole
-        taken = _taken(len(whole), fraction)
-        chosen = np.sort(np.random.default_rng(_DRAW).permutation(len(whole))[:taken]).astype(np.int64)
+            return full
+        taken = _taken(len(full), fraction)
+        chosen = np.sort(np.random.default_rng(_SUBSET_SEED).permutation(len(full))[:taken]).astype(np.int64)
         return Tokens(tuple(maps), n_positions, chosen)
 
     def __len__(self) -> int:
@@ -137,7 +138,7 @@ class Tokens:
         return [(len(mapped) - 1) // self.n_positions for mapped in self.maps]
 
     def windows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Windows of those indices, shape (len(indices), n_positions + 1)."""
+        """Return the windows of these indices, shape (len(indices), n_positions + 1)."""
         if self.chosen is not None:
             indices = self.chosen[indices]
         starts = np.cumsum([0, *self._counts()])
@@ -154,7 +155,7 @@ def _taken(count: int, fraction: float) -> int:
 
 
 def count_windows(manifest: DataManifest, n_positions: int, fraction: float = 1.0) -> int:
-    """How many training windows `Tokens.open` would give."""
+    """Return the number of training windows that `Tokens.open` gives."""
     return _taken(sum((shard.tokens - 1) // n_positions for shard in manifest.train), fraction)
 
 
@@ -164,22 +165,28 @@ def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
-    """The batch of a step, shape (batch_size, n_positions + 1): a function of (seed, step), so resuming is a seek.
+    """Return the batch of a step, shape (batch_size, n_positions + 1), a function of (seed, step), so resuming is a seek.
 
-    Windows are drawn without replacement within an epoch, in an order of the epoch's own.
+    Windows are drawn without replacement within an epoch, each epoch in its own order.
+
+    Args:
+        tokens: the training windows.
+        batch_size: windows per step.
+        seed: seed of the run.
+        step: the step, from 0.
     """
     count = len(tokens)
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     indices = np.empty(batch_size, dtype=np.int64)
     for epoch in np.unique(positions // count).tolist():
-        here = positions // count == epoch
-        indices[here] = _epoch_order(count, seed, epoch)[positions[here] % count]
+        in_epoch = positions // count == epoch
+        indices[in_epoch] = _epoch_order(count, seed, epoch)[positions[in_epoch] % count]
     return tokens.windows(indices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedText:
-    """The tokens a run reads: training windows, held-out windows, and the manifest of both."""
+    """The text of a run: training windows, held-out windows, and their manifest."""
 
     folder: Path
     manifest: DataManifest
@@ -188,14 +195,21 @@ class TokenizedText:
 
     @property
     def tokenizer(self) -> Path:
-        """The file of the tokenizer that made them."""
+        """The tokenizer's tokenizer.json."""
         return self.folder / "tokenizer.json"
 
     @staticmethod
     def open(
         folder: Path, manifest: DataManifest, n_positions: int, fraction: float = 1.0
     ) -> "TokenizedText":
-        """Map both splits; of the training windows a fraction."""
+        """Map both splits.
+
+        Args:
+            folder: folder of the tokens.
+            manifest: its data.json.
+            n_positions: context length.
+            fraction: share of the training windows.
+        """
         return TokenizedText(
             folder=folder,
             manifest=manifest,

@@ -1,4 +1,7 @@
-"""Text into tokens on disk, once, with a manifest of what they were made from."""
+"""Preparation of text: encoded once into token shards on disk, with a manifest of their sources.
+
+Also finds a model and its data for validation; without torch, so that a wrong name is reported at once.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +34,6 @@ from .text import (
     train_tokenizer,
 )
 
-# MERGED DOCSTRINGS
-# Texts into shards of tokens, a few megabytes at a time.
-# Which model is measured again, and on which data: found before torch is loaded, so that a wrong name is said at once.
-
 SHARD_TOKENS = 2**28
 
 
@@ -49,7 +48,7 @@ class _Written:
 
 
 class Encoder:
-    """Writes the tokens of texts, each closed by the end of text, into shards."""
+    """Writes the tokens of texts into shards, each text followed by the end-of-text token."""
 
     def __init__(
         self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
@@ -77,7 +76,7 @@ class Encoder:
         return _Written(tuple(shards), bytes_read, words)
 
     def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
-        """Pieces to encode together, and whether each closes its document."""
+        """Yield lists of pieces to encode together, each with True if it ends its document."""
         pieces: list[str] = []
         ends: list[bool] = []
         characters = 0
@@ -108,7 +107,7 @@ class Encoder:
 
 
 def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Each chunk, and whether it is the last."""
+    """Yield each chunk, with True for the last."""
     before: str | None = None
     for chunk in chunks:
         if before is not None:
@@ -227,7 +226,7 @@ def prepare(
 
 
 def check_data(data: str) -> None:
-    """Refuse a path without text before anything else is done; what is fetched is looked for when it is.
+    """Check a path for text before anything else is done; data to download is checked when it is fetched.
 
     Raises:
         BadInput: there is no such path, or no file of text below it.
@@ -239,7 +238,7 @@ def check_data(data: str) -> None:
 def _texts(
     data: str, validation: str | None, study: Path, report: Progress
 ) -> tuple[list[SourceText], frozenset[str]]:
-    """The texts, and the names of those that are held out because somebody said so."""
+    """Return all texts, and the names of those explicitly held out."""
     found = hub_set(data)
     stored = study / "fetched"
     held: str | Path | None = None if validation is None else local_text(validation, stored, report)
@@ -267,7 +266,7 @@ def _texts(
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """Which text is for what: whole files, or one file cut in two."""
+    """Split of the text into training and held-out text: whole files, or one file cut in two."""
 
     texts: tuple[SourceText, ...]
     held: tuple[SourceText, ...]
@@ -275,7 +274,7 @@ class _Split:
 
     @classmethod
     def of(cls, texts: Sequence[SourceText], share: float, named: frozenset[str] = frozenset()) -> "_Split":
-        """By a share, unless the names of the held-out texts are given."""
+        """Return the split by a share, or by the names of the held-out texts if given."""
         if named:
             return cls(
                 tuple(text for text in texts if text.name not in named),
@@ -308,7 +307,7 @@ class _Split:
 
 
 def prepare_planned(plan: PlanFile, folder: Path, data: str | None, tokenizer: str | None) -> None:
-    """Tokenise the text of a plan's members into a folder, or take what is there.
+    """Tokenise the text of a plan's members into a folder, or use the tokens that are there.
 
     Raises:
         BadInput: there is none, and none was given; or as `prepare`.
@@ -324,11 +323,11 @@ def prepare_planned(plan: PlanFile, folder: Path, data: str | None, tokenizer: s
 
 DATA = "data.json"
 
-ABOVE = 5  # folders above a model in which its data may lie
+MAX_PARENTS = 5  # parent folders of a model that are searched for its data
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder to load: itself, a rung's model, or the model of a run's longest rung.
+    """Return the folder to load: the folder itself, a rung's model, or the model of a run's longest rung.
 
     Raises:
         BadInput: there is no config.json in any of them.
@@ -341,14 +340,14 @@ def model_folder(folder: Path) -> Path:
 
 
 def find_prepared_data(place: Path, data: str | None) -> Path | None:
-    """The folder of prepared tokens: the one that is named, or the nearest above the model; None where there is none.
+    """Return the folder of prepared tokens: the given one, or the nearest above the model; None if there is none.
 
     Raises:
         BadInput: what is named is neither such a folder nor a text.
     """
-    above = [parent / "data" for parent in list(place.resolve().parents)[:ABOVE]]
+    above = [parent / "data" for parent in list(place.resolve().parents)[:MAX_PARENTS]]
     named = above if data is None else [Path(data), Path(data) / "data"]
     found = next((folder for folder in named if (folder / DATA).is_file()), None)
     if found is None and data is not None and not is_url(data):
-        find_texts(data)  # which says what is wrong with a path
+        find_texts(data)  # raises with the reason for a wrong path
     return found

@@ -1,4 +1,7 @@
-"""Object stores by URL, such as s3://bucket/text, through fsspec: text is fetched once, finished models are written.
+"""Remote text: object stores by URL (fsspec), and data sets of the Hugging Face hub (extra `hub`).
+
+Text of a store such as s3://bucket/text is fetched once, and finished models can be exported. Data sets are written once
+as JSONL, one document a line.
 
 fsspec comes with torch; what speaks to a store is an extra of its own (`pip install 'scaling-planner[s3]'`).
 """
@@ -25,21 +28,18 @@ from scaling.files import (
     sha256_bytes,
     sync_file,
 )
-from scaling.study import safe_name
+from scaling.paths import safe_name
 
 from ..rung import MODEL, RUNG, RungFile, finished_rungs
 from .text import SUFFIXES
 
-# MERGED DOCSTRINGS
-# Data sets of the Hugging Face hub by name, written once as JSONL: one document a line. Needs the extra `hub`.
-
 FETCHED = "fetched.json"
 
-ROOM = 2**26  # bytes left free beside what is fetched
+ROOM = 2**26  # bytes to leave free after fetching
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)", re.IGNORECASE | re.DOTALL)
 
-# Here a folder is a part of a name, and making one would make a bucket of a slip of the hand.
+# In object stores a folder is part of a name; making one could create a bucket from a typing error.
 _OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oci", "oss", "r2"})
 
 _EXTRAS = {
@@ -63,7 +63,7 @@ class FetchedFile(Record):
 
 
 class Fetched(Document):
-    """fetched.json, written last: what a URL held when it was copied."""
+    """fetched.json, written last: the objects of a URL when it was copied."""
 
     KIND: ClassVar[str] = "fetched"
 
@@ -72,12 +72,12 @@ class Fetched(Document):
 
 
 def is_url(where: str) -> bool:
-    """Whether it is a URL and no path."""
+    """Return True for a URL, False for a path."""
     return _URL.fullmatch(where) is not None
 
 
 def local_text(data: str, folder: Path, progress: Progress = lambda what, share: None) -> str:
-    """The same text as a path: data itself, or the copy below `folder` of what its URL holds, made once.
+    """Return a path to the text: `data` itself, or a local copy of its URL below `folder`, made once.
 
     Raises:
         BadInput: a store that is not known, cannot be reached or holds no text, or a disk that is too small.
@@ -108,7 +108,7 @@ def local_text(data: str, folder: Path, progress: Progress = lambda what, share:
 
 
 def _fetch(store: Any, name: str, path: Path, data: str) -> None:
-    """Copy one object under a temporary name, and rename it when it is whole."""
+    """Copy one object under a temporary name, and rename it when complete."""
     with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -124,7 +124,7 @@ def _whole(path: Path, size: int) -> bool:
 
 
 def _below(name: str, root: str, data: str) -> str:
-    """An object's name below the URL, as a path that cannot leave the folder.
+    """Return an object's name below the URL, as a path that cannot leave the folder.
 
     Raises:
         BadInput: it would.
@@ -147,7 +147,7 @@ def _check_room(place: Path, needed: int, data: str) -> None:
 
 
 def check_export(url: str) -> None:
-    """Nothing, where a store takes what is written; said before the training and not after it.
+    """Check that a store is writable, before training rather than after it.
 
     Raises:
         BadInput: it is no URL, or cannot be written.
@@ -165,7 +165,7 @@ def check_export(url: str) -> None:
 
 
 def export_runs(study: Path, runs: Iterable[str], url: str) -> tuple[str, ...]:
-    """Export every finished rung of some runs of a study; the places that were written.
+    """Export all finished rungs of some runs of a study; returns the URLs written.
 
     Raises:
         RunFailed: as `export`.
@@ -178,9 +178,9 @@ def export_runs(study: Path, runs: Iterable[str], url: str) -> tuple[str, ...]:
 
 
 def export(rungs: tuple[Path, ...], url: str) -> tuple[str, ...]:
-    """Copy the models of finished rungs to URL/RUN/RUNG/, rung.json last; one that is there already is left alone.
+    """Copy the models of finished rungs to URL/RUN/RUNG/, rung.json last; existing ones are kept.
 
-    Returns the places that were written.
+    Returns the URLs written.
 
     Raises:
         RunFailed: it cannot be written; the models are whole where they were made.
@@ -218,7 +218,7 @@ def _make_folder(store: Any, path: str) -> None:
 
 
 def _open(key: str, url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path on it."""
+    """Return the file system of a URL, and the path on it."""
     match = _URL.fullmatch(url)
     assert match is not None
     if "@" in match[2].split("/", 1)[0] and match[1].lower() not in ("abfs", "abfss"):
@@ -234,7 +234,7 @@ def _open(key: str, url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _speaking(key: str, url: str, doing: str) -> Iterator[None]:
-    """Turn what the many libraries of stores raise into one line.
+    """Convert the errors of store libraries to one clear line.
 
     Raises:
         BadInput: for every error.
@@ -254,12 +254,12 @@ def _speaking(key: str, url: str, doing: str) -> Iterator[None]:
 
 
 def first_error_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Return an error's message on one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-SHARD_CHARACTERS = 10**8  # of one file of documents: a split by files needs many, and none is read whole
+SHARD_CHARACTERS = 10**8  # per file of documents: a split by files needs several
 
 PREFIX = "hub:"
 
@@ -268,7 +268,7 @@ _HEADING = re.compile(r" ?= [^=].*[^=] = ?\n?|= [^=] = ?\n?")  # " = Title = ", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSet:
-    """A data set on the hub. held_out: the split that people evaluate on; None where there is none.
+    """A data set on the hub. held_out: the split commonly used for evaluation; None without one.
 
     articles: rows are lines, and a line that is a title begins a document; else a row is a document.
     """
@@ -292,7 +292,7 @@ KNOWN = {
 
 
 def hub_set(data: str) -> HubSet | None:
-    """The data set that a name stands for: a known one, or hub:OWNER/NAME[:CONFIG]; None where it is a path."""
+    """Return the data set of a name: a known one, or hub:OWNER/NAME[:CONFIG]; None for a path."""
     if data.startswith(PREFIX):
         path, _, config = data.removeprefix(PREFIX).partition(":")
         if not path:
@@ -323,7 +323,7 @@ def fetch(data: str, found: HubSet, folder: Path) -> tuple[Path, Path | None]:
 def _load(data: str, found: HubSet) -> Any:
     answers = hub_answers()
     if not answers:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # what was downloaded before is still found, without waiting
+        os.environ["HF_HUB_OFFLINE"] = "1"  # downloaded data sets are found in the cache without waiting
     try:
         import datasets
     except ImportError as error:
@@ -332,7 +332,9 @@ def _load(data: str, found: HubSet) -> Any:
         ) from error
     try:
         return datasets.load_dataset(found.path, found.config)
-    except Exception as error:  # the library raises many kinds, and all mean that the data is not to be had
+    except (
+        Exception
+    ) as error:  # the library raises many kinds, all of which mean that the data is unavailable
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if not answers:
             reason = "it was not downloaded to this machine before, and the hub cannot be reached"
@@ -381,7 +383,7 @@ NETWORK_SECONDS = (
 
 
 def hub_answers() -> bool:
-    """Whether the hub (HF_ENDPOINT) can be reached now; the proxies of the environment are used."""
+    """Return True if the hub (HF_ENDPOINT) can be reached now, through the environment's proxies."""
     if os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "on", "yes", "true"):
         return False
     heard = threading.Event()
@@ -392,7 +394,7 @@ def hub_answers() -> bool:
             with urllib.request.urlopen(endpoint, timeout=NETWORK_SECONDS):  # noqa: S310, the user's own endpoint
                 heard.set()
         except urllib.error.HTTPError:
-            heard.set()  # an answer, if not a kind one
+            heard.set()  # an error status is an answer too
         except OSError:
             return
 

@@ -1,4 +1,4 @@
-"""Text on disk: which files, in which pieces, and which of them are held out."""
+"""Text on disk: its files, chunks and held-out split; byte-level BPE tokenizers, trained or loaded."""
 
 import hashlib
 import json
@@ -12,9 +12,6 @@ from typing import Any, TextIO
 
 from families.units import BadInput
 
-# MERGED DOCSTRINGS
-# Byte-level BPE: trained on the text at hand, or read from where people keep one.
-
 SUFFIXES = (".txt", ".md", ".py", ".jsonl", ".parquet")
 
 CHUNK_CHARACTERS = 2**22
@@ -26,14 +23,14 @@ _TESTS = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """A file of text and the name it goes by."""
+    """A text file and its name in the data set."""
 
     name: str
     path: Path
 
 
 def dataset_name(data: str) -> str:
-    """What people call a text: its folder, or its file without the ending; a file that is called as a split is its folder's."""
+    """Return the display name of a text: its folder, or its file without the extension; a split file is named by its folder."""
     path = Path(data)
     if path.stem in _SPLITS and path.suffix in SUFFIXES and path.parent.name:
         return path.parent.name  # wikitext-2/test.txt
@@ -42,7 +39,7 @@ def dataset_name(data: str) -> str:
 
 
 def find_texts(data: str) -> list[SourceText]:
-    """The files of text under a path; `stdlib` is the running interpreter's library without its tests.
+    """Return the text files under a path; `stdlib` is the running interpreter's library without its tests.
 
     Raises:
         BadInput: there is no such path, or no file of text below it.
@@ -71,7 +68,7 @@ def find_texts(data: str) -> list[SourceText]:
 
 
 def read_chunks(text: SourceText) -> Iterator[str]:
-    """A file's text in pieces that end at a line; .jsonl gives the field `text`, .parquet its column `text`.
+    """Yield a file's text in pieces that end at a line; .jsonl gives the field `text`, .parquet its column `text`.
 
     A document without text is none, and a mark of the byte order at the start of a file is not text.
     """
@@ -100,7 +97,7 @@ def _reading(path: Path, newline: str = "") -> Iterator[TextIO]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines that end at a line feed alone: JSON may hold the other characters that end a line as they are."""
+    """Yield lines that end at a line feed only: JSON may contain other line separators unescaped."""
     with _reading(path, newline="\n") as file:
         yield from file
 
@@ -111,7 +108,7 @@ def _text_field(line: str, where: str) -> str:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # a number of 5,000 digits and lists in lists are errors too
+    ) as error:  # numbers of 5,000 digits and deeply nested lists raise other errors
         raise BadInput(f"{where} is not JSON: {getattr(error, 'msg', error)}") from error
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         raise BadInput(f"{where} has no field 'text' holding a string")
@@ -146,11 +143,13 @@ def _parquet(text: SourceText) -> Iterator[str]:
         raise BadInput(f"cannot read {text.path}: {str(error).splitlines()[0]}") from error
 
 
-LARGEST_SHARE = 1 / 8  # of the held-out text that one file may be, so that no single file decides the loss
+LARGEST_SHARE = (
+    1 / 8
+)  # largest share of a file in the held-out text, so that no single file dominates the loss
 
 
 def split_texts(texts: Sequence[SourceText], share: float) -> tuple[list[SourceText], list[SourceText]]:
-    """Hold out whole files, in the order of their names' hashes, until `share` of the bytes; the rest is for training.
+    """Hold out whole files, in the order of their names' hashes, until `share` of the bytes is reached; the rest is for training.
 
     A split by file keeps near-copies within a file on one side. A file that alone would be more than an eighth of the
     held-out text is trained on, unless all are so. With one file there is no such split: see `prepare`.
@@ -169,7 +168,7 @@ def split_texts(texts: Sequence[SourceText], share: float) -> tuple[list[SourceT
 
 
 def fingerprint(path: Path) -> tuple[int, str]:
-    """Size in bytes and SHA-256 of a file."""
+    """Return size in bytes and SHA-256 of a file."""
     try:
         with path.open("rb") as file:
             return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
@@ -178,7 +177,7 @@ def fingerprint(path: Path) -> tuple[int, str]:
 
 
 def cut_text(text: SourceText, share: float) -> tuple[list[str], list[str]]:
-    """One file: its last `share` of lines or documents, by characters, is held out."""
+    """Split one file: its last `share` of lines or documents, by characters, is held out."""
     documents = holds_documents(text)
     parts = [
         part for chunk in read_chunks(text) for part in ([chunk] if documents else chunk.splitlines(True))
@@ -193,12 +192,12 @@ def cut_text(text: SourceText, share: float) -> tuple[list[str], list[str]]:
 
 
 def holds_documents(text: SourceText) -> bool:
-    """Whether each piece of the file is a document of its own."""
+    """Return True if each piece of the file is a document."""
     return text.path.suffix.lower() in (".jsonl", ".parquet")
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Lines as a few pieces of about CHUNK_CHARACTERS, so that merges across lines are seen as in the whole."""
+    """Join lines to pieces of about CHUNK_CHARACTERS, so that merges across lines are found as in the full text."""
     size = sum(map(len, lines))
     step = max(1, len(lines) * CHUNK_CHARACTERS // max(1, size))
     return ["".join(lines[start : start + step]) for start in range(0, len(lines), step)]
@@ -214,17 +213,17 @@ ENDS = (
     "</s>",
     "[SEP]",
     "<eos>",
-)  # what closes a document, by the first that is there
+)  # end of text, the first that a tokenizer has
 
 MASKS = (MASK, "<mask>", "<|mask|>")
 
-LONGEST = 1024  # characters of one kind, in training: 100,000 in a row, an image in base64, take 6 s and 300,000 a minute
+LONGEST = 1024  # characters of a word in BPE training: one of 100,000 (an image in base64) takes 6 s, one of 300,000 a minute
 
 _RUN = re.compile(rf"\S{{{LONGEST}}}|\s{{{LONGEST}}}")
 
 
 def special_token(tokenizer: Any, names: tuple[str, ...]) -> int:
-    """The number of the first of these tokens that the tokenizer has; the first is added where it has none."""
+    """Return the id of the first of these tokens that the tokenizer has; if it has none, the first is added."""
     for name in names:
         number = tokenizer.token_to_id(name)
         if number is not None:
@@ -234,7 +233,7 @@ def special_token(tokenizer: Any, names: tuple[str, ...]) -> int:
 
 
 def _cut(pieces: Iterable[str]) -> Iterator[str]:
-    """Pieces in which no word is longer than LONGEST: the trainer's time grows with the square of a word's length."""
+    """Split words longer than LONGEST: the trainer's time is quadratic in a word's length."""
     for piece in pieces:
         begin = 0
         for run in _RUN.finditer(piece):
@@ -244,7 +243,7 @@ def _cut(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def train_tokenizer(pieces: Iterable[str], vocab_size: int, *, mask: bool = False) -> Any:
-    """A byte-level BPE like GPT-2's, its end of text the last entry, as GPT-2 has it; `mask` asks for one of BERT's."""
+    """Train a byte-level BPE like GPT-2's, with the end of text as its last entry; with `mask`, also a mask token like BERT's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -260,7 +259,7 @@ def train_tokenizer(pieces: Iterable[str], vocab_size: int, *, mask: bool = Fals
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer from a tokenizer.json or a Hugging Face folder; a hub name only if it is already on this machine.
+    """Load a tokenizer from a tokenizer.json or a Hugging Face folder; a hub name only if it is cached here.
 
     Raises:
         BadInput: nothing there can be read as a tokenizer.

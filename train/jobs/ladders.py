@@ -20,7 +20,7 @@ from typing import Any, Self
 from families import train_flops_per_token
 from families.units import RunFailed
 from scaling.files import clear_io_errors
-from scaling.study import Study
+from scaling.paths import StudyPaths
 
 from ..config import Settings
 from ..data import DataManifest, TokenizedText
@@ -49,7 +49,7 @@ class Job:
 
     settings: Settings
     rungs: tuple[int, ...]
-    places: RunPaths
+    paths: RunPaths
     data: Path
     work_per_step: float
     steps: int
@@ -57,12 +57,14 @@ class Job:
     shared: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, rungs: tuple[int, ...], study: Study, *, shared: bool = False) -> Self:
+    def of(
+        cls, settings: Settings, rungs: tuple[int, ...], study: StudyPaths, *, shared: bool = False
+    ) -> Self:
         """A run of a study; its work is counted in FLOPs."""
         return cls(
             settings=settings,
             rungs=rungs,
-            places=RunPaths.of(study, settings.run),
+            paths=RunPaths.of(study, settings.run),
             data=study.data,
             work_per_step=float(settings.batch_tokens * train_flops_per_token(settings.spec())),
             steps=planned_steps(settings, rungs),
@@ -78,18 +80,18 @@ class Job:
     def done(self) -> bool:
         """Whether every rung has its observation."""
         names = (branch_name(self.settings, steps) for steps in rung_steps(self.settings, self.rungs))
-        return all((self.places.folder / name / RUNG).exists() for name in names)
+        return all((self.paths.folder / name / RUNG).exists() for name in names)
 
-    def train(self, habits: RunOptions, stop: Stop) -> tuple[RungFile, ...]:
+    def train(self, options: RunOptions, stop: Stop) -> tuple[RungFile, ...]:
         """Train it in this process; what is done is not done again.
 
         Raises:
             Interrupted: asked to stop; saved.
         """
-        settings = with_recorded_settings(self.settings, self.places.folder) if self.shared else self.settings
+        settings = with_recorded_settings(self.settings, self.paths.folder) if self.shared else self.settings
         manifest = DataManifest.read(self.data / "data.json")
         text = TokenizedText.open(self.data, manifest, settings.n_positions, settings.data_fraction)
-        return train_ladder(settings, self.rungs, text, self.places, habits, stop)
+        return train_ladder(settings, self.rungs, text, self.paths, options, stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,7 @@ class Task:
         """A job's."""
         return cls(
             name=name,
-            folder=job.places.folder,
+            folder=job.paths.folder,
             work=job.work,
             done=job.done,
             log=job.log,
@@ -134,7 +136,7 @@ class Outcome:
 
 
 def train_ladders(
-    jobs: Sequence[Job], habits: RunOptions, stop: Stop, report: ProgressCallback, *, side_by_side: int
+    jobs: Sequence[Job], options: RunOptions, stop: Stop, report: ProgressCallback, *, side_by_side: int
 ) -> tuple[RungFile, ...]:
     """Train every ladder, `side_by_side` at a time, one thread each; rungs in the order of the jobs.
 
@@ -145,7 +147,7 @@ def train_ladders(
     """
     if side_by_side > 1 and len(jobs) > 1:
         tasks = [Task.of(job.settings.run, job) for job in jobs]
-        found = run_queue(tasks, habits, stop, report, at_once=min(side_by_side, len(jobs)))
+        found = run_queue(tasks, options, stop, report, at_once=min(side_by_side, len(jobs)))
         for error in (found.failed[task.name] for task in tasks if task.name in found.failed):
             raise error
         return tuple(rung for task in tasks for rung in found.done[task.name])
@@ -157,13 +159,13 @@ def train_ladders(
         def progress(position: int, what: str, trained: bool, job: Job = job, before: float = before) -> None:
             report(before + position * job.work_per_step, total, what, trained)
 
-        done.extend(job.train(replace(habits, progress=progress), stop))
+        done.extend(job.train(replace(options, progress=progress), stop))
         before += job.work
     return tuple(done)
 
 
 def run_queue(
-    tasks: Sequence[Task], habits: RunOptions, stop: Stop, report: ProgressCallback, *, at_once: int, threads: int = 1,
+    tasks: Sequence[Task], options: RunOptions, stop: Stop, report: ProgressCallback, *, at_once: int, threads: int = 1,
     poll: float = POLL_SECONDS,
 ) -> Outcome:  # fmt: skip
     """Do every task, `at_once` at a time, until each is done, here or elsewhere, or has failed.
@@ -177,7 +179,7 @@ def run_queue(
         Interrupted: asked to stop; every run is saved at the step it was at.
     """
     with Pool() as pool:
-        queue = _Queue(tasks, habits, stop, report, pool=pool, at_once=at_once, threads=threads)
+        queue = _Queue(tasks, options, stop, report, pool=pool, at_once=at_once, threads=threads)
         try:
             queue.run(poll)
         finally:
@@ -200,13 +202,13 @@ class _Queue:
     """State of `run_queue`: what is in each slot, and what has become of each task."""
 
     def __init__(
-        self, tasks: Sequence[Task], habits: RunOptions, stop: Stop, report: ProgressCallback, *, pool: Pool, at_once: int,
+        self, tasks: Sequence[Task], options: RunOptions, stop: Stop, report: ProgressCallback, *, pool: Pool, at_once: int,
         threads: int,
     ) -> None:  # fmt: skip
         # Side by side the longest comes first, so that the workers end together.
         self.tasks = sorted(tasks, key=lambda task: -task.work) if at_once > 1 else list(tasks)
         self.order = [task.name for task in tasks]
-        self.habits, self.stop, self.report, self.pool = habits, stop, report, pool
+        self.options, self.stop, self.report, self.pool = options, stop, report, pool
         self.at_once, self.threads = at_once, threads
         self.total = sum(task.work for task in tasks)
         self.found = Outcome()
@@ -215,7 +217,7 @@ class _Queue:
         self.look_again: dict[str, float] = {}
         self.interrupted: dict[str, KeyboardInterrupt] = {}
         self.began: set[str] = set()
-        self.asked = False
+        self.stopping = False
 
     @property
     def busy(self) -> dict[str, _Child]:
@@ -225,14 +227,14 @@ class _Queue:
     def run(self, poll: float) -> None:
         """Start, listen and settle, until nothing is left to do or it is asked to stop."""
         while True:
-            if not self.stop.asked:
+            if not self.stop.requested:
                 self._fill()
             if not self._left():
                 return
-            if self.stop.asked and not self.asked:
-                self.asked = True
+            if self.stop.requested and not self.stopping:
+                self.stopping = True
                 self.pool.send(signal.SIGTERM)
-            if self.stop.asked and not self.busy:
+            if self.stop.requested and not self.busy:
                 raise self._interruption()
             pipes = [child.pipe for child in self.slots.values() if child.pipe is not None and child.task]
             if not pipes or not wait(pipes, timeout=poll):
@@ -283,7 +285,7 @@ class _Queue:
             who = lease_holder(task.folder)
             if who is not None:
                 if task.name not in self.look_again:
-                    self.habits.tell(f"{task.name} is being trained by {who}; waiting for it")
+                    self.options.log(f"{task.name} is being trained by {who}; waiting for it")
                 self._later(task)
             elif task.done():
                 self._take(task)
@@ -297,7 +299,7 @@ class _Queue:
     def _take(self, task: Task) -> None:
         """Take the rungs of a finished ladder; a process that was killed may have left the last of its books to do."""
         try:
-            rungs = task.job.train(replace(self.habits, progress=no_op), self.stop) if task.job else ()
+            rungs = task.job.train(replace(self.options, progress=no_op), self.stop) if task.job else ()
         except Exception as error:
             self._fail(task, error)
         else:
@@ -328,7 +330,7 @@ class _Queue:
                 task.log.touch()
         child.task = task
         assert child.pipe is not None
-        quiet = replace(self.habits, tell=no_op, progress=no_op)
+        quiet = replace(self.options, log=no_op, progress=no_op)
         child.pipe.send((task.job, quiet, self.threads, task.log))
 
     def _start_worker(self, slot: int) -> _Child:
@@ -365,8 +367,8 @@ class _Queue:
             self._ended(task, child, status)
 
     def _hear(self, child: _Child, task: Task, kind: str, message: list[Any]) -> None:
-        if kind == "tell":
-            self.habits.tell(*message)
+        if kind == "log":
+            self.options.log(*message)
         elif kind == "progress":
             position, what, trained = message
             if task.job is not None:
@@ -387,7 +389,7 @@ class _Queue:
             sum(self.positions.values()), self.total, task.name, task.job is None and task.name in self.began
         )
         if task.announced and task.name in self.began:
-            self.habits.tell(f"{task.name} is done")
+            self.options.log(f"{task.name} is done")
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
@@ -397,14 +399,14 @@ class _Queue:
         else:
             self.found.failed[task.name] = error if isinstance(error, Exception) else RunFailed(str(error))
             if task.announced:
-                self.habits.tell(f"{task.name} failed: {error}")
+                self.options.log(f"{task.name} failed: {error}")
 
     def _ended(self, task: Task, child: _Child, status: int) -> None:
         """The process of a task has ended: a command, or a worker that was killed."""
         if child.pipe is not None:
             early = KeyboardInterrupt("before a step was trained; the same command begins again")
-            asked = self.asked and status == -signal.SIGTERM
-            self._fail(task, early if asked else RunFailed(self._killed(task)))
+            stopped = self.stopping and status == -signal.SIGTERM
+            self._fail(task, early if stopped else RunFailed(self._killed(task)))
             return
         if task.done():
             self._done(task, ())
@@ -412,7 +414,7 @@ class _Queue:
         words = child.process.last_words() if status >= 0 else ""
         if status and _CLAIMED in words:
             self._later(task)
-        elif self.asked and status:
+        elif self.stopping and status:
             self._fail(task, Interrupted(words.removeprefix("interrupted: ")))
         else:
             ending = f"signal {-status}" if status < 0 else f"status {status}"
@@ -421,7 +423,7 @@ class _Queue:
     def _killed(self, task: Task) -> str:
         return (
             f"the process that trained {task.name} was killed (memory, perhaps); "
-            "the same command goes on from the last checkpoints"
+            "run the same command to resume from the last checkpoints"
         )
 
     def _drop(self, slot: int, child: _Child) -> None:

@@ -10,10 +10,10 @@ import torch
 from families import ModelSpec
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlannedMember
 from scaling.runs.store import gather_runs
 from scaling.runs.trackers import require_tensorboard
-from scaling.study import Study
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
 from ..config import Settings, TrainConfig, objective_for
@@ -41,7 +41,7 @@ PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
 
 def check_machine(
-    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, tell: Callable[[str], None]
+    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
 ) -> Estimate:
     """Say what the run will need, and refuse one too big for this machine unless told to go ahead.
 
@@ -62,7 +62,7 @@ def check_machine(
         raise BadInput(
             f"{said}; that is {reason}: choose a smaller member or fewer tokens=, or go ahead with --yes"
         )
-    tell(said)
+    log(said)
     return need
 
 
@@ -72,7 +72,7 @@ def train(
     *,
     yes: bool,
     stop: Stop,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[RungFile, ...]:
     """Train what `scaling train` was asked for; its observations go to the study's runs.jsonl.
@@ -84,15 +84,15 @@ def train(
         PeerLost: another process has ended.
     """
     device = pick_device(config.device)
-    place = Study(study)
+    place = StudyPaths(study)
     folder = config.out or place.run_folder(default_run_name(config))
     with join(config.zero, device, config.engine) as world:
         if not world.first:
-            tell, report = no_op, no_op  # process 0 speaks for all
+            log, report = no_op, no_op  # process 0 speaks for all
 
         def asked() -> list[str]:
             settings, manifest, rungs = prepare_run(
-                config, study, folder, device, yes=yes, tell=tell, report=report
+                config, study, folder, device, yes=yes, log=log, report=report
             )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -103,29 +103,29 @@ def train(
         )
         rungs = tuple(map(int, texts[2:]))
         total = planned_steps(settings, rungs)
-        habits = RunOptions(
+        options = RunOptions(
             device=device,
             world=world,
             log_every=config.log_every,
             save_every=config.save_every,
             eval_tokens=config.eval_tokens,
-            tell=tell,
+            log=log,
             progress=lambda position, what, trained: report(position, total, what, trained),
-            peak=_peak(settings, device, world.size, tell) if world.first else None,
+            peak=_peak(settings, device, world.size, log) if world.first else None,
             tensorboard=config.tensorboard,
         )
-        places = RunPaths.of(place, settings.run, folder)
+        paths = RunPaths.of(place, settings.run, folder)
         text = TokenizedText.open(place.data, manifest, settings.n_positions, settings.data_fraction)
         try:
             with _raise_on_rank0(world):
-                return train_ladder(settings, rungs, text, places, habits, stop)
+                return train_ladder(settings, rungs, text, paths, options, stop)
         finally:
             if world.first:
                 gather_runs(place.runs)
 
 
 def prepare_run(
-    config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, tell: Callable[[str], None],
+    config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Ask whether the machine can, read the text, and resolve every default; the rungs' tokens come last.
@@ -137,7 +137,7 @@ def prepare_run(
         require_tensorboard("tensorboard is true")
     spec = config.spec()
     begun = (folder / RUN).exists()
-    data = Study(study).data
+    data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
         check_data(source)
@@ -145,7 +145,7 @@ def prepare_run(
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, tell=tell)
+        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log)
     manifest = prepare(
         config.data,
         data,
@@ -171,11 +171,11 @@ def prepare_run(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
-    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, tell=tell)
+    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, log=log)
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
-            tell(
+            log(
                 f"{settings.run}: micro_batch stays {settings.micro_batch}, with which the run goes on: {config.micro_batch} "
                 "would round otherwise"
             )
@@ -184,7 +184,7 @@ def prepare_run(
     if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
         # Hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
-    settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, tell)
+    settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
     return settings, manifest, config.rung_tokens()
 
 
@@ -210,10 +210,10 @@ def _tokenizer(config: TrainConfig, data: Path) -> str | None:
     return str(folder)
 
 
-def _peak(settings: Settings, device: str, devices: int, tell: Callable[[str], None]) -> PeakFlops:
+def _peak(settings: Settings, device: str, devices: int, log: Callable[[str], None]) -> PeakFlops:
     """What the run's MFU is of, said once."""
     found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
-    tell(found.sentence)
+    log(found.sentence)
     return found
 
 
@@ -234,18 +234,18 @@ def _with_engine(
     wanted: BackendRequest,
     need: Estimate,
     device: str,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Settings:
     """The settings with the engine that suits so long a run best."""
     steps = planned_steps(settings, rungs)
     engine = select_backend(
-        wanted, settings, steps=steps, expected=need.plain_seconds, device=device, tell=tell
+        wanted, settings, steps=steps, expected=need.plain_seconds, device=device, log=log
     )
     return settings.model_copy(update=engine.model_dump())
 
 
 def train_plan(
-    members: Sequence[PlannedMember], study: Study, *, seed: int, yes: bool, stop: Stop, tell: Callable[[str], None],
+    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, log: Callable[[str], None],
     report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
@@ -266,7 +266,7 @@ def train_plan(
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
-            tell, report = no_op, no_op  # process 0 speaks for all
+            log, report = no_op, no_op  # process 0 speaks for all
         if device == "cuda" or world.size > 1:
             side_by_side = 1
         if world.size > 1:
@@ -286,7 +286,7 @@ def train_plan(
                     seed=seed,
                     yes=yes,
                     wanted=wanted,
-                    tell=tell,
+                    log=log,
                 )
             ]
         )
@@ -294,18 +294,20 @@ def train_plan(
             Job.of(Settings.model_validate_json(text), planned.ends, study, shared=side_by_side > 1)
             for planned, text in zip(cheapest_first, texts, strict=True)
         ]
-        habits = RunOptions(
-            device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, tell=tell
+        options = RunOptions(
+            device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, log=log
         )
         try:
             with _raise_on_rank0(world):
-                return train_ladders(jobs, habits, stop, report, side_by_side=side_by_side)
+                return train_ladders(jobs, options, stop, report, side_by_side=side_by_side)
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
 
 
-def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, device: str = "auto") -> None:
+def check_members(
+    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, device: str = "auto"
+) -> None:
     """Refuse members too big for this machine before their text is read; those that have begun go on.
 
     Raises:
@@ -315,12 +317,12 @@ def check_members(members: Sequence[PlannedMember], study: Study, *, seed: int, 
     for planned in members:
         settings = settings_of_planned(planned, TextFacts(), device, seed=seed)
         if not (study.run_folder(settings.run) / RUN).exists():
-            check_machine(settings, planned.ends, device, yes=False, tell=no_op)
+            check_machine(settings, planned.ends, device, yes=False, log=no_op)
 
 
 def planned_settings(
-    members: Sequence[PlannedMember], manifest: DataManifest, study: Study, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, tell: Callable[[str], None],
+    members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
+    wanted: BackendRequest | None, log: Callable[[str], None],
 ) -> list[Settings]:  # fmt: skip
     """Settings of planned members for this text, once the machine has been asked whether it can train each, and how best.
 
@@ -333,8 +335,8 @@ def planned_settings(
         settings = settings_of_planned(planned, facts, device, seed=seed)
         folder = study.run_folder(settings.run)
         settings = with_recorded_settings(settings, folder)
-        need = check_machine(settings, planned.ends, device, yes=yes, tell=no_op)
+        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op)
         if wanted is not None and not (folder / RUN).exists():
-            settings = _with_engine(settings, planned.ends, wanted, need, device, tell)
+            settings = _with_engine(settings, planned.ends, wanted, need, device, log)
         found.append(settings)
     return found

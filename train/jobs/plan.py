@@ -1,4 +1,4 @@
-"""A plan's members on this machine, `--launcher local` and `--jobs N`: each a task of the queue."""
+"""A plan's members on this machine, `launcher=local` and `jobs=N`: each a task of the queue."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from .sweep import SMALL
 
 
 def train_sweep(
-    sweep: JobSweep, plan: PlanFile, stop: Stop, *, jobs: int, yes: bool, eval_tokens: int, tell: Callable[[str], None],
+    sweep: JobSweep, plan: PlanFile, stop: Stop, *, jobs: int, yes: bool, eval_tokens: int, log: Callable[[str], None],
     report: ProgressCallback, poll: float = ladders.POLL_SECONDS,
 ) -> Following:  # fmt: skip
     """Train every member, `jobs` at a time, until each is done, here or elsewhere, or has failed.
@@ -41,10 +41,10 @@ def train_sweep(
     for task in sweep.tasks:
         if task.needs.nodes > 1:
             raise BadInput(
-                f"{task.member} needs {task.needs.nodes} nodes; --launcher local has this one: take --launcher slurm"
+                f"{task.member} needs {task.needs.nodes} nodes; launcher=local has this one: give launcher=slurm"
             )
     threads = max(1, cores() // jobs)
-    habits = RunOptions(eval_tokens=eval_tokens, tell=tell)
+    options = RunOptions(eval_tokens=eval_tokens, log=log)
     ours = Path(sys.executable).with_name("scaling")
     warm = [
         task
@@ -53,11 +53,11 @@ def train_sweep(
     ]
     if warm and pick_device("auto") != "cpu":
         warm = []
-    own = dict(zip(warm, _jobs(sweep, plan, warm, threads, yes, tell), strict=True))
+    own = dict(zip(warm, _jobs(sweep, plan, warm, threads, yes, log), strict=True))
     try:
         found = run_queue(
             [_queued(task, sweep, own.get(task)) for task in sweep.tasks],
-            habits,
+            options,
             stop,
             report,
             at_once=jobs,
@@ -79,7 +79,7 @@ def _jobs(
     tasks: Sequence[MemberTask],
     threads: int,
     yes: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Job]:
     """Jobs of the members that warm workers train; small models on one thread each."""
     if not tasks:
@@ -91,7 +91,7 @@ def _jobs(
         small = member.params < SMALL
         (settings,) = planned_settings(
             [member], manifest, sweep.study, device="cpu", seed=sweep.seed, yes=yes,
-            wanted=BackendRequest(threads=1 if small else threads), tell=tell,
+            wanted=BackendRequest(threads=1 if small else threads), log=log,
         )  # fmt: skip
         found.append(Job.of(settings, member.ends, sweep.study, shared=True))
     return found

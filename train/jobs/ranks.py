@@ -18,7 +18,7 @@ PARENT = "SCALING_PARENT"  # the process that started this one as a rank
 _START = "from scaling.cli import main; main()"
 
 
-def run_distributed(words: Sequence[str], devices: int, tell: Callable[[str], None]) -> int:
+def run_distributed(words: Sequence[str], devices: int, log: Callable[[str], None]) -> int:
     """Run the same command in so many processes; returns its exit status.
 
     Process 0 has this one's standard output and error. Signals that ask it to stop are passed on: the run saves and stops.
@@ -32,7 +32,7 @@ def run_distributed(words: Sequence[str], devices: int, tell: Callable[[str], No
         if status != AGAIN:
             return status
         if message:
-            tell(message)
+            log(message)
 
 
 def _run_once(words: Sequence[str], devices: int) -> tuple[int, str]:
@@ -66,12 +66,12 @@ def _status(ranks: Sequence[Process], passed_on: AbstractSet[int]) -> int:
     codes = [one.poll() for one in ranks]
     if any(code is not None and -code in passed_on for code in codes):
         # it came before a process could hear it, or after there was anything to save
-        raise KeyboardInterrupt("the same command goes on from the last checkpoint, where there is one")
+        raise KeyboardInterrupt("run the same command to resume from the last checkpoint, where there is one")
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             raise RunFailed(
                 f"process {rank} of {len(codes)} was killed by {signal.Signals(-code).name} (memory, perhaps); "
-                "the same command goes on from the last checkpoint"
+                "run the same command to resume from the last checkpoint"
             )
     if codes[0] not in (0, LOST):
         return codes[0] or 1  # process 0 has said why
@@ -79,12 +79,14 @@ def _status(ranks: Sequence[Process], passed_on: AbstractSet[int]) -> int:
         if code not in (0, LOST):
             raise RunFailed(f"process {rank} of {len(codes)}: {one.last_words() or f'status {code}'}")
     if LOST in codes:
-        raise RunFailed("the processes lost each other; the same command goes on from the last checkpoint")
+        raise RunFailed(
+            "the processes lost each other; run the same command to resume from the last checkpoint"
+        )
     return 0
 
 
 @contextmanager
-def as_rank(tell: Callable[[str], None]) -> Iterator[None]:
+def as_rank(log: Callable[[str], None]) -> Iterator[None]:
     """Tell the process that started this one as a rank, by the exit status, that a peer is lost or memory ran out."""
     from ..distributed import PeerLost
     from ..runtime import OutOfMemory
@@ -97,6 +99,6 @@ def as_rank(tell: Callable[[str], None]) -> Iterator[None]:
         raise
     except OutOfMemory as error:
         if PARENT in os.environ and error.lowered:
-            tell(str(error))
+            log(str(error))
             sys.exit(AGAIN)
         raise

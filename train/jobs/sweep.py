@@ -8,8 +8,8 @@ from pathlib import Path
 
 from families import params
 from families.units import BadInput, listed
+from scaling.paths import StudyPaths, safe_name
 from scaling.runs.store import gather_runs
-from scaling.study import Study, safe_name
 
 from ..config import SHAPE_KEYS, TrainConfig
 from ..ladder import RunOptions
@@ -93,7 +93,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ..
     for point, config in points:
         if point.label:
             told = any(key in SHAPE_KEYS for key, _ in point.chosen)
-            stem = base_name(config, shape_told=told)
+            stem = base_name(config, shape_in_suffix=told)
             config = config.model_copy(update={"name": safe_name(f"{stem}-{point.label}")})
         cell = tuple(pair for pair in point.chosen if pair[0] in CELLS)
         tuned = tuple(pair for pair in point.chosen if pair[0] in TUNED)
@@ -136,7 +136,7 @@ def train_many(
     *,
     yes: bool,
     stop: Stop,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[tuple[RungFile, ...], ...]:
     """Train every run, small ones side by side; the rungs of each, in the order of the runs.
@@ -148,26 +148,26 @@ def train_many(
     first = asked[0].config
     device = pick_device(first.device)
     at_once = side_by_side(first.jobs, [entry.config for entry in asked], device)
-    place = Study(study)
+    place = StudyPaths(study)
     jobs, lengths = [], []
     for entry in asked:
         config = entry.config
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
         folder = place.run_folder(default_run_name(config))
-        settings, _, rungs = prepare_run(config, study, folder, device, yes=yes, tell=tell, report=report)
+        settings, _, rungs = prepare_run(config, study, folder, device, yes=yes, log=log, report=report)
         jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
-    habits = RunOptions(
+    options = RunOptions(
         device=device,
         log_every=first.log_every,
         save_every=first.save_every,
         eval_tokens=first.eval_tokens,
-        tell=tell,
+        log=log,
         tensorboard=first.tensorboard,
     )
     try:
-        done = iter(train_ladders(jobs, habits, stop, report, side_by_side=at_once))
+        done = iter(train_ladders(jobs, options, stop, report, side_by_side=at_once))
     finally:
         gather_runs(place.runs)
     return tuple(tuple(itertools.islice(done, length)) for length in lengths)
@@ -186,8 +186,8 @@ def winners(asked: Sequence[SweepEntry], rungs: Sequence[Sequence[RungFile]]) ->
             )  # counted from the longest: rungs of a large batch may fall together at the short end
             losses.setdefault((entry.cell, place), {}).setdefault(entry.tuned, []).append((run, rung))
 
-    def mean(places: list[tuple[int, int]]) -> float:
-        return math.fsum(rungs[run][rung].observation.loss for run, rung in places) / len(places)
+    def mean(paths: list[tuple[int, int]]) -> float:
+        return math.fsum(rungs[run][rung].observation.loss for run, rung in paths) / len(paths)
 
     best: set[tuple[int, int]] = set()
     for cell in losses.values():

@@ -22,16 +22,16 @@ def main() -> None:
 
     while True:
         try:
-            job, habits, threads, log = pipe.recv()
+            job, options, threads, log = pipe.recv()
         except EOFError:
             break
         torch.set_num_threads(threads)
         with _output_to(log):
-            _train(pipe, job, habits)
+            _train(pipe, job, options)
     os._exit(0)  # nothing is left to do, and torch takes its time
 
 
-def _train(pipe: "Connection[Any, Any]", job: Any, habits: Any) -> None:
+def _train(pipe: "Connection[Any, Any]", job: Any, options: Any) -> None:
     from families.units import BadInput, RunFailed
 
     from ..lease import stop_on_signals
@@ -50,8 +50,8 @@ def _train(pipe: "Connection[Any, Any]", job: Any, habits: Any) -> None:
 
     try:
         with stop_on_signals() as stop:
-            rungs = job.train(replace(habits, tell=lambda line: send("tell", line), progress=progress), stop)
-            stop.heeded = True  # it is done: a signal that comes now must not cut the message off
+            rungs = job.train(replace(options, log=lambda line: send("log", line), progress=progress), stop)
+            stop.polled = True  # it is done: a signal that comes now must not cut the message off
             send("done", rungs)
     except BaseException as error:
         if not isinstance(error, BadInput | RunFailed | KeyboardInterrupt):

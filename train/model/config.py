@@ -1,19 +1,16 @@
-"""A spec as a real Hugging Face model, and its config on disk."""
+"""From a ModelSpec to a Hugging Face model and its config.json."""
 
-import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from families import ModelSpec, params
-from families.architectures import architecture, config_json
+from families.architectures import architecture
+from families.members import CONFIG, config_text
 from scaling.files import atomic_write, refuse_overwrite_text
-
-CONFIG = "config.json"
 
 
 def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
-    """The Hugging Face config object; every argument that matters is given, none left to the library's default."""
+    """Return the Hugging Face config; no relevant argument is left to the library's default."""
     import transformers
 
     found = architecture(spec.architecture)
@@ -22,29 +19,18 @@ def hugging_face_config(spec: ModelSpec, **changes: Any) -> Any:
 
 
 def check_config(spec: ModelSpec, folder: Path, *, replace: bool) -> None:
-    """Refuse a folder with another model's config.json, unless it is said to replace it.
+    """Refuse to overwrite another model's config.json, unless told to replace it.
 
     Raises:
         BadInput: there is one.
     """
-    refuse_overwrite_text(folder / CONFIG, _config_text(spec), "this model's", replace=replace)
+    refuse_overwrite_text(folder / CONFIG, config_text(spec), "this model's", replace=replace)
 
 
 def write_config(spec: ModelSpec, folder: Path) -> Path:
     """Write config.json, equal to the config's to_dict() but without loading transformers; returns its path."""
-    atomic_write(folder / CONFIG, _config_text(spec))
+    atomic_write(folder / CONFIG, config_text(spec))
     return folder / CONFIG
-
-
-def _config_text(spec: ModelSpec) -> str:
-    return json.dumps(config_json(spec, _transformers_version()), indent=2, sort_keys=True) + "\n"
-
-
-def _transformers_version() -> str | None:
-    try:
-        return version("transformers")
-    except PackageNotFoundError:  # a config needs no library; only a model does
-        return None
 
 
 def build(
@@ -55,10 +41,10 @@ def build(
     init_std: float = 0.02,
     eos_token_id: int | None = None,
 ) -> Any:
-    """The model with freshly drawn weights: a function of (spec, seed).
+    """Return a freshly initialised model, a function of (spec, seed).
 
     Raises:
-        RuntimeError: transformers' own count is not the promised one.
+        RuntimeError: transformers counts other parameters than the spec.
     """
     import torch
     import transformers
@@ -72,7 +58,7 @@ def build(
         **{key: dropout for key in usual if "drop" in key},
         **{
             key: None for key in usual if key == "pad_token_id"
-        },  # windows are full: no number stands for padding
+        },  # windows are full, so there is no padding token
         initializer_range=init_std,
         bos_token_id=eos,
         eos_token_id=eos,
@@ -82,6 +68,6 @@ def build(
     count = sum(weight.numel() for weight in model.parameters())
     if count != params(spec):
         raise RuntimeError(
-            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} were promised"
+            f"{spec.shape} has {count:,} parameters in transformers; {params(spec):,} by the spec"
         )
     return model

@@ -1,4 +1,4 @@
-"""Attention for training windows: every backend by name, and no mask made where causality says enough."""
+"""Kernels of a training step: attention backends, GPT-2's activation, and a fused cross entropy for compiled CPU steps."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..runtime import logits_of
 
-# MERGED DOCSTRINGS
-# GPT-2's activation in a form that costs a compiled step half as much on a CPU.
-# The loss of a decoder's step as a compiler makes it fast on a CPU: one pass over the logits for loss and gradient.
-
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
 
 Kernel = Callable[..., torch.Tensor]
@@ -24,7 +20,7 @@ _BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTE
 
 
 def use_attention(model: Any, attention: Attention) -> None:
-    """Let a transformers model compute attention our way: sequences without padding, causal where the model is.
+    """Set a transformers model's attention backend, for sequences without padding and, in decoders, a causal mask.
 
     eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
     sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU and no other.
@@ -42,7 +38,7 @@ def use_attention(model: Any, attention: Attention) -> None:
 
 
 def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]]:
-    """A kernel as transformers calls it: shapes (batch, heads, time, head size) in, (batch, time, heads, head size) out."""
+    """Attention as transformers calls it: shapes (batch, heads, time, head size) in, (batch, time, heads, head size) out."""
 
     def attend(
         module: Any,
@@ -80,9 +76,9 @@ def _written_out(
     is_causal: bool,
     scale: float,
 ) -> torch.Tensor:
-    """softmax(q·k^T·scale + mask)·v, called as torch's fused function is."""
+    """Return softmax(q·k^T·scale + mask)·v, with the signature of torch's fused function."""
     if torch.compiler.is_compiling() and query.device.type == "cpu" and attn_mask is None and not dropout_p:
-        # Rotated queries and keys come in 32 bits, whatever autocast's format: the way back has products of its own.
+        # Rotated queries and keys are in fp32, whatever the autocast format.
         query, key = (query * scale).to(value.dtype), key.to(value.dtype)
         found: torch.Tensor = OneExponential.apply(query, key, value, is_causal)
         return found
@@ -110,7 +106,7 @@ def _fused(attention: str) -> Kernel:
 
 
 def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-    """Keys or values of grouped-query attention, repeated for each query head."""
+    """Repeat keys or values of grouped-query attention for each query head."""
     groups = query.shape[1] // shared.shape[1]
     return shared if groups == 1 else shared.repeat_interleave(groups, dim=1)
 
@@ -143,7 +139,7 @@ class OneExponential(torch.autograd.Function):
         grad = grads[0].float() / total
         along = (grad * out.float()).sum(
             dim=-1, keepdim=True
-        )  # what moves every score of a row alike changes nothing
+        )  # a constant added to all scores of a row changes nothing
         grad = grad.to(value.dtype)
         to_value = torch.matmul(kept.transpose(2, 3), grad)
         to_weights = torch.matmul(grad, value.transpose(2, 3)).float()
@@ -152,7 +148,7 @@ class OneExponential(torch.autograd.Function):
 
 
 def _to_come(queries: int, keys: int, device: torch.device) -> torch.Tensor:
-    """True where a key comes after a query, shape (queries, keys); in 32 bits, since 64-bit integers are compared slowly."""
+    """Return the causal mask, True where a key is after a query, shape (queries, keys); 32-bit indices compare faster."""
     query = torch.arange(queries, dtype=torch.float32, device=device)
     key = torch.arange(keys, dtype=torch.float32, device=device)
     return key > query[:, None] + float(keys - queries)
@@ -169,7 +165,7 @@ class LogisticGelu(nn.Module):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The same shape and format."""
+        """Return the activation, same shape and dtype as `x`."""
         found: torch.Tensor = _KeptSlope.apply(x)
         return found
 
@@ -191,7 +187,7 @@ class _KeptSlope(torch.autograd.Function):
 
 
 def use_logistic_gelu(model: Any) -> None:
-    """Put it in the place of every gelu_new; a model without one is left as it is."""
+    """Replace every gelu_new of a model by LogisticGelu."""
     from transformers.activations import NewGELUActivation
 
     for parent in list(model.modules()):
@@ -204,7 +200,7 @@ STEP = 32  # columns of bf16 in a cache line
 
 
 def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Nats of each next token, shape of the targets: by one pass where a compiler works for a CPU, else as torch does it."""
+    """Return the loss of each next token in nats, shape of the targets; fused while compiling for a CPU, else torch's."""
     head = model.get_output_embeddings()
     whole = head.bias is None and not hasattr(head.weight, "device_mesh")
     if not (torch.compiler.is_compiling() and ids.device.type == "cpu" and whole):
@@ -229,7 +225,7 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: to
 
 
 def padding(vocabulary: int) -> int:
-    """Rows of zeros that make an odd vocabulary's logits fast to write: up to an odd multiple of 32, which is 64 bytes in bf16.
+    """Return the rows of zeros that pad a vocabulary to an odd multiple of 32, 64 bytes in bf16, which is fast to write.
 
     Measured with 50,257: the product takes 140 ms, 96 at 50,304 (a multiple of 128, whose rows share places in the
     cache) and 72 at 50,272.

@@ -1,4 +1,4 @@
-"""What a model is trained to predict: the next token, or tokens that were masked."""
+"""Training objectives (next token, masked tokens) and optimisers, with their state as named tensors."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,8 @@ from torch.nn import functional
 
 from ..config import Settings, predicted_tokens
 from ..data import Tokens, batch
-from ..distributed import like, whole
+from ..distributed import like, unshard
 from .kernels import next_token_losses
-
-# MERGED DOCSTRINGS
-# Optimisers, and their state as named tensors that a checkpoint can hold.
 
 MASK_SHARE = (
     0.8  # of the predicted tokens become [MASK], and so many a random token (Devlin et al. 2019, 3.1)
@@ -23,50 +20,50 @@ MASK_SHARE = (
 
 RANDOM_SHARE = 0.1
 
-UNSCORED = -100  # the label of a token that is not predicted; torch's cross_entropy ignores it
+UNSCORED = -100  # label of a token that is not predicted, ignored by torch's cross_entropy
 
-EVALUATION_KEY = (2**31 - 1,)  # one mask for every run and step of the evaluation
+EVALUATION_KEY = (2**31 - 1,)  # the same masks in every evaluation
 
 
 Windows = NDArray[np.int64]
 
 
 class Objective(Protocol):
-    """How windows of n_positions + 1 tokens become what a step reads, and what the loss of that is.
+    """Conversion of windows of n_positions + 1 tokens to examples, and the loss of examples.
 
     The first dimension is always the sequences, so that a batch can be split anywhere: every sequence has equally many
     scored tokens, and the mean over sequences is the mean over tokens.
     """
 
     def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
-        """What a step reads: a function of the windows and of the key, whose randomness it is."""
+        """Return the examples of windows; random choices are a function of the key."""
 
     def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
-        """Nats of the scored tokens, shape (batch, n): a row's mean is its sequence's, and tensors alone decide it."""
+        """Return losses in nats, shape (batch, n); a row's mean is the loss of its sequence."""
 
     def scored(self, examples: Windows) -> int:
-        """How many tokens of the examples are predicted."""
+        """Return the number of predicted tokens in the examples."""
 
 
 class Causal:
-    """Each token from those before it; examples are the windows themselves."""
+    """Next-token prediction; the examples are the windows themselves."""
 
     def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
-        """The windows: nothing is random."""
+        """Return the windows; the key is not used."""
         return windows
 
     def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
-        """Nats of each next token, shape (batch, n_positions)."""
+        """Return the loss of each next token in nats, shape (batch, n_positions)."""
         return next_token_losses(model, examples[:, :-1], examples[:, 1:])
 
     def scored(self, examples: Windows) -> int:
-        """All but the first token of each window."""
+        """Return the number of tokens but the first of each window."""
         return int(examples[:, 1:].size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedLM:
-    """BERT's: of 15 % of a window's tokens 80 % are masked, 10 % replaced by a random token, 10 % left; all are predicted.
+    """BERT's objective: 15 % of a window's tokens are predicted; 80 % of them are masked, 10 % random, 10 % unchanged.
 
     Examples are (batch, 2, n_positions): inputs and labels. The number of predicted tokens is the same in every window,
     as in BERT's own code, so that a batch's loss does not depend on how it is split; the end of the text is not among
@@ -75,10 +72,10 @@ class MaskedLM:
 
     mask_token_id: int
     eos_token_id: int
-    vocab_size: int  # of the tokenizer: a random token is a real one
+    vocab_size: int  # of the tokenizer, from which random tokens are drawn
 
     def examples(self, windows: Windows, key: Sequence[int]) -> Windows:
-        """Inputs and labels, masked as the key says."""
+        """Return inputs and labels, masked by the key."""
         rng = np.random.default_rng(list(key))
         tokens = windows[:, :-1]
         order = rng.random(tokens.shape)
@@ -94,7 +91,7 @@ class MaskedLM:
         return np.stack([inputs, np.where(chosen, tokens, UNSCORED)], axis=1)
 
     def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
-        """Mean nats of each window's predicted tokens, shape (batch, 1); the head is computed at every position."""
+        """Return the mean loss of each window's predicted tokens in nats, shape (batch, 1)."""
         inputs, labels = examples[:, 0], examples[:, 1]
         logits_BxTxV = model(inputs).logits
         losses = functional.cross_entropy(
@@ -104,12 +101,12 @@ class MaskedLM:
         return losses.view(labels.shape).sum(dim=1, keepdim=True) / scored
 
     def scored(self, examples: Windows) -> int:
-        """The labels that are tokens."""
+        """Return the number of labels that are not UNSCORED."""
         return int((examples[:, 1] != UNSCORED).sum())
 
 
 def objective_of(settings: Settings) -> Objective:
-    """What a run's settings say."""
+    """Return the objective of a run."""
     if settings.objective == "causal":
         return Causal()
     assert settings.mask_token_id is not None
@@ -121,7 +118,7 @@ def objective_of(settings: Settings) -> Objective:
 
 
 def batch_of(settings: Settings, tokens: Tokens, step: int) -> Windows:
-    """What a step reads: a function of (seed, step), so resuming is a seek. The whole batch, whatever the micro-batch."""
+    """Return the examples of a step's full batch, a function of (seed, step), so resuming is a seek."""
     windows = batch(tokens, settings.batch_size, settings.seed, step)
     return objective_of(settings).examples(windows, (settings.seed, step))
 
@@ -153,17 +150,17 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
 
 
 def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
-    """Clip the gradient to a norm of at most `most` and take the step; returns its norm before."""
+    """Clip the gradient to a norm of at most `most` and take the step; returns the norm before clipping."""
     if hasattr(optimizer, "clipped_step"):
         norm: torch.Tensor = optimizer.clipped_step()
         return norm
-    norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
+    norm = unshard(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
     optimizer.step()
     return norm
 
 
 def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every value that the optimiser keeps for each weight, as "value.weight"; numbers as tensors of 64 bits.
+    """Iterate over the optimiser state as ("value.weight", tensor); numbers as 64-bit tensors.
 
     Every process must ask: what is divided among them is gathered.
     """
@@ -179,7 +176,7 @@ def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Ten
 
 
 def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tensor], device: str) -> None:
-    """Put back what `optimizer_state` gave, bit for bit; other entries of `state` are passed over."""
+    """Restore the state from `optimizer_state` bit for bit; other entries of `state` are ignored."""
     if hasattr(optimizer, "load_named_state"):
         optimizer.load_named_state(model, state)
         return
@@ -192,7 +189,7 @@ def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tens
 
 def _tensor(kept: Any) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
-        return whole(kept.detach())
+        return unshard(kept.detach())
     return torch.tensor(kept, dtype=torch.int64 if isinstance(kept, int) else torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""Weights to begin from: a Hugging Face folder on this machine, or a name on the hub."""
+"""Initial weights from a checkpoint: a local Hugging Face folder, or a name on the hub."""
 
 import json
 import re
@@ -21,16 +21,20 @@ _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenize
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
-_LAYER = re.compile(r"\.\d+\.")  # in the name of a weight: it is one of a row of layers
+_LAYER = re.compile(r"\.\d+\.")  # layer number in the name of a weight
 
-_TABLES = (".attn.bias", ".masked_bias", ".inv_freq")  # of masks and angles, in files of older libraries
+_TABLES = (
+    ".attn.bias",
+    ".masked_bias",
+    ".inv_freq",
+)  # buffers of masks and angles in files of older libraries
 
 _FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}  # fmt: skip
 
 
 @lru_cache(maxsize=8)
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint: a path, what the hub's cache holds, or a download from the hub.
+    """Return the folder of a checkpoint: a path, a cached copy, or a download from the hub.
 
     A rung's folder stands for the model in it, and a run's for its longest rung's.
 
@@ -89,7 +93,7 @@ def _in_place_of_weights(folder: Path) -> str:
 
 
 def checkpoint_spec(folder: Path) -> ModelSpec:
-    """The shape that a checkpoint's config.json says.
+    """Return the shape in a checkpoint's config.json.
 
     Raises:
         BadInput: an architecture that is not known here.
@@ -106,17 +110,17 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Of the weights, whatever the folder is called."""
+    """Return the SHA-256 of the weights, independent of the folder's name."""
     return sha256_bytes(canonical_json([sha256_file(path) for path in _weight_files(folder)]))
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the checkpoint brings its own."""
+    """Return True if the checkpoint has its own tokenizer."""
     return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def checkpoint_name(name: str) -> str:
-    """What to call the model: a name on the hub without its owner; of a run's rung, the run."""
+    """Return a name for the model: its name on the hub without owner, or the run of a rung."""
     parts = Path(name).expanduser().resolve().parts if Path(name).expanduser().is_dir() else Path(name).parts
     while len(parts) > 1 and (parts[-1] in (MODEL, TRUNK) or parts[-1].startswith(("rung-", "step-"))):
         parts = parts[:-1]
@@ -124,7 +128,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def read_model(kind: Any, folder: Path) -> Any:
-    """A model of a transformers class from the safetensors of a folder, in 32 bits; none of the folder's code is run.
+    """Load a model of a transformers class from a folder's safetensors in fp32; no code of the folder is run.
 
     Weights beside the layers that a class has no place for (a pooler) are left out.
 
@@ -134,7 +138,7 @@ def read_model(kind: Any, folder: Path) -> Any:
     if not _weight_files(folder):
         raise BadInput(f"{folder} holds {_in_place_of_weights(folder)}")
     try:
-        with torch.random.fork_rng(devices=[]):  # what the library draws must not move the run's own draws
+        with torch.random.fork_rng(devices=[]):  # the library's random draws must not affect the run's
             loaded, info = kind.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
                 ignore_mismatched_sizes=True, output_loading_info=True,
@@ -160,13 +164,13 @@ def read_model(kind: Any, folder: Path) -> Any:
 
 
 def first_message_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return an error's message in one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
-    """Copy a checkpoint's weights into a model of the same shape, in 32 bits.
+    """Copy a checkpoint's weights into a model of the same shape, in fp32.
 
     Of a checkpoint with a longer context the first n_positions rows of the position table are taken: the others would
     see no token. Parts that `model` does not have (a pooler) are left out.
@@ -191,7 +195,7 @@ def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
 
 
 def check_same_shape(spec: ModelSpec, theirs: ModelSpec, name: str) -> None:
-    """A checkpoint fits a model of its own shape, with its own context or a shorter one.
+    """Check that a checkpoint has the model's shape, with the same or a longer context.
 
     Raises:
         BadInput: naming the first difference.
@@ -207,7 +211,7 @@ def check_same_shape(spec: ModelSpec, theirs: ModelSpec, name: str) -> None:
 
 
 def _check_arithmetic(config: Any, spec: ModelSpec, folder: Path) -> None:
-    """What the shape does not say, as the activation, must be what a model of ours computes."""
+    """Check that config values outside the shape, such as the activation, are those of our models."""
     usual = hugging_face_config(spec)
     for key in architecture(spec.architecture).to_hugging_face(spec):
         if key in _FREE or "drop" in key or "position" in key or key == "n_inner":

@@ -14,12 +14,13 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from families.units import BadInput, nearest
 from scaling.files import Record, first_problem, read_text
+from scaling.paths import StudyPaths, safe_name, seeded_name
 from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.recipe import COOLDOWN
 from scaling.schedule import whole_steps
-from scaling.study import Study, safe_name, seeded_name
 
 from ..lease import lease_holder
+from ..rung import RungFile
 
 # MERGED DOCSTRINGS
 # What a plan's members are to a launcher: one task each, which the same command trains, resumes or finds done.
@@ -225,17 +226,17 @@ class MemberTask:
     needs: Needs
     usual_cooldown: bool = True  # another one stands in the names of the rungs' folders
 
-    def rung_files(self, study: Study) -> list[Path | None]:
+    def rung_files(self, study: StudyPaths) -> list[Path | None]:
         """rung.json of each rung; None for one that is not finished."""
         folder = study.run_folder(self.run)
         names = [f"rung-{tokens}" if self.usual_cooldown else f"rung-{tokens}-*" for tokens in self.rungs]
         return [next(iter(folder.glob(f"{name}/rung.json")), None) for name in names]
 
-    def done(self, study: Study) -> bool:
+    def done(self, study: StudyPaths) -> bool:
         """Whether every rung has its observation."""
         return None not in self.rung_files(study)
 
-    def trained_by(self, study: Study) -> str | None:
+    def trained_by(self, study: StudyPaths) -> str | None:
         """Who is at it, if anybody is."""
         return lease_holder(study.run_folder(self.run))
 
@@ -245,7 +246,7 @@ class JobSweep:
     """A plan's tasks, and where: absolute paths, since jobs begin in folders of their own."""
 
     plan: Path
-    study: Study
+    study: StudyPaths
     seed: int
     tasks: tuple[MemberTask, ...]
     command: str = "scaling"
@@ -253,6 +254,11 @@ class JobSweep:
     def left(self) -> tuple[MemberTask, ...]:
         """The tasks that are not done."""
         return tuple(task for task in self.tasks if not task.done(self.study))
+
+    def rungs(self) -> list[RungFile]:
+        """Read the finished rungs of all tasks."""
+        paths = (path for task in self.tasks for path in task.rung_files(self.study))
+        return [RungFile.read(path) for path in paths if path is not None]
 
     def words(self, task: MemberTask | None = None) -> list[str]:
         """The command that trains one member; without a task, up to the member's name."""
@@ -266,7 +272,13 @@ class JobSweep:
 
 
 def sweep(
-    plan: PlanFile, path: Path, study: Study, *, seed: int, profile: SlurmProfile, only: Sequence[str] = ()
+    plan: PlanFile,
+    path: Path,
+    study: StudyPaths,
+    *,
+    seed: int,
+    profile: SlurmProfile,
+    only: Sequence[str] = (),
 ) -> JobSweep:
     """The tasks of a plan, cheapest first.
 
@@ -284,7 +296,7 @@ def sweep(
     tasks = [_task(member, name, profile) for member, name in zip(chosen, names, strict=True)]
     return JobSweep(
         plan=path.resolve(),
-        study=Study(study.folder.resolve()),
+        study=StudyPaths(study.folder.resolve()),
         seed=seed,
         tasks=tuple(sorted(tasks, key=lambda task: task.flops)),
         command=profile.command or own_command(),

@@ -67,7 +67,7 @@ def need_slurm() -> None:
     if gone:
         raise BadInput(
             f"{gone[0]} is not on the PATH: this machine has no Slurm; run this on the cluster's login node, "
-            "or take --launcher local"
+            "or give launcher=local"
         )
 
 

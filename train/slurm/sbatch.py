@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from families.units import BadInput
-from scaling import __version__
-from scaling.study import safe_name
+from scaling.paths import safe_name
+from scaling.version import __version__
 
 from . import JobSweep, MemberTask, Needs, SlurmProfile, torchrun_words
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from families.units import BadInput
 from scaling.files import Document, Record, atomic_write, clear_io_errors, now
+from scaling.paths import StudyPaths
 from scaling.runs.store import gather_runs
-from scaling.study import Study
 
 from ..lease import LeaseHeld, leased
 from . import JobSweep, MemberTask, SlurmProfile, client
@@ -65,16 +65,16 @@ def render(sweep: JobSweep, profile: SlurmProfile, number: int) -> tuple[JobFile
     return job_files(sweep, profile, str(_folder(sweep.study, number)))
 
 
-def next_number(study: Study) -> int:
+def next_number(study: StudyPaths) -> int:
     """The submission that comes next."""
     return 1 + max((int(path.parent.name) for path in _submissions(study)), default=0)
 
 
-def _folder(study: Study, number: int) -> Path:
+def _folder(study: StudyPaths, number: int) -> Path:
     return study.folder / FOLDER / f"{number:04}"
 
 
-def _submissions(study: Study) -> list[Path]:
+def _submissions(study: StudyPaths) -> list[Path]:
     return sorted((study.folder / FOLDER).glob("[0-9][0-9][0-9][0-9]/submission.json"))
 
 
@@ -170,7 +170,7 @@ def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str,
     return sent
 
 
-def _new_folder(study: Study) -> tuple[int, Path]:
+def _new_folder(study: StudyPaths) -> tuple[int, Path]:
     """The first number without a folder: what another call left half done is not written over."""
     number = next_number(study)
     with clear_io_errors(study.folder / FOLDER):
@@ -197,7 +197,7 @@ def follow(
     sent: dict[str, Sent],
     profile: SlurmProfile,
     *,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     progress: Callable[[float, float, str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> Following:
@@ -216,7 +216,7 @@ def follow(
         except BadInput as error:
             if time.monotonic() - heard > _UNHEARD:
                 raise
-            tell(f"{error}; asking again")
+            log(f"{error}; asking again")
             pause(15.0)
             continue
         for member, one in sent.items():
@@ -230,7 +230,7 @@ def follow(
                 ended.pop(member, None)
                 reason = _waits(state)
                 if reason != said.get(member, ""):
-                    tell(f"{member} (job {one.number}) {reason or f'runs on {state.nodes}'}")
+                    log(f"{member} (job {one.number}) {reason or f'runs on {state.nodes}'}")
                     said[member] = reason
                 if gave_up := _too_late(state, one, profile):
                     client.cancel([one.number])

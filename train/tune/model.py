@@ -1,4 +1,4 @@
-"""Throughput at a fixed global batch: memory and time as lines in the micro-batch, and the setting they pick.
+"""Model of throughput at a fixed global batch: memory and time linear in the micro-batch, and the optimal setting.
 
 bytes(m) = fixed + slope·m        seconds(m) = overhead + slope·m of one forward and backward pass of m sequences
 step(m)  = batch / (devices·m) · seconds(m) + update        all of one device; two probes draw both lines
@@ -12,10 +12,7 @@ from scaling.machine import StepBackend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialConfig:
-    """One way to run a member: its engine, the devices that share a batch, what they divide, and what is computed twice.
-
-    zero: DeepSpeed's stages: 0 divides nothing but the batch. checkpointing: activations are computed again.
-    """
+    """Configuration of a trial: step backend, number of devices, ZeRO stage, and activation checkpointing."""
 
     engine: StepBackend
     devices: int = 1
@@ -24,22 +21,28 @@ class TrialConfig:
 
     @property
     def space(self) -> str:
-        """The tuning space: z0 bf16-compiled-eager-2t."""
-        again = "-checkpointing" if self.checkpointing else ""
+        """Name of the tuning space, e.g. "z0 bf16-compiled-eager-2t"."""
+        suffix = "-checkpointing" if self.checkpointing else ""
         count = f" x{self.devices}" if self.devices > 1 else ""
-        return f"z{self.zero} {self.engine.name}{again}{count}"
+        return f"z{self.zero} {self.engine.name}{suffix}{count}"
 
     def name(self, micro: int, batch: int) -> str:
-        """z0_gas4_tmbspg2: ZeRO stage, gradient accumulation steps, train micro-batch size per device."""
+        """Return e.g. "z0_gas4_tmbspg2": ZeRO stage, gradient accumulation steps, train micro-batch size per device."""
         return f"z{self.zero}_gas{accumulation(batch, self.devices, micro)}_tmbspg{micro}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one experiment saw: seconds of a pass and of an update, peak bytes; or that memory ran out.
+    """Result of one trial.
 
-    seconds: forward and backward of `micro` sequences on each device. update: clipping and the optimiser.
-    first: the first step beyond a usual one, where the compiler works.
+    Args:
+        way: the configuration.
+        micro: sequences per pass on each device.
+        seconds: seconds of a forward and backward pass.
+        update: seconds of clipping and the optimiser.
+        memory: peak bytes.
+        first: extra seconds of the first step, mostly compiling.
+        fits: False if memory ran out.
     """
 
     way: TrialConfig
@@ -51,24 +54,24 @@ class Trial:
     fits: bool = True
 
     def step(self, batch: int) -> float:
-        """Seconds of a step of the whole batch."""
+        """Return seconds per step of the full batch."""
         return accumulation(batch, self.way.devices, self.micro) * self.seconds + self.update
 
     def samples_per_s(self, batch: int) -> float:
-        """Sequences per second, 0 where memory ran out."""
+        """Return sequences per second, 0 if memory ran out."""
         return batch / self.step(batch) if self.fits else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """fixed + slope·m, neither below 0."""
+    """The line fixed + slope·m with non-negative coefficients."""
 
     fixed: float
     slope: float
 
     @classmethod
     def through(cls, first: tuple[int, float], second: tuple[int, float]) -> "Line":
-        """Of two points; of one, or two that would give a negative part, the proportional or the flat one."""
+        """Return the line through two points; proportional or flat for equal points or a negative coefficient."""
         (a, low), (b, high) = sorted((first, second))
         if a == b:
             return cls(fixed=0.0, slope=high / b)
@@ -79,13 +82,13 @@ class Line:
         return cls(fixed=fixed, slope=slope) if fixed >= 0 else cls(fixed=0.0, slope=high / b)
 
     def at(self, m: float) -> float:
-        """The value at m sequences."""
+        """Return the value at m sequences."""
         return self.fixed + self.slope * m
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """Memory and time of one way, as functions of the micro-batch."""
+    """Memory and time of a configuration as functions of the micro-batch."""
 
     way: TrialConfig
     memory: Line
@@ -94,7 +97,7 @@ class Model:
 
     @classmethod
     def of(cls, first: Trial, second: Trial) -> "Model":
-        """From two probes of the way."""
+        """Return the model through two trials of a configuration."""
         return cls(
             way=first.way,
             memory=Line.through((first.micro, first.memory), (second.micro, second.memory)),
@@ -103,13 +106,13 @@ class Model:
         )
 
     def step(self, micro: int, batch: int) -> float:
-        """Seconds of a step of the whole batch."""
+        """Return seconds per step of the full batch."""
         return accumulation(batch, self.way.devices, micro) * self.seconds.at(micro) + self.update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """A way and its micro-batch, with what the lines say of it."""
+    """A configuration and its micro-batch, with their predicted time and memory."""
 
     model: Model
     micro: int
@@ -127,34 +130,34 @@ class Pick:
 
     @property
     def name(self) -> str:
-        """Like z0_gas4_tmbspg2."""
+        """Name, e.g. "z0_gas4_tmbspg2"."""
         return self.model.way.name(self.micro, self.batch)
 
 
 def accumulation(batch: int, devices: int, micro: int) -> int:
-    """Passes that make up a step: the global batch stays what it is."""
+    """Return the number of passes per step at a fixed global batch."""
     return batch // (devices * micro)
 
 
 def micro_batches(batch: int, devices: int = 1) -> tuple[int, ...]:
-    """Every micro-batch that makes up the batch exactly, smallest first."""
+    """Return all micro-batches that divide the batch evenly, ascending."""
     share, rest = divmod(batch, devices)
     return () if rest else tuple(m for m in range(1, share + 1) if share % m == 0)
 
 
 def pick(models: Iterable[Model], batch: int, room: float) -> Pick | None:
-    """The fastest way and micro-batch whose predicted memory fits; None where none does. Of equals the smaller."""
+    """Return the fastest configuration and micro-batch that fit in memory, the smaller of equals; None if none fits."""
     fitting = [
         Pick(model=model, micro=micro, batch=batch)
         for model in models
         for micro in micro_batches(batch, model.way.devices)
         if model.memory.at(micro) <= room
     ]
-    return min(fitting, key=lambda one: (round(one.step, 9), one.micro), default=None)
+    return min(fitting, key=lambda choice: (round(choice.step, 9), choice.micro), default=None)
 
 
 def two_micro_batches(allowed: Sequence[int]) -> tuple[int, int]:
-    """Where to probe: an eighth and a half of the largest allowed, so that the lines reach little beyond their points."""
+    """Return the micro-batches to measure: about 1/8 and 1/2 of the largest, which keeps extrapolation small."""
     largest = allowed[-1]
     half = max(m for m in allowed if m <= max(1, largest // 2))
     smaller = [m for m in allowed if m < half]
@@ -164,7 +167,7 @@ def two_micro_batches(allowed: Sequence[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceRow:
-    """A row of the table that autotuners print: a space, its experiments, the best of them in samples per second."""
+    """A row of an autotuner's table: a tuning space, its number of trials, and the best of them in samples per second."""
 
     space: str
     experiments: int
@@ -173,15 +176,15 @@ class SpaceRow:
 
 
 def space_rows(probed: Sequence[Trial], batch: int) -> tuple[SpaceRow, ...]:
-    """By space, in the order they were tried, and `global` over all."""
+    """Return the rows by space in the order of trials, and `global` over all."""
     spaces: dict[str, list[Trial]] = {}
-    for one in probed:
-        spaces.setdefault(one.way.space, []).append(one)
+    for trial in probed:
+        spaces.setdefault(trial.way.space, []).append(trial)
     return tuple(_row(space, tried, batch) for space, tried in (*spaces.items(), ("global", list(probed))))
 
 
 def _row(space: str, tried: Sequence[Trial], batch: int) -> SpaceRow:
-    best = max(tried, key=lambda one: one.samples_per_s(batch))
+    best = max(tried, key=lambda trial: trial.samples_per_s(batch))
     return SpaceRow(
         space=space,
         experiments=len(tried),

@@ -72,6 +72,12 @@ class Tuning:
         )
 
     @property
+    def step_seconds(self) -> float:
+        """Measured seconds of a step of the pick, over the whole batch."""
+        assert self.verified is not None
+        return self.verified.step
+
+    @property
     def plain(self) -> StepBackend:
         """What a loop without choices does."""
         return self.tried[0].way.engine

@@ -1,4 +1,7 @@
-"""The picked engine on one, two, … devices at the same global batch, and the model of time through them."""
+"""Tuning of a member on this machine at a fixed global batch: few trials, each in its own process.
+
+Also the scaling curve of the chosen configuration over the number of devices.
+"""
 
 import os
 import time
@@ -19,21 +22,23 @@ from ..runtime import machine_id
 from .model import Model, Trial, TrialConfig, micro_batches, pick, two_micro_batches
 from .probe import PROCESS, TrialResult, Tuning, experiment, probe_request, probed
 
-# MERGED DOCSTRINGS
-# The fastest way to run a member on this machine at a fixed global batch: few experiments, each in a process of its own.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingCurve:
-    """Seconds of a step of the same global batch on so many devices, and the model through them."""
+    """Seconds per step of the same global batch by number of devices, and the model fitted to them."""
 
     measured: dict[int, float]
     model: TimeModel
     threads: int
 
+    @property
+    def fastest(self) -> int:
+        """Number of devices with the shortest measured step."""
+        return min(self.measured, key=self.measured.__getitem__)
+
 
 def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
-    """Numbers of devices that this machine has and that share the batch evenly.
+    """Return the numbers of devices of this machine that divide the batch evenly.
 
     Raises:
         BadInput: fewer than two numbers, or one that the machine or the batch does not allow.
@@ -52,11 +57,11 @@ def check_counts(counts: Sequence[int], batch: int, device: str) -> None:
 
 
 def devices_here(device: str) -> int:
-    """GPUs, or cores of the CPU that this process may use."""
+    """Return the number of GPUs, or of CPU cores that this process may use."""
     return torch.cuda.device_count() if device == "cuda" else len(os.sched_getaffinity(0))
 
 
-def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], None]) -> ScalingCurve:
+def scaling_curve(tuning: Tuning, counts: Sequence[int], log: Callable[[str], None]) -> ScalingCurve:
     """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
     the share of the largest number.
 
@@ -71,7 +76,7 @@ def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], N
     micro = max(m for m in micro_batches(batch, most) if m <= tuning.picked.micro)
     found = {}
     for count in sorted(set(counts)):
-        tell(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
+        log(f"{tuning.settings.member}: {count} device{'s' if count > 1 else ''}")
         way = replace(tuning.picked.model.way, engine=engine, devices=count)
         answer = experiment(tuning, [probe_request(tuning, way, micro, batch=batch)], count)[0]
         if not answer["fits"]:
@@ -80,7 +85,7 @@ def scaling_curve(tuning: Tuning, counts: Sequence[int], tell: Callable[[str], N
     return ScalingCurve(measured=found, model=fit_times(found), threads=threads)
 
 
-BLOCK = 1  # layers of the member in the survey that compares engines
+BLOCK = 1  # layers of the model on which backends are compared
 
 
 def tune(
@@ -89,7 +94,7 @@ def tune(
     *,
     device: str,
     room: float | None,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Tuning:
     """Survey the engines on one block of the member, draw the lines of the best at two micro-batches, verify the pick.
 
@@ -108,21 +113,21 @@ def tune(
         )
     low, high = two_micro_batches(allowed)
     plain = wanted.plain().model_copy(update={"threads": _threads(wanted, device)[0]})
-    kept = _survey(tuning, wanted, plain, (low, high), again, tell)
+    kept = _survey(tuning, wanted, plain, (low, high), again, log)
     if kept is not None:
         way = TrialConfig(engine=kept, checkpointing=again)
-        _draw(tuning, way, (low, high), tell)
+        _draw(tuning, way, (low, high), log)
     tuning.picked = pick(tuning.models, tuning.batch, tuning.room)
     if tuning.picked is None:
         raise BadInput(f"memory is {format_size(tuning.room)} bytes; nothing that was tried stays below it")
-    _verify(tuning, tell)
+    _verify(tuning, log)
     tuning.seconds = time.monotonic() - began
     _remember(tuning)
     return tuning
 
 
 def _allowed(tuning: Tuning, *, checkpointing: bool) -> list[int]:
-    """Micro-batches that the arithmetic lets into memory."""
+    """Return the micro-batches whose estimated memory fits."""
     return [
         micro
         for micro in micro_batches(tuning.batch)
@@ -148,7 +153,7 @@ def _survey(
     plain: StepBackend,
     micros: tuple[int, int],
     again: bool,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> StepBackend | None:
     """One process: the plain engine at both micro-batches, and every other on a single block. Returns the engine to keep.
 
@@ -169,7 +174,7 @@ def _survey(
         for way, micro in zip(whole, micros, strict=True)
     ]
     asks += [probe_request(tuning, TrialConfig(engine=engine), micros[0], n_layer=BLOCK) for engine in rivals]
-    tell(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
+    log(f"{tuning.settings.member}: a survey of {len(rivals)} engines on one block")
     answers = experiment(tuning, asks, 1)
     lines = [probed(way, micro, answer) for way, micro, answer in zip(whole, micros, answers, strict=False)]
     tuning.tried += lines
@@ -186,25 +191,25 @@ def _survey(
         best = plain
     if wanted.compile in ("auto", True):
         best = _compiles_best(timed, best)
-        # A compiler fuses best what is written out; fused kernels win where scores no longer fit the caches.
+        # A compiler fuses explicit operations best; fused kernels win where scores no longer fit the caches.
         short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds
         best = best.model_copy(update={"compile": True, **({"attention": "eager"} if short else {})})
     return None if best == plain else best
 
 
 def _compiles_best(timed: dict[StepBackend, float], best: StepBackend) -> StepBackend:
-    """The number format to compile in: bf16 that is a little slower than fp32 wins compiled, where its casts cost nothing."""
+    """Return the number format to compile in: slightly slower bf16 wins once compiled, where its casts are free."""
     rivals = {engine: seconds for engine, seconds in timed.items() if engine.dtype == "bf16"}
     quickest = min(rivals, key=rivals.__getitem__, default=best)
     return quickest if best in timed and rivals and rivals[quickest] < NEAR_BEST * timed[best] else best
 
 
-def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], tell: Callable[[str], None]) -> None:
-    """Two probes of a way give its lines; one that runs out of memory is taken again at half its sequences."""
+def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], log: Callable[[str], None]) -> None:
+    """Fit the lines of a configuration through two trials; one that runs out of memory is repeated at half the size."""
     seen: list[Trial] = []
     for micro in sorted(micros):
         while micro:
-            tell(f"{tuning.settings.member}: {way.space} at {micro} sequences")
+            log(f"{tuning.settings.member}: {way.space} at {micro} sequences")
             found = probed(
                 way, micro, experiment(tuning, [probe_request(tuning, way, micro)], way.devices)[0]
             )
@@ -217,11 +222,11 @@ def _draw(tuning: Tuning, way: TrialConfig, micros: tuple[int, int], tell: Calla
         tuning.models.append(Model.of(seen[0], seen[-1]))
 
 
-def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
-    """Whole steps of the pick; where memory runs out after all, of the next smaller micro-batch."""
+def _verify(tuning: Tuning, log: Callable[[str], None]) -> None:
+    """Measure full steps of the choice; if memory runs out, of the next smaller micro-batch."""
     while tuning.picked is not None:
         chosen = tuning.picked
-        tell(f"{tuning.settings.member}: verifying {chosen.name}")
+        log(f"{tuning.settings.member}: verifying {chosen.name}")
         asked = probe_request(tuning, chosen.model.way, chosen.micro, batch=tuning.batch)
         answer = experiment(tuning, [asked], chosen.model.way.devices)[0]
         found = probed(chosen.model.way, chosen.micro, answer)
@@ -235,7 +240,7 @@ def _verify(tuning: Tuning, tell: Callable[[str], None]) -> None:
 
 
 def _remember(tuning: Tuning) -> None:
-    """The machine profile that plan, train and tune read."""
+    """Return the machine profile that plan, train and tune read."""
     assert tuning.verified is not None
     assert tuning.picked is not None
     settings, seen, spec = tuning.settings, tuning.verified, tuning.settings.spec()

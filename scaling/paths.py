@@ -1,4 +1,4 @@
-"""A study: a folder that holds the files of one question, from the text to the report."""
+"""Where the files of a study lie, and the names of what is in it."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from families.units import BadInput
 
-from .files import Document
+from .files import Document, StrPath
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._=-]+")
 
@@ -27,7 +27,7 @@ class StudyFile(Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class StudyPaths:
     """Where each file of a study lies (docs/formats.md)."""
 
     folder: Path
@@ -82,13 +82,13 @@ class Study:
         return self.folder / "runs" / run
 
 
-def open_study(folder: Path) -> Study:
-    """The study in a folder; one that has no study.json yet is a study too.
+def open_study(folder: StrPath) -> StudyPaths:
+    """The paths of the study in a folder; one that has no study.json yet is a study too.
 
     Raises:
         BadInput: it was written by a newer version.
     """
-    study = Study(folder)
+    study = StudyPaths(Path(folder))
     if study.file.exists():
         StudyFile.read(study.file)
     return study

@@ -1,0 +1,126 @@
+"""Steps of the demo: a study sized to this machine, from text to a sealed prediction."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from families.design import DesignRule
+from families.units import BadInput
+from scaling.files import hashes
+from scaling.fitting.fit import fit
+from scaling.fitting.predictor import load_law
+from scaling.paths import StudyFile, StudyPaths
+from scaling.planning.pilot import (
+    expected_hours,
+    ladder_plan,
+    longest_rung,
+    pilot_family,
+    sealed_plan,
+    target_member,
+)
+from scaling.planning.planfile import PlanFile, PlannedMember, open_seal, seal, write_plan
+from scaling.runs.readers import read_runs
+from scaling.runs.store import exists, read_ledger
+
+from ..backend import probe_members
+from ..data import DataManifest
+from ..data.prepare import prepare
+from ..data.text import find_texts
+from .pool import cores
+
+LIBRARY = "stdlib"  # the sources of Python's standard library, as a text that every machine has
+WIDTHS = (32, 48, 64, 96, 128)  # n_embd of the members, the last of which is predicted
+RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
+BATCH_SEQUENCES = 8
+MAX_THREADS = 4  # for one model of this size; more threads wait for each other
+TRAINING = {
+    "yes": True,
+    "save_every": 10.0,  # seconds between checkpoints, the most that an interrupted demo loses
+    "eval_tokens": 2**16,
+    "device": "cpu",
+}
+
+
+def threads() -> int:
+    """Return the number of threads to train the largest member on."""
+    return min(MAX_THREADS, cores())
+
+
+def text_name(data: str) -> str:
+    """Return the name of the text for people."""
+    return "the sources of Python's own standard library" if data == LIBRARY else Path(data).name
+
+
+def begin_study(study: StudyPaths, seed: int, seconds: float, data: str) -> None:
+    """Write study.json, or check that the folder holds this study.
+
+    Args:
+        study: paths of the study.
+        seed: random seed.
+        seconds: training time that the study is sized to.
+        data: a file, a folder or "stdlib".
+
+    Raises:
+        BadInput: the folder holds another study, or the text does not exist.
+    """
+    contents = StudyFile(
+        title=f"A prediction made before the run, on {text_name(data)}",
+        text=data,
+        seed=seed,
+        seconds=seconds,
+        python=platform.python_version(),
+        machine=f"{platform.machine()}, {platform.system()}",
+    )
+    if not study.file.exists():
+        if exists(study.runs) or study.plan.exists():
+            raise BadInput(f"{study.folder} holds another study; give another --study")
+        find_texts(data)  # a wrong path leaves no folder behind
+        contents.write(study.file)
+        return
+    recorded = StudyFile.read(study.file)
+    for key in ("text", "seed", "seconds"):
+        there, here = getattr(recorded, key), getattr(contents, key)
+        if there != here:
+            raise BadInput(
+                f"{study.folder} holds a study with {key} {there}; this one has {here}: give another --study"
+            )
+
+
+def prepare_text(study: StudyPaths, data: str, progress: Callable[[str, float], None]) -> DataManifest:
+    """Tokenise the text into the study, or read what is there."""
+    return prepare(data, study.data, vocab_size=RULE.vocab_size, progress=progress)
+
+
+def plan_members(study: StudyPaths, seconds: float, train_tokens: int) -> tuple[PlanFile, PlannedMember]:
+    """Plan the ladders and the target; sized by a probe the first time, read from ladder.json afterwards.
+
+    Args:
+        study: paths of the study.
+        seconds: training time of all members.
+        train_tokens: tokens of the training text, none of which is read twice.
+
+    Returns:
+        The plan of the ladders, and the member to predict.
+    """
+    pilot = pilot_family(RULE, WIDTHS, batch_sequences=BATCH_SEQUENCES)
+    if not study.ladder.exists():
+        speeds = probe_members(pilot.learn, BATCH_SEQUENCES, threads=1)
+        speeds |= probe_members((pilot.target,), BATCH_SEQUENCES, threads=threads())
+        side_by_side = min(cores(), len(pilot.learn))
+        longest = longest_rung(pilot, speeds, seconds, train_tokens, side_by_side=side_by_side)
+        inputs = hashes((study.data / "data.json",))
+        ladder_plan(pilot, longest).model_copy(update={"inputs": inputs}).write(study.ladder)
+    plan = PlanFile.read(study.ladder)
+    return plan, target_member(pilot, max(member.tokens for member in plan.members))
+
+
+def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
+    """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained."""
+    if not study.plan.exists():
+        ladders = [run for run in read_runs(study.runs).runs if run.params != target.params]
+        replace(fit(ladders, seed=seed), inputs=hashes((study.runs,))).save(study.law)
+        law = load_law(study.law)
+        hours = expected_hours(target, read_ledger(study.ledger))
+        write_plan(seal(sealed_plan(target, law, hours)), study.plan)
+    return open_seal(study.plan)
