@@ -210,7 +210,7 @@ def _unread_devices(entry: TableEntry) -> list[Finding]:
     field = next((field for field in ("accelerator", "devices") if field in entry.words), "hours")
     return [
         Finding(
-            check="devices",
+            check="device",
             where=entry.where,
             column=entry.headers.get(field, ""),
             verdict=Verdict.SUSPICIOUS,
@@ -233,7 +233,7 @@ def _mfu(entry: TableEntry) -> list[Finding]:
         verdict, cause = Verdict.OK, ""
     hours, peak = entry.numbers.get("hours"), used.device.training_peak / 1e12
     each = hours is not None and of_each_device(entry.headers["hours"])
-    number = f"{used.devices} x" if used.devices else "per" if each else "1 (no number stated) x"
+    number = f"{used.devices} x" if used.devices else "per" if each else "1 x"
     return [
         Finding(
             check="MFU",
@@ -243,7 +243,8 @@ def _mfu(entry: TableEntry) -> list[Finding]:
             recomputed=f"{used.mfu:.1%}",
             verdict=verdict,
             explanation=f"{'exact' if used.exact else 'stated'} FLOPs, {used.tokens_per_s:,.0f} tokens/s, "
-            f"{number} {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense{cause}",
+            f"{number} {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense"
+            f"{'' if used.devices or each else ' (no number of devices is stated: 1 is taken)'}{cause}",
             severity=abs(math.log(used.mfu / ASSUMED_MFU)),
         )
     ]
