@@ -398,10 +398,10 @@ def test_a_slice_of_a_table_counts_its_chips():
 def test_devices_that_are_not_understood_are_said_and_give_no_mfu(columns, cells, said):
     found = findings(columns, cells)
     assert not of(found, "MFU")
-    (finding,) = of(found, "devices")
+    (finding,) = of(found, "device")
     assert said in finding.explanation
 
 
 def test_a_device_without_a_number_is_one_and_that_is_said():
     (finding,) = of(findings("hours | GPU |", "20 | H100 |"), "MFU")
-    assert "no number stated" in finding.explanation
+    assert "no number of devices is stated" in finding.explanation
