@@ -9,9 +9,19 @@ SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A realisable model: everything that decides its parameters and FLOPs, nothing about its training.
+    """The shape of a model: everything that decides its parameters and FLOPs, nothing about its training.
 
-    Fields are named as in transformers' GPT2Config; `n_inner` is the width of the feed-forward layer.
+    Fields are named as in transformers' GPT2Config.
+
+    Args:
+        architecture: "gpt2", "bert" or "llama".
+        n_layer: number of blocks.
+        n_head: attention heads of a block.
+        n_embd: width of the residual stream.
+        n_inner: width of the feed-forward layer; 4·n_embd by default.
+        n_positions: context length in tokens.
+        vocab_size: number of tokens in the vocabulary.
+        n_kv_head: key and value heads of grouped-query attention; n_head by default.
 
     Raises:
         BadInput: a size below 1, or n_embd not a multiple of n_head.

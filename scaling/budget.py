@@ -80,11 +80,24 @@ _THOUSANDS = re.compile(
 
 
 class Budget(Record):
-    """Training budget. `flops` is always known; time needs an accelerator.
+    """Training budget: FLOPs, and time and money where an accelerator is named.
 
-    device_seconds: seconds times devices. devices: one is assumed where no number is given.
-    mfu: model FLOPs utilisation, a share of the dense peak.
-    hourly_price: USD per device-hour where the budget is money or a price was given, else the catalogue's holds.
+    Attributes:
+        text: The budget as it was given.
+        flops: Training FLOPs.
+        device_seconds: Seconds times devices; None without an accelerator.
+        accelerator: Name in the catalogue of accelerators, such as "A100"; None for a budget in FLOPs alone.
+        devices: Number of devices.
+        devices_source: "given", or "assumed" for the one device of a budget that states no number.
+        mfu: Model FLOPs utilisation, a share of the device's dense peak.
+        mfu_source: "measured", "estimated" or "assumed".
+        hourly_price: USD per device-hour if the budget is money or a price was given; None for the catalogue's.
+        price_source: Provider and year of that price, or "given".
+
+    Examples:
+        >>> budget = parse_budget("8xA100-hours", mfu=0.4)
+        >>> f"{budget.flops:.3g}", budget.hours(budget.flops)
+        ('3.59e+18', 1.0)
     """
 
     text: str

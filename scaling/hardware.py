@@ -528,11 +528,11 @@ def read_devices(text: str) -> Devices:
     Never guesses: what is not understood is in `problem`, and a name without a number has no count.
     """
     words = " ".join(re.sub("[×✕✖·]", "x", text).split())
-    return _read(words, user_file())
+    return _read(words, os.environ.get(USER_FILE), os.environ.get("XDG_CONFIG_HOME"))
 
 
 @lru_cache(maxsize=4096)  # a table says the same in thousands of rows
-def _read(words: str, _own_file: Path) -> Devices:
+def _read(words: str, *_own_file: str | None) -> Devices:
     if not words:
         return Devices(problem="no devices are named")
     if len(words) > _MOST_LETTERS:
