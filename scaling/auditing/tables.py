@@ -443,6 +443,8 @@ def _entry(
         field = column.field
         if field == "accelerator" and _WHOLE.fullmatch(cell):
             field = "devices"  # a column GPUs that holds their number
+        elif field == "devices" and not _WHOLE.fullmatch(cell):
+            field = "accelerator"  # and one of numbers that holds 8xA100
         if not cell or field in headers:
             continue
         if field in _TEXT:

@@ -1,20 +1,16 @@
 """Devices, throughput and MFU of a row: by its hours, by its tokens per second, and as it states them."""
 
 import math
-import os
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 from ..budget import ASSUMED_MFU
-from ..hardware import USER_FILE, Accelerator, known, recognise
+from ..hardware import Accelerator, known
+from .devices import named_devices, of_each_device
 from .findings import Finding, Verdict, cell
 from .shapes import architecture_of, flops_per_token
 from .tables import TableEntry
 
 LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else
-_DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
-_DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
 _SPEEDS = ("tokens_per_s", "device_tokens_per_s", "device_teraflops")  # fields of a stated throughput
 _AGREES = 0.05  # relative, between a stated and a recomputed MFU or throughput: conventions differ so
 _EXPLAINS = 0.02  # relative, for another peak, count or convention to be named as the cause
@@ -50,59 +46,12 @@ class Utilisation:
     devices: Devices
 
 
-def _recognised(text: str) -> tuple[int, Accelerator | None]:
-    """`recognise`, once for each text: a table repeats few."""
-    return _recognise(text, os.environ.get(USER_FILE), os.environ.get("XDG_CONFIG_HOME"))
-
-
-@lru_cache(maxsize=4096)
-def _recognise(text: str, *_user_file: str | None) -> tuple[int, Accelerator | None]:
-    return recognise(text)
-
-
-def _device_text(entry: TableEntry) -> str:
-    """The text that names a row's devices: its own cell, or its hours' header, "Training Hours on 8xA100s"."""
-    words = entry.words.get("accelerator", "")
-    match = re.search(r"\bon\s+(.+)", entry.headers.get("hours", ""), re.IGNORECASE)
-    header = match[1] if match else ""
-    return (
-        header
-        if header and _recognised(words)[1] is None and _recognised(header)[1] is not None
-        else words or header
-    )
-
-
 def devices_of(entry: TableEntry) -> Devices | None:
-    """Number and kind of a row's accelerators; None where none is named that is known."""
-    text = _device_text(entry)
-    count, device = _recognised(text)
-    if device is None:
+    """Number and kind of a row's accelerators; None where none is named that is understood."""
+    named = named_devices(entry)
+    if named is None or named.problem or named.accelerator is None:
         return None
-    header_count, header_device = _recognised(_after_on(entry))
-    numbers = entry.numbers
-    if "devices" in numbers:
-        count = round(numbers["devices"].value)
-    elif {"nodes", "devices_per_node"} <= numbers.keys():
-        count = round(numbers["nodes"].value * numbers["devices_per_node"].value)
-    elif count == 1 and header_device == device:
-        count = header_count
-    stated = (
-        count > 1
-        or bool({"devices", "nodes"} & numbers.keys())
-        or re.search(r"(?<![\w.-])1 ?x?(?![\w.])", text) is not None
-    )
-    return Devices(count=max(1, count), device=device, counted=stated)
-
-
-def _after_on(entry: TableEntry) -> str:
-    match = re.search(r"\bon\s+(.+)", entry.headers.get("hours", ""), re.IGNORECASE)
-    return match[1] if match else ""
-
-
-def _of_each_device(header: str) -> bool:
-    """True if hours are summed over devices: "GPU hours", "A100-hours"."""
-    match = _DEVICE_HOURS.search(header)
-    return match is not None and (match[1].lower() in _DEVICE_WORDS or _recognised(match[1])[1] is not None)
+    return Devices(count=named.count or 1, device=named.accelerator, counted=named.count is not None)
 
 
 def _seconds(entry: TableEntry, devices: int) -> float | None:
@@ -110,7 +59,7 @@ def _seconds(entry: TableEntry, devices: int) -> float | None:
     hours, wall = entry.numbers.get("hours"), entry.numbers.get("wall_s")
     if hours is None:
         return None if wall is None else wall.value
-    return hours.value * 3600 / (devices if _of_each_device(entry.headers["hours"]) else 1)
+    return hours.value * 3600 / (devices if of_each_device(entry.headers["hours"]) else 1)
 
 
 def _flops_per_token(entry: TableEntry, tokens: float | None) -> tuple[float, str] | None:
@@ -163,17 +112,20 @@ def utilisation_findings(entry: TableEntry, tokens: float | None) -> list[Findin
 
 
 def _unknown_device(entry: TableEntry) -> list[Finding]:
-    text = _device_text(entry)
-    if not text or devices_of(entry) is not None:
+    named = named_devices(entry)
+    if named is None or not named.problem:
         return []
     return [
         Finding(
             check="device",
             where=entry.where,
             column=entry.headers.get("accelerator", entry.headers.get("hours", "")),
-            stated=text,
+            stated=entry.words.get("accelerator"),
             verdict=Verdict.SUSPICIOUS,
-            explanation="not a device with a known peak, so no MFU: hardware.json in your configuration folder adds one",
+            explanation=f"{named.problem.partition(' known: ')[0].rstrip('; ')}: no MFU is computed, "
+            "not a device with a known peak: hardware.json in your configuration folder adds one"
+            if "not known" in named.problem
+            else f"{named.problem}: no MFU is computed",
         )
     ]
 
@@ -199,7 +151,7 @@ def _by_hours(entry: TableEntry, tokens: float | None) -> list[Finding]:
     verdict, cause = _judged(used.mfu)
     hours = entry.numbers.get("hours")
     speed = "" if used.tokens_per_s is None else f"{used.tokens_per_s:,.0f} tokens/s, "
-    summed = hours is not None and _of_each_device(entry.headers["hours"])
+    summed = hours is not None and of_each_device(entry.headers["hours"])
     return [
         Finding(
             check="MFU",

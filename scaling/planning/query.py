@@ -52,6 +52,7 @@ class PlanQuery:
     force: bool = False
     study: Path | None = None
     times: str | None = None
+    price: float | None = None
 
 
 def answer_query(
@@ -231,7 +232,9 @@ def _budgets(
             raise BadInput(
                 "--mfu estimate needs a --budget; the cost of a target in FLOPs does not depend on it"
             )
-        return [estimate_budget(text, law, shapes, objective, on=query.on) for text in texts]
+        return [
+            estimate_budget(text, law, shapes, objective, on=query.on, price=query.price) for text in texts
+        ]
     mfu = None if query.mfu is None else parse_mfu(query.mfu)
     if objective.target is not None:
         goal = "loss" if query.target_ppl is None else "perplexity"
@@ -241,15 +244,26 @@ def _budgets(
         text = f"target {goal} {value:g}"
         source: MfuSource = "measured" if measured else "assumed"
         return [
-            budget_for(objective, law, shapes, text=text, on=query.on, mfu=measured or mfu, mfu_source=source)
+            budget_for(
+                objective,
+                law,
+                shapes,
+                text=text,
+                on=query.on,
+                mfu=measured or mfu,
+                mfu_source=source,
+                price=query.price,
+            )
         ]
     budgets = []
     for text in texts:
-        budget = parse_budget(text, mfu=mfu, on=query.on)
+        budget = parse_budget(text, mfu=mfu, on=query.on, price=query.price)
         if mfu is None and budget.accelerator is not None:
             measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
-                budget = parse_budget(text, mfu=measured, mfu_source="measured", on=query.on)
+                budget = parse_budget(
+                    text, mfu=measured, mfu_source="measured", on=query.on, price=query.price
+                )
         budgets.append(budget)
     return budgets
 
