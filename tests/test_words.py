@@ -24,10 +24,6 @@ UNFINISHED: frozenset[str] = frozenset(
     {
         "scaling/auditing/__init__.py",
         "scaling/planning/experiment_design.py",
-        "train/jobs/ladders.py",
-        "train/slurm/__init__.py",
-        "train/slurm/client.py",
-        "train/tune/probe.py",
     }
 )
 WITHOUT_ARGS: frozenset[str] = frozenset(
@@ -44,19 +40,6 @@ WITHOUT_ARGS: frozenset[str] = frozenset(
         "scaling.planning.pilot",
         "scaling.planning.plan",
         "scaling.planning.planfile",
-        "train.data.prepare",
-        "train.jobs.ladders",
-        "train.jobs.launch",
-        "train.jobs.sweep",
-        "train.model.config",
-        "train.model.kernels",
-        "train.model.objective",
-        "train.settings",
-        "train.slurm",
-        "train.slurm.submit",
-        "train.tune.probe",
-        "train.tune.tuner",
-        "plots.style",
     }
 )
 
