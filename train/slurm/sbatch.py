@@ -195,7 +195,7 @@ def _run(sweep: JobSweep, task: MemberTask, needs: Needs, profile: SlurmProfile)
 
 
 def _mounts(sweep: JobSweep, profile: SlurmProfile) -> list[str]:
-    """Return the options that make parts of the machine visible in the container.
+    """Return the mounts of the container: HOST or HOST:INSIDE.
 
     Raises:
         BadInput: a folder whose name would be read as several.
