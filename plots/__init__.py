@@ -1,1 +1,1 @@
-"""What a person looks at: figures, the report, the study card. Matplotlib lives here; needs scaling, never train."""
+"""Figures, the report and the study card; the only package that uses Matplotlib, and independent of train."""

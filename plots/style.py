@@ -98,7 +98,15 @@ def style_context() -> Iterator[None]:
 def new_figure(
     *, height: float = 3.7, rows: int = 1, columns: int = 1, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure and its axes, row by row."""
+    """Return an empty figure and its axes, row by row.
+
+    Args:
+        height: height of the figure in inches.
+        rows: number of rows of axes.
+        columns: number of columns of axes.
+        sharex: True to share the x axis.
+        sharey: True to share the y axis.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
@@ -172,7 +180,14 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 
 def legend_above(axes: Axes, handles: Sequence[Any], *, columns: int = 4, **spacing: float) -> None:
-    """Draw a legend above the axes, from their left edge."""
+    """Draw a legend above the axes, from their left edge.
+
+    Args:
+        axes: the axes.
+        handles: artists to list.
+        columns: number of columns.
+        **spacing: spacing of the legend, as for matplotlib, in units of the font size.
+    """
     axes.legend(
         handles=handles,
         loc="lower left",

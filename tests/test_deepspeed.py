@@ -90,7 +90,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
 
 def test_stage_1_and_compiled_steps_are_refused_where_they_are_not():
     for change, message in (
-        ({"zero": "1"}, "zero is 1, which DeepSpeed alone has: engine=deepspeed"),
+        ({"zero": "1"}, "zero is 1, which only engine=deepspeed has"),
         ({"engine": "deepspeed", "compile": "true"}, "engine=deepspeed takes steps that are not compiled"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -68,7 +68,7 @@ def test_two_dials_decide_the_third():
         ({"params": (1e6,), "ratio": -1.0}, "positive"),
         ({"params": (1e6,), "head_size": 0}, "at least 1"),
         ({"params": (1e30,)}, "at most 100T"),
-        ({"depth": (10**12,)}, "at most 100T"),
+        ({"depth": (10**12,)}, "at most 1,000,000,000"),
         ({"params": (1e6,), "vocab_size": 10**15}, "from 1 to 100M"),
         ({"params": (1e6,), "architecture": "gtp2"}, "did you mean gpt2"),
     ],

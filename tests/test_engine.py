@@ -244,7 +244,7 @@ def test_what_is_asked_for_is_what_is_taken():
 
 
 def test_a_backend_that_the_device_lacks_is_one_line():
-    with pytest.raises(BadInput, match="attention is cudnn, which a GPU has"):
+    with pytest.raises(BadInput, match="attention is cudnn, which needs a GPU"):
         picked(Bench(amx), wanted=BackendRequest(attention="cudnn"))
 
 

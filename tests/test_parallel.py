@@ -112,7 +112,7 @@ def test_the_batch_is_shared_evenly_or_not_at_all():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"zero": "1"}, "DeepSpeed"),
+        ({"zero": "1"}, "engine=deepspeed"),
         ({"zero": "4"}, "0, 1, 2 or 3"),
         ({"devices": 3, "batch_size": 4}, "devices=3 must divide it"),
         ({"devices": 0}, "greater than or equal to 1"),

@@ -109,7 +109,7 @@ def test_the_command_prints_the_table_and_its_corrections(cli):
     [
         (("--published", "cerebras-gpt"), "prints no predictions"),
         (("--published", "composer"), "composer-gpt2"),
-        (("--published", "composer-gpt2", "--under", "."), "give one of them"),
+        (("--published", "composer-gpt2", "--under", "."), "exclude each other"),
     ],
 )
 def test_a_set_without_predictions_is_one_line(cli, words, message):

@@ -174,7 +174,7 @@ def test_a_run_killed_at_37_percent_books_37_percent_and_the_rest_when_it_goes_o
 
 def test_before_a_step_is_trained_a_signal_stops_at_once_and_afterwards_it_waits_for_the_save():
     with stop_on_signals() as stop:
-        with pytest.raises(KeyboardInterrupt, match="before a step was trained"):
+        with pytest.raises(KeyboardInterrupt, match="before the first step was trained"):
             signal.raise_signal(signal.SIGTERM)
         assert not stop.requested
         signal.raise_signal(signal.SIGTERM)

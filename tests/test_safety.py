@@ -153,7 +153,7 @@ def test_one_sequence_that_does_not_fit_is_one_line(text, tmp_path, monkeypatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     while_training(monkeypatch, change)
-    with pytest.raises(OutOfMemory, match="one sequence at a time"):
+    with pytest.raises(OutOfMemory, match="out of memory with a single sequence"):
         train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(), Stop())
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_is_one_line_with_status_1_for_a_person(tmp_path, monkeypatc
     assert left.value.code == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("scaling: ")
-    assert "free some, and the same command goes on" in lines[-1]
+    assert "free some space and run the same command to resume" in lines[-1]
     assert not list(tmp_path.rglob("step-*"))
 
 

@@ -23,7 +23,10 @@ def config_of(settings: Settings, devices: int, stage: int, steps: int | None = 
     cooldown. Weight decay is of every parameter there: groups are made in code, not in a config.
 
     Args:
-        steps: of the whole run; without it the config names no scheduler.
+        settings: settings of the run.
+        devices: number of processes that share the batch.
+        stage: ZeRO stage, 0 to 3.
+        steps: steps of the whole run; without it the config names no scheduler.
 
     Raises:
         BadInput: the batch cannot be divided, or an optimiser that DeepSpeed does not have.

@@ -231,7 +231,7 @@ class Row(Record):
 
     @classmethod
     def of(cls, settings: Settings, rung: RungFile) -> "Row":
-        """What a run's settings and its rung say."""
+        """Return the facts of a run from its settings and its rung."""
         best = min(rung.epochs, key=lambda epoch: epoch.loss, default=None)
         return cls(
             dataset=settings.dataset,

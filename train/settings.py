@@ -157,7 +157,17 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
 
 
 def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *, seed: int) -> Settings:
-    """Return the settings of a planned member on this text."""
+    """Return the settings of a planned member on this text.
+
+    Args:
+        planned: the member, with its recipe.
+        facts: facts of the text.
+        device: "cpu" or "cuda", whose memory determines the micro-batch.
+        seed: seed of the run.
+
+    Raises:
+        BadInput: the tokenizer is larger than the vocabulary of the member.
+    """
     advice = planned.recipe
     return _settings(
         planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from families import ModelSpec, params, params_non_embedding, train_flops
 from families.units import BadInput
@@ -25,6 +25,13 @@ from ..laws import LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
 from ..untrusted import parse_json
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Tokens = Annotated[int, BeforeValidator(_whole)]  # a JSON integer beyond 64 bits is read as a float
 
 
 class PlannedLoss(Record):
@@ -74,7 +81,7 @@ class Choice(Record):
     params: int
     params_non_embedding: int
     N: float
-    tokens: int
+    tokens: Tokens
     tokens_per_param: float
     flops: float
     budget: str = ""

@@ -137,8 +137,18 @@ def prepare(
     A folder that already holds the same text under the same settings is used as it is.
 
     Args:
+        data: a text file, a folder of text files, a URL, or a data set of the Hugging Face hub.
+        folder: destination of the tokenised text.
+        vocab_size: largest number of tokenizer entries; the size of a tokenizer trained here.
+        tokenizer: file or name of a tokenizer to load; None trains one on the text.
+        held_out: share of the text that is held out, between 0 and 1; not used with `validation`.
         validation: text that is held out in place of a share of `data`; a data set of the hub may bring its own.
-        mask: the tokenizer is to have a token that stands for a masked one.
+        mask: True to require a mask token in the tokenizer.
+        need: least text that the run needs; None skips the check.
+        progress: called with a description and the completed share, 0 to 1.
+
+    Returns:
+        The manifest written to data.json.
 
     Raises:
         BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.

@@ -1,8 +1,8 @@
 """Ladders side by side on this machine, by a queue that survives being killed.
 
-The queue is the study's folder: a ladder is done when its rungs have their observations, under way while somebody's lease on
-its run lives (scaling.cluster.claims), and else to be trained. So the same command goes on where it was, and on several
-machines that share the folder it shares the work.
+The queue is the study's folder: a ladder is done when its rungs have their observations, in progress while a process holds
+the lease of its run (train.lease), and pending otherwise. The same command therefore resumes an interrupted queue, and
+several machines that share the folder share the work.
 
 A model of under a million parameters keeps one core busy and two waiting for each other: on two cores, width 32 takes 9 ms a
 step on one thread and 18 on two (docs/log.md). Warm workers train such ladders, one after another in each: torch is imported
@@ -41,10 +41,17 @@ ProgressCallback = Callable[[float, float, str, bool], None]  # done, total, wha
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A ladder to train here: settings, rungs in tokens, where it writes, and its work in any unit.
+    """A ladder to train in this process or a worker.
 
     Args:
-        shared: another process may begin the run before this one does: take its micro-batch and engine then.
+        settings: settings of the run.
+        rungs: lengths of the rungs in tokens.
+        paths: paths that the run writes.
+        data: folder of the tokenised text.
+        work_per_step: work of a step, in any unit that all jobs share.
+        steps: steps of the whole ladder, trunk and branches.
+        log: file of the output of the run; None for standard error.
+        shared: True if another process may begin the run first; its recorded micro-batch and engine are used then.
     """
 
     settings: Settings
@@ -60,7 +67,14 @@ class Job:
     def of(
         cls, settings: Settings, rungs: tuple[int, ...], study: StudyPaths, *, shared: bool = False
     ) -> Self:
-        """A run of a study; its work is counted in FLOPs."""
+        """Return the job of a run in a study; its work is counted in FLOPs.
+
+        Args:
+            settings: settings of the run.
+            rungs: lengths of the rungs in tokens.
+            study: the study that holds the text and the run.
+            shared: True if another process may begin the run first.
+        """
         return cls(
             settings=settings,
             rungs=rungs,
@@ -78,12 +92,12 @@ class Job:
         return self.steps * self.work_per_step
 
     def done(self) -> bool:
-        """Whether every rung has its observation."""
+        """Return True if every rung has its observation."""
         names = (branch_name(self.settings, steps) for steps in rung_steps(self.settings, self.rungs))
         return all((self.paths.folder / name / RUNG).exists() for name in names)
 
     def train(self, options: RunOptions, stop: Stop) -> tuple[RungFile, ...]:
-        """Train it in this process; what is done is not done again.
+        """Train the ladder in this process; finished rungs are not trained again.
 
         Raises:
             Interrupted: asked to stop; saved.
@@ -99,9 +113,14 @@ class Task:
     """An entry of the queue: a job for a warm worker, or else a command.
 
     Args:
-        folder: of its run, where the lease lies.
-        log: file of its output; by default this process's own standard error.
-        announced: say when it is done or has failed.
+        name: name of the task, unique in the queue.
+        folder: folder of the run, which holds the lease.
+        work: work of the task, in any unit that all tasks share.
+        done: returns True once the task is complete.
+        log: file of the output of the task; by default standard error of this process.
+        job: the job of a warm worker; None for a command.
+        words: the command, without a job.
+        announced: True to log when the task is done or has failed.
     """
 
     name: str
@@ -115,7 +134,7 @@ class Task:
 
     @classmethod
     def of(cls, name: str, job: Job, *, announced: bool = False) -> Self:
-        """A job's."""
+        """Return the task of a job."""
         return cls(
             name=name,
             folder=job.paths.folder,
@@ -140,7 +159,15 @@ def train_ladders(
 ) -> tuple[RungFile, ...]:
     """Train every ladder, `side_by_side` at a time, one thread each; rungs in the order of the jobs.
 
-    In turn, here, the first that fails ends it. Side by side the others are trained all the same, and the first error raised.
+    In turn, in this process, the first failure ends the queue. Side by side, the other ladders are trained nevertheless, and
+    the first error is raised at the end.
+
+    Args:
+        jobs: the ladders.
+        options: options of all runs.
+        stop: stop signal, polled after every step.
+        report: called with work done, total work, a description, and True for work that was just trained.
+        side_by_side: number of ladders that train at a time.
 
     Raises:
         Interrupted: asked to stop; every run is saved at the step it was at.
@@ -168,11 +195,16 @@ def run_queue(
     tasks: Sequence[Task], options: RunOptions, stop: Stop, report: ProgressCallback, *, at_once: int, threads: int = 1,
     poll: float = POLL_SECONDS,
 ) -> Outcome:  # fmt: skip
-    """Do every task, `at_once` at a time, until each is done, here or elsewhere, or has failed.
+    """Run every task, `at_once` at a time, until each is done, here or elsewhere, or has failed.
 
     Args:
-        threads: of each worker; a command takes its share of the cores.
-        poll: seconds between looks at the processes.
+        tasks: the tasks, in the order in which they are reported.
+        options: options of all runs.
+        stop: stop signal; every process saves and ends once it is requested.
+        report: called with work done, total work, a description, and True for work that was just trained.
+        at_once: number of tasks that run at a time.
+        threads: threads of each worker; a command takes its share of the cores.
+        poll: seconds between checks of the processes.
 
     Raises:
         BadInput: a log cannot be written.
@@ -199,7 +231,7 @@ class _Child:
 
 
 class _Queue:
-    """State of `run_queue`: what is in each slot, and what has become of each task."""
+    """State of `run_queue`: the process in each slot, and the outcome of each task."""
 
     def __init__(
         self, tasks: Sequence[Task], options: RunOptions, stop: Stop, report: ProgressCallback, *, pool: Pool, at_once: int,
@@ -225,7 +257,7 @@ class _Queue:
         return {child.task.name: child for child in self.slots.values() if child.task is not None}
 
     def run(self, poll: float) -> None:
-        """Start, listen and settle, until nothing is left to do or it is asked to stop."""
+        """Start tasks and handle their messages, until nothing is left to do or a stop is requested."""
         while True:
             if not self.stop.requested:
                 self._fill()
@@ -345,7 +377,7 @@ class _Queue:
             theirs.close()
         return _Child(process, ours)
 
-    # What becomes of it
+    # Handling messages and exits
 
     def _look(self, slot: int, child: _Child) -> None:
         ended = child.process.poll() is not None  # before the pipe is read: what it said last is in there
@@ -394,7 +426,7 @@ class _Queue:
     def _fail(self, task: Task, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt):
             self.interrupted[task.name] = error
-        elif isinstance(error, LeaseHeld):  # somebody was faster
+        elif isinstance(error, LeaseHeld):  # another process was faster
             self._later(task)
         else:
             self.found.failed[task.name] = error if isinstance(error, Exception) else RunFailed(str(error))

@@ -1,4 +1,4 @@
-"""From what was asked to a run under way: text prepared, defaults resolved, the machine asked whether it can."""
+"""Launch of runs: preparation of the text, resolution of defaults, and a check of the machine's memory and time."""
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,14 @@ PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 def check_machine(
     settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
 ) -> Estimate:
-    """Say what the run will need, and refuse one too big for this machine unless told to go ahead.
+    """Log the estimated memory and time of a run, and refuse one too large for this machine.
+
+    Args:
+        settings: settings of the run.
+        rungs: lengths of the rungs in tokens.
+        device: "cpu" or "cuda".
+        yes: True to accept a run too large for this machine.
+        log: called with the estimate as one line.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
@@ -76,9 +83,17 @@ def train(
     log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[RungFile, ...]:
-    """Train what `scaling train` was asked for; its observations go to the study's runs.jsonl.
+    """Train the run of a configuration; its observations are added to the study's runs.jsonl.
 
-    Where a launcher has started several processes, this is one of them, and they train one run together.
+    Under a launcher that has started several processes, this is one of them, and they train one run together.
+
+    Args:
+        config: configuration of the run.
+        study: folder of the study.
+        yes: True to accept a run too large for this machine.
+        stop: stop signal, polled after every step.
+        log: called with each message.
+        report: called with steps done, total steps, a description, and True for work that was just trained.
 
     Raises:
         BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
@@ -89,7 +104,7 @@ def train(
     folder = config.out or place.run_folder(default_run_name(config))
     with join(config.zero, device, config.engine) as world:
         if not world.first:
-            log, report = no_op, no_op  # process 0 speaks for all
+            log, report = no_op, no_op  # only process 0 reports
 
         def asked() -> list[str]:
             with _unless_refused(place.data):
@@ -145,7 +160,19 @@ def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
-    """Ask whether the machine can, read the text, and resolve every default; the rungs' tokens come last.
+    """Check the machine, prepare the text, and resolve every default.
+
+    Args:
+        config: configuration of the run.
+        study: folder of the study, in which the text is prepared.
+        folder: folder of the run; the recorded settings of a run begun there are kept.
+        device: "cpu" or "cuda".
+        yes: True to accept a run too large for this machine.
+        log: called with each message.
+        report: called with the completed share, 1.0, a description, and True.
+
+    Returns:
+        The settings, the manifest of the text, and the lengths of the rungs in tokens.
 
     Raises:
         BadInput: as `train`.
@@ -213,7 +240,7 @@ def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
 
 
 def _tokenizer(config: TrainConfig, data: Path) -> str | None:
-    """The tokenizer that was asked for; with init= the checkpoint's own, or the study's where it is the same one.
+    """Return the requested tokenizer; with init= that of the checkpoint, or of the study if it is the same.
 
     Raises:
         BadInput: a checkpoint without a tokenizer, and none was asked for.
@@ -230,7 +257,7 @@ def _tokenizer(config: TrainConfig, data: Path) -> str | None:
 
 
 def _peak(settings: Settings, device: str, devices: int, log: Callable[[str], None]) -> PeakFlops:
-    """What the run's MFU is of, said once."""
+    """Return the peak rate to which the run's MFU refers, and log it once."""
     found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
     log(found.sentence)
     return found
@@ -238,7 +265,7 @@ def _peak(settings: Settings, device: str, devices: int, log: Callable[[str], No
 
 @contextmanager
 def _raise_on_rank0(world: World) -> Iterator[None]:
-    """Every process meets a stop or a divergence at the same step, and one says so."""
+    """Report a stop or a divergence, which all processes reach at the same step, in process 0 only."""
     try:
         yield
     except (Diverged, Interrupted) as error:
@@ -255,7 +282,7 @@ def _with_engine(
     device: str,
     log: Callable[[str], None],
 ) -> Settings:
-    """The settings with the engine that suits so long a run best."""
+    """Return the settings with the fastest engine for a run of this length."""
     steps = planned_steps(settings, rungs)
     engine = select_backend(
         wanted, settings, steps=steps, expected=need.plain_seconds, device=device, log=log
@@ -268,13 +295,24 @@ def train_plan(
     report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
-    """Climb the ladder of each planned member, cheapest first; work is counted in FLOPs over all of them.
+    """Train the ladder of each planned member, cheapest first; work is counted in FLOPs over all members.
 
     Args:
-        side_by_side: how many members train at a time on a CPU, one thread each; 1 gives each all of `threads` in turn.
-        zero: 0 to 3, how a member is divided among the processes that a launcher has started.
-        gathers: bring the study's runs.jsonl up to date at the end; one of many jobs leaves that to who collects.
-        wanted: how steps are computed, auto where a probe shall say; by default the plain engine, unprobed.
+        members: the planned members.
+        study: the study that holds the text and the runs.
+        seed: seed of every run.
+        yes: True to accept members too large for this machine.
+        stop: stop signal, polled after every step.
+        log: called with each message.
+        report: called with FLOPs done, total FLOPs, a description, and True for work that was just trained.
+        eval_tokens: largest number of held-out tokens in an evaluation.
+        save_every: seconds between checkpoints.
+        device: "cpu", "cuda" or "auto".
+        side_by_side: number of members that train at a time on a CPU, one thread each; 1 gives each all `threads` in turn.
+        threads: threads of torch; None keeps its default.
+        gathers: True to update the study's runs.jsonl at the end; False for one of many jobs.
+        zero: ZeRO stage, 0 to 3, by which a member is divided among the processes that a launcher has started.
+        wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
@@ -285,7 +323,7 @@ def train_plan(
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
-            log, report = no_op, no_op  # process 0 speaks for all
+            log, report = no_op, no_op  # only process 0 reports
         if device == "cuda" or world.size > 1:
             side_by_side = 1
         if world.size > 1:
@@ -327,7 +365,13 @@ def train_plan(
 def check_members(
     members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, device: str = "auto"
 ) -> None:
-    """Refuse members too big for this machine before their text is read; those that have begun go on.
+    """Refuse members too large for this machine before their text is read; members already begun are accepted.
+
+    Args:
+        members: the planned members.
+        study: the study that holds the runs.
+        seed: seed of every run.
+        device: "cpu", "cuda" or "auto".
 
     Raises:
         BadInput: as `check_machine`.
@@ -343,7 +387,17 @@ def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
     wanted: BackendRequest | None, log: Callable[[str], None],
 ) -> list[Settings]:  # fmt: skip
-    """Settings of planned members for this text, once the machine has been asked whether it can train each, and how best.
+    """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
+
+    Args:
+        members: the planned members.
+        manifest: manifest of the tokenised text.
+        study: the study that holds the runs; recorded settings of runs already begun are kept.
+        device: "cpu" or "cuda".
+        seed: seed of every run.
+        yes: True to accept members too large for this machine.
+        wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
+        log: called with each message of a measurement.
 
     Raises:
         BadInput: as `check_machine`.

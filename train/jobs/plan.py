@@ -32,7 +32,15 @@ def train_sweep(
     profile's own is a command of its own, as a cluster would run it.
 
     Args:
-        yes: train members too big for this machine all the same.
+        sweep: the tasks and their study.
+        plan: the plan that describes their members.
+        stop: stop signal; every run saves and ends once it is requested.
+        jobs: number of members that train at a time.
+        yes: True to accept members too large for this machine.
+        eval_tokens: largest number of held-out tokens in an evaluation.
+        log: called with each message.
+        report: called with FLOPs done, total FLOPs, a description, and True for work that was just trained.
+        poll: seconds between checks of the processes.
 
     Raises:
         BadInput: a member needs several nodes, or nothing can be written.

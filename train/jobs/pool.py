@@ -125,9 +125,12 @@ class Pool:
         """Start a program in a session of its own: a Ctrl-C reaches this process alone, which passes it on once.
 
         Args:
-            environment: variables beside this process's own.
-            stdout: as for subprocess; with a log and none given, standard output goes there too.
-            log: file that standard error is appended to; by default it is this process's own.
+            words: the program and its arguments.
+            environment: variables in addition to those of this process.
+            stdin: as for subprocess.
+            stdout: as for subprocess; None with a log appends standard output to the log.
+            log: file to which standard error is appended; by default standard error of this process.
+            pass_fds: file descriptors that the program inherits.
 
         Raises:
             BadInput: the log cannot be written.
@@ -181,7 +184,7 @@ class Pool:
     def _tell(self, sign: str, pid: int) -> None:
         if self._guard is None or self._guard.stdin is None:
             return
-        with suppress(OSError):  # a guard that somebody has killed guards no more
+        with suppress(OSError):  # the guard may have been killed
             self._guard.stdin.write(f"{sign}{pid}\n".encode())
             self._guard.stdin.flush()
 
@@ -244,7 +247,9 @@ def rank_variables(rank: int, size: int, meeting: Path) -> dict[str, str]:
     """Variables of one of several processes that train one run, as torchrun names them.
 
     Args:
-        meeting: a folder in which the processes find each other.
+        rank: number of the process, from 0.
+        size: number of processes.
+        meeting: folder in which the processes find each other.
     """
     return {
         "RANK": str(rank),

@@ -1,4 +1,4 @@
-"""Many runs from one command: values in lists, and ablations of the text; and which of them was the best."""
+"""Many runs from one command: lists of values, ablations of the text, and selection of the best run."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ class Point:
 
     @property
     def label(self) -> str:
-        """What tells it apart in the name of the run; the family and the seed are in there anyway."""
+        """Suffix that distinguishes the name of the run, which already contains the family and the seed."""
         return "-".join(
             f"{key}{value.rstrip('/').rsplit('/', 1)[-1]}"
             for key, value in self.chosen
@@ -53,7 +53,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepEntry:
-    """A run to be made, and where it stands: its cell, and what is compared within the cell."""
+    """A run to train, its cell of the sweep, and its values that are compared within the cell."""
 
     config: TrainConfig
     cell: tuple[object, ...] = ()
@@ -61,7 +61,7 @@ class SweepEntry:
 
 
 def expand(words: Sequence[str]) -> tuple[Point, ...]:
-    """Every combination of the values that are given as lists: lr=1e-3,2e-3 batch_size=8,16 are four runs.
+    """Return every combination of the values given as lists: lr=1e-3,2e-3 batch_size=8,16 are four runs.
 
     Raises:
         BadInput: a value is empty or given twice.
@@ -84,7 +84,7 @@ def expand(words: Sequence[str]) -> tuple[Point, ...]:
 
 
 def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ...]:
-    """The runs that were asked for, each with a name of its own; ablate=data makes one for each fraction.
+    """Return the requested runs, each with a unique name; ablate=data adds one for each fraction.
 
     Raises:
         BadInput: two runs would have one name, or many runs one folder.
@@ -121,7 +121,7 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ..
 
 
 def side_by_side(asked: int | None, configs: Sequence[TrainConfig], device: str) -> int:
-    """How many runs train at a time: as asked; by default one for each core where all models are small, on a CPU."""
+    """Return the number of runs that train at a time: as requested, else one per core for small models on a CPU."""
     if device != "cpu":
         return 1
     if asked is not None:
@@ -139,7 +139,15 @@ def train_many(
     log: Callable[[str], None],
     report: ProgressCallback,
 ) -> tuple[tuple[RungFile, ...], ...]:
-    """Train every run, small ones side by side; the rungs of each, in the order of the runs.
+    """Train every run, small ones side by side; return the rungs of each, in the order of the runs.
+
+    Args:
+        asked: the runs.
+        study: folder of the study.
+        yes: True to accept runs too large for this machine.
+        stop: stop signal, polled after every step.
+        log: called with each message.
+        report: called with FLOPs done, total FLOPs, a description, and True for work that was just trained.
 
     Raises:
         BadInput: as `launch.train`, before anything is trained.
@@ -174,9 +182,9 @@ def train_many(
 
 
 def winners(asked: Sequence[SweepEntry], rungs: Sequence[Sequence[RungFile]]) -> set[tuple[int, int]]:
-    """(run, rung) of the best of each cell: the lowest loss, in the mean over seeds, where there is a choice.
+    """Return (run, rung) of the lowest loss, averaged over seeds, in each cell with several candidates.
 
-    A cell is one model, context and fraction of the text at one rung; what differs within it are the tuned values.
+    A cell is one model, context and fraction of the text at one rung; its runs differ in the tuned values.
     """
     losses: dict[tuple[object, ...], dict[tuple[object, ...], list[tuple[int, int]]]] = {}
     for run, (entry, found) in enumerate(zip(asked, rungs, strict=True)):

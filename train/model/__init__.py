@@ -1,0 +1,1 @@
+"""Models for training: configuration, initialisation, pretrained weights, kernels and objectives."""

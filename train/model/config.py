@@ -43,6 +43,13 @@ def build(
 ) -> Any:
     """Return a freshly initialised model, a function of (spec, seed).
 
+    Args:
+        spec: shape and architecture of the model.
+        seed: seed of the initial weights.
+        dropout: probability of every dropout in the architecture.
+        init_std: standard deviation of the initial weights.
+        eos_token_id: token id of the beginning and the end of text; by default the last of the vocabulary.
+
     Raises:
         RuntimeError: transformers counts other parameters than the spec.
     """

@@ -176,7 +176,14 @@ def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Ten
 
 
 def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tensor], device: str) -> None:
-    """Restore the state from `optimizer_state` bit for bit; other entries of `state` are ignored."""
+    """Restore the state from `optimizer_state` bit for bit.
+
+    Args:
+        optimizer: the optimiser to restore.
+        model: the model whose parameters it updates.
+        state: tensors by name, as from `optimizer_state`; entries of other names are ignored.
+        device: device of the restored tensors.
+    """
     if hasattr(optimizer, "load_named_state"):
         optimizer.load_named_state(model, state)
         return

@@ -1,4 +1,8 @@
-"""profile.yaml: how jobs are sent to a Slurm, the few things that differ from one cluster to the next."""
+"""Slurm profiles (profile.yaml) and the tasks of a plan.
+
+A profile holds the settings that differ between clusters. Each member of a plan is one task, which a launcher trains, resumes
+or finds complete with the same command.
+"""
 
 import fnmatch
 import re
@@ -23,9 +27,6 @@ from scaling.untrusted import YamlError, parse_yaml
 from ..lease import lease_holder
 from ..rung import RungFile
 
-# MERGED DOCSTRINGS
-# What a plan's members are to a launcher: one task each, which the same command trains, resumes or finds done.
-
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=@/+*\[\]&|()-]*")
 
 _TIME = re.compile(r"\d{1,9}(:\d\d){0,2}|\d{1,9}-\d{1,9}(:\d\d){0,2}")
@@ -38,7 +39,7 @@ _MEGABYTES = {"K": 2**-10, "": 1, "M": 1, "G": 2**10, "T": 2**20}
 
 
 def _word(value: str) -> str:
-    """One word that stands on a #SBATCH line as it is."""
+    """Return a word that needs no quoting on an #SBATCH line."""
     if not _WORD.fullmatch(value):
         raise ValueError("it must be one word of letters, digits and _.,:=@/+*[]&|()-")
     return value
@@ -80,7 +81,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 
 
 class Container(Record):
-    """The image that a run happens in. pyxis: srun's own --container-image; apptainer: `apptainer exec`."""
+    """Container image of a run. pyxis: --container-image of srun; apptainer: `apptainer exec`."""
 
     image: Line
     tool: Literal["pyxis", "apptainer"] = "apptainer"
@@ -88,10 +89,17 @@ class Container(Record):
 
 
 class Needs(Record):
-    """What one job asks for; a key that is not given leaves it to the cluster.
+    """Resources of one job; the cluster decides those that are not given.
 
-    nodes, devices: of one run; devices counts processes on each node.
-    cpus: of each process. zero: 0 to 3, how the model is divided among them.
+    Args:
+        nodes: nodes of one run.
+        devices: processes on each node.
+        zero: ZeRO stage, 0 to 3, by which the model is divided among the processes.
+        partition: partition of the cluster.
+        time: time limit: minutes, MM:SS, HH:MM:SS or DAYS-HH:MM:SS.
+        memory: memory of each node, such as 64G.
+        cpus: processors of each process.
+        gres: generic resources, such as gpu:4.
     """
 
     nodes: int = Field(default=1, ge=1)
@@ -105,12 +113,12 @@ class Needs(Record):
 
     @property
     def cpus_per_node(self) -> int | None:
-        """Of all processes on a node, which one task of Slurm starts."""
+        """Processors of all processes on a node, which one task of Slurm starts."""
         return None if self.cpus is None else self.cpus * self.devices
 
     @property
     def seconds(self) -> float | None:
-        """The time limit."""
+        """Time limit in seconds."""
         if self.time is None:
             return None
         days, dash, rest = self.time.rpartition("-")
@@ -125,7 +133,7 @@ class Needs(Record):
 
     @property
     def memory_mb(self) -> float | None:
-        """On each node, in Slurm's megabytes."""
+        """Memory of each node, in megabytes of 2**20 bytes as Slurm counts them."""
         if self.memory is None:
             return None
         match = _MEMORY.fullmatch(self.memory)
@@ -134,7 +142,7 @@ class Needs(Record):
 
 
 class SlurmProfile(Needs):
-    """A cluster, and what its jobs ask for; `members` says what some of them need besides (docs/slurm.md)."""
+    """A cluster and the resources of its jobs; `members` holds differences for some of them (docs/slurm.md)."""
 
     account: Word | None = None
     qos: Word | None = None
@@ -156,13 +164,13 @@ class SlurmProfile(Needs):
     )  # a name, or a pattern of names, to what differs
 
     def of(self, member: str) -> Needs:
-        """What a member's job asks for: the profile's own, and what the first pattern that fits says besides."""
+        """Return the resources of a member's job: those of the profile, updated by the first matching pattern."""
         base = {name: getattr(self, name) for name in Needs.model_fields}
         special = next((more for name, more in self.members.items() if fnmatch.fnmatchcase(member, name)), {})
         return Needs.model_validate({**base, **special})
 
     def unused(self, members: Iterable[str]) -> tuple[str, ...]:
-        """Names and patterns of `members` that fit none of these: a slip, or another plan's."""
+        """Return the names and patterns of the profile that match none of these members."""
         names = list(members)
         return tuple(
             pattern
@@ -197,7 +205,7 @@ def read_profile(path: Path) -> SlurmProfile:
 
 
 def _check_time(needs: Needs, save_before: int, where: str) -> None:
-    """A job that is told to save before it has begun would go back into the queue for ever."""
+    """Refuse a time limit that leaves no time to train: such a job would save and requeue for ever."""
     if needs.seconds is not None and 0 < needs.seconds < 2 * save_before:
         raise BadInput(
             f"{where}: time is {needs.time}, {needs.seconds:.0f} s, and save_before {save_before} s; "
@@ -213,33 +221,42 @@ def _known(value: Mapping[str, Any], allowed: Mapping[str, Any], where: str) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberTask:
-    """A member to train: its run's name, the tokens of its rungs as they will be booked, and what its job asks for."""
+    """A member to train.
+
+    Args:
+        member: name of the member.
+        run: name of its run.
+        rungs: lengths of the rungs in tokens, as they are recorded.
+        flops: training FLOPs.
+        needs: resources of its job.
+        usual_cooldown: False if the names of the rungs' folders contain the cooldown.
+    """
 
     member: str
     run: str
     rungs: tuple[int, ...]
     flops: float
     needs: Needs
-    usual_cooldown: bool = True  # another one stands in the names of the rungs' folders
+    usual_cooldown: bool = True
 
     def rung_files(self, study: StudyPaths) -> list[Path | None]:
-        """rung.json of each rung; None for one that is not finished."""
+        """Return the path of rung.json of each rung; None for an unfinished rung."""
         folder = study.run_folder(self.run)
         names = [f"rung-{tokens}" if self.usual_cooldown else f"rung-{tokens}-*" for tokens in self.rungs]
         return [next(iter(folder.glob(f"{name}/rung.json")), None) for name in names]
 
     def done(self, study: StudyPaths) -> bool:
-        """Whether every rung has its observation."""
+        """Return True if every rung has its observation."""
         return None not in self.rung_files(study)
 
     def trained_by(self, study: StudyPaths) -> str | None:
-        """Who is at it, if anybody is."""
+        """Return the process that is training the member; None without one."""
         return lease_holder(study.run_folder(self.run))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSweep:
-    """A plan's tasks, and where: absolute paths, since jobs begin in folders of their own."""
+    """Tasks of a plan and their study; paths are absolute, since jobs start in other folders."""
 
     plan: Path
     study: StudyPaths
@@ -248,7 +265,7 @@ class JobSweep:
     command: str = "scaling"
 
     def left(self) -> tuple[MemberTask, ...]:
-        """The tasks that are not done."""
+        """Return the tasks that are not done."""
         return tuple(task for task in self.tasks if not task.done(self.study))
 
     def rungs(self) -> list[RungFile]:
@@ -257,7 +274,7 @@ class JobSweep:
         return [RungFile.read(path) for path in paths if path is not None]
 
     def words(self, task: MemberTask | None = None) -> list[str]:
-        """The command that trains one member; without a task, up to the member's name."""
+        """Return the command that trains one member; without a task, up to the member's name."""
         words = [self.command, "ladder", str(self.plan), "--study", str(self.study.folder)]
         words += ["--seed", str(self.seed), "--yes"]
         if task is None:
@@ -276,11 +293,19 @@ def sweep(
     profile: SlurmProfile,
     only: Sequence[str] = (),
 ) -> JobSweep:
-    """The tasks of a plan, cheapest first.
+    """Return the tasks of a plan, cheapest first.
+
+    Args:
+        plan: the plan.
+        path: file of the plan, which the command of each task reads.
+        study: the study that holds the runs.
+        seed: seed of every run.
+        profile: resources of the jobs, and the command on the nodes.
+        only: names of the members to train; empty for all.
 
     Raises:
-        BadInput: the plan has no members, two of one name, not the one that is asked for, or one whose batch its processes
-            cannot share evenly.
+        BadInput: the plan has no members, two of one name or none of a requested name, or a batch that the processes of its
+            member cannot share evenly.
     """
     chosen = [plan.member(name) for name in only] if only else list(plan.members)
     if not chosen:
@@ -319,7 +344,7 @@ def _task(member: PlannedMember, run: str, profile: SlurmProfile) -> MemberTask:
 
 
 def own_command() -> str:
-    """The scaling program of this environment.
+    """Return the path of the scaling program of this environment.
 
     Raises:
         BadInput: it is not installed.
@@ -334,7 +359,10 @@ def own_command() -> str:
 
 
 def torchrun_words(command: str, needs: Needs, meet: Sequence[str] = ("--standalone",)) -> list[str]:
-    """What stands before a run's own words where several processes train it: the torchrun beside the scaling program."""
+    """Return the torchrun words that precede the command of a run of several processes; empty for one process.
+
+    torchrun is taken from the folder of the scaling program.
+    """
     if needs.nodes == 1 and needs.devices == 1:
         return []
     folder, slash, _ = command.rpartition("/")

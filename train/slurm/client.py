@@ -1,4 +1,4 @@
-"""Talking to Slurm: what its commands say, as values; and what cannot work, said before anything is submitted."""
+"""Client of Slurm: output of its commands as values, and checks of a job before it is submitted."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ class Node:
 
     @property
     def away(self) -> bool:
-        """Whether no job can start on it before somebody mends it."""
+        """True if the node is down, draining or not responding, so that no job can start on it."""
         return self.state.startswith(_AWAY) or self.state.endswith("*")
 
 
@@ -53,12 +53,12 @@ class JobState:
 
     @property
     def live(self) -> bool:
-        """Whether it waits or runs."""
+        """True if the job waits or runs."""
         return self.state in LIVE
 
 
 def need_slurm() -> None:
-    """Nothing, where there is a Slurm.
+    """Check that this machine has the commands of Slurm.
 
     Raises:
         BadInput: a command of Slurm is not there.
@@ -72,10 +72,10 @@ def need_slurm() -> None:
 
 
 def ask(*command: str) -> str:
-    """A command's standard output.
+    """Run a command and return its standard output.
 
     Raises:
-        BadInput: it failed; with what it said.
+        BadInput: the command failed; contains its error message.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)  # noqa: S603 - words, no shell
@@ -91,13 +91,13 @@ def ask(*command: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """What a command complains of, without its own name before it."""
+    """Return the first line of an error message, without the name of the command."""
     lines = [_NOISE.sub("", line).strip() for line in text.splitlines()]
     return next((line for line in lines if line), "")
 
 
 def nodes() -> tuple[Node, ...]:
-    """Every node of every partition."""
+    """Return every node of every partition."""
     found = []
     for line in ask("sinfo", "--noheader", "--Node", "--format=%P|%N|%t|%c|%m").splitlines():
         partition, name, state, cpus, memory = line.split("|")
@@ -115,10 +115,12 @@ def nodes() -> tuple[Node, ...]:
 
 
 def check(needs: Needs, cluster: Sequence[Node], *, anyway: bool) -> None:
-    """Nothing, where a cluster could run such a job.
+    """Check that a cluster can run a job.
 
     Args:
-        anyway: let a job wait for nodes that are away now.
+        needs: resources of the job.
+        cluster: nodes of the cluster.
+        anyway: True to accept a job that waits for nodes which are unavailable now.
 
     Raises:
         BadInput: no such partition, too few nodes, or nodes that are too small or all away.
@@ -186,7 +188,7 @@ def cancel(jobs: Sequence[str]) -> None:
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
-    """What Slurm knows of jobs and of each task of their arrays, by number; one it has forgotten is left out."""
+    """Return the states of jobs and of the tasks of their arrays, by number; jobs unknown to Slurm are omitted."""
     wanted = set(jobs)
     found = {
         job: JobState(job=job, state=state, reason=reason, nodes=where)
@@ -201,7 +203,7 @@ def job_states(jobs: Sequence[str]) -> dict[str, JobState]:
 
 
 def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
-    """From the accounting, on clusters that keep one."""
+    """Return the states of jobs from the accounting; empty on clusters without one."""
     columns = "--format=JobID,State,ExitCode,NodeList"
     try:
         said = ask("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(jobs)}", columns)
@@ -215,7 +217,7 @@ def _accounted(jobs: Sequence[str]) -> dict[str, JobState]:
 
 
 def exit_code(job: str) -> str:
-    """Status and signal with which a job ended, such as 1:0; "" once Slurm has forgotten it."""
+    """Return status and signal with which a job ended, such as 1:0; "" for a job unknown to Slurm."""
     try:
         said = ask("scontrol", "--oneliner", "show", "job", job)
     except BadInput:

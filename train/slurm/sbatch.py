@@ -195,7 +195,7 @@ def _run(sweep: JobSweep, task: MemberTask, needs: Needs, profile: SlurmProfile)
 
 
 def _mounts(sweep: JobSweep, profile: SlurmProfile) -> list[str]:
-    """What the container sees of the machine.
+    """Return the mounts of the container: HOST or HOST:INSIDE.
 
     Raises:
         BadInput: a folder whose name would be read as several.

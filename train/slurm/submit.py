@@ -1,4 +1,4 @@
-"""Sending a sweep to Slurm and following it: all of it or nothing, and what is there already is not sent twice."""
+"""Submission of a sweep to Slurm, complete or not at all and without duplicates, and tracking of its jobs."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +27,7 @@ _NO_OUTPUT = "0:53"  # ExitCode of a job whose output file could not be opened o
 
 
 class SlurmJob(Record):
-    """One job: its number, the file, and the members that its tasks train, in order."""
+    """One job: its number, its file, and the members that its tasks train, in order."""
 
     job: str
     file: str
@@ -35,12 +35,12 @@ class SlurmJob(Record):
     array: bool
 
     def task(self, member: str) -> str:
-        """The number of a member's own task."""
+        """Return the number of a member's task."""
         return f"{self.job}_{self.members.index(member)}" if self.array else self.job
 
 
 class Submission(Document):
-    """submission.json: what was sent to Slurm. `released` is false until all of it is in the queue."""
+    """Record of a submission (submission.json); `released` is False until all jobs are in the queue."""
 
     KIND: ClassVar[str] = "submission"
 
@@ -52,7 +52,7 @@ class Submission(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """The task of Slurm that trains a member, and where its output goes."""
+    """The task of Slurm that trains a member, and the file of its output."""
 
     task: MemberTask
     number: str
@@ -61,12 +61,12 @@ class Sent:
 
 
 def render(sweep: JobSweep, profile: SlurmProfile, number: int) -> tuple[JobFile, ...]:
-    """The files of a sweep's next submission."""
+    """Return the job files of a submission."""
     return job_files(sweep, profile, str(_folder(sweep.study, number)))
 
 
 def next_number(study: StudyPaths) -> int:
-    """The submission that comes next."""
+    """Return the number of the next submission."""
     return 1 + max((int(path.parent.name) for path in _submissions(study)), default=0)
 
 
@@ -79,7 +79,7 @@ def _submissions(study: StudyPaths) -> list[Path]:
 
 
 def under_way(sweep: JobSweep) -> dict[str, Sent]:
-    """Members that an earlier call has sent and Slurm still has; what that call left held is released."""
+    """Return the submitted members whose jobs are still live; jobs that an earlier call left held are released."""
     records = [(path, Submission.read(path)) for path in _submissions(sweep.study)]
     records = [(path, one) for path, one in records if one.seed == sweep.seed and one.jobs]
     if not records:
@@ -110,13 +110,16 @@ def _log(folder: Path, number: str) -> Path:
 def send_rest(
     sweep: JobSweep, profile: SlurmProfile, *, anyway: bool, ready: Callable[[], None] = lambda: None
 ) -> dict[str, Sent]:
-    """Every member that is not done, as a task of Slurm: those that an earlier call has sent, and the rest, sent now.
+    """Submit the unfinished members that have no live job; return the tasks of all unfinished members.
 
     Args:
-        ready: called before anything is sent.
+        sweep: the tasks and their study.
+        profile: the cluster and the resources of its jobs.
+        anyway: True to accept jobs that wait for nodes which are unavailable now.
+        ready: called before anything is submitted.
 
     Raises:
-        BadInput: as `submit`, or another process is sending this study's members just now.
+        BadInput: as `submit`, or another process is submitting members of this study.
     """
     place = sweep.study.folder / FOLDER
     try:
@@ -147,10 +150,10 @@ def check_cluster(sweep: JobSweep, *, anyway: bool) -> None:
 
 
 def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str, Sent]:
-    """Send every task of a sweep, or none: all files are put into the queue held, and released together.
+    """Submit every task of a sweep, or none: all jobs enter the queue on hold and are released together.
 
     Raises:
-        BadInput: the cluster cannot run it, or refuses a file; nothing is left in the queue then.
+        BadInput: the cluster cannot run the sweep, or refuses a file; nothing is left in the queue then.
     """
     check_cluster(sweep, anyway=anyway)
     number, folder = _new_folder(sweep.study)
@@ -180,7 +183,7 @@ def submit(sweep: JobSweep, profile: SlurmProfile, *, anyway: bool) -> dict[str,
 
 
 def _new_folder(study: StudyPaths) -> tuple[int, Path]:
-    """The first number without a folder: what another call left half done is not written over."""
+    """Create the folder of the first free number, so that an incomplete submission is not overwritten."""
     number = next_number(study)
     with clear_io_errors(study.folder / FOLDER):
         while True:
@@ -195,7 +198,7 @@ def _new_folder(study: StudyPaths) -> tuple[int, Path]:
 
 @dataclass(slots=True, kw_only=True)
 class Following:
-    """What became of each member: done, or why not."""
+    """Outcome of each member: done, or failed with the reason."""
 
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
@@ -210,7 +213,16 @@ def follow(
     progress: Callable[[float, float, str], None],
     pause: Callable[[float], None] = time.sleep,
 ) -> Following:
-    """Watch until every member is done or has failed; the study's runs.jsonl is brought up to date on the way."""
+    """Follow the jobs until every member is done or has failed; the study's runs.jsonl is updated meanwhile.
+
+    Args:
+        sweep: the tasks and their study.
+        sent: the task of Slurm of each member that is not done.
+        profile: the profile, for the time within which a job must start.
+        log: called with each message.
+        progress: called with FLOPs done, total FLOPs, and a description.
+        pause: called with the seconds to wait between queries of Slurm.
+    """
     found = Following(done={task.member for task in sweep.tasks if task.member not in sent})
     began = gathered = time.monotonic()
     said: dict[str, str] = {}
@@ -232,7 +244,7 @@ def follow(
             if member in found.done or member in found.failed:
                 continue
             state = states.get(one.number)
-            # A member is done when its process has ended: while Slurm has the job nobody looks at thousands of folders.
+            # A member is done when its process has ended: while Slurm has the job its folders are not read.
             if (state is None or not state.live) and one.task.done(sweep.study):
                 found.done.add(member)
             elif state is not None and state.live:
@@ -265,12 +277,12 @@ def follow(
 
 
 def _grace(state: client.JobState | None) -> float:
-    """A job that failed has nothing more to show; one that ended well may be ahead of the file system."""
+    """Return the seconds to wait for files: none after a failure, some after success, as file systems may lag."""
     return _GRACE if state is None or state.state == "COMPLETED" else 0.0
 
 
 def _waits(state: client.JobState) -> str:
-    """Why a job waits, where that is not its turn; "" for one that runs."""
+    """Return the reason for which a job waits; "" for a job that runs or waits for its turn."""
     if state.state not in client.WAITING or state.reason == "None":
         return ""
     return f"waits: {state.reason}"
@@ -290,7 +302,7 @@ def _tally(sent: dict[str, Sent], states: dict[str, client.JobState], over: Iter
 
 
 def why(one: Sent, state: client.JobState | None) -> str:
-    """Why a job that is over left its member undone, in words."""
+    """Return the reason for which a job ended without completing its member."""
     code = client.exit_code(one.number)
     where = f" on {state.nodes}" if state is not None and state.nodes else ""
     said = last_words(one.log)
@@ -305,7 +317,7 @@ def why(one: Sent, state: client.JobState | None) -> str:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that is ours, or else Slurm's."""
+    """Return the last line that the scaling program wrote to a log, or else that of Slurm; "" without one."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -317,12 +329,12 @@ def last_words(log: Path) -> str:
 
 
 def tasks_left(sweep: JobSweep, sent: dict[str, Sent]) -> Sequence[MemberTask]:
-    """The tasks that are neither done nor sent."""
+    """Return the tasks that are neither done nor submitted."""
     return [task for task in sweep.left() if task.member not in sent]
 
 
 def refuse_failures(found: Following) -> str:
-    """One line for the members that failed; "" if none did."""
+    """Return one line about the members that failed; "" if none did."""
     if not found.failed:
         return ""
     first, reason = next(iter(found.failed.items()))

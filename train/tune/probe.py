@@ -1,4 +1,7 @@
-"""One experiment of the tuner: what processes of their own are asked, what they answer, and what is kept of it."""
+"""One experiment of the tuner, in separate processes that may run out of memory without harm to the tuner.
+
+A process reads requests as JSON lines from standard input and answers each with a JSON line; `run_probe` starts it.
+"""
 
 import gc
 import json
@@ -19,11 +22,6 @@ from ..config import Settings
 from ..jobs.pool import Pool, python, rank_variables
 from .model import Model, Pick, Trial, TrialConfig, pick
 
-# MERGED DOCSTRINGS
-# One experiment of the tuner, in a process of its own that may run out of memory and harms nobody.
-#
-# Reads asks as JSON lines, answers each with a JSON line; see train/experiment.py, which starts it.
-
 PROCESS = 0.6e9  # bytes of a process before it holds a model: Python, torch and what compiled code needs
 
 SLACK = 1.5  # a probe may take so much more than what is free for it, before it is refused: the limit counts unused pages
@@ -35,7 +33,12 @@ _START = "from train.tune.probe import main; main()"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """What one experiment of a way at a micro-batch saw; step: of the whole global batch, where that was timed."""
+    """Result of one experiment.
+
+    Args:
+        probed: the trial.
+        step: seconds of a step over the whole global batch; 0 if not measured.
+    """
 
     probed: Trial
     step: float = 0.0
@@ -43,9 +46,18 @@ class TrialResult:
 
 @dataclass(slots=True, kw_only=True)
 class Tuning:
-    """What was tried, and what it says. baseline, hand: of the plain engine, at its smallest probed micro-batch and at its best.
+    """Trials of a tuning and their result.
 
-    probes: processes that ran. verified: the pick, measured over the whole batch.
+    Args:
+        settings: settings of the member.
+        device: "cpu" or "cuda".
+        room: memory in bytes that a trial may take.
+        tried: the trials so far.
+        models: memory and time models fitted to the trials.
+        probes: number of experiments.
+        seconds: duration of the tuning.
+        picked: the chosen configuration and micro-batch.
+        verified: the choice, measured over the whole batch.
     """
 
     settings: Settings
@@ -60,7 +72,7 @@ class Tuning:
 
     @property
     def batch(self) -> int:
-        """Sequences of a step, whatever the way."""
+        """Sequences of a step, equal for all configurations."""
         return self.settings.batch_size
 
     @property
@@ -79,12 +91,12 @@ class Tuning:
 
     @property
     def plain(self) -> StepBackend:
-        """What a loop without choices does."""
+        """The plain engine, which a run without tuning uses."""
         return self.tried[0].way.engine
 
     @property
     def hand(self) -> Pick | None:
-        """The plain engine at its own best micro-batch, by its lines; None where it did not fit at all."""
+        """The plain engine at its best micro-batch by its model; None if it did not fit into memory."""
         own = [model for model in self.models if model.way.engine == self.plain]
         return pick(own, self.batch, self.room)
 
@@ -92,7 +104,15 @@ class Tuning:
 def probe_request(
     tuning: Tuning, way: TrialConfig, micro: int, *, batch: int | None = None, n_layer: int | None = None
 ) -> dict[str, Any]:
-    """What a probe is told. Without a batch only passes and updates are timed."""
+    """Return the request of a probe.
+
+    Args:
+        tuning: the tuning, for settings, device and memory.
+        way: configuration to measure.
+        micro: sequences per pass on each device.
+        batch: sequences of a whole step; None measures passes and updates only.
+        n_layer: number of layers; by default that of the member.
+    """
     changes = {
         **way.engine.model_dump(),
         "run": "probe",
@@ -111,7 +131,7 @@ def probe_request(
 
 
 def probed(way: TrialConfig, micro: int, answer: dict[str, Any]) -> Trial:
-    """What a process answered about a way at a micro-batch."""
+    """Return the trial of a configuration at a micro-batch from the answer of a process."""
     if not answer["fits"]:
         return Trial(way=way, micro=micro, fits=False)
     return Trial(
@@ -122,17 +142,21 @@ def probed(way: TrialConfig, micro: int, answer: dict[str, Any]) -> Trial:
 
 
 def experiment(tuning: Tuning, asks: Sequence[dict[str, Any]], devices: int) -> list[dict[str, Any]]:
-    """The answers of one experiment; what a killed or failed process did not answer did not fit.
+    """Run one experiment and return its answers; requests without an answer from a killed process did not fit.
 
     Raises:
-        RunFailed: it failed for another reason than memory.
+        RunFailed: the process failed for another reason than memory.
     """
     tuning.probes += 1
     return run_probe(asks, devices)
 
 
 def run_probe(asks: Sequence[dict[str, Any]], devices: int = 1) -> list[dict[str, Any]]:
-    """Ask a process, or several that share the work; never out of memory here, whatever happens there."""
+    """Run requests in one process, or in several that share the work.
+
+    Raises:
+        RunFailed: a process failed for another reason than memory, or took more than PATIENCE seconds.
+    """
     text = "".join(json.dumps(ask) + "\n" for ask in asks)
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder, Pool() as pool:
         ranks = [
@@ -177,7 +201,7 @@ PASSES, MOST = 3, 40
 
 
 def main() -> None:
-    """Answer the asks of standard input."""
+    """Answer the requests of standard input."""
     out = os.dup(1)
     os.dup2(2, 1)  # what libraries print is no answer
     _be_the_first_to_go()
@@ -198,7 +222,7 @@ def main() -> None:
 
 
 def measure(ask: dict[str, Any], world: Any) -> dict[str, Any]:
-    """Seconds of a pass, of an update and of a whole step, and the peak of memory once the step is what it usually is."""
+    """Return the seconds of a pass, of an update and of a whole step, and the peak of memory in bytes after warm-up."""
     from ..backend import random_examples
     from ..config import Settings
     from ..loop import gradients, start, train_step, update
@@ -274,7 +298,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _reset_peak(device: str) -> None:
-    """Forget what building and compiling took."""
+    """Reset the peak of memory, which includes building and compiling the model."""
     if device == "cuda":
         import torch
 

@@ -62,8 +62,9 @@ def devices_here(device: str) -> int:
 
 
 def scaling_curve(tuning: Tuning, counts: Sequence[int], log: Callable[[str], None]) -> ScalingCurve:
-    """The picked engine on one, two, … processes that share the batch; a CPU's cores are divided evenly, one device being
-    the share of the largest number.
+    """Measure the chosen engine on each number of processes that share the batch.
+
+    On a CPU, a device is an equal share of the cores: the number of cores divided by the largest number of processes.
 
     Raises:
         BadInput: numbers that `check_counts` refuses.
@@ -96,7 +97,14 @@ def tune(
     room: float | None,
     log: Callable[[str], None],
 ) -> Tuning:
-    """Survey the engines on one block of the member, draw the lines of the best at two micro-batches, verify the pick.
+    """Survey the engines on one block of the member, fit the best at two micro-batches, and verify the choice.
+
+    Args:
+        settings: settings of the member.
+        wanted: requested step backend, measured where "auto".
+        device: "cpu" or "cuda".
+        room: memory in bytes that a trial may take; None for the free memory of the device.
+        log: called with each message.
 
     Raises:
         BadInput: not even one sequence fits into memory.
@@ -155,9 +163,10 @@ def _survey(
     again: bool,
     log: Callable[[str], None],
 ) -> StepBackend | None:
-    """One process: the plain engine at both micro-batches, and every other on a single block. Returns the engine to keep.
+    """Measure, in one process, the plain engine at both micro-batches and every other on a single block.
 
-    None where it is the plain one itself.
+    Returns:
+        The fastest engine; None if it is the plain one.
     """
     dtypes = [wanted.dtype] if wanted.dtype != "auto" else available_dtypes(tuning.device)
     kinds = ["flash", "cudnn"] if tuning.device == "cuda" else ["sdpa", "eager"]
@@ -240,7 +249,7 @@ def _verify(tuning: Tuning, log: Callable[[str], None]) -> None:
 
 
 def _remember(tuning: Tuning) -> None:
-    """Return the machine profile that plan, train and tune read."""
+    """Save the measurements to the machine profile that plan, train and tune read."""
     assert tuning.verified is not None
     assert tuning.picked is not None
     settings, seen, spec = tuning.settings, tuning.verified, tuning.settings.spec()
