@@ -319,7 +319,8 @@ def _readers() -> Iterator[Door]:
         name="rung.json of a run", file=f"{rung}/rung.json", kind="json", ask=lambda f: read_run(f / run)
     )
     for name, file, kind in (
-        ("metrics", f"{run}/trunk/metrics.jsonl", "jsonl"), ("plan", f"{run}/underway.json", "json"), ("seal", "whole/plan.json", "json"),
+        ("metrics", f"{run}/trunk/metrics.jsonl", "jsonl"), ("plan", f"{run}/underway.json", "json"),
+        ("seal", "whole/plan.json", "json"),
         ("rung", f"{rung}/rung.json", "json"), ("branch", f"{rung}/metrics.jsonl", "jsonl"),
     ):  # fmt: skip
         yield Door(name=f"watch {name}", file=file, kind=kind, ask=lambda f: watch(f / run), share=0.1)
@@ -441,7 +442,12 @@ def _training() -> Iterator[Door]:
         kind="json",
         ask=lambda f: Settings.read(f / run / "run.json"),
     )
-    yield Door(name="rung.json", file=f"{branch}/rung.json", kind="json", ask=lambda f: (RungFile.read(f / branch / "rung.json"), rows([f / "whole"])))  # fmt: skip
+    yield Door(
+        name="rung.json",
+        file=f"{branch}/rung.json",
+        kind="json",
+        ask=lambda f: (RungFile.read(f / branch / "rung.json"), rows([f / "whole"])),
+    )
     yield Door(
         name="config.json", file="model/config.json", kind="json", ask=lambda f: checkpoint_spec(f / "model")
     )
