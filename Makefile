@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Tests run side by side: threads that wait leave the cores to the others.
 test slow: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check format lint types layers slow docs figures wheel clean
+.PHONY: demo test check format lint types layers slow examples docs figures wheel clean
 
 demo: $(STAMP)
 	$(BIN)/scaling demo --study demo
@@ -35,6 +35,9 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+
+examples: $(STAMP)
+	set -e; for script in examples/*.py; do echo "$$script"; $(BIN)/python "$$script" >/dev/null; done
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'

@@ -11,9 +11,19 @@ SIZES = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A realisable model: everything that decides its parameters and FLOPs, nothing about its training.
+    """The shape of a model: everything that decides its parameters and FLOPs, nothing about its training.
 
-    Fields are named as in transformers' GPT2Config; `n_inner` is the width of the feed-forward layer.
+    Fields are named as in transformers' GPT2Config.
+
+    Args:
+        architecture: "gpt2", "bert" or "llama".
+        n_layer: number of blocks.
+        n_head: attention heads of a block.
+        n_embd: width of the residual stream.
+        n_inner: width of the feed-forward layer; 4·n_embd by default.
+        n_positions: context length in tokens.
+        vocab_size: number of tokens in the vocabulary.
+        n_kv_head: key and value heads of grouped-query attention; n_head by default.
 
     Raises:
         BadInput: a size below 1 or beyond LARGEST_SIZE, or n_embd not a multiple of n_head.
@@ -35,7 +45,9 @@ class ModelSpec:
                 value = 4 * self.n_embd if name == "n_inner" else self.n_head
                 object.__setattr__(self, name, value)
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_SIZE:
-                raise BadInput(f"{name} is {value!r}; it must be a whole number of at least 1 and at most {LARGEST_SIZE:,}")
+                raise BadInput(
+                    f"{name} is {value!r}; it must be a whole number of at least 1 and at most {LARGEST_SIZE:,}"
+                )
         if self.n_embd % self.n_head:
             raise BadInput(
                 f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}"

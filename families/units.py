@@ -9,16 +9,16 @@ from typing import TypeVar
 
 
 class BadInput(ValueError):
-    """Bad input from a person or a file. The message is one line: the thing, its value, what is allowed.
+    """Input from a person or a file that cannot be used. The message is one line: the thing, its value, what is allowed.
 
-    The command line prints it on standard error and leaves with status 2, nothing written.
+    The command line prints it on standard error and exits with status 2; nothing is written.
     """
 
 
 class RunFailed(RuntimeError):
-    """What was asked for is fine, and yet it failed: a loss that is no number, a process that was killed. One line.
+    """Work that failed on valid input: a loss that is not a number, a process that was killed. The message is one line.
 
-    The command line prints it on standard error and leaves with status 1; what was saved before stays.
+    The command line prints it on standard error and exits with status 1; what was saved before stays.
     """
 
 

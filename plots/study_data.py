@@ -348,7 +348,10 @@ def _read_curves(study: StudyPaths, names: Sequence[str]) -> list[LossCurve]:
         rows = [row for row in rows if _is_positive(row.get("tokens")) and _is_positive(row.get("loss"))]
         if not rows:
             continue
-        speeds = [row.get("tokens_per_s") or timing.get(row["step"] if _is_positive(row.get("step")) else None) for row in rows]
+        speeds = [
+            row.get("tokens_per_s") or timing.get(row["step"] if _is_positive(row.get("step")) else None)
+            for row in rows
+        ]
         curves.append(
             LossCurve(
                 run=parts[0],

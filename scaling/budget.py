@@ -1,7 +1,9 @@
-"""Budgets: "8xA100-hours", "24h@8xA100", "1.4e18" or "0.02 PF-days" as training FLOPs."""
+"""A budget as people say it ("64 H100 for 2 weeks", "57,600 A100-hours", "$5000 on H100", "10^21") -> training FLOPs."""
 
 import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
@@ -9,19 +11,25 @@ from pydantic import Field
 from families.units import BadInput, ungrouped
 
 from .files import Record
-from .hardware import Accelerator, accelerator
+from .hardware import Accelerator, Devices, accelerator, combine, read_devices
 
 ASSUMED_MFU = 0.4  # well-tuned training on one node; the family of MosaicML's GPT-2 card reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)
 
 MfuSource = Literal["assumed", "measured", "estimated"]
+Source = Literal["given", "assumed"]
 
-EXAMPLES = "8xA100-hours, 24h@8xA100, 02:44@8xA100, 64 H100-hours, 1.4e18 FLOPs or 0.02 PF-days"
+EXAMPLES = (
+    "64 H100 for 2 weeks, 24h@8xA100, 02:44@8xA100, 8xA100-hours, 57,600 A100-hours, $5000 on H100, "
+    "1e21 FLOPs or 0.02 PF-days"
+)
 
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_UNIT = r"(weeks?|wk|w|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)"
-_NUMBER = r"([0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?)"
-_DEVICES = r"(?:([0-9]+)\s*[x×*]\s*)?"
+_DAY = 86400.0
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
+_UNIT = r"(years?|yrs?|months?|mos?|weeks?|wks?|w|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])"
+_DIGITS = r"[0-9][0-9_]*\.?[0-9]*(?:e[+-]?[0-9]+)?|\.[0-9]+(?:e[+-]?[0-9]+)?"
+_NUMBER = rf"({_DIGITS})"
+_WRITTEN = {"a": 1.0, "an": 1.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0, "six": 6.0}
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 _WORDS = {
     "kilo": "k",
@@ -33,23 +41,63 @@ _WORDS = {
     "zetta": "z",
     "yotta": "y",
 }
+_MULTIPLES = {"": 1.0, "k": 1e3, "thousand": 1e3, "m": 1e6, "million": 1e6, "b": 1e9, "billion": 1e9}
+_MULTIPLE = r"(k|m|b|\s*thousand|\s*million|\s*billion)?"  # 500k, 0.5 million; "0.5 m" would be minutes
 
+_POWER = re.compile(
+    rf"(?:{_NUMBER}\s*[x×*·]\s*)?(?<![0-9.])10\s*(?:\^|\*\*)\s*\{{?\+?(-?[0-9]+)\}}?", re.IGNORECASE
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FLOPS = re.compile(rf"{_NUMBER}\s*(?:({'|'.join(_WORDS)}|[kmgtpezy]?)[- ]?flops?)?", re.IGNORECASE)
 _FLOPS_TIME = re.compile(
     rf"{_NUMBER}\s*({'|'.join(_WORDS)}|[tpe])[- ]?f(?:lops?)?(?:/s)?[- ]?{_UNIT}", re.IGNORECASE
 )
 _DEVICE_TIME = re.compile(
-    rf"(?:{_NUMBER}\s+(?![x×*]\s))?{_DEVICES}([a-z0-9][a-z0-9 _-]*?)[- ]{_UNIT}", re.IGNORECASE
+    rf"(?:{_NUMBER}{_MULTIPLE}\s+(?![x×*]\s))?([a-z0-9][a-z0-9 _×*,()-]*?)[- ]{_UNIT}", re.IGNORECASE
 )
-_TIME_AT = re.compile(rf"(.+?)\s*(?:@|\bon\b)\s*{_DEVICES}(\S.*)", re.IGNORECASE)
+_ANY_DEVICE = re.compile(r"(?:gpu|tpu|device|accelerator|chip|card)s?", re.IGNORECASE)
+_MONEY = re.compile(
+    rf"(?:(?:US)?\$|USD)\s*{_NUMBER}{_MULTIPLE}(?:\s*USD)?|{_NUMBER}{_MULTIPLE}\s*(?:USD|(?:US)?\$|(?:US )?dollars?)",
+    re.IGNORECASE,
+)
+_OTHER_MONEY = re.compile(
+    r"[€£¥₹]|\b(?:EUR|euros?|GBP|pounds?|CNY|RMB|yuan|JPY|yen|CHF|INR)\b", re.IGNORECASE
+)
+_ON = re.compile(r"\s*@\s*|\s+(?:on|using)\s+", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s+(?:worth of|with|of|for|over|during|x|×|\*)\s+", re.IGNORECASE)
+_TWO_NUMBERS = re.compile(
+    r"[0-9]+\s|.*[\s×x*][0-9]+", re.IGNORECASE
+)  # 500 A100 of "10 500 A100-hours"; "A100 x 15"
+_MOST_LETTERS = 200  # of a budget
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
-_DURATION = re.compile(rf"(?:{_NUMBER}\s*{_UNIT}\s*)+", re.IGNORECASE)
+_PART = re.compile(rf"({_DIGITS}|\b(?:{'|'.join(_WRITTEN)})\b)\s*{_UNIT}", re.IGNORECASE)
+_DURATION = re.compile(rf"(?:{_PART.pattern}\s*(?:and\s+|,\s*)?)+", re.IGNORECASE)
+# Commas that group thousands before a word: 57,600 A100-hours; 1,500M or 1,234e3 may as well be decimals.
+_THOUSANDS = re.compile(
+    r"(?<![\w.-])(?<![0-9],)[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|[.,][0-9])(?!\s*(?:[kmgtpezyb]\b|e[+-]?[0-9]|thousand|[mbtr]+illion))",
+    re.IGNORECASE,
+)
 
 
 class Budget(Record):
-    """Training budget. `flops` is always known; time needs an accelerator.
+    """Training budget: FLOPs, and time and money where an accelerator is named.
 
-    device_seconds: seconds times devices. mfu: model FLOPs utilisation, a share of the dense peak.
+    Attributes:
+        text: The budget as it was given.
+        flops: Training FLOPs.
+        device_seconds: Seconds times devices; None without an accelerator.
+        accelerator: Name in the catalogue of accelerators, such as "A100"; None for a budget in FLOPs alone.
+        devices: Number of devices.
+        devices_source: "given", or "assumed" for the one device of a budget that states no number.
+        mfu: Model FLOPs utilisation, a share of the device's dense peak.
+        mfu_source: "measured", "estimated" or "assumed".
+        hourly_price: USD per device-hour if the budget is money or a price was given; None for the catalogue's.
+        price_source: Provider and year of that price, or "given".
+
+    Examples:
+        >>> budget = parse_budget("8xA100-hours", mfu=0.4)
+        >>> f"{budget.flops:.3g}", budget.hours(budget.flops)
+        ('3.59e+18', 1.0)
     """
 
     text: str
@@ -57,8 +105,11 @@ class Budget(Record):
     device_seconds: float | None = Field(default=None, gt=0)
     accelerator: str | None = None
     devices: int | None = Field(default=None, ge=1)
+    devices_source: Source | None = None
     mfu: float | None = Field(default=None, gt=0, le=1)
     mfu_source: MfuSource | None = None
+    hourly_price: float | None = Field(default=None, gt=0)
+    price_source: str | None = None
 
     def hours(self, flops: float) -> float | None:
         """Return wall-clock hours of `flops` on these devices; None without an accelerator."""
@@ -72,97 +123,124 @@ class Budget(Record):
         return flops / (accelerator(self.accelerator).training_peak * self.mfu)
 
     def price(self, flops: float) -> float | None:
-        """Return USD at the catalogue's typical price; None without an accelerator or a price."""
+        """Return USD at the budget's own price, else the catalogue's; None without an accelerator or a price."""
         seconds = self.device_seconds_for(flops)
         if seconds is None or self.accelerator is None:
             return None
-        hourly = accelerator(self.accelerator).price
+        hourly = self.hourly_price or accelerator(self.accelerator).price
         return None if hourly is None else hourly * seconds / 3600
 
 
 def parse_budget(
-    text: str, *, mfu: float | None = None, mfu_source: MfuSource = "assumed", on: str | None = None
+    text: str,
+    *,
+    mfu: float | None = None,
+    mfu_source: MfuSource = "assumed",
+    on: str | None = None,
+    price: float | None = None,
 ) -> Budget:
-    """Read a budget.
+    """Read a budget: FLOPs, a time on devices, device-hours or money, in the words people use.
 
     Args:
-        text: the budget, like "8xA100-hours".
+        text: the budget, like "64 H100 for 2 weeks".
         mfu: model FLOPs utilisation, a share of the dense peak, 0 to 1; default 0.4.
         mfu_source: where the MFU is from; the plan names it.
-        on: devices like "8xA100", for the hours of a budget in FLOPs or device-hours.
+        on: devices like "8xA100", for a budget that names none or not how many.
+        price: USD per device-hour, in place of the catalogue's.
 
     Raises:
         BadInput: not a budget, not positive and finite, an unknown accelerator, or devices named twice.
     """
     share = _checked_mfu(mfu)
-    words = text.strip()
+    if price is not None and not (math.isfinite(price) and price > 0):
+        raise BadInput(f"price is {price:g}; it must be positive, in USD per device-hour")
+    words = " ".join(text.split())
+    if len(words) > _MOST_LETTERS:
+        raise BadInput(f"budget is {words[:40]!r}…, {len(words)} letters; it must be like {EXAMPLES}")
     if not words:
         raise BadInput(f"budget is empty; it must be like {EXAMPLES}")
     if words.startswith("-"):
         raise BadInput(f"budget is {words}; it must be positive")
     if words.lower() in ("inf", "infinity", "nan"):
         raise BadInput(f"budget is {words}; it must be finite")
-    words = ungrouped(words, "budget")
-    flops = parse_flops(words)
-    if flops is not None:
-        _check_size(words, flops, "FLOPs")
-        devices, device = parse_devices(on) if on else (None, None)
+    words = _ungrouped(words)
+    amount, named = _split(words)
+    devices = combine(amount.devices, named, None if on is None else _devices(on))
+    if devices.problem:
+        raise BadInput(f"budget is {words!r}{'' if on is None else f' and --on {on}'}: {devices.problem}")
+    device = devices.accelerator
+    how_many: Source = "assumed" if devices.count is None else "given"
+    source = None if price is None else "given"
+    if amount.flops is not None:
+        _check_size(words, amount.flops, "FLOPs")
+        if device is None and price is not None:
+            raise BadInput(
+                f"budget is {words!r} and price is {price:g} USD per device-hour; --on 8xA100 names the device"
+            )
         return Budget(
-            text=words,
-            flops=flops,
-            device_seconds=flops / (device.training_peak * share) if device else None,
+            text=amount.text,
+            flops=amount.flops,
+            device_seconds=amount.flops / (device.training_peak * share) if device else None,
             accelerator=device.name if device else None,
-            devices=devices,
+            devices=devices.count or 1 if device else None,
+            devices_source=how_many if device else None,
             mfu=share if device else None,
             mfu_source=mfu_source if device else None,
+            hourly_price=price,
+            price_source=source,
         )
-    device, devices, seconds = _read_time(words)
+    if device is None:
+        like = words if devices.count is None else amount.text
+        raise BadInput(
+            f"budget is {words!r}, which names no device; write {like} on 8xA100, or add --on 8xA100"
+        )
+    count = devices.count or 1
+    if amount.usd is not None:
+        if price is None:
+            price, source = device.price, device.price_source
+        if price is None:
+            raise BadInput(
+                f"budget is {words!r}, and no price of {device.name} is known; give --price USD per device-hour"
+            )
+        seconds = amount.usd / price * 3600
+    else:
+        seconds = amount.device_seconds or (amount.seconds or 0.0) * count
     _check_size(words, seconds, "seconds")
-    if on:
-        other_devices, other = parse_devices(on)
-        if other != device:
-            raise BadInput(
-                f"budget {words!r} is on {device.name} and --on is {other.name}; give one accelerator"
-            )
-        if devices is not None and devices != other_devices:
-            raise BadInput(
-                f"budget {words!r} is on {devices} devices and --on is {other_devices}; give one number"
-            )
-        devices = other_devices
     return Budget(
         text=words,
         flops=seconds * device.training_peak * share,
         device_seconds=seconds,
         accelerator=device.name,
-        devices=devices or 1,
+        devices=count,
+        devices_source=how_many,
         mfu=share,
         mfu_source=mfu_source,
+        hourly_price=price,
+        price_source=source,
     )
 
 
 def split_budgets(text: str) -> list[str]:
-    """Split budgets separated by commas; commas that group the thousands of plain FLOPs stay.
+    """Several budgets separated by commas, which also group the thousands of one.
 
     Raises:
         BadInput: a comma may be a decimal one, as in 1,4e18.
     """
-    words = ungrouped(text.strip(), "budget")
+    words = _ungrouped(text.strip())
     parts = [part.strip() for part in words.split(",")]
     return parts if all(parts) else [words]
 
 
-def parse_devices(text: str) -> tuple[int, Accelerator]:
-    """Read "8xA100" or "A100".
+def parse_devices(text: str) -> tuple[int | None, Accelerator]:
+    """Read "8xA100", "8 A100s" or "A100", whose number is None.
 
     Raises:
         BadInput: the accelerator is unknown, or there are no devices.
     """
-    match = re.fullmatch(rf"{_DEVICES}(\S.*)", text.strip(), re.IGNORECASE)
-    if match is None:
+    found = _devices(text)
+    if found.accelerator is None:
         raise BadInput(f"devices is {text!r}; it must be like 8xA100")
-    if match[1] and int(match[1]) < 1:
-        raise BadInput(f"devices is {text!r}; at least 1 is needed")
-    return int(match[1] or 1), accelerator(match[2])
+    return found.count, found.accelerator
 
 
 def parse_mfu(text: str) -> float:
@@ -196,8 +274,21 @@ def _check_size(text: str, value: float, unit: str) -> None:
         raise BadInput(f"budget is {text}, which is {value:g} {unit}; it must be at most 1e40")
 
 
+def _devices(text: str) -> Devices:
+    found = read_devices(text)
+    if found.problem:
+        raise BadInput(found.problem)
+    return found
+
+
+def _ungrouped(text: str) -> str:
+    """A text without the commas that group thousands, of a plain number or before a word: 57,600 A100-hours."""
+    return ungrouped(_THOUSANDS.sub(lambda found: found[0].replace(",", ""), text), "budget")
+
+
 def _number(text: str) -> float:
-    return float(text.replace("_", ""))
+    written = _WRITTEN.get(text.lower())
+    return float(text.replace("_", "")) if written is None else written
 
 
 def _prefix(text: str | None) -> float:
@@ -205,58 +296,151 @@ def _prefix(text: str | None) -> float:
     return _PREFIXES[_WORDS.get(letters, letters)]
 
 
+def _multiple(text: str | None) -> float:
+    return _MULTIPLES[(text or "").strip().lower()]
+
+
 def _seconds(unit: str) -> float:
-    return _SECONDS[unit[0].lower()]
+    letters = unit.lower()
+    return _SECONDS["mo" if letters.startswith("mo") else letters[0]]
 
 
 def parse_flops(text: str) -> float | None:
-    """Read FLOPs like 1.4e18, 20 EFLOPs or 0.02 PF-days; return None for any other text."""
-    match = _FLOPS.fullmatch(text)
-    if match is not None:
+    """FLOPs of 1.4e18, 10^21, 20 EFLOPs or 0.02 PF-days; None of anything else."""
+    words = re.sub(
+        r"(?<=10)[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text.strip()
+    )
+    power = _POWER.match(words)
+    if power is not None:
+        words = f"{_number(power[1]) if power[1] else 1.0!r}e{power[2]}{words[power.end() :]}"
+        if power[1] and not re.fullmatch(r"[0-9]+\.?[0-9]*", power[1]):
+            return None
+    if (match := _FLOPS.fullmatch(words)) is not None:
         return _number(match[1]) * _prefix(match[2])
-    match = _FLOPS_TIME.fullmatch(text)
-    if match is not None:
+    if (match := _FLOPS_TIME.fullmatch(words)) is not None:
         return _number(match[1]) * _prefix(match[2]) * _seconds(match[3])
     return None
 
 
-def _read_time(text: str) -> tuple[Accelerator, int | None, float]:
-    """Read the device, the number of devices (None where it is not given), and seconds times devices."""
-    match = _TIME_AT.fullmatch(text)
-    if match is not None:
-        devices = _count(text, match[2]) or 1
-        return accelerator(match[3]), devices, devices * _read_duration(match[1], text)
-    match = _DEVICE_TIME.fullmatch(text)
-    if match is not None:
-        amount = 1.0 if match[1] is None else _number(match[1])
-        counted = _count(text, match[2])
-        return accelerator(match[3]), counted, amount * (counted or 1) * _seconds(match[4])
-    raise BadInput(f"budget is {text!r}; it must be like {EXAMPLES}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amount:
+    """How much of something: one of FLOPs, seconds of wall clock, seconds times devices, or USD.
+
+    devices: those in its unit, A100 of A100-hours.
+    """
+
+    text: str
+    flops: float | None = None
+    seconds: float | None = None
+    device_seconds: float | None = None
+    usd: float | None = None
+    devices: Devices | None = None
 
 
-def _count(text: str, digits: str | None) -> int | None:
-    if digits is None:
+def _amount(words: str) -> _Amount | None:
+    """An amount without the devices it is spent on; None of anything else."""
+    flops = parse_flops(words)
+    if flops is not None:
+        return _Amount(text=words, flops=flops)
+    money = _MONEY.fullmatch(words)
+    if money is not None:
+        number, multiple = (money[1], money[2]) if money[1] else (money[3], money[4])
+        return _Amount(text=words, usd=_number(number) * _multiple(multiple))
+    seconds = _duration(words)
+    if seconds is not None:
+        return _Amount(text=words, seconds=seconds)
+    match = _DEVICE_TIME.fullmatch(words)
+    if match is None or (match[1] is not None and _TWO_NUMBERS.match(match[3])):
         return None
-    if int(digits) < 1:
-        raise BadInput(f"budget is {text}; at least 1 device is needed")
-    return int(digits)
+    amount = 1.0 if match[1] is None else _number(match[1]) * _multiple(match[2])
+    devices = Devices() if _ANY_DEVICE.fullmatch(match[3]) else read_devices(match[3])
+    if devices.problem and devices.accelerator is not None:
+        devices = Devices(accelerator=devices.accelerator)  # A100s-hours: the number is of hours
+    if devices.problem or (devices.accelerator is None and not _ANY_DEVICE.fullmatch(match[3])):
+        return None
+    total = amount * (devices.count or 1) * _seconds(match[4])
+    return _Amount(text=words, device_seconds=total, devices=devices)
+
+
+def _pairs(words: str) -> Iterator[tuple[str, str, str]]:
+    """Two parts of a budget, in both orders, and the word between where it says which is which: @, on, using.
+
+    24h on 8xA100, 8xA100 for 24h, 24h (8xA100), 8xA100 24h.
+    """
+    for match in _ON.finditer(words):
+        yield words[: match.start()], words[match.end() :], match[0].strip().lower()
+    spans = [match.span() for match in _BETWEEN.finditer(words)]
+    bracket = re.fullmatch(r"(.+?)\s*\((.+)\)", words)
+    if bracket is not None:
+        yield bracket[1], bracket[2], ""
+        yield bracket[2], bracket[1], ""
+    for start, end in [*spans, *(match.span() for match in re.finditer(r"\s+|(?<=[a-z0-9])@", words))]:
+        yield words[:start], words[end:], ""
+        yield words[end:], words[:start], ""
+
+
+def _split(words: str) -> tuple[_Amount, Devices | None]:
+    """The amount of a budget, and the devices named beside it.
+
+    Raises:
+        BadInput: no amount, or devices that are not understood.
+    """
+    amount = _amount(words)
+    if amount is not None:
+        return amount, None
+    problem = ""
+    for left, right, between in _pairs(words):
+        amount = _amount(left)
+        if amount is None or (amount.flops is not None and between in ("", "@")):  # 8 of "8 A100" is no FLOPs
+            continue
+        devices = read_devices(right)
+        if amount.seconds is None and amount.flops is None and devices.problem and devices.accelerator:
+            devices = Devices(accelerator=devices.accelerator)  # H100s: device-hours need no number
+        if between and devices.problem:
+            raise BadInput(devices.problem)
+        if not devices.problem and (between or devices.accelerator is not None or amount.seconds is not None):
+            if devices.accelerator is None and not re.search("[a-z]", right, re.IGNORECASE):
+                continue  # a bare number names no devices
+            return amount, devices
+        if amount.seconds is not None and devices.accelerator is not None:
+            problem = problem or devices.problem  # A100s for 24h
+    raise BadInput(problem or _misread(words))
+
+
+def _misread(words: str) -> str:
+    """One line on a text that is no budget: the part that is not understood, or what a budget is like."""
+    if _OTHER_MONEY.search(words):
+        return f"budget is {words!r}; prices are in USD: write it like $5000 on H100"
+    match = _DEVICE_TIME.fullmatch(words)
+    if match is not None and not _TWO_NUMBERS.match(match[3]) and (problem := read_devices(match[3]).problem):
+        return problem
+    if re.search(r"@|\bon\b", words):
+        left = re.split(r"\s*(?:@|\bon\b)", words, maxsplit=1)[0]
+        return f"budget is {words!r}: {left!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)"
+    if not read_devices(words).problem:
+        return f"budget is {words!r}, devices without a time; it must be like {EXAMPLES}"
+    return f"budget is {words!r}; it must be like {EXAMPLES}"
 
 
 def parse_duration(words: str) -> float:
-    """Read a time like 24h, 66m40.167s or 3 days in seconds; a clock time is hours and minutes.
+    """Seconds of 24h, 66m40.167s, 3 days, a week; a bare clock time is hours and minutes.
+
+    A month is 30 days and a year 365.
 
     Raises:
         BadInput: the text is not a time.
     """
-    return _read_duration(words, words)
+    seconds = _duration(words)
+    if seconds is None:
+        raise BadInput(f"{words!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)")
+    return seconds
 
 
-def _read_duration(words: str, text: str) -> float:
-    clock = _CLOCK.fullmatch(words.strip())
+def _duration(text: str) -> float | None:
+    words = text.strip()
+    clock = _CLOCK.fullmatch(words)
     if clock is not None:
         return 3600.0 * int(clock[1]) + 60.0 * int(clock[2]) + int(clock[3] or 0)
-    if _DURATION.fullmatch(words.strip()) is None:
-        where = "" if words == text else f"budget is {text!r}: "
-        raise BadInput(f"{where}{words!r} is not a time; write 24h, 90min, 3 days or 02:44 (hh:mm)")
-    parts = re.finditer(_NUMBER + r"\s*" + _UNIT, words, re.IGNORECASE)
-    return math.fsum(_number(part[1]) * _seconds(part[2]) for part in parts)
+    if len(words) > _MOST_LETTERS or _DURATION.fullmatch(words) is None:
+        return None
+    return math.fsum(_number(part[1]) * _seconds(part[2]) for part in _PART.finditer(words))

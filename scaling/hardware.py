@@ -1,9 +1,15 @@
-"""Accelerators: dense peak FLOP/s by number format, memory, bandwidth and price, each with its source."""
+"""Accelerators (dense peak FLOP/s by number format, memory, bandwidth and price, each with its source), and the one
+grammar of "how many of what": 8xA100, A100 x 8, 1 node of 8 A100s, TPU v4-32.
+
+A device's name is matched whole: every word is one of the catalogue's name, or of the few that do not change the
+device (its vendor, its memory where there is only one); else it is another device, and unknown.
+"""
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +20,7 @@ from families.units import BadInput, nearest
 from .files import Document, Record
 
 _TRAINING_FORMATS = ("bf16", "fp16", "fp32")  # an accelerator trains in the first that it has
+PRICES_OF = 2025  # the year of the catalogue's list prices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +32,7 @@ class Accelerator:
         peak: FLOP/s of the matrix units by number format, accumulating in 32 bits.
         memory: bytes.
         bandwidth: bytes/s of that memory.
-        price: USD per device-hour, a typical on-demand list price of 2025; None where it is not rented by the hour.
+        price: USD per device-hour, a typical on-demand list price of PRICES_OF; None where none is known.
         source: where the figures are from.
     """
 
@@ -45,6 +52,12 @@ class Accelerator:
     def training_peak(self) -> float:
         """Dense FLOP/s in `training_format`, the denominator of an MFU."""
         return self.peak[self.training_format]
+
+    @property
+    def price_source(self) -> str:
+        """Provider and year of the price: "Lambda, 8x, list price of 2025"."""
+        peaks, _, seller = self.source.partition("; ")
+        return f"{seller}, list price of {PRICES_OF}" if seller else peaks
 
     def facts(self) -> dict[str, object]:
         """Return all fields, training format and peak included."""
@@ -66,30 +79,57 @@ def _entry(
 
 # Dense TFLOP/s by number format; where a vendor prints figures with sparsity, half of them (NVIDIA prints them so from
 # the A100 on: 1,979 for an H100's bf16 is 989.5 dense, printed as 989). RTX cards at 32-bit accumulation, half of the
-# advertised fp16. Prices: typical on-demand list prices of 2025 per device-hour, of the provider named last. They change
-# monthly: costs are approximate, and hardware.json takes current prices.
+# advertised fp16; A6000, RTX 6000 and RTX PRO accumulate in 32 bits at the full rate. A device is what torch counts as
+# one: a die of an MI250 or MI250X, a GPU of a GB200's two, a chip of a TPU. Prices: typical on-demand list prices of
+# PRICES_OF per device-hour, of the provider named last. They change monthly: costs are approximate, and --price and
+# hardware.json take current prices.
 _TABLE = """
-accelerator   GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
-V100          16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
-V100-32GB     32   900   3.90       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 32 GB; AWS p3dn.24xlarge / 8
-A100-40GB     40  1555   1.29       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 40 GB; Lambda
-A100          80  2039   1.79       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 80 GB; Lambda
-H100-PCIe     80  2000   2.49    1513     756     756    378     51  NVIDIA datasheet, H100 PCIe; Lambda
-H100          80  3350   2.99    1979     989     989  494.5     67  NVIDIA datasheet, H100 SXM5; Lambda, 8x
-H200         141  4800   3.59    1979     989     989  494.5     67  NVIDIA datasheet, H200 SXM; RunPod
-B200         180  7700   4.99    4500    2250    2250   1100     75  NVIDIA Blackwell datasheet, HGX B200; Lambda
-L4            24   300   0.71   242.5     121     121     60   30.3  NVIDIA datasheet, L4; Google g2-standard-4
-L40S          48   864   0.86     733     362     362    183   91.6  NVIDIA datasheet, L40S; RunPod
-A10G          24   600   1.01       -      70      70     35   31.5  NVIDIA datasheet, A10G; AWS g5.xlarge
-T4            16   320   0.53       -       -      65      -    8.1  NVIDIA datasheet, T4; AWS g4dn.xlarge
-RTX-3090      24   936   0.46       -      71      71   35.6   35.6  NVIDIA GA102 whitepaper, 32-bit sums; RunPod
-RTX-4090      24  1008   0.69   330.3   165.2   165.2   82.6   82.6  NVIDIA Ada whitepaper, 32-bit sums; RunPod
-RTX-5090      32  1792   0.94     419   209.5   209.5  104.8  104.8  NVIDIA RTX Blackwell whitepaper, 32-bit sums; RunPod
-MI250X       128  3277      -       -     383     383      -   47.9  AMD datasheet, both dies; not rented by the hour
-MI300X       192  5300   2.49  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; RunPod
-TPU-v4        32  1228   3.22       -     275       -      -      -  Google Cloud TPU v4 documentation, per chip; list
-TPU-v5e       16   819   1.20       -     197       -      -      -  Google Cloud TPU v5e documentation, per chip; list
-TPU-v5p       95  2765   4.20       -     459       -      -      -  Google Cloud TPU v5p documentation, per chip; list
+accelerator      GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
+V100             16   900   3.06       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 16 GB; AWS p3.2xlarge
+V100-32GB        32   900   3.90       -       -     125      -   15.7  NVIDIA datasheet, V100 SXM2 32 GB; AWS p3dn.24xlarge / 8
+V100-PCIe        16   900      -       -       -     112      -     14  NVIDIA datasheet, V100 PCIe 16 GB; no price
+V100-PCIe-32GB   32   900      -       -       -     112      -     14  NVIDIA datasheet, V100 PCIe 32 GB; no price
+A100-40GB        40  1555   1.29       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 40 GB; Lambda
+A100             80  2039   1.79       -     312     312    156   19.5  NVIDIA datasheet, A100 SXM4 80 GB; Lambda
+A800             80  2039      -       -     312     312    156   19.5  NVIDIA datasheet, A800 SXM4 80 GB; no price
+A30              24   933      -       -     165     165     82   10.3  NVIDIA datasheet, A30; no price
+A40              48   696      -       -   149.7   149.7   74.8   37.4  NVIDIA datasheet, A40; no price
+A10              24   600   0.75       -     125     125   62.5   31.2  NVIDIA datasheet, A10; Lambda
+A10G             24   600   1.01       -      70      70     35   31.5  NVIDIA datasheet, A10G; AWS g5.xlarge
+A6000            48   768   0.80       -   154.8   154.8   77.4   38.7  NVIDIA RTX A6000 datasheet; Lambda
+H100-PCIe        80  2000   2.49    1513     756     756    378     51  NVIDIA datasheet, H100 PCIe; Lambda
+H100-NVL         94  3938      -  1670.5   835.5   835.5  417.5     60  NVIDIA datasheet, H100 NVL; no price
+H100             80  3350   2.99    1979     989     989  494.5     67  NVIDIA datasheet, H100 SXM5; Lambda, 8x
+H800             80  3350      -    1979     989     989  494.5     67  NVIDIA datasheet, H800 SXM5; no price
+H20              96  4000      -     296     148     148     74     44  NVIDIA datasheet, H20 96 GB; no price
+H200            141  4800   3.59    1979     989     989  494.5     67  NVIDIA datasheet, H200 SXM; RunPod
+H200-NVL        141  4800      -  1670.5   835.5   835.5  417.5     60  NVIDIA datasheet, H200 NVL; no price
+GH200            96  4000   1.49    1979     989     989  494.5     67  NVIDIA datasheet, GH200 with 96 GB HBM3; Lambda
+GH200-144GB     144  4900      -    1979     989     989  494.5     67  NVIDIA datasheet, GH200 with 144 GB HBM3e; no price
+B200            180  7700   4.99    4500    2250    2250   1100     75  NVIDIA Blackwell datasheet, HGX B200; Lambda
+B300            288  8000      -    4500    2250    2250   1125     75  NVIDIA Blackwell Ultra datasheet, HGX B300; no price
+GB200           186  8000      -    5000    2500    2500   1250     80  NVIDIA GB200 NVL72 datasheet, one GPU of two; no price
+L4               24   300   0.71   242.5     121     121     60   30.3  NVIDIA datasheet, L4; Google g2-standard-4
+L40              48   864      -   362.1  181.05  181.05   90.5   90.5  NVIDIA datasheet, L40; no price
+L40S             48   864   0.86     733     362     362    183   91.6  NVIDIA datasheet, L40S; RunPod
+T4               16   320   0.53       -       -      65      -    8.1  NVIDIA datasheet, T4; AWS g4dn.xlarge
+RTX-3090         24   936   0.46       -      71      71   35.6   35.6  NVIDIA GA102 whitepaper, 32-bit sums; RunPod
+RTX-3090-Ti      24  1008      -       -      80      80     40     40  NVIDIA RTX 3090 Ti specifications, 32-bit sums; no price
+RTX-4090         24  1008   0.69   330.3   165.2   165.2   82.6   82.6  NVIDIA Ada whitepaper, 32-bit sums; RunPod
+RTX-6000-Ada     48   960      -   728.5   364.2   364.2  182.1   91.1  NVIDIA Ada whitepaper, RTX 6000 Ada; no price
+RTX-5090         32  1792   0.94     419   209.5   209.5  104.8  104.8  NVIDIA RTX Blackwell whitepaper, 32-bit sums; RunPod
+RTX-PRO-6000     96  1792      -  1007.6   503.8   503.8  251.9    126  NVIDIA RTX PRO Blackwell whitepaper, Workstation; no price
+MI250            64  1638      -       -   181.1   181.1      -   45.3  AMD datasheet, one die (GCD) of a card's two; no price
+MI250X           64  1638      -       -   191.5   191.5      -   47.9  AMD datasheet, one die (GCD) of a card's two; no price
+MI300X          192  5300   2.49  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; RunPod
+MI325X          256  6000      -  2614.9  1307.4  1307.4  653.7  163.4  AMD datasheet; no price
+MI355X          288  8000      -  5033.2  2516.6  2516.6      -  157.3  AMD datasheet; no price
+TPU-v2           16   700      -       -      46       -      -      -  Google Cloud TPU v2 documentation, per chip; no price
+TPU-v3           32   900      -       -     123       -      -      -  Google Cloud TPU v3 documentation, per chip; no price
+TPU-v4           32  1228   3.22       -     275       -      -      -  Google Cloud TPU v4 documentation, per chip; list
+TPU-v5e          16   819   1.20       -     197       -      -      -  Google Cloud TPU v5e documentation, per chip; list
+TPU-v5p          95  2765   4.20       -     459       -      -      -  Google Cloud TPU v5p documentation, per chip; list
+TPU-v6e          32  1638   2.70       -     918       -      -      -  Google Cloud TPU v6e documentation, per chip; list
 """
 
 
@@ -108,20 +148,76 @@ def _read_table(text: str) -> dict[str, Accelerator]:
 CATALOGUE = _read_table(_TABLE)
 
 _ALIASES = {
-    "A100-80GB": "A100",
-    "V100-16GB": "V100",
-    "H100-SXM": "H100",
-    "H100-SXM5": "H100",
-    "H100-80GB": "H100",
-    "H200-SXM": "H200",
+    "RTX-A6000": "A6000",
     "3090": "RTX-3090",
+    "3090-Ti": "RTX-3090-Ti",
     "4090": "RTX-4090",
     "5090": "RTX-5090",
+    "RTX-PRO-6000-Blackwell": "RTX-PRO-6000",
+    "RTX-PRO-6000-Blackwell-Workstation": "RTX-PRO-6000",
+    "v2": "TPU-v2",
+    "v3": "TPU-v3",
     "v4": "TPU-v4",
     "v5e": "TPU-v5e",
+    "v5lite": "TPU-v5e",
+    "v5litepod": "TPU-v5e",
+    "TPU-v5-lite": "TPU-v5e",  # as JAX names it
+    "TPU-v5-litepod": "TPU-v5e",
     "v5p": "TPU-v5p",
+    "v6e": "TPU-v6e",
+    "TPU-v6-lite": "TPU-v6e",
+    "Trillium": "TPU-v6e",
+    "TPU-Trillium": "TPU-v6e",
 }
 
+# Words that may stand beside a device's own without making it another one.
+_SAME_DEVICE = {
+    "V100": "sxm 16gb hbm2",
+    "V100-32GB": "sxm hbm2",
+    "V100-PCIe": "16gb hbm2",
+    "V100-PCIe-32GB": "hbm2",
+    "A100-40GB": "sxm pcie hbm2",
+    "A100": "sxm pcie 80gb hbm2e",
+    "A800": "sxm 80gb hbm2e",
+    "A30": "pcie 24gb hbm2",
+    "A40": "pcie 48gb",
+    "A10": "pcie 24gb",
+    "A10G": "24gb",
+    "A6000": "48gb",
+    "H100-PCIe": "80gb hbm2e",
+    "H100-NVL": "pcie 94gb hbm3",
+    "H100": "sxm 80gb hbm3",
+    "H800": "sxm 80gb hbm3",
+    "H20": "sxm 96gb hbm3",
+    "H200": "sxm 141gb hbm3e",
+    "H200-NVL": "pcie 141gb hbm3e",
+    "GH200": "96gb 120gb 480gb hbm3",  # 120 and 480 GB are the processor's
+    "GH200-144GB": "hbm3e",
+    "B200": "sxm 180gb hbm3e",
+    "B300": "sxm 288gb hbm3e",
+    "GB200": "186gb hbm3e",
+    "L4": "pcie 24gb",
+    "L40": "pcie 48gb",
+    "L40S": "pcie 48gb",
+    "T4": "pcie 16gb",
+    "RTX-3090": "24gb",
+    "RTX-3090-Ti": "24gb",
+    "RTX-4090": "24gb",
+    "RTX-6000-Ada": "48gb",
+    "RTX-5090": "32gb",
+    "RTX-PRO-6000": "96gb",
+    "MI250": "oam hbm2e",
+    "MI250X": "oam hbm2e",
+    "MI300X": "oam 192gb hbm3",
+    "MI325X": "oam 256gb hbm3e",
+    "MI355X": "oam 288gb hbm3e",
+}
+_CORES = {
+    "TPU-v2": 2,
+    "TPU-v3": 2,
+    "TPU-v4": 2,
+    "TPU-v5p": 2,
+}  # to a chip; slices of these are named by cores
 
 USER_FILE = "SCALING_HARDWARE"  # environment variable: path of the user's hardware.json
 
@@ -181,13 +277,131 @@ def known() -> dict[str, Accelerator]:
     return {**CATALOGUE, **_own(user_file())}
 
 
+# Words that say nothing of which device it is.
+_PLURALS = frozenset({"gpus", "devices", "cards", "accelerators", "chips", "tpus"})
+_VENDOR = _PLURALS | {
+    "nvidia",
+    "amd",
+    "google",
+    "cloud",
+    "geforce",
+    "tesla",
+    "instinct",
+    "generation",
+    "edition",
+}
+_VENDOR |= {"gpu", "device", "card", "accelerator", "chip"}
+_FORM = re.compile(r"sxm|pcie|nvl|oam|hbm[0-9]e?|gddr[0-9]x?|[0-9]+gb")  # a device's form and memory
+_GLUED = re.compile(r"(?<=[0-9])(sxm|pcie|nvl)", re.IGNORECASE)  # H100SXM5
+# Words of a neighbour: behind a name of one's own they make another device of it.
+_NEIGHBOUR = frozenset({"ti", "super", "laptop", "mobile", "max", "q", "maxq", "d", "mig", "nvl", "pcie"})
+
+
 def _folded(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _by_name() -> dict[str, Accelerator]:
-    aliases = {_folded(alias): CATALOGUE[name] for alias, name in _ALIASES.items()}
-    return aliases | {_folded(name): entry for name, entry in known().items()}
+def _tokens(name: str) -> tuple[str, ...]:
+    """Words of a name in their case: of "A100-SXM4 80 GB" A100, sxm, 80gb."""
+    text = re.sub(r"\b([0-9]+)\s*G(?:i?B)?\b", r"\1gb", _GLUED.sub(r" \1", name), flags=re.IGNORECASE)
+    text = re.sub(r"\btensor[\s-]*core\b|['’]s\b", " ", text, flags=re.IGNORECASE)
+    return tuple(
+        re.sub(r"^sxm[0-9]$", "sxm", word, flags=re.IGNORECASE) for word in re.findall(r"[^\W_]+", text)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A device's name: its words in one, those of form and memory, and whether it is a plural."""
+
+    core: str
+    form: frozenset[str]
+    plural: bool = False
+
+
+def _words(tokens: Iterable[str]) -> _Words:
+    lower = [token.lower() for token in tokens]
+    own = [word for word in lower if word not in _VENDOR]
+    return _Words(
+        core="".join(word for word in own if not _FORM.fullmatch(word)),
+        form=frozenset(word for word in own if _FORM.fullmatch(word)),
+        plural=any(word in _PLURALS for word in lower),
+    )
+
+
+@cache
+def _spellings() -> dict[str, tuple[tuple[frozenset[str], frozenset[str], str], ...]]:
+    """By core: the words of form a device needs, those it may have, and its name in the catalogue."""
+    found: dict[str, list[tuple[frozenset[str], frozenset[str], str]]] = {}
+    for spelled, name in [*((name, name) for name in CATALOGUE), *_ALIASES.items()]:
+        words = _words(_tokens(spelled))
+        may = words.form | frozenset(_SAME_DEVICE.get(name, "").split())
+        found.setdefault(words.core, []).append((words.form, may, name))
+    return {core: tuple(entries) for core, entries in found.items()}
+
+
+def _whole(words: _Words) -> str | None:
+    """The catalogue's name of a device that all the words name, else None."""
+    for needs, may, name in _spellings().get(words.core, ()):
+        if needs <= words.form <= may:
+            return name
+    return None
+
+
+def _own_name(text: str) -> str | None:
+    """The longest name of one's own whose words stand in the text in their order, none of a neighbour's beside them."""
+    lower = text.lower()
+    inside = [name for name in _own(user_file()) if re.search(_in_order(name), lower)]
+    beside = {word.lower() for word in _tokens(text)} & _NEIGHBOUR
+    able = [name for name in inside if beside <= {word.lower() for word in _tokens(name)}]
+    return max(able, key=lambda name: len(_folded(name)), default=None)
+
+
+@cache
+def _in_order(name: str) -> str:
+    """A pattern for the words of a name, one behind the other or with others between them."""
+    words = re.findall(r"[^\W_]+", name.lower())
+    between = r"(?:[\W_]*|(?![^\W_]).*(?<![^\W_]))"
+    return rf"(?<![^\W_]){between.join(words)}s?(?![^\W_])" if words else "(?!)"
+
+
+def _find(text: str) -> tuple[Accelerator | None, bool]:
+    """The accelerator that a text names whole, and whether in the plural.
+
+    Raises:
+        BadInput: L40s, which may be one device or several of another.
+    """
+    tokens = _tokens(text)
+    if not tokens:
+        return None, False
+    words = _words(tokens)
+    singular = tuple(re.sub(r"(?<=[A-Za-z0-9])s$", "", token) for token in tokens)  # V100S is no plural
+    plain, single = _whole(words), _whole(_words(singular)) if singular != tokens else None
+    if (
+        plain
+        and single
+        and plain != single
+        and any(token[:-1] != token[:-1].lower() for token in tokens if token[-1] == "s")
+    ):
+        raise BadInput(
+            f"accelerator is {text.strip()!r}, which may be {plain} or several {single}; write either"
+        )
+    name, plural = (plain, words.plural) if plain else (single, True)
+    own = _own_name(text)
+    if own is not None and (
+        name is None or name in _own(user_file()) or len(_folded(own)) > len(_folded(name))
+    ):
+        return known()[own], plural and name == own
+    return (None, False) if name is None else (known()[name], plural)
+
+
+def _unknown(text: str) -> str:
+    """One line on a device that is not known: its nearest match, then the known ones."""
+    names, words = known(), {token.lower() for token in _tokens(text)}
+    inside = [name for name in names if {token.lower() for token in _tokens(name)} <= words]
+    core = " ".join(token for token in _tokens(text) if token.lower() not in _VENDOR)
+    likely = max(inside, key=len, default=core)
+    return f"accelerator is {text.strip()!r}, which is not known; {nearest(likely, names, len(names))}"
 
 
 def accelerator(name: str) -> Accelerator:
@@ -196,30 +410,262 @@ def accelerator(name: str) -> Accelerator:
     Raises:
         BadInput: the name is unknown; with the nearest match.
     """
-    entry = _by_name().get(_folded(name))
-    if entry is None:
-        names = known()
-        raise BadInput(f"accelerator is {name.strip()!r}; {nearest(name, names, len(names))}")
-    return entry
+    for known_name, entry in _own(user_file()).items():
+        if _folded(known_name) == _folded(name):
+            return entry
+    found, _ = _find(name)
+    if found is None:
+        raise BadInput(_unknown(name))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Devices:
+    """How many of what a text names.
+
+    Attributes:
+        count: None where the text states none.
+        accelerator: None where it names none, or none that is known.
+        problem: what is not understood, one line; "" where all is.
+    """
+
+    count: int | None = None
+    accelerator: Accelerator | None = None
+    problem: str = ""
+
+    def __str__(self) -> str:
+        """8xA100, which `read_devices` reads back."""
+        name = self.accelerator.name if self.accelerator else ""
+        return name if self.count is None else f"{self.count}x{name}" if name else str(self.count)
+
+
+def combine(*parts: Devices | None) -> Devices:
+    """What several texts name together: a column of devices and one of numbers, a budget and --on.
+
+    A problem of one of them is the whole's, and so is a contradiction.
+    """
+    count: int | None = None
+    device: Accelerator | None = None
+    for part in parts:
+        if part is None:
+            continue
+        if part.problem:
+            return part
+        if device is not None and part.accelerator is not None and part.accelerator != device:
+            return Devices(
+                problem=f"{device.name} and {part.accelerator.name} are named; name one accelerator"
+            )
+        if count is not None and part.count is not None and part.count != count:
+            return Devices(problem=f"{count} and {part.count} devices are named; name one number")
+        count, device = count or part.count, device or part.accelerator
+    return Devices(count=count, accelerator=device)
+
+
+_NUMBER_WORDS = {
+    "a": 1,
+    "an": 1,
+    "single": 1,
+    "one": 1,
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+}
+_NUMBER_WORDS |= {
+    "eight": 8,
+    "nine": 9,
+    "ten": 10,
+    "twelve": 12,
+    "sixteen": 16,
+    "thirty-two": 32,
+    "sixty-four": 64,
+}
+_COUNT = rf"(?:[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})+|[0-9]+(?:\.[0-9]+)?k|[0-9]+|{'|'.join(_NUMBER_WORDS)})"
+_UNIT = r"(?:gpus?|tpus?|devices?|cards?|chips?|accelerators?|cores?|gcds?)"
+_NODE = r"(?:compute\s+|gpu\s+)?(?:nodes?|machines?|servers?|hosts?|instances?|box(?:es)?)"
+_TIMES = r"\s*(?:x|\*|times)\s*"
+_LINK = r"(?:\s*[,:=]\s*|\s+)"
+
+# N nodes of 8 A100; 8 A100 per node, N nodes: a product.
+_NODES = (
+    rf"(?P<nodes>{_COUNT})\s*{_NODE}(?:{_TIMES}|\s*[,:]?\s*(?:each\s+)?(?:of|with|having|containing|at)\s+)(?P<rest>.+?)(?:\s+each)?",
+    rf"(?P<nodes>{_COUNT})\s*{_NODE}\s*[,:(]?\s*(?P<rest>.+?)\s*(?:each|per\s*{_NODE}|/\s*{_NODE})\s*\)?",
+    rf"(?P<rest>.+?)\s*(?:per\s*{_NODE}|/\s*{_NODE}|each)(?:\s*[,:]\s*|{_TIMES}|\s+(?:on|across|over|in)\s+|\s+)(?P<nodes>{_COUNT})\s*{_NODE}",
+    rf"(?P<rest>.+?){_TIMES}(?P<nodes>{_COUNT})\s*{_NODE}",
+)
+# 32 A100 on 4 nodes: the number is of all.
+_TOTAL = rf"(?P<rest>.+?)\s*(?:\(\s*|\s(?:on|across|over|in)\s+)(?P<nodes>{_COUNT})\s*{_NODE}\s*\)?"
+_PER_OR_ALL = (
+    rf"(?P<nodes>{_COUNT})\s*{_NODE}\s*[,;:]?\s*(?P<rest>.+)",
+    rf"(?P<rest>.+?)\s*[,;]?\s*(?P<nodes>{_COUNT})\s*{_NODE}",
+)
+_FORMS = (
+    rf"(?P<count>{_COUNT}){_TIMES}(?P<each>{_COUNT}){_TIMES}(?P<name>.+)",
+    rf"(?P<count>{_COUNT}){_TIMES}(?P<each>{_COUNT})\s+(?P<name>.+)",
+    rf"(?:x\s*)?(?P<count>{_COUNT}){_TIMES}[,\s]*(?P<name>.+)",
+    rf"(?P<count>{_COUNT}){_LINK}(?P<unit>{_UNIT})(?:{_LINK}(?:of\s+(?:type\s+)?)?(?P<name>.+))?",
+    rf"(?P<count>{_COUNT}){_LINK}(?P<name>.+?){_LINK}(?P<unit>cores?)",
+    rf"(?:an?\s+|x\s*)?(?P<count>{_COUNT}){_LINK}(?:of\s+)?(?P<name>.+)",
+    rf"(?P<name>.+?)(?P<glue>\s*)(?:x|\*)\s*(?P<count>{_COUNT})(?:\s+(?P<unit>{_UNIT}))?",
+    rf"(?P<name>.+?)\s*[,:=]\s*(?:x\s*)?(?P<count>{_COUNT})(?:{_TIMES}|\s+)?(?P<unit>{_UNIT})?",
+    rf"(?P<name>.+?)\s+(?P<count>{_COUNT})\s+(?P<unit>{_UNIT})",
+)
+_BARE = rf"x?\s*(?P<count>{_COUNT})\s*x?"
+_SLICE = re.compile(
+    r"(?:google\s+)?(?:cloud\s+)?(?:tpu[\s-]*)?v(2|3|4|5p|5e|5[\s-]*lite(?:[\s-]*pod)?|6e)\s*(?:[\s-]*pods?)?\s*-\s*([0-9]+)"
+    r"(?:\s+(?:tpu\s*)?(?:pods?\s*)?(?:slices?)?)?",
+    re.IGNORECASE,
+)
+_MOST_LETTERS = 200  # of a text that names devices
+_MOST_DEVICES = 10_000_000
+
+
+def read_devices(text: str) -> Devices:
+    """How many of what: "8xA100", "8 A100s", "A100 x 8", "A100 (8)", "1 node of 8 A100", "TPU v4-32", "8 GPUs", "8".
+
+    Never guesses: what is not understood is in `problem`, and a name without a number has no count.
+    """
+    words = " ".join(re.sub("[×✕✖·]", "x", text).split())
+    return _read(words, os.environ.get(USER_FILE), os.environ.get("XDG_CONFIG_HOME"))
+
+
+@lru_cache(maxsize=4096)  # a table says the same in thousands of rows
+def _read(words: str, *_own_file: str | None) -> Devices:
+    if not words:
+        return Devices(problem="no devices are named")
+    if len(words) > _MOST_LETTERS:
+        return Devices(problem=f"devices is {words[:40]!r}…, a text of {len(words)} letters and no device")
+    try:
+        found = _read_nodes(words) or _read_flat(words)
+    except BadInput as error:
+        return Devices(problem=str(error))
+    if found.problem or found.count is None:
+        return found
+    if found.count < 1:
+        return Devices(problem=f"devices is {words!r}; at least 1 is needed")
+    if found.count > _MOST_DEVICES:
+        return Devices(problem=f"devices is {words!r}; at most {_MOST_DEVICES:,} are allowed")
+    return found
+
+
+def _match(pattern: str, words: str) -> re.Match[str] | None:
+    return re.fullmatch(pattern, words, re.IGNORECASE)
+
+
+def _counted(text: str) -> int:
+    bare = text.lower().replace(",", "")
+    if bare in _NUMBER_WORDS:
+        return _NUMBER_WORDS[bare]
+    if not bare.endswith("k"):
+        return int(bare) if len(bare) < 16 else _MOST_DEVICES + 1
+    value = float(bare[:-1]) * 1000
+    if abs(value - round(value)) > 1e-6:
+        raise BadInput(f"devices is {text!r}; it must be a whole number")
+    return round(value)
+
+
+def _read_nodes(words: str) -> Devices | None:
+    """A text that counts nodes; None of any other."""
+    for pattern in _NODES:
+        if (match := _match(pattern, words)) is None:
+            continue
+        each = _read_flat(match["rest"])
+        if each.problem:
+            return each
+        if each.count is None:
+            return Devices(
+                problem=f"devices is {words!r}; how many does a node have? write 4 nodes of 8 A100"
+            )
+        return Devices(count=_counted(match["nodes"]) * each.count, accelerator=each.accelerator)
+    if (match := _match(_TOTAL, words)) is not None:
+        return _read_flat(match["rest"])
+    for pattern in _PER_OR_ALL:
+        if (match := _match(pattern, words)) is not None:
+            if _counted(match["nodes"]) == 1:
+                return _read_flat(match["rest"])
+            return Devices(
+                problem=f"devices is {words!r}; is the number of each node, or of all? write 4 nodes of 8 A100"
+            )
+    return None
+
+
+def _read_flat(text: str) -> Devices:
+    """A text that counts devices, in one of the orders of words that people use."""
+    words = re.sub(r"\s*,\s*(?:,\s*)+", ", ", re.sub(r"\s*[()\[\]]\s*", " , ", text)).strip(" ,")
+    words = re.sub(r"([0-9]) , (?=x)", r"\1 ", words)
+    alone = _named(words)
+    if alone is not None:
+        return alone
+    if (bare := _match(_BARE, words)) is not None:
+        return Devices(count=_counted(bare["count"]))
+    unknown: tuple[int | None, str] | None = None
+    for pattern in _FORMS:
+        match = _match(pattern, words)
+        if match is None:
+            continue
+        groups = match.groupdict()
+        count = _counted(groups["count"]) * _counted(groups.get("each") or "1")
+        if not groups["name"]:
+            return Devices(count=count)
+        found = _named(groups["name"])
+        if found is None:
+            if groups.get("glue") != "":  # the x of RTX 6000 is no sign
+                unknown = unknown or (count, groups["name"])
+            continue
+        if groups.get("glue") == "" and _named(groups["name"] + "x") is not None:
+            return Devices(
+                problem=f"devices is {text!r}; write {count}x{groups['name']} or {count}x{groups['name']}X"
+            )
+        return _times(found, count, groups.get("unit") or "", text)
+    stated, name = unknown or (None, words)
+    return Devices(count=stated, problem=_unknown(name))
+
+
+def _named(text: str) -> Devices | None:
+    """A device without a number before or behind it, or a TPU slice, whose name has one; None of anything else."""
+    match = _SLICE.fullmatch(text.strip(" ,"))
+    if match is not None:
+        kind = re.sub(r"[\s-]*lite.*", "e", match[1].lower())
+        device = known()[f"TPU-v{kind}"]
+        cores = _CORES.get(device.name, 1)
+        chips, rest = divmod(_counted(match[2]), cores)
+        if rest or not chips:
+            raise BadInput(
+                f"{text!r} is no slice: a {device.name} chip has {cores} cores, and slices are named by cores"
+            )
+        return Devices(count=chips, accelerator=device)
+    found, plural = _find(text)
+    if found is None:
+        return None
+    if plural:
+        return Devices(accelerator=found, problem=f"devices is {text!r}; how many? write 8x{found.name}")
+    return Devices(accelerator=found)
+
+
+def _times(found: Devices, count: int, unit: str, text: str) -> Devices:
+    """So many of a device, or of a slice."""
+    device, slice_chips = found.accelerator, found.count
+    assert device is not None
+    if unit.lower().startswith("core"):
+        cores = _CORES.get(device.name)
+        if cores is None or count % cores:
+            return Devices(problem=f"devices is {text!r}; {device.name} is counted by devices, not by cores")
+        count //= cores
+    if slice_chips is None:
+        return Devices(count=count, accelerator=device)
+    if unit.lower() in ("", "tpu"):  # 2 x v4-32, 2 TPU v4-32
+        return Devices(count=count * slice_chips, accelerator=device)
+    if count != slice_chips:
+        return Devices(problem=f"devices is {text!r}; that slice has {slice_chips} chips, not {count}")
+    return found
 
 
 def recognise(name: str) -> tuple[int, Accelerator | None]:
-    """Find number and kind of device in a driver's name ("NVIDIA A100-SXM4-40GB") or a text like "8xA100".
+    """How many, and which, of what a run's record or a driver says: "NVIDIA A100-SXM4-40GB", "8xNVIDIA H200".
 
-    All words of a known name must occur, in their order: an L40 is not an L4.
+    Such a record names one device without a number. No device where the text is not understood.
     """
-    match = re.fullmatch(r"(?:([0-9]+)\s*x\s*)?(.*)", name.strip(), re.IGNORECASE)
-    count, rest = (int(match[1] or 1), match[2].lower()) if match else (1, "")
-    names, spelled = _by_name(), {_folded(one): one for one in (*_ALIASES, *known())}
-    # "v4" alone is a TPU in a user's text; within a driver's name it means something else.
-    usable = [one for one in names if len(one) > 3 or not one.startswith("v")]
-    inside = [one for one in usable if re.search(_whole_words(spelled[one]), rest)]
-    return count, names[max(inside, key=len)] if inside else None
-
-
-@cache
-def _whole_words(name: str) -> str:
-    """Return a pattern for the words of a name in their order, with other words between them or not."""
-    words = re.findall(r"[^\W_]+", name.lower())
-    between = r"(?:[\W_]*|(?![^\W_]).*(?<![^\W_]))"
-    return rf"(?<![^\W_]){between.join(words)}s?(?![^\W_])" if words else "(?!)"
+    found = read_devices(name)
+    return found.count or 1, None if found.problem else found.accelerator

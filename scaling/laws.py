@@ -19,6 +19,7 @@ from .stats import Array, format_loss, perplexity
 
 PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
 
+
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
@@ -693,10 +694,22 @@ ALIASES = {"besiroglu": "chinchilla"}
 
 
 def published_law(name: str) -> PublishedLaw:
-    """The published law of that name.
+    """Look up a published law.
+
+    Args:
+        name: "kaplan" (Kaplan et al. 2020), "chinchilla" (Besiroglu et al. 2024, a refit; also "besiroglu") or
+            "hoffmann" (Hoffmann et al. 2022, approach 3), in any case.
+
+    Returns:
+        The law, with its source, its convention of N and the domain it was fitted on.
 
     Raises:
         BadInput: no such law; the nearest name is suggested.
+
+    Examples:
+        >>> law = published_law("chinchilla")
+        >>> law.convention, round(law.predict(7e9, 1.4e11).loss, 4)
+        ('total', 2.1733)
     """
     key = name.strip().lower()
     law = PUBLISHED.get(ALIASES.get(key, key))

@@ -45,7 +45,7 @@ def test_a_device_that_there_is_not_is_named_with_the_nearest():
 )
 def test_a_gpu_is_asked_for_before_any_work_where_there_is_none(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match="device is cuda; torch finds none on this machine"):
+    with pytest.raises(BadInput, match="device is cuda; torch finds no GPU on this machine"):
         typed(*words)
     assert not list(tmp_path.iterdir())
 
@@ -107,7 +107,7 @@ def test_a_text_that_is_not_there_is_named_before_an_estimate_is_told(key, tmp_p
     config = TrainConfig(
         family="t", n_layer=1, n_head=1, n_embd=16, n_positions=32, vocab_size=300, tokens=1000, **words
     )
-    how = {"yes": False, "stop": Stop(), "tell": said.append, "report": no_op}
+    how = {"yes": False, "stop": Stop(), "log": said.append, "report": no_op}
     with pytest.raises(BadInput, match="'nowhere', which does not exist"):
         launch.train(config, tmp_path / "study", **how)
     assert said == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scaling.cli.report import write_report
+from plots.output import write_report
 
 from .browser import Browser
 from .synthetic import HOSTILE, write_study
@@ -13,8 +13,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
-    plain = write_report(write_study(root / "plain"))
-    hostile = write_report(write_study(root / "hostile", title=HOSTILE, rename=lambda name: HOSTILE + name))
+    plain, _ = write_report(write_study(root / "plain"))
+    hostile, _ = write_report(
+        write_study(root / "hostile", title=HOSTILE, rename=lambda name: HOSTILE + name)
+    )
     return {"plain": plain.as_uri(), "hostile": hostile.as_uri()}
 
 

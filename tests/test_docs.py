@@ -11,8 +11,8 @@ import pytest
 import scaling
 import train
 from families.architectures import REGISTRY
+from plots.output import REPORTS
 from scaling.cli.app import VERBS, load
-from scaling.cli.report import NAMES
 from scaling.files import Document
 from scaling.fitting.fit import FORMS
 from scaling.laws import PUBLISHED
@@ -20,14 +20,18 @@ from scaling.recipe import RULES
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md")]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(path for path in (ROOT / "docs").glob("**/*.md") if path.name != "log.md"),
+]
 
 
 def commands(text):
     """Every command of the program in a page's code, a line each."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    fence = re.compile(r"^```(?:console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    blocks = fence.findall(text)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    lines += re.findall(r"`([^`\n]+)`", fence.sub("", text))
     return [line.removeprefix("$ ") for line in lines if line.removeprefix("$ ").startswith("scaling ")]
 
 
@@ -75,7 +79,7 @@ def test_the_page_of_files_names_every_kind():
         ("plan", "law", tuple(PUBLISHED)),
         ("predict", "law", tuple(PUBLISHED)),
         ("design", "architecture", tuple(REGISTRY)),
-        ("report", "form", tuple(NAMES)),
+        ("report", "form", tuple(REPORTS)),
     ],
 )
 def test_an_options_help_names_all_that_it_takes(verb, option, names):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scaling.cli.app import VERBS, load
-from scaling.laws import published
+from scaling.laws import published_law
 
 from . import small_plan, tiny
 
@@ -76,7 +76,7 @@ def things(tmp_path_factory):
         shutil.copytree(STUDIES / "stdlib", folder / name)
     rng = np.random.default_rng(0)
     rows = ["run,N,D,loss"]
-    law = published("chinchilla").law
+    law = published_law("chinchilla").law
     for N in np.geomspace(1e7, 1e9, 6):
         for ratio in (10, 20, 40):
             loss = law.loss(N, ratio * N) * np.exp(rng.normal(0, 0.002))

@@ -178,7 +178,7 @@ def test_masks_that_gpt2s_own_files_hold_are_no_layers(copy):
 
 def test_a_folder_without_a_tokenizer_is_not_given_an_empty_one(copy):
     (copy / "tokenizer.json").unlink()
-    with pytest.raises(BadInput, match=r"it brings no tokenizer\.json"):
+    with pytest.raises(BadInput, match=r"it has no tokenizer\.json"):
         load(copy, "cpu")
 
 

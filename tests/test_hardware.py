@@ -26,12 +26,45 @@ SPARSE = {
     "RTX-4090": 330.3,
     "RTX-5090": 419,
     "MI300X": 2614.9,
+    "H100-NVL": 1671,
+    "H200-NVL": 1671,
+    "GH200": 1979,
+    "H800": 1979,
+    "H20": 296,
+    "A800": 624,
+    "A30": 330,
+    "A40": 299.4,
+    "A10": 250,
+    "A6000": 309.7,
+    "L40": 362.1,
+    "RTX-3090-Ti": 160,
+    "RTX-6000-Ada": 728.5,
+    "RTX-PRO-6000": 1007.6,
+    "B300": 4500,
+    "GB200": 5000,
+    "MI325X": 2614.9,
+    "MI355X": 5033.2,
 }
+# Dense, as their vendors print them.
+DENSE = {"V100": 125, "V100-PCIe": 112, "MI250X": 383 / 2, "MI250": 362.1 / 2, "TPU-v3": 123, "TPU-v4": 275}
+DENSE |= {"TPU-v5e": 197, "TPU-v5p": 459, "TPU-v6e": 918}
 
 
 @pytest.mark.parametrize("name", SPARSE)
 def test_peaks_are_dense_not_sparse(name):
     assert accelerator(name).training_peak / 1e12 == pytest.approx(SPARSE[name] / 2, rel=0.02)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_peaks_that_are_printed_dense_are_kept(name):
+    assert accelerator(name).training_peak / 1e12 == pytest.approx(DENSE[name], rel=1e-3)
+
+
+def test_every_entry_has_its_source_and_is_found_by_its_own_name():
+    for name, entry in CATALOGUE.items():
+        assert accelerator(name) is entry
+        assert entry.source.split(";")[0].split()[0] in {"NVIDIA", "AMD", "Google"}
+        assert (entry.price is None) == entry.source.endswith("; no price")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +109,8 @@ def test_devices_without_bf16_train_in_fp16():
     assert {name for name, entry in CATALOGUE.items() if entry.training_format == "fp16"} == {
         "V100",
         "V100-32GB",
+        "V100-PCIe",
+        "V100-PCIe-32GB",
         "T4",
     }
 
@@ -100,10 +135,33 @@ def test_an_unknown_name_gets_the_nearest():
         ("a100 80gb", (1, "A100")),
         ("4 x H100s", (4, "H100")),
         ("NVIDIA L4", (1, "L4")),
-        ("NVIDIA L40", (1, None)),
+        ("NVIDIA L40", (1, "L40")),
         ("NVIDIA T400 4GB", (1, None)),
         ("NVIDIA A100X", (1, None)),
-        ("NVIDIA GB200", (1, None)),
+        ("NVIDIA GB200", (1, "GB200")),
+        ("NVIDIA H100 NVL", (1, "H100-NVL")),
+        ("NVIDIA H200 NVL", (1, "H200-NVL")),
+        ("NVIDIA GH200 480GB", (1, "GH200")),
+        ("NVIDIA GH200 144G HBM3e", (1, "GH200-144GB")),
+        ("NVIDIA H800", (1, "H800")),
+        ("NVIDIA H20", (1, "H20")),
+        ("NVIDIA A800-SXM4-80GB", (1, "A800")),
+        ("NVIDIA A10", (1, "A10")),
+        ("NVIDIA A10G", (1, "A10G")),
+        ("NVIDIA A30", (1, "A30")),
+        ("NVIDIA A40", (1, "A40")),
+        ("NVIDIA RTX A6000", (1, "A6000")),
+        ("NVIDIA RTX 6000 Ada Generation", (1, "RTX-6000-Ada")),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (1, "RTX-PRO-6000")),
+        ("NVIDIA GeForce RTX 3090 Ti", (1, "RTX-3090-Ti")),
+        ("NVIDIA B300", (1, "B300")),
+        ("Tesla V100-PCIE-16GB", (1, "V100-PCIe")),
+        ("Tesla V100-PCIE-32GB", (1, "V100-PCIe-32GB")),
+        ("AMD Instinct MI250X", (1, "MI250X")),
+        ("AMD Instinct MI325X", (1, "MI325X")),
+        ("AMD Instinct MI355X", (1, "MI355X")),
+        ("TPU v5 lite", (1, "TPU-v5e")),
+        ("TPU v6 lite", (1, "TPU-v6e")),
         ("NVIDIA L40S", (1, "L40S")),
         ("8xA100", (8, "A100")),
         ("x86_64 v4", (1, None)),

@@ -1,6 +1,7 @@
 """A finished rung is a product: a folder that others load, that says what it is, and that can be measured again."""
 
 import json
+import math
 import shlex
 import shutil
 import sys
@@ -173,7 +174,10 @@ def sealed(study, low, high, member="tiny", tokens=4096):
     from scaling.recipe import recipe
 
     spec = facts.settings.spec()
-    loss = PlannedLoss.of((low + high) / 2, (low, high), (low - 0.1, high + 0.1))
+    middle = (low + high) / 2
+    loss = PlannedLoss(
+        loss=middle, interval_80=(low, high), interval_95=(low - 0.1, high + 0.1), ppl=math.exp(middle)
+    )
     planned = PlannedMember.of(member, spec, tokens=tokens, recipe=recipe(spec, tokens), prediction=loss)
     plan = seal(PlanFile(members=(planned,)))
     (study / "plan.json").write_text(plan.dump())

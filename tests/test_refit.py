@@ -74,7 +74,7 @@ def test_the_command_says_what_changed_and_keeps_it(study, tmp_path, cli):
     folder = shutil.copytree(study, tmp_path / "s")
     done = cli("compare", "--study", folder)
     assert done.returncode == 0, done.stderr
-    for text in ("16 rows become 17", "exponent of N*", "FLOPs planned", "booked", "  z  "):
+    for text in ("16 rows become 17", "exponent of N*", "FLOPs planned", "recorded", "  z  "):
         assert text in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert Comparison.read(folder / "comparison.json").refit.rows_after == 17

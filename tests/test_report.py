@@ -12,9 +12,9 @@ from families.units import BadInput, format_size
 from plots import card, tables
 from plots import text as page_text
 from plots.figures import draw_figures
+from plots.output import write_report
 from plots.report import report
 from plots.study_data import load_study
-from scaling.cli.report import write_report
 from scaling.rendering import escape_latex
 from scaling.runs.store import append_run
 from scaling.scoring import Comparison
@@ -254,12 +254,12 @@ def test_a_plan_of_choices_shows_its_band(study, tmp_path, cli):
 
 def test_write_report_leaves_page_and_figures(study, tmp_path):
     folder = shutil.copytree(study, tmp_path / "s")
-    path = write_report(folder)
+    path, _ = write_report(folder)
     assert path == folder / "report.html"
     names = {p.name for p in (folder / "figures").iterdir()}
     for name in ("predicted", "learning", "surface", "residuals", "frontier"):
         assert {f"{name}.png", f"{name}.svg", f"{name}.csv"} <= names
-    assert write_report(folder) == path, "a study's own page is written anew"
+    assert write_report(folder)[0] == path, "a study's own page is written anew"
     path.write_text("<!doctype html>\n<html><body>somebody's page</body></html>\n")
     with pytest.raises(BadInput, match="not such a report"):
         write_report(folder)

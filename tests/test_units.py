@@ -39,7 +39,7 @@ def test_commas_group_the_thousands_of_a_plain_number(text, value):
         ("1,5h@8xA100", "1.5h@8xA100"),
         ("0,02 PF-days", "0.02 PF-days"),
         ("1e18,1,4e19", "1e18,1.4e19"),
-        ("1,000 A100-hours", "1000 A100-hours or 1.000 A100-hours"),
+        ("1,000M A100-hours", "1000M A100-hours or 1.000M A100-hours"),
     ],
 )
 def test_a_budget_with_a_decimal_comma_is_neither_ten_times_as_much_nor_two_budgets(text, write):
@@ -56,6 +56,7 @@ def test_a_budget_with_a_decimal_comma_is_neither_ten_times_as_much_nor_two_budg
         ("24h@8xA100,48h@8xA100", ["24h@8xA100", "48h@8xA100"]),
         ("1000000000000000000,2000000000000000000", ["1" + "0" * 18, "2" + "0" * 18]),
         ("1,000,000", ["1000000"]),
+        ("1,000 A100-hours", ["1000 A100-hours"]),
     ],
 )
 def test_several_budgets_are_separated_by_commas(text, parts):

@@ -1,7 +1,7 @@
 """Audit of published tables: recompute what a table states, and explain what does not add up."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,11 +11,19 @@ from families.units import BadInput
 from ..files import Document, hashes, read_text
 from ..runs import Run
 from ..runs.readers import check_columns, missing_columns, read_runs
-from .arithmetic import bookkeeping_findings, table_findings
+from .arithmetic import bookkeeping_findings, derivation_notes, table_findings
 from .findings import Finding, Verdict, collapse, sort_findings
 from .shapes import known_member, shape_findings
-from .tables import SourceTable, TableEntry, entries, markdown_tables, prose_entries, read_tables
-from .trends import prediction_findings, residual_findings
+from .tables import (
+    SourceTable,
+    TableEntry,
+    entries,
+    markdown_tables,
+    prose_entries,
+    read_tables,
+    reading_notes,
+)
+from .trends import FEWEST_ROWS, observations, prediction_findings, residual_findings
 
 _RUN_FORMATS = (".csv", ".tsv", ".jsonl")
 
@@ -28,6 +36,7 @@ class Audit(Document):
         tables: number of tables read.
         rows: number of rows, and of models described in prose.
         findings: one for each check.
+        notes: what was derived, left out or not read; why nothing was checked, where that is so.
     """
 
     KIND: ClassVar[str] = "audit"
@@ -36,6 +45,7 @@ class Audit(Document):
     tables: int
     rows: int
     findings: tuple[Finding, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -80,19 +90,53 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
             f"{path} holds no table with a known column (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
     findings = _findings(tables, rows, prose)
-    are_runs = of_runs and not any(
-        "run" not in table.header or missing_columns(table.header, tuple(Run.model_fields))
-        for table in tables
-    )
-    if are_runs and {"tokens", "loss"} <= fields:
-        findings += _run_findings(path, names)
+    notes = [*reading_notes(tables), *derivation_notes(rows)]
+    if of_runs:
+        findings += _bad_rows(path, tables, names)
+        runs, left = observations(rows)
+        findings += residual_findings(runs)
+        notes += left if len(runs) >= FEWEST_ROWS else ()
+    if not findings:
+        notes.insert(0, _nothing_checked(fields | {field for entry in rows for field in entry.words}))
     return Audit(
         source=path.name,
         tables=len(tables),
         rows=len(rows) + len(prose),
         findings=sort_findings(collapse(findings)),
+        notes=tuple(notes),
         inputs=hashes([path]),
     )
+
+
+# Fields that a check needs, and its name; of several sets for one check, one is enough.
+_NEEDS: tuple[tuple[str, frozenset[str]], ...] = tuple(
+    (check, frozenset(fields.split()))
+    for check, fields in (
+        ("parameters", "params n_layer n_embd"),
+        ("tokens", "tokens steps batch_tokens"),
+        ("compute", "compute params tokens"),
+        ("MFU", "accelerator hours tokens params"),
+        ("MFU", "accelerator tokens_per_s params"),
+        ("stated MFU", "mfu accelerator tokens_per_s params"),
+        ("perplexity", "ppl loss"),
+        ("prediction", "ppl_predicted ppl"),
+        ("epochs", "tokens unique_tokens"),
+        ("tokens per parameter", "tokens params"),
+    )
+)
+
+
+def _nothing_checked(fields: Collection[str]) -> str:
+    """Why no check was possible: the columns read, and what the nearest checks lack."""
+    lacking = sorted(
+        ((needed - set(fields), check) for check, needed in _NEEDS if needed & set(fields)),
+        key=lambda pair: len(pair[0]),
+    )
+    nearest = "; ".join(
+        f"{check} lacks {', '.join(sorted(missing))}" for missing, check in lacking[:3] if missing
+    )
+    read = ", ".join(sorted(fields))
+    return f"nothing could be checked: the columns read are {read}" + (f"; {nearest}" if nearest else "")
 
 
 def audit_markdown(text: str) -> AuditedText:
@@ -133,18 +177,22 @@ def _findings(
     ]
 
 
-def _run_findings(path: Path, names: Mapping[str, str]) -> list[Finding]:
-    """Bad rows of a table of runs, and the residuals of a fit to the good ones."""
+def _bad_rows(path: Path, tables: Sequence[SourceTable], names: Mapping[str, str]) -> list[Finding]:
+    """The rows that `scaling fit` would refuse, of a table whose columns are those of runs."""
+    fields = tuple(Run.model_fields)
+    if any("run" not in table.header or missing_columns(table.header, fields) for table in tables):
+        return []
+    if not all({"tokens", "loss"} <= set(table.fields()) for table in tables):
+        return []
     try:
-        reading = read_runs(path, column_names=names, max_bad_share=0.5)
+        reading = read_runs(path, column_names=names, max_bad_share=1.0)
     except BadInput as error:
         return [
             Finding(
-                check="runs", where="all rows", verdict=Verdict.SUSPICIOUS, explanation=f"no fit: {error}"
+                check="runs", where="all rows", verdict=Verdict.SUSPICIOUS, explanation=f"no runs: {error}"
             )
         ]
-    bad = [
+    return [
         Finding(check="row", where=line.partition(":")[0], verdict=Verdict.MISMATCH, explanation=line)
         for line in reading.bad
     ]
-    return [*bad, *residual_findings(reading)]

@@ -1,24 +1,23 @@
-"""Checks of tokens, FLOPs, MFU and perplexity from a row's other cells, and of repeated rows."""
+"""Checks of tokens, FLOPs and perplexity from a row's other cells, and of repeated rows."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from families import params, params_non_embedding, train_flops
+from families import params, params_non_embedding
+from families.units import format_size
 
-from ..budget import ASSUMED_MFU
-from ..hardware import Accelerator, recognise
 from ..published_runs import PUBLISHED_RUNS
 from ..stats import format_loss
 from .findings import MOST_OK, Finding, Verdict, cell
-from .shapes import is_gpt2, spec_of
-from .tables import SourceTable, TableEntry, folded, parse_stated
+from .shapes import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
+from .tables import SourceTable, StatedNumber, TableEntry, folded, parse_stated
+from .utilisation import utilisation_findings
 
 _LARGEST_BATCH = 32768  # a batch size above this counts tokens, not sequences
-_DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
-_DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
-LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else
+_MARGIN = 0.005  # by which printed unique tokens may exceed printed tokens
+SIZE_FIELDS = ("params", "params_non_embedding")
 LARGEST_LOSS = 50.0  # nats per token; guessing among a million tokens is 14
 # Tokens per parameter: laws were fitted on 1 to 341 (Hoffmann et al. 2022) and 5 to 640 (Gadre et al. 2024).
 _PLAUSIBLE_RATIO = (0.1, 1000.0)
@@ -35,12 +34,60 @@ _PUBLISHED = {  # by name: the run, and where its steps and batch are stated
 
 
 def tokens_of(entry: TableEntry) -> float | None:
-    """Tokens trained on: steps × batch where both are known, else as stated, else None."""
+    """Tokens trained on: steps × batch where both are known, else as stated, else compute/(6·params), else None."""
+    stated = _stated_tokens(entry)
+    return stated if stated is not None else _implied_tokens(entry)
+
+
+def _stated_tokens(entry: TableEntry) -> float | None:
+    """Tokens by steps × batch or as stated, without help of the compute."""
     known = _known_tokens(entry)
     if known is not None:
         return known[0]
     number = entry.numbers.get("tokens")
     return None if number is None else number.value
+
+
+def _implied_tokens(entry: TableEntry) -> float | None:
+    """Tokens that the stated compute is 6·N·D of; N the active parameters where they are stated."""
+    compute, size = entry.numbers.get("compute"), _size(entry)
+    return None if compute is None or size is None else compute.value / (6 * size.value)
+
+
+def _size(entry: TableEntry) -> StatedNumber | None:
+    """The N of 6·N·D: active parameters, else all, else those without embeddings."""
+    return next(
+        (entry.numbers[field] for field in ("params_active", *SIZE_FIELDS) if field in entry.numbers), None
+    )
+
+
+def _active_params(entry: TableEntry) -> float | None:
+    """Active parameters as stated, else those of the stated experts; None for a dense model."""
+    number, spec, experts = entry.numbers.get("params_active"), spec_of(entry), experts_of(entry)
+    if number is not None:
+        return number.value
+    if spec is None or experts is None or spec.architecture != "llama":
+        return None
+    return float(expert_params(spec, experts)[1])
+
+
+def derivation_notes(rows: Sequence[TableEntry]) -> tuple[str, ...]:
+    """How the tokens of rows that do not state them were derived, with the number of those rows."""
+    ways: Counter[str] = Counter()
+    for entry in rows:
+        if "tokens" in entry.numbers:
+            continue
+        known = _known_tokens(entry)
+        if known is not None and "steps" in entry.numbers:
+            batch = "batch_tokens" if "batch_tokens" in entry.numbers else "batch"
+            ways[f"{entry.headers.get('steps', 'steps')} x {entry.headers.get(batch, batch)}"] += 1
+        elif known is None and _implied_tokens(entry) is not None:
+            size = "active parameters" if "params_active" in entry.numbers else "parameters"
+            ways[f"{entry.headers['compute']} / (6 x {size})"] += 1
+    return tuple(
+        f"tokens are not stated in {count} row{'s' * (count != 1)}: derived as {way}"
+        for way, count in ways.items()
+    )
 
 
 def _known_tokens(entry: TableEntry) -> tuple[float, str] | None:
@@ -66,8 +113,16 @@ def bookkeeping_findings(rows: Sequence[TableEntry]) -> list[Finding]:
     """Tokens, compute, MFU, perplexity and loss unit of each row; then checks across rows."""
     findings: list[Finding] = []
     for entry in rows:
-        findings += _tokens(entry) + _compute(entry) + _mfu(entry) + _perplexity(entry) + _loss_unit(entry)
-    return [*findings, *_adjusted_losses(rows), *_tokens_per_param(rows), *_epochs(rows)]
+        findings += _tokens(entry) + _exact_flops(entry) + _compute(entry) + _active(entry)
+        findings += utilisation_findings(entry, tokens_of(entry))
+        findings += _perplexity(entry) + _loss_unit(entry)
+    return [
+        *findings,
+        *_adjusted_losses(rows),
+        *_tokens_per_param(rows),
+        *_unique_tokens(rows),
+        *_epochs(rows),
+    ]
 
 
 def _tokens(entry: TableEntry) -> list[Finding]:
@@ -89,33 +144,50 @@ def _tokens(entry: TableEntry) -> list[Finding]:
     ]
 
 
-def _compute(entry: TableEntry) -> list[Finding]:
-    """Stated FLOPs against 6·N·D and the exact count; where none are stated, the exact count."""
-    spec, tokens, number = spec_of(entry), tokens_of(entry), entry.numbers.get("compute")
-    if tokens is None:
+def _exact_flops(entry: TableEntry) -> list[Finding]:
+    """The exact FLOPs of a row whose architecture, shape and tokens are stated."""
+    spec, tokens, per_token = spec_of(entry), _stated_tokens(entry), flops_per_token(entry)
+    if spec is None or tokens is None or per_token is None or not architecture_of(entry):
         return []
-    if number is None:
-        if spec is None or not is_gpt2(entry):
-            return []
-        exact = train_flops(spec, tokens)
-        return [
-            Finding(
-                check="FLOPs",
-                where=entry.where,
-                recomputed=f"{exact:.4g}",
-                verdict=Verdict.OK,
-                explanation=f"exact count for a GPT-2 of this shape; 6ND is {6 * params(spec) * tokens / exact - 1:+.1%}",
-            )
-        ]
+    exact = per_token * tokens
+    count = _active_params(entry) or params(spec)
+    return [
+        Finding(
+            check="FLOPs",
+            where=entry.where,
+            recomputed=f"{exact:.4g}",
+            verdict=Verdict.OK,
+            explanation=f"exact count for {shape_kind(entry, spec)} of this shape; "
+            f"6ND is {6 * count * tokens / exact - 1:+.1%}",
+        )
+    ]
+
+
+def _compute(entry: TableEntry) -> list[Finding]:
+    """Stated FLOPs against 6·N·D and the exact count."""
+    spec, tokens, number = spec_of(entry), _stated_tokens(entry), entry.numbers.get("compute")
+    if tokens is None or number is None:
+        return []
     counts: dict[str, float] = {}
     slack = number.relative + 0.001
-    for field, label in (("params", "6·N·D"), ("params_non_embedding", "6·N·D, N without embeddings")):
+    active = _active_params(entry) is not None
+    labels = {
+        "params_active": "6·N·D, N the active parameters",
+        "params": "6·N·D, N all parameters" if active else "6·N·D",
+        "params_non_embedding": "6·N·D, N without embeddings",
+    }
+    if active and "params_active" not in entry.numbers:
+        counts[labels["params_active"]] = 6 * (_active_params(entry) or 0) * tokens
+    for field, label in labels.items():
         if field in entry.numbers:
             counts[label] = 6 * entry.numbers[field].value * tokens
             slack = max(slack, number.relative + entry.numbers[field].relative + 0.001)
-    if spec is not None:
-        counts["the exact count for a GPT-2 of this shape"] = train_flops(spec, tokens)
-        counts["6·N·D, N of a GPT-2 without embeddings"] = 6 * params_non_embedding(spec) * tokens
+    per_token = flops_per_token(entry)
+    if spec is not None and per_token is not None:
+        kind = shape_kind(entry, spec)
+        counts[f"the exact count for {kind} of this shape"] = per_token * tokens
+        if "n_experts" not in entry.numbers:
+            counts[f"6·N·D, N of {kind} without embeddings"] = 6 * params_non_embedding(spec) * tokens
     if not counts:
         return []
     if "tokens" in entry.numbers:
@@ -124,16 +196,44 @@ def _compute(entry: TableEntry) -> list[Finding]:
     best = min(off, key=lambda label: abs(off[label]))
     fits = abs(off[best]) <= slack
     first = next(iter(counts))
+    dense = (
+        fits and active and best == labels["params"]
+    )  # the FLOPs of a mixture go with its active parameters
+    if dense:
+        cause = f"equals {best}: a token passes through the active ones alone, {counts[first]:.4g}"
+    else:
+        implied = f"; as 6·N·D it is of {format_size(number.value / (6 * tokens))} parameters"
+        cause = (
+            f"equals {best}"
+            if fits
+            else f"{1 + off[first]:.3g}x {first}{_compute_cause(off[first])}{implied}"
+        )
     return [
         Finding(
             check="compute",
             **cell(entry, "compute"),
-            recomputed=f"{counts[best if fits else first]:.4g}",
-            verdict=Verdict.OK if fits else Verdict.SUSPICIOUS,
-            explanation=f"equals {best}"
-            if fits
-            else f"{1 + off[first]:.3g}x {first}{_compute_cause(off[first])}",
-            severity=abs(off[best]),
+            recomputed=f"{counts[best if fits and not dense else first]:.4g}",
+            verdict=Verdict.OK if fits and not dense else Verdict.SUSPICIOUS,
+            explanation=cause,
+            severity=abs(off[first if dense else best]),
+        )
+    ]
+
+
+def _active(entry: TableEntry) -> list[Finding]:
+    """Active parameters against all of them."""
+    active, whole = entry.numbers.get("params_active"), entry.numbers.get("params")
+    if active is None or whole is None:
+        return []
+    fits = active.value <= whole.value * (1 + active.relative + whole.relative)
+    return [
+        Finding(
+            check="active parameters",
+            **cell(entry, "params_active"),
+            recomputed=f"{active.value / whole.value:.1%} of {whole.text}",
+            verdict=Verdict.OK if fits else Verdict.MISMATCH,
+            explanation="" if fits else "more active parameters than parameters: swapped columns",
+            severity=active.value / whole.value,
         )
     ]
 
@@ -145,86 +245,7 @@ def _compute_cause(off: float) -> str:
         return ": an exact count with head and attention is higher, most at small sizes; or other tokens"
     if off > 0:
         return ": other tokens, or FLOPs beyond training included"
-    return ": not all parameters counted, or other tokens"
-
-
-def devices_of(entry: TableEntry) -> tuple[int, Accelerator] | None:
-    """Number and kind of accelerators, from the row or the header of its hours: "Training Hours on 8xA100s"."""
-    words = entry.words.get("accelerator", "")
-    match = re.search(r"\bon\s+(.+)", entry.headers.get("hours", ""), re.IGNORECASE)
-    count, device = recognise(words or (match[1] if match else ""))
-    return None if device is None else (count, device)
-
-
-def _of_each_device(header: str) -> bool:
-    """True if hours are summed over devices: "GPU hours", "A100-hours"."""
-    match = _DEVICE_HOURS.search(header)
-    return match is not None and (match[1].lower() in _DEVICE_WORDS or recognise(match[1])[1] is not None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Utilisation:
-    """MFU that a row's hours imply: `flops`, exact or as stated, over seconds × devices × dense peak."""
-
-    mfu: float
-    exact: bool
-    tokens_per_s: float
-    devices: int
-    device: Accelerator
-
-
-def utilisation(entry: TableEntry) -> Utilisation | None:
-    """MFU of a row, by the exact FLOPs where the shape is known; None without devices, tokens, time or FLOPs."""
-    devices, tokens, spec = devices_of(entry), tokens_of(entry), spec_of(entry)
-    hours, numbers = entry.numbers.get("hours"), entry.numbers
-    seconds = hours.value * 3600 if hours else numbers["wall_s"].value if "wall_s" in numbers else 0
-    if devices is None or tokens is None or not seconds:
-        return None
-    exact = spec is not None and (is_gpt2(entry) or "compute" not in numbers)
-    if spec is not None and exact:
-        flops: float = train_flops(spec, tokens)
-    elif "compute" in numbers:
-        flops = numbers["compute"].value
-    else:
-        return None
-    count, device = devices
-    if hours and _of_each_device(entry.headers["hours"]):
-        seconds /= count
-    return Utilisation(
-        mfu=flops / (seconds * count * device.training_peak),
-        exact=exact,
-        tokens_per_s=tokens / seconds,
-        devices=count,
-        device=device,
-    )
-
-
-def _mfu(entry: TableEntry) -> list[Finding]:
-    """The MFU of a row against what hardware reaches."""
-    used = utilisation(entry)
-    if used is None:
-        return []
-    if used.mfu > 1:
-        verdict, cause = Verdict.MISMATCH, ": exceeds the hardware's peak"
-    elif used.mfu < LOW_MFU:
-        verdict = Verdict.SUSPICIOUS
-        cause = f": a plan that assumes {ASSUMED_MFU:.0%} is off {ASSUMED_MFU / used.mfu:.1f}x"
-    else:
-        verdict, cause = Verdict.OK, ""
-    hours, peak = entry.numbers.get("hours"), used.device.training_peak / 1e12
-    return [
-        Finding(
-            check="MFU",
-            where=entry.where,
-            column=entry.headers.get("hours", entry.headers.get("wall_s", "")),
-            stated=hours.text + " h" if hours else f"{entry.numbers['wall_s'].value:g} s",
-            recomputed=f"{used.mfu:.1%}",
-            verdict=verdict,
-            explanation=f"{'exact' if used.exact else 'stated'} FLOPs, {used.tokens_per_s:,.0f} tokens/s, "
-            f"{used.devices} x {used.device.name} at {peak:g} TFLOP/s {used.device.training_format} dense{cause}",
-            severity=abs(math.log(used.mfu / ASSUMED_MFU)),
-        )
-    ]
+    return ": not all parameters counted or active (a mixture of experts), or other tokens"
 
 
 def _perplexity(entry: TableEntry) -> list[Finding]:
@@ -332,10 +353,53 @@ def _tokens_per_param(rows: Sequence[TableEntry]) -> list[Finding]:
     ]
 
 
+def _unique_tokens(rows: Sequence[TableEntry]) -> list[Finding]:
+    """Unique tokens against all tokens, of which they are a part: most rows with more of them are swapped columns."""
+    pairs = [
+        (entry.numbers["unique_tokens"].value / entry.numbers["tokens"].value, entry)
+        for entry in rows
+        if {"tokens", "unique_tokens"} <= entry.numbers.keys()
+    ]
+    if not pairs:
+        return []
+    more = [pair for pair in pairs if pair[0] > 1 + _MARGIN]
+    most, entry = max(pairs, key=lambda pair: pair[0])
+    one = len({entry.numbers["unique_tokens"].value for _, entry in more}) == 1 < len(pairs)
+    names = f"{entry.headers['unique_tokens']} and {entry.headers['tokens']}"
+    if not more:
+        cause = "no row has more unique tokens than tokens"
+    elif one:
+        cause = "more unique tokens than tokens, one number in all of them: the size of the corpus, not what a run saw of it"
+    elif columns_swapped(rows):
+        cause = f"more unique tokens than tokens, which cannot be: {names} are swapped columns"
+    else:
+        cause = "more unique tokens than tokens, which cannot be"
+    return [
+        Finding(
+            check="unique tokens",
+            where=f"{len(more)} of {len(pairs)} rows" if more else f"{len(pairs)} rows",
+            column=entry.headers["unique_tokens"],
+            stated=f"{most:.3g} x tokens at most, {entry.where}" if more else None,
+            verdict=Verdict.MISMATCH if more and not one else Verdict.SUSPICIOUS if more else Verdict.OK,
+            explanation=cause,
+            severity=len(more) / len(pairs),
+        )
+    ]
+
+
+def columns_swapped(rows: Sequence[TableEntry]) -> bool:
+    """True if most rows have more unique tokens than tokens, and not one number of them: the columns are swapped."""
+    stated = [row.numbers for row in rows if {"tokens", "unique_tokens"} <= row.numbers.keys()]
+    more = [row for row in stated if row["unique_tokens"].value > row["tokens"].value * (1 + _MARGIN)]
+    values = {row["unique_tokens"].value for row in more}
+    return 2 * len(more) > len(stated) and (len(values) > 1 or len(stated) == 1)
+
+
 def _epochs(rows: Sequence[TableEntry]) -> list[Finding]:
     """Largest number of epochs; beyond about 4, repeated tokens are worth less (Muennighoff et al. 2023)."""
+    total, unique = ("unique_tokens", "tokens") if columns_swapped(rows) else ("tokens", "unique_tokens")
     pairs = [
-        (entry.numbers["tokens"].value / entry.numbers["unique_tokens"].value, entry)
+        (entry.numbers[total].value / entry.numbers[unique].value, entry)
         for entry in rows
         if {"tokens", "unique_tokens"} <= entry.numbers.keys()
     ]
@@ -349,7 +413,8 @@ def _epochs(rows: Sequence[TableEntry]) -> list[Finding]:
             column=entry.headers["unique_tokens"],
             recomputed=f"{most:.3g}",
             verdict=Verdict.SUSPICIOUS if most > 4.5 else Verdict.OK,
-            explanation="epochs at most; beyond about 4 a law of unique tokens does not hold (Muennighoff et al. 2023)",
+            explanation="epochs at most; beyond about 4 a law of unique tokens does not hold (Muennighoff et al. 2023)"
+            + ("; the two columns read the other way round" if total == "unique_tokens" else ""),
         )
     ]
 

@@ -11,10 +11,11 @@ from ..files import Record
 from ..laws import KaplanFrontier, published_law
 from ..published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs
 from . import audit_markdown
-from .arithmetic import tokens_of, utilisation
+from .arithmetic import tokens_of
 from .findings import Finding, Verdict
 from .tables import TableEntry
 from .trends import fit_outcomes, outcomes
+from .utilisation import utilisation
 
 AHEAD = 10.0  # times the largest budget, at which the two laws are compared
 
@@ -206,7 +207,7 @@ def _row(
     N = params_kaplan(run.spec)
     predicted = law.loss(N)
     actual = run.actual_ppl or math.exp(run.loss)
-    used = utilisation(entry)
+    used = utilisation(entry, tokens_of(entry))
     return PublishedRow(
         member=run.member,
         params=run.params,

@@ -2,11 +2,21 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from families import MEMBERS, Member, ModelSpec, params, params_kaplan, params_non_embedding
+from families import (
+    MEMBERS,
+    Member,
+    ModelSpec,
+    params,
+    params_kaplan,
+    params_non_embedding,
+    train_flops_per_token,
+)
 from families.architectures import architecture
+from families.spec import SIZES
 from families.units import BadInput
 
 from .findings import Finding, Verdict, cell
@@ -24,11 +34,21 @@ _HEAD_WIDTHS = (32, 48, 64, 80, 96, 128)  # in common use
 _INNER = (3.5, 4.5)  # n_inner per n_embd of GPT-2-like shapes
 _ASPECT = (24.0, 144.0)  # n_embd per layer
 _TILE = 8  # n_inner is a multiple of this
+_NOMINAL = 0.02  # by which a size of two digits, as in a name, is off: Llama-2-70B has 68.98 billion
+_OTHER_TOLERANCE = 2e-3  # within which a count is that of another convention
 _SHOWN = 3  # shapes that an explanation names
 VOCABULARY, CONTEXT = 50257, 1024  # GPT-2's, where a table does not say
 
 GPT2_NAMES = ("gpt2", "gpt-2", "gpt 2")
-_BERT = (512, 30522)  # context and vocabulary
+_DEFAULTS = {  # context and vocabulary by architecture, where a table does not say
+    "gpt2": (CONTEXT, VOCABULARY),
+    "bert": (512, 30522),
+    "llama": (4096, 32000),
+}
+_LLAMA_NAMES = ("llama", "mistral", "mixtral", "vicuna", "alpaca")
+_NAMES = {"bert": frozenset(("bert",)), "llama": frozenset(("stories", "yi"))}
+_PADDED = (64, 128, 256, 512, 1024)  # a vocabulary is padded to a multiple of one of these
+_MOST_PADDING = 0.05  # of the vocabulary, which Megatron's tensor parallelism can come to
 _KNOWN = {folded(name): known for name, known in MEMBERS.items()}
 # OpenAI's first counts, which the repository of GPT-2 calls an error: stated -> true.
 _MISCOUNTED = {117e6: 124_439_808, 345e6: 354_823_168}
@@ -110,12 +130,21 @@ def _inner_widths(count: StatedNumber, like: ModelSpec, layers: int, width: int)
 
 
 def architecture_of(entry: TableEntry) -> str:
-    """gpt2, bert or llama where a row's name or group names it, else ""."""
-    text = f"{entry.name} {entry.words.get('group', '')}".lower()
+    """gpt2, bert or llama where a row's name, group or architecture names it or its grouped queries tell it, else ""."""
+    text = " ".join((entry.name, entry.words.get("group", ""), entry.words.get("architecture", ""))).lower()
     if any(name in text for name in GPT2_NAMES):
         return "gpt2"
+    if any(name in text for name in _LLAMA_NAMES):
+        return "llama"
     words = re.split(r"[^a-z]+", text)
-    return next((name for name in ("bert", "llama") if name in words), "")
+    known = next((name for name, others in _NAMES.items() if not others.isdisjoint(words)), "")
+    if known:
+        return known
+    numbers = entry.numbers
+    grouped = "n_kv_head" in numbers and "n_head" in numbers
+    if grouped and numbers["n_kv_head"].value < numbers["n_head"].value:
+        return "llama"  # of the three, the one with grouped queries
+    return "llama" if "n_experts" in numbers and numbers["n_experts"].value > 1 else ""
 
 
 def known_member(entry: TableEntry) -> Member | None:
@@ -127,31 +156,131 @@ def known_member(entry: TableEntry) -> Member | None:
 def spec_of(entry: TableEntry) -> ModelSpec | None:
     """The shape that a row states, else that of the published member it names, else None.
 
-    A row without an architecture is taken as a GPT-2. One without heads gets heads of width 64 where they fit, else one
-    head; heads do not affect the count. A Llama's count needs values that tables leave out.
+    A row without an architecture is taken as a GPT-2, or as a Llama where its count is that of a Llama with the stated
+    feed-forward width or key and value heads. One without heads gets heads of width 64 where they fit, else one head.
+    What a Llama's row leaves out is chosen so that its stated count comes out, if any choice does that.
     """
-    value = {field: round(number.value) for field, number in entry.numbers.items()}
-    architecture = architecture_of(entry) or "gpt2"
-    if not {"n_layer", "n_embd"} <= value.keys():
+    numbers = entry.numbers
+    if not {"n_layer", "n_embd"} <= numbers.keys():
         known = known_member(entry)
         return None if known is None else known.spec
-    if architecture == "llama":
-        return None
-    context, vocabulary = (CONTEXT, VOCABULARY) if architecture == "gpt2" else _BERT
+    value = tuple(
+        (field, round(numbers[field].value))
+        for field in (*SIZES, "n_experts", "experts_per_token")
+        if field in numbers
+    )
+    size = numbers.get("params") or size_in(entry.name)
+    spec = _stated_spec(architecture_of(entry), value, size)
+    if spec is None and (known := known_member(entry)) is not None:
+        return known.spec
+    return spec
+
+
+@lru_cache(maxsize=4096)
+def _stated_spec(
+    named: str, sizes: tuple[tuple[str, int], ...], count: StatedNumber | None
+) -> ModelSpec | None:
+    """The first shape of the stated sizes whose count prints as `count`; the first of all where none does."""
+    value = dict(sizes)
+    names = [named] if named else ["gpt2", *(["llama"] if {"n_inner", "n_kv_head"} & value.keys() else [])]
+    specs = [spec for name in names for spec in _possible_specs(name, value)]
+    if count is not None:
+        experts = _experts(value)
+        for spec in specs:
+            nominal = _NOMINAL if count.relative > _NOMINAL / 10 else 0.0
+            totals = _class_counts(spec, experts)
+            if abs(count.value / next(iter(totals.values())) - 1) <= nominal:
+                return spec
+            if any(count.agrees(total) for total in totals.values()):
+                return spec
+            if spec.architecture == "gpt2" and _convention(count, spec):
+                return spec
+    return specs[0] if specs else None
+
+
+def _possible_specs(name: str, value: Mapping[str, int]) -> list[ModelSpec]:
+    """The stated sizes with usual choices for those left out, the most usual first."""
+    context, vocabulary = _DEFAULTS[name]
     width = value["n_embd"]
     heads = value.get("n_head") or max(1, width // 64 if width % 64 == 0 else 1)
-    try:
-        return ModelSpec(
-            architecture=architecture,
-            n_layer=value["n_layer"],
-            n_embd=width,
-            n_head=heads if width % heads == 0 else 1,
-            n_inner=value.get("n_inner", 0),
-            n_positions=value.get("n_positions", context),
-            vocab_size=value.get("vocab_size", vocabulary),
-        )
-    except BadInput:
+    heads = heads if width % heads == 0 else 1
+    inner = value.get("n_inner") or (architecture(name).default_inner(width) if name == "llama" else 0)
+    groups = [value["n_kv_head"]] if "n_kv_head" in value else [0]
+    if name == "llama" and "n_kv_head" not in value and "n_head" in value:
+        groups += [number for number in (8, 4, 2, 1, 16) if heads % number == 0 and number < heads]
+    specs = []
+    for number in groups:
+        try:
+            specs.append(
+                ModelSpec(
+                    architecture=name,
+                    n_layer=value["n_layer"],
+                    n_embd=width,
+                    n_head=heads,
+                    n_inner=inner,
+                    n_positions=value.get("n_positions", context),
+                    vocab_size=value.get("vocab_size", vocabulary),
+                    n_kv_head=number if name == "llama" and number and heads % number == 0 else 0,
+                )
+            )
+        except BadInput:
+            return []
+    return specs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A mixture of experts: feed-forward networks in each layer, and how many of them a token passes through."""
+
+    number: int
+    per_token: int
+
+
+def experts_of(entry: TableEntry) -> Experts | None:
+    """The experts that a row states; None for a dense model, or where the number per token is not stated."""
+    return _experts(
+        {field: round(number.value) for field, number in entry.numbers.items() if "expert" in field}
+    )
+
+
+def _experts(value: Mapping[str, int]) -> Experts | None:
+    number, per_token = value.get("n_experts", 0), value.get("experts_per_token", 0)
+    return Experts(number=number, per_token=per_token) if 0 < per_token <= number and number > 1 else None
+
+
+def expert_params(spec: ModelSpec, experts: Experts) -> tuple[int, int]:
+    """All and active parameters of a Llama whose feed-forward layer is repeated, with a router (Jiang et al. 2024)."""
+    dense, layer = params(spec), spec.n_layer * 3 * spec.n_embd * spec.n_inner
+    base = dense - layer + spec.n_layer * spec.n_embd * experts.number
+    return base + experts.number * layer, base + experts.per_token * layer
+
+
+def flops_per_token(entry: TableEntry) -> int | None:
+    """Exact training FLOPs per token of the row's shape, of active experts alone; None without a shape."""
+    spec = spec_of(entry)
+    if spec is None:
         return None
+    experts = experts_of(entry) if spec.architecture == "llama" else None
+    if experts is None:
+        return None if "n_experts" in entry.numbers else train_flops_per_token(spec)
+    return train_flops_per_token(spec) + 6 * (expert_params(spec, experts)[1] - params(spec))
+
+
+def _class_counts(spec: ModelSpec, experts: Experts | None) -> dict[str, int]:
+    """All parameters by model class."""
+    if experts is not None and spec.architecture == "llama":
+        return {"mixture of experts": expert_params(spec, experts)[0]}
+    counts = dict(architecture(spec.architecture).counts(spec))
+    if spec.architecture == "llama":
+        tied = f"head tied to the embedding of {spec.vocab_size} x {spec.n_embd}, or left out"
+        counts[tied] = counts.pop("LlamaModel")
+    return counts
+
+
+def shape_kind(entry: TableEntry, spec: ModelSpec) -> str:
+    """What the row's shape is taken for: "a GPT-2", "a BERT", "a Llama" or "a Llama with experts"."""
+    kind = {"gpt2": "a GPT-2", "bert": "a BERT", "llama": "a Llama"}[spec.architecture]
+    return f"{kind} with experts" if experts_of(entry) is not None and spec.architecture == "llama" else kind
 
 
 def is_gpt2(entry: TableEntry) -> bool:
@@ -164,18 +293,18 @@ def shape_findings(rows: Sequence[TableEntry]) -> list[Finding]:
     findings: list[Finding] = []
     explained: list[tuple[TableEntry, tuple[CandidateShape, ...]]] = []
     checked = wrong = 0
+    usual = _usual_widths(rows)
     for entry in rows:
         spec = spec_of(entry)
         if spec is None:
             continue
         checked += "params" in entry.numbers
-        finding, shapes = _params(entry, spec, search=wrong < _MOST_SEARCHES)
-        if finding is not None:
-            findings.append(finding)
-            wrong += finding.verdict is Verdict.MISMATCH
+        counted, shapes = _params(entry, spec, search=wrong < _MOST_SEARCHES)
+        findings += counted
+        wrong += any(finding.verdict is Verdict.MISMATCH for finding in counted)
         if shapes and "params" in entry.numbers:
             explained.append((entry, shapes))
-        findings += _name(entry, spec) + _attention(entry, spec, rows) + _published(entry)
+        findings += _name(entry, spec) + _attention(entry, spec, usual) + _published(entry)
     if len(explained) > 1 and len(explained) == checked:
         known = [shapes[0] for _, shapes in explained if shapes[0].source]
         cause = (
@@ -201,25 +330,48 @@ def shape_findings(rows: Sequence[TableEntry]) -> list[Finding]:
     return findings
 
 
+def _usual_widths(rows: Sequence[TableEntry]) -> tuple[int, int]:
+    """Number of rows with an attention width beside their width, and of those where the two are equal."""
+    stated = [row.numbers for row in rows if {"d_attn", "n_embd"} <= row.numbers.keys()]
+    return len(stated), sum(row["d_attn"].value == row["n_embd"].value for row in stated)
+
+
 def _params(
     entry: TableEntry, spec: ModelSpec, *, search: bool
-) -> tuple[Finding | None, tuple[CandidateShape, ...]]:
-    """A row's stated count against its shape, and other shapes that would explain a GPT-2's wrong one."""
-    for field in ("params", "params_non_embedding"):
+) -> tuple[list[Finding], tuple[CandidateShape, ...]]:
+    """A row's stated counts against its shape, and other shapes that would explain a GPT-2's wrong one."""
+    findings: list[Finding] = []
+    shapes: tuple[CandidateShape, ...] = ()
+    experts = experts_of(entry) if spec.architecture == "llama" else None
+    for field in ("params", "params_non_embedding", "params_active"):
         number = entry.numbers.get(field)
         if number is None:
             continue
-        count, model = _nearest_count(number, spec) if field == "params" else (params_non_embedding(spec), "")
-        verdict, cause, shapes = _compare_count(entry, spec, number, count, model, search=search)
-        return Finding(
-            check="parameters",
-            **cell(entry, field),
-            recomputed=f"{count:,}",
-            verdict=verdict,
-            explanation=cause,
-            severity=abs(number.value / count - 1),
-        ), shapes
-    return None, ()
+        if experts is None and (field == "params_active" or "n_experts" in entry.numbers):
+            continue  # its experts are not known
+        if field == "params":
+            count, model = _nearest_count(number, spec, experts)
+        else:
+            table = params(spec) - params_non_embedding(spec)
+            whole, active = expert_params(spec, experts) if experts else (params(spec), 0)
+            count, model = (active, "active parameters") if field == "params_active" else (whole - table, "")
+        if field == "params_non_embedding" and experts is None and number.agrees(params_kaplan(spec)):
+            count, model = params_kaplan(spec), "matmul weights of the blocks (Kaplan)"
+        verdict, cause, explained = _compare_count(
+            entry, spec, number, count, model, search=search and field != "params_active"
+        )
+        shapes = shapes or explained
+        findings.append(
+            Finding(
+                check="parameters",
+                **cell(entry, field),
+                recomputed=f"{count:,}",
+                verdict=verdict,
+                explanation=cause,
+                severity=abs(number.value / count - 1),
+            )
+        )
+    return findings, shapes
 
 
 def _compare_count(
@@ -227,18 +379,30 @@ def _compare_count(
 ) -> tuple[Verdict, str, tuple[CandidateShape, ...]]:
     """Verdict on a stated number against the count, the likely cause, and other shapes that it would fit."""
     off = number.value / count - 1
+    table = _counted_twice(entry, spec, number)
+    if table:
+        return Verdict.MISMATCH, table, ()
     if number.agrees(count) or abs(off) < 1e-6:
         rounding = "" if number.rounds(count) or abs(off) < 1e-6 else "truncated, not rounded"
-        return Verdict.OK, ", ".join(filter(None, (model, rounding))), ()
+        return Verdict.OK, ", ".join(filter(None, (model, _assumed(entry, spec), rounding))), ()
     if _MISCOUNTED.get(number.value) == count:
         return Verdict.MISMATCH, f"{off:+.1%}: {_MISCOUNT}", ()
-    other = _other_count(number, spec)
+    if spec.architecture == "llama" and (full := _full_heads(number, spec)):
+        return Verdict.MISMATCH, f"{off:+.1%}: {full}", ()
+    named = size_in(entry.name)
+    if named is not None and named.value == number.value and abs(off) <= _NOMINAL:
+        return (
+            Verdict.SUSPICIOUS,
+            f"{off:+.1%}: the nominal size of the name{_assumed(entry, spec, ', ')}",
+            (),
+        )
+    other = _padded(number, spec) or _convention(number, spec)
     if other:
         return Verdict.SUSPICIOUS, f"counts {other}", ()
     if not is_gpt2(entry):
-        kind = {"bert": "BERT"}.get(architecture_of(entry), "GPT-2")
         cause = (
-            f"{off:+.1%} against a {kind} of this shape by any count: another architecture or another shape"
+            f"{off:+.1%} against {shape_kind(entry, spec)} of this shape by any count{_assumed(entry, spec, ' with ')}: "
+            "another architecture or another shape"
         )
         return Verdict.SUSPICIOUS, cause, ()
     if not search:
@@ -253,41 +417,113 @@ def _compare_count(
     return Verdict.MISMATCH, f"{off:+.1%}; {cause}", shapes
 
 
-def _nearest_count(number: StatedNumber, spec: ModelSpec) -> tuple[int, str]:
+def _nearest_count(number: StatedNumber, spec: ModelSpec, experts: Experts | None) -> tuple[int, str]:
     """The nearest count among the model classes of a spec, and that class's name where there are several."""
-    counts = architecture(spec.architecture).counts(spec)
+    counts = _class_counts(spec, experts)
     model = min(counts, key=lambda name: abs(counts[name] - number.value))
-    return counts[model], model if len(counts) > 1 else ""
+    return counts[model], model if len(counts) > 1 or experts is not None else ""
 
 
-def _other_count(number: StatedNumber, spec: ModelSpec) -> str:
+def _assumed(entry: TableEntry, spec: ModelSpec, joint: str = "") -> str:
+    """The sizes of a Llama that the row does not state and that its count depends on."""
+    if spec.architecture != "llama" or not {"n_layer", "n_embd"} <= entry.numbers.keys():
+        return ""
+    values = {
+        "n_inner": f"n_inner {spec.n_inner}",
+        "n_kv_head": "" if spec.n_kv_head == spec.n_head else f"{spec.n_kv_head} key and value heads",
+        "vocab_size": f"vocabulary {spec.vocab_size}",
+    }
+    assumed = [text for field, text in values.items() if text and field not in entry.numbers]
+    return f"{joint}{', '.join(assumed)} assumed" if assumed else ""
+
+
+def _counted_twice(entry: TableEntry, spec: ModelSpec, number: StatedNumber) -> str:
+    """The two counts of a Llama whose name has the size with a tied head and whose row has the one without."""
+    named = size_in(entry.name)
+    whole, table = params(spec), spec.vocab_size * spec.n_embd
+    if spec.architecture != "llama" or named is None or not number.agrees(whole):
+        return ""
+    if abs(named.value - (whole - table)) >= named.unit or abs(named.value - whole) < named.unit:
+        return ""
+    return (
+        f"counts the table of {spec.vocab_size} x {spec.n_embd} twice, as embedding and as head; the name's "
+        f"{named.text} is the model with a tied head, {whole - table:,}"
+    )
+
+
+def _full_heads(number: StatedNumber, spec: ModelSpec) -> str:
+    """The stated count explained by keys and values of all heads, else ""."""
+    if spec.n_kv_head == spec.n_head:
+        return ""
+    whole = params(replace(spec, n_kv_head=spec.n_head))
+    if not (number.agrees(whole) or abs(number.value / whole - 1) < _OTHER_TOLERANCE):
+        return ""
+    return (
+        f"counts keys and values of all {spec.n_head} heads, {whole:,}; the model groups its queries on "
+        f"{spec.n_kv_head} of them"
+    )
+
+
+def _padded(number: StatedNumber, spec: ModelSpec) -> str:
+    """The padded, or unpadded, vocabulary that gives the stated count, else ""."""
+    vocabulary, total = spec.vocab_size, params(spec)
+    row = params(replace(spec, vocab_size=vocabulary + 1)) - total  # parameters of one more token
+    rows = (number.value - total) / row
+    exact = number.unit < row and abs(rows - round(rows)) < 1e-9
+    if exact and round(rows) and abs(rows) <= _MOST_PADDING * vocabulary:
+        other = vocabulary + round(rows)
+        if rows > 0 and other % 8 == 0:
+            return f"a vocabulary padded to {other}: {round(rows)} x {row} more than the stated {vocabulary} gives"
+        if rows < 0 and vocabulary % 8 == 0:
+            return f"a vocabulary of {other}, {vocabulary} before padding"
+        return ""
+    for multiple in _PADDED:
+        other = -(-vocabulary // multiple) * multiple
+        count = total + (other - vocabulary) * row
+        if other > vocabulary and number.unit < count - total + number.unit / 2 and number.agrees(count):
+            return f"a vocabulary padded to {other}, {count:,}"
+    return ""
+
+
+def _convention(number: StatedNumber, spec: ModelSpec) -> str:
     """The other convention that gives the number within 0.2 %, else ""."""
     total, body = params(spec), params_non_embedding(spec)
     table = spec.vocab_size * spec.n_embd
-    counts = {
-        "non-embedding parameters": body,
-        "12·n_layer·n_embd² (Kaplan)": params_kaplan(spec),
-        "all but position embeddings": total - spec.n_positions * spec.n_embd,
-        "an untied head in addition": total + table,
-        "an untied head, without positions": body + 2 * table,
-        "matmul weights, head included": params_kaplan(spec) + table,
-        "matmul weights and both embeddings": params_kaplan(spec) + 2 * table,
-    }
+    if spec.architecture == "llama":
+        counts = {
+            "all but the embedding, head included": body,
+            "all but embedding and head": body - table,
+            "matmul weights of the blocks": params_kaplan(spec),
+            "two feed-forward matrices, not the three of SwiGLU": total
+            - spec.n_layer * spec.n_embd * spec.n_inner,
+        }
+    else:
+        counts = {
+            "non-embedding parameters": body,
+            "12·n_layer·n_embd² (Kaplan)": params_kaplan(spec),
+            "all but position embeddings": total - spec.n_positions * spec.n_embd,
+            "an untied head in addition": total + table,
+            "an untied head, without positions": body + 2 * table,
+            "matmul weights, head included": params_kaplan(spec) + table,
+            "matmul weights and both embeddings": params_kaplan(spec) + 2 * table,
+        }
     near = {name: abs(number.value / count - 1) for name, count in counts.items()}
     best = min(near, key=lambda name: near[name])
-    return best if near[best] < max(2e-3, 2 * number.relative) else ""
+    return best if near[best] < max(_OTHER_TOLERANCE, 2 * number.relative) else ""
 
 
 def _name(entry: TableEntry, spec: ModelSpec) -> list[Finding]:
     """Sizes in a name against the shape; names are rounded up as often as down."""
     own = size_in(entry.name) if "params" in entry.numbers else None
     aliases = [parse_stated(word) for word in entry.words.get("aliases", "").split(", ")]
-    count = params(spec)
+    experts = experts_of(entry)
     findings = []
     for size in (own, *aliases):
-        if size is None:
+        if size is None or ("n_experts" in entry.numbers and experts is None):
             continue
-        fits, off = abs(count - size.value) < size.unit, size.value / count - 1
+        count = params(spec) if spec.architecture != "llama" else _nearest_count(size, spec, experts)[0]
+        off = size.value / count - 1
+        fits = abs(count - size.value) < size.unit or abs(off) <= _NOMINAL
         miscount = f": {_MISCOUNT}" if _MISCOUNTED.get(size.value) == count else ""
         findings.append(
             Finding(
@@ -326,17 +562,17 @@ def _published(entry: TableEntry) -> list[Finding]:
     return findings
 
 
-def _attention(entry: TableEntry, spec: ModelSpec, rows: Sequence[TableEntry]) -> list[Finding]:
+def _attention(entry: TableEntry, spec: ModelSpec, usual: tuple[int, int]) -> list[Finding]:
     """Check that d_attn is d_model, as in GPT-2 (Radford et al. 2019), and that n_heads divides it."""
     findings: list[Finding] = []
     number = entry.numbers.get("d_attn")
     if number is not None:
         fits = number.value == spec.n_embd
-        others = [
-            row.numbers for row in rows if row is not entry and {"d_attn", "n_embd"} <= row.numbers.keys()
-        ]
-        usual = sum(row["d_attn"].value == row["n_embd"].value for row in others)
-        cause = f"probably an error for {spec.n_embd}; {usual} of the {len(others)} other rows have d_attn = d_model"
+        own = "n_embd" in entry.numbers
+        others, equal = usual[0] - own, usual[1] - (own and number.value == entry.numbers["n_embd"].value)
+        cause = (
+            f"probably an error for {spec.n_embd}; {equal} of the {others} other rows have d_attn = d_model"
+        )
         if "n_head" in entry.numbers and number.value == entry.numbers["n_head"].value:
             cause += f", and {number.text} is this row's number of heads"
         findings.append(

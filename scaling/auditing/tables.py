@@ -10,6 +10,7 @@ from pathlib import Path
 from families.units import BadInput
 
 from ..files import read_text
+from ..runs.store import merged_text
 from ..untrusted import parse_csv, parse_json
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
@@ -20,9 +21,16 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 
+_PERCENT = re.compile(r"[~≈]?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:%|per ?cent)", re.IGNORECASE)
+_WHOLE = re.compile(r"[0-9]{1,7}(?:,[0-9]{3})?")
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
 _LARGEST_EXPONENT = 60  # beyond any count here
-_LONGEST_NUMBER = 100  # characters of a cell that states one
+_LARGEST_SHARE = 1.5  # a bare MFU above this is in per cent
+_NAMED_SIZE = re.compile(
+    r"(?:(?<![a-z0-9.])|(?<=[a-z]{3}))([0-9]+(?:\.[0-9]+)?[mb])(?![a-z0-9])", re.IGNORECASE
+)
+_LONGEST_NUMBER = 200  # characters of a cell that may hold a number and a remark
+_LONGEST_LINE = 10_000  # characters of prose that are searched for numbers
 _ROUNDED = 4  # an integer with at most so many digits before its trailing zeros is taken as rounded
 
 
@@ -80,9 +88,19 @@ def parse_stated(text: str) -> StatedNumber | None:
     return StatedNumber(text=words, value=value, unit=unit)
 
 
+def parse_share(text: str, *, percent: bool = False) -> StatedNumber | None:
+    """Parse a share: 46%, 0.46, or 46 under a header in per cent; a bare number above 1.5 is taken as per cent."""
+    match = _PERCENT.fullmatch(text.strip().strip("`*$"))
+    number = parse_stated(match[1] if match else text)
+    if number is None:
+        return None
+    scale = 0.01 if match or percent or number.value > _LARGEST_SHARE else 1.0
+    return StatedNumber(text=text.strip(), value=number.value * scale, unit=number.unit * scale)
+
+
 def size_in(name: str) -> StatedNumber | None:
-    """The size in a model's name, 52M of "GPT-2 52M"; None without one."""
-    match = re.search(r"(?<![a-z0-9.])([0-9]+(?:\.[0-9]+)?[mb])(?![a-z0-9])", name, re.IGNORECASE)
+    """The size in a model's name, 52M of "GPT-2 52M" and 15M of "stories15M"; None without one."""
+    match = _NAMED_SIZE.search(name)
     return parse_stated(match[1].upper()) if match else None
 
 
@@ -93,15 +111,22 @@ _FIELDS = {
     "n_embd": "nembd dmodel hidden hiddensize hiddendimension nhidden width modeldim embeddingsize dim",
     "n_inner": "ninner dff ffn ffdim dffn dinner intermediatesize feedforward",
     "d_attn": "dattn dattention attentionwidth",
+    "n_kv_head": "nkvhead nkvheads kvheads kvhead numkeyvalueheads numkvheads keyvalueheads nkeyvalueheads "
+    "numquerygroups querygroups",
+    "n_experts": "nexperts numexperts experts numlocalexperts nroutedexperts",
+    "experts_per_token": "expertspertoken numexpertspertok numexpertspertoken activeexperts topk expertstopk",
     "n_head": "nhead nheads head heads attentionheads numheads numattentionheads",
-    "params": "params param parameters parameter nparams nparameters numparams totalparams modelsize paramcount",
+    "params": "params param parameters parameter nparams nparameters numparams totalparams modelsize paramcount totalparameters",
+    "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams "
+    "paramsactive activatedparamcount nactiveparameters",
     "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams",
     "tokens": "tokens trainingtokens traintokens ntokens numtokens",
-    "unique_tokens": "uniquetokens",
+    "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
     "steps": "steps step trainingsteps iterations",
     "batch_tokens": "batchtokens tokensperbatch batchsizetokens",
     "batch": "batch batchsize globalbatchsize trainbatchsize",
-    "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen",
+    "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
+    "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
     "vocab_size": "vocab vocabsize vocabulary vocabularysize",
     "loss": "loss finalloss actualloss valloss validationloss evalloss testloss",
     "loss_train": "trainloss trainingloss",
@@ -111,7 +136,21 @@ _FIELDS = {
     "ppl_predicted": "predictedperplexity predictedppl",
     "compute": "compute flops flop trainingflops trainflops totalflops",
     "wall_s": "walls wallseconds seconds",
-    "accelerator": "accelerator hardware gpu gpus device",
+    "tokens_per_s": "tokenss tokenspers tokenssec tokenspersec tokenspersecond tokenssecond toks tokss tokspersec "
+    "tokpersec toksec tokensecond throughput tps tokenthroughput throughputtokenss",
+    "device_tokens_per_s": "tokenssgpu tokenspersecpergpu tokenspersecondpergpu tokenssecgpu tokensgpus tgs "
+    "tokenspergpupersecond tokensgpusec tokensgpusecond tokenssdevice tokensschip tokenspersecperdevice "
+    "tokenssecdevice devicetokenspers throughputpergpu "
+    "toksgpu toksecgpu tokspergpu tokensgpusec tokspersecpergpu",
+    "device_teraflops": "tflopss tflopsgpu tflopssgpu tflopspergpu tflopspersecpergpu tflopspersecondpergpu achievedtflops "
+    "tflopsdevice tflopsperdevice teraflopspergpu",
+    "mfu": "mfu modelflopsutilization modelflopsutilisation modelfloputilization flopsutilization",
+    "devices": "ngpus ngpu numgpus numgpu gpucount devices ndevices numdevices devicecount nchips numchips chips "
+    "worldsize numberofgpus numaccelerators accelerators",
+    "nodes": "nodes nnodes numnodes nodecount",
+    "devices_per_node": "gpuspernode ngpuspernode devicespernode chipspernode",
+    "accelerator": "accelerator hardware gpu gpus device gputype gpumodel devicetype chip",
+    "architecture": "architecture arch modeltype modelarchitecture",
     "group": "group family corpus",
     "data": "dataset data corpusname",
     "annealed": "annealed",
@@ -119,7 +158,53 @@ _FIELDS = {
 
 _BY_HEADER = {header: field for field, headers in _FIELDS.items() for header in headers.split()}
 
-_TEXT = ("name", "accelerator", "group", "data", "annealed")
+_TEXT = ("name", "accelerator", "architecture", "group", "data", "annealed")
+_HELD_OUT = re.compile(r"val|eval|test|held", re.IGNORECASE)  # of two columns of losses, the one to read
+# Units in a header, and the fields they scale: "Params (M)", "tokens_B", "FLOPs (1e18)", "Compute [PF-days]".
+_UNITS = {
+    "k": 1e3,
+    "m": 1e6,
+    "b": 1e9,
+    "g": 1e9,
+    "bn": 1e9,
+    "mio": 1e6,
+    "t": 1e12,
+    "p": 1e15,
+    "e": 1e18,
+    "z": 1e21,
+}
+_UNITS |= {
+    f"{word}{ending}": _FACTORS[word]
+    for word in ("thousand", "million", "billion", "trillion")
+    for ending in ("", "s")
+}
+_COMPUTE_UNITS = {"pfdays": 8.64e19, "pflopsdays": 8.64e19, "pflopdays": 8.64e19, "petaflopsdays": 8.64e19}
+_COMPUTE_UNITS |= {"petaflopdays": 8.64e19, "pflops": 1e15, "eflops": 1e18, "zflops": 1e21, "exaflops": 1e18}
+_COMPUTE_UNITS |= {
+    "zettaflops": 1e21,
+    "petaflops": 1e15,
+    "tflops": 1e12,
+    "pflop": 1e15,
+    "eflop": 1e18,
+    "zflop": 1e21,
+}
+_SCALED = (
+    "params",
+    "params_active",
+    "params_non_embedding",
+    "tokens",
+    "unique_tokens",
+    "batch_tokens",
+    "compute",
+)
+_SUFFIX = re.compile(
+    r"(.*?)(?:\s*[(\[]\s*(?:in\s+|x\s*|×\s*)?([^)\]]+?)\s*[)\]]|[ _]in[ _]([a-z]+)|[_ /]([kmbtKMBT]))\s*"
+)
+_POWER = re.compile(r"(?:10\s*(?:\^|\*\*)\s*|1?e\+?)([0-9]{1,2})", re.IGNORECASE)
+_NOT_HOURS = re.compile(
+    r"\$|€|usd|eur|price|cost|per[ _-]?hour|/\s*(?:gpu[ -]?)?h|tokens?\b|kwh|watt", re.IGNORECASE
+)
+_BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "tbd", "..."))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,10 +240,31 @@ class SourceTable:
         """The field of each column, None where it is unknown."""
         return tuple(field_of(header) for header in self.header)
 
+    def columns(self) -> tuple["_Column", ...]:
+        """The known columns; of several for one loss the held-out one first, then as they stand."""
+        known = [
+            _Column(place=place, header=header, field=field, factor=header_factor(header, field))
+            for place, (header, field) in enumerate(zip(self.header, self.fields(), strict=True))
+            if field is not None
+        ]
+        return tuple(
+            sorted(known, key=lambda column: column.field == "loss" and not _HELD_OUT.search(column.header))
+        )
+
     def renamed(self, names: Mapping[str, str]) -> "SourceTable":
         """The table with field names in place of the headers that `names` maps them to: {"params": "N"}."""
         fields = {header: field for field, header in names.items()}
         return replace(self, header=tuple(fields.get(header, header) for header in self.header))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A known column: its place and header, its field, and the factor that its header states."""
+
+    place: int
+    header: str
+    field: str
+    factor: float
 
 
 def folded(text: str) -> str:
@@ -169,9 +275,34 @@ def folded(text: str) -> str:
 def field_of(header: str) -> str | None:
     """The field that a header names, None where it is unknown; hours may name hardware: "Training Hours on 8xA100s"."""
     bare = folded(re.sub(r"\\[a-z]+", "", header))
-    if "hour" in bare:
-        return "hours"
-    return _BY_HEADER.get(bare) or _BY_HEADER.get(folded(re.sub(r"\(.*?\)", "", header)))
+    known = _BY_HEADER.get(bare)
+    if known is None and "hour" in bare:
+        return None if _NOT_HOURS.search(header) else "hours"
+    if known is not None:
+        return known
+    match = _SUFFIX.fullmatch(header)
+    known = _BY_HEADER.get(folded(re.sub(r"[(\[].*?[)\]]", "", header)))
+    if known is None and match and _factor(match) is not None:
+        known = _BY_HEADER.get(folded(match[1]))
+    return known
+
+
+def header_factor(header: str, field: str) -> float:
+    """The factor that a header states for its column: 1e6 for "Params (M)", 8.64e19 for "Compute (PF-days)"; else 1."""
+    match = _SUFFIX.fullmatch(header) if field in _SCALED and _BY_HEADER.get(folded(header)) is None else None
+    if match is None:
+        return 1.0
+    unit = folded(next(filter(None, match.groups()[1:]), ""))
+    if field == "compute" and unit in _COMPUTE_UNITS:
+        return _COMPUTE_UNITS[unit]
+    return _factor(match) or 1.0
+
+
+def _factor(match: re.Match[str]) -> float | None:
+    """The factor of a header's suffix; None where it is no unit of number."""
+    unit = next(filter(None, match.groups()[1:]), "").strip()
+    power = _POWER.fullmatch(unit)
+    return 10.0 ** int(power[1]) if power else _UNITS.get(folded(unit), _COMPUTE_UNITS.get(folded(unit)))
 
 
 def read_tables(path: Path) -> tuple[SourceTable, ...]:
@@ -183,9 +314,9 @@ def read_tables(path: Path) -> tuple[SourceTable, ...]:
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".jsonl", ".md", ".markdown"):
         raise BadInput(f"{path} is not a table: it must end in .csv, .tsv, .jsonl or .md")
-    text = read_text(path)
     if kind == ".jsonl":
-        return (_jsonl(text, path),)
+        return (_jsonl(merged_text(path), path),)
+    text = read_text(path)
     if kind in (".csv", ".tsv"):
         return (_csv(text, path, "\t" if kind == ".tsv" else ","),)
     return markdown_tables(text)
@@ -264,15 +395,18 @@ def _markdown(lines: Sequence[str]) -> Iterator[SourceTable]:
 def entries(tables: Sequence[SourceTable]) -> tuple[TableEntry, ...]:
     """Every row with its fields; rows of several tables with one name become one entry."""
     merged: list[TableEntry] = []
+    by_name: dict[str, list[int]] = {}  # entries of earlier tables, by folded name and by the size in it
+    by_size: dict[str, list[int]] = {}
     for number, table in enumerate(tables):
-        fields = table.fields()
+        columns = table.columns()
         added = [
-            _entry(number, table, fields, row, line)
+            _entry(number, table, columns, row, line)
             for row, line in zip(table.rows, table.lines, strict=True)
         ]
         names = Counter(entry.name for entry in added)
+        start = len(merged)
         for entry in added:
-            index = _matching_index(entry, merged) if names[entry.name] == 1 else None
+            index = _matching_index(entry, by_name, by_size) if names[entry.name] == 1 else None
             if index is None:
                 merged.append(entry)
             else:
@@ -283,6 +417,13 @@ def entries(tables: Sequence[SourceTable]) -> tuple[TableEntry, ...]:
                     words={**entry.words, **first.words},
                     headers={**entry.headers, **first.headers},
                 )
+        if number + 1 == len(tables):
+            break
+        for index in range(start, len(merged)):
+            name = merged[index].name
+            by_name.setdefault(folded(name), []).append(index)
+            if size := size_in(name):
+                by_size.setdefault(size.text, []).append(index)
     names = Counter(entry.name for entry in merged)
     return tuple(
         replace(entry, where=entry.name) if entry.name and names[entry.name] == 1 else entry
@@ -291,34 +432,100 @@ def entries(tables: Sequence[SourceTable]) -> tuple[TableEntry, ...]:
 
 
 def _entry(
-    number: int, table: SourceTable, fields: Sequence[str | None], row: Sequence[str], line: int
+    number: int, table: SourceTable, columns: Sequence[_Column], row: Sequence[str], line: int
 ) -> TableEntry:
     numbers: dict[str, StatedNumber] = {}
     words: dict[str, str] = {}
     headers: dict[str, str] = {}
-    cells = row if len(row) >= len(table.header) else row[:-1]  # a short row's last cell is another column's
-    for header, field, cell in zip(table.header, fields, cells, strict=False):
-        if field is None or field in headers or not cell:
+    filled = len(row) - (len(row) < len(table.header))  # a short row's last cell is another column's
+    for column in columns:
+        cell = row[column.place] if column.place < filled else ""
+        field = column.field
+        if field == "accelerator" and _WHOLE.fullmatch(cell):
+            field = "devices"  # a column GPUs that holds their number
+        elif field == "devices" and not _WHOLE.fullmatch(cell):
+            field = "accelerator"  # and one of numbers that holds 8xA100
+        if not cell or field in headers:
             continue
         if field in _TEXT:
-            words[field], headers[field] = cell, header
-        elif (value := parse_stated(cell)) is not None:
-            numbers[field], headers[field] = value, header
+            words[field], headers[field] = cell, column.header
+        elif (value := _cell_number(cell, column)) is not None:
+            numbers[field], headers[field] = value, column.header
     name = words.get("name", "")
     where = f"{name}, line {line}" if name else f"line {line}"
     return TableEntry(name=name, where=where, table=number, numbers=numbers, words=words, headers=headers)
 
 
-def _matching_index(entry: TableEntry, before: Sequence[TableEntry]) -> int | None:
+def _cell_number(cell: str, column: _Column) -> StatedNumber | None:
+    """The number in a cell, by the unit of its header unless the cell has its own."""
+    if column.field == "mfu":
+        return parse_share(cell, percent="%" in column.header or "per cent" in column.header.lower())
+    value = parse_stated(cell)
+    if value is None or column.factor == 1 or re.search("[a-z]", cell.lower().replace("e", "")):
+        return value
+    if value.value >= column.factor:  # 124000000 under "Params (M)" is not in millions
+        return value
+    return replace(value, value=value.value * column.factor, unit=value.unit * column.factor)
+
+
+def reading_notes(tables: Sequence[SourceTable]) -> tuple[str, ...]:
+    """What of the tables was not read as it stands: unknown columns, second columns of a field, cells without a number."""
+    notes: list[str] = []
+    for number, table in enumerate(tables, start=1):
+        prefix = f"table {number}: " if len(tables) > 1 else ""
+        columns = table.columns()
+        unknown = [
+            header for header, field in zip(table.header, table.fields(), strict=True) if field is None
+        ]
+        if unknown:
+            notes.append(f"{prefix}not read: {_shortened(unknown)}")
+        first: dict[str, str] = {}
+        for column in columns:
+            if column.field == "accelerator":
+                continue
+            other = first.setdefault(column.field, column.header)
+            if other != column.header:
+                notes.append(f"{prefix}{column.field} is read from {other!r}, not from {column.header!r}")
+        for column in columns:
+            if column.factor != 1:
+                notes.append(f"{prefix}{column.header!r} is read in units of {column.factor:g}")
+            if column.field not in _TEXT:
+                notes += _unread_cells(prefix, table, column)
+    return tuple(notes)
+
+
+def _unread_cells(prefix: str, table: SourceTable, column: _Column) -> list[str]:
+    """The cells of a column of numbers that hold none."""
+    bad = [
+        (line, row[column.place])
+        for row, line in zip(table.rows, table.lines, strict=True)
+        if column.place < len(row)
+        and row[column.place].strip("`*$ ").lower() not in _BLANK
+        and _cell_number(row[column.place], column) is None
+    ]
+    if not bad:
+        return []
+    line, text = bad[0]
+    cells = "1 cell" if len(bad) == 1 else f"{len(bad)} cells"
+    return [
+        f"{prefix}{cells} of {column.header!r} hold no positive number, first {text[:40]!r} on line {line}"
+    ]
+
+
+def _shortened(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _matching_index(
+    entry: TableEntry, by_name: Mapping[str, Sequence[int]], by_size: Mapping[str, Sequence[int]]
+) -> int | None:
     """Index of the one entry of an earlier table with the same name, or the same size in its name; else None."""
     if not entry.name:
         return None
-    others = [index for index, other in enumerate(before) if other.table != entry.table and other.name]
-    same = [index for index in others if folded(before[index].name) == folded(entry.name)]
+    same = by_name.get(folded(entry.name), ())
     if not same and (size := size_in(entry.name)):
-        same = [
-            index for index in others if (other := size_in(before[index].name)) and other.text == size.text
-        ]
+        same = by_size.get(size.text, ())
     return same[0] if len(same) == 1 else None
 
 
@@ -365,13 +572,15 @@ def _prose(lines: Sequence[str]) -> Iterator[TableEntry]:
     for number, printed in enumerate(lines, start=1):
         if printed.lstrip().startswith("|"):
             continue
-        line = " ".join(printed.split())  # the patterns try each part of a run of spaces
+        line = " ".join(printed[:_LONGEST_LINE].split())  # the patterns try each part of a run of spaces
         title = _HEADING.fullmatch(line)
         if title:
             if facts:
                 yield entry()
                 facts, aliases = {}, ""
-            heading = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))[:_LONGEST_TITLE]).strip(": ")
+            heading = re.sub(
+                r"\[([^\]]*)\]\([^)]*\)", r"\1", next(filter(None, title.groups()))[:_LONGEST_TITLE]
+            ).strip(": ")
             family = heading if not title[3] else family
             continue
         named = _NAMED.fullmatch(line)

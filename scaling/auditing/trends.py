@@ -1,6 +1,7 @@
 """Checks across rows: one-sided predictions, exponents against a quoted law, residuals of a fit to a table of runs."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,15 +15,18 @@ from ..fitting.forms import Status
 from ..laws import KaplanFrontier, Law
 from ..runs import Run, RunTable
 from ..stats import Array, format_loss
-from .arithmetic import LARGEST_LOSS
+from .arithmetic import LARGEST_LOSS, SIZE_FIELDS, columns_swapped, tokens_of
 from .findings import Finding, Verdict
 from .shapes import spec_of
-from .tables import TableEntry
+from .tables import TableEntry, folded
 
 FEWEST_ROWS = 8  # for a fit of five constants with residuals to examine
 _SIGNIFICANT = 3.0  # standard errors
 _MATERIAL = 0.003  # relative loss: less is below the noise of seeds
 _OUTLIER = 6.0  # robust standard deviations
+_SAME = 1.01  # ratio up to which values count as one
+_SMALLEST_BAND = 1.25  # ratio that continuous sizes of the smallest rung span
+_FALSE = ("false", "0", "0.0", "no", "n", "f")
 _LAW_TOLERANCE = 0.005  # nats within which a prediction is that of a law: rounding of printed losses
 
 
@@ -205,14 +209,71 @@ def _frontier_findings(scored: Sequence[Outcome]) -> list[Finding]:
     return findings
 
 
+def observations(rows: Sequence[TableEntry]) -> tuple[list[Run], tuple[str, ...]]:
+    """The rows with a size, tokens and a loss as runs, and notes on what was left out or read otherwise.
+
+    N is counted by the convention that most rows state. Where no column says which rows are annealed and one run has
+    several, the last of each run counts.
+    """
+    stated = Counter(field for entry in rows for field in SIZE_FIELDS if field in entry.numbers)
+    if not stated:
+        return [], ()
+    size_field = max(SIZE_FIELDS, key=lambda field: stated[field])
+    swapped = columns_swapped(rows)
+    runs: list[Run] = []
+    for entry in rows:
+        tokens, loss, size = tokens_of(entry), _loss(entry, ""), entry.numbers.get(size_field)
+        if tokens is None or loss is None or size is None or loss <= 0:
+            continue
+        unique = entry.numbers.get("unique_tokens")
+        if unique is not None and swapped and "tokens" in entry.numbers:
+            tokens, unique = unique.value, entry.numbers["tokens"]
+        values = {
+            "run": entry.name or entry.where,
+            "group": entry.words.get("group", ""),
+            size_field: size.value,
+            "tokens": tokens,
+            "loss": loss,
+            "unique_tokens": tokens if unique is None else min(unique.value, tokens),
+            "annealed": entry.words.get("annealed", "").lower() not in _FALSE,
+        }
+        runs.append(Run.model_validate(values))
+    notes = ["unique_tokens and tokens are read the other way round for the fit"] if swapped and runs else []
+    by_run = {entry.name for entry in rows if folded(entry.headers.get("name", "")).startswith("run")}
+    if by_run and not any("annealed" in entry.words for entry in rows):
+        last: dict[tuple[str, str, float], Run] = {}
+        for run in runs:
+            key = (run.run, run.group, run.params or run.params_non_embedding or 0)
+            if key not in last or run.tokens >= last[key].tokens:
+                last[key] = run
+        if len(last) < len(runs) and any(run.run in by_run for run in runs):
+            notes.append(
+                f"{len(runs)} rows are of {len(last)} runs and no column annealed says which are final: the last row of "
+                "each run is fitted"
+            )
+            runs = list(last.values())
+    return runs, tuple(notes)
+
+
 def residual_findings(runs: Sequence[Run]) -> list[Finding]:
     """A Chinchilla fit of each group with 8 rows or more: its status, trends, outliers, and its smallest size."""
     findings: list[Finding] = []
+    left: list[str] = []
     for group, members in RunTable.of(runs).by_group().items():
         annealed = members.select(lambda run: run.annealed)
         if len(annealed) >= FEWEST_ROWS:
             findings += _residuals(group or "all rows", annealed)
+        else:
+            left.append(f"{group or 'all rows'} {len(annealed)}")
+    if left and not findings and len(runs) >= FEWEST_ROWS:
+        shown = ", ".join(left[:4]) + (", …" if len(left) > 4 else "")
+        cause = f"{FEWEST_ROWS} annealed rows of one group are needed; there are: {shown}"
+        findings.append(_not_fitted(f"{len(runs)} rows", cause))
     return findings
+
+
+def _not_fitted(where: str, cause: str, verdict: Verdict = Verdict.OK) -> Finding:
+    return Finding(check="residuals", where=where, verdict=verdict, explanation=f"not fitted: {cause}")
 
 
 def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
@@ -221,18 +282,23 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
     try:
         table = RunTable.of(runs)
         repeats = bool((table.D > table.U * (1 + 1e-9)).any())
-        if min(_distinct(table.N), _distinct(table.D)) < 3:
-            cause = "not fitted: a law of N and D needs three sizes and three token counts"
-            return [Finding(check="residuals", where=where, verdict=Verdict.OK, explanation=cause)]
+        sizes, budgets = _distinct(table.N), _distinct(table.D)
+        if min(sizes, budgets) < 3:
+            return [
+                _not_fitted(
+                    where,
+                    f"a law of N and D needs three sizes and three token counts; there are {sizes} and {budgets}",
+                )
+            ]
         fitted = fit(runs, form=REPEATED if repeats else "chinchilla", bootstrap=0)
     except BadInput as error:
-        return [Finding(check="fit", where=where, verdict=Verdict.SUSPICIOUS, explanation=str(error))]
+        return [_not_fitted(where, str(error), Verdict.SUSPICIOUS)]
     if fitted.status is not Status.OK:
-        cause = "no residuals: the rows do not follow a Chinchilla law, or do not identify its constants: "
+        cause = "the rows do not follow a Chinchilla law, or do not identify its constants: "
         cause += f"{fitted.status.value}, {fitted.detail or fitted.status.message}"
         unidentified = fitted.status in (Status.ILL_CONDITIONED, Status.TOO_FEW)
         verdict = Verdict.OK if unidentified else Verdict.SUSPICIOUS
-        return [Finding(check="fit", where=where, verdict=verdict, explanation=cause)]
+        return [_not_fitted(where, cause, verdict)]
     expected = fitted.predict(table.N, table.D, unique_tokens=table.U, force=True).loss
     residual = np.log(table.L) - np.log(expected)
     scatter = float(1.4826 * np.median(np.abs(residual - np.median(residual))))
@@ -255,22 +321,36 @@ def _residuals(where: str, runs: Sequence[Run]) -> list[Finding]:
     findings += _trend(where, table.N, table.D, residual)
     if not repeats:
         findings += _smallest_size(where, runs, table.N, table.D, table.L)
-    if not findings:
-        findings.append(
-            Finding(
-                check="residuals",
-                where=where,
-                recomputed=f"{scatter:.2%}",
-                verdict=Verdict.OK,
-                explanation=f"scatter about a Chinchilla fit of {len(runs)} rows; no trend, no outlier",
-            )
+    off = (
+        f"{len(findings)} findings"
+        if len(findings) > 1
+        else "1 finding"
+        if findings
+        else "no trend, no outlier"
+    )
+    findings.append(
+        Finding(
+            check="residuals",
+            where=where,
+            recomputed=f"{scatter:.2%}",
+            verdict=Verdict.OK,
+            explanation=f"scatter about a Chinchilla fit of {len(runs)} rows; {off}",
         )
+    )
     return findings
 
 
 def _distinct(values: Array) -> int:
-    """Number of distinct values; those within 1 % of each other count once."""
-    return 1 + int((np.diff(np.sort(np.log(values))) > 0.01).sum())
+    """Number of distinct values, where each starts a group of those up to 1 % above it.
+
+    Groups are of bounded width: neighbours 1 % apart would chain thousands of continuous sizes into one.
+    """
+    ordered = np.unique(values)
+    count, place = 0, 0
+    while place < len(ordered):
+        count += 1
+        place = int(np.searchsorted(ordered, ordered[place] * _SAME, side="right"))
+    return count
 
 
 def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:
@@ -305,10 +385,13 @@ def _trend(where: str, N: Array, D: Array, residual: Array) -> list[Finding]:
 
 
 def _smallest_size(where: str, runs: Sequence[Run], N: Array, D: Array, L: Array) -> list[Finding]:
-    """The rows of the smallest size against a fit to the others, in standard errors of that prediction."""
+    """The rows of the smallest size against a fit to the others, in standard errors of that prediction.
+
+    Where nearly every row has a size of its own, those up to _SMALLEST_BAND times the smallest count as one.
+    """
     from ..fitting.fit import fit
 
-    small = N.min() * 1.001 >= N
+    small = N.min() * (1.001 if _distinct(N) < len(N) / 2 else _SMALLEST_BAND) >= N
     rest = [run for run, out in zip(runs, small, strict=True) if not out]
     if len(rest) < FEWEST_ROWS or len(np.unique(N[~small])) < 3:
         return []

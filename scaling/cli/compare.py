@@ -297,6 +297,9 @@ def audit(
     echo(
         f"{result.source}: {tables}, {result.rows} rows or members, {len(result.findings)} checks; stated -> recomputed"
     )
+    for note in result.notes:
+        for line in wrap(f"note: {note}", width=100, subsequent_indent="  "):
+            echo(line)
     for verdict, number in result.counts.items():
         if number:
             echo()

@@ -39,11 +39,11 @@ def demo(
 
     It can be interrupted at any point; the same command resumes it.
     """
+    from plots.output import write_report
     from train.jobs import demo as steps
     from train.jobs.pool import cores
 
     from .compare import compared, comparison_text
-    from .report import write_report
     from .train import train_members
 
     paths = open_study(study)
@@ -76,7 +76,7 @@ def demo(
     train_members(sealed, paths, threads=steps.threads(), **options)
     log("6/6  compare and report")
     comparison = compared(paths)
-    report = write_report(paths.folder)
+    report, _ = write_report(paths.folder)
     if as_json:
         print_json({**comparison.model_dump(mode="json"), "report": str(report)})
         return

@@ -21,7 +21,7 @@ from families.units import (
 )
 
 from ..budget import parse_budget, split_budgets
-from ..hardware import accelerator, known, user_file
+from ..hardware import PRICES_OF, accelerator, known, user_file
 from ..planning.candidates import candidates
 from ..planning.law import find_law
 from ..planning.plan import compute_optimal
@@ -265,7 +265,7 @@ def hardware(
     if name is not None:
         echo(f"source: {entries[0].source}")
     else:
-        echo("prices: typical on-demand list prices of 2025; sources: scaling hardware NAME")
+        echo(f"prices: typical on-demand list prices of {PRICES_OF}; sources: scaling hardware NAME")
         echo(f"additions: {user_file()}, or the file named by $SCALING_HARDWARE")
 
 

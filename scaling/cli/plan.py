@@ -35,7 +35,10 @@ PLAN_EPILOG = "Example: scaling plan --budget 8xA100-hours --mfu 0.35"
 def plan(
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="8xA100-hours, 24h@8xA100, 1.4e18, 0.02 PF-days; several with commas."),
+        typer.Option(
+            "--budget",
+            help="64 H100 for 2 weeks, 8xA100-hours, $5000 on H100, 1.4e18, 0.02 PF-days; several with commas.",
+        ),
     ] = None,
     law: Annotated[
         str | None,
@@ -56,7 +59,10 @@ def plan(
         typer.Option("--family", help="gpt2-kaplan, gpt2, another family, all, or grid (30,000 shapes)."),
     ] = None,
     on: Annotated[
-        str | None, typer.Option("--on", help="Devices for a budget in FLOPs, like 8xA100.")
+        str | None, typer.Option("--on", help="Devices for a budget that names none, like 8xA100.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option("--price", help="USD per device-hour (default: the catalogue's).")
     ] = None,
     times: Annotated[
         str | None,
@@ -138,6 +144,7 @@ def plan(
         force=force,
         study=study,
         times=times,
+        price=price,
     )
     made, advice = answer_query(question)
     target = out or (study / "plan.json" if study is not None else None)
@@ -240,9 +247,13 @@ def _budget(budget: Budget) -> str:
         return line + " (no accelerator named: --on 8xA100 gives hours)"
     device = accelerator(budget.accelerator)
     seconds = (budget.device_seconds or 0) / (budget.devices or 1)
+    alone = f" (no number given: --on 8x{device.name})" if budget.devices_source == "assumed" else ""
+    price = ""
+    if budget.hourly_price is not None:
+        price = f"\n        at {budget.hourly_price:g} USD per device-hour ({budget.price_source})"
     return (
-        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}\n        at MFU {budget.mfu:.4g} "
-        f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense"
+        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}{alone}\n        at MFU {budget.mfu:.4g} "
+        f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense{price}"
     )
 
 

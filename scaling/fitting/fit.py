@@ -44,7 +44,7 @@ def fit(
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
 ) -> Fit:
-    """Fit a law to runs of one group.
+    """Fit a law to runs of one group, certify it, and resample it for intervals.
 
     Args:
         runs: what a reader returned, whose warnings stand on the fit card, or any sequence of runs.
@@ -55,14 +55,25 @@ def fit(
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
         annealed: "only" leaves mid-schedule points out, "all" takes them with the rest; a mixture needs one of the two.
-        seed: of the starts and the resamples.
+        seed: seed of the starts and the resamples.
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
 
+    Returns:
+        The fit: it predicts, allocates and plots, and printing it shows the fit card with its status and warnings.
+
     Raises:
         BadInput: neither or both of runs and arrays; a mixture of annealed and mid-schedule points, of groups or of eval
             sets; an unknown form; too few rows, or fewer than 4 runs with a bootstrap.
+
+    Examples:
+        >>> from scaling import Law
+        >>> N, D = [1e7, 1e7, 1e8, 1e8, 1e9, 1e9], [1e9, 1e10] * 3
+        >>> law = Law(E=1.8, A=480, B=2100, alpha=0.35, beta=0.37)
+        >>> found = fit(N=N, D=D, loss=law.loss(N, D), form="chinchilla", bootstrap=0)
+        >>> round(found.main_form.law.alpha, 3)
+        0.35
     """
     if form not in FORMS:
         raise BadInput(f"form is {form!r}; {nearest(form, FORMS)}")
@@ -99,6 +110,7 @@ def fit(
         eval_set=table[0].eval_set,
         group=table[0].group,
         created_at=now(),
+        data=table,
     )
     return replace(
         fitted,

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,9 +30,13 @@ from ..laws import (
     in_shape,
     resolve_point,
 )
+from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
 from .forms import LENGTH, FittedForm, ResidualGP, Status
 from .lawfile import FormRecord, LawFile, LocalRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible loss
 
@@ -72,6 +77,7 @@ class Fit:
         created_at: time of the fit, as in its file.
         name: name of its file.
         file_sha256: hash of that file; empty for a fit in memory.
+        data: the fitted rows; None for a law read from its file, which does not hold them.
     """
 
     forms: tuple[FittedForm, ...]
@@ -93,6 +99,7 @@ class Fit:
     created_at: str = ""
     name: str = "law.json"
     file_sha256: str = ""
+    data: RunTable | None = None
 
     def __repr__(self) -> str:
         """The fit card, as a notebook shows it."""
@@ -285,8 +292,8 @@ class Fit:
             loss_interval_80=predicted.interval_80,
         )
 
-    def optimum_exponent(self, C: float) -> tuple[float, Interval | None]:
-        """The a of N* ∝ C^a over the decade of compute up to C, and its 80 % interval.
+    def optimum_exponent(self, C: float, level: float = 0.8) -> tuple[float, Interval | None]:
+        """The a of N* ∝ C^a over the decade of compute up to C, and its interval at a level.
 
         Raises:
             BadInput: a form has no optimum.
@@ -296,7 +303,7 @@ class Fit:
         high, low = (self._log_optimum(product) for product in products)
         exponent = (high - low) / scale
         highs, lows = (self._log_optima(product) for product in products)
-        return exponent, _centred((highs - lows) / scale, exponent)
+        return exponent, _centred((highs - lows) / scale, exponent, level)
 
     def _log_optimum(self, product: float) -> float:
         """Log N* of the smooth law at N·D = product: closed form for one form, else golden section between the forms'."""
@@ -332,25 +339,75 @@ class Fit:
             )
         return form.law.allocate(product, flops_per_param_token=1.0)
 
-    def interval(self, constant: str) -> Interval | None:
-        """80 % interval of a constant of `main_form`, from its resampled constants; None without.
+    def interval(self, constant: str, level: float = 0.8) -> Interval | None:
+        """Interval of a constant, or of an exponent of the compute-optimal sizes.
+
+        The constants are those of `main_form`. The exponents a of N* ∝ C^a and b of D* ∝ C^b (Hoffmann et al. 2022, table 2)
+        are those of the prediction, over the decade of compute beyond the data.
 
         Args:
-            constant: E, A, B, alpha, beta or gamma.
+            constant: "E", "A", "B", "alpha", "beta" or "gamma"; "a" or "b".
+            level: probability that the interval covers, above 0 and below 1.
+
+        Returns:
+            The lower and the upper bound, from resamples of whole runs; None for a constant that the form fixes, and for
+            a fit without resamples.
 
         Raises:
-            BadInput: no such constant.
+            BadInput: no such constant, a level out of range, or an exponent of a law without an optimum.
         """
+        if not 0 < level < 1:
+            raise BadInput(f"level is {level:g}; it must be above 0 and below 1, such as 0.8")
+        if constant in ("a", "b"):
+            exponent = self.optimum_exponent(GROWTH_STEP * self.domain.C[1], level)[1]
+            return exponent if constant == "a" or exponent is None else (1 - exponent[1], 1 - exponent[0])
         if constant not in CONSTANTS:
-            raise BadInput(f"constant is {constant!r}; {nearest(constant, CONSTANTS)}")
+            raise BadInput(f"constant is {constant!r}; {nearest(constant, (*CONSTANTS, 'a', 'b'))}")
         form = self.main_form
         draws = form.draws[:, CONSTANTS.index(constant)]
         value = getattr(form.law, constant)
         if constant in ("E", "A", "B") and value > 0:  # scale parameters: the interval is of the logarithm
             positive = np.log(draws[draws > 0])
-            bounds = _centred(positive, math.log(value))
+            bounds = _centred(positive, math.log(value), level)
             return None if bounds is None else _exp(bounds)
-        return _centred(draws, value)
+        return _centred(draws, value, level)
+
+    @property
+    def residuals(self) -> Array:
+        """Relative errors of the fit on its own rows, actual/predicted − 1 of the loss: shape (rows,), in their order.
+
+        Positive where a run came out worse than predicted.
+
+        Raises:
+            BadInput: the law was read from a file, which does not hold its runs.
+        """
+        table = self._fitted_rows()
+        unique = None if self.fitted_repetition is None else table.U
+        return np.asarray(table.L / self.loss(table.N, table.D, unique_tokens=unique) - 1)
+
+    def plot(self, kind: str = "surface") -> "Figure":
+        """Draw a figure of the fit.
+
+        Args:
+            kind: "surface" (contours of loss over N and D), "isoflops", "frontier" (loss and size against compute),
+                "residuals" (of the forms, without the local correction), "profile" (likelihood of the exponents) or
+                "backtest" (rollout errors by form).
+
+        Returns:
+            A matplotlib figure; `savefig` writes it.
+
+        Raises:
+            BadInput: no such figure, or the law was read from a file, which does not hold its runs.
+        """
+        figure: Figure = import_module("plots.notebook").plot_fit(self, self._fitted_rows(), kind)
+        return figure
+
+    def _fitted_rows(self) -> RunTable:
+        if self.data is None:
+            raise BadInput(
+                f"{self.name} does not hold the runs it was fitted on; fit them again, or open their study"
+            )
+        return self.data
 
     def tokens_for(self, N: ArrayLike, loss: float, *, unique_tokens: float | None = None) -> Array:
         """Fewest tokens at which models of N parameters are predicted to reach a loss, elementwise; infinite where none do.
@@ -433,6 +490,9 @@ class Fit:
     def save(self, path: str | PathLike[str]) -> None:
         """Write law.json, whole or not at all.
 
+        Args:
+            path: the file; one that is there is replaced.
+
         Raises:
             BadInput: the folder cannot be written.
         """
@@ -443,10 +503,16 @@ _JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count 
 
 
 def load_law(path: str | PathLike[str]) -> Fit:
-    """A fitted law from its file.
+    """Read a fitted law from its file.
+
+    Args:
+        path: law.json, as `Fit.save` and `scaling fit` write it.
+
+    Returns:
+        The fit, which predicts as it did before; it lacks the runs behind it.
 
     Raises:
-        BadInput: no such file, or not a law file.
+        BadInput: no such file, not a law file, or one of a newer version.
     """
     file = Path(path)
     document = LawFile.read(file)
@@ -462,15 +528,15 @@ def load_law(path: str | PathLike[str]) -> Fit:
     return Fit(**values)
 
 
-def _centred(draws: Array, value: float) -> Interval | None:
-    """80 % interval: the draws' quantiles, moved so that their median is the estimate; None without draws that vary.
+def _centred(draws: Array, value: float, level: float = 0.8) -> Interval | None:
+    """Interval at a level: the draws' quantiles, moved so that their median is the estimate; None without draws that vary.
 
     Resampled laws bend towards few runs, so their median may lie off the estimate by more than their spread.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) < 2 or np.ptp(draws) == 0:
         return None
-    low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9])
+    low, middle, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
     return float(value + low - middle), float(value + high - middle)
 
 

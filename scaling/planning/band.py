@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 from families.units import BadInput
 
 from ..budget import Budget
-from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
 from ..stats import Array
 from .evaluate import EvaluatedCandidates, evaluate_candidates, to_choice
@@ -95,14 +94,12 @@ def _member(
     evaluated: EvaluatedCandidates, index: int, law: LossModel, budget: Budget, nats: float, extra: float
 ) -> BandMember:
     never = not np.isfinite(extra)
-    seconds = None if never else budget.device_seconds_for(extra)
-    price = accelerator(budget.accelerator).price if budget.accelerator else None
     return BandMember(
         choice=to_choice(evaluated, index, law, budget, force=True),
         nats=nats,
         extra_flops=None if never else extra,
         extra_hours=None if never else budget.hours(extra),
-        extra_price=None if seconds is None or price is None else price * seconds / 3600,
+        extra_price=None if never else budget.price(extra),
     )
 
 

@@ -41,6 +41,7 @@ def budget_for(
     on: str | None,
     mfu: float | None = None,
     mfu_source: MfuSource = "assumed",
+    price: float | None = None,
 ) -> Budget:
     """The least training FLOPs with which a target is reached, as a budget.
 
@@ -58,12 +59,18 @@ def budget_for(
     """
     evaluated = evaluate_candidates(ask, law, shapes)
     flops = float(evaluated.flops[evaluated.best()])
-    budget = parse_budget(repr(flops), mfu=mfu, mfu_source=mfu_source, on=on)
+    budget = parse_budget(repr(flops), mfu=mfu, mfu_source=mfu_source, on=on, price=price)
     return budget.model_copy(update={"text": text})
 
 
 def estimate_budget(
-    text: str, law: LossModel, shapes: Candidates, ask: Objective, *, on: str | None
+    text: str,
+    law: LossModel,
+    shapes: Candidates,
+    ask: Objective,
+    *,
+    on: str | None,
+    price: float | None = None,
 ) -> Budget:
     """A budget whose MFU is estimated for the very member that it buys: choose, estimate, choose again.
 
@@ -77,7 +84,7 @@ def estimate_budget(
     Raises:
         BadInput: the budget names no accelerator.
     """
-    budget = parse_budget(text, on=on, mfu_source="estimated")
+    budget = parse_budget(text, on=on, mfu_source="estimated", price=price)
     if budget.accelerator is None:
         raise BadInput(f"budget is {text}; an MFU is estimated for a device, and --on 8xA100 names one")
     device = accelerator(budget.accelerator)
@@ -90,7 +97,7 @@ def estimate_budget(
         estimate = estimated_mfu(
             member.spec, device, micro_batch=fit.micro_batch, batch_sequences=advice.batch_sequences
         )
-        again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated")
+        again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
         if abs(again.flops / budget.flops - 1) < 1e-6:
             break
         budget = again
@@ -253,11 +260,17 @@ def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFi
         if fits:
             memory = accounting.training_memory(member.spec, fits, **how)
             return MemoryFit(micro_batch=fits, checkpointing=checkpointing, shards=shards, memory=memory)
-    needed = sum(accounting.training_memory(member.spec, 1, **how).values())
+
+    def needed_on(count: int) -> int:
+        return sum(accounting.training_memory(member.spec, 1, **{**how, "shards": count}).values())
+
+    needed = needed_on(devices)
     sharing = "" if devices == 1 else f", states sharded over {devices}"
+    enough = next((n for n in (2**k for k in range(1, 17)) if n > devices and needed_on(n) <= usable), None)
+    which = "" if enough is None else f", such as --on {enough}x{device.name}"
     raise BadInput(
         f"{member.name} needs {format_bytes(needed)} of a device's memory, one sequence at a time{sharing}; "
-        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices"
+        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices{which}"
     )
 
 

@@ -52,20 +52,35 @@ class PlanQuery:
     force: bool = False
     study: Path | None = None
     times: str | None = None
+    price: float | None = None
 
 
-def answer_query(query: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
+def answer_query(
+    query: PlanQuery, *, law: LossModel | None = None, budget: Budget | None = None
+) -> tuple[PlanFile, dict[str, Recipe]]:
     """The plan, not yet sealed, and every recipe for its recommended member.
+
+    Args:
+        query: the options.
+        law: a law in memory, in place of the one that the options name.
+        budget: a budget that has been read, in place of the options' text.
+
+    Args:
+        question: the options.
+        law: a law in memory, in place of the one that the options name.
+        budget: a budget that has been read, in place of the options' text.
 
     Raises:
         BadInput: options that contradict each other, or nothing answers them.
     """
     _check(query)
-    law = find_law(query.law, query.study)
+    inputs = _inputs(query) if law is None else _inputs_of(law)
+    law = law or find_law(query.law, query.study)
     runs = own_runs(query.study)
     shapes = _shapes(query, runs if isinstance(law, Fit) else ())
     objective = _objective(query)
-    budgets = [_shared(budget, query.times) for budget in _budgets(query, objective, law, shapes, runs)]
+    read = _budgets(query, objective, law, shapes, runs) if budget is None else [budget]
+    budgets = [_shared(each, query.times) for each in read]
     nats, share = _within(query.within)
     made = make_plan(
         budgets,
@@ -75,7 +90,7 @@ def answer_query(query: PlanQuery) -> tuple[PlanFile, dict[str, Recipe]]:
         nats=nats,
         share=share,
         rule=query.rule,
-        inputs=_inputs(query),
+        inputs=inputs,
         force=query.force,
     )
     if query.times is not None:
@@ -100,12 +115,15 @@ class IsoFlopCurve:
     loss: NDArray[np.float64]
 
 
-def isoflop_curves(query: PlanQuery, plan: PlanFile) -> tuple[IsoFlopCurve, ...]:
+def isoflop_curves(
+    query: PlanQuery, plan: PlanFile, *, law: LossModel | None = None
+) -> tuple[IsoFlopCurve, ...]:
     """IsoFLOP curves through each of a plan's several budgets, or a third, one and three times its only one.
 
-    Empty under a law with a frontier, which fixes each member's tokens.
+    Empty under a law with a frontier, which fixes each member's tokens. `law` takes the place of the one that the options
+    name.
     """
-    law = find_law(query.law, query.study)
+    law = law or find_law(query.law, query.study)
     if law.frontier is not None or plan.recommended is None:
         return ()
     shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
@@ -214,7 +232,9 @@ def _budgets(
             raise BadInput(
                 "--mfu estimate needs a --budget; the cost of a target in FLOPs does not depend on it"
             )
-        return [estimate_budget(text, law, shapes, objective, on=query.on) for text in texts]
+        return [
+            estimate_budget(text, law, shapes, objective, on=query.on, price=query.price) for text in texts
+        ]
     mfu = None if query.mfu is None else parse_mfu(query.mfu)
     if objective.target is not None:
         goal = "loss" if query.target_ppl is None else "perplexity"
@@ -224,15 +244,26 @@ def _budgets(
         text = f"target {goal} {value:g}"
         source: MfuSource = "measured" if measured else "assumed"
         return [
-            budget_for(objective, law, shapes, text=text, on=query.on, mfu=measured or mfu, mfu_source=source)
+            budget_for(
+                objective,
+                law,
+                shapes,
+                text=text,
+                on=query.on,
+                mfu=measured or mfu,
+                mfu_source=source,
+                price=query.price,
+            )
         ]
     budgets = []
     for text in texts:
-        budget = parse_budget(text, mfu=mfu, on=query.on)
+        budget = parse_budget(text, mfu=mfu, on=query.on, price=query.price)
         if mfu is None and budget.accelerator is not None:
             measured = _measured(runs, accelerator(budget.accelerator))
             if measured is not None:
-                budget = parse_budget(text, mfu=measured, mfu_source="measured", on=query.on)
+                budget = parse_budget(
+                    text, mfu=measured, mfu_source="measured", on=query.on, price=query.price
+                )
         budgets.append(budget)
     return budgets
 
@@ -286,3 +317,8 @@ def _inputs(query: PlanQuery) -> dict[str, str]:
     else:
         own = None if query.study is None else query.study / "law.json"
     return hashes([own]) if own is not None and own.exists() else {}
+
+
+def _inputs_of(law: LossModel) -> dict[str, str]:
+    """The file that a law in memory was read from, if any."""
+    return {law.name: law.file_sha256} if isinstance(law, Fit) and law.file_sha256 else {}

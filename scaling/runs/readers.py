@@ -77,6 +77,9 @@ def read_runs(
         least: number of rows below which the file is refused; 0 for a study that may have none yet.
         loss_unit: unit of the file's losses, per token; they are converted to nats.
 
+    Returns:
+        The runs as a table, with the reader's warnings and the rows it left out.
+
     Raises:
         BadInput: no such file, a newer version, an unknown field or column in `column_names`, too few rows, or too many
             bad ones. A last line that is still being written is named in `bad` and never too many.

@@ -248,7 +248,12 @@ class RunTable(Sequence[Run]):
         Raises:
             BadInput: there are no rows, or a row does not state its N in that convention.
         """
-        return self._array("N", lambda: (run.n_params(self.convention) for run in self))
+
+        def sizes() -> Iterator[float]:
+            convention = self.convention  # looks at every row, so once
+            return (run.n_params(convention) for run in self)
+
+        return self._array("N", sizes)
 
     @cached_property
     def D(self) -> Array:

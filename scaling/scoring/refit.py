@@ -70,7 +70,7 @@ def refit_study(study: StudyPaths, plan: PlanFile, runs: Sequence[Run], new: Seq
     if plan.seal is None or sha256_file(study.law) != plan.seal.law_sha256:
         from ..fitting.fit import fit
 
-        old = _comparable(law, runs).select(lambda run: run.run not in new)
+        old = comparable_runs(law, runs).select(lambda run: run.run not in new)
         law = fit(old, convention=law.convention, seed=seed)
     return refit(law, runs, new, seed=seed)
 
@@ -92,7 +92,7 @@ def refit(law: Fit | StrPath, runs: Sequence[Run] | StrPath, new: Sequence[str],
 
     if isinstance(law, str | PathLike):
         law = load_law(law)
-    comparable = _comparable(law, read_runs(runs) if isinstance(runs, str | PathLike) else runs)
+    comparable = comparable_runs(law, read_runs(runs) if isinstance(runs, str | PathLike) else runs)
     if not any(run.run in new for run in comparable):
         raise BadInput(
             "no new run has the law's group, eval set and count of N; there is nothing to refit with"
@@ -129,7 +129,8 @@ def change_interval(change: Change, bounds: Interval | None) -> str:
     return "–" if bounds is None else "–".join(change_value(change, bound) for bound in bounds)
 
 
-def _comparable(law: Fit, runs: Sequence[Run]) -> RunTable:
+def comparable_runs(law: Fit, runs: Sequence[Run]) -> RunTable:
+    """Select the annealed runs of a law's group and eval set that state their N in its convention."""
     return RunTable.of(runs).select(
         lambda run: (
             run.annealed

@@ -118,7 +118,7 @@ def plan_members(study: StudyPaths, seconds: float, train_tokens: int) -> tuple[
 def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
     """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained."""
     if not study.plan.exists():
-        ladders = [run for run in read_runs(study.runs).runs if run.params != target.params]
+        ladders = read_runs(study.runs).select(lambda run: run.params != target.params)
         replace(fit(ladders, seed=seed), inputs=hashes((study.runs,))).save(study.law)
         law = load_law(study.law)
         hours = expected_hours(target, read_ledger(study.ledger))
