@@ -115,7 +115,7 @@ HUGE: dict[str, bytes] = {
     "a million commas": b"," * 3_000_000 + b"\n",
     "NULs of 10 MB": b"\0" * 10_000_000,
     "bars of 3 MB": b"|" * 3_000_000 + b"\n",
-    "150,000 rows": b"run,params,tokens,loss\n" + b"a,1e6,2e7,3.5,x\n" * 150_000,
+    "50,000 rows": b"run,params,tokens,loss\n" + b"a,1e6,2e7,3.5,x\n" * 50_000,
 }
 
 
