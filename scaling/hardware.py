@@ -1,5 +1,7 @@
-"""Accelerators (dense peak FLOP/s by number format, memory, bandwidth and price, each with its source), and the one
-grammar of "how many of what": 8xA100, A100 x 8, 1 node of 8 A100s, TPU v4-32.
+"""Accelerators with their published figures, and the grammar of device counts.
+
+Figures are dense peak FLOP/s by number format, memory, bandwidth and price, each with its source. One grammar reads a
+count and a device: 8xA100, A100 x 8, 1 node of 8 A100s, TPU v4-32.
 
 A device's name is matched whole: every word is one of the catalogue's name, or of the few that do not change the
 device (its vendor, its memory where there is only one); else it is another device, and unknown.
@@ -293,7 +295,7 @@ _VENDOR = _PLURALS | {
 _VENDOR |= {"gpu", "device", "card", "accelerator", "chip"}
 _FORM = re.compile(r"sxm|pcie|nvl|oam|hbm[0-9]e?|gddr[0-9]x?|[0-9]+gb")  # a device's form and memory
 _GLUED = re.compile(r"(?<=[0-9])(sxm|pcie|nvl)", re.IGNORECASE)  # H100SXM5
-# Words of a neighbour: behind a name of one's own they make another device of it.
+# Words that, next to the name of a user's device, make it another device.
 _NEIGHBOUR = frozenset({"ti", "super", "laptop", "mobile", "max", "q", "maxq", "d", "mig", "nvl", "pcie"})
 
 
@@ -349,7 +351,7 @@ def _whole(words: _Words) -> str | None:
 
 
 def _own_name(text: str) -> str | None:
-    """The longest name of one's own whose words stand in the text in their order, none of a neighbour's beside them."""
+    """Longest name of a user's device whose words occur in the text in order, with no word of another device beside them."""
     lower = text.lower()
     inside = [name for name in _own(user_file()) if re.search(_in_order(name), lower)]
     beside = {word.lower() for word in _tokens(text)} & _NEIGHBOUR
@@ -440,9 +442,9 @@ class Devices:
 
 
 def combine(*parts: Devices | None) -> Devices:
-    """What several texts name together: a column of devices and one of numbers, a budget and --on.
+    """Devices that several texts name together: a column of devices and one of numbers, a budget and --on.
 
-    A problem of one of them is the whole's, and so is a contradiction.
+    A problem of one text, or a contradiction between two, is a problem of the result.
     """
     count: int | None = None
     device: Accelerator | None = None

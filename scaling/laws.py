@@ -264,7 +264,14 @@ class Law:
 
 
 def kaplan_law(*, Nc: float, Dc: float, aN: float, aD: float) -> Law:
-    """Kaplan's L(N, D) = [(Nc/N)^(aN/aD) + Dc/D]^aD as the general law."""
+    """Kaplan's L(N, D) = [(Nc/N)^(aN/aD) + Dc/D]^aD as the general law.
+
+    Args:
+        Nc: scale of N, in parameters without embeddings.
+        Dc: scale of D, in tokens.
+        aN: exponent of N with unlimited data.
+        aD: exponent of D with unlimited parameters.
+    """
     alpha = aN / aD
     return Law(E=0.0, A=Nc**alpha, alpha=alpha, B=Dc, beta=1.0, gamma=aD)
 
@@ -415,7 +422,18 @@ class LossModel(Protocol):
         convention: Convention | None = None,
         force: bool = False,
     ) -> Prediction:
-        """Loss of a run with intervals, after a check of the domain."""
+        """Loss of a run with intervals, in nats per token, after a check of the domain.
+
+        Args:
+            N: parameters in the law's convention, or `params`, or a published member's name as `family`.
+            D: training tokens, or `tokens`.
+            params: see N.
+            tokens: see D.
+            family: see N.
+            unique_tokens: distinct tokens among D (default: all).
+            convention: the caller's convention of N, checked against the law's.
+            force: predict even more than 1,000 times outside the fitted domain.
+        """
 
     def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
         """Point prediction without a check of the domain, elementwise: `predict(N, D).loss`."""

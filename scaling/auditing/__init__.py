@@ -1,4 +1,4 @@
-"""Audit of published tables: recompute what a table states, and explain what does not add up."""
+"""Audit of published tables: recompute the numbers that a table states, and explain the inconsistent ones."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence

@@ -278,7 +278,7 @@ def _class_counts(spec: ModelSpec, experts: Experts | None) -> dict[str, int]:
 
 
 def shape_kind(entry: TableEntry, spec: ModelSpec) -> str:
-    """What the row's shape is taken for: "a GPT-2", "a BERT", "a Llama" or "a Llama with experts"."""
+    """Kind of model that the row's shape is taken for: "a GPT-2", "a BERT", "a Llama" or "a Llama with experts"."""
     kind = {"gpt2": "a GPT-2", "bert": "a BERT", "llama": "a Llama"}[spec.architecture]
     return f"{kind} with experts" if experts_of(entry) is not None and spec.architecture == "llama" else kind
 

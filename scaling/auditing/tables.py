@@ -471,7 +471,7 @@ def _cell_number(cell: str, column: _Column) -> StatedNumber | None:
 
 
 def reading_notes(tables: Sequence[SourceTable]) -> tuple[str, ...]:
-    """What of the tables was not read as it stands: unknown columns, second columns of a field, cells without a number."""
+    """Notes on reading: unknown columns, second columns of a field, units of columns, cells without a number."""
     notes: list[str] = []
     for number, table in enumerate(tables, start=1):
         prefix = f"table {number}: " if len(tables) > 1 else ""

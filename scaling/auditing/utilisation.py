@@ -79,7 +79,8 @@ def utilisation(entry: TableEntry, tokens: float | None) -> Utilisation | None:
     """MFU that a row's hours imply; None without devices, time or FLOPs.
 
     Args:
-        tokens: that the row was trained on.
+        entry: the row.
+        tokens: number of tokens that it was trained on; None where unknown.
     """
     devices, per_token = devices_of(entry), _flops_per_token(entry, tokens)
     seconds = None if devices is None else _seconds(entry, devices.count)
@@ -278,7 +279,7 @@ def _stated_mfu(entry: TableEntry, tokens: float | None) -> list[Finding]:
 
 
 def _mfu_cause(ratio: float, devices: Devices) -> str:
-    """What makes an MFU `ratio` times too high: a peak of another device, of sparse matrices, or a forgotten count."""
+    """Cause of an MFU that is `ratio` times too high: a peak of another device, of sparse matrices, or a forgotten count."""
     peak = devices.device.training_peak
     if devices.count > 1 and abs(ratio / devices.count - 1) < _EXPLAINS:
         return f"; {ratio:.3g}x too high: the work of {devices.count} devices over the peak of one"

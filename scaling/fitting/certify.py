@@ -44,7 +44,14 @@ class Certificate:
 
 
 def certify(problem: Problem, shape: FormShape, given: Array | None = None, seed: int = 0) -> Certificate:
-    """Fit one form from variable-projection starts, or from those `given` (k, 6), and judge the result."""
+    """Fit one form from several starts, and judge the result.
+
+    Args:
+        problem: the rows, with their weights and prior.
+        shape: the form.
+        given: starts in the coordinates of the problem, shape (k, 6) (default: from variable projection).
+        seed: of the jittered starts that follow where fewer than 3 starts agree.
+    """
     theta = starts(problem, shape) if given is None else np.atleast_2d(given)
     if len(problem.x) > MANY_ROWS:
         near = minimise(thinned(problem, FEW_ROWS), shape, theta).theta

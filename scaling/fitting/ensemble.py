@@ -105,7 +105,14 @@ class Table:
 
     @classmethod
     def of(cls, N: Array, D: Array, L: Array, prior: FormPrior = PRIOR) -> "Table":
-        """Weigh the rows by a first fit of the general form with hardly any prior."""
+        """Rows whose noise is estimated by a first fit of the general form with a very weak prior.
+
+        Args:
+            N: parameters, shape (n,).
+            D: tokens, shape (n,).
+            L: losses in nats per token, shape (n,).
+            prior: of the constants of every candidate form.
+        """
         rough = cls(N=N, D=D, L=L, noise=1e-5, prior=prior)
         few = rough.thinned()
         problem = few.problem(CANDIDATES[0])
@@ -144,7 +151,14 @@ def solve(problem: Problem, shape: FormShape) -> Array:
 
 
 def predict_log(problem: Problem, theta: Array, N: Array, D: Array) -> Array:
-    """Log L of one θ at other points, shape (n,)."""
+    """Log L of one θ at other points, shape (n,).
+
+    Args:
+        problem: the one whose coordinates θ is in.
+        theta: shape (6,).
+        N: parameters, shape (n,).
+        D: tokens, shape (n,).
+    """
     return np.asarray(log_loss(theta[None], np.log(N) - problem.x_mean, np.log(D) - problem.z_mean)[0])
 
 
@@ -278,7 +292,16 @@ def _rounded(draws: Array) -> Array:
 def fit_single_form(
     table: RunTable, form: str, *, seed: int, bootstrap: int, delta: float, given: Sequence[Law] | None
 ) -> EnsembleFit:
-    """One form, fitted plainly: no prior, every row the same weight."""
+    """Fit of a single form without a prior and with equal weights.
+
+    Args:
+        table: the runs.
+        form: name of the form, a key of `SHAPES`.
+        seed: of the starts and the resampling.
+        bootstrap: resamples of whole runs; 0 for none.
+        delta: residual in log loss beyond which the Huber loss is linear.
+        given: laws to start from, in place of variable projection.
+    """
     shape = SHAPES[form]
     if len(table) < len(shape.free):
         raise BadInput(f"there are {len(table)} rows; the form {form!r} has {len(shape.free)} constants")

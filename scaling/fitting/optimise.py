@@ -93,7 +93,17 @@ class Problem:
         centre: Array | None = None,
         precision: Array | None = None,
     ) -> "Problem":
-        """Rows of N parameters, D tokens and L nats per token."""
+        """Rows to fit, with logs of N and D centred at their means.
+
+        Args:
+            N: parameters, shape (n,).
+            D: tokens, shape (n,).
+            L: losses in nats per token, shape (n,).
+            delta: residual in log loss beyond which the Huber loss is linear.
+            weights: of the rows, shape (n,), or one set per problem, (k, n) (default: 1).
+            centre: mean of the normal prior of θ, shape (6,) (default: 0).
+            precision: weight of the prior in each coordinate of θ, shape (6,) (default: 0, no prior).
+        """
         x, z = np.log(N), np.log(D)
         return cls(
             x=x - x.mean(),
@@ -274,6 +284,13 @@ def minimise(
 
     The kinks of a Huber loss with δ = 1e-3 slow any step, so δ shrinks to its value through `continuation`. No box: a
     coordinate that runs away is reported by the caller, not held.
+
+    Args:
+        problem: the rows, with weights for one problem or for k of them.
+        shape: the form; only its free coordinates move.
+        theta: starts, shape (k, 6).
+        continuation: factors of δ, one stage each, the last of them 1.
+        steps: most Newton steps in the last stage; earlier stages take 15 at most.
     """
     theta = shape.at(theta)
     taken = 0

@@ -26,7 +26,16 @@ def unidentified(repetition: Repetition) -> tuple[str, ...]:
 def fit_repetition(
     N: Array, D: Array, U: Array, L: Array, *, delta: float, form: str = "chinchilla"
 ) -> Repetition:
-    """R_N and R_D that let the form fit best: a grid in their logarithms, refined by halving its step."""
+    """R_N and R_D with which the form fits best: a grid in their logarithms, refined by halving its step.
+
+    Args:
+        N: parameters, shape (n,).
+        D: tokens, shape (n,), repeated ones counted each time.
+        U: distinct tokens among D, shape (n,).
+        L: losses in nats per token, shape (n,).
+        delta: residual in log loss beyond which the Huber loss is linear.
+        form: name of the form, a key of `SHAPES`.
+    """
     if len(N) > MOST_ROWS:
         keep = np.argsort(N * D, kind="stable")[np.linspace(0, len(N) - 1, MOST_ROWS).round().astype(int)]
         N, D, U, L = N[keep], D[keep], U[keep], L[keep]

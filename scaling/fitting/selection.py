@@ -61,6 +61,13 @@ def rows_of(
 ) -> RunTable:
     """Build the table of a fit from runs or, without those, from arrays of shape (n,).
 
+    Args:
+        runs: runs, in place of the three arrays.
+        N: parameters.
+        D: tokens.
+        loss: losses in nats per token.
+        convention: parameters that N counts (default: those of the runs; for arrays, all parameters).
+
     Raises:
         BadInput: neither or both are given, or a value that no run can have.
     """

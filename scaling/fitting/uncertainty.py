@@ -39,6 +39,14 @@ def cluster_draws(
     """Constants refitted to each of `count` resamples of whole runs, in the order of CONSTANTS: shape (count, 6).
 
     Their spread is widened by sqrt(runs/(runs − 3)): few runs bend the law towards themselves.
+
+    Args:
+        problem: the rows, n of them.
+        shape: the form.
+        theta: the optimum with equal weights, shape (6,).
+        cluster: number of each row's run, from 0, shape (n,).
+        count: resamples; 0 for none.
+        seed: of the resampling.
     """
     if not count:
         return np.empty((0, 6))
@@ -103,7 +111,15 @@ def _spread(values: Array) -> float:
 def profile(
     problem: Problem, shape: FormShape, theta: Array, coordinate: int, values: Array
 ) -> tuple[Array, Array]:
-    """The least objective with one coordinate of θ held at each of `values`: (objective, θ) of shapes (k,), (k, 6)."""
+    """The least objective with one coordinate of θ held at each of `values`: (objective, θ) of shapes (k,), (k, 6).
+
+    Args:
+        problem: the rows.
+        shape: the form.
+        theta: the optimum, shape (6,), from which the first fit starts.
+        coordinate: index in θ of the one held.
+        values: of that coordinate, shape (k,), in the order of the fits.
+    """
     fixed = list(theta)
     objectives: list[float] = []
     thetas: list[Array] = []

@@ -154,7 +154,14 @@ def _mean(residuals: Sequence[dict[float, float]]) -> dict[float, float]:
 
 
 def fit_sibling(sibling: RunCurves, run: RunCurves, steps: int, reference: float) -> SiblingFit | None:
-    """Fit the law to all rungs of a finished sibling, at the run's x_end; None if it logged too little."""
+    """Fit the law to all rungs of a finished sibling, at the run's x_end; None if it logged too little.
+
+    Args:
+        sibling: the finished sibling.
+        run: the run to be forecast.
+        steps: length of the run's rung.
+        reference: x_end of that rung, in steps of the run at the peak learning rate.
+    """
     own_reference = reference * run.plan.batch_tokens / sibling.plan.batch_tokens
     longest = max(sibling.finals)
     begin = max(1.5 * sibling.plan.warmup, const.INITIAL_BEND * longest)
@@ -210,6 +217,12 @@ def observations(run: RunCurves, steps: int, curve: Curve, sibling_prior: Siblin
     """Return the observations of a rung's curve for the fit of the law; None if there are too few.
 
     The initial bend is left out, more of it where no sibling's residuals show its shape.
+
+    Args:
+        run: the run.
+        steps: length of the rung, which determines the schedule.
+        curve: its curve, or a part of it.
+        sibling_prior: the prior from its siblings, with their mean residuals.
     """
     warm = 1.5 * run.plan.warmup
     if not len(curve.step):

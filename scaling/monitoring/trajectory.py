@@ -103,7 +103,14 @@ class Points:
 
 
 def features(profile: LrProfile, step: Array, train: Array, reference: float) -> Array:
-    """Return the design matrices of level, slope, gain, shift and drift, shape (alphas·memories, points, 5)."""
+    """Return the design matrices of level, slope, gain, shift and drift, shape (alphas·memories, points, 5).
+
+    Args:
+        profile: the schedule.
+        step: shape (points,).
+        train: 1 for training loss, 0 for held-out loss, shape (points,).
+        reference: x_end, in steps at the peak learning rate.
+    """
     ratio = np.log(np.maximum(profile.area_at(step), 1e-9) / reference)
     fall = -np.expm1(-ALPHAS[:, None] * ratio) / ALPHAS[:, None]  # (alphas, points)
     gained = profile.annealed(step, MEMORIES)  # (memories, points)

@@ -175,7 +175,7 @@ def variance(information: Array, gradient: Array) -> Array:
 
 
 def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) -> list[LadderSpec]:
-    """Every ladder on offer: members well below the target, tokens on a grid up to a quarter of the budget.
+    """All candidate ladders: members well below the target, tokens on a grid up to a quarter of the budget.
 
     Args:
         shapes: the candidates.
@@ -203,7 +203,7 @@ def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExchangeState:
-    """Ladders on offer, of which at most one for each member is chosen.
+    """Candidate ladders, of which at most one for each member is chosen.
 
     Args:
         information: of each ladder, shape (k, 6, 6).

@@ -43,6 +43,12 @@ def pilot_family(
 ) -> Pilot:
     """Shapes of these widths under a rule; at least two layers, below which attention cannot copy (Olsson et al. 2022).
 
+    Args:
+        rule: gives each width its shape.
+        widths: n_embd of each member, in any order; the largest is the target.
+        batch_sequences: sequences in a step, the same for all members.
+        least_layers: fewest layers of a member.
+
     Raises:
         BadInput: fewer than 5 widths: 4 to learn from and 1 to predict.
     """

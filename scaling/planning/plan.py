@@ -53,6 +53,7 @@ def budget_for(
         on: devices, like "8xA100", for hours and price.
         mfu: share of their peak, 0 to 1 (default: the assumed one).
         mfu_source: origin of `mfu`.
+        price: USD per device-hour, in place of the catalogue's.
 
     Raises:
         BadInput: the target is out of reach.
@@ -80,6 +81,7 @@ def estimate_budget(
         shapes: the candidates.
         ask: the objective; its FLOPs are those of the budget.
         on: devices, where the budget names none.
+        price: USD per device-hour, in place of the catalogue's.
 
     Raises:
         BadInput: the budget names no accelerator.
@@ -307,7 +309,14 @@ def other_choices(
 def unspent_budget_notes(
     evaluated: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
 ) -> tuple[str, ...]:
-    """The reason why a law that fixes each size's tokens leaves much of a budget, where it does."""
+    """The reason why a law that fixes each size's tokens leaves part of a budget; empty for other laws and full budgets.
+
+    Args:
+        evaluated: the candidates, with the objective.
+        budget: the budget.
+        law: published or fitted.
+        choice: the member chosen within the budget.
+    """
     share = choice.share or 0.0
     if law.frontier is None or evaluated.ask.target is not None or share >= 1 - TOLERANCE:
         return ()
@@ -324,7 +333,14 @@ def unspent_budget_notes(
 
 
 def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tuple[str, ...]:
-    """Assumptions and warnings that belong to the numbers."""
+    """Assumptions behind the numbers of a choice, and warnings about them.
+
+    Args:
+        ask: the objective.
+        budget: that hours and price are of.
+        law: published or fitted.
+        choice: the member chosen.
+    """
     lines = list(law.warnings)
     fitted = isinstance(law, Fit)
     if choice.architecture == "bert" and not fitted:

@@ -183,7 +183,21 @@ class PlannedMember(Record):
         shards: int = 1,
         memory: dict[str, int] | None = None,
     ) -> Self:
-        """From a spec, with its exact counts."""
+        """A member from its spec, with exact counts of parameters and FLOPs.
+
+        Args:
+            name: the member's name.
+            spec: its shape.
+            tokens: training tokens.
+            recipe: hyperparameters.
+            rungs: tokens at which it is observed, ascending, the last of them `tokens` (default: its end alone).
+            prediction: predicted loss, where there is one yet.
+            hours: wall clock on the planned devices, where they are known.
+            micro_batch: sequences in one forward pass on one device.
+            checkpointing: activations are recomputed in the backward pass.
+            shards: devices that share weights, gradients and optimiser states.
+            memory: bytes on one device by part, at that micro-batch.
+        """
         return cls(
             member=name,
             **{field: getattr(spec, field) for field in _SPEC_FIELDS},

@@ -228,7 +228,7 @@ class RunTable(Sequence[Run]):
 
     @property
     def convention(self) -> Convention:
-        """What N counts.
+        """Parameters that N counts.
 
         Raises:
             BadInput: none is set, and some rows have only the one count and some only the other.

@@ -114,7 +114,7 @@ def merged_text(path: Path) -> str:
 
 
 def run_key(row: dict[str, Any]) -> Key | None:
-    """What makes two rows one observation: the same run, tokens, eval set and schedule.
+    """Key of the observation that a row holds: rows of the same run, tokens, eval set and schedule are one observation.
 
     None for a row that names no run or whose tokens are not a number: it is never merged with another.
     """
