@@ -115,7 +115,7 @@ HUGE: dict[str, bytes] = {
     "a million commas": b"," * 3_000_000 + b"\n",
     "NULs of 10 MB": b"\0" * 10_000_000,
     "bars of 3 MB": b"|" * 3_000_000 + b"\n",
-    "rows of 10 MB": b"run,params,tokens,loss\n" + b"a,1e6,2e7,3.5,x\n" * 600_000,
+    "50,000 rows": b"run,params,tokens,loss\n" + b"a,1e6,2e7,3.5,x\n" * 50_000,
 }
 
 
@@ -442,9 +442,9 @@ def command(*words: object) -> None:
     if any(ord(letter) < 32 and letter != "\n" for letter in said):
         raise Untidy(f"control characters in {said[:100]!r}")
     if status == 2:
-        if len(lines) != 1:
+        if any(not line.startswith(("left out ", "note: ")) for line in lines[:-1]):
             raise Untidy(f"{len(lines)} lines: {said[:200]!r}")
-        raise BadInput(lines[0])
+        raise BadInput(lines[-1])
 
 
 def write_bench(folder: Path, *, training: bool = True) -> Bench:

@@ -29,7 +29,7 @@ _LARGEST_SHARE = 1.5  # a bare MFU above this is in per cent
 _NAMED_SIZE = re.compile(
     r"(?:(?<![a-z0-9.])|(?<=[a-z]{3}))([0-9]+(?:\.[0-9]+)?[mb])(?![a-z0-9])", re.IGNORECASE
 )
-_LONGEST_NUMBER = 200  # characters of a cell that may hold a number and a remark
+_LONGEST_NUMBER = 200  # characters of a cell that may hold a number and a remark, and of a header
 _LONGEST_LINE = 10_000  # characters of prose that are searched for numbers
 _ROUNDED = 4  # an integer with at most so many digits before its trailing zeros is taken as rounded
 
@@ -274,6 +274,8 @@ def folded(text: str) -> str:
 
 def field_of(header: str) -> str | None:
     """The field that a header names, None where it is unknown; hours may name hardware: "Training Hours on 8xA100s"."""
+    if len(header) > _LONGEST_NUMBER:  # the patterns try each part of a run of spaces or brackets
+        return None
     bare = folded(re.sub(r"\\[a-z]+", "", header))
     known = _BY_HEADER.get(bare)
     if known is None and "hour" in bare:

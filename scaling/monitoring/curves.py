@@ -33,9 +33,9 @@ class PlannedRung(Record):
         shape: shape of that decay.
     """
 
-    steps: int
+    steps: int = Field(ge=1)
     folder: str = Field(max_length=200)
-    cooldown: float = 0.0
+    cooldown: float = Field(default=0.0, ge=0, le=1)
     shape: Shape = "linear"
 
 
@@ -53,9 +53,9 @@ class RunPlan(Document):
 
     run: str
     rungs: tuple[PlannedRung, ...]
-    batch_tokens: int
-    lr: float
-    warmup: int
+    batch_tokens: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    warmup: int = Field(ge=0)
     schedule: Kind
     params: int
     params_non_embedding: int

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RUNS_VERSION = 1
 
+LARGEST_COUNT = 1e30  # of parameters or tokens: far beyond any, and products of two stay finite
+
 _ARRAYS = ("N", "D", "U", "C", "L")  # what `RunTable.with_arrays` may replace
 
 
@@ -29,11 +31,11 @@ class Run(Record):
 
     run: str = Field(min_length=1)
     group: str = ""
-    params: float | None = Field(default=None, gt=0)
-    params_non_embedding: float | None = Field(default=None, gt=0)
-    tokens: float = Field(gt=0)
+    params: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
+    params_non_embedding: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
+    tokens: float = Field(gt=0, le=LARGEST_COUNT)
     loss: float = Field(gt=0)
-    unique_tokens: float | None = Field(default=None, gt=0)
+    unique_tokens: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     compute: float | None = Field(default=None, gt=0)
     compute_kind: Literal["exact", "6ND"] | None = None
     annealed: bool = True
@@ -43,7 +45,7 @@ class Run(Record):
     eval_set: str = ""
     n_positions: int | None = Field(default=None, gt=0)
     vocab_size: int | None = Field(default=None, gt=0)
-    batch_tokens: float | None = Field(default=None, gt=0)
+    batch_tokens: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     lr: float | None = Field(default=None, gt=0)
     n_layer: int | None = Field(default=None, gt=0)
     n_embd: int | None = Field(default=None, gt=0)
