@@ -91,7 +91,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch):
 def test_stage_1_and_compiled_steps_are_refused_where_they_are_not():
     for change, message in (
         ({"zero": "1"}, "zero is 1, which only engine=deepspeed has"),
-        ({"engine": "deepspeed", "compile": "true"}, "engine=deepspeed takes steps that are not compiled"),
+        ({"engine": "deepspeed", "compile": "true"}, "engine=deepspeed does not compile the step"),
     ):
         with pytest.raises(ValueError, match=message):
             TrainConfig.model_validate({"family": "gpt2-52m", "data": "x", "tokens": "100k", **change})

@@ -323,7 +323,9 @@ class Fit:
         logs = np.stack([form.log_optima(product) for form in self.forms])
         if len(self.forms) == 1:
             return np.asarray(logs[0])
-        usable = (np.abs(logs) < 300).all(axis=0)  # none but a draw without a sensible optimum lies beyond e^300
+        usable = (np.abs(logs) < 300).all(
+            axis=0
+        )  # none but a draw without a sensible optimum lies beyond e^300
         low, high = (np.where(usable, bound, 0.0) for bound in (logs.min(axis=0), logs.max(axis=0)))
 
         def log_loss(log_N: Array) -> Array:
