@@ -95,7 +95,7 @@ def test_stage_1_and_compiled_steps_are_refused_where_they_are_not():
     ):
         with pytest.raises(ValueError, match=message):
             TrainConfig.model_validate({"family": "gpt2-52m", "data": "x", "tokens": "100k", **change})
-    with pytest.raises(BadInput, match="zero is 1, which DeepSpeed alone has"), join(1, "cpu"):
+    with pytest.raises(BadInput, match="zero is 1, which only engine=deepspeed has"), join(1, "cpu"):
         pass
 
 
