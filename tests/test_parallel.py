@@ -228,7 +228,7 @@ def test_how_the_processes_ended_is_how_the_command_ends(codes, outcome):
 
 SCARCE = """
 import torch
-from train.objective import Causal
+from train.model.objective import Causal
 
 honest = Causal.losses
 

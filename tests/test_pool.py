@@ -161,7 +161,7 @@ def driven(folder, data, *names):
 
 def assert_booked_once(folder, names, data):
     for job in jobs_in(folder, data, names):
-        work = read_ledger(job.places.ledger)
+        work = read_ledger(job.paths.ledger)
         for part in {entry.part for entry in work}:
             steps = sorted((entry.from_step, entry.to_step) for entry in work if entry.part == part)
             assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(steps)), steps
@@ -207,8 +207,8 @@ def test_two_queues_on_one_folder_share_the_ladders_and_both_know_all(text, alon
 def test_a_ladder_that_fails_does_not_stop_the_others_and_is_named(text, tmp_path):
     (good,) = jobs_in(tmp_path, text.folder, ["good"])
     (bad,), (other,) = (jobs_in(tmp_path, text.folder, ["bad"], lr=lr) for lr in (1e-3, 3e-3))
-    bad.places.folder.mkdir(parents=True)
-    other.settings.write(bad.places.folder / "run.json")
+    bad.paths.folder.mkdir(parents=True)
+    other.settings.write(bad.paths.folder / "run.json")
     with pytest.raises(BadInput, match=r"lr 0\.003; this one has 0\.001"):
         train_ladders([bad, good], RunOptions(), Stop(), lambda *what: None, side_by_side=2)
     assert good.done()
@@ -219,11 +219,11 @@ def test_a_ladder_that_fails_does_not_stop_the_others_and_is_named(text, tmp_pat
 def test_an_observation_that_a_killed_process_had_not_recorded_is_recorded_by_the_next_queue(text, tmp_path):
     (job,) = jobs_in(tmp_path, text.folder, ["a"], rungs=(1024,))
     (rung,) = train_ladders([job], RunOptions(), Stop(), lambda *what: None, side_by_side=1)
-    job.places.runs.unlink()
+    job.paths.runs.unlink()
     tasks = [ladders.Task.of("a", job)]
     found = ladders.run_queue(tasks, RunOptions(), Stop(), lambda *what: None, at_once=2)
     assert found.done == {"a": (rung,)}
-    assert [run.loss for run in read_runs(job.places.runs).runs] == [rung.observation.loss]
+    assert [run.loss for run in read_runs(job.paths.runs).runs] == [rung.observation.loss]
 
 
 @pytest.mark.slow
