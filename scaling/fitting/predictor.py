@@ -455,7 +455,7 @@ class Fit:
             if len(inner):
                 at, rows = at[inner], rows[inner]
                 roots = _root(
-                    lambda z, active, rows=rows: (  # type: ignore[misc]
+                    lambda z, active, rows=rows: (  # type: ignore[misc]  # no type for a lambda with a default
                         self._log_loss(sizes[rows[active]], np.exp(z)) - log_loss
                     ),
                     (log_D[at - 1], log_D[at]),
