@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -34,6 +34,25 @@ class NewerFile(BadInput):
 def now() -> str:
     """The current time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str, what: str) -> datetime.datetime:
+    """A time as `now` writes it, or another ISO 8601 time with a zone.
+
+    Args:
+        text: the time.
+        what: stands in the message.
+
+    Raises:
+        BadInput: it is no such time.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"{what} is {text!r}; it must be a time such as {now()}") from error
+    if moment.tzinfo is None:
+        raise BadInput(f"{what} is {text!r}; it must have a time zone, as {now()} has")
+    return moment
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -101,11 +120,16 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     atomic_writes({Path(path): data})
 
 
-def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
+def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None) -> None:
     """Write several files, all or none: temporary files beside them first, then the renames.
 
+    Args:
+        files: contents by path.
+        new: one of them that must not exist; of two processes that write it at once the second is refused.
+
     Raises:
-        BadInput: the disk is full, or a folder cannot be written; nothing has changed then, and no folder is left.
+        BadInput: the disk is full, a folder cannot be written, or `new` exists; nothing has changed then, and no folder is
+            left.
     """
     temporaries: dict[Path, Path] = {}
     made: list[Path] = []
@@ -117,9 +141,13 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
                 made += [parent for parent in path.parents if parent not in made and not parent.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporaries[path] = _written(path, files[path])
+        if new is not None:
+            with clear_io_errors(new):
+                _link(temporaries[new], new)
         for path, temporary in temporaries.items():
             with clear_io_errors(path):
                 temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # of two links to one file a rename removes neither
     except BaseException:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -130,6 +158,17 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
     for folder in {path.parent for path in temporaries}:
         with clear_io_errors(folder):
             sync_file(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless something has it; a file system without hard links is not asked to tell."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
 
 
 def _written(path: Path, data: bytes | str) -> Path:
@@ -209,7 +248,7 @@ def sync_file(path: StrPath) -> None:
         os.close(descriptor)
 
 
-def append_line(path: StrPath, line: str, *, first: str = "") -> None:
+def append_line(path: StrPath, line: str | Callable[[bytes], str], *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
     A file has one writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network
@@ -217,7 +256,7 @@ def append_line(path: StrPath, line: str, *, first: str = "") -> None:
 
     Args:
         path: the file.
-        line: the line, without its end.
+        line: the line, without its end; or a function of the line before it that returns it.
         first: the line that a new file opens with.
     """
     path = Path(path)
@@ -225,10 +264,14 @@ def append_line(path: StrPath, line: str, *, first: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
-            end = file.read().rfind(b"\n") + 1
+            data = file.read()
+            end = data.rfind(b"\n") + 1
+            opening = f"{first}\n".encode() if first and not end else b""
+            before = opening or data[:end]
+            text = line if isinstance(line, str) else line(before[before.rfind(b"\n", 0, -1) + 1 : -1])
             file.truncate(end)
             file.seek(end)
-            file.write(((first + "\n") if first and not end else "").encode() + line.encode() + b"\n")
+            file.write(opening + text.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

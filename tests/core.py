@@ -46,6 +46,7 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     f"watch {TARGET}-s1 --study study --once",
     "table study",
     "compare --study study",
+    "stamp study/plan.json",
     "compare --published composer-gpt2",
     "report --study study",
     "plot surface --study study --out surface.png",

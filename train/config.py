@@ -399,7 +399,7 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset",
+    "init", "epochs", "dataset", "seal",
 )  # fmt: skip
 
 
@@ -450,6 +450,7 @@ class Settings(Document):
     data_fraction: float = 1.0  # share of the training windows
     data_sha256: str  # of source files, token shards and their split (data.json)
     recipe: str = ""  # source of lr, batch and warm-up
+    seal: str = ""  # digest of the sealed plan whose prediction this run is to meet; set before the first step, never after
 
     def spec(self) -> ModelSpec:
         """Return the model's shape."""
@@ -470,7 +471,14 @@ class Settings(Document):
 
         The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
         """
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
+        return sha256_bytes(canonical_json(self._identifying()))
+
+    def _identifying(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=set(NOT_IDENTITY))
+
+    def ledger_opening(self) -> dict[str, Any]:
+        """Return what the run's ledger opens with: its seal, and the settings whose hash every entry states."""
+        return {"seal": self.seal, "settings": self._identifying()}
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

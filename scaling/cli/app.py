@@ -63,6 +63,7 @@ VERBS = (
     ),
     Verb("watch", "monitor:watch_run", "Forecast the final loss of a run in progress; warn early."),
     Verb("table", "monitor:table", "Print finished runs as a table of fine-tuning results."),
+    Verb("stamp", "stamp:stamp", "Have the time of a sealed plan attested from outside."),
     Verb("compare", "compare:compare_study", "Score sealed predictions against the finished runs."),
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "report:plot", "Draw one figure of a study, or write its data."),

@@ -93,6 +93,9 @@ class LawFile(Document):
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
     repetition: Repetition | None = None
+    row_hashes: tuple[
+        str, ...
+    ] = ()  # of each fitted observation, so that a seal can tell them from those that came after
     card: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
