@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from families import Member, accounting
-from families.units import BadInput, format_bytes, format_size
+from families.units import BadInput, format_size
 
 from ..budget import Budget, MfuSource, parse_budget
 from ..fitting.predictor import Fit
@@ -20,6 +19,7 @@ from .band import band, preferences
 from .candidates import Candidates
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
 from .law import planned_loss
+from .memory import fit_memory
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
 from .throughput import ERROR, estimated_mfu
 
@@ -95,9 +95,9 @@ def estimate_budget(
         best = evaluated.best()
         member = evaluated.shapes.member(best)
         advice = recipe(member.spec, float(evaluated.tokens[best]))
-        fit = fit_memory(member, budget, advice.batch_sequences)
+        fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
         estimate = estimated_mfu(
-            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=advice.batch_sequences
+            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=fit.batch_sequences
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
         if abs(again.flops / budget.flops - 1) < 1e-6:
@@ -195,8 +195,12 @@ def planned_member(
         BadInput: it does not fit into the budget's devices even sharded over all of them.
     """
     member = evaluated.shapes.member(index)
-    advice = recipe(member.spec, float(evaluated.tokens[index]), rule=rule)
-    fit = fit_memory(member, budget, advice.batch_sequences)
+    length = float(evaluated.tokens[index])
+    advice = recipe(member.spec, length, rule=rule)
+    device = None if budget.accelerator is None else accelerator(budget.accelerator)
+    fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
+    if fit.batch_sequences != advice.batch_sequences:
+        advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
     available = evaluated.ask.tokens_available
     expected, _ = planned_loss(law, member.spec, advice.tokens, unique_tokens=available, force=force)
     return PlannedMember.of(
@@ -220,65 +224,6 @@ def compute_optimal(flops: float, law: LossModel, shapes: Candidates) -> Member:
         BadInput: nothing is affordable.
     """
     return shapes.member(evaluate_candidates(Objective(flops=flops), law, shapes).best())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryFit:
-    """Settings with which a member trains within a device's memory.
-
-    Args:
-        micro_batch: sequences in one forward pass on one device.
-        checkpointing: activations are recomputed in the backward pass.
-        shards: devices that share the states.
-        memory: bytes by part on each device.
-    """
-
-    micro_batch: int
-    checkpointing: bool
-    shards: int
-    memory: dict[str, int]
-
-
-def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFit:
-    """The largest micro-batch that fits one device; micro-batch 1 where no device is named.
-
-    Activation checkpointing is used only where it must be, and states are sharded over all devices only where they do not
-    fit into one.
-
-    Raises:
-        BadInput: not even one sequence fits; it says how much is needed and there is.
-    """
-    bf16 = _in_bf16(budget)
-    devices = budget.devices or 1
-    if budget.accelerator is None:
-        memory = accounting.training_memory(member.spec, 1, bf16=bf16)
-        return MemoryFit(micro_batch=1, checkpointing=False, shards=1, memory=memory)
-    device = accelerator(budget.accelerator)
-    usable = 0.92 * device.memory  # the rest is the context's, the libraries' and the allocator's
-    most = max(1, batch_sequences // devices)
-    for shards, checkpointing in ((1, False), (1, True), (devices, False), (devices, True)):
-        how: dict[str, Any] = {"checkpointing": checkpointing, "bf16": bf16, "shards": shards}
-        fits = accounting.largest_micro_batch(member.spec, usable, most=most, **how)
-        if fits:
-            memory = accounting.training_memory(member.spec, fits, **how)
-            return MemoryFit(micro_batch=fits, checkpointing=checkpointing, shards=shards, memory=memory)
-
-    def needed_on(count: int) -> int:
-        return sum(accounting.training_memory(member.spec, 1, **{**how, "shards": count}).values())
-
-    needed = needed_on(devices)
-    sharing = "" if devices == 1 else f", states sharded over {devices}"
-    enough = next((n for n in (2**k for k in range(1, 17)) if n > devices and needed_on(n) <= usable), None)
-    which = "" if enough is None else f", such as --on {enough}x{device.name}"
-    raise BadInput(
-        f"{member.name} needs {format_bytes(needed)} of a device's memory, one sequence at a time{sharing}; "
-        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices{which}"
-    )
-
-
-def _in_bf16(budget: Budget) -> bool:
-    """True if the device trains in 16 bits."""
-    return budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
 
 
 def other_choices(
