@@ -48,7 +48,7 @@ def emit(
     targets = parse_targets(to or "config")
     if deepspeed:
         targets = parse_targets("config,deepspeed" if to is None else f"{to},deepspeed")
-    job = _job(words, on, member or ())
+    job = _job(words, on, member or (), deepspeed="deepspeed" in {target.name for target in targets})
     found = emit_files(job, targets)
     files = {out / path: text for one in found.values() for path, text in one.files.items()}
     for path, text in files.items():
@@ -68,7 +68,7 @@ def _paths(out: Path, files: Mapping[str, str], job: "EmitJob") -> str | list[st
     return paths if job.plan is not None or len(paths) > 1 else paths[0]
 
 
-def _job(words: Sequence[str], on: str | None, members: Sequence[str]) -> "EmitJob":
+def _job(words: Sequence[str], on: str | None, members: Sequence[str], *, deepspeed: bool) -> "EmitJob":
     """Read a plan and the names of its members, or the keys of one run."""
     from train.emitting import job_of_config, job_of_plan
 
@@ -77,7 +77,7 @@ def _job(words: Sequence[str], on: str | None, members: Sequence[str]) -> "EmitJ
     if not plans:
         if members:
             raise BadInput(f"--member {members[0]} names a member of a plan, and no plan is given")
-        return job_of_config(_config(words), tuple(words), devices)
+        return job_of_config(_config(words, deepspeed=deepspeed), tuple(words), devices)
     if len(words) > 1:
         raise BadInput(f"{words[0]!r} and {words[1]!r} are given; give one plan, or keys alone")
     from ..planning.planfile import read_verified_plan
@@ -86,11 +86,14 @@ def _job(words: Sequence[str], on: str | None, members: Sequence[str]) -> "EmitJ
     return job_of_plan(read_verified_plan(path).only(members), path, devices)
 
 
-def _config(words: Sequence[str]) -> "TrainConfig":
-    """Read the keys of a run; no text is read."""
+def _config(words: Sequence[str], *, deepspeed: bool) -> "TrainConfig":
+    """Read the keys of a run; no text is read, and DeepSpeed's config may ask for what DeepSpeed alone has."""
     from train.config import TrainConfig
 
     from .run_options import merge
 
-    given = any(word.startswith("data=") for word in words)
-    return merge(TrainConfig, list(words) if given else [*words, "data=stdlib"])
+    keys = {word.partition("=")[0] for word in words}
+    defaults = {"data": "stdlib", **({"engine": "deepspeed"} if deepspeed else {})}
+    return merge(
+        TrainConfig, [*words, *(f"{key}={value}" for key, value in defaults.items() if key not in keys)]
+    )

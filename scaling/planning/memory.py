@@ -121,5 +121,5 @@ def _too_large(spec: ModelSpec, device: Accelerator, devices: int, name: str) ->
         middle = (low + high) // 2
         low, high = (low, middle) if needed(middle) <= usable else (middle, high)
     return BadInput(
-        f"{problem}: the smallest number that holds it is {high}; take --on {high}x{device.name} or larger devices"
+        f"{problem}: take more or larger devices, such as --on {high}x{device.name}, the smallest number that holds it"
     )
