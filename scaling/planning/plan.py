@@ -1,7 +1,7 @@
 """Plan of a budget: the member that a law prefers, its recipe and memory, the frontier, and the alternatives."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,8 @@ from .throughput import ERROR, estimated_mfu
 WIDEST_FRONTIER = 64  # choices shown; a grid's frontier has hundreds
 
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
+
+FEWEST_STEPS = 20  # of a run on several devices, as the recipe's largest batch leaves
 
 ROUNDS = 8  # of choosing and estimating until both agree
 
@@ -141,14 +143,16 @@ def make_plan(
     if not ordered:
         raise BadInput("there are 0 budgets; at least 1 is needed")
     ask = ask or Objective()
-    rungs, members, evaluations, preferred = [], [], [], []
+    rungs, members, batches, evaluations, preferred = [], [], [], [], []
     for budget in ordered:
         goal = replace(ask, flops=None if ask.target is not None else budget.flops)
         evaluated = evaluate_candidates(goal, law, shapes)
         best, names = evaluated.best(), preferences(evaluated, law)
         choice = to_choice(evaluated, best, law, budget, names.get(best, ()), force=force)
         rungs.append(LadderRung(budget=budget, choice=choice))
-        members.append(planned_member(evaluated, best, law, budget, rule=rule, force=force))
+        member = planned_member(evaluated, best, law, budget, rule=rule, force=force)
+        members.append(member)
+        batches.append(batch_note(member, choice, budget, rule))
         evaluations.append(evaluated)
         preferred.append(names)
     optimal = pareto(*evaluations)
@@ -166,8 +170,12 @@ def make_plan(
         ladder=tuple(rungs) if len(rungs) > 1 else (),
         band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
         others=other_choices(goal, budget, law, shapes, evaluated.total_flops(budget)),
-        members=tuple(members),
-        notes=(*notes(goal, budget, law, choice), *unspent_budget_notes(evaluated, budget, law, choice)),
+        members=uniquely_named(members),
+        notes=(
+            *notes(goal, budget, law, choice),
+            *filter(None, batches),
+            *unspent_budget_notes(evaluated, budget, law, choice),
+        ),
         inputs=inputs or {},
     )
 
@@ -201,6 +209,13 @@ def planned_member(
     fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
     if fit.batch_sequences != advice.batch_sequences:
         advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
+    if budget.devices is not None and budget.devices > 1 and advice.steps < FEWEST_STEPS:
+        most = int(length / (FEWEST_STEPS * member.spec.n_positions))
+        raise BadInput(
+            f"budget is {budget.text}: {member.name} on {format_size(length)} tokens has only {advice.steps} steps of "
+            f"{advice.batch_sequences} sequences, one at least to a device; take at most {max(1, most)} devices, or a "
+            "shorter --context"
+        )
     available = evaluated.ask.tokens_available
     expected, _ = planned_loss(law, member.spec, advice.tokens, unique_tokens=available, force=force)
     return PlannedMember.of(
@@ -214,6 +229,31 @@ def planned_member(
         checkpointing=fit.checkpointing,
         shards=fit.shards,
         memory=fit.memory,
+    )
+
+
+def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str) -> str:
+    """What sharing a batch among the devices changed of the rule's own; empty where nothing."""
+    asked = recipe(member.spec, float(choice.tokens), rule=rule).batch_sequences
+    batch, devices = member.recipe.batch_sequences, budget.devices or 1
+    if batch == asked:
+        return ""
+    return (
+        f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
+        f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+    )
+
+
+def uniquely_named(members: Sequence[PlannedMember]) -> tuple[PlannedMember, ...]:
+    """The members, those that share a name told apart by their tokens, as a run needs a name of its own."""
+    names = [member.member for member in members]
+    found: list[str] = []
+    for name, member in zip(names, members, strict=True):
+        own = name if names.count(name) == 1 else f"{name}-{format_size(member.tokens).lower()}"
+        same = sum(other == own or other.startswith(f"{own}-run") for other in found)
+        found.append(own if not same else f"{own}-run{same + 1}")
+    return tuple(
+        member.model_copy(update={"member": name}) for name, member in zip(found, members, strict=True)
     )
 
 
