@@ -9,10 +9,11 @@ from families import params, params_active, params_non_embedding
 from families.units import format_size
 
 from ..published_runs import PUBLISHED_RUNS
+from ..runs.columns import folded
 from ..stats import format_loss
 from .findings import MOST_OK, Finding, Verdict, cell
 from .shapes import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
-from .tables import SourceTable, StatedNumber, TableEntry, folded, parse_stated
+from .tables import SourceTable, StatedNumber, TableEntry, parse_stated
 from .utilisation import utilisation_findings
 
 _LARGEST_BATCH = 32768  # a batch size above this counts tokens, not sequences

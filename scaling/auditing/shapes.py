@@ -20,8 +20,9 @@ from families.architectures import architecture
 from families.spec import SIZES
 from families.units import BadInput
 
+from ..runs.columns import folded
 from .findings import Finding, Verdict, cell
-from .tables import StatedNumber, TableEntry, folded, parse_stated, size_in
+from .tables import StatedNumber, TableEntry, parse_stated, size_in
 
 _GENERATOR = "an earlier generator of the same GPT-2 family (heads of 48, feed-forward not 4·d)"
 

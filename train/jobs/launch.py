@@ -13,8 +13,8 @@ from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlannedMember
+from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
-from scaling.runs.trackers import require_tensorboard
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
 from ..config import Settings, TrainConfig, objective_for
