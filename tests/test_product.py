@@ -193,8 +193,8 @@ def test_39_a_card_does_not_call_a_run_predicted_that_was_trained_before_the_sea
     status, _, said = here("compare", "--study", str(copy))
     assert status == 0, said
     text = readme.read_text()
-    for words in ("is not a prediction", "it began without this seal", "It counts nowhere"):
-        assert words in text
+    for said in ("is not a prediction", "it began without this seal", "It counts nowhere"):
+        assert said in text
     assert "| predicted |" not in text
 
 

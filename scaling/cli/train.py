@@ -217,7 +217,7 @@ def ladder(
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:
-            prepare_members(contents, paths, data, tokenizer, member or ())
+            prepare_members(contents, paths, data, tokenizer, member or (), log)
             options = {"eval_tokens": EVAL_TOKENS, "gathers": not member, "zero": zero}
             rungs = train_members(chosen, paths, seed=seed, yes=yes, wanted=BackendRequest(), **options)
             if _first_rank():
@@ -256,7 +256,7 @@ class _LadderRun:
         from train.jobs.launch import prepare_members
 
         members = [task.member for task in self.tasks.tasks]
-        prepare_members(self.plan, self.tasks.study, self.data, self.tokenizer, members)
+        prepare_members(self.plan, self.tasks.study, self.data, self.tokenizer, members, log)
 
     def end(self, outcome: "Following") -> None:
         """Print and export the finished rungs.

@@ -14,12 +14,12 @@ from scaling.files import sha256_file
 from scaling.paths import StudyPaths
 from scaling.planning.match import differences, sealed_member
 from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
-from scaling.runs.trackers import require_tensorboard
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
 from ..config import Settings, TrainConfig, objective_for
-from ..data import DataManifest, Need, TokenizedText, count_windows
+from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
 from ..data.prepare import check_data, prepare, prepare_planned
 from ..distributed import World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
@@ -187,7 +187,7 @@ def prepare_run(
     data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
-        check_data(source)
+        check_data(source, study)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
@@ -201,8 +201,11 @@ def prepare_run(
         held_out=config.held_out,
         validation=config.validation,
         mask=objective_for(spec) == "mlm",
+        field=config.field,
+        special_tokens=config.special_tokens,
         need=Need(n_positions=spec.n_positions, batch_size=batch),
         progress=lambda what, share: report(share, 1.0, what, True),
+        log=log,
     )
     if config.ablate == "data" and config.data_fraction < 1 and config.epochs is None:
         # of what the run would read, which may be less than there is: its steps are to repeat it
@@ -360,7 +363,7 @@ def train_plan(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    manifest = DataManifest.read(study.data / "data.json")
+    manifest = read_prepared(study.data)
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
@@ -435,8 +438,9 @@ def _check_text(member: str, group: str, data_sha256: str, plan: PlanFile) -> No
 
 
 def prepare_members(
-    plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None, trained: Sequence[str] = ()
-) -> None:
+    plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None, trained: Sequence[str] = (),
+    log: Callable[[str], None] = no_op,
+) -> None:  # fmt: skip
     """Tokenise the text of a plan's members into a study, unless it is there; a sealed member takes the sealed text alone.
 
     Args:
@@ -445,12 +449,13 @@ def prepare_members(
         data: the text; None takes what is there.
         tokenizer: a folder or file; None trains one.
         trained: names of the members to be trained; empty means all.
+        log: called with each message.
 
     Raises:
         BadInput: as `prepare_planned`, or the text is not the sealed one; a text prepared for nothing is removed.
     """
     with _unless_refused(study.data):
-        prepare_planned(plan, study.data, data, tokenizer, trained)
+        prepare_planned(plan, study.data, data, tokenizer, trained, log)
         if plan.seal is not None:
             manifest = DataManifest.read(study.data / "data.json")
             for member in plan.only(trained).members:
