@@ -63,6 +63,7 @@ def read_chain(path: Path) -> Chain | None:
         return Chain(fault="line 1 is not the opening of a ledger")
     settings = opening.get("settings")
     chained = isinstance(settings, dict) and isinstance(opening.get("seal"), str)
+    identity = sha256_bytes(canonical_json(settings))
     entries: list[WorkEntry] = []
     heads, fault = [sha256_bytes(lines[0])], ""
     for number, line in enumerate(lines[1:], start=2):
@@ -74,7 +75,7 @@ def read_chain(path: Path) -> Chain | None:
         if entry.previous != heads[-1] and (chained or entry.previous):
             fault = f"line {number} does not follow from line {number - 1}"
             break
-        if chained and entry.settings_sha256 != sha256_bytes(canonical_json(settings)):
+        if chained and entry.settings_sha256 != identity:
             fault = f"line {number} has other settings than the ledger opens with"
             break
         entries.append(entry)
