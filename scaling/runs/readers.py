@@ -65,6 +65,7 @@ def read_runs(
     max_bad_share: float = 0.0,
     least: int = 1,
     loss_unit: LossUnit = "nats",
+    own_columns: Collection[str] = (),
 ) -> RunTable:
     """Read runs from .jsonl, .csv, a trainer_state.json, a TensorBoard event file, or a folder of the latter two.
 
@@ -76,6 +77,7 @@ def read_runs(
         max_bad_share: share of bad rows that is tolerated; they are left out and named in `RunTable.bad`.
         least: number of rows below which the file is refused; 0 for a study that may have none yet.
         loss_unit: unit of the file's losses, per token; they are converted to nats.
+        own_columns: columns that are no field of `Run`, kept in `Run.extra`.
 
     Returns:
         The runs as a table, with the reader's warnings and the rows it left out.
@@ -94,6 +96,9 @@ def read_runs(
     samples = _samples(row for _, row in rows if not isinstance(row, str))
     if samples:
         check_columns(names, samples, path)
+        for column in own_columns:
+            if column not in samples:
+                raise BadInput(f"{path} has no column {column!r}: {nearest(column, samples)}")
     columns = _renamed(dict.fromkeys(samples), names)
     unnamed = bool(columns) and "run" not in columns
     sources: list[object] = []
@@ -109,7 +114,7 @@ def read_runs(
             continue
         values = _renamed(row, names) | ({"run": f"row {line}"} if unnamed else {})
         try:
-            runs.append(_run(_in_nats(values, loss_unit)))
+            runs.append(_run(_in_nats(values, loss_unit), own_columns))
             sources.append(row)
         except ValidationError as error:
             bad.append(f"line {line}: {first_problem(error)}")
@@ -135,7 +140,7 @@ def read_runs(
         runs,
         bad=bad,
         warnings=[*warnings, *data_warnings(runs, sources)],
-        ignored_columns=[name for name in columns if name not in _FIELDS],
+        ignored_columns=[name for name in columns if name not in _FIELDS and name not in own_columns],
     )
 
 
@@ -324,12 +329,24 @@ def _unit_warning(column: str | None, unit: LossUnit) -> str:
     return f"{column} is read as {unit}, and its name suggests {likely}: --loss-unit {likely}"
 
 
-def _run(row: Mapping[str, Any]) -> Run:
+def _run(row: Mapping[str, Any], own: Collection[str] = ()) -> Run:
+    extra = {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}
     values = {name: value for name, value in row.items() if name in _FIELDS and value not in (None, "")}
     for name in _SIZES:
         if isinstance(values.get(name), str):
             values[name] = parse_size(values[name], name)
-    return Run.model_validate(values)
+    return Run.model_validate(
+        {**values, "extra": {**(values.get("extra") or {}), **extra}} if extra else values
+    )
+
+
+def _own(value: Any) -> float | str:
+    """A cell of a user's own column: a number where it is one, else text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else str(value)
 
 
 def _rows(path: Path) -> Iterable[Row]:
