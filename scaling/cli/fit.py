@@ -22,6 +22,7 @@ from .run_options import (
     ColumnsOption,
     ConventionOption,
     CoordinatesOption,
+    EvalSetOption,
     LossUnitOption,
     RunsArgument,
     WithOption,
@@ -58,6 +59,7 @@ def fit(
     group: Annotated[
         str | None, typer.Option("--group", help="The group to fit, where there are several.")
     ] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: include them.")
     ] = None,
@@ -79,8 +81,7 @@ def fit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot",
-            help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg into this folder.",
+            "--plot", help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -108,7 +109,7 @@ def fit(
     if plot is not None:
         check_writable(plot / "surface.svg")
     named, kinds = parse_coordinates(coordinates, own)
-    reading = read_and_warn(source, columns, bad_rows, loss_unit, tuple(kinds))
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
     fitted = fit_runs(
         reading,
         coordinates=named,
@@ -116,11 +117,12 @@ def fit(
         form=form,
         convention=one_of_conventions(convention),
         group=group,
+        eval_set=eval_set,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set)
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -226,6 +228,7 @@ def backtest(
     convention: ConventionOption = None,
     columns: ColumnsOption = "",
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None,
         typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: include them."),
@@ -241,13 +244,14 @@ def backtest(
     from .output import Progress
 
     source = runs or study / "runs.jsonl"
-    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
     bar = Progress(elsewhere=False)
     result = run_backtest(
         of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),
+        eval_set=eval_set,
         seed=seed,
         progress=bar.at,
     )
