@@ -129,6 +129,7 @@ def evaluate(
     device: str,
     world: World = ALONE,
     progress: Callable[[float, float, str], None] = lambda done, total, text: None,
+    each: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Evaluation:
     """Evaluate a model without dropout; each process scores its share, and all return the full result.
 
@@ -139,6 +140,7 @@ def evaluate(
         device: "cpu" or "cuda".
         world: the processes that share the evaluation.
         progress: called with the windows scored, their total, and a description.
+        each: losses of the examples' tokens, as a session gives them; default: those of the model under autocast.
     """
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
@@ -154,6 +156,9 @@ def evaluate(
     for start in range(0, share, batch_size):
         progress(start, share, "measuring the loss")
         examples = to_device(own[start : start + batch_size], device)
+        if each is not None:
+            means.append(each(examples).mean(dim=1))
+            continue
         with autocast(settings, device):
             means.append(objective.losses(model, examples).mean(dim=1))
     model.train(was_training)
@@ -166,6 +171,13 @@ def evaluate(
         tokens=objective.scored(data.examples),
         bits_per_byte=loss * data.tokens_per_byte / math.log(2) if settings.objective == "causal" else None,
         loss_per_word=loss * data.tokens_per_word if settings.objective == "causal" else None,
+    )
+
+
+def score(session: Session, data: EvalSet) -> Evaluation:
+    """Evaluate a run in progress, in the number format of its steps; a collective call."""
+    return evaluate(
+        session.model, session.settings, data, session.device, world=session.world, each=session.each
     )
 
 
@@ -190,7 +202,7 @@ def quick_eval(heldout: Tokens, manifest: DataManifest, settings: Settings, log_
     least = len(data.examples) / 3 / (QUICK_SHARE * settings.batch_size)
     every = log_every * max(1, math.ceil(least / log_every))
     return QuickEval(
-        run=lambda session: evaluate(session.model, settings, data, session.device, world=session.world).loss,
+        run=lambda session: score(session, data).loss,
         every=every,
     )
 
@@ -237,7 +249,7 @@ def end_epoch(
     world = session.world
     if world.do(lambda: any(earlier.step == session.step for earlier in read_epochs(part))):
         return
-    result = evaluate(session.model, session.settings, data, session.device, world=world)
+    result = score(session, data)
     epoch = _epoch(number, session.step, world.do(train_loss), result)
     best_before = world.do(lambda: min((earlier.loss for earlier in _before(part, epoch)), default=math.inf))
     if epoch.loss < best_before:

@@ -16,7 +16,7 @@ from scaling.planning.planfile import PlannedMember
 from scaling.runs.store import gather_runs
 from scaling.runs.trackers import require_tensorboard
 
-from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
+from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows
 from ..data.prepare import check_data, prepare
@@ -36,6 +36,7 @@ from ..settings import (
     settings_of_planned,
     with_recorded_settings,
 )
+from ..speed import speed_of
 from .ladders import Job, ProgressCallback, train_ladders
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
@@ -227,11 +228,19 @@ def prepare_run(
             )
         return settings, manifest, config.rung_tokens()
     wanted = BackendRequest.of(config)
-    if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
-        # Hooks gather divided weights, and break the graph at each block.
+    if config.engine == "deepspeed" and wanted.compile == "auto":
+        # Its hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
     settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
+    if config.residual == "auto" and config.engine == "torch":
+        settings = with_residual(settings, config.zero)
     return settings, manifest, config.rung_tokens()
+
+
+def with_residual(settings: Settings, zero: int) -> Settings:
+    """Return the settings with activations between blocks in bf16 where weights are sharded and gathered in bf16."""
+    half = settings.dtype == "bf16" and zero >= 2
+    return settings.model_copy(update={"residual": "bf16" if half else "fp32"})
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
@@ -326,8 +335,6 @@ def train_plan(
             log, report = no_op, no_op  # only process 0 reports
         if device == "cuda" or world.size > 1:
             side_by_side = 1
-        if world.size > 1:
-            wanted = None  # a probe would measure one process
         if wanted is not None and side_by_side > 1:
             wanted = replace(wanted, threads=1)
 
@@ -344,6 +351,7 @@ def train_plan(
                     yes=yes,
                     wanted=wanted,
                     log=log,
+                    zero=zero,
                 )
             ]
         )
@@ -385,7 +393,7 @@ def check_members(
 
 def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None],
+    wanted: BackendRequest | None, log: Callable[[str], None], zero: int = 0,
 ) -> list[Settings]:  # fmt: skip
     """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
 
@@ -398,6 +406,7 @@ def planned_settings(
         yes: True to accept members too large for this machine.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
         log: called with each message of a measurement.
+        zero: ZeRO stage.
 
     Raises:
         BadInput: as `check_machine`.
@@ -411,5 +420,7 @@ def planned_settings(
         need = check_machine(settings, planned.ends, device, yes=yes, log=no_op)
         if wanted is not None and not (folder / RUN).exists():
             settings = _with_engine(settings, planned.ends, wanted, need, device, log)
+        if not (folder / RUN).exists():
+            settings = with_residual(settings, zero)
         found.append(settings)
     return found
