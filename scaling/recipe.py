@@ -176,6 +176,7 @@ def recipe(
     rule: str = DEFAULT_RULE,
     schedule: Kind = "wsd",
     batch_tokens: float | None = None,
+    batch_sequences: int | None = None,
     shortest: float | None = None,
 ) -> Recipe:
     """Return the recipe of a rule for a model and its tokens, rounded to whole sequences and steps.
@@ -186,6 +187,7 @@ def recipe(
         rule: a key of RULES.
         schedule: wsd or cosine.
         batch_tokens: tokens of a step in place of the rule's, for members of a ladder that share them.
+        batch_sequences: sequences of a step, exactly, in place of the rule's, such as a multiple of the devices.
         shortest: tokens of the shortest run or rung with the same warm-up, which takes a tenth of it at most.
 
     Raises:
@@ -201,7 +203,7 @@ def recipe(
             f"rule {rule} gives {spec.shape} a learning rate of {advice.lr:g}; it does not apply to this size"
         )
     requested = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
-    sequences = _whole_sequences(requested, spec.n_positions, tokens)
+    sequences = batch_sequences or _whole_sequences(requested, spec.n_positions, tokens)
     batch = sequences * spec.n_positions
     steps = whole_steps(tokens, batch)
     warmup = (

@@ -1,7 +1,6 @@
 """The planner against the published table, the closed form and brute force."""
 
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,8 @@ from scaling.planning.band import band
 from scaling.planning.candidates import candidates, designed
 from scaling.planning.evaluate import Objective, evaluate_candidates, pareto, to_choice
 from scaling.planning.law import find_law
-from scaling.planning.plan import budget_for, estimate_budget, fit_memory, make_plan
+from scaling.planning.memory import fit_memory
+from scaling.planning.plan import budget_for, estimate_budget, make_plan
 from scaling.stats import perplexity
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.
@@ -329,17 +329,15 @@ def test_a_perplexity_beyond_a_float_is_the_largest_there_is():
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
-def test_a_plan_leaves_a_device_the_memory_that_no_arithmetic_counts(size, monkeypatch):
+def test_a_plan_leaves_a_device_the_memory_that_no_arithmetic_counts(size):
     # A context, the libraries' workspaces and the allocator's rounding take a few per cent: what fills a device to the
     # last byte on paper does not run on it, and a tenth spare is enough.
     planned = member("gpt2-125m")
     needed = sum(accounting.training_memory(planned.spec, size, bf16=True).values())
-    module = sys.modules[fit_memory.__module__]
     a100 = accelerator("A100")
 
     def fitted(share):
-        monkeypatch.setattr(module, "accelerator", lambda name: replace(a100, memory=needed * share))
-        found = fit_memory(planned, parse_budget("8xA100-hours", mfu=0.4), 8 * 64)
+        found = fit_memory(planned.spec, replace(a100, memory=needed * share), 8, 8 * 64)
         assert sum(found.memory.values()) < 0.95 * needed * share
         return found
 

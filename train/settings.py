@@ -170,9 +170,14 @@ def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *
         BadInput: the tokenizer is larger than the vocabulary of the member.
     """
     advice = planned.recipe
-    return _settings(
-        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction
+    # What a plan for named accelerators found to fit; a plan without a device leaves it to this machine.
+    fits = device == "cuda" and (
+        planned.shards > 1 or planned.checkpointing or (planned.micro_batch or 1) > 1
     )
+    return _settings(
+        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction,
+        checkpointing=planned.checkpointing if fits else None, micro_batch=planned.micro_batch if fits else None,
+    )  # fmt: skip
 
 
 def _settings(

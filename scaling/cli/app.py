@@ -51,7 +51,7 @@ VERBS = (
     Verb("backtest", "fit:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
     Verb("audit", "compare:audit", "Recompute the numbers of a table; explain inconsistencies."),
     Verb("train", "train:train", "Train a model on text, resumable.", trains=True),
-    Verb("emit", "tune:emit", "Write a run's configs for Hugging Face and DeepSpeed."),
+    Verb("emit", "emit:emit", "Write a plan's or a run's files for other programs."),
     Verb(
         "tune", "tune:tune", "Find the fastest settings for training on this machine.", trains=True, keys=True
     ),

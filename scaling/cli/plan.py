@@ -305,7 +305,7 @@ def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
         states = sum(member.memory[part] for part in STATES)
         fixed = states + member.memory.get("gathered", 0)
         rest = sum(member.memory.values()) - fixed
-        shared = "" if member.shards == 1 else f" over {member.shards} devices"
+        shared = "" if member.shards == 1 else f", sharded by FSDP (ZeRO 3) over {member.shards} devices"
         least = "" if member.micro_batch == 1 else f"; {(fixed + rest / member.micro_batch) / 1e9:.3g} at 1"
         yield (
             f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"

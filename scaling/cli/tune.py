@@ -1,13 +1,12 @@
-"""scaling tune: the fastest settings for this machine. scaling emit: configs for other programs."""
+"""scaling tune: the fastest settings for this machine."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from families.units import BadInput, format_duration, format_size, parse_count
 
-from .output import JsonOption, YesOption, echo, format_table, log, print_json
+from .output import JsonOption, echo, format_table, log, print_json
 
 if TYPE_CHECKING:
     from train.tune.probe import Tuning
@@ -114,43 +113,3 @@ def _print_curve(tuning: "Tuning", curve: "ScalingCurve", tokens: int) -> None:
         f"doubling saves less than 10 % beyond {curve.model.pays_until()} devices; one process takes {alone:.3f} s, "
         f"{best} of these {curve.measured[best]:.3f} s: devices={faster} is faster"
     )
-
-
-EMIT_EPILOG = "Example: scaling emit --deepspeed family=gpt2-medium tokens=1B batch_size=512 devices=8 zero=2"
-
-
-def emit(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="KEY=VALUE…", help="As of scaling train; family and tokens are required."),
-    ],
-    deepspeed: Annotated[
-        bool, typer.Option("--deepspeed", help="Also write the config of DeepSpeed, for devices= and zero=.")
-    ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("emitted"),
-    as_json: JsonOption = False,
-    yes: YesOption = False,
-) -> None:
-    """Write the Hugging Face config.json of a run, and the DeepSpeed config of the same training steps."""
-    from train.config import TrainConfig
-    from train.model.config import check_config, write_config
-
-    from .run_options import merge
-
-    keys = {word.partition("=")[0] for word in words}
-    defaults = {"data": "stdlib", **({"engine": "deepspeed"} if deepspeed else {})}  # no text is read
-    config = merge(
-        TrainConfig, [*words, *(f"{key}={value}" for key, value in defaults.items() if key not in keys)]
-    )
-    check_config(config.spec(), out, replace=yes)
-    files = {}
-    if deepspeed:
-        from train.deepspeed_config import write_config_of
-
-        files["deepspeed"], note = write_config_of(config, out, replace=yes)
-        log(note)
-    files = {"config": write_config(config.spec(), out), **files}
-    if as_json:
-        print_json({name: str(path) for name, path in files.items()})
-    else:
-        echo("\n".join(f"wrote {path}" for path in files.values()))

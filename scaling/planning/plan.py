@@ -1,35 +1,29 @@
 """Plan of a budget: the member that a law prefers, its recipe and memory, the frontier, and the alternatives."""
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from families import Member, accounting
-from families.units import BadInput, format_bytes, format_size
+from families.units import BadInput, format_size
 
 from ..budget import Budget, MfuSource, parse_budget
-from ..fitting.predictor import Fit
 from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
 from ..recipe import DEFAULT_RULE, recipe
-from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
-from .evaluate import TOLERANCE, EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
+from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
 from .law import planned_loss
-from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
-from .throughput import ERROR, estimated_mfu
+from .memory import fit_memory
+from .notes import batch_note, notes, unspent_budget_notes
+from .planfile import LadderRung, OtherChoice, PlanFile, PlannedMember
+from .throughput import estimated_mfu
 
 WIDEST_FRONTIER = 64  # choices shown; a grid's frontier has hundreds
 
-FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
+FEWEST_STEPS = 20  # of a run on several devices, as the recipe's largest batch leaves
 
 ROUNDS = 8  # of choosing and estimating until both agree
-
-SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
 
 
 def budget_for(
@@ -95,9 +89,9 @@ def estimate_budget(
         best = evaluated.best()
         member = evaluated.shapes.member(best)
         advice = recipe(member.spec, float(evaluated.tokens[best]))
-        fit = fit_memory(member, budget, advice.batch_sequences)
+        fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
         estimate = estimated_mfu(
-            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=advice.batch_sequences
+            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=fit.batch_sequences
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
         if abs(again.flops / budget.flops - 1) < 1e-6:
@@ -141,14 +135,16 @@ def make_plan(
     if not ordered:
         raise BadInput("there are 0 budgets; at least 1 is needed")
     ask = ask or Objective()
-    rungs, members, evaluations, preferred = [], [], [], []
+    rungs, members, batches, evaluations, preferred = [], [], [], [], []
     for budget in ordered:
         goal = replace(ask, flops=None if ask.target is not None else budget.flops)
         evaluated = evaluate_candidates(goal, law, shapes)
         best, names = evaluated.best(), preferences(evaluated, law)
         choice = to_choice(evaluated, best, law, budget, names.get(best, ()), force=force)
         rungs.append(LadderRung(budget=budget, choice=choice))
-        members.append(planned_member(evaluated, best, law, budget, rule=rule, force=force))
+        member = planned_member(evaluated, best, law, budget, rule=rule, force=force)
+        members.append(member)
+        batches.append(batch_note(member, choice, budget, rule))
         evaluations.append(evaluated)
         preferred.append(names)
     optimal = pareto(*evaluations)
@@ -166,8 +162,12 @@ def make_plan(
         ladder=tuple(rungs) if len(rungs) > 1 else (),
         band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
         others=other_choices(goal, budget, law, shapes, evaluated.total_flops(budget)),
-        members=tuple(members),
-        notes=(*notes(goal, budget, law, choice), *unspent_budget_notes(evaluated, budget, law, choice)),
+        members=uniquely_named(members),
+        notes=(
+            *notes(goal, budget, law, choice),
+            *filter(None, batches),
+            *unspent_budget_notes(evaluated, budget, law, choice),
+        ),
         inputs=inputs or {},
     )
 
@@ -195,8 +195,19 @@ def planned_member(
         BadInput: it does not fit into the budget's devices even sharded over all of them.
     """
     member = evaluated.shapes.member(index)
-    advice = recipe(member.spec, float(evaluated.tokens[index]), rule=rule)
-    fit = fit_memory(member, budget, advice.batch_sequences)
+    length = float(evaluated.tokens[index])
+    advice = recipe(member.spec, length, rule=rule)
+    device = None if budget.accelerator is None else accelerator(budget.accelerator)
+    fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
+    if fit.batch_sequences != advice.batch_sequences:
+        advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
+    if budget.devices is not None and budget.devices > 1 and advice.steps < FEWEST_STEPS:
+        most = int(length / (FEWEST_STEPS * member.spec.n_positions))
+        raise BadInput(
+            f"budget is {budget.text}: {member.name} on {format_size(length)} tokens has only {advice.steps} steps of "
+            f"{advice.batch_sequences} sequences, one at least to a device; take at most {max(1, most)} devices, or a "
+            "shorter --context"
+        )
     available = evaluated.ask.tokens_available
     expected, _ = planned_loss(law, member.spec, advice.tokens, unique_tokens=available, force=force)
     return PlannedMember.of(
@@ -213,6 +224,19 @@ def planned_member(
     )
 
 
+def uniquely_named(members: Sequence[PlannedMember]) -> tuple[PlannedMember, ...]:
+    """The members, those that share a name told apart by their tokens, as a run needs a name of its own."""
+    names = [member.member for member in members]
+    found: list[str] = []
+    for name, member in zip(names, members, strict=True):
+        own = name if names.count(name) == 1 else f"{name}-{format_size(member.tokens).lower()}"
+        same = sum(other == own or other.startswith(f"{own}-run") for other in found)
+        found.append(own if not same else f"{own}-run{same + 1}")
+    return tuple(
+        member.model_copy(update={"member": name}) for name, member in zip(found, members, strict=True)
+    )
+
+
 def compute_optimal(flops: float, law: LossModel, shapes: Candidates) -> Member:
     """The member that a law prefers for so much compute.
 
@@ -220,65 +244,6 @@ def compute_optimal(flops: float, law: LossModel, shapes: Candidates) -> Member:
         BadInput: nothing is affordable.
     """
     return shapes.member(evaluate_candidates(Objective(flops=flops), law, shapes).best())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryFit:
-    """Settings with which a member trains within a device's memory.
-
-    Args:
-        micro_batch: sequences in one forward pass on one device.
-        checkpointing: activations are recomputed in the backward pass.
-        shards: devices that share the states.
-        memory: bytes by part on each device.
-    """
-
-    micro_batch: int
-    checkpointing: bool
-    shards: int
-    memory: dict[str, int]
-
-
-def fit_memory(member: Member, budget: Budget, batch_sequences: int) -> MemoryFit:
-    """The largest micro-batch that fits one device; micro-batch 1 where no device is named.
-
-    Activation checkpointing is used only where it must be, and states are sharded over all devices only where they do not
-    fit into one.
-
-    Raises:
-        BadInput: not even one sequence fits; it says how much is needed and there is.
-    """
-    bf16 = _in_bf16(budget)
-    devices = budget.devices or 1
-    if budget.accelerator is None:
-        memory = accounting.training_memory(member.spec, 1, bf16=bf16)
-        return MemoryFit(micro_batch=1, checkpointing=False, shards=1, memory=memory)
-    device = accelerator(budget.accelerator)
-    usable = 0.92 * device.memory  # the rest is the context's, the libraries' and the allocator's
-    most = max(1, batch_sequences // devices)
-    for shards, checkpointing in ((1, False), (1, True), (devices, False), (devices, True)):
-        how: dict[str, Any] = {"checkpointing": checkpointing, "bf16": bf16, "shards": shards}
-        fits = accounting.largest_micro_batch(member.spec, usable, most=most, **how)
-        if fits:
-            memory = accounting.training_memory(member.spec, fits, **how)
-            return MemoryFit(micro_batch=fits, checkpointing=checkpointing, shards=shards, memory=memory)
-
-    def needed_on(count: int) -> int:
-        return sum(accounting.training_memory(member.spec, 1, **{**how, "shards": count}).values())
-
-    needed = needed_on(devices)
-    sharing = "" if devices == 1 else f", states sharded over {devices}"
-    enough = next((n for n in (2**k for k in range(1, 17)) if n > devices and needed_on(n) <= usable), None)
-    which = "" if enough is None else f", such as --on {enough}x{device.name}"
-    raise BadInput(
-        f"{member.name} needs {format_bytes(needed)} of a device's memory, one sequence at a time{sharing}; "
-        f"{device.name} has {format_bytes(device.memory)}: take more or larger devices{which}"
-    )
-
-
-def _in_bf16(budget: Budget) -> bool:
-    """True if the device trains in 16 bits."""
-    return budget.accelerator is not None and accelerator(budget.accelerator).training_format != "fp32"
 
 
 def other_choices(
@@ -304,84 +269,3 @@ def other_choices(
             continue  # that law has no answer to this objective, or none within its domain
         choices.append(OtherChoice(law=other.name, source=other.source, choice=choice))
     return tuple(choices)
-
-
-def unspent_budget_notes(
-    evaluated: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
-) -> tuple[str, ...]:
-    """The reason why a law that fixes each size's tokens leaves part of a budget; empty for other laws and full budgets.
-
-    Args:
-        evaluated: the candidates, with the objective.
-        budget: the budget.
-        law: published or fitted.
-        choice: the member chosen within the budget.
-    """
-    share = choice.share or 0.0
-    if law.frontier is None or evaluated.ask.target is not None or share >= 1 - TOLERANCE:
-        return ()
-    dearer = np.where(evaluated.total > (1 + TOLERANCE) * budget.flops, evaluated.total, np.inf)
-    index = int(np.argmin(dearer))
-    following = "there is no larger candidate"
-    if np.isfinite(dearer[index]):
-        following = f"the next larger, {evaluated.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
-    return (
-        f"{1 - share:.0%} of the budget is left: law {law.name} fixes each member's tokens (one pass at the critical "
-        f"batch, stopped short of convergence), and {following}; --family grid has more sizes, --law chinchilla "
-        "trains longer",
-    )
-
-
-def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tuple[str, ...]:
-    """Assumptions behind the numbers of a choice, and warnings about them.
-
-    Args:
-        ask: the objective.
-        budget: that hours and price are of.
-        law: published or fitted.
-        choice: the member chosen.
-    """
-    lines = list(law.warnings)
-    fitted = isinstance(law, Fit)
-    if choice.architecture == "bert" and not fitted:
-        lines.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
-    if choice.share is not None and choice.share > 1 + SHOWN_SHARE:
-        lines.append(
-            f"{choice.member} costs {choice.share:.3f} of the budget; "
-            f"within {TOLERANCE:.0%} counts as affordable"
-        )
-    if budget.mfu is not None:
-        detail = ""
-        if budget.mfu_source == "assumed":
-            detail = ", not measured"
-        elif budget.mfu_source == "estimated":
-            detail = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
-        lines.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU")
-    if choice.interval_80 is None:
-        lines.append(
-            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
-            if fitted
-            else "published laws have no prediction intervals"
-        )
-    if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
-        lines.append(
-            f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
-            f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
-        )
-    if ask.tokens_available is not None and ask.tokens_available < law.domain.D[0]:
-        lines.append(
-            f"{format_size(ask.tokens_available)} tokens of text are {law.domain.D[0] / ask.tokens_available:.3g} "
-            f"times fewer than any that law {law.name} was fitted on"
-        )
-    guessing = math.log(choice.vocab_size)
-    if choice.loss > guessing:
-        lines.append(
-            f"a loss of {format_loss(choice.loss)} is worse than guessing among {choice.vocab_size:,} tokens "
-            f"({format_loss(guessing)}): law {law.name} does not hold for so little training"
-        )
-    lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
-    if choice.extrapolation > 1 + 1e-9:
-        lines.append(
-            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
-        )
-    return tuple(lines)
