@@ -175,7 +175,9 @@ def test_fp16_trains_like_fp32_and_resumes_with_its_scale(one_thread, tmp_path):
     settings = fp16()
     examples = random_examples(settings, 4)
     sessions = {dtype: start(fp16().model_copy(update={"dtype": dtype}), "cpu") for dtype in ("fp16", "fp32")}
-    losses = {name: [float(train_step(s, examples, 1e-2)[0]) for _ in range(4)] for name, s in sessions.items()}
+    losses = {
+        name: [float(train_step(s, examples, 1e-2)[0]) for _ in range(4)] for name, s in sessions.items()
+    }
     assert losses["fp16"] == pytest.approx(losses["fp32"], rel=1e-3)
     ours = sessions["fp16"]
     ours.scale.value, ours.scale.good = INITIAL / 4, 17

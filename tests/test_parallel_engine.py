@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from train.checkpoint import load, save, step_folder
-from train.distributed import ALONE, blocks
-from train.loop import start
+from train.distributed import ALONE
 
 from . import steps_of_two, tiny
 from .steps_of_two import STEPS, cases, looked_at, run_pair, settings_of_case, steps
@@ -47,9 +46,7 @@ def pair(alone):
 
 @pytest.mark.parametrize(("case", "zero", "engine"), list(cases()))
 def test_two_processes_take_the_steps_of_one(case, zero, engine, alone, pair):
-    for ours, theirs in zip(
-        pair[case], alone[1][json.dumps(steps_of_two.reference(engine))], strict=True
-    ):
+    for ours, theirs in zip(pair[case], alone[1][json.dumps(steps_of_two.reference(engine))], strict=True):
         assert ours[0] == pytest.approx(theirs[0], rel=WITHIN[engine["dtype"]])
         assert ours[1] == pytest.approx(theirs[1], rel=1e-4 if engine["dtype"] == "fp32" else 1e-3)
 

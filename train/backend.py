@@ -24,6 +24,7 @@ from scaling.machine import (
 )
 
 from .config import SHAPE_FIELDS, Settings, TrainConfig
+from .distributed import ALONE, World
 from .loop import Session, start, train_step
 from .runtime import machine_id, probe
 from .speed import STEP_EFFICIENCY, gpu_rates, gpu_step_seconds, speed_of
@@ -166,10 +167,14 @@ class _Timer:
         if engine not in self.known:
             try:
                 self.known[engine] = self.measure(self.settings, engine, self.device)
-            except Exception as error:  # whatever a compiler, a kernel or memory raises: another backend may do
+            except (
+                Exception
+            ) as error:  # whatever a compiler, a kernel or memory raises: another backend may do
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
                 self.failed.add(engine)
-                self.log(f"{self.settings.run}: {engine.name} fails on this machine and is left out ({reason})")
+                self.log(
+                    f"{self.settings.run}: {engine.name} fails on this machine and is left out ({reason})"
+                )
                 return None
             self.new.append(self.known[engine])
         return self.known[engine]
@@ -183,7 +188,9 @@ def _search(
     Returns None if nothing that was asked for could be measured.
     """
     dtypes = _allowed(requested.dtype, available_dtypes(device))
-    kinds = _allowed(requested.attention, ("flash", "cudnn", "sdpa") if device == "cuda" else ("sdpa", "eager"))
+    kinds = _allowed(
+        requested.attention, ("flash", "cudnn", "sdpa") if device == "cuda" else ("sdpa", "eager")
+    )
     most = torch.get_num_threads()
     threads = _allowed(requested.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
     firsts = [
@@ -317,11 +324,11 @@ def free_memory(device: str) -> float:
     return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def machine_name(device: str) -> str:
+def machine_name(device: str, processes: int = 1) -> str:
     """Return e.g. "1 x NVIDIA H200" or "2 CPU threads"."""
     if device == "cuda":
-        return f"1 x {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads()} CPU threads"
+        return f"{processes} x {torch.cuda.get_device_name()}"
+    return f"{processes * torch.get_num_threads()} CPU threads"
 
 
 def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkpointing: bool = False) -> int:
@@ -345,9 +352,17 @@ def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkp
     return 1
 
 
-def estimate(settings: Settings, steps: int, device: str) -> Estimate:
-    """Estimate memory and time of a run from arithmetic and a measurement."""
+def estimate(settings: Settings, steps: int, device: str, world: World = ALONE) -> Estimate:
+    """Estimate memory of one device and time of a run from arithmetic and a measurement.
+
+    Args:
+        settings: settings of the run.
+        steps: steps of the run.
+        device: "cpu" or "cuda".
+        world: the processes that share the run; their exchange of gradients is taken to be hidden.
+    """
     spec = settings.spec()
+    micro = min(settings.micro_batch, max(1, settings.batch_size // world.size))
     flops = steps * settings.batch_tokens * train_flops_per_token(spec)
     if device == "cuda":
         rates = gpu_rates(settings.dtype)
@@ -360,13 +375,21 @@ def estimate(settings: Settings, steps: int, device: str) -> Estimate:
     actual = fastest.flops_per_s if fastest else speed
     return Estimate(
         memory=float(
-            sum(training_memory(spec, settings.micro_batch, checkpointing=settings.checkpointing).values())
+            sum(
+                training_memory(
+                    spec,
+                    micro,
+                    checkpointing=settings.checkpointing,
+                    bf16=device == "cuda" and settings.dtype != "fp32",
+                    shards=world.size if world.zero == 3 else 1,
+                ).values()
+            )
         ),
         available=free_memory(device),
-        seconds=flops / actual,
-        plain_seconds=flops / speed,
-        flops_per_s=actual,
-        machine=machine_name(device),
+        seconds=flops / actual / world.size,
+        plain_seconds=flops / speed / world.size,
+        flops_per_s=actual * world.size,
+        machine=machine_name(device, world.size),
         source="measured here at this shape"
         if fastest
         else "the step model at this GPU's measured rates"

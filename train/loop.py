@@ -29,9 +29,9 @@ from .distributed import (
     without_sync,
 )
 from .lease import Stop
+from .loss_scale import LossScale
 from .metrics import EVENTS, METRICS, TIMING, MetricsWriter, SpikeDetector, metrics_writer
 from .model.config import build
-from .loss_scale import LossScale
 from .model.kernels import compile_head, use_attention, use_logistic_gelu
 from .model.objective import batch_of, clipped_step, make_optimizer, objective_of
 from .model.pretrained import load_weights
@@ -53,7 +53,9 @@ class Session:
     model: Any
     optimizer: Any  # torch's, or DeepSpeed in its place
     loss: Callable[[torch.Tensor], torch.Tensor]  # mean loss of this process's examples
-    each: Callable[[torch.Tensor], torch.Tensor]  # losses of their tokens, shape (examples, n), without gradients
+    each: Callable[
+        [torch.Tensor], torch.Tensor
+    ]  # losses of their tokens, shape (examples, n), without gradients
     scale: LossScale | None = None  # of fp16
     world: World = ALONE
     step: int = 0

@@ -20,7 +20,7 @@ from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows
 from ..data.prepare import check_data, prepare
-from ..distributed import World, join
+from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
 from ..loop import Diverged, pick_device
@@ -43,7 +43,13 @@ PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
 
 def check_machine(
-    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
+    settings: Settings,
+    rungs: tuple[int, ...],
+    device: str,
+    *,
+    yes: bool,
+    log: Callable[[str], None],
+    world: World = ALONE,
 ) -> Estimate:
     """Log the estimated memory and time of a run, and refuse one too large for this machine.
 
@@ -53,12 +59,13 @@ def check_machine(
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
         log: called with the estimate as one line.
+        world: the processes that share the run.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
     """
     steps = planned_steps(settings, rungs)
-    need = estimate(settings, steps, device)
+    need = estimate(settings, steps, device, world)
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
@@ -110,7 +117,7 @@ def train(
         def asked() -> list[str]:
             with _unless_refused(place.data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report
+                    config, study, folder, device, yes=yes, log=log, report=report, world=world
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -159,7 +166,7 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
-    report: ProgressCallback,
+    report: ProgressCallback, world: World = ALONE,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
@@ -171,6 +178,7 @@ def prepare_run(
         yes: True to accept a run too large for this machine.
         log: called with each message.
         report: called with the completed share, 1.0, a description, and True.
+        world: the processes that share the run.
 
     Returns:
         The settings, the manifest of the text, and the lengths of the rungs in tokens.
@@ -192,7 +200,7 @@ def prepare_run(
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log)
+        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log, world=world)
     manifest = prepare(
         config.data,
         data,
@@ -218,7 +226,9 @@ def prepare_run(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
-    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, log=log)
+    need = need or check_machine(
+        settings, config.rung_tokens(), device, yes=yes or begun, log=log, world=world
+    )
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
@@ -233,7 +243,7 @@ def prepare_run(
         wanted = replace(wanted, compile=False)
     settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
     if config.residual == "auto" and config.engine == "torch":
-        settings = with_residual(settings, config.zero)
+        settings = with_residual(settings, world.zero)
     return settings, manifest, config.rung_tokens()
 
 
@@ -351,7 +361,7 @@ def train_plan(
                     yes=yes,
                     wanted=wanted,
                     log=log,
-                    zero=zero,
+                    world=world,
                 )
             ]
         )
@@ -393,7 +403,7 @@ def check_members(
 
 def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None], zero: int = 0,
+    wanted: BackendRequest | None, log: Callable[[str], None], world: World = ALONE,
 ) -> list[Settings]:  # fmt: skip
     """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
 
@@ -406,7 +416,7 @@ def planned_settings(
         yes: True to accept members too large for this machine.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
         log: called with each message of a measurement.
-        zero: ZeRO stage.
+        world: the processes that share each run.
 
     Raises:
         BadInput: as `check_machine`.
@@ -417,10 +427,10 @@ def planned_settings(
         settings = settings_of_planned(planned, facts, device, seed=seed)
         folder = study.run_folder(settings.run)
         settings = with_recorded_settings(settings, folder)
-        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op)
+        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op, world=world)
         if wanted is not None and not (folder / RUN).exists():
             settings = _with_engine(settings, planned.ends, wanted, need, device, log)
         if not (folder / RUN).exists():
-            settings = with_residual(settings, zero)
+            settings = with_residual(settings, world.zero)
         found.append(settings)
     return found
