@@ -26,9 +26,10 @@ from scaling.files import (
     sync_file,
 )
 from scaling.runs.store import WorkEntry
+from scaling.untrusted import parse_json
 
 from .config import Settings
-from .data.text import END_OF_TEXT, MASKS
+from .data.tokenizer import CONFIG, END_OF_TEXT, MASKS, companions
 from .distributed import ALONE, World, unshard
 from .loop import Session, start
 from .model.objective import load_optimizer_state, optimizer_state
@@ -108,13 +109,19 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     mask = next((name for name in MASKS if vocabulary.token_to_id(name) is not None), None)
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": model.config.max_position_embeddings,
         "bos_token": special,
         "eos_token": special,
         "unk_token": None,
         **({"mask_token": mask} if mask else {}),
     }
-    atomic_write(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
+    theirs = companions(tokenizer.parent)
+    if CONFIG in theirs:
+        facts = parse_json(theirs.pop(CONFIG))
+        facts.setdefault("eos_token", special)
+    facts["model_max_length"] = model.config.max_position_embeddings
+    for name, text in theirs.items():
+        atomic_write(folder / name, text)
+    atomic_write(folder / CONFIG, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -186,7 +186,8 @@ class TrainConfig(Record):
         "n_embd; with init=, default: the checkpoint's.",
     )
     data: str = Field(
-        description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources; "
+        description="A text file or a folder of plain text, .jsonl, .json, .csv, .parquet or .arrow, also compressed (.gz, .zst, "
+        ".xz); files called valid or test are held out; stdlib for Python's own sources; "
         "wikitext-2, wikitext-103, imdb, openwebtext or hub:OWNER/NAME from the Hugging Face hub (extra `hub`); "
         "or a URL of a store, s3://bucket/text (extra `s3`)."
     )
@@ -213,6 +214,15 @@ class TrainConfig(Record):
     tokenizer: str | None = Field(
         default=None,
         description="A Hugging Face tokenizer folder or tokenizer.json (default: a byte-level BPE trained on the data).",
+    )
+
+    field: str | None = Field(
+        default=None,
+        description="Field of records, or column, that holds their text (default: text, content, …, or the only one).",
+    )
+    special_tokens: Literal["markers", "text"] = Field(
+        default="markers",
+        description="What special tokens written in the text, such as <|endoftext|>, are: markers (one token each) or text.",
     )
 
     n_layer: int | None = Field(default=None, ge=1)

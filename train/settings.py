@@ -96,8 +96,8 @@ class TextFacts:
     @classmethod
     def of(cls, manifest: DataManifest, architecture: str) -> Self:
         """Return the facts of a tokenised text."""
-        files = [file.model_dump() for file in manifest.files]
-        shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
+        files = [file.model_dump(exclude={"modified_ns"}) for file in manifest.files]
+        shards = [shard.model_dump(exclude={"sha256"}) for shard in (*manifest.train, manifest.heldout)]
         return cls(
             group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
             vocab_size=manifest.vocab_size,

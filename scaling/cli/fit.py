@@ -21,6 +21,7 @@ from .run_options import (
     BadRowsOption,
     ColumnsOption,
     ConventionOption,
+    EvalSetOption,
     LossUnitOption,
     RunsArgument,
     read_and_warn,
@@ -55,6 +56,7 @@ def fit(
     group: Annotated[
         str | None, typer.Option("--group", help="The group to fit, where there are several.")
     ] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: include them.")
     ] = None,
@@ -101,17 +103,18 @@ def fit(
         check_writable(out)
     if plot is not None:
         check_writable(plot / "surface.svg")
-    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
     fitted = fit_runs(
         reading,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
+        eval_set=eval_set,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set)
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -206,6 +209,7 @@ def backtest(
     convention: ConventionOption = None,
     columns: ColumnsOption = "",
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None,
         typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: include them."),
@@ -221,13 +225,14 @@ def backtest(
     from .output import Progress
 
     source = runs or study / "runs.jsonl"
-    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
     bar = Progress(elsewhere=False)
     result = run_backtest(
         of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),
+        eval_set=eval_set,
         seed=seed,
         progress=bar.at,
     )

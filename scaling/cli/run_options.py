@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ..runs import RunTable
 
 RunsArgument = Annotated[
-    Path | None, typer.Argument(help="Runs as .csv or .jsonl (default: runs.jsonl of the study).")
+    Path | None,
+    typer.Argument(
+        help="A table of runs (.csv, .json, .jsonl, .md, .xlsx, .parquet), a tracker's export, or a folder of "
+        "trainer_state.json or TensorBoard files (default: runs.jsonl of the study)."
+    ),
 ]
 
 ConventionOption = Annotated[
@@ -32,12 +36,18 @@ BadRowsOption = Annotated[
 ]
 
 
+EvalSetOption = Annotated[
+    str | None, typer.Option("--eval-set", help="The eval set to fit, where the runs have several.")
+]
+
 LossUnitOption = Annotated[
     str, typer.Option("--loss-unit", help="Unit of the losses, per token: nats, bits or ppl (perplexity).")
 ]
 
 
-def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -> "RunTable":
+def read_and_warn(
+    source: Path, columns: str, bad_rows: float, loss_unit: str, annealed: str | None = None
+) -> "RunTable":
     """Read the runs of a file, losses in nats; log the rows left out and the warnings.
 
     Args:
@@ -45,6 +55,7 @@ def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -
         columns: columns of the file by field, like params=N,tokens=D.
         bad_rows: largest tolerated share of unreadable rows, 0 to 1.
         loss_unit: nats, bits or ppl.
+        annealed: "all" counts every row as annealed where the file does not say.
 
     Raises:
         BadInput: there is no such file, or more rows are unreadable than tolerated.
@@ -56,6 +67,7 @@ def read_and_warn(source: Path, columns: str, bad_rows: float, loss_unit: str) -
         column_names=parse_columns(columns),
         max_bad_share=bad_rows,
         loss_unit=check_loss_unit(loss_unit),
+        unstated="all" if annealed == "all" else "last",
     )
     for line in runs.bad:
         log(f"left out {line}")

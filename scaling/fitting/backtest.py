@@ -135,6 +135,7 @@ def backtest(
     holdout: str = "top-decade",
     convention: Convention | None = None,
     annealed: Annealed | None = None,
+    eval_set: str | None = None,
     seed: int = 0,
     bootstrap: int = 200,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
@@ -148,6 +149,7 @@ def backtest(
         holdout: rule of `split`.
         convention: parameters that N counts (default: total where every run has them).
         annealed: "only" or "all" rows of a group that mixes annealed and mid-schedule ones (default: "only").
+        eval_set: the eval set to score, where the rows of a group have several.
         seed: of the starts and the resamples.
         bootstrap: resamples of whole runs behind the default predictor's intervals.
         progress: called with the work done, the work in total, and the form being fitted.
@@ -161,7 +163,10 @@ def backtest(
         mixed = len({run.annealed for run in members}) > 1
         try:
             chosen, excluded = select_runs(
-                members, group=None, annealed=annealed or ("only" if mixed else None)
+                members,
+                group=None,
+                annealed=annealed or ("only" if mixed else None),
+                eval_set=eval_set,
             )
         except BadInput as error:
             skipped[name] = str(error)

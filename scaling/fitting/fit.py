@@ -38,6 +38,7 @@ def fit(
     form: str = "auto",
     convention: Convention | None = None,
     group: str | None = None,
+    eval_set: str | None = None,
     annealed: Annealed | None = None,
     seed: int = 0,
     bootstrap: int = 200,
@@ -54,6 +55,7 @@ def fit(
         form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
+        eval_set: which eval set, where they have several.
         annealed: "only" leaves mid-schedule points out, "all" takes them with the rest; a mixture needs one of the two.
         seed: seed of the starts and the resamples.
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
@@ -64,8 +66,8 @@ def fit(
         The fit: it predicts, allocates and plots, and printing it shows the fit card with its status and warnings.
 
     Raises:
-        BadInput: neither or both of runs and arrays; a mixture of annealed and mid-schedule points, of groups or of eval
-            sets; an unknown form; too few rows, or fewer than 4 runs with a bootstrap.
+        BadInput: neither or both of runs and arrays; a mixture of annealed and mid-schedule points, of groups, of eval
+            sets or of vocabularies; an unknown form; too few rows, or fewer than 4 runs with a bootstrap.
 
     Examples:
         >>> from scaling import Law
@@ -78,7 +80,10 @@ def fit(
     if form not in FORMS:
         raise BadInput(f"form is {form!r}; {nearest(form, FORMS)}")
     table, excluded = select_runs(
-        rows_of(runs, N=N, D=D, loss=loss, convention=convention), group=group, annealed=annealed
+        rows_of(runs, N=N, D=D, loss=loss, convention=convention),
+        group=group,
+        annealed=annealed,
+        eval_set=eval_set,
     )
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:

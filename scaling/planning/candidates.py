@@ -62,7 +62,7 @@ class Candidates:
 
     def member(self, index: int) -> Member:
         """One of them, under its published name where it has one."""
-        fields = {name: int(getattr(self, name)[index]) for name in SIZES}
+        fields: dict[str, Any] = {name: int(getattr(self, name)[index]) for name in SIZES}
         spec = ModelSpec(architecture=self.architecture, **fields)
         return self.named.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")
 

@@ -13,12 +13,12 @@ from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlannedMember
+from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
-from scaling.runs.trackers import require_tensorboard
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
-from ..data import DataManifest, Need, TokenizedText, count_windows
+from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
 from ..data.prepare import check_data, prepare
 from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
@@ -195,7 +195,7 @@ def prepare_run(
     data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
-        check_data(source)
+        check_data(source, study)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
@@ -209,8 +209,11 @@ def prepare_run(
         held_out=config.held_out,
         validation=config.validation,
         mask=objective_for(spec) == "mlm",
+        field=config.field,
+        special_tokens=config.special_tokens,
         need=Need(n_positions=spec.n_positions, batch_size=batch),
         progress=lambda what, share: report(share, 1.0, what, True),
+        log=log,
     )
     if config.ablate == "data" and config.data_fraction < 1 and config.epochs is None:
         # of what the run would read, which may be less than there is: its steps are to repeat it
@@ -338,7 +341,7 @@ def train_plan(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    manifest = DataManifest.read(study.data / "data.json")
+    manifest = read_prepared(study.data)
     device = pick_device(device)
     with join(zero, device) as world:
         if not world.first:
