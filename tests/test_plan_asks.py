@@ -47,9 +47,7 @@ def test_sizes_of_a_target_have_one_loss_and_costs_of_their_own():
 def test_a_published_family_answers_for_its_sizes_and_says_so_where_it_is_too_coarse():
     plan = sc.plan("1e21", law="chinchilla", params="350M,1.5B", family="gpt2")
     assert [one.member for one in plan.members] == ["gpt2-medium", "gpt2-xl"]
-    with pytest.raises(
-        BadInput, match=r"no member of about 3B .* nearest is gpt2-xl .*: leave out --family"
-    ):
+    with pytest.raises(BadInput, match=r"no member of about 3B .* nearest is gpt2-xl .*: leave out --family"):
         sc.plan("1e21", law="chinchilla", params="350M,3B", family="gpt2")
     with pytest.raises(BadInput, match="both nearest to"):
         sc.plan("1e21", law="chinchilla", params="1B,1.0001B")
