@@ -8,6 +8,7 @@ from typing import Any
 
 from .accounting import params, params_non_embedding
 from .architectures import config_json
+from .published import PUBLISHED
 from .spec import ModelSpec
 from .units import BadInput, look_up
 
@@ -189,6 +190,14 @@ FAMILIES: dict[str, Family] = {
                 _llama("llama-2-7b", 32, 4096, 32, 32, 11008, 4096),
             ),
         ),
+        *(
+            Family(
+                name=name,
+                source=source,
+                members=tuple(Member(name=each, spec=spec, source=source) for each, spec in specs),
+            )
+            for name, (source, specs) in PUBLISHED.items()
+        ),
     )
 }
 
@@ -199,11 +208,15 @@ MEMBERS: dict[str, Member] = {
 
 
 def member(name: str) -> Member:
-    """The published member of that name, in any case.
+    """The published member of that name, in any case, or the model of a config.json, by its path or its folder's.
 
     Raises:
-        BadInput: with the nearest match.
+        BadInput: with the nearest match, or a file that cannot be read.
     """
+    from .configs import is_config_path, read_config  # which makes members
+
+    if name.strip().lower() not in MEMBERS and is_config_path(name):
+        return read_config(name)
     return look_up(MEMBERS, name, "family")
 
 

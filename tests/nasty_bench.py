@@ -166,7 +166,7 @@ def _text(folder: Path) -> None:
     )
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text(json.dumps(_config()))
-    from train.data.text import train_tokenizer
+    from train.data.tokenizer import train_tokenizer
 
     train_tokenizer(["a line of words\n" * 20], 300).save(str(folder / "tokenizer.json"))
 
@@ -418,7 +418,9 @@ def _training() -> Iterator[Door]:
     from train.artifacts import history
     from train.config import Settings
     from train.data import DataManifest, TokenizedText
-    from train.data.text import SourceText, cut_text, load_tokenizer
+    from train.data.readers import SourceText
+    from train.data.split import find_cut
+    from train.data.tokenizer import load_tokenizer
     from train.evaluate import mean_train_loss
     from train.metrics import truncate_after
     from train.model.pretrained import checkpoint_spec
@@ -461,13 +463,13 @@ def _training() -> Iterator[Door]:
         name="text.txt",
         file="text.txt",
         kind="text",
-        ask=lambda f: cut_text(SourceText("text.txt", f / "text.txt"), 0.1),
+        ask=lambda f: find_cut(SourceText("text.txt", f / "text.txt"), 0.1),
     )
     yield Door(
         name="text.jsonl",
         file="text.jsonl",
         kind="jsonl",
-        ask=lambda f: cut_text(SourceText("text.jsonl", f / "text.jsonl"), 0.1),
+        ask=lambda f: find_cut(SourceText("text.jsonl", f / "text.jsonl"), 0.1),
     )
     yield Door(
         name="history",

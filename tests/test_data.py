@@ -8,7 +8,8 @@ import pytest
 from families.units import BadInput
 from train.data import DataManifest, Tokens, batch
 from train.data.prepare import prepare
-from train.data.text import find_texts, split_texts
+from train.data.split import split_texts
+from train.data.text import find_texts
 
 from .tiny import write_corpus
 
@@ -30,7 +31,7 @@ def test_decoding_the_tokens_gives_the_text_back(corpus, prepared):
     folder, manifest = prepared
     ids = np.fromfile(folder / manifest.heldout.name, dtype=manifest.dtype)
     held = [file.name for file in manifest.files if file.split == "heldout"]
-    order = [text.name for text in split_texts(find_texts(str(corpus)), 0.05)[1]]
+    order = [text.name for text in split_texts(find_texts(str(corpus)), 0.05).held]
     assert sorted(held) == sorted(order)
     text = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids.tolist(), skip_special_tokens=True)
     assert text == "".join((corpus / name).read_text(encoding="utf-8") for name in order)

@@ -31,7 +31,8 @@ class Library(types.ModuleType):
 
 @pytest.fixture
 def library(monkeypatch):
-    found = Library(train=ARTICLE * 30, validation=ARTICLE * 6, test=["never read"])
+    other = [line.replace("Laws", "Bounds") for line in ARTICLE]
+    found = Library(train=ARTICLE * 30, validation=other * 6, test=["never read"])
     monkeypatch.setitem(sys.modules, "datasets", found)
     monkeypatch.setattr(remote, "hub_answers", lambda: True)
     return found
@@ -133,13 +134,15 @@ def test_held_out_text_is_told_from_a_folder_of_the_data_that_is_called_validati
     corpus, other = write_corpus(tmp_path / "corpus", files=3), tmp_path / "part00.txt"
     (corpus / "validation").mkdir()
     (corpus / "part00.txt").rename(corpus / "validation" / "part00.txt")
+    (corpus / "validation" / "part00.md").write_text("notes, which are no split\n" * 100)
+    other = other.with_suffix(".md")
     other.write_text("held out indeed\n" * 100)
     manifest = prepare(str(corpus), tmp_path / "data", vocab_size=280, validation=str(other))
     assert {file.name: file.split for file in manifest.files} == {
         "part01.txt": "train",
         "part02.txt": "train",
-        "validation/part00.txt": "train",
-        "_validation/part00.txt": "heldout",
+        "validation/part00.md": "train",
+        "_validation/part00.md": "heldout",
     }
     assert manifest.heldout_bytes == other.stat().st_size
 
@@ -163,8 +166,8 @@ def test_parquet_gives_its_text_column_one_document_a_row(tmp_path):
     ids = np.fromfile(tmp_path / "data" / manifest.train[0].name, dtype=manifest.dtype)
     held = np.fromfile(tmp_path / "data" / manifest.heldout.name, dtype=manifest.dtype)
     assert (ids == manifest.eos_token_id).sum() + (held == manifest.eos_token_id).sum() == 200
-    parquet.write_table(pa.table({"body": rows}), tmp_path / "bad.parquet")
-    with pytest.raises(BadInput, match="no column 'text', but body"):
+    parquet.write_table(pa.table({"title": rows, "abstract": rows}), tmp_path / "bad.parquet")
+    with pytest.raises(BadInput, match="no column 'text', but title, abstract; field= names another"):
         prepare(str(tmp_path / "bad.parquet"), tmp_path / "other", vocab_size=280)
 
 

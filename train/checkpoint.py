@@ -26,9 +26,10 @@ from scaling.files import (
     sync_file,
 )
 from scaling.runs.store import WorkEntry
+from scaling.untrusted import parse_json
 
 from .config import Settings
-from .data.text import END_OF_TEXT, MASKS
+from .data.tokenizer import CONFIG, END_OF_TEXT, MASKS, companions
 from .distributed import ALONE, World, unshard
 from .loop import Session, start
 from .model.objective import load_optimizer_state, optimizer_state
@@ -37,6 +38,7 @@ _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
 _LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics; (processes, steps)
 _SPIKES = "watch.losses"  # of the last steps, against which spikes are detected
+_SCALE = "loss.scale"  # of fp16, and the steps since it last changed
 _EMPTY = torch.empty(0)
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -107,13 +109,19 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     mask = next((name for name in MASKS if vocabulary.token_to_id(name) is not None), None)
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": model.config.max_position_embeddings,
         "bos_token": special,
         "eos_token": special,
         "unk_token": None,
         **({"mask_token": mask} if mask else {}),
     }
-    atomic_write(folder / "tokenizer_config.json", json.dumps(facts, indent=2) + "\n")
+    theirs = companions(tokenizer.parent)
+    if CONFIG in theirs:
+        facts = parse_json(theirs.pop(CONFIG))
+        facts.setdefault("eos_token", special)
+    facts["model_max_length"] = model.config.max_position_embeddings
+    for name, text in theirs.items():
+        atomic_write(folder / name, text)
+    atomic_write(folder / CONFIG, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -197,6 +205,8 @@ def snapshot(
     if not world.first:
         return None
     state[_LOSSES] = losses.cpu()
+    if session.scale is not None:
+        state[_SCALE] = torch.tensor([session.scale.value, session.scale.good], dtype=torch.float64)
     state[_SPIKES] = torch.tensor(list(session.spikes.losses), dtype=torch.float64)
     return Snapshot(
         model=session.model,
@@ -315,6 +325,9 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
     losses = rows[world.rank].tolist() if len(rows) == world.size else facts.pending_losses
     session.losses = [torch.tensor(loss, device=device) for loss in losses]
     session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
+    if session.scale is not None and _SCALE in state:
+        value, good = state[_SCALE].tolist()
+        session.scale.value, session.scale.good = value, int(good)
     session.spikes.losses.extend(state.get(_SPIKES, torch.zeros(0)).tolist())
     return session
 

@@ -186,7 +186,8 @@ class TrainConfig(Record):
         "n_embd; with init=, default: the checkpoint's.",
     )
     data: str = Field(
-        description="A text file or a folder of .txt, .md, .py, .jsonl or .parquet; stdlib for Python's own sources; "
+        description="A text file or a folder of plain text, .jsonl, .json, .csv, .parquet or .arrow, also compressed (.gz, .zst, "
+        ".xz); files called valid or test are held out; stdlib for Python's own sources; "
         "wikitext-2, wikitext-103, imdb, openwebtext or hub:OWNER/NAME from the Hugging Face hub (extra `hub`); "
         "or a URL of a store, s3://bucket/text (extra `s3`)."
     )
@@ -213,6 +214,15 @@ class TrainConfig(Record):
     tokenizer: str | None = Field(
         default=None,
         description="A Hugging Face tokenizer folder or tokenizer.json (default: a byte-level BPE trained on the data).",
+    )
+
+    field: str | None = Field(
+        default=None,
+        description="Field of records, or column, that holds their text (default: text, content, …, or the only one).",
+    )
+    special_tokens: Literal["markers", "text"] = Field(
+        default="markers",
+        description="What special tokens written in the text, such as <|endoftext|>, are: markers (one token each) or text.",
     )
 
     n_layer: int | None = Field(default=None, ge=1)
@@ -272,9 +282,19 @@ class TrainConfig(Record):
         default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
 
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine.",
+        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine; fp16, "
+        "with a loss scale, on GPUs without bf16.",
+    )
+    residual: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Number format of the activations between blocks. bf16: of all weights' copies too, as FSDP2 gathers them. "
+        "auto: bf16 with dtype=bf16 and zero=2 or 3, else fp32.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Use deterministic kernels only, so that a run on a GPU repeats bit for bit; slower there.",
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
@@ -352,6 +372,8 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
+        if self.residual == "bf16" and self.dtype not in ("auto", "bf16"):
+            raise ValueError(f"residual is bf16 and dtype {self.dtype}; residual=bf16 needs dtype=bf16")
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         check_objective(self.objective, self.spec())
@@ -361,6 +383,9 @@ class TrainConfig(Record):
         if self.engine == "deepspeed":
             if self.compile is True:
                 raise ValueError("compile is true; engine=deepspeed does not compile the step")
+            if self.dtype == "fp16" or self.residual == "bf16":
+                odd = "dtype is fp16" if self.dtype == "fp16" else "residual is bf16"
+                raise ValueError(f"{odd}, which only engine=torch has")
         elif self.zero == 1:
             raise ValueError(
                 "zero is 1, which only engine=deepspeed has; with engine=torch 0 is DDP, 2 and 3 are FSDP2"
@@ -403,6 +428,9 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
+_ADDED = ("residual", "deterministic")  # settings of later versions, which older checkpoints lack
+
+
 class Settings(Document):
     """run.json: a run with all defaults resolved. A run resumes only with the settings it started with."""
 
@@ -434,7 +462,9 @@ class Settings(Document):
     grad_clip: float
     dropout: float
     init_std: float
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["fp32", "bf16", "fp16"]
+    residual: Literal["fp32", "bf16"] = "fp32"  # activations between blocks; bf16: copies of all weights too
+    deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
@@ -468,9 +498,11 @@ class Settings(Document):
     def identity(self) -> str:
         """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
+        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
+        count where they differ from their default, so that older checkpoints keep their identity.
         """
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
+        usual = {name for name in _ADDED if getattr(self, name) == Settings.model_fields[name].default}
+        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))))
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

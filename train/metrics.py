@@ -23,7 +23,7 @@ from families import ModelSpec, train_flops_per_token
 from families.units import BadInput, format_size
 from scaling.files import clear_io_errors, open_to_append, read_text
 from scaling.hardware import recognise
-from scaling.runs.trackers import require_tensorboard
+from scaling.runs.events import require_tensorboard
 from scaling.untrusted import parse_json
 
 WINDOW = 128  # steps

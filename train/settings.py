@@ -96,8 +96,8 @@ class TextFacts:
     @classmethod
     def of(cls, manifest: DataManifest, architecture: str) -> Self:
         """Return the facts of a tokenised text."""
-        files = [file.model_dump() for file in manifest.files]
-        shards = [shard.model_dump() for shard in (*manifest.train, manifest.heldout)]
+        files = [file.model_dump(exclude={"modified_ns"}) for file in manifest.files]
+        shards = [shard.model_dump(exclude={"sha256"}) for shard in (*manifest.train, manifest.heldout)]
         return cls(
             group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
             vocab_size=manifest.vocab_size,
@@ -150,7 +150,8 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
-        **BackendRequest.of(config).plain().model_dump(),
+        **BackendRequest.of(config).plain(device).model_dump(),
+        residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
@@ -169,9 +170,14 @@ def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *
         BadInput: the tokenizer is larger than the vocabulary of the member.
     """
     advice = planned.recipe
-    return _settings(
-        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction
+    # What a plan for named accelerators found to fit; a plan without a device leaves it to this machine.
+    fits = device == "cuda" and (
+        planned.shards > 1 or planned.checkpointing or (planned.micro_batch or 1) > 1
     )
+    return _settings(
+        planned.member, planned.spec, advice, facts, device, seed=seed, cooldown=advice.cooldown_fraction,
+        checkpointing=planned.checkpointing if fits else None, micro_batch=planned.micro_batch if fits else None,
+    )  # fmt: skip
 
 
 def _settings(
@@ -216,7 +222,7 @@ def _settings(
             "grad_clip": advice.grad_clip,
             "dropout": 0.0,
             "init_std": advice.init_std,
-            "dtype": "fp32",
+            "dtype": BackendRequest().plain(device).dtype,
             "objective": objective,
             "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
             "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
@@ -243,6 +249,7 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]
     if config is not None:

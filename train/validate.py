@@ -4,28 +4,42 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from families.units import BadInput
-from scaling.files import Record
+from scaling.files import Record, sha256_bytes
 
 from .config import Settings
 from .data import DataManifest, Tokens
-from .data.prepare import DATA, Encoder, find_prepared_data, model_folder
+from .data.encode import Encoder
+from .data.prepare import DATA, find_prepared_data, model_folder
+from .data.readers import read_chunks
 from .data.remote import local_text
-from .data.text import find_texts, read_chunks
+from .data.text import find_texts
+from .data.tokenizer import neutral
 from .evaluate import EvalSet, eval_set, evaluate
 from .loop import pick_device
-from .model.objective import objective_of
+from .model.objective import EVALUATION_KEY, Causal, objective_of
 from .model.pretrained import first_message_line, has_tokenizer, read_model
 from .rung import RUN, RUNG, RungFile
 
 # In nats per token. fp32 sums differ in their last digits between machines; bf16 has 8 significant bits.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-3}
 MAX_NEW_TOKENS = 20
+
+FEW_WINDOWS = 16  # of a text, below which its last, shorter window is scored too
+
+UNBOUNDED = (
+    2048  # context of a model whose positions have no limit (BLOOM, Mamba), unless another is asked for
+)
+
+MOST_LOGITS = 2**28  # of a window in fp32, 1 GiB: what bounds the context that is not asked for
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "n_ctx")
 
 
 class Validation(Record):
@@ -34,6 +48,8 @@ class Validation(Record):
     Args:
         equal: True if they agree within the tolerance; None if nothing is recorded for this text.
         eval_set: hash of the measured text; `recorded_eval_set` of the recorded one.
+        context: tokens of a window.
+        left_out: tokens after the last whole window, which are not scored.
         generated: the prompt and its continuation by greedy decoding.
     """
 
@@ -42,6 +58,8 @@ class Validation(Record):
     data: str
     eval_set: str
     eval_tokens: int
+    context: int
+    left_out: int = 0
     loss: float
     loss_se: float
     perplexity: float
@@ -63,6 +81,7 @@ def validate(
     prompt: str | None = None,
     tolerance: float | None = None,
     eval_tokens: int = 1_000_000,
+    context: int | None = None,
     device: str = "auto",
     progress: Callable[[float, float, str], None] = lambda done, total, text: None,
 ) -> Validation:
@@ -75,11 +94,13 @@ def validate(
         prompt: text to continue; default: none.
         tolerance: largest difference of the losses in nats per token; default: by number format.
         eval_tokens: largest number of held-out tokens.
+        context: tokens of a window; default: as trained, or as many as the model has positions for, within MOST_LOGITS.
         device: "auto", "cpu" or "cuda".
         progress: called with the work done, its total, and a description.
 
     Raises:
-        BadInput: the device, the model or the data is missing, or the recorded loss is of other data.
+        BadInput: the device, the model or the data is missing, the recorded loss is of other data, or a context longer than
+            the model's.
     """
     device = pick_device(device)
     model = model_folder(folder)
@@ -87,9 +108,12 @@ def validate(
     tokens = find_prepared_data(model, data)
     progress(0, 1, "loading the model")
     loaded = load(model, device)
-    settings = _settings(model, loaded)
-    heldout, source = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
-    result = evaluate(loaded.model, settings, heldout, loaded.device, progress=progress)
+    settings = _settings(model, loaded, context)
+    if context is not None and recorded is not None and context != recorded.observation.n_positions:
+        recorded = None  # a loss at another context does not compare
+    heldout, source, left_out = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
+    objective = _Logits() if settings.objective == "causal" else None
+    result = evaluate(loaded.model, settings, heldout, loaded.device, progress=progress, objective=objective)
     allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
     same = recorded is not None and recorded.observation.eval_set == heldout.name
     difference = result.loss - recorded.observation.loss if same and recorded is not None else None
@@ -99,6 +123,8 @@ def validate(
         data=source,
         eval_set=heldout.name,
         eval_tokens=result.tokens,
+        context=settings.n_positions,
+        left_out=left_out,
         loss=result.loss,
         loss_se=result.se,
         perplexity=result.perplexity,
@@ -158,8 +184,8 @@ def continuation(loaded: Loaded, prompt: str) -> str:
     """
     if not loaded.model.can_generate():
         raise BadInput("the model fills in masked tokens and does not generate; leave out --prompt")
-    start = loaded.tokenizer(prompt)["input_ids"] or [loaded.tokenizer.bos_token_id]
-    context = loaded.model.config.max_position_embeddings
+    start = loaded.tokenizer(prompt)["input_ids"] or [loaded.tokenizer.bos_token_id or 0]
+    context = longest_context(loaded.model.config) or UNBOUNDED
     if len(start) >= context:
         raise BadInput(
             f"prompt has {len(start)} tokens; the model's context is {context}, and one must be left"
@@ -175,20 +201,48 @@ def continuation(loaded: Loaded, prompt: str) -> str:
     return str(loaded.tokenizer.decode(out[0], skip_special_tokens=True))
 
 
-def _settings(place: Path, loaded: Loaded) -> Settings:
-    """Return the settings needed for measuring; a folder of other origin is measured in fp32."""
-    if (place / RUN).exists():
-        return Settings.read(place / RUN)
+class _Logits(Causal):
+    """Next-token prediction of any model that returns logits."""
+
+    def losses(self, model: Any, examples: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each next token in nats, shape (batch, n_positions)."""
+        logits_BxTxV, targets = model(input_ids=examples[:, :-1]).logits, examples[:, 1:]
+        losses = functional.cross_entropy(
+            logits_BxTxV.flatten(0, 1).float(), targets.flatten(), reduction="none"
+        )
+        return losses.view(targets.shape)
+
+
+def longest_context(config: Any) -> int | None:
+    """Return the number of positions that a model has; None if they have no limit."""
+    text = config.get_text_config()
+    found = (getattr(text, key, None) for key in _POSITIONS)
+    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _settings(place: Path, loaded: Loaded, context: int | None) -> Settings:
+    """Return the settings needed for measuring; a folder of other origin is measured in fp32.
+
+    Raises:
+        BadInput: a masked model that was not trained here, or a context that the model does not have.
+    """
     config = loaded.model.config
-    context, size = config.max_position_embeddings, config.vocab_size
+    longest, size = longest_context(config), config.get_text_config().vocab_size
+    if context is not None and (context < 1 or (longest is not None and context > longest)):
+        most = f"1 to {longest:,}" if longest else "at least 1"
+        raise BadInput(f"context is {context}; {place} has {most} positions")
+    if (place / RUN).exists():
+        settings = Settings.read(place / RUN)
+        return settings.model_copy(update={"n_positions": context or settings.n_positions})
     if not loaded.model.can_generate():
         raise BadInput(
             f"{place} is a masked language model without {RUN}, which says what it was trained to predict"
         )
+    within = 2 ** ((MOST_LOGITS // size).bit_length() - 1)
     return Settings(
         run=place.name or "model", member=place.name or "model", group="", architecture=config.model_type,
-        n_layer=config.num_hidden_layers, n_head=config.num_attention_heads, n_embd=config.hidden_size, n_inner=0,
-        n_positions=context, vocab_size=size, eos_token_id=loaded.tokenizer.eos_token_id or 0, seed=0, batch_size=1,
+        n_layer=1, n_head=1, n_embd=1, n_inner=0, n_positions=context or min(longest or UNBOUNDED, within), vocab_size=size,
+        eos_token_id=loaded.tokenizer.eos_token_id or 0, seed=0, batch_size=1,
         micro_batch=1, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.0, beta1=0.9, beta2=0.999,
         grad_clip=1.0, dropout=0.0, init_std=0.02, dtype="fp32", data_sha256="",
     )  # fmt: skip
@@ -202,14 +256,15 @@ def _held_out(
     recorded: RungFile | None,
     loaded: Loaded,
     limit: int,
-) -> tuple[EvalSet, str]:
-    """Return the evaluation set, from prepared tokens or another text, and its source."""
+) -> tuple[EvalSet, str, int]:
+    """Return the evaluation set, from prepared tokens or another text, its source, and its tokens that are left out."""
     if folder is None:
         if data is None:
             raise BadInput(
                 f"there is no {DATA} beside {place} or above it; --data names the text to measure on"
             )
-        return _text(data, settings, loaded, limit), data
+        held, left = _text(data, settings, loaded, limit)
+        return held, data, left
     manifest = DataManifest.read(folder / DATA)
     heldout = Tokens.open(folder, (manifest.heldout,), manifest.dtype, settings.n_positions)
     objective = objective_of(settings)
@@ -217,33 +272,78 @@ def _held_out(
         window = heldout.windows(np.zeros(1, dtype=np.int64))
         scored = objective.scored(objective.examples(window, (0,)))
         limit = recorded.eval_tokens // scored * settings.n_positions
+    elif len(heldout) == 0:
+        raise BadInput(
+            f"data is {folder}, whose held-out text has {manifest.heldout.tokens} tokens, less than one context of "
+            f"{settings.n_positions}: --context names a shorter one"
+        )
     held = eval_set(heldout, manifest, limit, objective)
     if recorded is not None and held.name != recorded.observation.eval_set:
         raise BadInput(
             f"data is {folder}, whose held-out text is {held.name}; the recorded loss is of "
             f"{recorded.observation.eval_set}: --data names the study's own data, or another text"
         )
-    return held, str(folder)
+    return held, str(folder), 0
 
 
-def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> EvalSet:
-    """Return an evaluation set of a whole text, each document followed by the end-of-text token."""
+def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> tuple[EvalSet, int]:
+    """Return an evaluation set of a whole text, and the tokens after its last window that are not in it.
+
+    Its documents are separated by the end-of-text token. A text of few windows has a last, shorter one of what is left.
+
+    Raises:
+        BadInput: the text has no token to predict.
+    """
     dtype = np.dtype("<u4")
-    coder = loaded.tokenizer.backend_tokenizer
+    objective, context = objective_of(settings), settings.n_positions
     with tempfile.TemporaryDirectory() as folder:
         texts = find_texts(local_text(data, Path(folder) / "fetched"))
-        writer = Encoder(coder, settings.eos_token_id, Path(folder), dtype, lambda done: None)
+        writer = Encoder(_coder(loaded), settings.eos_token_id, Path(folder), dtype, lambda done: None)
         written = writer.write([(text, read_chunks(text)) for text in texts], "heldout")
-        total = sum(shard.tokens for shard in written.shards)
-        if total <= settings.n_positions:
-            raise BadInput(
-                f"data is {data!r}, which has {total} tokens; at least {settings.n_positions + 1} are needed"
-            )
-        tokens = Tokens.open(Path(folder), written.shards, "uint32", settings.n_positions)
-        return EvalSet.of(
-            tokens,
-            limit,
-            objective_of(settings),
-            tokens_per_byte=total / written.bytes,
-            tokens_per_word=total / max(1, written.words),
-        )
+        total = written.shards[0].tokens - 1 if written.shards else 0  # without the end of the last document
+        if total < 2:
+            raise BadInput(f"data is {data!r}, which has {total} tokens; at least 2 are needed")
+        ids = np.fromfile(Path(folder) / written.shards[0].name, dtype=dtype)[:total].astype(np.int64)
+    per_byte, per_word = total / max(1, written.bytes), total / max(1, written.words)
+    windows = Tokens((ids,), context)
+    begin = len(windows) * context
+    if len(windows) >= FEW_WINDOWS or total - begin < 2:
+        held = EvalSet.of(windows, limit, objective, tokens_per_byte=per_byte, tokens_per_word=per_word)
+        return held, total - 1 - begin
+    examples = objective.examples(windows.windows(np.arange(len(windows))), EVALUATION_KEY)
+    rest = objective.examples(ids[None, begin:], EVALUATION_KEY)
+    digest = sha256_bytes(examples.astype("<i8").tobytes() + rest.astype("<i8").tobytes())[:12]
+    return EvalSet(examples, f"heldout-{digest}", per_byte, per_word, rest), 0
+
+
+def _coder(loaded: Loaded) -> Any:
+    """Return the tokenizer as one of the tokenizers library, neutral; one in Python gets the methods that are used."""
+    own = getattr(loaded.tokenizer, "backend_tokenizer", None)
+    return neutral(own) if own is not None else _PythonTokenizer(loaded.tokenizer)
+
+
+class _Ids(NamedTuple):
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _PythonTokenizer:
+    """A tokenizer of transformers that is written in Python."""
+
+    own: Any
+    encode_special_tokens: bool = False
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return the ids by name."""
+        return dict(self.own.get_vocab())
+
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        """Return the added tokens by id."""
+        return dict(self.own.added_tokens_decoder)
+
+    def encode_batch(self, texts: list[str], *, add_special_tokens: bool) -> list[_Ids]:
+        """Encode without truncation or padding."""
+        return [
+            _Ids(self.own.encode(text, add_special_tokens=add_special_tokens, truncation=False))
+            for text in texts
+        ]

@@ -148,6 +148,12 @@ def validate(
     eval_tokens: Annotated[
         int, typer.Option("--eval-tokens", min=1, help="Tokens of another text to evaluate, at most.")
     ] = 1_000_000,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context", min=1, help="Tokens of a window (default: as trained, or the model's own)."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -172,6 +178,7 @@ def validate(
         prompt=prompt,
         tolerance=tolerance,
         eval_tokens=eval_tokens,
+        context=context,
         device=device,
         progress=bar.at,
     )
@@ -189,7 +196,8 @@ def _validation_lines(result: Any) -> list[str]:
     """Format a repeated evaluation and its comparison with the recorded one."""
     lines = [
         f"{result.folder}: {result.parameters:,} parameters, loaded with transformers",
-        f"{result.eval_tokens:,} held-out tokens of {result.data} ({result.eval_set})",
+        f"{result.eval_tokens:,} held-out tokens of {result.data} ({result.eval_set}) in windows of {result.context:,}"
+        + (f"; the last {result.left_out:,} fill no window and are left out" if result.left_out else ""),
         "",
         format_table(
             ["loss ± se", "perplexity", "bits/byte", "loss/word"],

@@ -215,7 +215,7 @@ def ladder(
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:
-            prepare_planned(contents, paths.data, data, tokenizer, member or ())
+            prepare_planned(contents, paths.data, data, tokenizer, member or (), log)
             options = {"eval_tokens": EVAL_TOKENS, "gathers": not member, "zero": zero}
             rungs = train_members(chosen, paths, seed=seed, yes=yes, wanted=BackendRequest(), **options)
             if _first_rank():
@@ -254,7 +254,7 @@ class _LadderRun:
         from train.data.prepare import prepare_planned
 
         members = [task.member for task in self.tasks.tasks]
-        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer, members)
+        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer, members, log)
 
     def end(self, outcome: "Following") -> None:
         """Print and export the finished rungs.

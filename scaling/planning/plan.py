@@ -1,35 +1,31 @@
 """Plan of a budget: the member that a law prefers, its recipe and memory, the frontier, and the alternatives."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from families import Member, accounting
 from families.units import BadInput, format_size
 
 from ..budget import Budget, MfuSource, parse_budget
-from ..fitting.predictor import Fit
 from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
 from ..recipe import DEFAULT_RULE, recipe
 from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
-from .evaluate import TOLERANCE, EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
+from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
 from .law import planned_loss
 from .memory import fit_memory
+from .notes import batch_note, notes, unspent_budget_notes
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
-from .throughput import ERROR, estimated_mfu
+from .sensitivity import mfu_cases
+from .throughput import estimated_mfu
 
 WIDEST_FRONTIER = 64  # choices shown; a grid's frontier has hundreds
 
-FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
+FEWEST_STEPS = 20  # of a run on several devices, as the recipe's largest batch leaves
 
 ROUNDS = 8  # of choosing and estimating until both agree
-
-SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
 
 
 def budget_for(
@@ -72,6 +68,7 @@ def estimate_budget(
     *,
     on: str | None,
     price: float | None = None,
+    one_device: bool = False,
 ) -> Budget:
     """A budget whose MFU is estimated for the very member that it buys: choose, estimate, choose again.
 
@@ -82,6 +79,7 @@ def estimate_budget(
         ask: the objective; its FLOPs are those of the budget.
         on: devices, where the budget names none.
         price: USD per device-hour, in place of the catalogue's.
+        one_device: estimate what one device reaches alone, where measured times say what several lose.
 
     Raises:
         BadInput: the budget names no accelerator.
@@ -97,9 +95,15 @@ def estimate_budget(
         advice = recipe(member.spec, float(evaluated.tokens[best]))
         fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
         estimate = estimated_mfu(
-            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=fit.batch_sequences
+            member.spec,
+            device,
+            micro_batch=fit.micro_batch,
+            batch_sequences=fit.batch_sequences,
+            devices=1 if one_device else budget.devices or 1,
+            checkpointing=fit.checkpointing,
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
+        again = again.model_copy(update={"mfu_interval": (estimate.low, estimate.high)})
         if abs(again.flops / budget.flops - 1) < 1e-6:
             break
         budget = again
@@ -116,12 +120,14 @@ def make_plan(
     share: float | None = None,
     rule: str = DEFAULT_RULE,
     inputs: dict[str, str] | None = None,
+    sizes: Sequence[Candidates] = (),
     force: bool = False,
 ) -> PlanFile:
     """The plan, not yet sealed: choice, frontier, members with recipes, and the choices of other laws.
 
     Of several budgets each gives a rung, and the frontier is of all of them together; the plan's own choice, band and
-    others are of the largest.
+    others are of the largest. Of several sizes each is a member: at the one budget or target, or each at its own of as many
+    budgets.
 
     Args:
         budgets: one or several.
@@ -132,23 +138,41 @@ def make_plan(
         share: the same as a share of the best's cost.
         rule: of the recipe.
         inputs: file name to SHA-256 of the files behind the law.
+        sizes: the shapes asked for, one in each, all of them among `shapes`.
         force: predict even more than 1,000 times outside the law's domain.
 
     Raises:
-        BadInput: no budget, nothing affordable, or a choice too far outside the law's domain without `force`.
+        BadInput: no budget, nothing affordable, sizes and budgets in different numbers, or a choice too far outside the
+            law's domain without `force`.
     """
-    ordered = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
-    if not ordered:
+    given = [budgets] if isinstance(budgets, Budget) else list(budgets)
+    if not given:
         raise BadInput("there are 0 budgets; at least 1 is needed")
+    if sizes and len(given) not in (1, len(sizes)):
+        raise BadInput(
+            f"there are {len(sizes)} sizes and {len(given)} budgets; give one budget for all sizes, or one for each"
+        )
+    paired = zip(given, sizes if len(given) == len(sizes) else [shapes] * len(given), strict=True)
+    steps = sorted(paired, key=lambda pair: pair[0].flops)
+    ordered = [budget for budget, _ in steps]
     ask = ask or Objective()
-    rungs, members, evaluations, preferred = [], [], [], []
-    for budget in ordered:
+    rungs, members, batches, evaluations, preferred = [], [], [], [], []
+    asked: list[Choice] = []
+    for budget, offered in steps:
         goal = replace(ask, flops=None if ask.target is not None else budget.flops)
-        evaluated = evaluate_candidates(goal, law, shapes)
+        evaluated = evaluate_candidates(goal, law, offered)
         best, names = evaluated.best(), preferences(evaluated, law)
         choice = to_choice(evaluated, best, law, budget, names.get(best, ()), force=force)
         rungs.append(LadderRung(budget=budget, choice=choice))
-        members.append(planned_member(evaluated, best, law, budget, rule=rule, force=force))
+        chosen = [choice]
+        if len(sizes) > len(given):
+            chosen = [_sized(evaluated, index, law, budget, names, force) for index in range(len(offered))]
+            asked.extend(chosen)
+        for one in chosen:
+            index = best if one is choice else chosen.index(one)
+            member = planned_member(evaluated, index, law, budget, rule=rule, force=force)
+            members.append(member)
+            batches.append(batch_note(member, one, budget, rule))
         evaluations.append(evaluated)
         preferred.append(names)
     optimal = pareto(*evaluations)
@@ -164,12 +188,40 @@ def make_plan(
         recommended=choice,
         frontier=frontier,
         ladder=tuple(rungs) if len(rungs) > 1 else (),
+        sizes=tuple(asked),
+        sensitivity=mfu_cases(goal, budget, law, offered),
+        includes_serving=goal.inference_tokens > 0 and (goal.includes_serving or goal.target is not None),
         band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
-        others=other_choices(goal, budget, law, shapes, evaluated.total_flops(budget)),
-        members=tuple(members),
-        notes=(*notes(goal, budget, law, choice), *unspent_budget_notes(evaluated, budget, law, choice)),
+        others=other_choices(goal, budget, law, offered, evaluated.total_flops(budget)),
+        members=uniquely_named(members),
+        notes=(
+            *notes(goal, budget, law, choice),
+            *filter(None, batches),
+            *unspent_budget_notes(evaluated, budget, law, choice),
+        ),
         inputs=inputs or {},
     )
+
+
+def _sized(
+    evaluated: EvaluatedCandidates, index: int, law: LossModel, budget: Budget, names: dict[int, tuple[str, ...]],
+    force: bool,
+) -> Choice:  # fmt: skip
+    """One of the sizes asked for, at the budget or target of all.
+
+    Raises:
+        BadInput: the budget or the target leaves it no tokens.
+    """
+    if not evaluated.feasible[index]:
+        name = evaluated.shapes.member(index).name
+        goal = evaluated.ask.target
+        what = (
+            f"budget {budget.text} leaves it no tokens"
+            if goal is None
+            else f"it never reaches {format_loss(goal)}"
+        )
+        raise BadInput(f"size {name}: {what}; leave it out of --params")
+    return to_choice(evaluated, index, law, budget, names.get(index, ()), force=force)
 
 
 def planned_member(
@@ -201,6 +253,13 @@ def planned_member(
     fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
     if fit.batch_sequences != advice.batch_sequences:
         advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
+    if budget.devices is not None and budget.devices > 1 and advice.steps < FEWEST_STEPS:
+        most = int(length / (FEWEST_STEPS * member.spec.n_positions))
+        raise BadInput(
+            f"budget is {budget.text}: {member.name} on {format_size(length)} tokens has only {advice.steps} steps of "
+            f"{advice.batch_sequences} sequences, one at least to a device; take at most {max(1, most)} devices, or a "
+            "shorter --context"
+        )
     available = evaluated.ask.tokens_available
     expected, _ = planned_loss(law, member.spec, advice.tokens, unique_tokens=available, force=force)
     return PlannedMember.of(
@@ -214,6 +273,19 @@ def planned_member(
         checkpointing=fit.checkpointing,
         shards=fit.shards,
         memory=fit.memory,
+    )
+
+
+def uniquely_named(members: Sequence[PlannedMember]) -> tuple[PlannedMember, ...]:
+    """The members, those that share a name told apart by their tokens, as a run needs a name of its own."""
+    names = [member.member for member in members]
+    found: list[str] = []
+    for name, member in zip(names, members, strict=True):
+        own = name if names.count(name) == 1 else f"{name}-{format_size(member.tokens).lower()}"
+        same = sum(other == own or other.startswith(f"{own}-run") for other in found)
+        found.append(own if not same else f"{own}-run{same + 1}")
+    return tuple(
+        member.model_copy(update={"member": name}) for name, member in zip(found, members, strict=True)
     )
 
 
@@ -249,84 +321,3 @@ def other_choices(
             continue  # that law has no answer to this objective, or none within its domain
         choices.append(OtherChoice(law=other.name, source=other.source, choice=choice))
     return tuple(choices)
-
-
-def unspent_budget_notes(
-    evaluated: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
-) -> tuple[str, ...]:
-    """The reason why a law that fixes each size's tokens leaves part of a budget; empty for other laws and full budgets.
-
-    Args:
-        evaluated: the candidates, with the objective.
-        budget: the budget.
-        law: published or fitted.
-        choice: the member chosen within the budget.
-    """
-    share = choice.share or 0.0
-    if law.frontier is None or evaluated.ask.target is not None or share >= 1 - TOLERANCE:
-        return ()
-    dearer = np.where(evaluated.total > (1 + TOLERANCE) * budget.flops, evaluated.total, np.inf)
-    index = int(np.argmin(dearer))
-    following = "there is no larger candidate"
-    if np.isfinite(dearer[index]):
-        following = f"the next larger, {evaluated.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
-    return (
-        f"{1 - share:.0%} of the budget is left: law {law.name} fixes each member's tokens (one pass at the critical "
-        f"batch, stopped short of convergence), and {following}; --family grid has more sizes, --law chinchilla "
-        "trains longer",
-    )
-
-
-def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tuple[str, ...]:
-    """Assumptions behind the numbers of a choice, and warnings about them.
-
-    Args:
-        ask: the objective.
-        budget: that hours and price are of.
-        law: published or fitted.
-        choice: the member chosen.
-    """
-    lines = list(law.warnings)
-    fitted = isinstance(law, Fit)
-    if choice.architecture == "bert" and not fitted:
-        lines.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
-    if choice.share is not None and choice.share > 1 + SHOWN_SHARE:
-        lines.append(
-            f"{choice.member} costs {choice.share:.3f} of the budget; "
-            f"within {TOLERANCE:.0%} counts as affordable"
-        )
-    if budget.mfu is not None:
-        detail = ""
-        if budget.mfu_source == "assumed":
-            detail = ", not measured"
-        elif budget.mfu_source == "estimated":
-            detail = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
-        lines.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU")
-    if choice.interval_80 is None:
-        lines.append(
-            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
-            if fitted
-            else "published laws have no prediction intervals"
-        )
-    if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
-        lines.append(
-            f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
-            f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
-        )
-    if ask.tokens_available is not None and ask.tokens_available < law.domain.D[0]:
-        lines.append(
-            f"{format_size(ask.tokens_available)} tokens of text are {law.domain.D[0] / ask.tokens_available:.3g} "
-            f"times fewer than any that law {law.name} was fitted on"
-        )
-    guessing = math.log(choice.vocab_size)
-    if choice.loss > guessing:
-        lines.append(
-            f"a loss of {format_loss(choice.loss)} is worse than guessing among {choice.vocab_size:,} tokens "
-            f"({format_loss(guessing)}): law {law.name} does not hold for so little training"
-        )
-    lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
-    if choice.extrapolation > 1 + 1e-9:
-        lines.append(
-            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
-        )
-    return tuple(lines)

@@ -3,7 +3,8 @@
 A study may lie on a network file system, with runs on many machines, and there is no lock that a dead machine could hold:
 each run writes only its shards runs/NAME/runs.jsonl and runs/NAME/ledger.jsonl. The study's own runs.jsonl is a view: the
 rows that a person put there and those of the shards, rewritten whole by `gather_runs`. A view that is behind loses
-nothing, since readers merge the shards again.
+nothing, since readers merge the shards again. Each row of a shard names it there as its origin, and goes when its run
+folder goes; a broken line of a shard is left out and named.
 """
 
 import json
@@ -25,6 +26,10 @@ RUNS = "runs.jsonl"
 LEDGER = "ledger.jsonl"
 SHARDS = "runs"  # the folder of the run folders
 LEDGER_VERSION = 1
+
+ORIGIN = (
+    "origin"  # key of a row of a study: "runs/NAME" for a run's own row, else the name of the imported file
+)
 
 _TRIES = 5  # at replacing a view that another process is changing
 
@@ -59,13 +64,13 @@ def append_run(path: StrPath, run: Run) -> None:
 def record_run(path: StrPath, run: Run) -> None:
     """Append an observation to a run's shard unless it is there: the same run, tokens, eval set and schedule.
 
-    A half-written last line, which a crash can leave, does not count and is cut off.
+    A half-written last line, which a crash can leave, does not count and is cut off; a broken line stays as it is.
 
     Raises:
-        BadInput: a line of the shard is broken.
+        BadInput: the shard cannot be written.
     """
     path = Path(path)
-    if run_key(run.model_dump()) not in dict(_shard_rows(path)):
+    if run_key(run.model_dump()) not in {key for key, _ in _shard_rows(path)}:
         append_run(path, run)
 
 
@@ -75,7 +80,7 @@ def gather_runs(path: StrPath) -> None:
     Two processes that gather at once both write a valid view; a row that a person adds meanwhile is kept.
 
     Raises:
-        BadInput: a shard is broken, or the study cannot be written.
+        BadInput: the study cannot be written.
     """
     path = Path(path)
     for _ in range(_TRIES):
@@ -94,11 +99,12 @@ def merged_text(path: Path) -> str:
     """The text of a study's runs.jsonl merged with its shards: rows that a person added, then each run's observations.
 
     Raises:
-        BadInput: a line of a shard is broken, or the file cannot be read.
+        BadInput: the file cannot be read.
     """
     observed = _merged_rows(path)
-    text = read_text(path) if path.exists() or not observed else ""
-    if not observed:
+    runs = path.parent / SHARDS
+    text = read_text(path) if path.exists() or not (observed or shard_faults(path)) else ""
+    if not observed and ORIGIN not in text:
         return text
     kept = []
     for line in (lines := text.splitlines(keepends=True)):
@@ -108,9 +114,22 @@ def merged_text(path: Path) -> str:
             if line is lines[-1] and not line.endswith("\n"):
                 continue  # half of a line that a crash cut off; other rows would follow it
             row = None  # a person's slip, which `read_runs` names
-        if not (isinstance(row, dict) and run_key(row) in observed):
+        if not (isinstance(row, dict) and (run_key(row) in observed or _deleted(row, runs))):
             kept.append(line.removesuffix("\n"))
     return "".join(f"{line}\n" for line in (*kept, *observed.values()))
+
+
+def _deleted(row: dict[str, Any], runs: Path) -> bool:
+    """True for the row of a run whose folder was deleted; a copy of the view alone, without run folders, keeps all."""
+    folder, _, name = str(row.get(ORIGIN, "")).partition("/")
+    return (
+        folder == SHARDS and bool(name) and "/" not in name and runs.is_dir() and not (runs / name).exists()
+    )
+
+
+def shard_faults(path: Path) -> list[str]:
+    """Lines of the shards of a study's runs.jsonl that are no observations, each with its file and what is wrong."""
+    return [row for shard in _shards(path) for key, row in _shard_rows(shard) if key is None]
 
 
 def run_key(row: dict[str, Any]) -> Key | None:
@@ -203,27 +222,31 @@ def _whole_lines(shard: Path) -> list[str]:
     return data[: data.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
 
 
-def _shard_rows(shard: Path) -> Iterator[tuple[Key, str]]:
-    """(key, line) of each observation in a shard.
-
-    Raises:
-        BadInput: a line is not a JSON object, or does not say which observation it is.
-    """
-    for number, line in enumerate(_whole_lines(shard), start=1):
+def _shard_rows(shard: Path) -> Iterator[tuple[Key | None, str]]:
+    """(key, line) of each observation in a shard; without a key, what is wrong with a line."""
+    try:
+        lines = _whole_lines(shard)
+    except BadInput as error:
+        yield None, str(error)
+        return
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = parse_json(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{shard} line {number}: it is not JSON: {error.msg}") from error
+            yield None, f"{shard} line {number}: it is not JSON: {error.msg}"
+            continue
         if not isinstance(row, dict):
-            raise BadInput(f"{shard} line {number}: it is not a JSON object but {type(row).__name__}")
+            yield None, f"{shard} line {number}: it is not a JSON object but {type(row).__name__}"
+            continue
         if "kind" in row:
             continue
         key = run_key(row)
         if key is None:
             stated = ", ".join(f"{name} {row.get(name)!r}" for name in ("run", "tokens"))
-            raise BadInput(f"{shard} line {number}: {stated}; a row needs a run and a number of tokens")
+            yield None, f"{shard} line {number}: {stated}; a row needs a run and a number of tokens"
+            continue
         yield key, line
 
 
@@ -231,8 +254,10 @@ def _merged_rows(path: Path) -> dict[Key, str]:
     """Lines of all shards of a runs.jsonl, in the order of run, tokens and eval set; of equal keys the first."""
     rows: dict[Key, str] = {}
     for shard in _shards(path):
+        origin = f"{SHARDS}/{shard.parent.name}"
         for key, line in _shard_rows(shard):
-            rows.setdefault(key, line)
+            if key is not None:
+                rows.setdefault(key, f"{line.rstrip()[:-1]},{json.dumps(ORIGIN)}:{json.dumps(origin)}}}")
     return dict(sorted(rows.items()))
 
 

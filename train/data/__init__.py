@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
-from scaling.files import Document, Record
+from scaling.files import Document, Record, sha256_file
 
 
 class SourceFile(Record):
@@ -20,13 +20,15 @@ class SourceFile(Record):
     bytes: int
     sha256: str
     split: Literal["train", "heldout", "both"]
+    modified_ns: int = 0  # when it was hashed; a file of the same size and time is not hashed again
 
 
 class Shard(Record):
-    """A file of tokens."""
+    """A file of tokens; its hash is "" where an older version made it."""
 
     name: str
     tokens: int
+    sha256: str = ""
 
 
 class DataManifest(Document):
@@ -47,6 +49,16 @@ class DataManifest(Document):
     heldout_words: int
     heldout_sha256: str
     files: tuple[SourceFile, ...]
+    train_bytes: int = 0  # of text; 0 where an older version made it
+    used_entries: int = 0  # of the tokenizer that occur in the training text
+    how: str = ""  # what is held out
+    left_out: tuple[str, ...] = ()  # files that hold no text or are not trained on, with the reason
+    tokenizer_sha256: str = ""  # of tokenizer.json
+
+    @property
+    def held_share(self) -> float:
+        """Share of the text that is held out, in bytes."""
+        return self.heldout_bytes / max(1, self.heldout_bytes + self.train_bytes)
 
     @property
     def train_tokens(self) -> int:
@@ -60,6 +72,9 @@ class Need:
 
     n_positions: int
     batch_size: int
+
+
+LEAST_POSITIONS = 8  # of a context that is worth naming as one that fits
 
 
 def check_enough(manifest: DataManifest, need: Need | None) -> None:
@@ -76,15 +91,53 @@ def check_enough(manifest: DataManifest, need: Need | None) -> None:
         return
     windows = sum((shard.tokens - 1) // need.n_positions for shard in manifest.train)
     if windows < need.batch_size:
+        fits = (manifest.train_tokens - 1) // need.batch_size
+        ways = [f"batch_size={windows}"] * (windows > 0) + [f"n_positions={fits}"] * (fits >= LEAST_POSITIONS)
         raise BadInput(
             f"the training text has {format_size(manifest.train_tokens)} tokens, {windows} windows of {need.n_positions}; "
-            f"one batch needs {need.batch_size}: give more text, or a smaller batch_size= or n_positions="
+            f"one batch needs {need.batch_size}: give more text"
+            + (f", or {' or '.join(ways)}" if ways else "")
         )
     if manifest.heldout.tokens <= need.n_positions:
+        fits = manifest.heldout.tokens - 1
+        way = f" or n_positions={fits}" if fits >= LEAST_POSITIONS else ""
+        more = "" if "validation" in manifest.inputs else ", a larger held_out="
         raise BadInput(
             f"the held-out text has {manifest.heldout.tokens} tokens, less than one context of {need.n_positions}; "
-            "give more text, a larger held_out=, or a smaller n_positions="
+            f"give more text{more}{way}"
         )
+
+
+def check_shards(folder: Path, manifest: DataManifest) -> None:
+    """Check that tokens and tokenizer on disk are those that were written.
+
+    Raises:
+        BadInput: a file is missing or differs; names it.
+    """
+    files = [(shard.name, shard.sha256) for shard in (*manifest.train, manifest.heldout)]
+    for name, digest in (*files, ("tokenizer.json", manifest.tokenizer_sha256)):
+        if not digest:
+            continue
+        try:
+            found = sha256_file(folder / name)
+        except OSError as error:
+            raise BadInput(f"{folder / name} cannot be read: {error.strerror}") from error
+        if found != digest:
+            raise BadInput(
+                f"{folder / name} is not what was written: its hash differs from data.json's; restore it, or remove "
+                f"{folder} to make the tokens again from the same text"
+            )
+
+
+def read_prepared(folder: Path) -> DataManifest:
+    """Read the manifest of prepared tokens, and check them.
+
+    Raises:
+        BadInput: there is none, or a file differs from what was written.
+    """
+    manifest = DataManifest.read(folder / "data.json")
+    check_shards(folder, manifest)
+    return manifest
 
 
 _SUBSET_SEED = 0  # of the choice of a fraction of the windows

@@ -3,121 +3,68 @@
 Also finds a model and its data for validation; without torch, so that a wrong name is reported at once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from families.units import BadInput
-from scaling.files import atomic_dir, atomic_write, sha256_file
+from families.units import BadInput, format_size
+from scaling.files import atomic_dir, sha256_bytes
 from scaling.planning.planfile import PlanFile
 
 from ..rung import MODEL, RUNG, RungFile
-from . import DataManifest, Need, Shard, SourceFile, check_enough
+from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
+from .encode import Encoder
+from .readers import names_field
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .text import (
-    CHUNK_CHARACTERS,
+from .split import Split, check_share, split_texts
+from .text import Survey, find_texts, fingerprint, survey
+from .tokenizer import (
     ENDS,
     MASKS,
-    SourceText,
-    cut_text,
-    find_texts,
-    fingerprint,
-    holds_documents,
-    load_tokenizer,
-    read_chunks,
+    SpecialTokens,
+    load_files,
+    neutral,
     special_token,
-    split_texts,
+    spread,
+    token_names,
     train_tokenizer,
+    vocabulary_remark,
+    vocabulary_size,
 )
 
-SHARD_TOKENS = 2**28
-
-
-Pieces = Sequence[tuple[SourceText, Iterator[str]]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    shards: tuple[Shard, ...]
-    bytes: int
-    words: int
-
-
-class Encoder:
-    """Writes the tokens of texts into shards, each text followed by the end-of-text token."""
-
-    def __init__(
-        self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
-    ) -> None:
-        self.eos = eos
-        self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
-        self._read = 0
-
-    def write(self, texts: Pieces, stem: str) -> _Written:
-        """Encode texts a few megabytes at a time; only training text is split into shards."""
-        shards: list[Shard] = []
-        pending: list[NDArray[Any]] = []
-        bytes_read = words = 0
-        for pieces, ends in self._batches(texts):
-            pending.extend(self._encode(pieces, ends))
-            bytes_read += sum(len(piece.encode()) for piece in pieces)
-            words += sum(len(piece.split()) for piece in pieces)
-            self._report(self._read + bytes_read)
-            if stem == "train" and sum(map(len, pending)) >= SHARD_TOKENS:
-                shards.append(self._flush(pending, f"{stem}-{len(shards):05d}.bin"))
-        if any(map(len, pending)):
-            name = "heldout.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
-            shards.append(self._flush(pending, name))
-        self._read += bytes_read
-        return _Written(tuple(shards), bytes_read, words)
-
-    def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
-        """Yield lists of pieces to encode together, each with True if it ends its document."""
-        pieces: list[str] = []
-        ends: list[bool] = []
-        characters = 0
-        for text, chunks in texts:
-            documents = holds_documents(text)
-            for chunk, last in _marking_last(chunks):
-                pieces.append(chunk)
-                ends.append(documents or last)
-                characters += len(chunk)
-                if characters >= CHUNK_CHARACTERS:
-                    yield pieces, ends
-                    pieces, ends, characters = [], [], 0
-        if pieces:
-            yield pieces, ends
-
-    def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
-        for encoding, end in zip(
-            self._coder.encode_batch(pieces, add_special_tokens=False), ends, strict=True
-        ):
-            closing = [self.eos] if end else []
-            yield np.asarray(encoding.ids + closing, dtype=self._dtype)
-
-    def _flush(self, pending: list[NDArray[Any]], name: str) -> Shard:
-        tokens = np.concatenate(pending)
-        pending.clear()
-        atomic_write(self._folder / name, tokens.tobytes())
-        return Shard(name=name, tokens=len(tokens))
-
-
-def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
-    """Yield each chunk, with True for the last."""
-    before: str | None = None
-    for chunk in chunks:
-        if before is not None:
-            yield before, False
-        before = chunk
-    if before is not None:
-        yield before, True
-
-
 Progress = Callable[[str, float], None]
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Coder:
+    """A tokenizer that is ready to encode: its special tokens, its number of rows, and the text of its other files."""
+
+    tokenizer: Any
+    eos: int
+    mask: int | None
+    size: int
+    files: dict[str, str]
+
+    @classmethod
+    def of(cls, tokenizer: Any, files: dict[str, str], *, mask: bool) -> "_Coder":
+        eos = special_token(tokenizer, (*token_names(files, "eos_token"), *ENDS))
+        masking = special_token(tokenizer, (*token_names(files, "mask_token"), *MASKS)) if mask else None
+        return cls(tokenizer=tokenizer, eos=eos, mask=masking, size=vocabulary_size(tokenizer), files=files)
+
+    @classmethod
+    def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
+        tokenizer, files = load_files(name)
+        return cls.of(neutral(tokenizer, special_tokens), files, mask=mask)
+
+    @property
+    def text(self) -> str:
+        """The contents of tokenizer.json."""
+        return str(self.tokenizer.to_str(pretty=False))
 
 
 def prepare(
@@ -129,195 +76,299 @@ def prepare(
     held_out: float = 0.05,
     validation: str | None = None,
     mask: bool = False,
+    field: str | None = None,
+    special_tokens: SpecialTokens = "markers",
     need: Need | None = None,
     progress: Progress | None = None,
+    log: Log = lambda line: None,
 ) -> DataManifest:
     """Tokenise text into `folder`, once: tokenizer.json, train-*.bin, heldout.bin and data.json.
 
-    A folder that already holds the same text under the same settings is used as it is.
+    A folder that already holds the same text under the same settings is used as it is; the text is known by its hashes,
+    whatever its path, and is not needed again.
 
     Args:
         data: a text file, a folder of text files, a URL, or a data set of the Hugging Face hub.
         folder: destination of the tokenised text.
         vocab_size: largest number of tokenizer entries; the size of a tokenizer trained here.
         tokenizer: file or name of a tokenizer to load; None trains one on the text.
-        held_out: share of the text that is held out, between 0 and 1; not used with `validation`.
+        held_out: share of the text that is held out, between 0 and 1; not used with `validation`, nor where files are
+            called valid or test.
         validation: text that is held out in place of a share of `data`; a data set of the hub may bring its own.
         mask: True to require a mask token in the tokenizer.
+        field: field of records that holds their text; None for the usual one.
+        special_tokens: what special tokens written in the text are: "markers" (one id each) or "text".
         need: least text that the run needs; None skips the check.
         progress: called with a description and the completed share, 0 to 1.
+        log: called with a line about the split, and about each file that is left out.
 
     Returns:
         The manifest written to data.json.
 
     Raises:
-        BadInput: no text, less than is needed, or a tokenizer larger than `vocab_size`; nothing is written then.
+        BadInput: no text, less than is needed, a held-out share that cannot be met, a tokenizer larger than `vocab_size`, or
+            tokens on disk that were changed; nothing is written then.
     """
-    manifest_path = folder / "data.json"
     report = progress or (lambda what, share: None)
-    texts, named = _texts(data, validation, folder.parent, report)
-    fingerprints = {text.name: fingerprint(text.path) for text in texts}
-    wanted = {
+    asked = {
         "data": data,
         "vocab_size": str(vocab_size),
         "tokenizer": tokenizer or "",
         "held_out": repr(held_out),
         **({"mask": "yes"} if mask else {}),
         **({"validation": validation} if validation else {}),
+        **({"field": field} if field else {}),
+        **({"special_tokens": special_tokens} if special_tokens != "markers" else {}),
     }
-    if manifest_path.exists():
-        manifest = DataManifest.read(manifest_path)
-        same = {file.name: file.sha256 for file in manifest.files} == {
-            n: f[1] for n, f in fingerprints.items()
-        }
-        if same and manifest.inputs == wanted:
-            check_enough(manifest, need)
-            return manifest
-        raise BadInput(
-            f"{manifest_path} was made from other text or settings; choose another folder, or remove it"
-        )
-    if sum(size for size, _ in fingerprints.values()) == 0:
+    if (folder / "data.json").exists():
+        manifest = DataManifest.read(folder / "data.json")
+        _check_same(manifest, asked, folder, report)
+        check_shards(folder, manifest)
+        check_enough(manifest, need)
+        return manifest
+    found, named = _texts(data, validation, field or "", folder.parent, report)
+    marks = {text.name: (text.path.stat().st_mtime_ns, *fingerprint(text.path)) for text in found.texts}
+    total = sum(size for _, size, _ in marks.values())
+    if total == 0:
         raise BadInput(f"data is {data!r}, which is empty; it must hold text")
-
-    split = _Split.of(texts, held_out, named)
-    report("training the tokenizer", 0.0)
-    coder = (
-        train_tokenizer(split.train_pieces(), vocab_size, mask=mask)
-        if tokenizer is None
-        else load_tokenizer(tokenizer)
+    _drop_copies(found, {name: mark[2] for name, mark in marks.items()}, data)
+    split = (
+        Split(tuple(found.train), tuple(found.heldout), named=True)
+        if named
+        else split_texts(found.train, held_out)
     )
-    end = special_token(coder, ENDS)
-    masking = special_token(coder, MASKS) if mask else None
-    size = coder.get_vocab_size()
-    if size > vocab_size:
+    for line in _guessed_fields(found):
+        log(line)
+    for line in found.lines():
+        log(f"left out: {line}")
+
+    report("training the tokenizer", 0.0)
+    if tokenizer is None:
+        pieces = (chunk for _, chunks in split.pieces("train") for chunk in chunks)
+        trained = train_tokenizer(spread(pieces, total), vocab_size, mask=mask, special_tokens=special_tokens)
+        coder = _Coder.of(trained, {}, mask=mask)
+    else:
+        coder = _Coder.load(tokenizer, special_tokens, mask=mask)
+    entries = coder.tokenizer.get_vocab_size()
+    gap = f" (of {entries:,} entries the greatest id is {coder.size - 1:,})" if entries < coder.size else ""
+    if coder.size > vocab_size:
         raise BadInput(
-            f"tokenizer {tokenizer!r} has {size} entries; the model's vocab_size is {vocab_size}, which must hold them"
+            f"tokenizer {tokenizer!r} has {coder.size} entries{gap}; the model's vocab_size is {vocab_size}, which must hold "
+            f"them: give vocab_size={coder.size}"
         )
-    dtype = np.dtype("<u2" if size <= 2**16 else "<u4")
-    total = sum(size for size, _ in fingerprints.values())
+    if gap:
+        log(f"the tokenizer's ids have gaps{gap}: {coder.size - entries:,} rows of the model are never used")
+    dtype = np.dtype("<u2" if coder.size <= 2**16 else "<u4")
     with atomic_dir(folder) as place:
-        (place / "tokenizer.json").write_text(coder.to_str(pretty=False), encoding="utf-8")
+        (place / "tokenizer.json").write_text(coder.text, encoding="utf-8")
+        for name, content in coder.files.items():
+            (place / name).write_text(content, encoding="utf-8")
         writer = Encoder(
-            coder,
-            end,
-            place,
-            dtype,
-            lambda done: report("tokenising", done / total),
+            coder.tokenizer, coder.eos, place, dtype, lambda done: report("tokenising", done / total)
         )
-        train = writer.write(split.train, "train")
-        heldout = writer.write(split.heldout, "heldout")
+        heldout = writer.write(split.pieces("heldout"), "heldout")  # first: what it holds is not trained on
+        writer.used[:] = False
+        train = writer.write(split.pieces("train"), "train")
+        copied = f"left out: {split.copies:,} training documents that are held out too"
+        if split.copies and not train.shards:
+            raise BadInput(
+                f"data is {data!r}, all of which is held out too; held-out text must not be trained on"
+            )
         manifest = DataManifest(
-            inputs=wanted,
+            inputs=asked,
             source=data,
             tokenizer=tokenizer or "byte-level BPE trained on the training split",
-            vocab_size=size,
-            eos_token_id=end,
-            mask_token_id=masking,
+            vocab_size=coder.size,
+            eos_token_id=coder.eos,
+            mask_token_id=coder.mask,
             dtype="uint16" if dtype.itemsize == 2 else "uint32",
             held_out=held_out,
             train=train.shards,
             heldout=heldout.shards[0] if heldout.shards else Shard(name="heldout.bin", tokens=0),
             heldout_bytes=heldout.bytes,
             heldout_words=heldout.words,
-            heldout_sha256=sha256_file(place / "heldout.bin") if heldout.shards else "",
+            heldout_sha256=heldout.shards[0].sha256 if heldout.shards else "",
             files=tuple(
                 SourceFile(
                     name=text.name,
-                    bytes=fingerprints[text.name][0],
-                    sha256=fingerprints[text.name][1],
-                    split=split.of_file(text.name),
+                    bytes=marks[text.name][1],
+                    sha256=marks[text.name][2],
+                    split=split.side_of(text.name),
+                    modified_ns=marks[text.name][0],
                 )
-                for text in texts
+                for text in found.texts
             ),
+            train_bytes=train.bytes,
+            used_entries=int(writer.used.sum()),
+            how=split.how,
+            left_out=(*found.lines(), *([copied] if split.copies else ())),
+            tokenizer_sha256=sha256_bytes(coder.text.encode()),
         )
         check_enough(manifest, need)
+        if not named:
+            check_share(train.bytes, heldout.bytes, held_out, data)
         manifest.write(place / "data.json")
+    if split.copies:
+        log(copied)
+    log(split_line(manifest))
+    if remark := vocabulary_remark(
+        entries, manifest.used_entries, manifest.train_tokens, loaded=tokenizer is not None
+    ):
+        log(remark)
     return manifest
 
 
-def check_data(data: str) -> None:
+def split_line(manifest: DataManifest) -> str:
+    """Return a line about the size of both splits and what is held out."""
+    return (
+        f"text: {format_size(manifest.train_tokens)} training tokens, {format_size(manifest.heldout.tokens)} held out "
+        f"({manifest.held_share:.1%} of the text: {manifest.how})"
+    )
+
+
+def _guessed_fields(found: Survey) -> list[str]:
+    """Return a line where records are read by a field that was guessed."""
+    guessed = {name for text in found.texts[:8] if (name := names_field(text))}
+    return (
+        [f"text is read from the field {', '.join(sorted(guessed))}; field= names another"] if guessed else []
+    )
+
+
+def _drop_copies(found: Survey, digests: dict[str, str], data: str) -> None:
+    """Leave out files that are copies of others, and training files that are copies of held-out ones.
+
+    Raises:
+        BadInput: all training text is held out too.
+    """
+    held = {digests[text.name]: text.name for text in found.heldout}
+    seen: dict[str, str] = {}
+    kept = []
+    for text in found.train:
+        digest = digests[text.name]
+        if digest in held:
+            found.leave(f"a copy of {held[digest]}, which is held out", [text.name])
+        elif digest in seen:
+            found.leave(f"a copy of {seen[digest]}", [text.name])
+        else:
+            seen[digest] = text.name
+            kept.append(text)
+    if not kept:
+        raise BadInput(
+            f"data is {data!r}, all of which is held out too; held-out text must not be trained on"
+        )
+    found.train = kept
+
+
+def _check_same(manifest: DataManifest, asked: dict[str, str], folder: Path, report: Progress) -> None:
+    """Check that the prepared text is the one asked for, by the hashes of its files.
+
+    Raises:
+        BadInput: it was made from other text or with other settings, or the text is gone and was called otherwise.
+    """
+    there = manifest.inputs
+    for key in ("vocab_size", "tokenizer", "held_out", "mask", "field", "special_tokens"):
+        ours, theirs = asked.get(key, ""), there.get(key, "")
+        if _same_tokenizer(manifest, ours, theirs) if key == "tokenizer" else ours == theirs:
+            continue
+        raise BadInput(
+            f"{folder} holds tokens made with {key}={theirs or 'none'}; this run has {ours or 'none'}: they are other text or "
+            f"settings; give another --study, or {key}={theirs or 'none'}"
+        )
+    held_by_name = bool(asked.get("validation"))
+    if held_by_name != bool(there.get("validation")):
+        raise BadInput(
+            f"{folder} holds tokens made {'without' if held_by_name else 'with'} validation=; other text or settings need "
+            "another --study"
+        )
+    try:
+        found, _ = _texts(
+            asked["data"], asked.get("validation"), asked.get("field", ""), folder.parent, report
+        )
+    except BadInput:
+        if all(
+            Path(asked.get(key, "")).name == Path(there.get(key, "")).name for key in ("data", "validation")
+        ):
+            return  # the tokens are there, and the text is not needed
+        raise
+    recorded = {(file.name, file.bytes, file.modified_ns): file.sha256 for file in manifest.files}
+    hashes = set()
+    for text in found.texts:
+        facts = text.path.stat()
+        known_as = (text.name, facts.st_size, facts.st_mtime_ns)
+        hashes.add(recorded.get(known_as) or fingerprint(text.path)[1])
+    if hashes != {file.sha256 for file in manifest.files}:
+        known = {file.sha256 for file in manifest.files}
+        raise BadInput(
+            f"{folder / 'data.json'} was made from other text or settings: {manifest.source} with {len(known):,} files, of which "
+            f"{len(known & hashes):,} are among the {len(hashes):,} of {asked['data']}; give another --study"
+        )
+
+
+def _same_tokenizer(manifest: DataManifest, name: str, recorded: str) -> bool:
+    """True if a tokenizer is the one that the tokens were made with, by its contents where they are there."""
+    if not name or not manifest.tokenizer_sha256:
+        return name == recorded
+    special: SpecialTokens = "text" if manifest.inputs.get("special_tokens") == "text" else "markers"
+    try:
+        coder = _Coder.load(name, special, mask="mask" in manifest.inputs)
+    except BadInput:
+        return name == recorded
+    return sha256_bytes(coder.text.encode()) == manifest.tokenizer_sha256
+
+
+def check_data(data: str, study: Path | None = None) -> None:
     """Check a path for text before anything else is done; data to download is checked when it is fetched.
+
+    Args:
+        data: the text.
+        study: folder of a study, in which the text may be prepared already.
 
     Raises:
         BadInput: there is no such path, or no file of text below it.
     """
-    if hub_set(data) is None and not is_url(data):
+    if hub_set(data) is None and not is_url(data) and not (study and (study / "data" / DATA).exists()):
         find_texts(data)
 
 
 def _texts(
-    data: str, validation: str | None, study: Path, report: Progress
-) -> tuple[list[SourceText], frozenset[str]]:
-    """Return all texts, and the names of those explicitly held out."""
-    found = hub_set(data)
+    data: str, validation: str | None, field: str, study: Path, report: Progress
+) -> tuple[Survey, bool]:
+    """Return all texts, and True if the held-out ones are named."""
+    known = hub_set(data)
     stored = study / "fetched"
     held: str | Path | None = None if validation is None else local_text(validation, stored, report)
     source: str | Path = local_text(data, stored, report)
-    if found is not None:
+    if known is not None:
         source, own = fetch(
-            data, found, study / "hub" / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
+            data, known, study / "hub" / data.removeprefix(PREFIX).replace("/", "--").replace(":", "--")
         )
         held = held or own
-    texts = find_texts(str(source))
+    found = survey(str(source), field)
     if held is None:
-        return texts, frozenset()
-    prefix, names = "validation/", {text.name for text in texts}
-    held_texts = find_texts(str(held))
+        return found, bool(found.heldout)
+    found.leave(
+        "held-out text by its name, and validation= names another", (text.name for text in found.heldout)
+    )
+    prefix, names = "validation/", {text.name for text in found.train}
+    held_texts = find_texts(str(held), field)
     while any(prefix + text.name in names for text in held_texts):  # the data may have a folder of that name
         prefix = f"_{prefix}"
-    taken = [SourceText(prefix + text.name, text.path) for text in held_texts]
-    same = {text.path.resolve() for text in texts} & {text.path.resolve() for text in taken}
+    found.heldout = [replace(text, name=prefix + text.name) for text in held_texts]
+    same = {text.path.resolve() for text in found.train} & {text.path.resolve() for text in found.heldout}
     if same:
         raise BadInput(
             f"validation has {min(same)}, which is in data too; held-out text must not be trained on"
         )
-    return [*texts, *taken], frozenset(text.name for text in taken)
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """Split of the text into training and held-out text: whole files, or one file cut in two."""
-
-    texts: tuple[SourceText, ...]
-    held: tuple[SourceText, ...]
-    cut: tuple[list[str], list[str]] | None
-
-    @classmethod
-    def of(cls, texts: Sequence[SourceText], share: float, named: frozenset[str] = frozenset()) -> "_Split":
-        """Return the split by a share, or by the names of the held-out texts if given."""
-        if named:
-            return cls(
-                tuple(text for text in texts if text.name not in named),
-                tuple(text for text in texts if text.name in named),
-                None,
-            )
-        learn, held = split_texts(texts, share)
-        return cls(tuple(learn), tuple(held), None if held else cut_text(texts[0], share))
-
-    @property
-    def train(self) -> Pieces:
-        if self.cut:
-            return [(self.texts[0], iter(self.cut[0]))]
-        return [(text, read_chunks(text)) for text in self.texts]
-
-    @property
-    def heldout(self) -> Pieces:
-        if self.cut:
-            return [(self.texts[0], iter(self.cut[1]))]
-        return [(text, read_chunks(text)) for text in self.held]
-
-    def train_pieces(self) -> Iterator[str]:
-        for _, chunks in self.train:
-            yield from chunks
-
-    def of_file(self, name: str) -> Literal["train", "heldout", "both"]:
-        if self.cut:
-            return "both"
-        return "heldout" if any(text.name == name for text in self.held) else "train"
+    return found, True
 
 
 def prepare_planned(
-    plan: PlanFile, folder: Path, data: str | None, tokenizer: str | None, trained: Sequence[str] = ()
+    plan: PlanFile,
+    folder: Path,
+    data: str | None,
+    tokenizer: str | None,
+    trained: Sequence[str] = (),
+    log: Log = lambda line: None,
 ) -> None:
     """Tokenise the text of a plan's members into a folder, or use the tokens that are there.
 
@@ -327,6 +378,7 @@ def prepare_planned(
         data: the text; None takes what is there.
         tokenizer: a folder or file; None trains one.
         trained: names of the members that the text must be enough for; empty means all.
+        log: called with a line about the split, and about each file that is left out.
 
     Raises:
         BadInput: there is none, and none was given; or as `prepare`.
@@ -343,7 +395,7 @@ def prepare_planned(
         if member.recipe
     ]
     need = max(needs, key=lambda one: one.n_positions * one.batch_size, default=None)
-    prepare(data, folder, vocab_size=vocab, tokenizer=tokenizer, mask=masked, need=need)
+    prepare(data, folder, vocab_size=vocab, tokenizer=tokenizer, mask=masked, need=need, log=log)
 
 
 DATA = "data.json"

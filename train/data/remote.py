@@ -31,7 +31,7 @@ from scaling.files import (
 from scaling.paths import safe_name
 
 from ..rung import MODEL, RUNG, RungFile, finished_rungs
-from .text import SUFFIXES
+from .readers import COMPRESSED, SUFFIXES
 
 FETCHED = "fetched.json"
 
@@ -93,7 +93,7 @@ def local_text(data: str, folder: Path, progress: Progress = lambda what, share:
             name: int(facts["size"] or 0) for name, facts in sorted(store.find(root, detail=True).items())
         }
     names = {name: _below(name, root, data) for name in sizes}
-    wanted = [name for name in sizes if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    wanted = [name for name in sizes if PurePosixPath(name).suffix.lower() in (*SUFFIXES, *COMPRESSED)]
     if not wanted:
         raise BadInput(f"data is {data!r}, which holds no {', '.join(SUFFIXES)} file")
     missing = [name for name in wanted if not _whole(place / "text" / names[name], sizes[name])]

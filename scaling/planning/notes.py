@@ -1,0 +1,138 @@
+"""Notes of a plan: the assumptions behind its numbers, and warnings about them, a sentence each."""
+
+import math
+
+import numpy as np
+
+from families.units import format_size
+
+from ..budget import Budget
+from ..fitting.predictor import Fit
+from ..laws import LossModel
+from ..recipe import recipe
+from ..stats import format_loss
+from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
+from .planfile import Choice, PlannedMember
+from .published_mfu import generation, reached
+
+FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
+
+SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
+
+
+def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str) -> str:
+    """What sharing a batch among the devices changed of the rule's own; empty where nothing.
+
+    Args:
+        member: the planned member.
+        choice: what it was made from.
+        budget: whose devices share the batch.
+        rule: of the recipe.
+    """
+    asked = recipe(member.spec, float(choice.tokens), rule=rule).batch_sequences
+    batch, devices = member.recipe.batch_sequences, budget.devices or 1
+    if batch == asked:
+        return ""
+    return (
+        f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
+        f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+    )
+
+
+def mfu_note(budget: Budget) -> str:
+    """Where the MFU is from, how far off it may be, and what published runs on such devices reached.
+
+    Args:
+        budget: a budget with an accelerator.
+    """
+    detail = ""
+    if budget.mfu_source == "assumed":
+        detail = ", not measured"
+    elif budget.mfu_interval is not None:
+        detail = ", {:.2g} to {:.2g}".format(*budget.mfu_interval)
+    note = f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU"
+    known = reached(budget.accelerator or "")
+    if known is None or budget.mfu_source == "measured" or (budget.devices or 1) == 1:
+        return note
+    return f"{note}. {known.runs} published runs on {generation(budget.accelerator or '')}s reached {known}"
+
+
+def unspent_budget_notes(
+    evaluated: EvaluatedCandidates, budget: Budget, law: LossModel, choice: Choice
+) -> tuple[str, ...]:
+    """The reason why a law that fixes each size's tokens leaves part of a budget; empty for other laws and full budgets.
+
+    Args:
+        evaluated: the candidates, with the objective.
+        budget: the budget.
+        law: published or fitted.
+        choice: the member chosen within the budget.
+    """
+    share = choice.share or 0.0
+    if law.frontier is None or evaluated.ask.target is not None or share >= 1 - TOLERANCE:
+        return ()
+    dearer = np.where(evaluated.total > (1 + TOLERANCE) * budget.flops, evaluated.total, np.inf)
+    index = int(np.argmin(dearer))
+    following = "there is no larger candidate"
+    if np.isfinite(dearer[index]):
+        following = f"the next larger, {evaluated.shapes.member(index).name}, takes {dearer[index] / budget.flops:.3g} budgets"
+    return (
+        f"{1 - share:.0%} of the budget is left: law {law.name} fixes each member's tokens (one pass at the critical "
+        f"batch, stopped short of convergence), and {following}; --family grid has more sizes, --law chinchilla "
+        "trains longer",
+    )
+
+
+def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tuple[str, ...]:
+    """Assumptions behind the numbers of a choice, and warnings about them.
+
+    Args:
+        ask: the objective.
+        budget: that hours and price are of.
+        law: published or fitted.
+        choice: the member chosen.
+    """
+    lines = list(law.warnings)
+    fitted = isinstance(law, Fit)
+    if choice.architecture == "bert" and not fitted:
+        lines.append(f"law {law.name} is of decoders: a masked language model's loss is another quantity")
+    if choice.share is not None and choice.share > 1 + SHOWN_SHARE:
+        lines.append(
+            f"{choice.member} costs {choice.share:.3f} of the budget; "
+            f"within {TOLERANCE:.0%} counts as affordable"
+        )
+    if budget.mfu is not None:
+        lines.append(mfu_note(budget))
+    if choice.inference_flops and budget.mfu is not None:
+        lines.append(
+            f"serving is costed at the same MFU {budget.mfu:.4g}, a forward pass per token; decoding a token at a time "
+            "reaches less, often a tenth of it"
+        )
+    if choice.interval_80 is None:
+        lines.append(
+            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
+            if fitted
+            else "published laws have no prediction intervals"
+        )
+    if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
+        lines.append(
+            f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "
+            f"{FEW_EPOCHS} repeated data is worth less and less (Muennighoff et al. 2023)"
+        )
+    if ask.tokens_available is not None and ask.tokens_available < law.domain.D[0]:
+        lines.append(
+            f"{format_size(ask.tokens_available)} tokens of text are {law.domain.D[0] / ask.tokens_available:.3g} "
+            f"times fewer than any that law {law.name} was fitted on"
+        )
+    guessing = math.log(choice.vocab_size)
+    if choice.loss > guessing:
+        lines.append(
+            f"a loss of {format_loss(choice.loss)} is worse than guessing among {choice.vocab_size:,} tokens "
+            f"({format_loss(guessing)}): law {law.name} does not hold for so little training"
+        )
+    lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
+    if choice.extrapolation > 1 + 1e-9:
+        lines.append(
+            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
+        )
+    return tuple(lines)

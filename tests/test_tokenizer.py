@@ -1,0 +1,159 @@
+"""A loaded tokenizer is neutral: it reads all of the text, its ids fit the model, and its own files go with the model."""
+
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from families import ModelSpec
+from families.units import BadInput
+from train.checkpoint import save_model
+from train.data.prepare import prepare
+from train.data.tokenizer import TRAINING_BYTES, load_tokenizer, spread, train_tokenizer
+from train.model.config import build
+
+DOCUMENTS = [f"document {number} about model {number % 13} and the law of its loss" for number in range(300)]
+
+
+def jsonl(documents):
+    return "".join(json.dumps({"text": document}) + "\n" for document in documents)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "docs.jsonl"
+    path.write_text(jsonl(DOCUMENTS))
+    return path
+
+
+@pytest.fixture
+def coder():
+    return train_tokenizer(DOCUMENTS, 300)
+
+
+def saved(coder, path):
+    path.parent.mkdir(exist_ok=True)
+    coder.save(str(path))
+    return str(path)
+
+
+def test_truncation_and_padding_of_a_saved_tokenizer_are_switched_off(source, coder, tmp_path):
+    plain = prepare(
+        str(source), tmp_path / "a", vocab_size=300, tokenizer=saved(coder, tmp_path / "plain.json")
+    )
+    coder.enable_truncation(max_length=4)
+    coder.enable_padding(length=64, pad_id=3)
+    cut = prepare(str(source), tmp_path / "b", vocab_size=300, tokenizer=saved(coder, tmp_path / "cut.json"))
+    assert cut.train[0].sha256 == plain.train[0].sha256
+    assert cut.heldout_sha256 == plain.heldout_sha256
+    written = Tokenizer.from_file(str(tmp_path / "b" / "tokenizer.json"))
+    assert (written.truncation, written.padding) == (None, None)
+
+
+def gapped(coder, end):
+    facts = json.loads(coder.to_str())
+    facts["model"]["vocab"]["<|endoftext|>"] = end
+    for token in facts["added_tokens"]:
+        token["id"] = end
+    return Tokenizer.from_str(json.dumps(facts))
+
+
+def test_ids_with_a_gap_are_refused_by_a_model_that_is_too_small_and_said_by_one_that_is_not(
+    source, coder, tmp_path
+):
+    name = saved(gapped(coder, 70_000), tmp_path / "gap.json")
+    with pytest.raises(BadInput, match=r"70001 entries .*greatest id is 70,000.*give vocab_size=70001"):
+        prepare(str(source), tmp_path / "data", vocab_size=512, tokenizer=name)
+    said = []
+    manifest = prepare(str(source), tmp_path / "data", vocab_size=70_016, tokenizer=name, log=said.append)
+    assert manifest.dtype == "uint32"
+    ids = np.fromfile(tmp_path / "data" / manifest.train[0].name, dtype=manifest.dtype)
+    assert ids.max() == manifest.eos_token_id == 70_000
+    assert any("gaps" in line for line in said)
+
+
+def test_a_marker_in_the_text_is_one_id_and_no_text_unless_it_is_asked_to_be(tmp_path):
+    marked, plain = tmp_path / "marked.txt", tmp_path / "plain.txt"
+    marked.write_text("\n<|endoftext|>\n".join(DOCUMENTS) + "\n<|endoftext|>\n")
+    plain.write_text(marked.read_text().replace("<|endoftext|>", ""))
+    one = prepare(str(marked), tmp_path / "a", vocab_size=290)
+    ids = np.fromfile(tmp_path / "a" / one.train[0].name, dtype=one.dtype)
+    assert (ids == one.eos_token_id).sum() == 286
+    learned = Tokenizer.from_file(str(tmp_path / "a" / "tokenizer.json")).get_vocab()
+    assert not [name for name in learned if "endof" in name and name != "<|endoftext|>"]
+    held = plain.read_text()[-one.heldout_bytes :]
+    assert one.heldout_bytes == len(held.encode())
+    assert one.heldout_words == len(held.split())
+    text = prepare(str(marked), tmp_path / "b", vocab_size=290, special_tokens="text")
+    ids = np.fromfile(tmp_path / "b" / text.train[0].name, dtype=text.dtype)
+    assert (ids == text.eos_token_id).sum() == 1
+
+
+def test_a_vocabulary_far_too_large_for_the_text_is_said(source, tmp_path):
+    large = train_tokenizer([" ".join(f"word{i}{j}" for i in range(99)) for j in range(99)], 3000)
+    said = []
+    prepare(
+        str(source),
+        tmp_path / "a",
+        vocab_size=3000,
+        tokenizer=saved(large, tmp_path / "large.json"),
+        log=said.append,
+    )
+    assert any("of which" in line and "leave out tokenizer=" in line for line in said)
+    said.clear()
+    prepare(str(source), tmp_path / "b", vocab_size=300, log=said.append)
+    assert not any("of which" in line for line in said)
+
+
+def test_a_tokenizers_own_config_and_chat_template_go_with_the_model(source, coder, tmp_path):
+    from transformers import AutoTokenizer
+
+    place = tmp_path / "theirs"
+    coder.add_special_tokens(["<pad>", "<start>"])
+    saved(coder, place / "tokenizer.json")
+    facts = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|endoftext|>",
+        "bos_token": "<start>",
+        "pad_token": "<pad>",
+        "auto_map": {"AutoTokenizer": ["own.Tokenizer", None]},
+    }
+    (place / "tokenizer_config.json").write_text(json.dumps(facts))
+    (place / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    prepare(str(source), tmp_path / "data", vocab_size=310, tokenizer=str(place))
+    model = tmp_path / "model"
+    spec = ModelSpec(n_layer=1, n_head=1, n_embd=8, n_positions=32, vocab_size=310)
+    save_model(build(spec, seed=0, eos_token_id=299), tmp_path / "data" / "tokenizer.json", model)
+    loaded = AutoTokenizer.from_pretrained(model)
+    assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == ("<pad>", "<start>", "<|endoftext|>")
+    assert loaded.apply_chat_template([{"content": "loss"}], tokenize=False) == "[loss]"
+    assert loaded.model_max_length == 32
+    assert loaded(["loss", "the law of loss"], padding=True)["input_ids"]
+    assert "auto_map" not in (model / "tokenizer_config.json").read_text()
+
+
+def test_a_tokenizer_is_known_by_its_contents(source, coder, tmp_path):
+    first = prepare(
+        str(source), tmp_path / "data", vocab_size=300, tokenizer=saved(coder, tmp_path / "a.json")
+    )
+    again = prepare(
+        str(source), tmp_path / "data", vocab_size=300, tokenizer=saved(coder, tmp_path / "b.json")
+    )
+    assert again == first
+    other = train_tokenizer(["entirely different words"], 280)
+    with pytest.raises(BadInput, match="holds tokens made with tokenizer="):
+        prepare(str(source), tmp_path / "data", vocab_size=300, tokenizer=saved(other, tmp_path / "a.json"))
+
+
+def test_a_tokenizer_is_trained_on_pieces_spread_over_a_large_text():
+    total = 8 * TRAINING_BYTES
+    piece = "x" * (TRAINING_BYTES // 16)
+    kept = [number for number, _ in enumerate(spread((piece for _ in range(128)), total))]
+    assert 15 <= len(kept) <= 17
+
+
+def test_special_tokens_stay_text_where_that_is_asked(coder, tmp_path):
+    name = saved(coder, tmp_path / "t.json")
+    assert load_tokenizer(name).encode("<|endoftext|>").ids == [299]
+    assert len(load_tokenizer(name, "text").encode("<|endoftext|>").ids) > 1

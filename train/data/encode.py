@@ -1,0 +1,131 @@
+"""Encoding of text into token shards on disk, a few megabytes at a time."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import Shard
+from .readers import CHUNK_CHARACTERS, SourceText, holds_documents
+from .tokenizer import special_strings
+
+SHARD_TOKENS = 2**28
+
+Pieces = Iterable[tuple[SourceText, Iterator[str]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Shards of a side, and the bytes and words of its text, special tokens left out."""
+
+    shards: tuple[Shard, ...]
+    bytes: int
+    words: int
+
+
+class _Shard:
+    """A shard that is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.tokens = path, 0
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+
+    def add(self, ids: NDArray[Any]) -> None:
+        data = ids.tobytes()
+        self._file.write(data)
+        self._hash.update(data)
+        self.tokens += len(ids)
+
+    def end(self) -> Shard:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return Shard(name=self.path.name, tokens=self.tokens, sha256=self._hash.hexdigest())
+
+
+class Encoder:
+    """Writes the tokens of texts into shards, each text followed by the end-of-text token."""
+
+    def __init__(
+        self, coder: Any, eos: int, folder: Path, dtype: np.dtype[Any], report: Callable[[int], None]
+    ) -> None:
+        self.eos = eos
+        self.used = np.zeros(1 + max(coder.get_vocab().values(), default=0), dtype=bool)  # entries, by id
+        self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
+        self._special: re.Pattern[str] | None = special_strings(coder)
+        self._read = 0
+
+    def write(self, texts: Pieces, stem: str) -> Written:
+        """Encode texts a few megabytes at a time; only training text is split into shards.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        shards: list[Shard] = []
+        current: _Shard | None = None
+        bytes_read = words = 0
+        for pieces, ends in self._batches(texts):
+            for ids in self._encode(pieces, ends):
+                if not len(ids):
+                    continue
+                if current is None:
+                    name = f"{stem}.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
+                    current = _Shard(self._folder / name)
+                current.add(ids)
+            for piece in pieces:
+                text, marks = self._special.subn(" ", piece) if self._special else (piece, 0)
+                bytes_read += len(text.encode()) - marks  # a space stands for each
+                words += len(text.split())
+            self._report(self._read + bytes_read)
+            if stem == "train" and current is not None and current.tokens >= SHARD_TOKENS:
+                shards.append(current.end())
+                current = None
+        if current is not None:
+            shards.append(current.end())
+        self._read += bytes_read
+        return Written(tuple(shards), bytes_read, words)
+
+    def _batches(self, texts: Pieces) -> Iterator[tuple[list[str], list[bool]]]:
+        """Yield lists of pieces to encode together, each with True if it ends its document."""
+        pieces: list[str] = []
+        ends: list[bool] = []
+        characters = 0
+        for text, chunks in texts:
+            documents = holds_documents(text)
+            for chunk, last in _marking_last(chunks):
+                pieces.append(chunk)
+                ends.append(documents or last)
+                characters += len(chunk)
+                if characters >= CHUNK_CHARACTERS:
+                    yield pieces, ends
+                    pieces, ends, characters = [], [], 0
+        if pieces:
+            yield pieces, ends
+
+    def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
+        encode = getattr(self._coder, "encode_batch_fast", self._coder.encode_batch)  # of tokenizers 0.20
+        for encoding, end in zip(encode(pieces, add_special_tokens=False), ends, strict=True):
+            ids = encoding.ids
+            if end and not (ids and ids[-1] == self.eos):
+                ids.append(self.eos)
+            found = np.asarray(ids, dtype=self._dtype)
+            self.used[found] = True
+            yield found
+
+
+def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """Yield each chunk, with True for the last."""
+    before: str | None = None
+    for chunk in chunks:
+        if before is not None:
+            yield before, False
+        before = chunk
+    if before is not None:
+        yield before, True

@@ -1,0 +1,415 @@
+"""Readers of text: plain, JSON Lines, JSON, CSV, Parquet and Arrow, each also compressed, in pieces of bounded size."""
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from families.units import BadInput
+from scaling.untrusted import parse_json
+
+PLAIN = (".txt", ".md", ".py", ".text", ".raw", ".tokens", ".rst", ".tex")
+
+RECORDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each record is a document
+
+COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
+
+SUFFIXES = (*PLAIN, *RECORDS)
+
+FIELDS = (
+    "text",
+    "content",
+    "document",
+    "body",
+    "story",
+    "article",
+)  # names of the field that holds a record's text, the first that a file has
+
+CHUNK_CHARACTERS = 2**22
+
+LONGEST_RECORD = 2**28  # characters of a line of JSON or a cell of CSV
+
+LARGEST_JSON = 2**29  # bytes of a .json file, which is read whole
+
+_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by the byte order mark; all else is UTF-8
+
+_BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A text file, its name in the data set, and the field of its records to read; "" for the usual one."""
+
+    name: str
+    path: Path
+    field: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The format: the suffix without that of a compression, or .txt where the suffix is no known one."""
+        suffixes = [suffix.lower() for suffix in self.path.suffixes[-2:]]
+        if suffixes and suffixes[-1] in COMPRESSED:
+            suffixes.pop()
+        return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else ".txt"
+
+    @property
+    def compression(self) -> str:
+        """The suffix of the compression; "" without one."""
+        suffix = self.path.suffix.lower()
+        return suffix if suffix in COMPRESSED else ""
+
+
+def holds_documents(text: SourceText) -> bool:
+    """Return True if each piece of the file is a document."""
+    return text.kind in RECORDS
+
+
+def read_chunks(text: SourceText) -> Iterator[str]:
+    """Yield a file's text in pieces of a few megabytes: whole documents of a file of records, else pieces that end at a line.
+
+    A line longer than a piece ends at a space, or anywhere if it has none. A document without text is none, and a mark of
+    the byte order at the start of a file is not text.
+
+    Raises:
+        BadInput: the file cannot be read, is not UTF-8 (or UTF-16 with its mark), or a record has no text.
+    """
+    read = {
+        ".jsonl": _json_lines,
+        ".json": _json,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".parquet": _parquet,
+        ".arrow": _arrow,
+    }.get(text.kind, _plain)
+    return (piece for piece in read(text) if piece)
+
+
+def _plain(text: SourceText) -> Iterator[str]:
+    with _reading(text) as file:
+        carry = ""
+        while chunk := carry + file.read(CHUNK_CHARACTERS - len(carry)):
+            carry = ""
+            if not chunk.endswith(("\n", "\r")):
+                rest = file.readline(CHUNK_CHARACTERS)
+                chunk += rest
+                if len(rest) == CHUNK_CHARACTERS and not rest.endswith(("\n", "\r")):
+                    at = chunk.rfind(" ", CHUNK_CHARACTERS // 2) + 1 or CHUNK_CHARACTERS
+                    if len(chunk) - at >= CHUNK_CHARACTERS:
+                        at = len(chunk) - CHUNK_CHARACTERS // 2
+                    chunk, carry = chunk[:at], chunk[at:]
+            yield chunk
+
+
+@contextmanager
+def open_bytes(path: Path, compression: str) -> Iterator[BinaryIO]:
+    """Open a file for reading, decompressed.
+
+    Raises:
+        BadInput: it cannot be read, is damaged, or needs a package.
+    """
+    opened: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open, ".zst": _zstandard}
+    try:
+        with opened.get(compression, Path.open)(path, "rb") as file:
+            yield file
+    except _BROKEN as error:
+        raise BadInput(f"cannot read {path}: {str(error) or 'it is cut off'}") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _zstandard(path: Path, mode: str) -> Any:
+    try:
+        from compression import zstd  # type: ignore[import-not-found]  # of Python 3.14
+
+        return zstd.open(path, mode)
+    except ImportError:
+        pass
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise BadInput(
+            f"{path} is compressed with zstd; reading it needs: pip install 'scaling-planner[parquet]'"
+        ) from error
+
+    class Stream(io.RawIOBase):
+        """The decompressed bytes as a file of Python."""
+
+        def __init__(self) -> None:
+            self._stream = pyarrow.input_stream(str(path), compression="zstd")
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            found = self._stream.read(len(buffer))
+            buffer[: len(found)] = found
+            return len(found)
+
+    return io.BufferedReader(Stream(), 2**20)
+
+
+@contextmanager
+def _reading(text: SourceText, newline: str = "") -> Iterator[TextIO]:
+    with open_bytes(text.path, text.compression) as raw:
+        start = raw.peek(2)[:2] if hasattr(raw, "peek") else b""
+        encoding = _ENCODINGS.get(start, "utf-8-sig")
+        try:
+            yield io.TextIOWrapper(raw, encoding=encoding, newline=newline)
+        except (UnicodeDecodeError, UnicodeError) as error:
+            reason = getattr(error, "reason", str(error))
+            raise BadInput(
+                f"{text.path} is not UTF-8 text: {reason} at byte {_bad_byte(text, encoding)}; "
+                "write it as UTF-8, as iconv -f latin1 -t utf-8 does"
+            ) from error
+
+
+def _bad_byte(text: SourceText, encoding: str) -> int:
+    """Return where in the (decompressed) file the first byte stands that is not text."""
+    import codecs
+
+    size = 0
+    decoder = codecs.getincrementaldecoder("utf-8" if encoding == "utf-8-sig" else encoding)()
+    with open_bytes(text.path, text.compression) as file:
+        while chunk := file.read(2**16):
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                return size - waiting + error.start
+            size += len(chunk)
+    return size - len(decoder.getstate()[0])
+
+
+def _lines(text: SourceText) -> Iterator[str]:
+    """Yield lines that end at a line feed only: JSON may contain other line separators unescaped.
+
+    Raises:
+        BadInput: a line of more than LONGEST_RECORD characters.
+    """
+    with _reading(text, newline="\n") as file:
+        number = 0
+        while line := file.readline(LONGEST_RECORD):
+            number += 1
+            if len(line) == LONGEST_RECORD and not line.endswith("\n"):
+                raise BadInput(
+                    f"{text.path} line {number} has more than {LONGEST_RECORD:,} characters; is it .json?"
+                )
+            yield line
+
+
+class Field:
+    """The field of a file's records that holds their text: the one asked for, else decided by the first record."""
+
+    def __init__(self, asked: str) -> None:
+        self.name = asked
+
+    def of(self, record: Any, where: str) -> str:
+        """Return a record's text; a string is its own.
+
+        Raises:
+            BadInput: it has none.
+        """
+        if isinstance(record, str):
+            return _encodable(record, where)
+        if isinstance(record, Mapping):
+            if not self.name:
+                self.name = text_field({key for key, value in record.items() if isinstance(value, str)})
+            found = record.get(self.name or FIELDS[0])
+            if isinstance(found, str):
+                return _encodable(found, where)
+        raise BadInput(f"{where} has no field {self.name or FIELDS[0]!r} holding a string{_there(record)}")
+
+
+def _there(record: Any) -> str:
+    names = (
+        [key for key, value in record.items() if isinstance(value, str)]
+        if isinstance(record, Mapping)
+        else []
+    )
+    return f"; field= names another: {', '.join(names[:8])}" if names else ""
+
+
+def text_field(names: Iterable[str]) -> str:
+    """Return the name of the field that holds the text: a usual name, else the only one; "" if that is not clear."""
+    there = set(names)
+    return next((name for name in FIELDS if name in there), there.pop() if len(there) == 1 else "")
+
+
+def _encodable(found: str, where: str) -> str:
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{where} holds half a character, {found[error.start]!r}") from error
+    return found
+
+
+def _json_lines(text: SourceText) -> Iterator[str]:
+    field = Field(text.field)
+    for number, line in enumerate(_lines(text), start=1):
+        if line.strip():
+            where = f"{text.path} line {number}"
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:  # numbers of 5,000 digits, deeply nested lists
+                raise BadInput(f"{where} is not JSON: {getattr(error, 'msg', error)}") from error
+            yield field.of(value, where)
+
+
+def _json(text: SourceText) -> Iterator[str]:
+    """Yield the records of a list, of the only list in an object, or of lines that are objects."""
+    with open_bytes(text.path, text.compression) as file:
+        raw = file.read(LARGEST_JSON + 1)
+    try:
+        value = parse_json(raw[:LARGEST_JSON].removeprefix(b"\xef\xbb\xbf"))
+    except json.JSONDecodeError as error:
+        if raw.lstrip()[:1] == b"{":
+            del raw
+            yield from _json_lines(text)
+            return
+        reason = f"is not JSON: line {error.lineno}: {error.msg}"
+        if len(raw) > LARGEST_JSON:
+            reason = f"has more than {LARGEST_JSON:,} bytes in one list; write it as .jsonl, a record a line"
+        raise BadInput(f"{text.path} {reason}") from error
+    if isinstance(value, dict):
+        lists = [part for part in value.values() if isinstance(part, list)]
+        value = lists[0] if len(lists) == 1 else [value]
+    field = Field(text.field)
+    for number, record in enumerate(value if isinstance(value, list) else [value], start=1):
+        yield field.of(record, f"{text.path} record {number}")
+
+
+def _csv(text: SourceText) -> Iterator[str]:
+    before = csv.field_size_limit(LONGEST_RECORD)
+    try:
+        with _reading(text) as file:
+            first = file.readline(2**16)
+            delimiter = "\t" if text.kind == ".tsv" else max(",;\t", key=first.count)
+            names = next(csv.reader([first], delimiter=delimiter), [])
+            name = text.field or text_field(names)
+            if name not in names:
+                raise BadInput(
+                    f"{text.path} has no column {name or FIELDS[0]!r}, but {', '.join(names[:8])}; field= names another"
+                )
+            column = names.index(name)
+            reader = csv.reader(file, delimiter=delimiter)
+            for number, row in enumerate(reader, start=2):
+                if not row:
+                    continue
+                if len(row) <= column:
+                    raise BadInput(f"{text.path} row {number} has no column {name!r}")
+                yield row[column]
+    except csv.Error as error:
+        raise BadInput(f"{text.path} is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet(text: SourceText) -> Iterator[str]:
+    with _tables(text) as pyarrow:
+        from pyarrow import parquet
+
+        table = parquet.ParquetFile(text.path)
+        name = _column(table.schema_arrow, text, pyarrow)
+        for batch in table.iter_batches(columns=[name], batch_size=1024):
+            yield from (value for value in batch.column(0).to_pylist() if value)
+
+
+def _arrow(text: SourceText) -> Iterator[str]:
+    with _tables(text) as pyarrow:
+        source = pyarrow.memory_map(str(text.path))
+        try:
+            batches: Any = pyarrow.ipc.open_stream(source)
+        except pyarrow.ArrowInvalid:
+            source.seek(0)
+            found = pyarrow.ipc.open_file(source)
+            schema, batches = found.schema, map(found.get_batch, range(found.num_record_batches))
+        else:
+            schema = batches.schema
+        name = _column(schema, text, pyarrow)
+        for batch in batches:
+            column = batch.column(batch.schema.get_field_index(name))
+            for start in range(0, len(column), 1024):
+                yield from (value for value in column.slice(start, 1024).to_pylist() if value)
+
+
+@contextmanager
+def _tables(text: SourceText) -> Iterator[Any]:
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError as error:
+        kind = text.kind.removeprefix(".").title()
+        raise BadInput(
+            f"{text.path} is {kind}; reading it needs: pip install 'scaling-planner[parquet]'"
+        ) from error
+    if text.compression:
+        raise BadInput(f"{text.path} is compressed as a whole; decompress it, {text.kind} compresses itself")
+    try:
+        yield pyarrow
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {text.path}: {str(error).splitlines()[0]}") from error
+
+
+def _column(schema: Any, text: SourceText, pyarrow: Any) -> str:
+    """Return the name of the column that holds the text."""
+
+    def kind(name: str) -> Any:
+        found = schema.field(name).type
+        return found.value_type if pyarrow.types.is_dictionary(found) else found
+
+    strings = [name for name in schema.names if _is_string(kind(name), pyarrow)]
+    name = text.field or text_field(strings) or FIELDS[0]
+    if name not in schema.names:
+        raise BadInput(
+            f"{text.path} has no column {name!r}, but {', '.join(schema.names[:12])}; field= names another"
+        )
+    if name not in strings:
+        raise BadInput(f"{text.path} has a column {name!r} of {kind(name)}; it must hold strings")
+    return str(name)
+
+
+def _is_string(kind: Any, pyarrow: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def names_field(text: SourceText) -> str:
+    """Return the field that a file of records is read by, where it was guessed and is not FIELDS[0]; else "".
+
+    Raises:
+        BadInput: as `read_chunks`.
+    """
+    if text.field or text.kind not in (".jsonl", ".csv", ".tsv", ".parquet", ".arrow"):
+        return ""
+    if text.kind == ".jsonl":
+        for line in _lines(text):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    return ""  # read_chunks says so
+                strings = (
+                    [key for key, value in record.items() if isinstance(value, str)]
+                    if isinstance(record, dict)
+                    else []
+                )
+                break
+        else:
+            return ""
+    elif text.kind in (".csv", ".tsv"):
+        with _reading(text) as file:
+            first = file.readline(2**16)
+        delimiter = "\t" if text.kind == ".tsv" else max(",;\t", key=first.count)
+        strings = next(csv.reader([first], delimiter=delimiter), [])
+    else:
+        return ""
+    found = text_field(strings)
+    return "" if found == FIELDS[0] else found

@@ -1,0 +1,254 @@
+"""Byte-level BPE tokenizers, trained on the text; and loaded ones, neutral: no truncation, no padding, their files kept."""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from families.units import BadInput, format_size
+from scaling.untrusted import parse_json
+
+END_OF_TEXT = "<|endoftext|>"
+
+MASK = "[MASK]"
+
+ENDS = (
+    END_OF_TEXT,
+    "<|end_of_text|>",
+    "</s>",
+    "[SEP]",
+    "<eos>",
+)  # end of text, the first that a tokenizer has
+
+MASKS = (MASK, "<mask>", "<|mask|>")
+
+SpecialTokens = Literal["markers", "text"]  # what special tokens written in the text are
+
+LONGEST = 1024  # characters of a word in BPE training: one of 100,000 (an image in base64) takes 6 s, one of 300,000 a minute
+
+TRAINING_BYTES = 2**28  # of text that a tokenizer is trained on; of more, evenly spread pieces
+
+_BYTES = 256  # entries of a byte-level vocabulary that are there for any text
+
+_PIECE = 2**16  # characters handed to the trainer at once, which keeps 256 pieces in memory
+
+_RUN = re.compile(rf"\S{{{LONGEST}}}|\s{{{LONGEST}}}")
+
+CONFIG = "tokenizer_config.json"
+
+# A tokenizer's files besides tokenizer.json that say how it is used; carried to the models trained with it.
+COMPANIONS = (CONFIG, "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+
+
+def special_token(tokenizer: Any, names: Iterable[str]) -> int:
+    """Return the id of the first of these tokens that the tokenizer has; if it has none, the first of ENDS or MASKS is added.
+
+    Raises:
+        BadInput: a token cannot be added, because its id would be another's.
+    """
+    names = tuple(names)
+    for name in names:
+        number = tokenizer.token_to_id(name)
+        if number is not None:
+            return int(number)
+    taken = set(tokenizer.get_vocab().values())
+    tokenizer.add_special_tokens([names[0]])
+    number = int(tokenizer.token_to_id(names[0]))
+    if number in taken:
+        raise BadInput(
+            f"the tokenizer has no token {names[0]!r}, and its ids have gaps so that none can be added; give one that has it"
+        )
+    return number
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Return the rows that a model needs: the greatest id plus one, which is more than the entries where ids have gaps."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def _cut(pieces: Iterable[str], markers: re.Pattern[str] | None) -> Iterator[str]:
+    """Split words longer than LONGEST, as the trainer's time is quadratic in a word's length; leave out markers."""
+    for whole in pieces:
+        for piece in _portions(whole) if markers is None else markers.split(whole):
+            begin = 0
+            for run in _RUN.finditer(piece):
+                yield piece[begin : run.end()]
+                begin = run.end()
+            yield piece[begin:]
+
+
+def _portions(piece: str) -> Iterator[str]:
+    """Cut a piece at line ends inside of it where that changes no word: the trainer counts words."""
+    begin = 0
+    while len(piece) - begin > 2 * _PIECE:
+        at = piece.rfind("\n", begin + 1, begin + _PIECE)
+        while at > begin and (piece[at - 1].isspace() or piece[at + 1].isspace()):
+            at = piece.rfind("\n", begin + 1, at)
+        if at <= begin:
+            at = begin + 2 * _PIECE - 1
+        yield piece[begin : at + 1]
+        begin = at + 1
+    yield piece[begin:]
+
+
+def train_tokenizer(
+    pieces: Iterable[str], vocab_size: int, *, mask: bool = False, special_tokens: SpecialTokens = "markers"
+) -> Any:
+    """Train a byte-level BPE like GPT-2's, with the end of text as its last entry; with `mask`, also a mask token like BERT's.
+
+    Args:
+        pieces: the text.
+        vocab_size: number of entries, at most.
+        mask: True to add a mask token.
+        special_tokens: "markers" to learn nothing from an end of text that is written in the text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1 - mask, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    markers = re.compile(re.escape(END_OF_TEXT)) if special_tokens == "markers" else None
+    tokenizer.train_from_iterator(_cut(_portions_of(pieces), markers), trainer)
+    tokenizer.add_special_tokens([*([MASK] if mask else []), END_OF_TEXT])
+    tokenizer.encode_special_tokens = special_tokens == "text"
+    return tokenizer
+
+
+def _portions_of(pieces: Iterable[str]) -> Iterator[str]:
+    for piece in pieces:
+        yield from _portions(piece)
+
+
+def spread(pieces: Iterator[str], total: int) -> Iterator[str]:
+    """Yield pieces that are spread evenly over a text of `total` bytes, TRAINING_BYTES of them at most."""
+    kept = seen = 0
+    for piece in pieces:
+        if kept <= seen * TRAINING_BYTES / max(total, TRAINING_BYTES):
+            kept += len(piece)
+            yield piece
+        seen += len(piece)
+
+
+def neutral(tokenizer: Any, special_tokens: SpecialTokens = "markers") -> Any:
+    """Return a tokenizer without truncation and padding, which belong to batches of examples and not to text."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = special_tokens == "text"
+    return tokenizer
+
+
+def special_strings(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return a pattern of the special tokens that are read as such where the text has them; None if there are none."""
+    if tokenizer.encode_special_tokens:
+        return None
+    names = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    return (
+        re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
+        if names
+        else None
+    )
+
+
+def load_tokenizer(name: str, special_tokens: SpecialTokens = "markers") -> Any:
+    """Load a tokenizer, neutral, from a tokenizer.json or a Hugging Face folder; a hub name only if it is cached here.
+
+    Raises:
+        BadInput: nothing there can be read as a tokenizer.
+    """
+    return neutral(load_files(name)[0], special_tokens)
+
+
+def load_files(name: str) -> tuple[Any, dict[str, str]]:
+    """Load a tokenizer as it is, and the text of its COMPANIONS by name.
+
+    Raises:
+        BadInput: as `load_tokenizer`.
+    """
+    from tokenizers import Tokenizer
+
+    path = Path(name).expanduser()
+    if path.is_file():
+        try:
+            return Tokenizer.from_file(str(path)), companions(path.parent)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BadInput(f"tokenizer {name!r} cannot be read: {error}") from error
+    if (path / "tokenizer.json").is_file():
+        return load_files(str(path / "tokenizer.json"))
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        return _byte_level_from_folder(path), companions(path)
+    try:
+        from transformers import AutoTokenizer
+
+        loaded = AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+        with tempfile.TemporaryDirectory() as folder:
+            loaded.save_pretrained(folder)
+            return loaded.backend_tokenizer, companions(Path(folder))
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"tokenizer is {name!r}; it must be a tokenizer.json, a folder that holds one (or vocab.json and merges.txt), "
+            "or a hub name already downloaded to this machine"
+        ) from error
+
+
+def _byte_level_from_folder(path: Path) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    try:
+        tokenizer = Tokenizer(models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt")))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise BadInput(f"tokenizer {str(path)!r} cannot be read: {error}") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def companions(folder: Path) -> dict[str, str]:
+    """Return the text of a folder's COMPANIONS by name; what names code of the folder is left out, and so is what is no JSON."""
+    found = {}
+    for name in COMPANIONS:
+        path = folder / name
+        try:
+            text = path.read_text(encoding="utf-8") if path.is_file() else ""
+            if text and name.endswith(".json"):
+                facts = parse_json(text)
+                if not isinstance(facts, dict):
+                    continue
+                facts.pop("auto_map", None)
+                text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        except (OSError, ValueError):
+            continue
+        if text:
+            found[name] = text
+    return found
+
+
+def token_names(files: dict[str, str], key: str) -> tuple[str, ...]:
+    """Return the token that a tokenizer's own config has under a key such as eos_token; empty without one."""
+    value = parse_json(files[CONFIG]).get(key) if CONFIG in files else None
+    value = value.get("content") if isinstance(value, dict) else value
+    return (value,) if isinstance(value, str) and value else ()
+
+
+def vocabulary_remark(size: int, used: int, tokens: int, *, loaded: bool) -> str | None:
+    """Return a remark on a vocabulary far too large for a text, of which less than half occurs; None if it is not.
+
+    Args:
+        size: entries of the tokenizer.
+        used: entries that occur in the training text.
+        tokens: training tokens.
+        loaded: True for a tokenizer that was not trained on the text.
+    """
+    if used >= (size - _BYTES) / 2:
+        return None
+    way = "leave out tokenizer= to train one on the text, with" if loaded else "choose"
+    return (
+        f"the tokenizer has {size:,} entries, of which {used:,} occur in the {format_size(tokens)} training tokens; the others "
+        f"stay as they are initialised: {way} a smaller vocab_size= such as {max(300, 2 ** (used.bit_length() - 1)):,}"
+    )
