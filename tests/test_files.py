@@ -1,7 +1,9 @@
 """Files of ours on a disk that others use too: permissions, symbolic links, long ledgers."""
 
+import ast
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -68,3 +70,21 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path):
     name = "n" * 240
     atomic_write(tmp_path / name, "text")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_nothing_that_is_loaded_may_bring_code_of_its_own():
+    loads = ("from_pretrained", "from_config")
+    root = Path(__file__).parents[1]
+    calls = [
+        (path.relative_to(root).as_posix(), node)
+        for room in ("scaling", "train", "families", "plots")
+        for path in (root / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in loads
+    ]
+    assert len(calls) >= 4
+    for path, call in calls:
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        options = named.get("trust_remote_code", named.get(None))
+        refused = isinstance(options, ast.Name) or (isinstance(options, ast.Constant) and options.value is False)
+        assert refused, f"{path}:{call.lineno} does not say trust_remote_code=False"
