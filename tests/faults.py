@@ -23,9 +23,21 @@ from . import tiny
 
 PREPARED = "FAULTS_PREPARED"
 MODEL = {**tiny.SMALLER, "batch_size": 4, "warmup": 2, "device": "cpu", "compile": "false"}
-TRAIN = ["train", "family=tiny", "data=corpus", "tokens=1536", "--study", "fresh", "--yes", *tiny.words(**MODEL)]
+TRAIN = [
+    "train",
+    "family=tiny",
+    "data=corpus",
+    "tokens=1536",
+    "--study",
+    "fresh",
+    "--yes",
+    *tiny.words(**MODEL),
+]
 LADDER = ["ladder", "plan.json", "--study", "study", "--yes"]
-SEALED = [["fit", "runs.csv", "--out", "law.json"], ["plan", "--law", "law.json", "--budget", "1e15", "--out", "sealed.json"]]
+SEALED = [
+    ["fit", "runs.csv", "--out", "law.json"],
+    ["plan", "--law", "law.json", "--budget", "1e15", "--out", "sealed.json"],
+]
 VERBS = {  # each with the commands that come before it, undisturbed
     "fit": ([], ["fit", "runs.csv", "--out", "law.json"]),
     "plan": (SEALED[:1], SEALED[1]),
@@ -40,7 +52,9 @@ VARIES = re.compile(
     rb'"[^"]*(?:_at|at|seconds|_s|_per_second|mfu|wall|host|pid|began|sha256|digest|seal)[^"]*": ?'
     rb'(?:"[^"]*"|[-\d.e]+|\{[^{}]*\})|\d{4}-\d\d-\d\d[T ][\d:.+Z]+|\b[0-9a-f]{32,64}\b'
 )
-UNCOMPARED = re.compile(r"(^|/)(timing\.jsonl|events\.jsonl|claim-.*|.*\.html|.*\.svg|.*\.png|ledger\.jsonl|trainer_state\.json|README\.md|.*\.log)$")
+UNCOMPARED = re.compile(
+    r"(^|/)(timing\.jsonl|events\.jsonl|claim-.*|.*\.html|.*\.svg|.*\.png|ledger\.jsonl|trainer_state\.json|README\.md|.*\.log)$"
+)
 
 
 def library(folder):
@@ -181,7 +195,13 @@ def loop(verb, folder, *, every, first, lasting):
         if again != 0 or found != whole:
             differ = sorted(name for name in {*whole, *found} if whole.get(name) != found.get(name))
             problems.append(
-                {"call": number, "first": last[0], "again": again, "differ": differ[:8], "said": said_again[-600:]}
+                {
+                    "call": number,
+                    "first": last[0],
+                    "again": again,
+                    "differ": differ[:8],
+                    "said": said_again[-600:],
+                }
             )
             print(json.dumps(problems[-1]), file=sys.stderr)
     return {"verb": verb, "calls": calls, "failed": failed, "problems": problems}
@@ -189,12 +209,16 @@ def loop(verb, folder, *, every, first, lasting):
 
 def main():
     """Start again under the library, then loop over the verbs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--verbs", default=",".join(VERBS))
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--lasting", action="store_true", help="every later call fails too, as on a full disk")
+    parser.add_argument(
+        "--lasting", action="store_true", help="every later call fails too, as on a full disk"
+    )
     asked = parser.parse_args()
     folder = asked.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +238,8 @@ def main():
     prepare(folder / "prepared")
     for verb in asked.verbs.split(","):
         print(
-            json.dumps(loop(verb, folder, every=asked.every, first=asked.first, lasting=asked.lasting)), flush=True
+            json.dumps(loop(verb, folder, every=asked.every, first=asked.first, lasting=asked.lasting)),
+            flush=True,
         )
 
 

@@ -13,7 +13,9 @@ from . import faults
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler on Linux"),
+    pytest.mark.skipif(
+        shutil.which("cc") is None or sys.platform != "linux", reason="needs a C compiler on Linux"
+    ),
 ]
 
 

@@ -20,7 +20,9 @@ def mode(path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_new_files_and_folders_follow_the_users_umask_and_a_replaced_file_keeps_its_permissions(umask, tmp_path):
+def test_new_files_and_folders_follow_the_users_umask_and_a_replaced_file_keeps_its_permissions(
+    umask, tmp_path
+):
     before = os.umask(umask)
     try:
         atomic_write(tmp_path / "one" / "file", "text")
@@ -53,8 +55,14 @@ def test_lines_are_never_appended_through_a_symbolic_link_and_a_replaced_link_le
     assert (target.read_text(), link.read_text(), link.is_symlink()) == ("mine\n", "ours", False)
 
 
-@given(lines=st.lists(st.text("ab", max_size=5), max_size=6), cut=st.text("cd", max_size=9), block=st.integers(1, 7))
-def test_a_line_is_appended_after_the_last_whole_one_whatever_block_is_read(lines, cut, block, tmp_path_factory):
+@given(
+    lines=st.lists(st.text("ab", max_size=5), max_size=6),
+    cut=st.text("cd", max_size=9),
+    block=st.integers(1, 7),
+)
+def test_a_line_is_appended_after_the_last_whole_one_whatever_block_is_read(
+    lines, cut, block, tmp_path_factory
+):
     from scaling import files
 
     path = tmp_path_factory.mktemp("lines") / "ledger"
@@ -86,5 +94,7 @@ def test_nothing_that_is_loaded_may_bring_code_of_its_own():
     for path, call in calls:
         named = {keyword.arg: keyword.value for keyword in call.keywords}
         options = named.get("trust_remote_code", named.get(None))
-        refused = isinstance(options, ast.Name) or (isinstance(options, ast.Constant) and options.value is False)
+        refused = isinstance(options, ast.Name) or (
+            isinstance(options, ast.Constant) and options.value is False
+        )
         assert refused, f"{path}:{call.lineno} does not say trust_remote_code=False"
