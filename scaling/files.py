@@ -227,8 +227,8 @@ def sync_file(path: StrPath) -> None:
 def append_line(path: StrPath, line: str, *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
-    A symbolic link is not followed: in a folder that others write to, it could lead to any file of the user's. A file has one writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network
-    file system.
+    A symbolic link is not followed: in a folder that others write to, it could lead to any file of the user's. A file has one
+    writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network file system.
 
     Args:
         path: the file.

@@ -51,7 +51,8 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 def stop_on_signals() -> Iterator[Stop]:
     """Turn SIGINT, SIGTERM, SIGHUP and a scheduler's SIGUSR1 into stop requests; a second SIGINT stops at once.
 
-    SIGHUP (the terminal closed) stays ignored where it was ignored, as under nohup. Before the first step is done (while text is read or a step compiled) there is nothing to save: the first stops at once.
+    SIGHUP (the terminal closed) stays ignored where it was ignored, as under nohup. Before the first step is done (while text
+    is read or a step compiled) there is nothing to save: the first stops at once.
     """
     stop = Stop()
 
