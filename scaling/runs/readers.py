@@ -78,6 +78,7 @@ def read_runs(
     least: int = 1,
     loss_unit: LossUnit = "nats",
     unstated: Unstated = "last",
+    own_columns: Collection[str] = (),
 ) -> RunTable:
     """Read runs from a table (CSV, JSON, Markdown, Excel, Parquet), a trainer_state.json, a TensorBoard file, or a folder.
 
@@ -90,6 +91,7 @@ def read_runs(
         max_bad_share: share of bad rows that is tolerated; they are left out and named in `RunTable.bad`.
         least: number of rows below which the file is refused; 0 for a study that may have none yet.
         loss_unit: unit of the file's losses, per token; they are converted to nats.
+        own_columns: columns that are no field of `Run`, kept in `Run.extra`.
         unstated: which of several rows of one run count as annealed where no column says: the last, or all.
 
     Returns:
@@ -119,8 +121,11 @@ def read_runs(
         constant = _constant(sheet)
         mapped = map_columns(sheet.header, names, constant, path=path) if columns else map_columns([], {})
         notes += sheet.notes
+    for column in own_columns:
+        if column not in columns:
+            raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
-    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed)
+    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own_columns)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
@@ -148,7 +153,7 @@ def read_runs(
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
-    used = {source.header for source in mapped.sources.values()}
+    used = {source.header for source in mapped.sources.values()} | set(own_columns)
     return RunTable(
         runs,
         bad=read.bad,
@@ -205,7 +210,12 @@ def _constant(sheet: Sheet) -> list[str]:
 
 
 def _read_rows(
-    rows: Iterable[tuple[int, dict[str, Any] | str]], mapped: Mapped, loss_unit: LossUnit, *, unnamed: bool
+    rows: Iterable[tuple[int, dict[str, Any] | str]],
+    mapped: Mapped,
+    loss_unit: LossUnit,
+    *,
+    unnamed: bool,
+    own: Collection[str] = (),
 ) -> _Read:
     read = _Read()
     for line, row in rows:
@@ -215,6 +225,8 @@ def _read_rows(
             continue
         try:
             values = _values(row, mapped)
+            if extra := {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}:
+                values["extra"] = {**(values.get("extra") or {}), **extra}
             if unnamed:
                 values["run"] = f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
@@ -233,11 +245,11 @@ def _read_rows(
         except (ValidationError, BadInput) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
             origin = str(row.get(ORIGIN, ""))
-            own = origin.startswith(
+            shard = origin.startswith(
                 f"{SHARDS}/"
             )  # one bad row in one run's file is no reason to refuse the study
-            read.excused += own
-            read.bad.append(f"{origin}/{RUNS}: {problem}" if own else f"line {line}: {problem}")
+            read.excused += shard
+            read.bad.append(f"{origin}/{RUNS}: {problem}" if shard else f"line {line}: {problem}")
     return read
 
 
@@ -300,6 +312,15 @@ def _in_nats(row: dict[str, Any], unit: LossUnit) -> dict[str, Any]:
     if not loss > 1:
         raise BadInput(f"loss is {loss:g}; a perplexity is above 1")
     return row | {"loss": math.log(loss)} | ({} if error is None else {"loss_se": error / loss})
+
+
+def _own(value: Any) -> float | str:
+    """A cell of a user's own column: a number where it is one, else text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else str(value)
 
 
 def _run(row: Mapping[str, Any]) -> Run:
