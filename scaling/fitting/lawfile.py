@@ -165,10 +165,12 @@ class LawFile(Document):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `coordinates` out of a law of N and D alone, whose file stays as older programs read it."""
+        """Leave out what a law does not have: coordinates, or the hashes of rows that an older program fitted."""
         values: dict[str, Any] = handler(self)
         if self.coordinates is None:
             values.pop("coordinates", None)
+        if not self.row_hashes:
+            values.pop("row_hashes", None)
         return values
 
     @model_validator(mode="after")
