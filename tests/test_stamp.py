@@ -241,7 +241,7 @@ def test_a_repository_brings_neither_its_own_signers_nor_its_own_programs(reposi
     ):
         subprocess.run(["git", "-C", repository.folder, "config", key, value], check=True)
     first, fault = attestations(repository.plan)
-    assert (first, fault.partition(": ")[2]) == (UNATTESTED, "its signature is of nobody you trust")
+    assert (first, fault.partition(": ")[2]) == (UNATTESTED, "its signature is of no one you trust")
     assert not (tmp_path / "ran").exists()
 
 

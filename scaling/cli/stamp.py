@@ -31,7 +31,7 @@ def stamp(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have the time of a seal attested by somebody else; without an option, print who attests it."""
+    """Have the time of a seal attested by another party; without an option, print who attests it."""
     from ..planning import stamp as stamps
     from ..planning.planfile import open_seal
 

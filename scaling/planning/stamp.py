@@ -105,7 +105,17 @@ def timestamp_of(digest: str, url: str, root: Path | None = None) -> tuple[bytes
 
 
 def stamp_files(path: Path, digest: str, url: str, root: Path | None = None) -> dict[Path, bytes | str]:
-    """The files that stamp a plan, for `atomic_writes`; raises as `timestamp_of`."""
+    """The files that stamp a plan, for `atomic_writes`.
+
+    Args:
+        path: plan.json, which need not be there yet.
+        digest: of its seal.
+        url: of the server.
+        root: certificates to trust besides the system's, in PEM.
+
+    Raises:
+        BadInput: as `timestamp_of`.
+    """
     answer, _ = timestamp_of(digest, url, root)
     files: dict[Path, bytes | str] = {_beside(path, ".tsr"): answer}
     if root is not None:
@@ -301,7 +311,7 @@ def _tags(path: Path, digest: str) -> list[Attestation]:
     done = _run([*git, "-c", f"gpg.ssh.allowedSignersFile={signers or '/dev/null'}", "verify-tag", name])
     signer = re.search(r"Good .*?signature (?:from|for) (.+)", done.stderr + done.stdout)
     if done.returncode or signer is None:
-        return [Attestation(f"git tag {name} attests nothing: its signature is of nobody you trust")]
+        return [Attestation(f"git tag {name} attests nothing: its signature is of no one you trust")]
     tagger = re.search(r"^tagger .*? (\d+) [+-]\d{4}$", text.stdout, re.MULTILINE)
     moment = datetime.datetime.fromtimestamp(int(tagger[1]) if tagger else 0, datetime.UTC)
     return [
