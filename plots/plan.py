@@ -116,7 +116,8 @@ def _lowest(params: Array, loss: Array) -> tuple[Array, Array]:
     """The points of a curve; of thousands of shapes the best in each of 200 steps of size, as a line shows."""
     if len(params) <= MANY:
         return params, loss
-    steps = np.digitize(np.log(params), np.linspace(*np.log(params[[0, -1]]), 200))
+    edges = np.linspace(float(np.log(params[0])), float(np.log(params[-1])), 200)
+    steps = np.digitize(np.log(params), edges)
     best = [
         rows[np.argmin(loss[rows])] for rows in (np.flatnonzero(steps == step) for step in np.unique(steps))
     ]
