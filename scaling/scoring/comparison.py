@@ -78,7 +78,7 @@ class Comparison(Document):
         not_predictions: runs of the same size that do not count, each with its reasons.
         waiting: sealed members without a finished run.
         notes: what changed since the seal, a sentence each.
-        attested: who attests the time of the seal, a sentence each; the first is "attested by nobody but this machine" where no stamp holds.
+        attested: who attests the time of the seal, a sentence each; the first is `UNATTESTED` where no stamp holds.
         refit: None where the study has no law of its own.
         no_refit: why there is no refit; not in the file.
         disagreements: where a comparison.json that was there says otherwise; not in the file.
