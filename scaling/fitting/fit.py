@@ -19,7 +19,7 @@ from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, rows_of, select_runs, small_run_warning
+from .selection import Annealed, rows_of, select_runs, small_run_warning, spread_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 
 REPEATED = "data-constrained"
@@ -85,6 +85,7 @@ def fit(
         annealed=annealed,
         eval_set=eval_set,
     )
+    one_direction = spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
@@ -124,7 +125,7 @@ def fit(
             exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
             or "none",
             evidence=_evidence(certificate),
-            warnings=[*table.warnings, *_warnings(table, fresh, fitted)],
+            warnings=[*table.warnings, *filter(None, [one_direction]), *_warnings(table, fresh, fitted)],
         ),
     )
 

@@ -125,6 +125,11 @@ def read_sheet(path: StrPath) -> Sheet:
     return _expanded(replace(sheet, notes=(*notes, *sheet.notes)))
 
 
+def read_lines(text: str, path: StrPath) -> Sheet:
+    """The table in a text of JSON lines, such as a runs.jsonl that is about to be written to `path`."""
+    return _json_lines(text, Path(path))
+
+
 def _of(found: Delimited) -> Sheet:
     return Sheet(header=found.header, rows=found.rows, notes=found.notes)
 
