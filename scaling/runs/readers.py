@@ -57,6 +57,8 @@ _WHOLE = ("seed", "n_positions", "vocab_size", "n_layer", "n_embd", "n_head")
 
 _OPTIONAL = tuple(name for name in FIELDS if name not in ("run", "params", "tokens", "loss"))
 
+_MAY_LACK = frozenset((*_OPTIONAL, *HELPERS))
+
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
 _WORDS = re.compile(r"(?<=[0-9.])\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
@@ -324,11 +326,11 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, source in mapped.sources.items():
         value = row.get(source.header)
-        if isinstance(value, float) and math.isnan(value) and name in (*_OPTIONAL, *HELPERS):
+        if isinstance(value, float) and math.isnan(value) and name in _MAY_LACK:
             continue
         if isinstance(value, str):
             value = value.strip()
-            if name in (*_OPTIONAL, *HELPERS) and value.lower() in _BLANK:
+            if name in _MAY_LACK and value.lower() in _BLANK:
                 continue
         if value is None or value == "":
             continue
