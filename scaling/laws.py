@@ -4,8 +4,9 @@ Chinchilla's and Kaplan's forms are restrictions of one general `Law`. A law fit
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -347,6 +348,16 @@ class Repetition:
 PUBLISHED_REPETITION = Repetition(R_N=5.309743, R_D=15.387756)  # Muennighoff et al. 2023, appendix A
 
 
+class Settings(TypedDict, total=False):
+    """Coordinates of a law that `predict` takes by name: what a run is trained with besides N and D."""
+
+    lr: ArrayLike
+    batch_tokens: ArrayLike
+    aspect: ArrayLike
+    n_experts: ArrayLike
+    vocab_size: ArrayLike
+
+
 @runtime_checkable
 class LossModel(Protocol):
     """A law that predicts loss: published or fitted. Planning, prediction, scoring and monitoring all ask one.
@@ -421,6 +432,8 @@ class LossModel(Protocol):
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
     ) -> Prediction:
         """Loss of a run with intervals, in nats per token, after a check of the domain.
 
@@ -433,6 +446,8 @@ class LossModel(Protocol):
             unique_tokens: distinct tokens among D (default: all).
             convention: the caller's convention of N, checked against the law's.
             force: predict even more than 1,000 times outside the fitted domain.
+            own: coordinates by their columns' names, also the user's own columns.
+            settings: the same of the columns that every law knows, such as lr.
         """
 
     def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
@@ -610,6 +625,8 @@ class PublishedLaw:
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
     ) -> Prediction:
         """Loss L(N, D) of a run, without intervals.
 
@@ -622,10 +639,14 @@ class PublishedLaw:
             unique_tokens: distinct tokens among D (default: all).
             convention: the caller's convention of N, checked against the law's.
             force: predict even more than 1,000 times outside the domain.
+            own: none that a published law has.
+            settings: likewise.
 
         Raises:
-            BadInput: see `resolve_point`, `as_points` and `Extrapolation.check`.
+            BadInput: a setting; and see `resolve_point`, `as_points` and `Extrapolation.check`.
         """
+        if given := {**(own or {}), **settings}:
+            raise BadInput(f"{next(iter(given))} is given, and {self.name} depends on N and D alone")
         size, length = resolve_point(
             self.convention, N, D, params=params, tokens=tokens, family=family, convention=convention
         )

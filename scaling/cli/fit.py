@@ -22,9 +22,12 @@ from .run_options import (
     BadRowsOption,
     ColumnsOption,
     ConventionOption,
+    CoordinatesOption,
     EvalSetOption,
     LossUnitOption,
     RunsArgument,
+    WithOption,
+    parse_coordinates,
     read_and_warn,
 )
 
@@ -71,6 +74,8 @@ def fit(
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
     loss_unit: LossUnitOption = "nats",
+    coordinates: CoordinatesOption = None,
+    own: WithOption = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
     ] = False,
@@ -84,7 +89,7 @@ def fit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", help="Write surface, isoflops, residuals and profile as .svg into this folder."
+            "--plot", help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -105,10 +110,12 @@ def fit(
     from ..runs.trackers import input_hashes
 
     place = study or Path("study")
-    own = place / "runs.jsonl"
-    source = runs or own
+    store = place / "runs.jsonl"
+    source = runs or store
     imports = (
-        runs is not None and study is not None and not (own.exists() and runs.exists() and own.samefile(runs))
+        runs is not None
+        and study is not None
+        and not (store.exists() and runs.exists() and store.samefile(runs))
     )
     if runs is None or study is not None:
         out, annealed = out or place / "law.json", annealed or "only"
@@ -117,16 +124,19 @@ def fit(
         check_writable(out)
     if plot is not None:
         check_writable(plot / "surface.svg")
-    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
+    named, kinds = parse_coordinates(coordinates, own)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
     texts: dict[Path, bytes | str] = {}
     inputs = input_hashes(source)
     if imports:
-        check_writable(own)
-        imported, text, reading = len(reading), *import_runs(own, reading, source)
-        texts[own] = text
-        inputs |= {own.name: sha256_bytes(text.encode())}
+        check_writable(store)
+        imported, text, reading = len(reading), *import_runs(store, reading, source)
+        texts[store] = text
+        inputs |= {store.name: sha256_bytes(text.encode())}
     fitted = fit_runs(
         reading,
+        coordinates=named,
+        own=kinds,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
@@ -154,7 +164,7 @@ def fit(
     fitted = replace(fitted, inputs=inputs)
     atomic_writes(texts | files | ({} if out is None else {out: fitted.document().dump()}))
     if imports:
-        log(f"imported {imported} rows of {source.name} into {own}")
+        log(f"imported {imported} rows of {source.name} into {store}")
     for path in files:
         log(f"wrote {path}")
     if as_json:
@@ -179,8 +189,10 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
     from plots.frontier import isoflops
     from plots.law import profile, residuals, surface
     from plots.style import svg
+    from plots.valley import valley
 
     from ..fitting.sensitivity import profiles_of
+    from ..fitting.valley import settings_of
 
     figures = {
         "surface": surface(fitted, runs),
@@ -188,6 +200,8 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
         "residuals": residuals(fitted, runs),
         "profile": profile(profiles_of(fitted, runs)[1]),
     }
+    if settings_of(fitted):
+        figures["valley"] = valley(fitted, runs)
     return {folder / f"{name}.svg": svg(drawn.figure, name) for name, drawn in figures.items()}
 
 
@@ -198,7 +212,10 @@ def predict(
     law: Annotated[str, typer.Argument(help="A law.json, or kaplan, chinchilla, hoffmann.")],
     words: Annotated[
         list[str],
-        typer.Argument(help="family=gpt2-83m or params=85M, and tokens=5.5B.", metavar="KEY=VALUE..."),
+        typer.Argument(
+            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3.",
+            metavar="KEY=VALUE...",
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
@@ -208,10 +225,14 @@ def predict(
     """Predict loss and perplexity with intervals."""
     from textwrap import fill
 
-    from ..planning.law import PredictQuery, predict
-    from .run_options import merge
+    from ..planning.law import PredictQuery, coordinates_of, predict
+    from .run_options import merge, pairs
 
-    answer = predict(law, merge(PredictQuery, words), force=force)
+    names = coordinates_of(law)
+    given = pairs(words, [*PredictQuery.model_fields, *names])
+    settings = {name: given[name] for name in names if name in given}
+    rest = [word for word in words if word.partition("=")[0] not in settings]
+    answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force)
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:

@@ -88,7 +88,7 @@ class _Read:
             return ""
         offset = math.ceil(1 - self.lowest)
         return (
-            "losses below 0 are relative to another loss, such as that of word frequencies, which belongs on top of them: "
+            "; losses below 0 are relative to another loss, such as that of word frequencies, which belongs on top of them: "
             f"--loss-unit nats+{offset} adds {offset} to each, which shifts the law's E alone"
         )
 
@@ -101,6 +101,7 @@ def read_runs(
     least: int = 1,
     loss_unit: str = "nats",
     unstated: Unstated = "last",
+    own_columns: Collection[str] = (),
 ) -> RunTable:
     """Read runs from a table (CSV, JSON, Markdown, Excel, Parquet), a trainer_state.json, a TensorBoard file, or a folder.
 
@@ -114,6 +115,7 @@ def read_runs(
         least: number of rows below which the file is refused; 0 for a study that may have none yet.
         loss_unit: unit of the file's losses, per token: nats, bits or ppl; they are converted to nats. "nats+8.5" adds 8.5
             to each, as losses relative to a baseline's need.
+        own_columns: columns that are no field of `Run`, kept in `Run.extra`.
         unstated: which of several rows of one run count as annealed where no column says: the last, or all.
 
     Returns:
@@ -146,6 +148,7 @@ def read_runs(
         least=least,
         loss_unit=loss_unit,
         unstated=unstated,
+        own=own_columns,
     )
 
 
@@ -174,13 +177,17 @@ def _table(
     least: int = 1,
     loss_unit: str = "nats",
     unstated: Unstated = "last",
+    own: Collection[str] = (),
 ) -> RunTable:
     """The runs of a table's rows; see `read_runs`."""
     refuse_curves(sheet.header, path)
     columns, notes, constant = sheet.header, [*sheet.notes], _constant(sheet)
     mapped = map_columns(columns, names if columns else {}, constant, path=path)
+    for column in own:
+        if column not in columns:
+            raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
-    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed)
+    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
@@ -189,7 +196,7 @@ def _table(
     if len(read.bad) - read.excused > max_bad_share * total:
         more = f" (and {len(read.bad) - 1} more of {total} rows)" if len(read.bad) > 1 else ""
         raise BadInput(
-            f"{path} {read.bad[0]}{more}; {read.remedy or f'at most {max_bad_share:.0%} of rows may be bad'}"
+            f"{path} {read.bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad{read.remedy}"
         )
     if read.stopped and not read.runs and least:
         raise BadInput(f"{path} {state_notes(read.stopped, ())[0]}; no row is of a finished run")
@@ -210,7 +217,7 @@ def _table(
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
-    used = {source.header for source in mapped.sources.values()}
+    used = {source.header for source in mapped.sources.values()} | set(own)
     return RunTable(
         runs,
         bad=read.bad,
@@ -268,7 +275,12 @@ def _constant(sheet: Sheet) -> list[str]:
 
 
 def _read_rows(
-    rows: Iterable[tuple[int, dict[str, Any] | str]], mapped: Mapped, loss_unit: str, *, unnamed: bool
+    rows: Iterable[tuple[int, dict[str, Any] | str]],
+    mapped: Mapped,
+    loss_unit: str,
+    *,
+    unnamed: bool,
+    own: Collection[str] = (),
 ) -> _Read:
     read = _Read()
     for line, row in rows:
@@ -278,6 +290,8 @@ def _read_rows(
             continue
         try:
             values = _values(row, mapped)
+            if extra := {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}:
+                values["extra"] = {**(values.get("extra") or {}), **extra}
             if unnamed:
                 values["run"] = f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
@@ -296,15 +310,15 @@ def _read_rows(
         except (ValidationError, BadInput) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
             origin = str(row.get(ORIGIN, ""))
-            own = origin.startswith(
+            shard = origin.startswith(
                 f"{SHARDS}/"
             )  # one bad row in one run's file is no reason to refuse the study
-            read.excused += own
+            read.excused += shard
             read.lowest = min(
                 read.lowest,
                 _finite(row.get(mapped.sources["loss"].header)) if "loss" in mapped.sources else 0.0,
             )
-            read.bad.append(f"{origin}/{RUNS}: {problem}" if own else f"line {line}: {problem}")
+            read.bad.append(f"{origin}/{RUNS}: {problem}" if shard else f"line {line}: {problem}")
     return read
 
 
@@ -379,6 +393,15 @@ def _in_nats(row: dict[str, Any], unit: str) -> dict[str, Any]:
             raise BadInput(f"loss is {loss:g}; a perplexity is above 1")
         return row | {"loss": math.log(loss)} | ({} if error is None else {"loss_se": error / loss})
     return row | {"loss": loss + float(offset[1])} if offset else row
+
+
+def _own(value: Any) -> float | str:
+    """A cell of a user's own column: a number where it is one, else text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else str(value)
 
 
 def _run(row: Mapping[str, Any]) -> Run:

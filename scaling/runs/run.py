@@ -52,6 +52,8 @@ class Run(Record):
     n_head: int | None = Field(default=None, gt=0)
     wall_s: float | None = Field(default=None, ge=0)
     accelerator: str = ""
+    n_experts: int | None = Field(default=None, gt=0)
+    extra: dict[str, float | str] | None = None  # columns of the user's own, by name
 
     @model_validator(mode="after")
     def _one_size(self) -> "Run":
@@ -68,6 +70,15 @@ class Run(Record):
         if convention is None:
             convention = "total" if self.params is not None else "non_embedding"
         return n_params(self, convention, f"run {self.run!r}")
+
+    def column(self, name: str) -> float | str | None:
+        """A value by its column: a field, n_embd/n_layer as "aspect", or a column of the user's own."""
+        if self.extra and name in self.extra:
+            return self.extra[name]
+        if name == "aspect":
+            return self.n_embd / self.n_layer if self.n_embd and self.n_layer else None
+        value = getattr(self, name) if name in type(self).model_fields else None
+        return value if isinstance(value, int | float | str) and value != "" else None
 
     @property
     def flops(self) -> float:
