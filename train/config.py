@@ -337,7 +337,9 @@ class TrainConfig(Record):
         description="Also write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl.",
     )
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
-    save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
+    save_every: float = Field(
+        default=300.0, gt=0, description="Seconds between checkpoints: the most work a kill costs."
+    )
 
     @field_validator("zero", mode="before")
     @classmethod
