@@ -65,7 +65,9 @@ def run_part(part: Part, options: argparse.Namespace, room: float) -> tuple[list
         said, _ = child.communicate()
         reason = f"its {room:.0f} s were over"
     found = [json.loads(line) for line in said.splitlines() if line.startswith("{") and line.endswith("}")]
-    return [{"part": part.name, **line, "at_s": round(time.monotonic() - began, 1)} for line in found], reason
+    return [
+        {"part": part.name, **line, "part_s": round(time.monotonic() - began, 1)} for line in found
+    ], reason
 
 
 def bars(findings: list[dict[str, Any]]) -> list[dict[str, Any]]:
