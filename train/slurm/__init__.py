@@ -205,7 +205,7 @@ def read_profile(path: Path) -> SlurmProfile:
 
 
 def _check_needs(needs: Needs, save_before: int, where: str) -> None:
-    """Refuse processes without GPUs that nobody said are for processors, and a time limit that leaves no time to train.
+    """Refuse several processes without gres, and a time limit that leaves no time to train.
 
     A job of such a time limit would save and requeue for ever.
     """
