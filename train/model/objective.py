@@ -122,6 +122,12 @@ def batch_of(settings: Settings, tokens: Tokens, step: int, world: World = ALONE
     """Return this process's examples of a step's batch, a function of (seed, step), so resuming is a seek.
 
     Of next tokens a process reads its own rows only; masks are drawn for the whole batch.
+
+    Args:
+        settings: settings of the run.
+        tokens: the training windows.
+        step: the step, from 0.
+        world: the processes that share the batch.
     """
     if settings.objective == "causal":
         rows = range(settings.batch_size)
