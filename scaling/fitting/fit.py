@@ -93,6 +93,7 @@ def fit(
         group=group,
         annealed=annealed,
         eval_set=eval_set,
+        mixed=coordinates or (),
     )
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
