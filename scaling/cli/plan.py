@@ -110,6 +110,9 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
     ] = None,
+    published_runs: Annotated[
+        bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
+    ] = False,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -143,7 +146,7 @@ def plan(
     target = out or (study / "plan.json" if study is not None else None)
     if target is not None:
         made = seal(made)
-    drawn = {} if plot is None else {plot: _draw(made, question, plot)}
+    drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
     if target is not None:
         write_plan(made, target, replace=yes, beside=drawn)
     else:
@@ -164,10 +167,12 @@ def plan(
         log(f"wrote {target}, sealed")
 
 
-def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> bytes | str:
-    """The plan's picture, with the study's own runs."""
+def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:
+    """The plan's picture, with the study's own runs and, where asked, published ones."""
     from plots.plan import planned
     from plots.style import png, svg
 
-    figure = planned(plan, isoflop_curves(question, plan), own_runs(question.study)).figure
+    figure = planned(
+        plan, isoflop_curves(question, plan), own_runs(question.study), published=published
+    ).figure
     return png(figure) if path.suffix == ".png" else svg(figure, "plan")

@@ -178,10 +178,12 @@ def ladder(
     detach: Annotated[bool, typer.Option("--detach", help="Submit and exit; do not wait.")] = False,
     zero: Annotated[
         int,
-        typer.Option(
-            "--zero", min=0, max=3, help="ZeRO stage that shards a member among the processes of torchrun."
-        ),
+        typer.Option("--zero", min=0, max=3, help="ZeRO stage that shards a member among its processes."),
     ] = 0,
+    devices: Annotated[
+        int,
+        typer.Option("--devices", min=1, help="Processes on this node that share a member, each with a GPU."),
+    ] = 1,
     export: Annotated[
         str | None,
         typer.Option("--export", help="Copy finished models to this URL, such as s3://bucket/models."),
@@ -193,6 +195,10 @@ def ladder(
 ) -> None:
     """Train every member of a plan to each of its rungs, skipping finished ones. Refuses a sealed plan that was edited."""
     contents, paths = read_verified_plan(plan), open_study(study)
+    if devices > 1 and (launcher is not None or jobs > 1):
+        raise BadInput(
+            f"devices is {devices}; with a launcher or jobs= a profile gives the devices of each member"
+        )
     if export is not None and detach:
         raise BadInput(
             "export= copies models once they are trained; leave out detach=true, or follow the jobs later with export="
@@ -212,6 +218,11 @@ def ladder(
         from train.jobs.launch import check_members
 
         chosen = contents.only(member or ())
+        from train.jobs.ranks import nodes, run_distributed
+
+        if (devices > 1 or nodes() > 1) and "RANK" not in os.environ:
+            prepare_planned(contents, paths.data, data, tokenizer, member or (), log)
+            sys.exit(run_distributed(sys.argv[1:], devices, log))
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:

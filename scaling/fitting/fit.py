@@ -21,7 +21,7 @@ from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, rows_of, select_runs, small_run_warning
+from .selection import Annealed, rows_of, select_runs, small_run_warning, spread_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 from .valley import describe_coordinates
 
@@ -95,6 +95,7 @@ def fit(
         eval_set=eval_set,
         mixed=coordinates or (),
     )
+    one_direction = spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
@@ -146,7 +147,7 @@ def fit(
             or "none",
             evidence=_evidence(certificate)
             | describe_coordinates(fitted, reasons, None if reduced is None else reduced.joint),
-            warnings=[*table.warnings, *_warnings(table, fresh, fitted)],
+            warnings=[*table.warnings, *filter(None, [one_direction]), *_warnings(table, fresh, fitted)],
         ),
     )
 

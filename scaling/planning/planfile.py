@@ -21,7 +21,7 @@ from ..files import (
     refuse_overwrite,
     sha256_bytes,
 )
-from ..laws import LawReference, Prediction
+from ..laws import PUBLISHED, LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
 from ..untrusted import parse_json
@@ -35,7 +35,7 @@ Tokens = Annotated[int, BeforeValidator(_whole)]  # a JSON integer beyond 64 bit
 
 
 class PlannedLoss(Record):
-    """Predicted loss in nats per token, and its perplexity. Published laws have no intervals."""
+    """Predicted loss in nats per token, and its perplexity; intervals where the law has any."""
 
     loss: float = Field(gt=0)
     interval_80: Interval | None = None
@@ -428,6 +428,11 @@ def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
     """
     if plan.seal is None:
         raise BadInput("the plan is not sealed; only a prediction sealed before the run can be scored")
+    if plan.law is not None and plan.law.name in PUBLISHED:
+        raise BadInput(
+            f"the plan's predictions are by law {plan.law.name}, on the text it was fitted on; a prediction of own runs "
+            "needs a law fitted to own runs: scaling fit, then plan --law law.json"
+        )
     predictions = [
         SealedPrediction(
             member=planned.member,

@@ -132,6 +132,44 @@ def shard_faults(path: Path) -> list[str]:
     return [row for shard in _shards(path) for key, row in _shard_rows(shard) if key is None]
 
 
+def imported_text(path: StrPath, runs: Iterable[Run], origin: str) -> str:
+    """The text of a study's runs.jsonl with the rows of a table in it, in place of those of an earlier import of it.
+
+    Args:
+        path: the study's runs.jsonl, which may not exist yet; it is not written.
+        runs: the rows of the table.
+        origin: name of the table's file; it stands in each row, and is how a later import finds them.
+
+    Raises:
+        BadInput: the study's file cannot be read.
+    """
+    path = Path(path)
+    observed = _merged_rows(path)
+    lines = merged_text(path).splitlines() if path.exists() or observed else []
+    if not path.exists():
+        lines = [_opening("runs", RUNS_VERSION), *lines]
+    others = [line for line in lines if not _has_origin(line, origin)]
+    own = [json.dumps({**_stated(run), ORIGIN: origin}) for run in runs]
+    start = len(others) - len(observed)  # each run's own observations stand last, as a view has them
+    return "".join(f"{line}\n" for line in (*others[:start], *own, *others[start:]))
+
+
+def _stated(run: Run) -> dict[str, Any]:
+    return {
+        name: value for name, value in run.model_dump(mode="json", exclude_none=True).items() if value != ""
+    }
+
+
+def _has_origin(line: str, origin: str) -> bool:
+    if ORIGIN not in line:
+        return False
+    try:
+        row = parse_json(line)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and row.get(ORIGIN) == origin
+
+
 def run_key(row: dict[str, Any]) -> Key | None:
     """Key of the observation that a row holds: rows of the same run, tokens, eval set and schedule are one observation.
 

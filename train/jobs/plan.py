@@ -13,7 +13,7 @@ from ..data import DataManifest
 from ..ladder import RunOptions
 from ..lease import Stop
 from ..loop import pick_device
-from ..slurm import JobSweep, MemberTask, torchrun_words
+from ..slurm import JobSweep, MemberTask
 from ..slurm.submit import Following
 from . import ladders
 from .ladders import LOGS, Job, ProgressCallback, run_queue
@@ -115,7 +115,7 @@ def _queued(task: MemberTask, sweep: JobSweep, job: Job | None) -> ladders.Task:
         done=lambda: task.done(sweep.study),
         log=_log(sweep, task),
         announced=True,
-        words=(*torchrun_words(sweep.command, task.needs), *sweep.words(task)),
+        words=tuple(sweep.words(task)),
     )
 
 
