@@ -20,7 +20,7 @@ BEYOND = 1.5  # times the sealed compute from which on a run is a new scale
 
 
 class VerdictAt(Record):
-    """The multiplier promised at a compute."""
+    """The multiplier predicted at a compute."""
 
     C: float = Field(gt=0)
     value: float = Field(gt=0)
@@ -73,7 +73,7 @@ class Opened(Record):
     Args:
         C: compute of the largest runs that both arms have now.
         times: the same over the largest compute at sealing.
-        sealed: multiplier promised there, on the line through the sealed ones in logarithms.
+        sealed: multiplier predicted there, on the line through the sealed ones in logarithms.
         sealed_interval_80: its interval.
         actual: multiplier fitted to all runs.
         actual_interval_80: its interval.
