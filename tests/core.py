@@ -41,6 +41,7 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "predict law.json params=1M tokens=2M",
     "predict kaplan family=gpt2-83m tokens=5.5B",
     "backtest study/runs.jsonl --holdout params>5e5",
+    "versus study study/runs.jsonl",
     "audit table.csv",
     "emit family=gpt2-83m tokens=1B --out run",
     f"watch {TARGET}-s1 --study study --once",

@@ -40,11 +40,22 @@ def compare_study(
         str | None,
         typer.Option("--published", help="Instead: a published table against its law: composer-gpt2."),
     ] = None,
+    versus: Annotated[
+        Path | None, typer.Option("--versus", help="Instead: a verdict that scaling versus --seal wrote.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Table of that verdict's arms (default: the study's runs).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score sealed predictions against the runs finished since; writes comparison.json."""
-    if under is not None and published is not None:
-        raise BadInput("--under and --published exclude each other")
+    if sum(option is not None for option in (under, published, versus)) > 1:
+        raise BadInput("--under, --published and --versus exclude each other")
+    if versus is not None:
+        from .versus import print_opened
+
+        print_opened(versus, runs or study / "runs.jsonl", as_json)
+        return
     if published is not None:
         _published(published, as_json)
         return
