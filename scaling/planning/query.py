@@ -23,7 +23,7 @@ from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, sized
 from .evaluate import Objective, evaluate_candidates
-from .law import find_law
+from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -100,7 +100,8 @@ def answer_query(
         if note := size_note(size, nearest.spec):
             made = made.model_copy(update={"notes": (*made.notes, note)})
     member = made.members[-1]
-    return made, recipes(member.spec, member.tokens)
+    own = advise(law, member.spec, member.tokens)
+    return made, ({"law": own} if own.rule == "law" else {}) | recipes(member.spec, member.tokens)
 
 
 def _sizes(query: PlanQuery) -> list[float]:
