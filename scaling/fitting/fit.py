@@ -93,6 +93,7 @@ def fit(
         group=group,
         annealed=annealed,
         eval_set=eval_set,
+        mixed=coordinates or (),
     )
     one_direction = spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
