@@ -145,7 +145,9 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set)
+    chosen, _ = select_runs(
+        reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set, mixed=named or ()
+    )
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (

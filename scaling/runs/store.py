@@ -9,23 +9,33 @@ folder goes; a broken line of a shard is left out and named.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from families.units import BadInput, parse_size
 
-from ..files import Record, StrPath, append_line, atomic_write, check_kind, first_problem, now, read_text
+from ..files import (
+    Record,
+    StrPath,
+    append_line,
+    atomic_write,
+    check_kind,
+    first_problem,
+    now,
+    read_text,
+    sha256_bytes,
+)
 from ..untrusted import parse_json
 from .run import RUNS_VERSION, Run
 
 RUNS = "runs.jsonl"
 LEDGER = "ledger.jsonl"
 SHARDS = "runs"  # the folder of the run folders
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2  # of version 1, entries do not hold the hash of the line before
 
 ORIGIN = (
     "origin"  # key of a row of a study: "runs/NAME" for a run's own row, else the name of the imported file
@@ -37,7 +47,12 @@ Key = tuple[str, float, str, str]  # run, tokens, eval set, schedule
 
 
 class WorkEntry(Record):
-    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs."""
+    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs.
+
+    Args:
+        result: hash of the observation (`Run.row_hash`) with which the part ended; such an entry has no steps.
+        previous: SHA-256 of the ledger's line before this one; "" in ledgers of 0.1.0.
+    """
 
     run: str
     part: str
@@ -48,6 +63,14 @@ class WorkEntry(Record):
     wall_s: float
     settings_sha256: str
     at: str
+    result: str = ""
+    previous: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is empty: the seals of older checkpoints cover entries without these fields."""
+        fields: dict[str, Any] = whole(self)
+        return {name: value for name, value in fields.items() if value or name not in ("result", "previous")}
 
 
 def exists(path: StrPath) -> bool:
@@ -188,9 +211,26 @@ def run_key(row: dict[str, Any]) -> Key | None:
     return str(row["run"]), float(tokens), str(row.get("eval_set") or ""), str(row.get("schedule") or "")
 
 
-def append_entry(path: StrPath, work: WorkEntry) -> None:
-    """Append an entry to a ledger.jsonl; a new file opens with its kind and version."""
-    append_line(path, work.model_dump_json(), first=_opening("ledger", LEDGER_VERSION))
+def append_entry(path: StrPath, work: WorkEntry, *, opening: Mapping[str, Any] | None = None) -> str:
+    """Append an entry to a ledger.jsonl, chained to the line before it (`scaling.runs.chain`).
+
+    Args:
+        path: the ledger; a new one opens with its kind and version.
+        work: the entry; its `previous` is filled in.
+        opening: what a new ledger's first line says besides: the seal and the settings of the run.
+
+    Returns:
+        SHA-256 of the line.
+    """
+    written: list[str] = []
+
+    def line(before: bytes) -> str:
+        chained = work.model_copy(update={"previous": sha256_bytes(before)})
+        written.append(chained.model_dump_json())
+        return written[0]
+
+    append_line(path, line, first=_opening("ledger", LEDGER_VERSION, **(opening or {})))
+    return sha256_bytes(written[0].encode())
 
 
 def read_ledger(path: StrPath) -> tuple[WorkEntry, ...]:
@@ -234,8 +274,8 @@ def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
         raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
-def _opening(kind: str, version: int) -> str:
-    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}})
+def _opening(kind: str, version: int, **more: Any) -> str:
+    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}, **more})
 
 
 def _shards(path: Path) -> list[Path]:
