@@ -387,7 +387,9 @@ def probe_members(
 
 
 def _probe_session(spec: ModelSpec, batch_size: int) -> Session:
-    shape = {name: getattr(spec, name) for name in SHAPE_FIELDS}
+    shape = {name: getattr(spec, name) for name in (*SHAPE_FIELDS, "n_kv_head")} | {
+        "config": dict(spec.config)
+    }
     settings = Settings(
         run="probe", member="probe", group="probe", **shape, eos_token_id=0, seed=0, batch_size=batch_size,
         micro_batch=batch_size, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.1, beta1=0.9, beta2=0.99,
