@@ -1,11 +1,12 @@
 """Families as rules: what a family's makers choose at a width, so that it has a member of any size."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 from .architectures import architecture
+from .architectures.base import TOKEN_IDS
 from .architectures.llama import rope
 from .published import GEMMA_ENDS, LLAMA3_ENDS, PUBLISHED, QWEN_ENDS, TIED
 from .spec import ModelSpec, nearest_divisors
@@ -261,6 +262,11 @@ def maker_of(spec: ModelSpec) -> str:
             n_positions=spec.n_positions,
             vocab_size=spec.vocab_size,
         )
-        if made == spec:
+        if _without_ids(made) == _without_ids(spec):
             return rule.name
     return spec.architecture
+
+
+def _without_ids(spec: ModelSpec) -> ModelSpec:
+    """Return a spec without its first and last tokens, which are its tokenizer's."""
+    return replace(spec, config={key: value for key, value in spec.config.items() if key not in TOKEN_IDS})

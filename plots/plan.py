@@ -57,7 +57,7 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] 
         figure, (axes,) = new_figure(height=4.1)
         low, high = _sizes(plan, best)
         losses = [best.loss, *(rung.choice.loss for rung in plan.ladder)]
-        spent = best.flops + best.inference_flops
+        spent = plan.spent(best)
         labelled = []
         for curve in curves:
             inside = (curve.params >= low) & (curve.params <= high)

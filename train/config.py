@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from families import FAMILIES, MEMBERS, Member, ModelSpec, member
+from families import FAMILIES, MEMBERS, Member, ModelSpec, member, params, params_active
 from families.architectures import architecture
 from families.configs import is_config_path, read_config
 from families.design import name_of, rule_for
@@ -316,9 +316,19 @@ class TrainConfig(Record):
         default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
 
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine.",
+        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine; fp16, "
+        "with a loss scale, on GPUs without bf16.",
+    )
+    residual: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Number format of the activations between blocks. bf16: of all weights' copies too, as FSDP2 gathers them. "
+        "auto: bf16 with dtype=bf16 and zero=2 or 3, else fp32.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Use deterministic kernels only, so that a run on a GPU repeats bit for bit; slower there.",
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
@@ -396,15 +406,25 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
+        if self.residual == "bf16" and self.dtype not in ("auto", "bf16"):
+            raise ValueError(f"residual is bf16 and dtype {self.dtype}; residual=bf16 needs dtype=bf16")
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
-        check_objective(self.objective, self.spec())
+        spec = self.spec()
+        check_objective(self.objective, spec)
+        if self.compile is True and params_active(spec) < params(spec):
+            raise ValueError(
+                "compile is true; the experts of a mixture depend on each token, and are not compiled"
+            )
         return self
 
     def _check_engine(self) -> None:
         if self.engine == "deepspeed":
             if self.compile is True:
                 raise ValueError("compile is true; engine=deepspeed does not compile the step")
+            if self.dtype == "fp16" or self.residual == "bf16":
+                odd = "dtype is fp16" if self.dtype == "fp16" else "residual is bf16"
+                raise ValueError(f"{odd}, which only engine=torch has")
         elif self.zero == 1:
             raise ValueError(
                 "zero is 1, which only engine=deepspeed has; with engine=torch 0 is DDP, 2 and 3 are FSDP2"
@@ -447,6 +467,9 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
+_ADDED = ("residual", "deterministic", "config")  # settings of later versions, which older checkpoints lack
+
+
 class Settings(Document):
     """run.json: a run with all defaults resolved. A run resumes only with the settings it started with."""
 
@@ -481,7 +504,9 @@ class Settings(Document):
     grad_clip: float
     dropout: float
     init_std: float
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["fp32", "bf16", "fp16"]
+    residual: Literal["fp32", "bf16"] = "fp32"  # activations between blocks; bf16: copies of all weights too
+    deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
@@ -515,10 +540,16 @@ class Settings(Document):
     def identity(self) -> str:
         """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
+        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
+        count where they differ from their default, so that older checkpoints keep their identity.
         """
-        absent = () if self.config else ("config",)  # as in runs that began before there was one
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude={*NOT_IDENTITY, *absent})))
+        fields = Settings.model_fields
+        usual = {
+            name
+            for name in _ADDED
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))))
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

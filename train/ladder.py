@@ -23,7 +23,7 @@ from .checkpoint import checkpoints, discard, load_newest, save_model, step_fold
 from .config import Settings
 from .data import Need, TokenizedText, check_enough
 from .distributed import ALONE, World
-from .evaluate import end_epoch, epoch_ends, eval_set, evaluate, mean_train_loss, quick_eval
+from .evaluate import end_epoch, epoch_ends, eval_set, mean_train_loss, quick_eval, score
 from .lease import Lease, Stop, acquire_lease
 from .loop import Diverged, Session, advance, start
 from .metrics import PeakFlops, throughput_text
@@ -194,7 +194,7 @@ def _train_rungs(
                 before=before,
             )
             session = trainer.run(settings)
-            result = evaluate(session.model, settings, heldout, options.device, world=world)
+            result = score(session, heldout)
             save_model(session.model, text.tokenizer, branch / MODEL, world)
             if world.first:
                 rung = rung_file(session, schedule, result, heldout.name, text, paths.folder)

@@ -13,7 +13,7 @@ from families.configs import is_config_path
 from families.design import DEEPEST, DesignRule, name_of, rule_for
 from families.rules import MAKERS, is_rule, maker
 from families.spec import SIZES
-from families.units import BadInput, nearest, parse_size
+from families.units import BadInput, format_size, nearest, parse_size
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288
@@ -144,6 +144,11 @@ def _sorted(
     return unsorted.chosen(np.argsort(unsorted.params, kind="stable"))
 
 
+def is_own_rule(name: str | None) -> bool:
+    """True for the name of a family that is a rule, and not also that of a list of published members."""
+    return name is not None and is_rule(name) and name.strip().lower() not in LISTS
+
+
 def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
     """Candidate shapes by name.
 
@@ -222,6 +227,41 @@ def designed(size: float, rule: DesignRule) -> Candidates:
     spec = min(shapes, key=lambda shape: abs(math.log(accounting.params(shape) / size)))
     found = known.get(spec) or Member(name=rule.name_of(spec), spec=spec, source="design rule")
     return Candidates.of([found], family=rule.architecture)
+
+
+def instead_of(name: str) -> str:
+    """The option that designs shapes like those of a list of published members."""
+    own = next((rule.name for rule in MAKERS.values() if name.strip().lower() == rule.published), "")
+    return f"--family {own}" if own and own not in LISTS else "--family grid"
+
+
+COARSE = 0.1  # relative error of a size above which a published family has no member for it
+
+
+def sized(sizes: Sequence[float], name: str | None, rule: DesignRule) -> Candidates:
+    """The shape nearest to each size, of the rule or of a published family.
+
+    Args:
+        sizes: parameters.
+        name: a published family; None, "all" and "grid" for designed shapes.
+        rule: design rule of designed shapes.
+
+    Raises:
+        BadInput: no such family, or a published family has no member within 10 % of a size.
+    """
+    if name is None or name.strip().lower() in ("all", "grid") or is_own_rule(name):
+        return Candidates.of([designed(size, rule).member(0) for size in sizes], family=rule.architecture)
+    members = [candidates(name, rule).member(index) for index in range(len(candidates(name, rule)))]
+    chosen = []
+    for size in sizes:
+        near = min(members, key=lambda one: abs(math.log(accounting.params(one.spec) / size)))
+        if abs(accounting.params(near.spec) / size - 1) > COARSE:
+            raise BadInput(
+                f"family {name} has no member of about {format_size(size)} parameters; the nearest is {near.name} with "
+                f"{format_size(accounting.params(near.spec))}: {instead_of(name)} designs a shape of any size"
+            )
+        chosen.append(near)
+    return Candidates.of(chosen)
 
 
 def named_or_designed(text: str, rule: DesignRule) -> Member:

@@ -13,7 +13,7 @@ from ..recipe import recipe
 from ..stats import format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
 from .planfile import Choice, PlannedMember
-from .throughput import ERROR
+from .published_mfu import generation, reached
 
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
 
@@ -37,6 +37,24 @@ def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str)
         f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
         f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
     )
+
+
+def mfu_note(budget: Budget) -> str:
+    """Where the MFU is from, how far off it may be, and what published runs on such devices reached.
+
+    Args:
+        budget: a budget with an accelerator.
+    """
+    detail = ""
+    if budget.mfu_source == "assumed":
+        detail = ", not measured"
+    elif budget.mfu_interval is not None:
+        detail = ", {:.2g} to {:.2g}".format(*budget.mfu_interval)
+    note = f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU"
+    known = reached(budget.accelerator or "")
+    if known is None or budget.mfu_source == "measured" or (budget.devices or 1) == 1:
+        return note
+    return f"{note}. {known.runs} published runs on {generation(budget.accelerator or '')}s reached {known}"
 
 
 def unspent_budget_notes(
@@ -84,12 +102,12 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
             f"within {TOLERANCE:.0%} counts as affordable"
         )
     if budget.mfu is not None:
-        detail = ""
-        if budget.mfu_source == "assumed":
-            detail = ", not measured"
-        elif budget.mfu_source == "estimated":
-            detail = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
-        lines.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU")
+        lines.append(mfu_note(budget))
+    if choice.inference_flops and budget.mfu is not None:
+        lines.append(
+            f"serving is costed at the same MFU {budget.mfu:.4g}, a forward pass per token; decoding a token at a time "
+            "reaches less, often a tenth of it"
+        )
     if choice.interval_80 is None:
         lines.append(
             f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"

@@ -66,7 +66,7 @@ class Choice(Record):
         hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
         epochs: passes over the distinct tokens there are, where that was asked.
         inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
-        for.
+        for, `inference_hours` and `inference_price` on the budget's devices at its MFU.
         preferred_by: laws for which it is within the indifference band of their own choice.
         extrapolation: how many times N, D or compute lie beyond what the law was fitted on; 1 within.
     """
@@ -96,6 +96,8 @@ class Choice(Record):
     epochs: float | None = None
     inference_flops_per_token: float
     inference_flops: float = 0.0
+    inference_hours: float | None = None
+    inference_price: float | None = None
     extrapolation: float = 1.0
     preferred_by: tuple[str, ...] = ()
 
@@ -105,6 +107,14 @@ class OtherChoice(Record):
 
     law: str
     source: str
+    choice: Choice
+
+
+class MfuCase(Record):
+    """What another MFU would change: the best choice for the same time or money, or the same one in another time."""
+
+    mfu: float
+    flops: float
     choice: Choice
 
 
@@ -248,7 +258,10 @@ class Seal(Record):
 
 
 class PlanFile(Document):
-    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained."""
+    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained.
+
+    `sizes` are the choices of the sizes asked for, each at the same budget or target; `sensitivity` those at other MFUs.
+    """
 
     KIND: ClassVar[str] = "plan"
     MADE_BY: ClassVar[str] = "scaling plan --budget 8xA100-hours --out plan.json"
@@ -258,11 +271,18 @@ class PlanFile(Document):
     recommended: Choice | None = None
     frontier: tuple[Choice, ...] = ()
     ladder: tuple[LadderRung, ...] = ()
+    sizes: tuple[Choice, ...] = ()
+    sensitivity: tuple[MfuCase, ...] = ()
+    includes_serving: bool = False
     band: Band | None = None
     others: tuple[OtherChoice, ...] = ()
     members: tuple[PlannedMember, ...] = ()
     notes: tuple[str, ...] = ()
     seal: Seal | None = None
+
+    def spent(self, choice: Choice) -> float:
+        """FLOPs that the plan's budget or target counts for a choice: of training, and of serving where it includes that."""
+        return choice.flops + (choice.inference_flops if self.includes_serving else 0.0)
 
     def headline(self) -> dict[str, object]:
         """The budget's numbers under the keys of `--json`, and the time of sealing."""

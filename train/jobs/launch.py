@@ -16,11 +16,11 @@ from scaling.planning.planfile import PlannedMember
 from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
 
-from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
+from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
 from ..data.prepare import check_data, prepare
-from ..distributed import World, join
+from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
 from ..loop import Diverged, pick_device
@@ -36,13 +36,20 @@ from ..settings import (
     settings_of_planned,
     with_recorded_settings,
 )
+from ..speed import speed_of
 from .ladders import Job, ProgressCallback, train_ladders
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
 
 def check_machine(
-    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
+    settings: Settings,
+    rungs: tuple[int, ...],
+    device: str,
+    *,
+    yes: bool,
+    log: Callable[[str], None],
+    world: World = ALONE,
 ) -> Estimate:
     """Log the estimated memory and time of a run, and refuse one too large for this machine.
 
@@ -52,12 +59,13 @@ def check_machine(
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
         log: called with the estimate as one line.
+        world: the processes that share the run.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
     """
     steps = planned_steps(settings, rungs)
-    need = estimate(settings, steps, device)
+    need = estimate(settings, steps, device, world)
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
@@ -109,7 +117,7 @@ def train(
         def asked() -> list[str]:
             with _unless_refused(place.data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report
+                    config, study, folder, device, yes=yes, log=log, report=report, world=world
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -158,7 +166,7 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
-    report: ProgressCallback,
+    report: ProgressCallback, world: World = ALONE,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
@@ -170,6 +178,7 @@ def prepare_run(
         yes: True to accept a run too large for this machine.
         log: called with each message.
         report: called with the completed share, 1.0, a description, and True.
+        world: the processes that share the run.
 
     Returns:
         The settings, the manifest of the text, and the lengths of the rungs in tokens.
@@ -191,7 +200,7 @@ def prepare_run(
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log)
+        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log, world=world)
     manifest = prepare(
         config.data,
         data,
@@ -220,7 +229,9 @@ def prepare_run(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
-    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, log=log)
+    need = need or check_machine(
+        settings, config.rung_tokens(), device, yes=yes or begun, log=log, world=world
+    )
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
@@ -230,11 +241,19 @@ def prepare_run(
             )
         return settings, manifest, config.rung_tokens()
     wanted = BackendRequest.of(config)
-    if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
-        # Hooks gather divided weights, and break the graph at each block.
+    if config.engine == "deepspeed" and wanted.compile == "auto":
+        # Its hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
     settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
+    if config.residual == "auto" and config.engine == "torch":
+        settings = with_residual(settings, world.zero)
     return settings, manifest, config.rung_tokens()
+
+
+def with_residual(settings: Settings, zero: int) -> Settings:
+    """Return the settings with activations between blocks in bf16 where weights are sharded and gathered in bf16."""
+    half = settings.dtype == "bf16" and zero >= 2
+    return settings.model_copy(update={"residual": "bf16" if half else "fp32"})
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
@@ -329,8 +348,6 @@ def train_plan(
             log, report = no_op, no_op  # only process 0 reports
         if device == "cuda" or world.size > 1:
             side_by_side = 1
-        if world.size > 1:
-            wanted = None  # a probe would measure one process
         if wanted is not None and side_by_side > 1:
             wanted = replace(wanted, threads=1)
 
@@ -347,6 +364,7 @@ def train_plan(
                     yes=yes,
                     wanted=wanted,
                     log=log,
+                    world=world,
                 )
             ]
         )
@@ -388,7 +406,7 @@ def check_members(
 
 def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None],
+    wanted: BackendRequest | None, log: Callable[[str], None], world: World = ALONE,
 ) -> list[Settings]:  # fmt: skip
     """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
 
@@ -401,6 +419,7 @@ def planned_settings(
         yes: True to accept members too large for this machine.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
         log: called with each message of a measurement.
+        world: the processes that share each run.
 
     Raises:
         BadInput: as `check_machine`.
@@ -411,8 +430,10 @@ def planned_settings(
         settings = settings_of_planned(planned, facts, device, seed=seed)
         folder = study.run_folder(settings.run)
         settings = with_recorded_settings(settings, folder)
-        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op)
+        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op, world=world)
         if wanted is not None and not (folder / RUN).exists():
             settings = _with_engine(settings, planned.ends, wanted, need, device, log)
+        if not (folder / RUN).exists():
+            settings = with_residual(settings, world.zero)
         found.append(settings)
     return found

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..config import Settings, predicted_tokens
 from ..data import Tokens, batch
 from ..distributed import like, unshard
+from ..loss_scale import LossScale
 from .kernels import next_token_losses
 
 MASK_SHARE = (
@@ -149,13 +150,23 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
     )
 
 
-def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
-    """Clip the gradient to a norm of at most `most` and take the step; returns the norm before clipping."""
+def clipped_step(optimizer: Any, model: Any, most: float, scale: LossScale | None = None) -> torch.Tensor:
+    """Clip the gradient and take the step; returns the norm before clipping.
+
+    Args:
+        optimizer: the optimiser.
+        model: the model whose gradients are clipped.
+        most: largest norm.
+        scale: loss scale of fp16, by which a step of a gradient that is not finite is skipped.
+    """
     if hasattr(optimizer, "clipped_step"):
         norm: torch.Tensor = optimizer.clipped_step()
         return norm
+    if scale is not None:
+        scale.unscale(model.parameters())
     norm = unshard(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
-    optimizer.step()
+    if scale is None or scale.takes(norm):
+        optimizer.step()
     return norm
 
 
