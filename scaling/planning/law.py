@@ -15,6 +15,7 @@ from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
+from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
 from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
@@ -98,6 +99,60 @@ def planned_loss(
         return PlannedLoss.of(found), found
     loss = float(law.frontier.loss(N))
     return PlannedLoss(loss=loss, ppl=perplexity(loss)), found
+
+
+def advise(
+    law: LossModel,
+    spec: ModelSpec,
+    tokens: float,
+    *,
+    rule: str = DEFAULT_RULE,
+    batch_sequences: int | None = None,
+    shortest: float | None = None,
+) -> Recipe:
+    """The recipe of a shape: learning rate and batch from the law where it has them and the rule is the default one.
+
+    Args:
+        law: published or fitted.
+        spec: the shape.
+        tokens: training tokens.
+        rule: of `recipe`; another than the default counts before the law.
+        batch_sequences: sequences of a step, exactly.
+        shortest: tokens of the shortest run with the same warm-up.
+
+    Raises:
+        BadInput: an unknown rule, or tokens that are not positive.
+    """
+    own = settings_of(law) if isinstance(law, Fit) and rule == DEFAULT_RULE else ()
+    N = float(count(spec, law.convention))
+    batch = (
+        law.best("batch_tokens", N, tokens).value if isinstance(law, Fit) and "batch_tokens" in own else None
+    )
+    advice = recipe(
+        spec, tokens, rule=rule, batch_tokens=batch, batch_sequences=batch_sequences, shortest=shortest
+    )
+    if not isinstance(law, Fit) or not {"lr", "batch_tokens"} & set(own):
+        return advice
+    said = [] if batch is None else [f"batch* {format_size(batch)} tokens"]
+    lr = advice.lr
+    if "lr" in own:
+        best = (
+            law.best("lr", N, tokens)
+            if batch is None
+            else law.best("lr", N, tokens, batch_tokens=advice.batch_tokens)
+        )
+        lr = float(f"{best.value:.3g}")
+        low, high = best.interval_80 or (best.value, best.value)
+        said.append(f"lr* {lr:g} (80 %: {low:.3g} to {high:.3g})")
+        if best.beyond:
+            said.append("outside the values that were tried")
+    return advice.model_copy(
+        update={
+            "rule": "law",
+            "lr": lr,
+            "source": f"the law's own best settings: {', '.join(said)}; else {advice.source}",
+        }
+    )
 
 
 def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:

@@ -24,7 +24,7 @@ from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, is_own_rule, sized
 from .evaluate import Objective, evaluate_candidates
-from .law import find_law
+from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -101,7 +101,8 @@ def answer_query(
         if note := size_note(size, nearest.spec):
             made = made.model_copy(update={"notes": (*made.notes, note)})
     member = made.members[-1]
-    return made, recipes(member.spec, member.tokens)
+    own = advise(law, member.spec, member.tokens)
+    return made, ({"law": own} if own.rule == "law" else {}) | recipes(member.spec, member.tokens)
 
 
 def _sizes(query: PlanQuery) -> list[float]:
@@ -148,11 +149,10 @@ def isoflop_curves(
     Empty under a law with a frontier, which fixes each member's tokens. `law` takes the place of the one that the options
     name.
     """
-    law = law or find_law(query.law, query.study)
+    law, shapes, objective = offered(query, law=law)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    objective = replace(_objective(query), target=None)
+    objective = replace(objective, target=None)
     curves = []
     spent = plan.spent(plan.recommended)
     several = [plan.spent(rung.choice) for rung in plan.ladder]
@@ -169,6 +169,18 @@ def isoflop_curves(
             )
         )
     return tuple(curves)
+
+
+def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossModel, Candidates, Objective]:
+    """The law that answers a query, the candidates it chooses from, and what is asked of them.
+
+    Args:
+        query: the options.
+        law: a law in memory, in place of the one that the options name.
+    """
+    law = law or find_law(query.law, query.study)
+    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
+    return law, shapes, _objective(query)
 
 
 def _check(query: PlanQuery) -> None:
