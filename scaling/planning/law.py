@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from families import ModelSpec, count, member, params_kaplan
+from families import ModelSpec, count, member, params, params_active, params_kaplan
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
@@ -16,8 +17,11 @@ from ..fitting.valley import settings_of
 from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
 from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
-from ..stats import Interval, format_loss, format_perplexity, perplexity
+from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
+
+if TYPE_CHECKING:
+    from .candidates import Candidates
 
 
 def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
@@ -53,7 +57,22 @@ def single_law(model: LossModel) -> Law:
 
 def plan_params(law: LossModel, spec: ModelSpec) -> Any:
     """N as a plan under this law counts it, for a shape or for shapes in arrays: Kaplan's frontier counts 12·n_layer·n_embd²."""
-    return params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    found = params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    return found - idle_params(law, spec)
+
+
+def idle_params(law: LossModel, spec: ModelSpec) -> int:
+    """Parameters that a law does not count in its N: of a mixture under a published law, which is of dense models.
+
+    With N the active parameters C = 6·N·D holds, as it did where the law was fitted; a law fitted on one's own mixtures
+    counts what its runs counted.
+    """
+    return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
+
+
+def shape_sizes(law: LossModel, shapes: "Candidates") -> Array:
+    """N of each candidate as a plan under this law counts it, shape (n,)."""
+    return np.asarray(shapes.count(lambda spec: plan_params(law, spec)), dtype=np.float64)
 
 
 def planned_loss(
@@ -73,7 +92,9 @@ def planned_loss(
     """
     N = float(plan_params(law, spec))
     law.domain.extrapolation(N, tokens).check(force=force)
-    found = law.predict(count(spec, law.convention), tokens, unique_tokens=unique_tokens, force=True)
+    found = law.predict(
+        count(spec, law.convention) - idle_params(law, spec), tokens, unique_tokens=unique_tokens, force=True
+    )
     if law.frontier is None:
         return PlannedLoss.of(found), found
     loss = float(law.frontier.loss(N))
