@@ -208,7 +208,7 @@ def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., 
 
     @wraps(body)
     def checked(*args: Any, **options: Any) -> Any:
-        from ..doctor import require_training
+        from ..extras import require_training
 
         require_training(name)
         return body(*args, **options)

@@ -17,9 +17,9 @@ from scaling.planning.planfile import PlanFile
 from ..rung import MODEL, RUNG, RungFile
 from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
-from .readers import names_field
+from .readers import names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .split import Split, check_share, split_texts
+from .split import Split, check_share, split_texts, text_sizes
 from .text import Survey, find_texts, fingerprint, survey
 from .tokenizer import (
     ENDS,
@@ -314,6 +314,37 @@ def _same_tokenizer(manifest: DataManifest, name: str, recorded: str) -> bool:
     except BadInput:
         return name == recorded
     return sha256_bytes(coder.text.encode()) == manifest.tokenizer_sha256
+
+
+def text_bytes(data: str, validation: str | None, field: str, study: Path) -> int:
+    """Return about how many bytes of text there are to train on and hold out, without reading them where sizes tell.
+
+    Args:
+        data: as `prepare`.
+        validation: as `prepare`.
+        field: field of records; "" for the usual one.
+        study: folder of the study, in which a download is stored.
+
+    Raises:
+        BadInput: there is no such text.
+    """
+    found, _ = _texts(data, validation, field, study, lambda what, share: None)
+    return sum(text_sizes(found.texts).values())
+
+
+def sample_text(data: str, field: str, characters: int) -> str:
+    """Return the first characters of a text, of several files if need be; "" for one that is not on this machine."""
+    if hub_set(data) is not None or is_url(data):
+        return ""
+    parts: list[str] = []
+    size = 0
+    for text in survey(data, field).train:
+        for chunk in read_chunks(text):
+            parts.append(chunk[: characters - size])
+            size += len(parts[-1])
+            if size >= characters:
+                return "\n".join(parts)
+    return "\n".join(parts)
 
 
 def check_data(data: str, study: Path | None = None) -> None:

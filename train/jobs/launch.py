@@ -42,7 +42,13 @@ PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
 
 def check_machine(
-    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
+    settings: Settings,
+    rungs: tuple[int, ...],
+    device: str,
+    *,
+    yes: bool,
+    log: Callable[[str], None],
+    flops_per_s: float | None = None,
 ) -> Estimate:
     """Log the estimated memory and time of a run, and refuse one too large for this machine.
 
@@ -52,12 +58,20 @@ def check_machine(
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
         log: called with the estimate as one line.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
     """
     steps = planned_steps(settings, rungs)
     need = estimate(settings, steps, device)
+    if flops_per_s is not None:
+        need = replace(
+            need,
+            seconds=need.seconds * need.flops_per_s / flops_per_s,
+            flops_per_s=flops_per_s,
+            source="measured now",
+        )
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
@@ -82,6 +96,7 @@ def train(
     stop: Stop,
     log: Callable[[str], None],
     report: ProgressCallback,
+    flops_per_s: float | None = None,
 ) -> tuple[RungFile, ...]:
     """Train the run of a configuration; its observations are added to the study's runs.jsonl.
 
@@ -94,6 +109,7 @@ def train(
         stop: stop signal, polled after every step.
         log: called with each message.
         report: called with steps done, total steps, a description, and True for work that was just trained.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Raises:
         BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
@@ -109,7 +125,7 @@ def train(
         def asked() -> list[str]:
             with _unless_refused(place.data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report
+                    config, study, folder, device, yes=yes, log=log, report=report, flops_per_s=flops_per_s
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -158,7 +174,7 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
-    report: ProgressCallback,
+    report: ProgressCallback, flops_per_s: float | None = None,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
@@ -170,6 +186,7 @@ def prepare_run(
         yes: True to accept a run too large for this machine.
         log: called with each message.
         report: called with the completed share, 1.0, a description, and True.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Returns:
         The settings, the manifest of the text, and the lengths of the rungs in tokens.
@@ -191,7 +208,9 @@ def prepare_run(
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log)
+        need = check_machine(
+            unread, config.rung_tokens(), device, yes=yes or begun, log=log, flops_per_s=flops_per_s
+        )
     manifest = prepare(
         config.data,
         data,
@@ -220,7 +239,9 @@ def prepare_run(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
-    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, log=log)
+    need = need or check_machine(
+        settings, config.rung_tokens(), device, yes=yes or begun, log=log, flops_per_s=flops_per_s
+    )
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
