@@ -88,14 +88,16 @@ def write_card(folder: Path, facts: Facts) -> Path:
 
 def write_cards(study: StudyPaths) -> tuple[Path, ...]:
     """Rewrite the cards of a study's finished rungs, with the predictions of its sealed plan."""
-    manifest = study.data / "data.json"
     folders = [branch / MODEL for branch in finished_rungs(study.folder)]
     finished = [folder for folder in folders if (folder / RUN).exists() and (folder / RUNG).exists()]
-    if not finished or not manifest.exists():
-        return ()
-    text = DataManifest.read(manifest)
     written = []
+    texts: dict[Path, DataManifest] = {}
     for folder in finished:
+        own = folder.parent.parent / "data" / "data.json"  # of a run that went on with other text
+        manifest = own if own.exists() else study.data / "data.json"
+        if not manifest.exists():
+            continue
+        text = texts.setdefault(manifest, DataManifest.read(manifest))
         rung = RungFile.read(folder / RUNG)
         sealed = outcome(study.plan, rung)
         facts = Facts(settings=Settings.read(folder / RUN), rung=rung, manifest=text, sealed=sealed)

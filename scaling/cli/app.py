@@ -61,6 +61,8 @@ VERBS = (
     Verb(
         "validate", "monitor:validate", "Load a model with transformers; repeat its evaluation.", trains=True
     ),
+    Verb("generate", "model:generate", "Generate text with a trained model.", trains=True),
+    Verb("push", "model:push", "Send a trained model to the Hugging Face hub.", trains=True),
     Verb("watch", "monitor:watch_run", "Forecast the final loss of a run in progress; warn early."),
     Verb("table", "monitor:table", "Print finished runs as a table of fine-tuning results."),
     Verb("compare", "compare:compare_study", "Score sealed predictions against the finished runs."),

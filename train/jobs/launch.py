@@ -19,7 +19,7 @@ from scaling.runs.trackers import require_tensorboard
 from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
-from ..data.prepare import check_data, prepare
+from ..data.prepare import DATA, check_data, difference, inputs_of, prepare
 from ..distributed import World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
@@ -122,10 +122,12 @@ def train(
         if not world.first:
             log, report = no_op, no_op  # only process 0 reports
 
+        data = Path(world.do(lambda: str(_data_folder(config, place, folder, log))))
+
         def asked() -> list[str]:
-            with _unless_refused(place.data):
+            with _unless_refused(data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report, flops_per_s=flops_per_s
+                    config, data, folder, device, yes=yes, log=log, report=report, flops_per_s=flops_per_s
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -148,13 +150,36 @@ def train(
             tensorboard=config.tensorboard,
         )
         paths = RunPaths.of(place, settings.run, folder)
-        text = TokenizedText.open(place.data, manifest, settings.n_positions, settings.data_fraction)
+        text = TokenizedText.open(data, manifest, settings.n_positions, settings.data_fraction)
         try:
             with _raise_on_rank0(world):
                 return train_ladder(settings, rungs, text, paths, options, stop)
         finally:
             if world.first:
                 gather_runs(place.runs)
+
+
+def _data_folder(config: TrainConfig, place: StudyPaths, folder: Path, log: Callable[[str], None]) -> Path:
+    """Return the folder of a run's tokens: the study's, or the run's own where a trained model goes on with other text."""
+    own = folder / "data"
+    if config.init is None or (folder == place.folder):
+        return place.data
+    if (own / DATA).exists() or not (place.data / DATA).exists():
+        return own if (own / DATA).exists() else place.data
+    there = DataManifest.read(place.data / DATA)
+    spec = config.spec()
+    asked = inputs_of(
+        config.data, vocab_size=spec.vocab_size, tokenizer=_tokenizer(config, place.data), held_out=config.held_out,
+        validation=config.validation, mask=objective_for(spec) == "mlm", field=config.field,
+        special_tokens=config.special_tokens,
+    )  # fmt: skip
+    other = difference(there, asked, place.data)
+    if not other:
+        return place.data
+    log(
+        f"{config.init} is trained further on other text than the study's, whose tokens were {other}; the new ones are in {own}"
+    )
+    return own
 
 
 @contextmanager
@@ -173,14 +198,14 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 
 def prepare_run(
-    config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
+    config: TrainConfig, data: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
     report: ProgressCallback, flops_per_s: float | None = None,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
     Args:
         config: configuration of the run.
-        study: folder of the study, in which the text is prepared.
+        data: folder of the tokens.
         folder: folder of the run; the recorded settings of a run begun there are kept.
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
@@ -200,10 +225,9 @@ def prepare_run(
     begun = (folder / RUN).exists()
     if begun:
         Settings.read(folder / RUN)
-    data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
-        check_data(source, study)
+        check_data(source, data)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
