@@ -33,14 +33,14 @@ def handler_of(hub):
         def body(self):
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.answer({})
 
-        def do_PUT(self):  # noqa: N802
+        def do_PUT(self):
             hub.large[self.path.rsplit("/", 1)[-1]] = self.body()
             self.answer({})
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             hub.asked.append(self.path)
             body = self.body()
             if hub.refuses or self.headers.get("Authorization") != f"Bearer {TOKEN}":

@@ -310,7 +310,7 @@ def difference(
     new, gone = len(hashes.keys() - known.keys()), len(known.keys() - hashes.keys())
     return (
         f"made from {manifest.source}, {then} in {_files(len(known))}; {asked['data']} has {now} in {_files(len(hashes))}, "
-        f"{new:,} of them new, and {gone:,} are gone"
+        f"{new:,} of them new; {gone:,} of the old gone"
     )
 
 
