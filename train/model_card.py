@@ -187,7 +187,8 @@ def _command(facts: Facts) -> "Markup":
         value, optional = getattr(settings, key), not Settings.model_fields[key].is_required()
         unset = optional and not isinstance(value, bool) and not value  # "" or 0: it was not asked for
         words[key] = None if unset else value
-    words["validation"] = manifest.inputs.get("validation")
+    for key in ("validation", "field", "special_tokens"):
+        words[key] = manifest.inputs.get(key)
     if settings.epochs:
         words["tokens"] = None
     command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)

@@ -70,7 +70,8 @@ def train(
 
     time = values.pop("time", None)
     chosen: Choice | None = None
-    if "data" in values and not chooses_model(values) and len(expand(words)) == 1:
+    alone = "RANK" not in os.environ  # processes of a launcher would choose each for itself
+    if "data" in values and not chooses_model(values) and len(expand(words)) == 1 and alone:
         chosen = _choose(values, time, study)
         values |= chosen.words
     elif time is not None:

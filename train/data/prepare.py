@@ -22,9 +22,11 @@ from .remote import PREFIX, fetch, hub_set, is_url, local_text
 from .split import Split, check_share, split_texts, text_sizes
 from .text import Survey, find_texts, fingerprint, survey
 from .tokenizer import (
+    CONFIG,
     ENDS,
     MASKS,
     SpecialTokens,
+    end_in_config,
     load_files,
     neutral,
     special_token,
@@ -51,15 +53,16 @@ class _Coder:
     files: dict[str, str]
 
     @classmethod
-    def of(cls, tokenizer: Any, files: dict[str, str], *, mask: bool) -> "_Coder":
-        eos = special_token(tokenizer, (*token_names(files, "eos_token"), *ENDS))
+    def of(cls, tokenizer: Any, files: dict[str, str], *, mask: bool, ends: tuple[str, ...] = ()) -> "_Coder":
+        eos = special_token(tokenizer, (*token_names(files, "eos_token"), *ends, *ENDS))
         masking = special_token(tokenizer, (*token_names(files, "mask_token"), *MASKS)) if mask else None
         return cls(tokenizer=tokenizer, eos=eos, mask=masking, size=vocabulary_size(tokenizer), files=files)
 
     @classmethod
     def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
         tokenizer, files = load_files(name)
-        return cls.of(neutral(tokenizer, special_tokens), files, mask=mask)
+        end = end_in_config(name, tokenizer) if CONFIG not in files else ()
+        return cls.of(neutral(tokenizer, special_tokens), files, mask=mask, ends=end)
 
     @property
     def text(self) -> str:

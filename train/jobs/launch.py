@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from families import ModelSpec
+from families import ModelSpec, params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
 from scaling.paths import StudyPaths
@@ -80,9 +80,18 @@ def check_machine(
     )
     too_big = need.memory > need.available
     if (too_big or need.seconds > PATIENCE) and not yes:
-        reason = "more memory than this machine has free" if too_big else "more than a day"
+        total = settings.batch_tokens * steps
+        if too_big:
+            fits = params(settings.spec()) * need.available / need.memory
+            reason, way = (
+                "more memory than this machine has free",
+                f"a member of about {format_size(fits, 2)} parameters fits",
+            )
+        else:
+            fits = total * PATIENCE / need.seconds
+            reason, way = "more than a day", f"tokens={format_size(fits, 2)} take a day"
         raise BadInput(
-            f"{said}; that is {reason}: choose a smaller member or fewer tokens=, or go ahead with --yes"
+            f"{said}; that is {reason}: {way}: choose a smaller member or fewer tokens=, or go ahead with --yes"
         )
     log(said)
     return need
