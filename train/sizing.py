@@ -185,7 +185,7 @@ def expected_bits(asked: TrainConfig, flops: float) -> tuple[float, float] | Non
         asked: the run.
         flops: its training FLOPs.
     """
-    if not MEASURED_FLOPS[0] <= flops <= MEASURED_FLOPS[1]:
+    if asked.objective == "mlm" or not MEASURED_FLOPS[0] <= flops <= MEASURED_FLOPS[1]:
         return None
     sample = sample_text(asked.data, asked.field or "", SAMPLE).encode()
     middle = MIDDLE * (flops / 3e11) ** SLOPE * 8 * len(bz2.compress(sample)) / max(1, len(sample))

@@ -158,7 +158,10 @@ def _compare(chosen: "Choice", rungs: "Sequence[RungFile]", study: Path) -> None
     longest = max(rungs, key=lambda rung: rung.observation.tokens)
     if chosen.seconds is not None:
         log(outcome(chosen, longest))
-    log(f'try it: scaling generate {shlex.quote(str(study / "runs" / longest.observation.run))} --prompt "…"')
+    if longest.bits_per_byte is not None:  # it is no encoder
+        log(
+            f'try it: scaling generate {shlex.quote(str(study / "runs" / longest.observation.run))} --prompt "…"'
+        )
 
 
 def _first_rank() -> bool:
