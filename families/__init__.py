@@ -4,11 +4,13 @@ from .accounting import (
     Convention,
     count,
     params,
+    params_active,
     params_kaplan,
     params_non_embedding,
     train_flops,
     train_flops_per_token,
 )
+from .configs import read_config, spec_of_config
 from .members import FAMILIES, MEMBERS, Family, Member, family, member
 from .spec import ModelSpec
 from .units import BadInput
@@ -25,8 +27,11 @@ __all__ = [
     "family",
     "member",
     "params",
+    "params_active",
     "params_kaplan",
     "params_non_embedding",
+    "read_config",
+    "spec_of_config",
     "train_flops",
     "train_flops_per_token",
 ]

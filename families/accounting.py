@@ -28,6 +28,11 @@ def params_non_embedding(spec: ModelSpec) -> int:
     )
 
 
+def params_active(spec: ModelSpec) -> int:
+    """Count the parameters that one token passes through, embeddings included: all but the experts left out."""
+    return params(spec) - architecture(spec.architecture).idle_parameters(spec)
+
+
 def count(spec: ModelSpec, convention: Convention) -> int:
     """N as a law of that convention counts it."""
     return params(spec) if convention == "total" else params_non_embedding(spec)
@@ -54,10 +59,13 @@ def describe(spec: ModelSpec) -> dict[str, object]:
         "n_head": spec.n_head,
         "n_embd": spec.n_embd,
         "n_inner": spec.n_inner,
+        "n_kv_head": spec.n_kv_head,
         "n_positions": spec.n_positions,
         "vocab_size": spec.vocab_size,
+        "config": dict(spec.config),
         "params": params(spec),
         "params_non_embedding": params_non_embedding(spec),
+        "params_active": params_active(spec),
         "parameters_by_part": parameters(spec),
         "train_flops_per_token": train_flops_per_token(spec),
     }

@@ -1,14 +1,14 @@
 """Members: models known by a name, and the published families of them, each with its source."""
 
 import json
-import os
-import tempfile
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .accounting import params, params_non_embedding
 from .architectures import config_json
+from .published import PUBLISHED
 from .spec import ModelSpec
 from .units import BadInput, look_up
 
@@ -77,11 +77,14 @@ def _write(path: Path, text: str, *, replace: bool) -> None:
         if path.exists() and not replace and path.read_text(encoding="utf-8") != text:
             raise BadInput(f"{path} is there and is not this model's; give another folder, or replace=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from error
 
@@ -187,6 +190,14 @@ FAMILIES: dict[str, Family] = {
                 _llama("llama-2-7b", 32, 4096, 32, 32, 11008, 4096),
             ),
         ),
+        *(
+            Family(
+                name=name,
+                source=source,
+                members=tuple(Member(name=each, spec=spec, source=source) for each, spec in specs),
+            )
+            for name, (source, specs) in PUBLISHED.items()
+        ),
     )
 }
 
@@ -197,11 +208,15 @@ MEMBERS: dict[str, Member] = {
 
 
 def member(name: str) -> Member:
-    """The published member of that name, in any case.
+    """The published member of that name, in any case, or the model of a config.json, by its path or its folder's.
 
     Raises:
-        BadInput: with the nearest match.
+        BadInput: with the nearest match, or a file that cannot be read.
     """
+    from .configs import is_config_path, read_config  # which makes members
+
+    if name.strip().lower() not in MEMBERS and is_config_path(name):
+        return read_config(name)
     return look_up(MEMBERS, name, "family")
 
 

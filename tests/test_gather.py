@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import re
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -103,8 +105,11 @@ def test_a_line_that_another_machine_is_just_writing_is_not_there_yet(tmp_path):
 def test_a_broken_line_in_a_runs_own_file_is_named_with_its_file(tmp_path):
     own(tmp_path, "a").parent.mkdir(parents=True)
     own(tmp_path, "a").write_text("no json\n")
-    with pytest.raises(BadInput, match=r"runs/a/runs\.jsonl line 1: it is not JSON"):
-        read_runs(tmp_path / "runs.jsonl")
+    record_run(own(tmp_path, "b"), observation("b", 1))
+    found = read_runs(tmp_path / "runs.jsonl")
+    assert [run.run for run in found] == ["b"]
+    (line,) = found.bad
+    assert "runs/a/runs.jsonl line 1: it is not JSON" in line
 
 
 @pytest.mark.parametrize(
@@ -116,16 +121,46 @@ def test_a_broken_line_in_a_runs_own_file_is_named_with_its_file(tmp_path):
         '{"tokens": 5, "loss": 3}',
     ],
 )
-def test_a_shard_row_that_does_not_say_which_observation_it_is_is_refused(row, tmp_path):
+def test_a_shard_row_that_does_not_say_which_observation_it_is_is_named_and_poisons_no_study(row, tmp_path):
     record_run(own(tmp_path, "a"), observation("a", 1))
     with own(tmp_path, "a").open("a") as file:
         file.write(row + "\n")
-    for refused in (read_runs, gather_runs):
-        with pytest.raises(
-            BadInput, match=r"runs/a/runs\.jsonl line 3: run .*needs a run and a number of tokens"
-        ):
-            refused(tmp_path / "runs.jsonl")
-    assert not (tmp_path / "runs.jsonl").exists()
+    record_run(own(tmp_path, "a"), observation("a", 2))
+    record_run(own(tmp_path, "b"), observation("b", 1))
+    for _ in range(2):
+        found = read_runs(tmp_path / "runs.jsonl")
+        assert [(run.run, run.tokens) for run in found] == [("a", 1), ("a", 2), ("b", 1)]
+        (line,) = found.bad
+        assert re.search(r"runs/a/runs\.jsonl line 3: run .*needs a run and a number of tokens", line)
+        gather_runs(tmp_path / "runs.jsonl")
+
+
+@pytest.mark.parametrize("loss", ["NaN", "-1", "null", '"x"'])
+def test_a_shard_row_whose_loss_is_none_is_named_and_the_other_runs_are_read(loss, tmp_path):
+    record_run(own(tmp_path, "a"), observation("a", 1))
+    own(tmp_path, "a").open("a").write(f'{{"run": "a", "params": 1e6, "tokens": 2, "loss": {loss}}}\n')
+    record_run(own(tmp_path, "b"), observation("b", 1))
+    gather_runs(tmp_path / "runs.jsonl")
+    found = read_runs(tmp_path / "runs.jsonl")
+    assert [(run.run, run.tokens) for run in found] == [("a", 1), ("b", 1)]
+    (line,) = found.bad
+    assert line.startswith("runs/a/runs.jsonl: loss")
+
+
+def test_rows_of_a_deleted_run_go_with_its_folder_and_others_stay(tmp_path):
+    append_run(tmp_path / "runs.jsonl", observation("by hand", 5))
+    for run in "ab":
+        record_run(own(tmp_path, run), observation(run, 1))
+    gather_runs(tmp_path / "runs.jsonl")
+    shutil.rmtree(tmp_path / "runs" / "a")
+    for _ in range(2):
+        assert [run.run for run in read_runs(tmp_path / "runs.jsonl")] == ["by hand", "b"]
+        gather_runs(tmp_path / "runs.jsonl")
+    assert '"a"' not in (tmp_path / "runs.jsonl").read_text()
+    shutil.rmtree(tmp_path / "runs")
+    assert len(read_runs(tmp_path / "runs.jsonl")) == 2, (
+        "the view alone, as it is sent to others, keeps every row"
+    )
 
 
 def test_rows_merge_by_the_size_that_their_tokens_state_and_never_by_tokens_that_state_none(tmp_path):

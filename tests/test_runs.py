@@ -17,9 +17,9 @@ from families.units import BadInput
 from scaling.auditing import audit
 from scaling.fitting.fit import fit
 from scaling.runs import Run, RunTable
+from scaling.runs.events import read_scalars
 from scaling.runs.readers import parse_columns, read_runs
 from scaling.runs.store import append_run
-from scaling.runs.trackers import read_scalars
 
 GOOD = [Run(run=f"r{i}", params=1e7 * (i + 1), tokens=2e8 * (i + 1), loss=4 - 0.1 * i) for i in range(5)]
 

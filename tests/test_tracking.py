@@ -16,8 +16,8 @@ from families import accounting, member
 from families.units import BadInput
 from scaling.cli.output import fitted
 from scaling.hardware import accelerator
+from scaling.runs.events import read_scalars
 from scaling.runs.readers import read_runs
-from scaling.runs.trackers import read_scalars
 from train import metrics as pace_file
 from train.metrics import PeakFlops, Scalars, device_name, metrics_writer, peak_of, throughput_text
 from train.rung import RungFile

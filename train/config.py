@@ -282,9 +282,19 @@ class TrainConfig(Record):
         default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
 
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine.",
+        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine; fp16, "
+        "with a loss scale, on GPUs without bf16.",
+    )
+    residual: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Number format of the activations between blocks. bf16: of all weights' copies too, as FSDP2 gathers them. "
+        "auto: bf16 with dtype=bf16 and zero=2 or 3, else fp32.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Use deterministic kernels only, so that a run on a GPU repeats bit for bit; slower there.",
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
@@ -327,7 +337,9 @@ class TrainConfig(Record):
         description="Also write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl.",
     )
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
-    save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
+    save_every: float = Field(
+        default=300.0, gt=0, description="Seconds between checkpoints: the most work a kill costs."
+    )
 
     @field_validator("zero", mode="before")
     @classmethod
@@ -362,6 +374,8 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
+        if self.residual == "bf16" and self.dtype not in ("auto", "bf16"):
+            raise ValueError(f"residual is bf16 and dtype {self.dtype}; residual=bf16 needs dtype=bf16")
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         check_objective(self.objective, self.spec())
@@ -371,6 +385,9 @@ class TrainConfig(Record):
         if self.engine == "deepspeed":
             if self.compile is True:
                 raise ValueError("compile is true; engine=deepspeed does not compile the step")
+            if self.dtype == "fp16" or self.residual == "bf16":
+                odd = "dtype is fp16" if self.dtype == "fp16" else "residual is bf16"
+                raise ValueError(f"{odd}, which only engine=torch has")
         elif self.zero == 1:
             raise ValueError(
                 "zero is 1, which only engine=deepspeed has; with engine=torch 0 is DDP, 2 and 3 are FSDP2"
@@ -409,8 +426,11 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset",
+    "init", "epochs", "dataset", "seal",
 )  # fmt: skip
+
+
+_ADDED = ("residual", "deterministic")  # settings of later versions, which older checkpoints lack
 
 
 class Settings(Document):
@@ -444,7 +464,9 @@ class Settings(Document):
     grad_clip: float
     dropout: float
     init_std: float
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["fp32", "bf16", "fp16"]
+    residual: Literal["fp32", "bf16"] = "fp32"  # activations between blocks; bf16: copies of all weights too
+    deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
@@ -460,6 +482,7 @@ class Settings(Document):
     data_fraction: float = 1.0  # share of the training windows
     data_sha256: str  # of source files, token shards and their split (data.json)
     recipe: str = ""  # source of lr, batch and warm-up
+    seal: str = ""  # digest of the sealed plan whose prediction this run is to meet; set before the first step, never after
 
     def spec(self) -> ModelSpec:
         """Return the model's shape."""
@@ -478,9 +501,18 @@ class Settings(Document):
     def identity(self) -> str:
         """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
+        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
+        count where they differ from their default, so that older checkpoints keep their identity.
         """
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
+        return sha256_bytes(canonical_json(self._identifying()))
+
+    def _identifying(self) -> dict[str, Any]:
+        usual = {name for name in _ADDED if getattr(self, name) == Settings.model_fields[name].default}
+        return self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))
+
+    def ledger_opening(self) -> dict[str, Any]:
+        """Return what the run's ledger opens with: its seal, and the settings whose hash every entry states."""
+        return {"seal": self.seal, "settings": self._identifying()}
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

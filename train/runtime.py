@@ -89,16 +89,28 @@ TILE = 64  # the logits of a compiled step are padded to a multiple of this
 Losses = Callable[[torch.Tensor], torch.Tensor]
 
 
-def prepare_process(is_compiled: bool, threads: int = 0) -> None:
+def prepare_process(
+    is_compiled: bool, threads: int = 0, *, deterministic: bool = False, tf32: bool = False
+) -> None:
     """Set up the process: threads, memory kept between steps, and deterministic kernels if compiled on a CPU.
 
     On a GPU the fastest kernels are used, which add gradients of embeddings in no fixed order.
+
+    Args:
+        is_compiled: True if the step is compiled.
+        threads: threads of the CPU; 0 keeps those of the process.
+        deterministic: True for deterministic kernels on a GPU too.
+        tf32: True for fp32 products of 10 bits of mantissa on a GPU's tensor units.
     """
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     keep_pages()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache()))
-    torch.use_deterministic_algorithms(is_compiled and not torch.cuda.is_available())
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's documentation: cuBLAS needs it
+    torch.use_deterministic_algorithms(deterministic or (is_compiled and not torch.cuda.is_available()))
+    if tf32:
+        torch.set_float32_matmul_precision("high")
     # Filling uninitialised memory is a check for bugs and not needed. The attribute is a property of the module.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
 
@@ -164,7 +176,7 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def compiled(losses: Losses) -> Losses:
-    """Compile model and loss together for static shapes; any number of models and shapes in one process."""
+    """Compile a function for static shapes; any number of models and shapes in one process."""
     from torch._dynamo import config
     from torch._functorch import config as functorch
 

@@ -150,7 +150,8 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
-        **BackendRequest.of(config).plain().model_dump(),
+        **BackendRequest.of(config).plain(device).model_dump(),
+        residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
@@ -221,7 +222,7 @@ def _settings(
             "grad_clip": advice.grad_clip,
             "dropout": 0.0,
             "init_std": advice.init_std,
-            "dtype": "fp32",
+            "dtype": BackendRequest().plain(device).dtype,
             "objective": objective,
             "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
             "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
@@ -248,6 +249,8 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        "seal",  # a run that began without one is not sealed afterwards
+        *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]
     if config is not None:

@@ -20,13 +20,14 @@ from scaling.monitoring.curves import RunPlan
 from scaling.paths import StudyPaths, safe_name, seeded_name
 from scaling.recipe import recipe
 
-from .backend import STEP_EFFICIENCY, estimate, random_examples, speed_of
+from .backend import estimate, random_examples
 from .config import Settings, TrainConfig
 from .data.prepare import sample_text, text_bytes
 from .data.text import dataset_name
 from .loop import pick_device, start, train_step
 from .rung import RUN, RungFile
 from .settings import TextFacts, settings_of
+from .speed import STEP_EFFICIENCY, speed_of
 
 TIME = 600.0  # seconds, where time= is not given
 

@@ -4,18 +4,52 @@ from typing import Any
 
 from ..spec import ModelSpec
 from ..units import BadInput, nearest
-from .base import EVERY_CONFIG, ActivationBytes, Architecture, Attention
+from .base import ASIDE, EVERY_CONFIG, ActivationBytes, Architecture, Attention
 from .bert import Bert
+from .deepseek import DEEPSEEK_V3
+from .foreign import Foreign
+from .gemma import GEMMA, GEMMA2, GEMMA3
 from .gpt2 import GPT2
-from .llama import Llama
+from .llama import LLAMA, MISTRAL, MIXTRAL
+from .neox import NEOX
+from .olmo import OLMO2, OLMOE
+from .phi import PHI3
+from .qwen import QWEN2, QWEN3, QWEN3_MOE
 
-__all__ = ["REGISTRY", "ActivationBytes", "Architecture", "Attention", "architecture", "config_json"]
+__all__ = [
+    "ASIDE",
+    "EVERY_CONFIG",
+    "FOREIGN",
+    "REGISTRY",
+    "ActivationBytes",
+    "Architecture",
+    "Attention",
+    "architecture",
+    "config_json",
+]
 
+_ALL: tuple[Architecture, ...] = (
+    GPT2(),
+    Bert(),
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    OLMO2,
+    NEOX,
+    PHI3,
+    MIXTRAL,
+    QWEN3_MOE,
+    OLMOE,
+    DEEPSEEK_V3,
+)
+FOREIGN = Foreign()
 REGISTRY: dict[str, Architecture] = {
-    "gpt2": GPT2(),
-    "bert": Bert(),
-    "llama": Llama(),
-}
+    entry.model_type: entry for entry in _ALL
+}  # by model_type of config.json
 
 
 def architecture(name: str) -> Architecture:
@@ -24,6 +58,8 @@ def architecture(name: str) -> Architecture:
     Raises:
         BadInput: the name is unknown; with the nearest match.
     """
+    if name == FOREIGN.model_type:
+        return FOREIGN
     if name not in REGISTRY:
         raise BadInput(f"architecture is {name!r}; {nearest(name, REGISTRY)}")
     return REGISTRY[name]
@@ -38,7 +74,7 @@ def config_json(spec: ModelSpec, version: str | None) -> dict[str, Any]:
     return {
         **EVERY_CONFIG,
         "architectures": [entry.model_class],
-        "model_type": spec.architecture,
+        "model_type": entry.model_type,
         **({} if version is None else {"transformers_version": version}),
         **entry.library_defaults(spec),
         **entry.to_hugging_face(spec),

@@ -1,10 +1,11 @@
 """BERT: post-norm encoder, learned positions, two segments, tied masked-LM head (Devlin et al. 2019)."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..spec import ModelSpec
 from ..units import BadInput
-from .base import ActivationBytes, Attention, score_values, train_flops
+from .base import TOKEN_IDS, ActivationBytes, Attention, extras_of, score_values, train_flops
 
 SEGMENTS = 2  # type_vocab_size: first and second sentence
 
@@ -12,6 +13,7 @@ SEGMENTS = 2  # type_vocab_size: first and second sentence
 class Bert:
     """Counts of transformers' BertForMaskedLM, the model that is trained; `counts` has the bare encoder too."""
 
+    model_type = "bert"
     config_class = "BertConfig"
     model_class = "BertForMaskedLM"
     causal = False
@@ -35,6 +37,10 @@ class Bert:
         total = sum(parts.values())
         pooler = spec.n_embd * spec.n_embd + spec.n_embd
         return {self.model_class: total, "BertModel": total - parts["head"] + pooler}
+
+    def idle_parameters(self, spec: ModelSpec) -> int:
+        """Return 0: every token passes through all of them."""
+        return 0
 
     def default_inner(self, n_embd: int) -> int:
         """Return 4·n_embd (Vaswani et al. 2017)."""
@@ -87,6 +93,7 @@ class Bert:
             "pad_token_id": 0,
             "tie_word_embeddings": True,
             "use_cache": True,
+            **spec.config,
         }
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
@@ -107,7 +114,7 @@ class Bert:
             raise BadInput(
                 f"type_vocab_size is {config['type_vocab_size']}; BERT is counted with {SEGMENTS} segments"
             )
-        return ModelSpec(
+        spec = ModelSpec(
             architecture="bert",
             n_layer=config.get("num_hidden_layers", 12),
             n_head=config.get("num_attention_heads", 12),
@@ -116,3 +123,15 @@ class Bert:
             n_positions=config.get("max_position_embeddings", 512),
             vocab_size=config.get("vocab_size", 30522),
         )
+        usual = self.to_hugging_face(spec)
+        return replace(spec, config=extras_of({**usual, **config}, usual, (*SIZE_KEYS, *TOKEN_IDS)))
+
+
+SIZE_KEYS = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
+)

@@ -1,15 +1,17 @@
 """GPT-2: pre-norm decoder, learned positions, tied head (Radford et al. 2019)."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..spec import ModelSpec
 from ..units import BadInput
-from .base import ActivationBytes, Attention, score_values, train_flops
+from .base import TOKEN_IDS, ActivationBytes, Attention, extras_of, score_values, train_flops
 
 
 class GPT2:
     """Counts of transformers' GPT2LMHeadModel."""
 
+    model_type = "gpt2"
     config_class = "GPT2Config"
     model_class = "GPT2LMHeadModel"
     causal = True
@@ -28,6 +30,10 @@ class GPT2:
     def counts(self, spec: ModelSpec) -> dict[str, int]:
         """Count one class: the head is tied, and GPT2Model counts the same."""
         return {self.model_class: sum(self.parameters(spec).values())}
+
+    def idle_parameters(self, spec: ModelSpec) -> int:
+        """Return 0: every token passes through all of them."""
+        return 0
 
     def default_inner(self, n_embd: int) -> int:
         """Return 4·n_embd (Radford et al. 2019)."""
@@ -88,6 +94,7 @@ class GPT2:
             "use_cache": True,
             "bos_token_id": spec.vocab_size - 1,
             "eos_token_id": spec.vocab_size - 1,
+            **spec.config,
         }
 
     def library_defaults(self, spec: ModelSpec) -> dict[str, Any]:
@@ -106,7 +113,9 @@ class GPT2:
         """Return the spec of a GPT2Config's dictionary; missing keys take GPT2Config's defaults."""
         if not config.get("tie_word_embeddings", True):
             raise BadInput("tie_word_embeddings is false; GPT-2 is counted with a tied head")
-        return ModelSpec(
+        if config.get("add_cross_attention"):
+            raise BadInput("add_cross_attention is true; GPT-2 is counted as a decoder alone")
+        spec = ModelSpec(
             architecture="gpt2",
             n_layer=config.get("n_layer", 12),
             n_head=config.get("n_head", 12),
@@ -115,3 +124,8 @@ class GPT2:
             n_positions=config.get("n_positions", 1024),
             vocab_size=config.get("vocab_size", 50257),
         )
+        usual = self.to_hugging_face(spec)
+        return replace(spec, config=extras_of({**usual, **config}, usual, (*SIZE_KEYS, *TOKEN_IDS)))
+
+
+SIZE_KEYS = ("n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size")

@@ -11,6 +11,7 @@ from families.units import BadInput
 from ..files import Document, hashes, read_text
 from ..runs import Run
 from ..runs.readers import check_columns, missing_columns, read_runs
+from ..runs.sheet import MARKDOWN
 from .arithmetic import bookkeeping_findings, derivation_notes, table_findings
 from .findings import Finding, Verdict, collapse, sort_findings
 from .shapes import known_member, shape_findings
@@ -24,8 +25,6 @@ from .tables import (
     reading_notes,
 )
 from .trends import FEWEST_ROWS, observations, prediction_findings, residual_findings
-
-_RUN_FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 class Audit(Document):
@@ -67,7 +66,7 @@ class AuditedText:
 
 
 def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit:
-    """Audit the tables of a .csv, .tsv, .jsonl or Markdown file.
+    """Audit the tables of a Markdown file, or the table in a file of another format that `runs.sheet` reads.
 
     Args:
         path: of the file.
@@ -82,7 +81,7 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
         check_columns(names, {name: None for table in printed for name in table.header}, path)
     tables = tuple(table.renamed(names) for table in printed)
     rows = entries(tables)
-    of_runs = path.suffix.lower() in _RUN_FORMATS
+    of_runs = path.suffix.lower() not in MARKDOWN
     prose = () if of_runs else _described_models(read_text(path))
     fields = {field for entry in (*rows, *prose) for field in entry.numbers}
     if not fields:

@@ -5,14 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from families import params, params_non_embedding
+from families import params, params_active, params_non_embedding
 from families.units import format_size
 
 from ..published_runs import PUBLISHED_RUNS
+from ..runs.columns import folded
 from ..stats import format_loss
 from .findings import MOST_OK, Finding, Verdict, cell
 from .shapes import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
-from .tables import SourceTable, StatedNumber, TableEntry, folded, parse_stated
+from .tables import SourceTable, StatedNumber, TableEntry, parse_stated
 from .utilisation import utilisation_findings
 
 _LARGEST_BATCH = 32768  # a batch size above this counts tokens, not sequences
@@ -66,6 +67,8 @@ def _active_params(entry: TableEntry) -> float | None:
     number, spec, experts = entry.numbers.get("params_active"), spec_of(entry), experts_of(entry)
     if number is not None:
         return number.value
+    if spec is not None and params_active(spec) < params(spec):
+        return float(params_active(spec))
     if spec is None or experts is None or spec.architecture != "llama":
         return None
     return float(expert_params(spec, experts)[1])

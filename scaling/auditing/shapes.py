@@ -11,6 +11,7 @@ from families import (
     Member,
     ModelSpec,
     params,
+    params_active,
     params_kaplan,
     params_non_embedding,
     train_flops_per_token,
@@ -19,8 +20,9 @@ from families.architectures import architecture
 from families.spec import SIZES
 from families.units import BadInput
 
+from ..runs.columns import folded
 from .findings import Finding, Verdict, cell
-from .tables import StatedNumber, TableEntry, folded, parse_stated, size_in
+from .tables import StatedNumber, TableEntry, parse_stated, size_in
 
 _GENERATOR = "an earlier generator of the same GPT-2 family (heads of 48, feed-forward not 4·d)"
 
@@ -161,9 +163,13 @@ def spec_of(entry: TableEntry) -> ModelSpec | None:
     What a Llama's row leaves out is chosen so that its stated count comes out, if any choice does that.
     """
     numbers = entry.numbers
+    published = known_member(entry)
     if not {"n_layer", "n_embd"} <= numbers.keys():
-        known = known_member(entry)
-        return None if known is None else known.spec
+        return None if published is None else published.spec
+    if published is not None and all(
+        numbers[field].value == getattr(published.spec, field) for field in SIZES if field in numbers
+    ):
+        return published.spec
     value = tuple(
         (field, round(numbers[field].value))
         for field in (*SIZES, "n_experts", "experts_per_token")
@@ -171,9 +177,7 @@ def spec_of(entry: TableEntry) -> ModelSpec | None:
     )
     size = numbers.get("params") or size_in(entry.name)
     spec = _stated_spec(architecture_of(entry), value, size)
-    if spec is None and (known := known_member(entry)) is not None:
-        return known.spec
-    return spec
+    return published.spec if spec is None and published is not None else spec
 
 
 @lru_cache(maxsize=4096)
@@ -262,8 +266,19 @@ def flops_per_token(entry: TableEntry) -> int | None:
         return None
     experts = experts_of(entry) if spec.architecture == "llama" else None
     if experts is None:
-        return None if "n_experts" in entry.numbers else train_flops_per_token(spec)
+        unknown = "n_experts" in entry.numbers and not _is_mixture(spec)
+        return None if unknown else train_flops_per_token(spec)
     return train_flops_per_token(spec) + 6 * (expert_params(spec, experts)[1] - params(spec))
+
+
+def _is_mixture(spec: ModelSpec) -> bool:
+    """True for a published mixture of experts, whose spec has them."""
+    return params_active(spec) < params(spec)
+
+
+def _is_gated(spec: ModelSpec) -> bool:
+    """True for the decoders after GPT-2: a head that may be tied or not, grouped queries."""
+    return spec.architecture not in ("gpt2", "bert")
 
 
 def _class_counts(spec: ModelSpec, experts: Experts | None) -> dict[str, int]:
@@ -271,15 +286,16 @@ def _class_counts(spec: ModelSpec, experts: Experts | None) -> dict[str, int]:
     if experts is not None and spec.architecture == "llama":
         return {"mixture of experts": expert_params(spec, experts)[0]}
     counts = dict(architecture(spec.architecture).counts(spec))
-    if spec.architecture == "llama":
+    if _is_gated(spec) and len(counts) > 1:
         tied = f"head tied to the embedding of {spec.vocab_size} x {spec.n_embd}, or left out"
-        counts[tied] = counts.pop("LlamaModel")
+        counts[tied] = counts.pop(next(reversed(counts)))
     return counts
 
 
 def shape_kind(entry: TableEntry, spec: ModelSpec) -> str:
     """Kind of model that the row's shape is taken for: "a GPT-2", "a BERT", "a Llama" or "a Llama with experts"."""
-    kind = {"gpt2": "a GPT-2", "bert": "a BERT", "llama": "a Llama"}[spec.architecture]
+    known = {"gpt2": "a GPT-2", "bert": "a BERT", "llama": "a Llama"}
+    kind = known.get(spec.architecture, f"a model of architecture {spec.architecture}")
     return f"{kind} with experts" if experts_of(entry) is not None and spec.architecture == "llama" else kind
 
 
@@ -347,13 +363,17 @@ def _params(
         number = entry.numbers.get(field)
         if number is None:
             continue
-        if experts is None and (field == "params_active" or "n_experts" in entry.numbers):
+        if (
+            experts is None
+            and not _is_mixture(spec)
+            and (field == "params_active" or "n_experts" in entry.numbers)
+        ):
             continue  # its experts are not known
         if field == "params":
             count, model = _nearest_count(number, spec, experts)
         else:
             table = params(spec) - params_non_embedding(spec)
-            whole, active = expert_params(spec, experts) if experts else (params(spec), 0)
+            whole, active = expert_params(spec, experts) if experts else (params(spec), params_active(spec))
             count, model = (active, "active parameters") if field == "params_active" else (whole - table, "")
         if field == "params_non_embedding" and experts is None and number.agrees(params_kaplan(spec)):
             count, model = params_kaplan(spec), "matmul weights of the blocks (Kaplan)"
@@ -387,7 +407,7 @@ def _compare_count(
         return Verdict.OK, ", ".join(filter(None, (model, _assumed(entry, spec), rounding))), ()
     if _MISCOUNTED.get(number.value) == count:
         return Verdict.MISMATCH, f"{off:+.1%}: {_MISCOUNT}", ()
-    if spec.architecture == "llama" and (full := _full_heads(number, spec)):
+    if _is_gated(spec) and (full := _full_heads(number, spec)):
         return Verdict.MISMATCH, f"{off:+.1%}: {full}", ()
     named = size_in(entry.name)
     if named is not None and named.value == number.value and abs(off) <= _NOMINAL:
@@ -426,7 +446,7 @@ def _nearest_count(number: StatedNumber, spec: ModelSpec, experts: Experts | Non
 
 def _assumed(entry: TableEntry, spec: ModelSpec, joint: str = "") -> str:
     """The sizes of a Llama that the row does not state and that its count depends on."""
-    if spec.architecture != "llama" or not {"n_layer", "n_embd"} <= entry.numbers.keys():
+    if not _is_gated(spec) or not {"n_layer", "n_embd"} <= entry.numbers.keys():
         return ""
     values = {
         "n_inner": f"n_inner {spec.n_inner}",
@@ -489,7 +509,7 @@ def _convention(number: StatedNumber, spec: ModelSpec) -> str:
     """The other convention that gives the number within 0.2 %, else ""."""
     total, body = params(spec), params_non_embedding(spec)
     table = spec.vocab_size * spec.n_embd
-    if spec.architecture == "llama":
+    if _is_gated(spec):
         counts = {
             "all but the embedding, head included": body,
             "all but embedding and head": body - table,
@@ -521,7 +541,7 @@ def _name(entry: TableEntry, spec: ModelSpec) -> list[Finding]:
     for size in (own, *aliases):
         if size is None or ("n_experts" in entry.numbers and experts is None):
             continue
-        count = params(spec) if spec.architecture != "llama" else _nearest_count(size, spec, experts)[0]
+        count = params(spec) if not _is_gated(spec) else _nearest_count(size, spec, experts)[0]
         off = size.value / count - 1
         fits = abs(count - size.value) < size.unit or abs(off) <= _NOMINAL
         miscount = f": {_MISCOUNT}" if _MISCOUNTED.get(size.value) == count else ""

@@ -1,6 +1,5 @@
-"""Published tables and lists: cells of CSV, JSONL and Markdown, their fields, and numbers with their rounding."""
+"""Published tables and lists: cells of tables in any format, their fields, and numbers with their rounding."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,11 +9,10 @@ from pathlib import Path
 from families.units import BadInput
 
 from ..files import read_text
-from ..runs.store import merged_text
-from ..untrusted import parse_csv, parse_json
+from ..runs.columns import FACTORS, field_of, folded, header_factor
+from ..runs.sheet import MARKDOWN, TORN, Sheet, pipe_tables, read_sheet
+from ..runs.store import ORIGIN
 
-_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
-_FACTORS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _NUMBER = re.compile(
     r"[~≈]?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]+)?(?:e([+-]?[0-9]+))?\s*(thousand|million|billion|trillion|[kmbgt])?"
     r"(?:\s+\w+|\s*\(.*\)|\s*)?",
@@ -73,7 +71,7 @@ def parse_stated(text: str) -> StatedNumber | None:
     digits = re.sub("[_,]", "", integer)
     if abs(int(exponent or 0)) > _LARGEST_EXPONENT or len(digits) > _LARGEST_EXPONENT:
         return None
-    factor = _FACTORS[(word or "").lower()] * 10.0 ** int(exponent or 0)
+    factor = FACTORS[(word or "").lower()] * 10.0 ** int(exponent or 0)
     value = float(digits + (decimals or "")) * factor
     if value <= 0:
         return None
@@ -104,106 +102,8 @@ def size_in(name: str) -> StatedNumber | None:
     return parse_stated(match[1].upper()) if match else None
 
 
-# Field to its headers without case, spaces and signs: the fields of Run, and those of published tables.
-_FIELDS = {
-    "name": "name model modelname member modelfamilymember familymember run runname variant",
-    "n_layer": "nlayer nlayers layer layers numlayers numhiddenlayers nblocks transformerblocks depth",
-    "n_embd": "nembd dmodel hidden hiddensize hiddendimension nhidden width modeldim embeddingsize dim",
-    "n_inner": "ninner dff ffn ffdim dffn dinner intermediatesize feedforward",
-    "d_attn": "dattn dattention attentionwidth",
-    "n_kv_head": "nkvhead nkvheads kvheads kvhead numkeyvalueheads numkvheads keyvalueheads nkeyvalueheads "
-    "numquerygroups querygroups",
-    "n_experts": "nexperts numexperts experts numlocalexperts nroutedexperts",
-    "experts_per_token": "expertspertoken numexpertspertok numexpertspertoken activeexperts topk expertstopk",
-    "n_head": "nhead nheads head heads attentionheads numheads numattentionheads",
-    "params": "params param parameters parameter nparams nparameters numparams totalparams modelsize paramcount totalparameters",
-    "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams "
-    "paramsactive activatedparamcount nactiveparameters",
-    "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams",
-    "tokens": "tokens trainingtokens traintokens ntokens numtokens",
-    "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
-    "steps": "steps step trainingsteps iterations",
-    "batch_tokens": "batchtokens tokensperbatch batchsizetokens",
-    "batch": "batch batchsize globalbatchsize trainbatchsize",
-    "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
-    "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
-    "vocab_size": "vocab vocabsize vocabulary vocabularysize",
-    "loss": "loss finalloss actualloss valloss validationloss evalloss testloss",
-    "loss_train": "trainloss trainingloss",
-    "loss_adjusted": "adjvalloss adjustedloss adjloss adjustedvalloss",
-    "loss_predicted": "predictedloss predloss",
-    "ppl": "perplexity ppl actualperplexity finalperplexity valperplexity validationperplexity evalppl valppl",
-    "ppl_predicted": "predictedperplexity predictedppl",
-    "compute": "compute flops flop trainingflops trainflops totalflops",
-    "wall_s": "walls wallseconds seconds",
-    "tokens_per_s": "tokenss tokenspers tokenssec tokenspersec tokenspersecond tokenssecond toks tokss tokspersec "
-    "tokpersec toksec tokensecond throughput tps tokenthroughput throughputtokenss",
-    "device_tokens_per_s": "tokenssgpu tokenspersecpergpu tokenspersecondpergpu tokenssecgpu tokensgpus tgs "
-    "tokenspergpupersecond tokensgpusec tokensgpusecond tokenssdevice tokensschip tokenspersecperdevice "
-    "tokenssecdevice devicetokenspers throughputpergpu "
-    "toksgpu toksecgpu tokspergpu tokensgpusec tokspersecpergpu",
-    "device_teraflops": "tflopss tflopsgpu tflopssgpu tflopspergpu tflopspersecpergpu tflopspersecondpergpu achievedtflops "
-    "tflopsdevice tflopsperdevice teraflopspergpu",
-    "mfu": "mfu modelflopsutilization modelflopsutilisation modelfloputilization flopsutilization",
-    "devices": "ngpus ngpu numgpus numgpu gpucount devices ndevices numdevices devicecount nchips numchips chips "
-    "worldsize numberofgpus numaccelerators accelerators",
-    "nodes": "nodes nnodes numnodes nodecount",
-    "devices_per_node": "gpuspernode ngpuspernode devicespernode chipspernode",
-    "accelerator": "accelerator hardware gpu gpus device gputype gpumodel devicetype chip",
-    "architecture": "architecture arch modeltype modelarchitecture",
-    "group": "group family corpus",
-    "data": "dataset data corpusname",
-    "annealed": "annealed",
-}
-
-_BY_HEADER = {header: field for field, headers in _FIELDS.items() for header in headers.split()}
-
 _TEXT = ("name", "accelerator", "architecture", "group", "data", "annealed")
 _HELD_OUT = re.compile(r"val|eval|test|held", re.IGNORECASE)  # of two columns of losses, the one to read
-# Units in a header, and the fields they scale: "Params (M)", "tokens_B", "FLOPs (1e18)", "Compute [PF-days]".
-_UNITS = {
-    "k": 1e3,
-    "m": 1e6,
-    "b": 1e9,
-    "g": 1e9,
-    "bn": 1e9,
-    "mio": 1e6,
-    "t": 1e12,
-    "p": 1e15,
-    "e": 1e18,
-    "z": 1e21,
-}
-_UNITS |= {
-    f"{word}{ending}": _FACTORS[word]
-    for word in ("thousand", "million", "billion", "trillion")
-    for ending in ("", "s")
-}
-_COMPUTE_UNITS = {"pfdays": 8.64e19, "pflopsdays": 8.64e19, "pflopdays": 8.64e19, "petaflopsdays": 8.64e19}
-_COMPUTE_UNITS |= {"petaflopdays": 8.64e19, "pflops": 1e15, "eflops": 1e18, "zflops": 1e21, "exaflops": 1e18}
-_COMPUTE_UNITS |= {
-    "zettaflops": 1e21,
-    "petaflops": 1e15,
-    "tflops": 1e12,
-    "pflop": 1e15,
-    "eflop": 1e18,
-    "zflop": 1e21,
-}
-_SCALED = (
-    "params",
-    "params_active",
-    "params_non_embedding",
-    "tokens",
-    "unique_tokens",
-    "batch_tokens",
-    "compute",
-)
-_SUFFIX = re.compile(
-    r"(.*?)(?:\s*[(\[]\s*(?:in\s+|x\s*|×\s*)?([^)\]]+?)\s*[)\]]|[ _]in[ _]([a-z]+)|[_ /]([kmbtKMBT]))\s*"
-)
-_POWER = re.compile(r"(?:10\s*(?:\^|\*\*)\s*|1?e\+?)([0-9]{1,2})", re.IGNORECASE)
-_NOT_HOURS = re.compile(
-    r"\$|€|usd|eur|price|cost|per[ _-]?hour|/\s*(?:gpu[ -]?)?h|tokens?\b|kwh|watt", re.IGNORECASE
-)
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "tbd", "..."))
 
 
@@ -230,11 +130,12 @@ class TableEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTable:
-    """Rows of cells under a header, with the line of each row."""
+    """Rows of cells under a header, with the line of each row, and what was decided in reading them."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def fields(self) -> tuple[str | None, ...]:
         """The field of each column, None where it is unknown."""
@@ -267,131 +168,46 @@ class _Column:
     factor: float
 
 
-def folded(text: str) -> str:
-    """Lower-case letters and digits only: "$n_{layer}$" becomes nlayer."""
-    return "".join(letter for letter in text.lower() if letter.isalnum())
-
-
-def field_of(header: str) -> str | None:
-    """The field that a header names, None where it is unknown; hours may name hardware: "Training Hours on 8xA100s"."""
-    if len(header) > _LONGEST_NUMBER:  # the patterns try each part of a run of spaces or brackets
-        return None
-    bare = folded(re.sub(r"\\[a-z]+", "", header))
-    known = _BY_HEADER.get(bare)
-    if known is None and "hour" in bare:
-        return None if _NOT_HOURS.search(header) else "hours"
-    if known is not None:
-        return known
-    match = _SUFFIX.fullmatch(header)
-    known = _BY_HEADER.get(folded(re.sub(r"[(\[].*?[)\]]", "", header)))
-    if known is None and match and _factor(match) is not None:
-        known = _BY_HEADER.get(folded(match[1]))
-    return known
-
-
-def header_factor(header: str, field: str) -> float:
-    """The factor that a header states for its column: 1e6 for "Params (M)", 8.64e19 for "Compute (PF-days)"; else 1."""
-    match = _SUFFIX.fullmatch(header) if field in _SCALED and _BY_HEADER.get(folded(header)) is None else None
-    if match is None:
-        return 1.0
-    unit = folded(next(filter(None, match.groups()[1:]), ""))
-    if field == "compute" and unit in _COMPUTE_UNITS:
-        return _COMPUTE_UNITS[unit]
-    return _factor(match) or 1.0
-
-
-def _factor(match: re.Match[str]) -> float | None:
-    """The factor of a header's suffix; None where it is no unit of number."""
-    unit = next(filter(None, match.groups()[1:]), "").strip()
-    power = _POWER.fullmatch(unit)
-    return 10.0 ** int(power[1]) if power else _UNITS.get(folded(unit), _COMPUTE_UNITS.get(folded(unit)))
-
-
 def read_tables(path: Path) -> tuple[SourceTable, ...]:
-    """All tables of a .csv, .tsv, .jsonl or Markdown file.
+    """All tables of a Markdown file, or the table of any other format that `runs.sheet` reads.
 
     Raises:
-        BadInput: no such file, another kind of file, or a CSV or JSONL file without rows.
+        BadInput: no such file, no table, or one without rows.
     """
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl", ".md", ".markdown"):
-        raise BadInput(f"{path} is not a table: it must end in .csv, .tsv, .jsonl or .md")
-    if kind == ".jsonl":
-        return (_jsonl(merged_text(path), path),)
-    text = read_text(path)
-    if kind in (".csv", ".tsv"):
-        return (_csv(text, path, "\t" if kind == ".tsv" else ","),)
-    return markdown_tables(text)
+    if path.suffix.lower() in MARKDOWN:
+        return markdown_tables(read_text(path))
+    sheet = read_sheet(path)
+    rows, lines = [], []
+    for line, row in sheet.rows:
+        if not isinstance(row, str):
+            rows.append(tuple(map(_printed, row)))
+            lines.append(line)
+        elif line and row != TORN:
+            raise BadInput(f"{path} line {line}: {row}")
+    if not rows:
+        raise BadInput(f"{path} has 0 rows under a header; at least 1 is needed")
+    return (SourceTable(header=sheet.header, rows=tuple(rows), lines=tuple(lines), notes=sheet.notes),)
 
 
 def markdown_tables(text: str) -> tuple[SourceTable, ...]:
     """The pipe tables of a Markdown text."""
-    return tuple(_markdown(text.split("\n")))
+    return tuple(_of_sheet(sheet) for sheet in pipe_tables(text))
 
 
-def _csv(text: str, path: Path, delimiter: str) -> SourceTable:
-    rows, lines = [], []
-    for number, row in parse_csv(text, delimiter):
-        if isinstance(row, str):
-            raise BadInput(f"{path} line {number}: {row}")
-        if any(cell.strip() for cell in row):
-            rows.append(tuple(cell.strip() for cell in row))
-            lines.append(number)
-    if len(rows) < 2:
-        raise BadInput(f"{path} has {max(0, len(rows) - 1)} rows under a header; at least 1 is needed")
-    return SourceTable(header=rows[0], rows=tuple(rows[1:]), lines=tuple(lines[1:]))
-
-
-def _jsonl(text: str, path: Path) -> SourceTable:
-    objects: list[tuple[int, dict[str, object]]] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = parse_json(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path} line {number} is not JSON: {error.msg}") from error
-        if not isinstance(value, dict):
-            raise BadInput(f"{path} line {number} is not a JSON object but {type(value).__name__}")
-        if "kind" not in value:
-            objects.append((number, value))
-    if not objects:
-        raise BadInput(f"{path} has 0 runs; at least 1 is needed")
-    header = tuple(dict.fromkeys(name for _, value in objects for name in value))
-    rows = tuple(tuple(_printed(value.get(name)) for name in header) for _, value in objects)
-    return SourceTable(header=header, rows=rows, lines=tuple(number for number, _ in objects))
+def _of_sheet(sheet: Sheet) -> SourceTable:
+    rows = [(line, tuple(map(_printed, row))) for line, row in sheet.rows if not isinstance(row, str)]
+    return SourceTable(
+        header=sheet.header,
+        rows=tuple(row for _, row in rows),
+        lines=tuple(line for line, _ in rows),
+        notes=sheet.notes,
+    )
 
 
 def _printed(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.15g}" if isinstance(value, float) else str(value)
-
-
-def _cells(line: str) -> tuple[str, ...] | None:
-    """The cells of "| a | b |"; None for other lines."""
-    words = line.strip()
-    if words.count("|") < 2 or not words.startswith("|"):
-        return None
-    inner = words[1:-1] if words.endswith("|") else words[1:]
-    return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", inner))
-
-
-def _markdown(lines: Sequence[str]) -> Iterator[SourceTable]:
-    index = 0
-    while index + 1 < len(lines):
-        header, rule = _cells(lines[index]), _cells(lines[index + 1])
-        if header is None or rule is None or not all(re.fullmatch(r":?-+:?", cell) for cell in rule):
-            index += 1
-            continue
-        rows, numbers = [], []
-        index += 2
-        while index < len(lines) and (cells := _cells(lines[index])) is not None:
-            rows.append(cells)
-            numbers.append(index + 1)
-            index += 1
-        if rows:
-            yield SourceTable(header=header, rows=tuple(rows), lines=tuple(numbers))
 
 
 def entries(tables: Sequence[SourceTable]) -> tuple[TableEntry, ...]:
@@ -476,8 +292,11 @@ def reading_notes(tables: Sequence[SourceTable]) -> tuple[str, ...]:
     for number, table in enumerate(tables, start=1):
         prefix = f"table {number}: " if len(tables) > 1 else ""
         columns = table.columns()
+        notes += [f"{prefix}{note}" for note in table.notes]
         unknown = [
-            header for header, field in zip(table.header, table.fields(), strict=True) if field is None
+            header
+            for header, field in zip(table.header, table.fields(), strict=True)
+            if field is None and header != ORIGIN
         ]
         if unknown:
             notes.append(f"{prefix}not read: {_shortened(unknown)}")

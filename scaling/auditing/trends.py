@@ -14,11 +14,12 @@ from ..budget import PF_DAY
 from ..fitting.forms import Status
 from ..laws import KaplanFrontier, Law
 from ..runs import Run, RunTable
+from ..runs.columns import folded
 from ..stats import Array, format_loss
 from .arithmetic import LARGEST_LOSS, SIZE_FIELDS, columns_swapped, tokens_of
 from .findings import Finding, Verdict
 from .shapes import spec_of
-from .tables import TableEntry, folded
+from .tables import TableEntry
 
 FEWEST_ROWS = 8  # for a fit of five constants with residuals to examine
 _SIGNIFICANT = 3.0  # standard errors

@@ -1,5 +1,6 @@
 """scaling design, families and hardware: model shapes, published members, accelerators."""
 
+import json
 from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 
 from families import MEMBERS, Member, accounting, member
 from families.architectures import architecture
+from families.configs import is_estimated, unread_entries
 from families.design import DesignRule, size_notes, width_notes
 from families.design import design_members as design
 from families.units import (
@@ -141,7 +143,6 @@ def _member_facts(member: Member, path: Path | None) -> dict[str, Any]:
     return {
         "member": member.name,
         **accounting.describe(spec),
-        "n_kv_head": spec.n_kv_head,
         "ratio": spec.n_embd / spec.n_layer,
         "path": None if path is None else str(path),
     }
@@ -172,7 +173,7 @@ def list_members(as_json: JsonOption = False) -> None:
 
 @app.command("show", epilog="Example: scaling families show gpt2-83m")
 def show_member(
-    name: Annotated[str, typer.Argument(help="Name of a published model.")],
+    name: Annotated[str, typer.Argument(help="Name of a published model, or the path of a config.json.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show the parameters of a model by part, its FLOPs, memory and source."""
@@ -186,16 +187,20 @@ def show_member(
     echo(format_table(["part", "parameters"], [*rows, ["total", f"{fact['params']:,}"]]))
     echo("; ".join(f"{name} {count:,}" for name, count in fact["counts"].items()) + " in transformers")
     echo(f"non-embedding {fact['params_non_embedding']:,}; Kaplan's N {fact['params_kaplan']:,}")
-    flops = fact["train_flops_per_token"]
-    echo(f"training FLOPs per token {flops:,} (exact; 6N would be {6 * fact['params']:,})")
+    if fact["params_active"] < fact["params"]:
+        echo(f"active per token {fact['params_active']:,}: the router leaves the other experts out")
+    flops, kind = fact["train_flops_per_token"], "6·N_active + attention" if fact["estimated"] else "exact"
+    echo(f"training FLOPs per token {flops:,} ({kind}; 6N would be {6 * fact['params_active']:,})")
     memory = fact["training_memory"]
     parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
     echo(fill(f"training memory, one sequence, fp32: {parts}", WIDTH, subsequent_indent="  "))
+    for line in fact["notes"]:
+        echo(fill(f"note: {line}", WIDTH, subsequent_indent="  "))
 
 
 @app.command(epilog="Example: scaling families emit gpt2-83m --out gpt2-83m")
 def emit(
-    name: Annotated[str, typer.Argument(help="Name of a published model.")],
+    name: Annotated[str, typer.Argument(help="Name of a published model, or the path of a config.json.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write config.json into.")],
     as_json: JsonOption = False,
     yes: YesOption = False,
@@ -223,8 +228,29 @@ def _family_facts(name: str) -> dict[str, Any]:
         "counts": architecture(spec.architecture).counts(spec),
         "params_kaplan": accounting.params_kaplan(spec),
         "training_memory": accounting.training_memory(spec, 1),
-        "hugging_face": architecture(spec.architecture).to_hugging_face(spec),
+        "hugging_face": {} if is_estimated(spec) else architecture(spec.architecture).to_hugging_face(spec),
+        "estimated": is_estimated(spec),
+        "notes": _notes(name, published),
     }
+
+
+def _notes(name: str, published: Member) -> list[str]:
+    """What the counts of a config.json leave out."""
+    notes = []
+    if is_estimated(published.spec):
+        notes.append(
+            f"counted by transformers as a {published.spec.config['model_type']}, memory roughly estimated"
+        )
+    windows = published.spec.config.get("sliding_window")
+    if isinstance(windows, int) and windows < published.spec.n_positions:
+        notes.append(
+            f"sliding windows of {windows:,} tokens are counted over the whole context of {published.spec.n_positions:,}"
+        )
+    if name.strip().lower() not in MEMBERS:
+        unread = unread_entries(json.loads(Path(published.source.split(";")[0]).read_text(encoding="utf-8")))
+        if unread:
+            notes.append(f"not read: {', '.join(unread)}")
+    return notes
 
 
 HARDWARE_EPILOG = "Example: scaling hardware --times 1=66m40s,2=40m19s,4=32m44s --at 8"

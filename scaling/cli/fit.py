@@ -16,13 +16,18 @@ from .output import (
     fitting_table,
     log,
     print_json,
+    readable_study,
 )
 from .run_options import (
     BadRowsOption,
     ColumnsOption,
     ConventionOption,
+    CoordinatesOption,
+    EvalSetOption,
     LossUnitOption,
     RunsArgument,
+    WithOption,
+    parse_coordinates,
     read_and_warn,
 )
 
@@ -40,7 +45,14 @@ DOUBTFUL = 1
 
 def fit(
     runs: RunsArgument = None,
-    study: StudyOption = Path("study"),
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            callback=readable_study,
+            help="Folder of the study (default: study); with RUNS, import them into it.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
     ] = None,
@@ -55,12 +67,15 @@ def fit(
     group: Annotated[
         str | None, typer.Option("--group", help="The group to fit, where there are several.")
     ] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: include them.")
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
     loss_unit: LossUnitOption = "nats",
+    coordinates: CoordinatesOption = None,
+    own: WithOption = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
     ] = False,
@@ -74,7 +89,7 @@ def fit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", help="Write surface, isoflops, residuals and profile as .svg into this folder."
+            "--plot", help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -84,34 +99,55 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from ..files import atomic_writes, check_writable, refuse_overwrite
+    from ..files import atomic_writes, check_writable, refuse_overwrite, sha256_bytes
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
     from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
+    from ..runs.importing import import_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
 
-    source = runs or study / "runs.jsonl"
-    if runs is None:
-        out, annealed = out or study / "law.json", annealed or "only"
+    place = study or Path("study")
+    store = place / "runs.jsonl"
+    source = runs or store
+    imports = (
+        runs is not None
+        and study is not None
+        and not (store.exists() and runs.exists() and store.samefile(runs))
+    )
+    if runs is None or study is not None:
+        out, annealed = out or place / "law.json", annealed or "only"
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
         check_writable(out)
     if plot is not None:
         check_writable(plot / "surface.svg")
-    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    named, kinds = parse_coordinates(coordinates, own)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+    texts: dict[Path, bytes | str] = {}
+    inputs = input_hashes(source)
+    if imports:
+        check_writable(store)
+        imported, text, reading = len(reading), *import_runs(store, reading, source)
+        texts[store] = text
+        inputs |= {store.name: sha256_bytes(text.encode())}
     fitted = fit_runs(
         reading,
+        coordinates=named,
+        own=kinds,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
+        eval_set=eval_set,
         annealed=one_of_annealed(annealed),
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed))
+    chosen, _ = select_runs(
+        reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set, mixed=named or ()
+    )
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -126,8 +162,11 @@ def fit(
     files = {} if plot is None else _draw(fitted, chosen, plot)
     if runs is None:
         gather_runs(source)  # only now: a refusal leaves the study as it was
-    fitted = replace(fitted, inputs=input_hashes(source))
-    atomic_writes(files | ({} if out is None else {out: fitted.document().dump()}))
+        inputs = input_hashes(source)
+    fitted = replace(fitted, inputs=inputs)
+    atomic_writes(texts | files | ({} if out is None else {out: fitted.document().dump()}))
+    if imports:
+        log(f"imported {imported} rows of {source.name} into {store}")
     for path in files:
         log(f"wrote {path}")
     if as_json:
@@ -152,8 +191,10 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
     from plots.frontier import isoflops
     from plots.law import profile, residuals, surface
     from plots.style import svg
+    from plots.valley import valley
 
     from ..fitting.sensitivity import profiles_of
+    from ..fitting.valley import settings_of
 
     figures = {
         "surface": surface(fitted, runs),
@@ -161,6 +202,8 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
         "residuals": residuals(fitted, runs),
         "profile": profile(profiles_of(fitted, runs)[1]),
     }
+    if settings_of(fitted):
+        figures["valley"] = valley(fitted, runs)
     return {folder / f"{name}.svg": svg(drawn.figure, name) for name, drawn in figures.items()}
 
 
@@ -171,7 +214,10 @@ def predict(
     law: Annotated[str, typer.Argument(help="A law.json, or kaplan, chinchilla, hoffmann.")],
     words: Annotated[
         list[str],
-        typer.Argument(help="family=gpt2-83m or params=85M, and tokens=5.5B.", metavar="KEY=VALUE..."),
+        typer.Argument(
+            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3.",
+            metavar="KEY=VALUE...",
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
@@ -181,10 +227,15 @@ def predict(
     """Predict loss and perplexity with intervals."""
     from textwrap import fill
 
-    from ..planning.law import PredictQuery, predict
+    from ..planning.law import PredictQuery, coordinates_of, predict
+    from .keys import pairs
     from .run_options import merge
 
-    answer = predict(law, merge(PredictQuery, words), force=force)
+    names = coordinates_of(law)
+    given = pairs(words, [*PredictQuery.model_fields, *names])
+    settings = {name: given[name] for name in names if name in given}
+    rest = [word for word in words if word.partition("=")[0] not in settings]
+    answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force)
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:
@@ -206,6 +257,7 @@ def backtest(
     convention: ConventionOption = None,
     columns: ColumnsOption = "",
     group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None,
         typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: include them."),
@@ -221,13 +273,14 @@ def backtest(
     from .output import Progress
 
     source = runs or study / "runs.jsonl"
-    reading = read_and_warn(source, columns, bad_rows, loss_unit)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
     bar = Progress(elsewhere=False)
     result = run_backtest(
         of_group(reading, group),
         holdout=holdout,
         convention=one_of_conventions(convention),
         annealed=one_of_annealed(annealed),
+        eval_set=eval_set,
         seed=seed,
         progress=bar.at,
     )

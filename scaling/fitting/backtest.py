@@ -11,6 +11,7 @@ from families.units import BadInput, parse_size
 from ..laws import Convention, Prediction
 from ..runs import Run, RunTable
 from ..stats import Array
+from .columns import columns_of
 from .fit import REPEATED, fit
 from .predictor import Fit
 from .selection import Annealed, select_runs
@@ -135,6 +136,7 @@ def backtest(
     holdout: str = "top-decade",
     convention: Convention | None = None,
     annealed: Annealed | None = None,
+    eval_set: str | None = None,
     seed: int = 0,
     bootstrap: int = 200,
     progress: Callable[[float, float, str], None] = lambda done, total, what: None,
@@ -148,6 +150,7 @@ def backtest(
         holdout: rule of `split`.
         convention: parameters that N counts (default: total where every run has them).
         annealed: "only" or "all" rows of a group that mixes annealed and mid-schedule ones (default: "only").
+        eval_set: the eval set to score, where the rows of a group have several.
         seed: of the starts and the resamples.
         bootstrap: resamples of whole runs behind the default predictor's intervals.
         progress: called with the work done, the work in total, and the form being fitted.
@@ -161,7 +164,10 @@ def backtest(
         mixed = len({run.annealed for run in members}) > 1
         try:
             chosen, excluded = select_runs(
-                members, group=None, annealed=annealed or ("only" if mixed else None)
+                members,
+                group=None,
+                annealed=annealed or ("only" if mixed else None),
+                eval_set=eval_set,
             )
         except BadInput as error:
             skipped[name] = str(error)
@@ -237,7 +243,8 @@ def _score(
 def _predict(law: Fit, held: Sequence[Run], convention: Convention) -> Prediction:
     table = RunTable.of(held, convention)
     known = table.U if law.fitted_repetition is not None else None
-    return law.predict(table.N, table.D, unique_tokens=known, force=True)
+    settings = columns_of(law.fitted_coordinates, table)
+    return law.predict(table.N, table.D, unique_tokens=known, force=True, own=settings)
 
 
 def _inside(actual: Array, interval: tuple[Array, Array]) -> float:

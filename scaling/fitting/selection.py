@@ -3,16 +3,18 @@
 Untuned small runs bend a law (Porian et al. 2024); `small_run_warning` checks for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from shlex import quote
 from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from families.units import BadInput, nearest
+from families.units import BadInput, format_size, nearest
 
 from ..laws import Convention
 from ..runs import Run, RunTable
+from ..runs.identity import vocabularies
 from ..stats import Z_50, Array
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
@@ -25,6 +27,8 @@ LARGEST_SHARE = 0.34  # of the rows; a larger rung leaves too few others to judg
 FEWEST_OTHERS = 8
 
 SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
+
+_SAME = 1e-6  # relative; values closer than that are one value
 
 LEAST = 0.005  # and at least this share of the loss
 
@@ -98,19 +102,29 @@ def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
     return groups[group]
 
 
-def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | None) -> tuple[RunTable, str]:
+def select_runs(
+    runs: Sequence[Run],
+    *,
+    group: str | None,
+    annealed: Annealed | None,
+    eval_set: str | None = None,
+    mixed: Collection[str] = (),
+) -> tuple[RunTable, str]:
     """Select the runs that one law may be fitted to.
 
     Args:
         runs: the runs.
         group: the group to select, where the runs have several.
         annealed: "only" leaves mid-schedule points out, "all" mixes them in; a mixture needs one of the two.
+        eval_set: the eval set to select, where the runs have several.
+        mixed: columns that the law depends on, which hence may differ: with "vocab_size" several vocabularies are no mixture.
 
     Returns:
         the selected runs, and a text on the rows that were left out ("none" where there are none).
 
     Raises:
-        BadInput: there are no runs, or a mixture of groups, of eval sets or of schedule points, which is named.
+        BadInput: there are no runs, or a mixture of groups, of eval sets, of vocabularies or of schedule points, which is
+            named.
     """
     if not runs:
         raise BadInput("there are 0 runs; at least 1 is needed")
@@ -124,6 +138,14 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     left_out = []
     if len(runs) > len(chosen):
         left_out.append(f"{len(runs) - len(chosen)} rows of other groups")
+    if eval_set is not None:
+        sets = sorted({run.eval_set for run in chosen})
+        if eval_set not in sets:
+            raise BadInput(f"eval set is {eval_set!r}; {nearest(eval_set, sets)}")
+        if len(sets) > 1:
+            others = sum(run.eval_set != eval_set for run in chosen)
+            left_out.append(f"{others} rows of other eval sets")
+            chosen = chosen.select(lambda run: run.eval_set == eval_set)
     middle = sum(not run.annealed for run in chosen)
     if middle and middle < len(chosen):
         if annealed is None:
@@ -139,9 +161,52 @@ def select_runs(runs: Sequence[Run], *, group: str | None, annealed: Annealed | 
     sets = sorted({run.eval_set for run in chosen})
     if len(sets) > 1:
         raise BadInput(
-            f"the rows have {len(sets)} eval sets ({', '.join(map(repr, sets[:8]))}); a law is fitted to one"
+            f"the rows have {len(sets)} eval sets ({', '.join(map(repr, sets[:8]))}); a law is fitted to one: "
+            f"--eval-set {quote(sets[0])}, or in a trainer's files --columns loss=… by key"
+        )
+    sizes = [] if "vocab_size" in mixed else vocabularies(chosen)
+    if len(sizes) > 1:
+        raise BadInput(
+            f"the rows have {len(sizes)} vocabularies ({', '.join(map(str, sizes[:8]))}), and neither tokens nor losses per "
+            f"token compare between tokenizers; a law is fitted to one: --columns group=vocab_size --group {sizes[-1]}"
         )
     return chosen, "; ".join(left_out) or "none"
+
+
+def spread_warning(table: RunTable, form: str) -> str:
+    """Warn of rows that vary in one direction only, and name the form that fits them.
+
+    Args:
+        table: the rows to be fitted.
+        form: the form asked for; the one-variable forms need no more.
+
+    Returns:
+        the warning, or an empty text.
+
+    Raises:
+        BadInput: all losses are equal, so that no form fits.
+    """
+    N, D, L = table.N, table.D, table.L
+    if len(L) > 1 and float(np.ptp(L)) <= _SAME * float(L[0]):
+        others = ", ".join(table.ignored_columns[:8])
+        hint = f" (not read: {others})" if others else ""
+        raise BadInput(
+            f"all {len(L)} losses are {L[0]:.6g}; a law needs losses that differ: is another column the loss? "
+            f"--columns loss=NAME{hint}"
+        )
+    if form.startswith("L(") or len(L) < 2:
+        return ""
+    for values, what, alone, other in (
+        (N, f"N is {format_size(N[0])}", "L(D)", "sizes"),
+        (D, f"D is {format_size(D[0])}", "L(N)", "numbers of tokens"),
+        (D / N, f"D/N is {D[0] / N[0]:.3g}", "L(C)", "ratios of tokens to parameters"),
+    ):
+        if float(np.ptp(np.log(values))) <= _SAME:
+            return (
+                f"{what} in all {len(L)} rows, so they do not tell the exponents of N and D apart: --form '{alone}' fits the "
+                f"one variable they have; an optimum needs runs of other {other}"
+            )
+    return ""
 
 
 def small_run_warning(N: Array, D: Array, L: Array) -> str:

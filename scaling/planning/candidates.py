@@ -1,7 +1,7 @@
 """The shapes a plan chooses from, as arrays: a published family, a design rule's members, or a whole grid."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from families import FAMILIES, MEMBERS, Member, ModelSpec, accounting, family
 from families.architectures import architecture
 from families.design import DEEPEST, DesignRule, name_of
 from families.spec import SIZES
-from families.units import BadInput, nearest, parse_size
+from families.units import BadInput, format_size, nearest, parse_size
 
 Ints = NDArray[np.int64]
 WIDEST = 16384  # of designed candidates; GPT-3 has 12288
@@ -62,7 +62,7 @@ class Candidates:
 
     def member(self, index: int) -> Member:
         """One of them, under its published name where it has one."""
-        fields = {name: int(getattr(self, name)[index]) for name in SIZES}
+        fields: dict[str, Any] = {name: int(getattr(self, name)[index]) for name in SIZES}
         spec = ModelSpec(architecture=self.architecture, **fields)
         return self.named.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")
 
@@ -145,6 +145,35 @@ def designed(size: float, rule: DesignRule) -> Candidates:
     shapes = [nearest_shape, *known] if rule == DesignRule() else [nearest_shape]
     spec = min(shapes, key=lambda shape: abs(math.log(accounting.params(shape) / size)))
     return Candidates.of([known.get(spec) or Member(name=name_of(spec), spec=spec, source="design rule")])
+
+
+COARSE = 0.1  # relative error of a size above which a published family has no member for it
+
+
+def sized(sizes: Sequence[float], name: str | None, rule: DesignRule) -> Candidates:
+    """The shape nearest to each size, of the rule or of a published family.
+
+    Args:
+        sizes: parameters.
+        name: a published family; None, "all" and "grid" for designed shapes.
+        rule: design rule of designed shapes.
+
+    Raises:
+        BadInput: no such family, or a published family has no member within 10 % of a size.
+    """
+    if name is None or name.strip().lower() in ("all", "grid"):
+        return Candidates.of([designed(size, rule).member(0) for size in sizes])
+    members = [candidates(name, rule).member(index) for index in range(len(candidates(name, rule)))]
+    chosen = []
+    for size in sizes:
+        near = min(members, key=lambda one: abs(math.log(accounting.params(one.spec) / size)))
+        if abs(accounting.params(near.spec) / size - 1) > COARSE:
+            raise BadInput(
+                f"family {name} has no member of about {format_size(size)} parameters; the nearest is {near.name} with "
+                f"{format_size(accounting.params(near.spec))}: leave out --family for a designed shape"
+            )
+        chosen.append(near)
+    return Candidates.of(chosen)
 
 
 def named_or_designed(text: str, rule: DesignRule) -> Member:

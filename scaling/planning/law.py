@@ -1,10 +1,10 @@
 """Lookup of a law by name or file, and the answer of `scaling predict` about one run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from families import ModelSpec, count, member, params_kaplan
 from families.units import BadInput, format_size, parse_size
@@ -12,6 +12,7 @@ from families.units import BadInput, format_size, parse_size
 from ..files import Record
 from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
+from ..fitting.valley import settings_of
 from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
 from ..runs import Run
 from ..stats import Interval, format_loss, format_perplexity, perplexity
@@ -109,6 +110,8 @@ class PredictResult(Record):
         compute_efficient_loss: the other one, L(C_min), which `scaling plan` uses.
         compute_efficient_tokens: this N's tokens on the compute-efficient frontier.
         extrapolation: factor by which N, D or compute lie outside the fitted domain; 1 within.
+        settings: values of the law's coordinates that were given.
+        best_settings: the values at which the law's loss is least.
     """
 
     law: str
@@ -130,6 +133,8 @@ class PredictResult(Record):
     compute_factor: float
     inside_domain: bool
     warnings: tuple[str, ...]
+    settings: dict[str, str] = Field(default_factory=dict)
+    best_settings: dict[str, float] = Field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The answer as text."""
@@ -146,6 +151,11 @@ class PredictResult(Record):
                 ranges = (" to ".join(map(show, bounds)) for bounds in (half, most))
                 text += "   80 %: {}   95 %: {}".format(*ranges)
             lines.append(text)
+        if self.settings or self.best_settings:
+            given = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+            best = ", ".join(f"{name} {value:.3g}" for name, value in self.best_settings.items())
+            at = "at the best settings" if not given else f"at {given}; what is left out is at its best"
+            lines.append(f"{at}{f' (best: {best})' if best else ''}")
         if (
             self.compute_efficient_loss
             and self.compute_efficient_perplexity
@@ -162,17 +172,35 @@ class PredictResult(Record):
         return lines
 
 
-def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictResult:
+def _law_of(name: str) -> tuple[LossModel, bool]:
+    """The law at a path or of a published name, and whether it is published."""
+    known = name.strip().lower() in (*PUBLISHED, *ALIASES)
+    file = not known and (Path(name).exists() or Path(name).suffix)
+    return load_law(name) if file else published_law(name), known
+
+
+def coordinates_of(law: str) -> tuple[str, ...]:
+    """Columns besides N and D that a law.json, or a published law, depends on."""
+    return _law_of(law)[0].coordinates
+
+
+def predict(
+    law: str, query: PredictQuery, *, settings: Mapping[str, str] | None = None, force: bool = False
+) -> PredictResult:
     """Answer from a law.json's path or a published law's name.
+
+    Args:
+        law: the path or the name.
+        query: the run.
+        settings: texts of the law's coordinates by column; what is left out is at its best or its reference.
+        force: predict even more than 1,000 times outside the law's domain.
 
     Raises:
         BadInput: no such law or file, not one of family and params, a size that is not allowed, or a point too far outside
             the law's domain.
     """
-    known = law.strip().lower() in (*PUBLISHED, *ALIASES)
-    model: LossModel = (
-        load_law(law) if not known and (Path(law).exists() or Path(law).suffix) else published_law(law)
-    )
+    model, known = _law_of(law)
+    given: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
     if bool(query.family) == (query.params is not None):
         raise BadInput("give one of family= and params=")
     found = model.predict(
@@ -181,7 +209,9 @@ def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictRes
         tokens=query.tokens,
         unique_tokens=query.unique_tokens,
         force=force,
+        own=given,
     )
+    best = _best(model, found.N, query.tokens)
     efficient: dict[str, Any] = {}
     if model.frontier is not None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
@@ -209,7 +239,27 @@ def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictRes
         compute_factor=found.extrapolation.compute_factor,
         inside_domain=found.extrapolation.inside,
         warnings=(*model.warnings, *outside),
+        settings=dict(settings or {}),
+        best_settings=best,
         **efficient,
+    )
+
+
+def _setting(name: str, text: str) -> float | str:
+    """A coordinate's value: a number or a size like 512k, else the text of an arm."""
+    try:
+        return float(text)
+    except ValueError:
+        try:
+            return parse_size(text, name)
+        except BadInput:
+            return text
+
+
+def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
+    """The best value of each of a fitted law's settings."""
+    return (
+        {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
     )
 
 

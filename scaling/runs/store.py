@@ -3,28 +3,43 @@
 A study may lie on a network file system, with runs on many machines, and there is no lock that a dead machine could hold:
 each run writes only its shards runs/NAME/runs.jsonl and runs/NAME/ledger.jsonl. The study's own runs.jsonl is a view: the
 rows that a person put there and those of the shards, rewritten whole by `gather_runs`. A view that is behind loses
-nothing, since readers merge the shards again.
+nothing, since readers merge the shards again. Each row of a shard names it there as its origin, and goes when its run
+folder goes; a broken line of a shard is left out and named.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from families.units import BadInput, parse_size
 
-from ..files import Record, StrPath, append_line, atomic_write, check_kind, first_problem, now, read_text
+from ..files import (
+    Record,
+    StrPath,
+    append_line,
+    atomic_write,
+    check_kind,
+    first_problem,
+    now,
+    read_text,
+    sha256_bytes,
+)
 from ..untrusted import parse_json
 from .run import RUNS_VERSION, Run
 
 RUNS = "runs.jsonl"
 LEDGER = "ledger.jsonl"
 SHARDS = "runs"  # the folder of the run folders
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2  # of version 1, entries do not hold the hash of the line before
+
+ORIGIN = (
+    "origin"  # key of a row of a study: "runs/NAME" for a run's own row, else the name of the imported file
+)
 
 _TRIES = 5  # at replacing a view that another process is changing
 
@@ -32,7 +47,12 @@ Key = tuple[str, float, str, str]  # run, tokens, eval set, schedule
 
 
 class WorkEntry(Record):
-    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs."""
+    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs.
+
+    Args:
+        result: hash of the observation (`Run.row_hash`) with which the part ended; such an entry has no steps.
+        previous: SHA-256 of the ledger's line before this one; "" in ledgers of 0.1.0.
+    """
 
     run: str
     part: str
@@ -43,6 +63,14 @@ class WorkEntry(Record):
     wall_s: float
     settings_sha256: str
     at: str
+    result: str = ""
+    previous: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is empty: the seals of older checkpoints cover entries without these fields."""
+        fields: dict[str, Any] = whole(self)
+        return {name: value for name, value in fields.items() if value or name not in ("result", "previous")}
 
 
 def exists(path: StrPath) -> bool:
@@ -59,13 +87,13 @@ def append_run(path: StrPath, run: Run) -> None:
 def record_run(path: StrPath, run: Run) -> None:
     """Append an observation to a run's shard unless it is there: the same run, tokens, eval set and schedule.
 
-    A half-written last line, which a crash can leave, does not count and is cut off.
+    A half-written last line, which a crash can leave, does not count and is cut off; a broken line stays as it is.
 
     Raises:
-        BadInput: a line of the shard is broken.
+        BadInput: the shard cannot be written.
     """
     path = Path(path)
-    if run_key(run.model_dump()) not in dict(_shard_rows(path)):
+    if run_key(run.model_dump()) not in {key for key, _ in _shard_rows(path)}:
         append_run(path, run)
 
 
@@ -75,7 +103,7 @@ def gather_runs(path: StrPath) -> None:
     Two processes that gather at once both write a valid view; a row that a person adds meanwhile is kept.
 
     Raises:
-        BadInput: a shard is broken, or the study cannot be written.
+        BadInput: the study cannot be written.
     """
     path = Path(path)
     for _ in range(_TRIES):
@@ -94,11 +122,12 @@ def merged_text(path: Path) -> str:
     """The text of a study's runs.jsonl merged with its shards: rows that a person added, then each run's observations.
 
     Raises:
-        BadInput: a line of a shard is broken, or the file cannot be read.
+        BadInput: the file cannot be read.
     """
     observed = _merged_rows(path)
-    text = read_text(path) if path.exists() or not observed else ""
-    if not observed:
+    runs = path.parent / SHARDS
+    text = read_text(path) if path.exists() or not (observed or shard_faults(path)) else ""
+    if not observed and ORIGIN not in text:
         return text
     kept = []
     for line in (lines := text.splitlines(keepends=True)):
@@ -108,9 +137,60 @@ def merged_text(path: Path) -> str:
             if line is lines[-1] and not line.endswith("\n"):
                 continue  # half of a line that a crash cut off; other rows would follow it
             row = None  # a person's slip, which `read_runs` names
-        if not (isinstance(row, dict) and run_key(row) in observed):
+        if not (isinstance(row, dict) and (run_key(row) in observed or _deleted(row, runs))):
             kept.append(line.removesuffix("\n"))
     return "".join(f"{line}\n" for line in (*kept, *observed.values()))
+
+
+def _deleted(row: dict[str, Any], runs: Path) -> bool:
+    """True for the row of a run whose folder was deleted; a copy of the view alone, without run folders, keeps all."""
+    folder, _, name = str(row.get(ORIGIN, "")).partition("/")
+    return (
+        folder == SHARDS and bool(name) and "/" not in name and runs.is_dir() and not (runs / name).exists()
+    )
+
+
+def shard_faults(path: Path) -> list[str]:
+    """Lines of the shards of a study's runs.jsonl that are no observations, each with its file and what is wrong."""
+    return [row for shard in _shards(path) for key, row in _shard_rows(shard) if key is None]
+
+
+def imported_text(path: StrPath, runs: Iterable[Run], origin: str) -> str:
+    """The text of a study's runs.jsonl with the rows of a table in it, in place of those of an earlier import of it.
+
+    Args:
+        path: the study's runs.jsonl, which may not exist yet; it is not written.
+        runs: the rows of the table.
+        origin: name of the table's file; it stands in each row, and is how a later import finds them.
+
+    Raises:
+        BadInput: the study's file cannot be read.
+    """
+    path = Path(path)
+    observed = _merged_rows(path)
+    lines = merged_text(path).splitlines() if path.exists() or observed else []
+    if not path.exists():
+        lines = [_opening("runs", RUNS_VERSION), *lines]
+    others = [line for line in lines if not _has_origin(line, origin)]
+    own = [json.dumps({**_stated(run), ORIGIN: origin}) for run in runs]
+    start = len(others) - len(observed)  # each run's own observations stand last, as a view has them
+    return "".join(f"{line}\n" for line in (*others[:start], *own, *others[start:]))
+
+
+def _stated(run: Run) -> dict[str, Any]:
+    return {
+        name: value for name, value in run.model_dump(mode="json", exclude_none=True).items() if value != ""
+    }
+
+
+def _has_origin(line: str, origin: str) -> bool:
+    if ORIGIN not in line:
+        return False
+    try:
+        row = parse_json(line)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and row.get(ORIGIN) == origin
 
 
 def run_key(row: dict[str, Any]) -> Key | None:
@@ -131,9 +211,26 @@ def run_key(row: dict[str, Any]) -> Key | None:
     return str(row["run"]), float(tokens), str(row.get("eval_set") or ""), str(row.get("schedule") or "")
 
 
-def append_entry(path: StrPath, work: WorkEntry) -> None:
-    """Append an entry to a ledger.jsonl; a new file opens with its kind and version."""
-    append_line(path, work.model_dump_json(), first=_opening("ledger", LEDGER_VERSION))
+def append_entry(path: StrPath, work: WorkEntry, *, opening: Mapping[str, Any] | None = None) -> str:
+    """Append an entry to a ledger.jsonl, chained to the line before it (`scaling.runs.chain`).
+
+    Args:
+        path: the ledger; a new one opens with its kind and version.
+        work: the entry; its `previous` is filled in.
+        opening: what a new ledger's first line says besides: the seal and the settings of the run.
+
+    Returns:
+        SHA-256 of the line.
+    """
+    written: list[str] = []
+
+    def line(before: bytes) -> str:
+        chained = work.model_copy(update={"previous": sha256_bytes(before)})
+        written.append(chained.model_dump_json())
+        return written[0]
+
+    append_line(path, line, first=_opening("ledger", LEDGER_VERSION, **(opening or {})))
+    return sha256_bytes(written[0].encode())
 
 
 def read_ledger(path: StrPath) -> tuple[WorkEntry, ...]:
@@ -177,8 +274,8 @@ def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
         raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
-def _opening(kind: str, version: int) -> str:
-    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}})
+def _opening(kind: str, version: int, **more: Any) -> str:
+    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}, **more})
 
 
 def _shards(path: Path) -> list[Path]:
@@ -203,27 +300,31 @@ def _whole_lines(shard: Path) -> list[str]:
     return data[: data.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
 
 
-def _shard_rows(shard: Path) -> Iterator[tuple[Key, str]]:
-    """(key, line) of each observation in a shard.
-
-    Raises:
-        BadInput: a line is not a JSON object, or does not say which observation it is.
-    """
-    for number, line in enumerate(_whole_lines(shard), start=1):
+def _shard_rows(shard: Path) -> Iterator[tuple[Key | None, str]]:
+    """(key, line) of each observation in a shard; without a key, what is wrong with a line."""
+    try:
+        lines = _whole_lines(shard)
+    except BadInput as error:
+        yield None, str(error)
+        return
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             row = parse_json(line)
         except json.JSONDecodeError as error:
-            raise BadInput(f"{shard} line {number}: it is not JSON: {error.msg}") from error
+            yield None, f"{shard} line {number}: it is not JSON: {error.msg}"
+            continue
         if not isinstance(row, dict):
-            raise BadInput(f"{shard} line {number}: it is not a JSON object but {type(row).__name__}")
+            yield None, f"{shard} line {number}: it is not a JSON object but {type(row).__name__}"
+            continue
         if "kind" in row:
             continue
         key = run_key(row)
         if key is None:
             stated = ", ".join(f"{name} {row.get(name)!r}" for name in ("run", "tokens"))
-            raise BadInput(f"{shard} line {number}: {stated}; a row needs a run and a number of tokens")
+            yield None, f"{shard} line {number}: {stated}; a row needs a run and a number of tokens"
+            continue
         yield key, line
 
 
@@ -231,8 +332,10 @@ def _merged_rows(path: Path) -> dict[Key, str]:
     """Lines of all shards of a runs.jsonl, in the order of run, tokens and eval set; of equal keys the first."""
     rows: dict[Key, str] = {}
     for shard in _shards(path):
+        origin = f"{SHARDS}/{shard.parent.name}"
         for key, line in _shard_rows(shard):
-            rows.setdefault(key, line)
+            if key is not None:
+                rows.setdefault(key, f"{line.rstrip()[:-1]},{json.dumps(ORIGIN)}:{json.dumps(origin)}}}")
     return dict(sorted(rows.items()))
 
 

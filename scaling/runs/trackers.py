@@ -5,28 +5,39 @@ Both hold losses and steps but no sizes: the parameters come from a config.json 
 
 import json
 import math
-import struct
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from families import accounting
-from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 
 from ..files import StrPath, hashes, read_text, sha256_file
 from ..untrusted import parse_json
+from .columns import folded, loss_name
+from .configs import file_counts
+from .events import read_scalars, require_tensorboard
 
 STATE = "trainer_state.json"
 
 EVENTS = "events.out.tfevents"
 
-_LOSS_TAGS = ("eval/loss", "eval_loss", "loss/eval", "val/loss", "val_loss")
+_NAMED = ("loss", "tokens")  # what --columns may name in these files
 
-_TOKEN_TAGS = ("tokens", "train/num_input_tokens_seen", "num_input_tokens_seen", "tokens_seen")
+# The last words of tags and keys of tokens: of transformers, Megatron, torchtitan, litgpt, OLMo.
+_TOKENS = (
+    "tokens", "numinputtokensseen", "tokensseen", "ntokensseen", "consumedtokens", "totaltokens", "globaltraintokens",
+    "traintokens", "trainedtokens", "tokensprocessed", "numtokens", "ntokens",
+)  # fmt: skip
 
-_HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
+_OTHER_AXIS = (
+    " vs samples",
+    " vs gpu-seconds",
+    " vs tokens",
+)  # Megatron logs each scalar over other axes too
+
+_LISTED = 40
+
+Row = dict[str, Any] | str
 
 
 def is_tracker(path: StrPath) -> bool:
@@ -43,29 +54,52 @@ def input_hashes(path: StrPath) -> dict[str, str]:
     return {str(file.relative_to(path)): sha256_file(file) for file in _find(path)}
 
 
-def tracker_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(number, row or what is wrong with it), as the readers of tables give them.
+def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator[tuple[int, Row]]:
+    """(number, row or what is wrong with it), as the readers of tables give them; a file that is broken is one such row.
+
+    Args:
+        path: the file, or a folder of such.
+        names: the key or tag of the loss and of the tokens, where it is not one that is known.
 
     Raises:
-        BadInput: a folder without such files, or a file that cannot be read.
+        BadInput: a folder without such files, a name for another field, or the tensorboard package is needed and missing.
     """
+    names = names or {}
+    for name in names:
+        if name not in _NAMED:
+            raise BadInput(
+                f"columns names {name}; in a trainer's files it can name loss and tokens, by key or tag"
+            )
     files = _find(path) if path.is_dir() else [path]
+    runs = _run_names(files, path)
+    if events := [file for file in files if file.name != STATE]:
+        require_tensorboard(f"{events[0]} is a TensorBoard event file")
     number = 0
     states = [file for file in files if file.name == STATE]
     folders = dict.fromkeys(file.parent for file in files if file.name != STATE)
-    for rows in (
-        *(_state_rows(file) for file in states),
-        *(_event_rows([file for file in files if file.parent == folder]) for folder in folders),
+    for file, rows in (
+        *((file, _state_rows(file, names, runs[file])) for file in states),
+        *(
+            (folder, _event_rows([file for file in files if file.parent == folder], names, runs))
+            for folder in folders
+        ),
     ):
-        for row in rows:
+        try:
+            for row in rows:
+                number += 1
+                yield number, row
+        except BadInput as error:  # a file that cannot be read ends its own rows alone
+            if len(files) == 1 and not path.is_dir():
+                raise
             number += 1
-            yield number, row
+            message = str(error)
+            yield number, message if str(file) in message else f"{file}: {message}"
 
 
 def _find(folder: Path) -> list[Path]:
     """One state file of each run: a finished trainer's own, or that of its last checkpoint, which repeats the same log.
 
-    Without any, all event files.
+    Event files of folders without one; a run that has both is read once.
     """
     states = sorted(folder.rglob(STATE), key=lambda file: (len(file.parts), str(file)))
     kept: dict[Path, Path] = {}
@@ -81,195 +115,192 @@ def _find(folder: Path) -> list[Path]:
 
 def _step(file: Path) -> int:
     tail = file.parent.name.rpartition("-")[2]
-    return int(tail) if tail.isdecimal() else 0
+    return int(tail) if tail.isdecimal() and len(tail) < 19 else 0
 
 
 def _run_name(file: Path) -> str:
     parent = file.parent
-    while parent.name.startswith("checkpoint-") or parent.name in ("runs", "logs", "tensorboard"):
+    while (
+        parent.name.startswith(("checkpoint-", "version_"))
+        or parent.name in ("runs", "logs", "tensorboard", "tb", "lightning_logs", "trunk")
+    ) and parent.parent != parent:
         parent = parent.parent
     return parent.name or file.stem
 
 
-def _sizes(file: Path) -> dict[str, float]:
-    """Parameters by the config.json beside the file, in the model/ of one of our rungs, or up to two folders above.
-
-    Empty where there is none of a known architecture.
-    """
-    folders = list(file.parents)[:3]
-    for config in (folders[0] / "model" / "config.json", *(folder / "config.json" for folder in folders)):
-        if config.exists():
-            values = _parsed(config)
-            kind = values.get("model_type") if isinstance(values, dict) else None
-            if not isinstance(kind, str) or kind not in REGISTRY:
-                return {}
-            spec = architecture(kind).from_hugging_face(values)
-            return {
-                "params": accounting.params(spec),
-                "params_non_embedding": accounting.params_non_embedding(spec),
-            }
-    return {}
-
-
-def _parsed(file: Path) -> Any:
-    try:
-        return parse_json(read_text(file))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{file} is not JSON: {error.msg} at line {error.lineno}") from error
+def _run_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """The run of each file: its folder's name, or its path where several folders have one name."""
+    names = {file: _run_name(file) for file in files}
+    owners: dict[str, set[Path]] = {}
+    for file, name in names.items():
+        owners.setdefault(name, set()).add(file.parent)
+    return {
+        file: name if len(owners[name]) == 1 or not root.is_dir() else str(file.parent.relative_to(root))
+        for file, name in names.items()
+    }
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; None for anything else."""
+    """A finite number, also as text; None for anything else."""
+    if isinstance(value, str) and len(value) < 40:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else None
 
 
-def _state_rows(file: Path) -> Iterator[dict[str, Any] | str]:
-    state = _parsed(file)
-    if not isinstance(state, dict) or not isinstance(state.get("log_history"), list):
-        raise BadInput(f"{file} has no log_history; it is not a trainer_state.json")
-    sizes = _sizes(file)
-    per_step = _tokens_per_step(state, sizes)
-    last = _number(state.get("max_steps")) or _number(state.get("global_step"))
-    evaluations = [
-        entry for entry in state["log_history"] if isinstance(entry, dict) and "eval_loss" in entry
+def _counts(file: Path) -> dict[str, float] | str:
+    """The counts of the model of a file, or why they are unknown."""
+    try:
+        return file_counts(file)
+    except BadInput as error:
+        return str(error)
+
+
+def _losses_of(keys: Sequence[str], names: Mapping[str, str], where: object) -> dict[str, str]:
+    """The held-out losses among keys or tags, each with its eval set.
+
+    Raises:
+        BadInput: there is none, or not the one that is named; with those that are there.
+    """
+    listed = ", ".join(sorted(keys)[:_LISTED]) + (", …" if len(keys) > _LISTED else "")
+    if "loss" in names:
+        if names["loss"] not in keys:
+            raise BadInput(f"{where}: columns says loss={names['loss']}; it has {listed or 'no numbers'}")
+        return {names["loss"]: ""}
+    held: dict[str, str] = {}
+    for key in sorted(keys):
+        loss = None if key.endswith(_OTHER_AXIS) else loss_name(key)
+        if (
+            loss is not None
+            and loss.unit == "nats"
+            and not loss.per
+            and ((loss.held_out and not loss.training) or key == "loss/eval")
+        ):
+            held[key] = loss.eval_set
+    if not held:
+        raise BadInput(
+            f"{where}: it has no held-out loss among {listed or 'no numbers'}; --columns loss=… names one"
+        )
+    plain = [key for key, eval_set in held.items() if not eval_set]
+    return {plain[0]: ""} if plain else held
+
+
+def _tokens_key(keys: Sequence[str], names: Mapping[str, str], where: object) -> str | None:
+    if "tokens" in names:
+        if names["tokens"] not in keys:
+            raise BadInput(
+                f"{where}: columns says tokens={names['tokens']}; it has {', '.join(sorted(keys)[:_LISTED])}"
+            )
+        return names["tokens"]
+    found = [
+        key
+        for key in sorted(keys, key=len)
+        if not key.endswith(_OTHER_AXIS)
+        and folded(key.replace("\\", "/").split("/")[-1].split(".")[-1]) in _TOKENS
     ]
-    for entry in evaluations:
-        step = _number(entry.get("step", 0))
-        if step is None:
-            yield f"{file}: an entry of its log has step {entry['step']!r}; it must be a number"
-            continue
-        tokens = entry.get("num_input_tokens_seen") or (per_step * step if per_step else None)
-        if not sizes:
-            yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
-        elif not tokens:
-            yield f"{file}: step {step:g} has no count of tokens: neither num_input_tokens_seen nor total_flos"
-        else:
-            yield {
-                "run": state.get("trial_name") or _run_name(file),
-                **sizes,
-                "tokens": tokens,
-                "loss": entry["eval_loss"],
-                # The Trainer's schedules end at max_steps; before that the learning rate has not decayed.
-                "annealed": bool(last and step >= last),
-            }
-    if not evaluations:
-        yield f"{file}: no entry of its log has an eval_loss"
+    return found[0] if found else None
 
 
-def _tokens_per_step(state: dict[str, Any], sizes: dict[str, float]) -> float | None:
+# trainer_state.json
+
+
+def _state_rows(file: Path, names: Mapping[str, str], run: str) -> Iterator[Row]:
+    try:
+        state = parse_json(read_text(file))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{file} is not JSON: {error.msg} at line {error.lineno}") from error
+    log = state.get("log_history") if isinstance(state, dict) else None
+    if not isinstance(log, list):
+        raise BadInput(f"{file} has no log_history; it is not a trainer_state.json")
+    entries = [entry for entry in log if isinstance(entry, dict)]
+    keys = list(
+        dict.fromkeys(key for entry in entries for key in entry if isinstance(entry[key], int | float | str))
+    )
+    losses = _losses_of(keys, names, file)
+    tokens_key = _tokens_key(keys, names, file)
+    sizes = _counts(file)
+    per_step = None if isinstance(sizes, str) else _tokens_per_step(state, sizes)
+    last = _number(state.get("max_steps")) or _number(state.get("global_step"))
+    seen: dict[float, float] = {}
+    for entry in entries:
+        step, tokens = _number(entry.get("step")), _number(entry.get(tokens_key)) if tokens_key else None
+        if step is not None and tokens:
+            seen[step] = tokens
+    for entry in entries:
+        for key, eval_set in losses.items():
+            if key not in entry:
+                continue
+            step = _number(entry.get("step", 0))
+            if step is None:
+                yield f"{file}: an entry of its log has step {entry['step']!r}; it must be a number"
+                continue
+            tokens = seen.get(step) or (per_step * step if per_step else None)
+            if isinstance(sizes, str):
+                yield f"{file}: {sizes}"
+            elif not tokens:
+                yield f"{file}: step {step:g} has no count of tokens: neither num_input_tokens_seen nor total_flos"
+            else:
+                yield {
+                    "run": state.get("trial_name") or run,
+                    **sizes,
+                    "tokens": tokens,
+                    "loss": entry[key],
+                    **({"eval_set": eval_set} if eval_set else {}),
+                    # The Trainer's schedules end at max_steps; before that the learning rate has not decayed.
+                    "annealed": bool(last and step >= last),
+                }
+
+
+def _tokens_per_step(state: Mapping[str, Any], sizes: Mapping[str, float]) -> float | None:
     """Tokens per step, from total_flos = 6·tokens·N without embeddings (transformers' floating_point_ops)."""
     flops, steps = _number(state.get("total_flos")), _number(state.get("global_step"))
-    if not (flops and steps and sizes):
+    if not (flops and steps and flops > 0 and steps > 0):
         return None
     return float(flops / (6 * sizes["params_non_embedding"] * steps))
 
 
-def _event_rows(files: Sequence[Path]) -> Iterator[dict[str, Any] | str]:
+# Event files
+
+
+def _event_rows(files: Sequence[Path], names: Mapping[str, str], runs: Mapping[Path, str]) -> Iterator[Row]:
     """Rows of one folder's event files, in the order of their names: a resumed run continues in another file."""
-    losses: dict[int, float] = {}
-    tokens: dict[int, float] = {}
+    scalars: dict[str, dict[int, float]] = {}
     for events in files:
         for step, tag, value in read_scalars(events):
-            if tag in _LOSS_TAGS:
-                losses[step] = value
-            elif tag in _TOKEN_TAGS:
-                tokens[step] = value
+            scalars.setdefault(tag, {})[step] = value
     file = files[-1]
-    sizes = _sizes(file)
-    if not losses:
-        yield f"{file}: it has none of the tags {', '.join(_LOSS_TAGS)}"
-    for step, loss in sorted(losses.items()):
-        if not sizes:
-            yield f"{file}: no config.json of a known architecture beside it, so its parameters are unknown"
-        elif step not in tokens:
-            yield f"{file}: step {step:g} has a loss and none of the tags {', '.join(_TOKEN_TAGS)}"
-        else:
-            yield {
-                "run": _run_name(file),
-                **sizes,
-                "tokens": tokens[step],
-                "loss": loss,
-                "annealed": step == max(losses),
-            }
+    losses = _losses_of(list(scalars), names, file)
+    tokens_tag = _tokens_key(list(scalars), names, file)
+    tokens = scalars[tokens_tag] if tokens_tag else {}
+    sizes = _counts(file)
+    if not tokens:
+        listed = ", ".join(sorted(scalars)[:_LISTED])
+        yield f"{file}: it has no count of tokens among {listed}; --columns tokens=… names one"
+        return
+    for tag, eval_set in losses.items():
+        end = max(scalars[tag])
+        for step, loss in sorted(scalars[tag].items()):
+            if isinstance(sizes, str):
+                yield f"{file}: {sizes}"
+            elif (seen := _at(tokens, step)) is None:
+                yield f"{file}: step {step:g} has a loss and no count of tokens in {tokens_tag}"
+            else:
+                yield {
+                    "run": runs[file],
+                    **sizes,
+                    "tokens": seen,
+                    "loss": loss,
+                    **({"eval_set": eval_set} if eval_set else {}),
+                    "annealed": step == end,
+                }
 
 
-def require_tensorboard(reason: str) -> None:
-    """Check that the `tensorboard` package is installed.
-
-    Args:
-        reason: the input that needs it; the message begins with it.
-
-    Raises:
-        BadInput: the package is not installed.
-    """
-    if find_spec("tensorboard") is None:
-        raise BadInput(f"{reason}, which needs TensorBoard: pip install 'scaling-planner[tensorboard]'")
-
-
-def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
-    """(step, tag, value) of each scalar in a TensorBoard event file.
-
-    Stops at a half-written last record, which a running trainer leaves.
-
-    Raises:
-        BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
-    """
-    file = Path(path)
-    try:
-        size = file.stat().st_size
-        with file.open("rb"):
-            pass
-    except OSError as error:
-        raise BadInput(f"cannot read {file}: {error.strerror}") from error
-    require_tensorboard(f"{file} is a TensorBoard event file")
-    from google.protobuf.message import DecodeError
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    offset = 0
-    for record in RawEventFileLoader(str(file)).Load():
-        try:
-            event = Event.FromString(record)
-        except DecodeError as error:
-            raise _broken(file, offset) from error
-        offset += len(record) + _FRAME
-        for summary in event.summary.value:
-            value = _scalar(summary)
-            if value is not None:
-                yield event.step, summary.tag, value
-    if offset < size and not _half_written(file, offset):
-        raise _broken(file, offset)
-
-
-def _broken(file: Path, offset: int) -> BadInput:
-    return BadInput(f"{file} is not a TensorBoard event file: broken record at byte {offset}")
-
-
-def _half_written(file: Path, offset: int) -> bool:
-    """True if the record where the loader stopped was cut short (or left as zeros by a power cut), not damaged."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-
-    with file.open("rb") as opened:
-        opened.seek(offset)
-        rest = opened.read()
-    if len(rest) < _HEADER or not rest.strip(b"\0"):
-        return True
-    length, checksum = struct.unpack_from("<QI", rest)
-    return bool(checksum == masked_crc32c(rest[:8])) and len(rest) < length + _FRAME
-
-
-def _scalar(value: Any) -> float | None:
-    """A summary value as a number; None for text, images and histograms. TensorFlow 2 writes a scalar as a tensor."""
-    kind = value.WhichOneof("value")
-    if kind == "simple_value":
-        return float(value.simple_value)
-    if kind != "tensor" or any(axis.size != 1 for axis in value.tensor.tensor_shape.dim):
-        return None
-    from tensorboard.util.tensor_util import make_ndarray
-
-    try:
-        array = make_ndarray(value.tensor)
-    except TypeError:  # a number type that NumPy lacks
-        return None
-    return float(array.item()) if array.dtype.kind in "fiu" and array.size == 1 else None
+def _at(tokens: Mapping[int, float], step: int) -> float | None:
+    """Tokens at a step: as logged, or by tokens per step where that is one number throughout; None elsewhere."""
+    if step in tokens:
+        return tokens[step]
+    rates = {f"{seen / at:.9g}" for at, seen in tokens.items() if at > 0}
+    return step * float(rates.pop()) if len(rates) == 1 and len(tokens) > 1 and step > 0 else None

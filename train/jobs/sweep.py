@@ -114,7 +114,7 @@ def train_many(
         if at_once > 1 and config.threads == "auto":
             config = config.model_copy(update={"threads": 1})
         folder = place.run_folder(default_run_name(config))
-        settings, _, rungs = prepare_run(config, place.data, folder, device, yes=yes, log=log, report=report)
+        settings, _, rungs = prepare_run(config, study, folder, device, yes=yes, log=log, report=report)
         jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
     options = RunOptions(

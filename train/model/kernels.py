@@ -9,21 +9,26 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..runtime import logits_of
+from ..runtime import TILE, logits_of
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
 
 Kernel = Callable[..., torch.Tensor]
 
 
-_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+# In order of preference: a kernel that cannot take the shapes, the format or the GPU gives way to the next.
+_REST = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+_BACKENDS = {
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, *_REST],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_REST],
+}
 
 
 def use_attention(model: Any, attention: Attention) -> None:
     """Set a transformers model's attention backend, for sequences without padding and, in decoders, a causal mask.
 
     eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
-    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU and no other.
+    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU, or the next that can.
 
     transformers makes a mask as a tensor while it is compiled, and a mask keeps torch from its flash kernel; for an
     attention function that it does not know it makes none.
@@ -94,15 +99,15 @@ def _written_out(
 
 
 def _fused(attention: str) -> Kernel:
-    backend = _BACKENDS.get(attention)
-    if backend is None:
+    backends = _BACKENDS.get(attention)
+    if backends is None:
         return functional.scaled_dot_product_attention
 
-    def one_backend(*args: Any, **options: Any) -> torch.Tensor:
-        with sdpa_kernel(backend):
+    def preferred(*args: Any, **options: Any) -> torch.Tensor:
+        with sdpa_kernel(backends, set_priority=True):
             return functional.scaled_dot_product_attention(*args, **options)
 
-    return one_backend
+    return preferred
 
 
 def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
@@ -209,10 +214,23 @@ def use_logistic_gelu(model: Any) -> None:
 STEP = 32  # columns of bf16 in a cache line
 
 
+_HEAD = "_scaling_head"  # attribute of a model whose blocks are compiled one by one
+
+
+def compile_head(model: Any, compile_part: Callable[[Any], Any]) -> None:
+    """Compile a decoder's logits and cross entropy by themselves, where its blocks are compiled by themselves."""
+    setattr(model, _HEAD, compile_part(_head_losses))
+
+
 def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the loss of each next token in nats, shape of the targets; fused while compiling for a CPU, else torch's."""
     head = model.get_output_embeddings()
     whole = head.bias is None and not hasattr(head.weight, "device_mesh")
+    own = getattr(model, _HEAD, None) if torch.is_grad_enabled() else None
+    if whole and own is not None:
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+        found: torch.Tensor = own(hidden.flatten(0, 1), head.weight, targets.flatten())
+        return found.view(targets.shape)
     if not (torch.compiler.is_compiling() and ids.device.type == "cpu" and whole):
         logits_BxTxV = logits_of(model, ids)
         losses = functional.cross_entropy(
@@ -221,6 +239,15 @@ def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> t
         return losses.view(targets.shape)
     hidden = model.base_model(ids, use_cache=False).last_hidden_state
     return linear_cross_entropy(hidden.flatten(0, 1), head.weight, targets.flatten()).view(targets.shape)
+
+
+def _head_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the losses of hidden states (N, width) by the way that is fast compiled for their device, shape (N,)."""
+    if hidden.device.type == "cpu":
+        return linear_cross_entropy(hidden, weight, targets)
+    missing = -weight.shape[0] % TILE
+    wide = functional.linear(hidden, functional.pad(weight, (0, 0, 0, missing)))
+    return functional.cross_entropy(wide[:, : weight.shape[0]].float(), targets, reduction="none")
 
 
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

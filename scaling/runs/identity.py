@@ -1,0 +1,248 @@
+"""What rows must share to be compared, and what cannot be: states, checkpoints, vocabularies, copies, units."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from families.units import format_size
+
+from .run import Run
+
+TINY = 1e4  # parameters; a table whose largest size is below it likely states millions
+
+MISMATCH = 2.5  # stated compute over 6·N·D, or its inverse: attention and counts of N explain less
+
+LEAST_RATIO, MOST_RATIO = 0.1, 1e5  # tokens per parameter of runs that anybody trains
+
+_LARGEST_LOSS = 13.0  # nats per token: above the ln of any vocabulary in use
+
+_FINISHED = frozenset(["finished", "completed", "complete", "done", "success", "succeeded", "ok", "passed"])
+
+_UNFINISHED = frozenset(
+    (
+        "crashed", "failed", "failure", "killed", "running", "preempted", "preempting", "pending",
+        "scheduled", "cancelled", "canceled", "aborted", "timeout", "error", "oom", "diverged",
+        "interrupted", "stopped", "queued", "starting", "unknown",
+    )
+)  # fmt: skip
+
+_STEADY = (
+    "wsd",
+    "constant",
+    "stable",
+    "trapez",
+    "cooldown",
+    "warmdown",
+)  # schedules without a decay before the cooldown
+
+_PADS = (8, 16, 32, 64, 128, 256, 512, 1024)  # to whose multiples a vocabulary is padded
+
+
+def unfinished(state: object) -> str | None:
+    """The state of a run that is not finished (crashed, failed, running), in lower case; None for any other text."""
+    word = str(state).strip().lower()
+    return word if word in _UNFINISHED else None
+
+
+def state_notes(left_out: Sequence[tuple[str, str]], unread: Iterable[str]) -> list[str]:
+    """Notes on rows left out by their state, and on states that say nothing.
+
+    Args:
+        left_out: (run, state) of each row that was left out.
+        unread: states of the others.
+    """
+    notes = []
+    if left_out:
+        counted = Counter(state for _, state in left_out)
+        states = ", ".join(f"{count} {state}" for state, count in counted.items())
+        names = list(dict.fromkeys(run for run, _ in left_out))
+        shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+        notes.append(f"left out by their state, {_rows(len(left_out))}: {states} ({shown})")
+    odd = sorted({str(state) for state in unread if state not in (None, "")} - _FINISHED, key=str.lower)
+    odd = [state for state in odd if state.strip().lower() not in _FINISHED]
+    if odd and left_out:
+        notes.append(f"the states {', '.join(map(repr, odd[:6]))} are not understood; such rows count")
+    return notes
+
+
+def mark_checkpoints(runs: Sequence[Run], *, keep_all: bool = False) -> tuple[list[Run], list[str]]:
+    """Mark all but the last row of each run as mid-schedule, in a table that does not say which are annealed.
+
+    Rows of one run, size, eval set, schedule and seed at different tokens are checkpoints. Under a schedule that is constant
+    before its cooldown they compare with one another, and nothing is marked.
+
+    Args:
+        runs: the rows.
+        keep_all: whether all rows count as annealed nevertheless.
+
+    Returns:
+        the rows, and a note where some run has several.
+    """
+    last: dict[tuple[object, ...], float] = {}
+    several: set[tuple[object, ...]] = set()
+    for run in runs:
+        key = _series(run)
+        if key in last and last[key] != run.tokens:
+            several.add(key)
+        last[key] = max(last.get(key, 0.0), run.tokens)
+    if not several:
+        return list(runs), []
+    rows = [run for run in runs if _series(run) in several]
+    names = {run.run for run in rows}
+    of = f"no column annealed, and {_rows(len(rows))} of {len(names)} run{'s' if len(names) > 1 else ''}"
+    if keep_all or all(any(word in run.schedule.lower() for word in _STEADY) for run in rows):
+        return list(runs), [f"{of} at several tokens: all count as annealed"]
+    marked = [
+        run
+        if (key := _series(run)) not in several or run.tokens == last[key]
+        else run.model_copy(update={"annealed": False})
+        for run in runs
+    ]
+    note = (
+        f"{of} at several tokens: only the last of each counts as annealed; a column annealed, or --annealed all, "
+        "says otherwise"
+    )
+    return marked, [note]
+
+
+def _series(run: Run) -> tuple[object, ...]:
+    return run.run, run.group, run.params, run.params_non_embedding, run.eval_set, run.schedule, run.seed
+
+
+def vocabularies(runs: Iterable[Run]) -> list[int]:
+    """The vocabularies that runs state, smallest first; one that is another padded to a multiple of 8 to 1,024 is the same."""
+    kept: list[int] = []
+    for size in sorted({run.vocab_size for run in runs if run.vocab_size is not None}):
+        if not any(-(-kept[-1] // pad) * pad == size for pad in _PADS if kept):
+            kept.append(size)
+    return kept
+
+
+def data_warnings(runs: Sequence[Run], rows: Sequence[object]) -> list[str]:
+    """A line for each thing that looks wrong: sizes in millions, losses that are none, swapped columns, copies.
+
+    Args:
+        runs: the runs.
+        rows: the row that each run was read from; equal ones are copies.
+    """
+    if not runs:
+        return []
+    copies = len(rows) - len({repr(row) for row in rows})
+    warnings = [
+        _size_warning(runs),
+        _loss_warning(runs),
+        _compute_warning(runs),
+        _unique_warning(runs),
+        f"{copies} row{' is an exact copy' if copies == 1 else 's are exact copies'} of another; each counts"
+        if copies
+        else "",
+        _conflict_warning(runs, rows),
+    ]
+    return [line for line in warnings if line]
+
+
+def _size_warning(runs: Sequence[Run]) -> str:
+    sizes = [run.n_params() for run in runs]
+    if max(sizes) < TINY:
+        return f"the largest N is {max(sizes):g}: sizes are counted in parameters, so 124 million is 124M or 124e6"
+    ratio = median(run.tokens / size for run, size in zip(runs, sizes, strict=True))
+    largest = max(run.tokens for run in runs)
+    if ratio < LEAST_RATIO:
+        return (
+            f"D/N is {ratio:.3g} in the median and the largest D is {format_size(largest)}: tokens are counted one by one, so "
+            "300 billion is 300B or 300e9"
+        )
+    if ratio > MOST_RATIO:
+        return (
+            f"D/N is {ratio:.3g} in the median and the largest N is {format_size(max(sizes))}: sizes are counted in "
+            "parameters, so 124 million is 124M or 124e6"
+        )
+    return ""
+
+
+def _loss_warning(runs: Sequence[Run]) -> str:
+    bounds = [math.log(run.vocab_size) if run.vocab_size else _LARGEST_LOSS for run in runs]
+    above = [(run, bound) for run, bound in zip(runs, bounds, strict=True) if run.loss > bound]
+    if not above:
+        return ""
+    worst, bound = max(above, key=lambda pair: pair[0].loss)
+    guess = f"ln {worst.vocab_size:,} = {bound:.2f}, that of guessing" if worst.vocab_size else f"{bound:g}"
+    what = (
+        "a perplexity is read with --loss-unit ppl"
+        if len(above) > len(runs) / 2
+        else "has that run diverged?"
+    )
+    return f"the loss is above {guess}, in {_rows(len(above))}, {worst.loss:.4g} in {worst.run}: {what}"
+
+
+def _compute_warning(runs: Sequence[Run]) -> str:
+    ratios = [
+        run.compute / (6 * run.n_params() * run.tokens)
+        for run in runs
+        if run.compute and run.compute_kind != "exact"
+    ]
+    if not ratios or 1 / MISMATCH <= (ratio := median(ratios)) <= MISMATCH:
+        return ""
+    return (
+        f"compute is {format_size(ratio)} times 6·N·D in the median: are N, D and compute in the same units, and "
+        "none of them swapped?"
+    )
+
+
+def _unique_warning(runs: Sequence[Run]) -> str:
+    stated = [run for run in runs if run.unique_tokens is not None]
+    more = [run for run in stated if run.unique_tokens and run.unique_tokens > run.tokens * 1.001]
+    if not more or len(more) * 2 <= len(stated):
+        return ""
+    return (
+        f"unique_tokens are more than tokens in {len(more)} of {_rows(len(stated))}, and are a part of them: are the two "
+        "columns swapped? --columns tokens=unique_tokens,unique_tokens=tokens"
+    )
+
+
+def _conflict_warning(runs: Sequence[Run], rows: Sequence[object]) -> str:
+    """Rows that state one observation (run, size, tokens, eval set, schedule, seed) and different losses."""
+    losses: dict[tuple[object, ...], set[float]] = {}
+    for run in runs:
+        losses.setdefault(
+            (*_series(run), run.tokens, run.unique_tokens, run.lr, run.batch_tokens), set()
+        ).add(run.loss)
+    several = [key for key, values in losses.items() if len(values) > 1]
+    if not several:
+        return ""
+    many = "1 observation has" if len(several) == 1 else f"{len(several)} observations have"
+    return f"{many} rows with different losses (run {several[0][0]!r} at one number of tokens, for one); each counts"
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def derived_tokens(values: Mapping[str, object]) -> tuple[float, str] | None:
+    """Tokens that a row does not state, and what they follow from; None where nothing says.
+
+    Args:
+        values: numbers by field of `Run` or helper: steps, batch_tokens, batch, n_positions, grad_accumulation, compute,
+            params, params_non_embedding, total_flos.
+    """
+
+    def number(name: str) -> float | None:
+        value = values.get(name)
+        usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        return float(value) if usable else None  # type: ignore[arg-type]
+
+    steps, batch_tokens, batch, context = map(number, ("steps", "batch_tokens", "batch", "n_positions"))
+    accumulated = number("grad_accumulation")
+    if steps and batch_tokens:
+        return steps * batch_tokens, "steps × batch_tokens"
+    if steps and batch and context:
+        more = " × gradient accumulation" if accumulated else ""
+        return steps * batch * context * (accumulated or 1.0), f"steps × batch × context{more}"
+    compute, total, body, flos = map(number, ("compute", "params", "params_non_embedding", "total_flos"))
+    size = total or body
+    if compute and size:
+        return compute / (6 * size), "compute/(6·N)"
+    if flos and body:  # transformers' floating_point_ops
+        return flos / (6 * body), "total_flos/(6·N without embeddings)"
+    return None
