@@ -325,7 +325,18 @@ def inputs_of(
     data: str, *, vocab_size: int, tokenizer: str | None, held_out: float, validation: str | None, mask: bool,
     field: str | None, special_tokens: SpecialTokens,
 ) -> dict[str, str]:  # fmt: skip
-    """Return the settings that tokens are made with, as data.json records them; arguments as `prepare`."""
+    """Return the settings that tokens are made with, as data.json records them.
+
+    Args:
+        data: the text.
+        vocab_size: largest number of tokenizer entries.
+        tokenizer: file or name of a tokenizer; None for one trained on the text.
+        held_out: share of the text that is held out.
+        validation: text that is held out instead.
+        mask: True for a mask token.
+        field: field of records.
+        special_tokens: what special tokens written in the text are.
+    """
     return {
         "data": data,
         "vocab_size": str(vocab_size),
