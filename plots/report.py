@@ -140,10 +140,10 @@ def _tiles(study: StudyData) -> text.Facts:
         return []
     row = study.comparison.rows[0]
     return [
-        (tables.short_number(row.predicted_ppl, 2), "perplexity predicted"),
-        (tables.short_number(row.actual_ppl, 2), "perplexity measured"),
+        (tables.loss_cell(row.predicted_loss).text, "loss predicted, nats per token"),
+        (tables.loss_cell(row.actual_loss).text, "loss measured, nats per token"),
         (tables.percent_cell(row.error).text, "error of the predicted loss"),
-        (tables.interval_cell(row.interval_80).text, "80 % interval of the loss"),
+        (tables.interval_cell(row.interval_80).text, "80 % interval of the loss, nats per token"),
     ]
 
 

@@ -426,7 +426,7 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset",
+    "init", "epochs", "dataset", "seal",
 )  # fmt: skip
 
 
@@ -482,6 +482,7 @@ class Settings(Document):
     data_fraction: float = 1.0  # share of the training windows
     data_sha256: str  # of source files, token shards and their split (data.json)
     recipe: str = ""  # source of lr, batch and warm-up
+    seal: str = ""  # digest of the sealed plan whose prediction this run is to meet; set before the first step, never after
 
     def spec(self) -> ModelSpec:
         """Return the model's shape."""
@@ -503,8 +504,15 @@ class Settings(Document):
         The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
         count where they differ from their default, so that older checkpoints keep their identity.
         """
+        return sha256_bytes(canonical_json(self._identifying()))
+
+    def _identifying(self) -> dict[str, Any]:
         usual = {name for name in _ADDED if getattr(self, name) == Settings.model_fields[name].default}
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))))
+        return self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))
+
+    def ledger_opening(self) -> dict[str, Any]:
+        """Return what the run's ledger opens with: its seal, and the settings whose hash every entry states."""
+        return {"seal": self.seal, "settings": self._identifying()}
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

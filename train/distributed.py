@@ -30,6 +30,10 @@ T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(hours=2)  # of collective calls: process 0 reads and tokenises the text meanwhile
 
+# Of calls among GPUs once a step is done, torch's own default: a peer that hangs is found in minutes. A rank waits that
+# long for process 0's previous checkpoint to be written; whatever may take longer waits by gloo.
+STEP_TIMEOUT = datetime.timedelta(minutes=10)
+
 _PEER_GONE = ("gloo", "NCCL", "onnection closed", "onnection reset", "Broken pipe")
 
 
@@ -91,6 +95,12 @@ class World:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own.contiguous())
         return torch.stack(parts)
+
+    def shorten_timeout(self, device: str) -> None:
+        """Let calls among GPUs fail after STEP_TIMEOUT, once a first step has compiled and connected everything."""
+        if self.size > 1 and device == "cuda":
+            backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device(device))
+            backend._set_default_timeout(STEP_TIMEOUT)
 
     def local(self, count: int) -> int:
         """Return the number of a batch's rows for this process.
@@ -167,12 +177,14 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
         return
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     size = int(os.environ["WORLD_SIZE"])
+    options: dict[str, Any] = {}
     if device == "cuda":
         if torch.cuda.device_count() < here:
             raise BadInput(
                 f"devices is {here}; this machine has {torch.cuda.device_count()} GPUs: lower it, or device=cpu"
             )
         torch.cuda.set_device(local)
+        options["device_id"] = torch.device("cuda", local)  # NCCL connects at once, and to this device
     if here == size and (name := _loopback()):
         # The host's own name need not resolve, because no message leaves the machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
@@ -182,6 +194,7 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
         rank=int(os.environ["RANK"]),
         world_size=size,
         timeout=TIMEOUT,
+        **options,
     )
     world = World(rank=dist.get_rank(), size=size, zero=zero, engine=engine)
     try:

@@ -18,7 +18,7 @@ from scaling.planning.planfile import read_verified_plan
 from scaling.version import __version__
 
 from .emitting import EmitJob, EmitRun, Emitted
-from .slurm import Needs, SlurmProfile, read_profile, sweep, torchrun_words
+from .slurm import Needs, SlurmProfile, read_profile, sweep
 from .slurm.sbatch import job_files
 
 PORT = 29500  # where the processes of a run meet: torchrun's own default
@@ -301,3 +301,15 @@ _Blocks.add_representer(str, _block)
 def _dns_name(name: str) -> str:
     """A name as Kubernetes and buckets take it (RFC 1123), short enough for the pods' own."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-") or "run"
+
+
+def torchrun_words(command: str, needs: Needs, meet: Sequence[str] = ("--standalone",)) -> list[str]:
+    """Return the torchrun words that precede the command of a run of several processes; empty for one process.
+
+    torchrun is taken from the folder of the scaling program.
+    """
+    if needs.nodes == 1 and needs.devices == 1:
+        return []
+    folder, slash, _ = command.rpartition("/")
+    counts = [f"--nnodes={needs.nodes}", f"--nproc-per-node={needs.devices}"]
+    return [f"{folder}{slash}torchrun", *counts, *meet, "--no-python"]

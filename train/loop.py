@@ -314,9 +314,10 @@ def advance(
         frozen_collector(),
         metrics_writer(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
     ):
+        first = session.step
         logged_at, logged_step = started, session.step
         while session.step < until:
-            examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
+            examples = to_device(batch_of(settings, tokens, session.step, world), session.device)
             lr = schedule.lr(session.step)
             loss = within_memory(
                 partial(gradients, session, examples),
@@ -325,6 +326,8 @@ def advance(
                 partial(_reduce_micro_batch, session, log, on_oom),
             )
             norm = update(session, lr)
+            if session.step == first + 1:
+                world.shorten_timeout(session.device)
             session.losses.append(loss)
             session.norms.append(norm)
             at_end = session.step >= until

@@ -249,6 +249,7 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        "seal",  # a run that began without one is not sealed afterwards
         *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]

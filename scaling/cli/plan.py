@@ -8,8 +8,10 @@ import typer
 from families.units import BadInput
 
 from ..files import atomic_writes
-from ..planning.planfile import PlanFile, seal, write_plan
+from ..planning.match import sealed_text
+from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
 from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
+from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
 from .plan_text import lines
@@ -107,9 +109,25 @@ def plan(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Seed of the run to be scored (default: the mean of all that match)."
+        ),
+    ] = None,
+    stamp: Annotated[
+        str | None,
+        typer.Option("--stamp", help="Have the seal's time attested by this timestamp server (RFC 3161)."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="Root certificates (PEM) to trust besides the system's.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
     ] = None,
+    published_runs: Annotated[
+        bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
+    ] = False,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -141,11 +159,21 @@ def plan(
     )
     made, advice = answer_query(question)
     target = out or (study / "plan.json" if study is not None else None)
+    if target is None and (stamp is not None or seed is not None):
+        raise BadInput(
+            f"--{'stamp' if stamp is not None else 'seed'} is part of a seal; give --study or --out too"
+        )
+    if ca is not None and stamp is None:
+        raise BadInput("--ca names the roots of a timestamp server; give --stamp too")
     if target is not None:
-        made = seal(made)
-    drawn = {} if plot is None else {plot: _draw(made, question, plot)}
+        made = seal(made, data_sha256=sealed_text(study, made) if study else "", seed=seed)
+    drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
     if target is not None:
-        write_plan(made, target, replace=yes, beside=drawn)
+        check_replaceable(target, replace=yes)
+        stamps: dict[Path, bytes | str] = {}
+        if stamp is not None and made.seal is not None:
+            stamps = stamp_files(target, made.seal.digest, stamp, ca)
+        write_plan(made, target, replace=yes, beside={**drawn, **stamps})
     else:
         atomic_writes(drawn)
     if plot is not None:
@@ -161,13 +189,15 @@ def plan(
     for line in made.notes:
         log(f"note: {line}")
     if target is not None:
-        log(f"wrote {target}, sealed")
+        log(f"wrote {target}, sealed" + (" and stamped" if stamp is not None else ""))
 
 
-def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> bytes | str:
-    """The plan's picture, with the study's own runs."""
+def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:
+    """The plan's picture, with the study's own runs and, where asked, published ones."""
     from plots.plan import planned
     from plots.style import png, svg
 
-    figure = planned(plan, isoflop_curves(question, plan), own_runs(question.study)).figure
+    figure = planned(
+        plan, isoflop_curves(question, plan), own_runs(question.study), published=published
+    ).figure
     return png(figure) if path.suffix == ".png" else svg(figure, "plan")

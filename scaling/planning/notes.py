@@ -1,6 +1,7 @@
 """Notes of a plan: the assumptions behind its numbers, and warnings about them, a sentence each."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,11 +9,11 @@ from families.units import format_size
 
 from ..budget import Budget
 from ..fitting.predictor import Fit
-from ..laws import LossModel
+from ..laws import LossModel, PublishedLaw
 from ..recipe import recipe
 from ..stats import format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
-from .planfile import Choice, PlannedMember
+from .planfile import Choice, OtherChoice, PlannedMember
 from .published_mfu import generation, reached
 
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
@@ -36,6 +37,25 @@ def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str)
     return (
         f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
         f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+    )
+
+
+def range_note(choice: Choice, others: Sequence[OtherChoice], law: LossModel) -> str:
+    """The range of sizes and tokens over published laws, in place of an interval; empty where the law has one, or no other.
+
+    Args:
+        choice: the plan's.
+        others: of the other published laws, for the same budget or target.
+        law: the plan's.
+    """
+    if choice.interval_80 is not None or not others or isinstance(law, Fit):
+        return ""
+    every = [choice, *(other.choice for other in others)]
+    sizes, tokens = ([getattr(one, name) for one in every] for name in ("params", "tokens"))
+    names = ", ".join([law.name, *(other.law for other in others)])
+    return (
+        f"over published laws ({names}) {format_size(min(sizes))} to {format_size(max(sizes))} parameters, "
+        f"{format_size(min(tokens))} to {format_size(max(tokens))} tokens: a range of opinions, not an interval"
     )
 
 
@@ -110,10 +130,11 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
         )
     if choice.interval_80 is None:
         lines.append(
-            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
-            if fitted
-            else "published laws have no prediction intervals"
+            f"law {law.name} has no prediction intervals: "
+            + ("fewer than 4 runs, or no resampling" if fitted else "its paper's data do not allow them")
         )
+    elif isinstance(law, PublishedLaw) and law.uncertainty is not None:
+        lines.append(f"intervals are of one run on {law.text}: {law.uncertainty.source}")
     if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
         lines.append(
             f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "

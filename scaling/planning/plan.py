@@ -16,7 +16,7 @@ from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
 from .law import planned_loss
 from .memory import fit_memory
-from .notes import batch_note, notes, unspent_budget_notes
+from .notes import batch_note, notes, range_note, unspent_budget_notes
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
 from .sensitivity import mfu_cases
 from .throughput import estimated_mfu
@@ -181,6 +181,7 @@ def make_plan(
         to_choice(evaluations[which], index, law, ordered[which], preferred[which].get(index, ()), force=True)
         for which, index in shown
     )
+    others = other_choices(goal, budget, law, offered, evaluated.total_flops(budget))
     has_band = law.frontier is None or nats is not None or share is not None
     return PlanFile(
         budget=budget,
@@ -192,11 +193,11 @@ def make_plan(
         sensitivity=mfu_cases(goal, budget, law, offered),
         includes_serving=goal.inference_tokens > 0 and (goal.includes_serving or goal.target is not None),
         band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
-        others=other_choices(goal, budget, law, offered, evaluated.total_flops(budget)),
+        others=others,
         members=uniquely_named(members),
         notes=(
             *notes(goal, budget, law, choice),
-            *filter(None, batches),
+            *filter(None, [range_note(choice, others, law), *batches]),
             *unspent_budget_notes(evaluated, budget, law, choice),
         ),
         inputs=inputs or {},

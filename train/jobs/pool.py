@@ -244,18 +244,27 @@ def share_of_machine(slot: int, at_once: int) -> dict[str, str]:
     return found
 
 
-def rank_variables(rank: int, size: int, meeting: Path) -> dict[str, str]:
+def rank_variables(
+    rank: int, size: int, meeting: str, *, local: int | None = None, here: int | None = None
+) -> dict[str, str]:
     """Variables of one of several processes that train one run, as torchrun names them.
 
     Args:
         rank: number of the process, from 0.
         size: number of processes.
-        meeting: folder in which the processes find each other.
+        meeting: URL at which the processes find each other.
+        local: number of the process on its node, from 0; by default `rank`.
+        here: number of processes on its node; by default `size`.
     """
     return {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank if local is None else local),
         "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "SCALING_RENDEZVOUS": (meeting / "processes").as_uri(),
+        "LOCAL_WORLD_SIZE": str(size if here is None else here),
+        "SCALING_RENDEZVOUS": meeting,
     }
+
+
+def meeting_in(folder: Path) -> str:
+    """URL of a file in a folder, at which processes of one machine find each other."""
+    return (folder / "processes").as_uri()
