@@ -129,10 +129,10 @@ class PlanHeadline(TypedDict):
 class FitReports(TypedDict):
     """Reports that options of `fit` add."""
 
-    sensitivity: NotRequired[dict[str, Any]]
-    conventions: NotRequired[dict[str, Any]]
-    profile: NotRequired[dict[str, Any]]
-    isoflop: NotRequired[dict[str, Any]]
+    sensitivity: NotRequired[Any]
+    conventions: NotRequired[Any]
+    profile: NotRequired[Any]
+    isoflop: NotRequired[Any]
 
 
 class PlotFacts(Closed):
