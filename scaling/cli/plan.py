@@ -7,10 +7,10 @@ import typer
 
 from families.units import BadInput
 
-from ..files import atomic_writes
+from ..files import atomic_writes, refuse_overwrite_text
 from ..planning.match import sealed_text
 from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
+from ..planning.query import PlanQuery, answer_query, isoflop_curves, offered, own_runs
 from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
@@ -125,6 +125,15 @@ def plan(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the plan on one page, as FILE.html.")
+    ] = None,
+    explore: Annotated[
+        Path | None,
+        typer.Option(
+            "--explore", help="Write a page with sliders for budget, MFU, tokens and serving, as FILE.html."
+        ),
+    ] = None,
     published_runs: Annotated[
         bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
     ] = False,
@@ -134,6 +143,9 @@ def plan(
     """Turn a budget into a model, its tokens and its predicted loss. Writes nothing without --study or --out."""
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise BadInput(f"plot is {str(plot)!r}; it must end in .png or .svg")
+    for name, page in (("report", report), ("explore", explore)):
+        if page is not None and page.suffix != ".html":
+            raise BadInput(f"{name} is {str(page)!r}; it must end in .html")
     question = PlanQuery(
         budget=budget,
         law=law,
@@ -168,6 +180,16 @@ def plan(
     if target is not None:
         made = seal(made, data_sha256=sealed_text(study, made) if study else "", seed=seed)
     drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
+    if report is not None:
+        from plots.plan_page import plan_page
+
+        drawn[report] = plan_page(made, isoflop_curves(question, made), own_runs(question.study), advice)
+    if explore is not None:
+        from plots.explorer import explorer
+
+        drawn[explore] = explorer(made, *offered(question))
+    for page in filter(None, (report, explore)):
+        refuse_overwrite_text(page, str(drawn[page]).partition(" content=")[0], "such a page", replace=yes)
     if target is not None:
         check_replaceable(target, replace=yes)
         stamps: dict[Path, bytes | str] = {}
@@ -176,8 +198,8 @@ def plan(
         write_plan(made, target, replace=yes, beside={**drawn, **stamps})
     else:
         atomic_writes(drawn)
-    if plot is not None:
-        log(f"wrote {plot}")
+    for path in drawn:
+        log(f"wrote {path}")
     if as_json:
         summary: dict[str, Any] = made.model_dump(mode="json", exclude={"budget"})
         if recipes:

@@ -249,6 +249,35 @@ class StudyRows(Closed):
     """With --under: the rows of each study's comparison."""
 
     rows: dict[str, list[dict[str, Any]]]
+    attested: dict[str, list[str]]
+
+
+class StampFacts(Closed):
+    """A sealed plan's digest, and who attests its time."""
+
+    digest: str
+    sealed_at: str
+    attested: list[str]
+
+
+class VersusFacts(Closed):
+    """B against A: the compute multiplier with intervals at several scales, in FLOPs, and a verdict."""
+
+    a: str
+    b: str
+    runs: Any
+    verdict: str
+    scaling: str
+    trend_per_decade: float
+    compute: list[float]
+    at: list[dict[str, Any]]
+    pays_from: float | None
+    crossing: Any
+    cost: Any
+    noise: float
+    freedom: float
+    settings: Any
+    runs_that_decide: NotRequired[list[dict[str, Any]]]
 
 
 class ReportFacts(TypedDict):
@@ -283,7 +312,9 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "families emit": _of(Written),
     "hardware": _any_of(_of(Accelerators), _of(DeviceTimes)),
     "pilot": _of(PilotFacts),
-    "next": _of(NextRun),
+    "next": _any_of(_of(NextRun), _of(VersusFacts)),
+    "stamp": _of(StampFacts),
+    "versus": _of(VersusFacts),
     "simulate": _of("scaling.planning.simulate:SimulationResult"),
     "plan": _of("scaling.planning.planfile:PlanFile", PlanHeadline),
     "fit": _of("scaling.fitting.lawfile:LawFile", FitReports),

@@ -147,11 +147,10 @@ def isoflop_curves(
     Empty under a law with a frontier, which fixes each member's tokens. `law` takes the place of the one that the options
     name.
     """
-    law = law or find_law(query.law, query.study)
+    law, shapes, objective = offered(query, law=law)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    objective = replace(_objective(query), target=None)
+    objective = replace(objective, target=None)
     curves = []
     spent = plan.spent(plan.recommended)
     several = [plan.spent(rung.choice) for rung in plan.ladder]
@@ -168,6 +167,18 @@ def isoflop_curves(
             )
         )
     return tuple(curves)
+
+
+def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossModel, Candidates, Objective]:
+    """The law that answers a query, the candidates it chooses from, and what is asked of them.
+
+    Args:
+        query: the options.
+        law: a law in memory, in place of the one that the options name.
+    """
+    law = law or find_law(query.law, query.study)
+    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
+    return law, shapes, _objective(query)
 
 
 def _check(query: PlanQuery) -> None:

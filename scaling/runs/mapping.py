@@ -228,7 +228,7 @@ def map_columns(
     for name, column in names.items():
         choice.take(name, column, stated_factor(column) if name in SCALED else 1.0)
     export = is_export(header)
-    for name in FIELDS:
+    for name in (*FIELDS, "flops_per_token"):
         if name not in names and name in choice.free:
             choice.take(name, name)
     for name in FIELDS:

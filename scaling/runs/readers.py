@@ -17,7 +17,7 @@ from families.units import BadInput, nearest, parse_size
 
 from ..files import StrPath, first_problem
 from .columns import LOSS_UNITS, SCALED, folded
-from .configs import config_counts
+from .configs import EXACT_RATE, config_counts
 from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished
 from .mapping import (
     FIELDS,
@@ -305,6 +305,7 @@ def _read_rows(
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
                 values["tokens"], way = derived
                 read.derived[way] = read.derived.get(way, 0) + 1
+            _add_exact_compute(values)
             read.runs.append(_run(_in_nats(values, loss_unit)))
             read.sources.append(row)
         except (ValidationError, BadInput) as error:
@@ -329,6 +330,13 @@ def _finite(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         return 0.0
     return number if math.isfinite(number) else 0.0
+
+
+def _add_exact_compute(values: dict[str, Any]) -> None:
+    """Set the compute that follows from the model's configuration, where a row states none."""
+    rate, tokens = values.get(EXACT_RATE), values.get("tokens")
+    if "compute" not in values and isinstance(rate, int | float) and isinstance(tokens, int | float):
+        values |= {"compute": rate * tokens, "compute_kind": "exact"}
 
 
 def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
