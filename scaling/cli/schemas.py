@@ -249,6 +249,7 @@ class StudyRows(Closed):
     """With --under: the rows of each study's comparison."""
 
     rows: dict[str, list[dict[str, Any]]]
+    not_predictions: dict[str, list[dict[str, Any]]]
     attested: dict[str, list[str]]
 
 
@@ -330,7 +331,8 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "table": _of(Rows),
     "compare": _any_of(
         _COMPARISON,
-        _of("scaling.scoring:Calibration", StudyRows),
+        _of("scaling.scoring.calibration:Calibration", StudyRows),
+        _of(StudyRows),
         _of("scaling.auditing.published:PublishedComparison"),
     ),
     "report": _of(ReportFacts),
