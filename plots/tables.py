@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
-from families import count
 from families.units import BadInput, format_duration, format_size
 from scaling.laws import Allocation
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
+from scaling.planning.law import shape_sizes
 from scaling.planning.query import rule_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.scoring.verify import GRADES
@@ -328,7 +326,7 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
         shapes = candidates("all", rule_of(runs))
-        sizes = np.asarray(count(shapes.as_spec, study.law.convention), dtype=np.float64)
+        sizes = shape_sizes(study.law, shapes)
         fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
         shapes = shapes.chosen(fitted)
         advice = advise(

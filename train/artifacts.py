@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from families import params, params_non_embedding, train_flops_per_token
+from families.rules import maker_of
 from families.units import BadInput
 from scaling.files import atomic_write, now
 from scaling.monitoring.curves import PlannedRung, RunPlan
@@ -259,6 +260,7 @@ def rung_file(
         vocab_size=spec.vocab_size,
         batch_tokens=settings.batch_tokens,
         lr=settings.lr,
+        architecture="" if spec.architecture == "gpt2" else maker_of(spec),
         n_layer=spec.n_layer,
         n_embd=spec.n_embd,
         n_head=spec.n_head,

@@ -236,7 +236,7 @@ def plan(
         inference_tokens: tokens to serve, whose cost is shown beside that of training.
         budget_includes_serving: the budget pays for serving too, so that smaller models are trained longer.
         within: width of the indifference band: nats as a number, or a share of the cost like "2%". Default: 0.01 nats.
-        rule: recipe of learning rate and batch: "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
+        rule: recipe of learning rate and batch: "capped", "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
         ratio: n_embd per layer of designed shapes.
         head_size: n_embd per attention head of designed shapes.
         vocab_size: vocabulary of designed shapes.

@@ -165,6 +165,7 @@ class PlannedMember(Record):
     """A member to train: shape, tokens, rungs, recipe, memory, and the prediction if there is one yet.
 
     Args:
+        config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
     """
@@ -178,6 +179,7 @@ class PlannedMember(Record):
     n_positions: int
     vocab_size: int
     n_kv_head: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)
     params: int
     params_non_embedding: int
     tokens: int = Field(ge=1)
@@ -224,7 +226,8 @@ class PlannedMember(Record):
         """
         return cls(
             member=name,
-            **{field: getattr(spec, field) for field in _SPEC_FIELDS},
+            **{field: getattr(spec, field) for field in _SPEC_FIELDS if field != "config"},
+            config=dict(spec.config),
             params=params(spec),
             params_non_embedding=params_non_embedding(spec),
             tokens=tokens,

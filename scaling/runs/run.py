@@ -52,6 +52,7 @@ class Run(Record):
     n_layer: int | None = Field(default=None, gt=0)
     n_embd: int | None = Field(default=None, gt=0)
     n_head: int | None = Field(default=None, gt=0)
+    architecture: str = ""
     wall_s: float | None = Field(default=None, ge=0)
     accelerator: str = ""
     n_experts: int | None = Field(default=None, gt=0)
