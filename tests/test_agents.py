@@ -65,7 +65,8 @@ def test_the_guides_commands_lead_from_a_table_to_a_sealed_plan_and_obey_their_s
         "families emit gpt2-83m --out emitted", "hardware", "hardware --times 1=66m40s,2=40m19s --at 8",
         "pilot --target 125M --tokens 2.5B", "plan --budget 8xA100-hours --recipes", "fit runs.csv --sensitivity --conventions",
         "backtest runs.csv", "audit runs.csv", "table study", "compare --study study", "compare --under .",
-        "compare --published composer-gpt2", "plot surface --study study --out surface.png", pytest.param("doctor", marks=pytest.mark.slow),
+        "compare --published composer-gpt2", "plot surface --study study --out surface.png",
+        pytest.param("doctor", marks=pytest.mark.slow),
         "next --study study --target 1M --tokens 20M",
     ],
 )  # fmt: skip
