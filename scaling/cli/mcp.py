@@ -201,7 +201,7 @@ def backtest(runs: str, holdout: str | None = None) -> dict[str, Any]:
 
 
 def audit(table: str) -> dict[str, Any]:
-    """Recompute the numbers of a table of training runs or of a model card; explain what does not add up.
+    """Recompute the numbers of a table of training runs or of a model card; explain what is inconsistent.
 
     Args:
         table: path of a .csv, .json, .jsonl or .md file.

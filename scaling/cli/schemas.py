@@ -334,6 +334,7 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
         _of("scaling.scoring.calibration:Calibration", StudyRows),
         _of(StudyRows),
         _of("scaling.auditing.published:PublishedComparison"),
+        _of("scaling.scoring.versus:Opened"),
     ),
     "report": _of(ReportFacts),
     "plot": _of(PlotFacts),
