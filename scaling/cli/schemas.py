@@ -181,7 +181,7 @@ def schema(verb: str) -> dict[str, Any]:
     try:
         found = SCHEMAS[verb]()
     except ModuleNotFoundError as error:
-        from ..doctor import TRAIN_EXTRA, training_needs
+        from ..extras import TRAIN_EXTRA, training_needs
 
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
