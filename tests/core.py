@@ -44,6 +44,7 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "versus study study/runs.jsonl",
     "audit table.csv",
     "emit family=gpt2-83m tokens=1B --out run",
+    "emit plan.json --to config,torchrun --out launch",
     f"watch {TARGET}-s1 --study study --once",
     "table study",
     "compare --study study",
@@ -52,12 +53,17 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "report --study study",
     "plot surface --study study --out surface.png",
     "doctor",
+    "guide",
+    "schema fit",
+    "mcp --check",
 )
 REFUSED = (
     ("train family=gpt2-83m data=stdlib tokens=1M", f"train {INSTALL}"),
     ("ladder study/plan.json --data stdlib", f"ladder {INSTALL}"),
     ("tune family=gpt2-83m", f"tune {INSTALL}"),
     ("validate study", f"validate {INSTALL}"),
+    ("generate study", f"generate {INSTALL}"),
+    ("push study user/name", f"push {INSTALL}"),
     ("demo --quick", f"demo {INSTALL}"),
     (
         "emit --deepspeed family=gpt2-83m tokens=1B --out deepspeed",
