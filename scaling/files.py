@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar, Self
@@ -35,6 +35,25 @@ class NewerFile(BadInput):
 def now() -> str:
     """The current time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str, what: str) -> datetime.datetime:
+    """A time as `now` writes it, or another ISO 8601 time with a zone.
+
+    Args:
+        text: the time.
+        what: stands in the message.
+
+    Raises:
+        BadInput: it is no such time.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"{what} is {text!r}; it must be a time such as {now()}") from error
+    if moment.tzinfo is None:
+        raise BadInput(f"{what} is {text!r}; it must have a time zone, as {now()} has")
+    return moment
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -102,11 +121,16 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     atomic_writes({Path(path): data})
 
 
-def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
+def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None) -> None:
     """Write several files, all or none: temporary files beside them first, then the renames.
 
+    Args:
+        files: contents by path.
+        new: one of them that must not exist; of two processes that write it at once the second is refused.
+
     Raises:
-        BadInput: the disk is full, or a folder cannot be written; nothing has changed then, and no folder is left.
+        BadInput: the disk is full, a folder cannot be written, or `new` exists; nothing has changed then, and no folder is
+            left.
     """
     temporaries: dict[Path, Path] = {}
     made: list[Path] = []
@@ -118,9 +142,13 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
                 made += [parent for parent in path.parents if parent not in made and not parent.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporaries[path] = _written(path, files[path])
+        if new is not None:
+            with clear_io_errors(new):
+                _link(temporaries[new], new)
         for path, temporary in temporaries.items():
             with clear_io_errors(path):
                 temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # of two links to one file a rename removes neither
     except BaseException:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -130,6 +158,17 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
         raise
     for folder in {path.parent for path in temporaries}:
         sync_folder(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless something has it; a file system without hard links is not asked to tell."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
 
 
 def _written(path: Path, data: bytes | str) -> Path:
@@ -224,7 +263,7 @@ def sync_file(path: StrPath) -> None:
         os.close(descriptor)
 
 
-def append_line(path: StrPath, line: str, *, first: str = "") -> None:
+def append_line(path: StrPath, line: str | Callable[[bytes], str], *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
     A symbolic link is not followed: in a folder that others write to, it could lead to any file of the user's. A file has one
@@ -232,7 +271,7 @@ def append_line(path: StrPath, line: str, *, first: str = "") -> None:
 
     Args:
         path: the file.
-        line: the line, without its end.
+        line: the line, without its end; or a function of the line before it that returns it.
         first: the line that a new file opens with.
 
     Raises:
@@ -242,10 +281,12 @@ def append_line(path: StrPath, line: str, *, first: str = "") -> None:
     with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open_unlinked(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
-            end = _end_of_lines(file)
+            end = _end_of_lines(file, file.seek(0, os.SEEK_END))
+            opening = f"{first}\n".encode() if first and not end else b""
+            text = line if isinstance(line, str) else line(opening[:-1] if opening else _last_line(file, end))
             file.truncate(end)
             file.seek(end)
-            file.write(((first + "\n") if first and not end else "").encode() + line.encode() + b"\n")
+            file.write(opening + text.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -272,9 +313,15 @@ def open_unlinked(path: StrPath, flags: int, mode: str) -> IO[bytes]:
         ) from error
 
 
-def _end_of_lines(file: IO[bytes], block: int = 1 << 16) -> int:
-    """The position after the last line end, read from the file's end: a ledger of a million lines is not read whole."""
-    end = file.seek(0, os.SEEK_END)
+def _last_line(file: IO[bytes], end: int) -> bytes:
+    """The line that ends at a position, without its end; b"" at the file's beginning."""
+    start = _end_of_lines(file, end - 1) if end else 0
+    file.seek(start)
+    return file.read(max(0, end - 1 - start))
+
+
+def _end_of_lines(file: IO[bytes], end: int, block: int = 1 << 16) -> int:
+    """The position after the last line end before `end`, read from there: a ledger of a million lines is not read whole."""
     while end > 0:
         start = max(0, end - block)
         file.seek(start)

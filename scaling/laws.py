@@ -195,12 +195,20 @@ class Prediction:
 
 
 class LawReference(Record):
-    """Identity of the law behind a prediction: its name or file, and the hash of its constants or of the file."""
+    """Identity of the law behind a prediction: its name or file, and the hash of its constants or of the file.
+
+    Args:
+        group: group of the runs that it was fitted on; eval_set: of their losses.
+        row_hashes: the observations that it was fitted on (`Run.row_hash`); empty where they are not known.
+    """
 
     name: str
     sha256: str
     convention: Convention
     source: str = ""
+    group: str = ""
+    eval_set: str = ""
+    row_hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

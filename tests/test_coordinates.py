@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from families import ModelSpec, params
 from families.units import BadInput
 from scaling.fitting.columns import FEWEST_PER_ARM, choose, reduce_rows
 from scaling.fitting.coordinates import multiplier, setting, shift_of, term
@@ -15,6 +16,8 @@ from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
 from scaling.fitting.valley import best_settings
 from scaling.laws import published_law
+from scaling.planning.law import advise
+from scaling.recipe import DEFAULT_RULE
 from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs
 
@@ -214,3 +217,13 @@ def test_the_command_line_takes_coordinates_and_columns_of_the_users_own(tmp_pat
     assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
     assert "did you mean warm" in wrong.stderr
     assert read_runs(tmp_path / "runs.csv", own_columns=["warm"])[1].column("warm") == 2
+
+
+def test_a_plan_takes_learning_rate_and_batch_from_the_studys_own_law(fitted):
+    spec = ModelSpec(n_layer=8, n_head=8, n_embd=512, n_positions=1024, vocab_size=8192)
+    N, D = float(params(spec)), 2e9
+    found, plain = advise(fitted, spec, D), advise(published_law("chinchilla"), spec, D)
+    assert (found.rule, plain.rule) == ("law", DEFAULT_RULE)
+    assert found.batch_tokens == pytest.approx(fitted.best("batch_tokens", N, D).value, rel=0.02)
+    assert found.lr == pytest.approx(fitted.best("lr", N, D, batch_tokens=found.batch_tokens).value, rel=0.01)
+    assert advise(fitted, spec, D, rule="porian").rule == "porian"

@@ -128,7 +128,7 @@ def test_options_answer_in_json(cli):
     fixed = json.loads(cli("plan", "--budget", "1000 A100-hours", "--params", "125M", "--json").stdout)
     assert fixed["recommended"]["member"] == "gpt2-125m"
     rules = json.loads(cli("plan", "--budget", "1e20", "--recipes", "--json").stdout)["recipes"]
-    assert set(rules) == {"width", "card", "kaplan", "porian", "deepseek", "steplaw"}
+    assert set(rules) == {"capped", "width", "card", "kaplan", "porian", "deepseek", "steplaw"}
     shaped = json.loads(
         cli(
             "plan", "--budget", "1e14", "--vocab", "1k", "--context", "128", "--head-size", "16", "--json"
@@ -206,7 +206,7 @@ def test_an_estimated_mfu_has_its_band_and_shared_work_its_share(cli):
 
 def test_each_of_several_budgets_gets_its_recipe_its_memory_and_how_far_it_reaches(cli):
     text = cli("plan", "--budget", "1e18,1e20", "--on", "8xH100").stdout
-    for words in ("recipe width", "memory ", "extrapolation: ", "expected loss"):
+    for words in ("recipe capped", "memory ", "extrapolation: ", "expected loss"):
         assert sum(line.startswith(words) or words in line for line in text.splitlines()) == 2, words
 
 

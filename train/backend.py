@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from families import ModelSpec, train_flops_per_token
+from families import ModelSpec, params, params_active, train_flops_per_token
 from families.accounting import training_memory
 from families.design import name_of
 from families.units import BadInput, format_duration
@@ -59,9 +59,13 @@ class BackendRequest:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "BackendRequest":
-        """Return the request of a configuration."""
+        """Return the request of a configuration; a mixture of experts is not compiled."""
+        spec = config.spec()
         return cls(
-            dtype=config.dtype, compile=config.compile, attention=config.attention, threads=config.threads
+            dtype=config.dtype,
+            compile=config.compile if params_active(spec) == params(spec) else False,
+            attention=config.attention,
+            threads=config.threads,
         )
 
     def allows(self, engine: StepBackend) -> bool:
@@ -429,7 +433,9 @@ def probe_members(
 
 
 def _probe_session(spec: ModelSpec, batch_size: int) -> Session:
-    shape = {name: getattr(spec, name) for name in SHAPE_FIELDS}
+    shape = {name: getattr(spec, name) for name in (*SHAPE_FIELDS, "n_kv_head")} | {
+        "config": dict(spec.config)
+    }
     settings = Settings(
         run="probe", member="probe", group="probe", **shape, eos_token_id=0, seed=0, batch_size=batch_size,
         micro_batch=batch_size, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.1, beta1=0.9, beta2=0.99,

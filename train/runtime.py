@@ -159,6 +159,12 @@ def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def is_plain_head(model: Any) -> bool:
+    """Return True where the logits are the head's product alone, not scaled or capped afterwards."""
+    entries = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return not any(getattr(model.config, name, None) for name in entries)
+
+
 def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Return the same logits (batch, time, vocabulary), computed at a multiple of TILE columns and cut to the vocabulary.
 
@@ -167,7 +173,12 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """
     head = model.get_output_embeddings()
     missing = -head.weight.shape[0] % TILE
-    if not missing or head.bias is not None or hasattr(head.weight, "device_mesh"):
+    if (
+        not missing
+        or head.bias is not None
+        or hasattr(head.weight, "device_mesh")
+        or not is_plain_head(model)
+    ):
         plain: torch.Tensor = model(ids, use_cache=False).logits
         return plain
     hidden = model.base_model(ids, use_cache=False).last_hidden_state

@@ -207,6 +207,7 @@ def _settings(
             "group": facts.group,
             **{field: getattr(spec, field) for field in SHAPE_FIELDS},
             "n_kv_head": 0 if spec.n_kv_head == spec.n_head else spec.n_kv_head,
+            "config": dict(spec.config),
             "eos_token_id": facts.eos_token_id,
             "seed": seed,
             "batch_size": batch_size,
@@ -249,6 +250,7 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        "seal",  # a run that began without one is not sealed afterwards
         *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]

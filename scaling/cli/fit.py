@@ -16,6 +16,7 @@ from .output import (
     fitting_table,
     log,
     print_json,
+    readable_study,
 )
 from .run_options import (
     BadRowsOption,
@@ -44,7 +45,14 @@ DOUBTFUL = 1
 
 def fit(
     runs: RunsArgument = None,
-    study: StudyOption = Path("study"),
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            callback=readable_study,
+            help="Folder of the study (default: study); with RUNS, import them into it.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
     ] = None,
@@ -91,18 +99,26 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from ..files import atomic_writes, check_writable, refuse_overwrite
+    from ..files import atomic_writes, check_writable, refuse_overwrite, sha256_bytes
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
     from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
+    from ..runs.importing import import_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
 
-    source = runs or study / "runs.jsonl"
-    if runs is None:
-        out, annealed = out or study / "law.json", annealed or "only"
+    place = study or Path("study")
+    store = place / "runs.jsonl"
+    source = runs or store
+    imports = (
+        runs is not None
+        and study is not None
+        and not (store.exists() and runs.exists() and store.samefile(runs))
+    )
+    if runs is None or study is not None:
+        out, annealed = out or place / "law.json", annealed or "only"
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
         check_writable(out)
@@ -110,6 +126,13 @@ def fit(
         check_writable(plot / "surface.svg")
     named, kinds = parse_coordinates(coordinates, own)
     reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+    texts: dict[Path, bytes | str] = {}
+    inputs = input_hashes(source)
+    if imports:
+        check_writable(store)
+        imported, text, reading = len(reading), *import_runs(store, reading, source)
+        texts[store] = text
+        inputs |= {store.name: sha256_bytes(text.encode())}
     fitted = fit_runs(
         reading,
         coordinates=named,
@@ -122,7 +145,9 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set)
+    chosen, _ = select_runs(
+        reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set, mixed=named or ()
+    )
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -137,8 +162,11 @@ def fit(
     files = {} if plot is None else _draw(fitted, chosen, plot)
     if runs is None:
         gather_runs(source)  # only now: a refusal leaves the study as it was
-    fitted = replace(fitted, inputs=input_hashes(source))
-    atomic_writes(files | ({} if out is None else {out: fitted.document().dump()}))
+        inputs = input_hashes(source)
+    fitted = replace(fitted, inputs=inputs)
+    atomic_writes(texts | files | ({} if out is None else {out: fitted.document().dump()}))
+    if imports:
+        log(f"imported {imported} rows of {source.name} into {store}")
     for path in files:
         log(f"wrote {path}")
     if as_json:

@@ -7,9 +7,11 @@ import typer
 
 from families.units import BadInput
 
-from ..files import atomic_writes
-from ..planning.planfile import PlanFile, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
+from ..files import atomic_writes, refuse_overwrite_text
+from ..planning.match import sealed_text
+from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
+from ..planning.query import PlanQuery, answer_query, isoflop_curves, offered, own_runs
+from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
 from .plan_text import lines
@@ -107,8 +109,30 @@ def plan(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Seed of the run to be scored (default: the mean of all that match)."
+        ),
+    ] = None,
+    stamp: Annotated[
+        str | None,
+        typer.Option("--stamp", help="Have the seal's time attested by this timestamp server (RFC 3161)."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="Root certificates (PEM) to trust besides the system's.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the plan on one page, as FILE.html.")
+    ] = None,
+    explore: Annotated[
+        Path | None,
+        typer.Option(
+            "--explore", help="Write a page with sliders for budget, MFU, tokens and serving, as FILE.html."
+        ),
     ] = None,
     published_runs: Annotated[
         bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
@@ -119,6 +143,9 @@ def plan(
     """Turn a budget into a model, its tokens and its predicted loss. Writes nothing without --study or --out."""
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise BadInput(f"plot is {str(plot)!r}; it must end in .png or .svg")
+    for name, page in (("report", report), ("explore", explore)):
+        if page is not None and page.suffix != ".html":
+            raise BadInput(f"{name} is {str(page)!r}; it must end in .html")
     question = PlanQuery(
         budget=budget,
         law=law,
@@ -144,15 +171,35 @@ def plan(
     )
     made, advice = answer_query(question)
     target = out or (study / "plan.json" if study is not None else None)
+    if target is None and (stamp is not None or seed is not None):
+        raise BadInput(
+            f"--{'stamp' if stamp is not None else 'seed'} is part of a seal; give --study or --out too"
+        )
+    if ca is not None and stamp is None:
+        raise BadInput("--ca names the roots of a timestamp server; give --stamp too")
     if target is not None:
-        made = seal(made)
+        made = seal(made, data_sha256=sealed_text(study, made) if study else "", seed=seed)
     drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
+    if report is not None:
+        from plots.plan_page import plan_page
+
+        drawn[report] = plan_page(made, isoflop_curves(question, made), own_runs(question.study), advice)
+    if explore is not None:
+        from plots.explorer import explorer
+
+        drawn[explore] = explorer(made, *offered(question))
+    for page in filter(None, (report, explore)):
+        refuse_overwrite_text(page, str(drawn[page]).partition(" content=")[0], "such a page", replace=yes)
     if target is not None:
-        write_plan(made, target, replace=yes, beside=drawn)
+        check_replaceable(target, replace=yes)
+        stamps: dict[Path, bytes | str] = {}
+        if stamp is not None and made.seal is not None:
+            stamps = stamp_files(target, made.seal.digest, stamp, ca)
+        write_plan(made, target, replace=yes, beside={**drawn, **stamps})
     else:
         atomic_writes(drawn)
-    if plot is not None:
-        log(f"wrote {plot}")
+    for path in drawn:
+        log(f"wrote {path}")
     if as_json:
         summary: dict[str, Any] = made.model_dump(mode="json", exclude={"budget"})
         if recipes:
@@ -164,7 +211,7 @@ def plan(
     for line in made.notes:
         log(f"note: {line}")
     if target is not None:
-        log(f"wrote {target}, sealed")
+        log(f"wrote {target}, sealed" + (" and stamped" if stamp is not None else ""))
 
 
 def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:

@@ -10,7 +10,7 @@ from families.units import format_duration, format_size
 from ..budget import Budget, parse_flops
 from ..hardware import accelerator
 from ..planning.planfile import Band, Choice, PlanFile, PlannedMember
-from ..recipe import Recipe
+from ..recipe import DEFAULT_RULE, Recipe
 from ..stats import format_loss, format_perplexity, perplexity
 from .output import WIDTH, fitting_table, format_table
 
@@ -326,6 +326,13 @@ def _recipes(advice: Mapping[str, Recipe]) -> str:
     sources = [
         fill(f"{name}: {found.source}", WIDTH, subsequent_indent="  ") for name, found in advice.items()
     ]
-    return "\n".join(
-        [format_table(["rule", "lr", "batch", "steps", "warm-up", "decay", "beta2"], rows), *sources]
+    rates = [found.lr for found in advice.values()]
+    taken = "law" if "law" in advice else DEFAULT_RULE
+    told = (
+        f"take {taken}{'' if taken == 'law' else ', the default, until your own runs vary lr and scaling fit has a law of it'}; "
+        f"the rules' learning rates differ by a factor of {max(rates) / min(rates):.3g}. On 17 public cells of 0.2 to 1.1B "
+        "parameters they give away, in the mean and at worst: capped 0.14 and 0.31 %, steplaw 0.10 and 0.31 %, porian 0.74 "
+        "and 2.02 %, deepseek 0.76 and 1.13 %, width 1.45 and 2.08 % of loss"
     )
+    table = format_table(["rule", "lr", "batch", "steps", "warm-up", "decay", "beta2"], rows)
+    return "\n".join([table, fill(told, WIDTH), *sources])

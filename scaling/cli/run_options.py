@@ -42,7 +42,10 @@ EvalSetOption = Annotated[
 ]
 
 LossUnitOption = Annotated[
-    str, typer.Option("--loss-unit", help="Unit of the losses, per token: nats, bits or ppl (perplexity).")
+    str,
+    typer.Option(
+        "--loss-unit", help="Unit of the losses, per token: nats, bits, ppl, or nats+8.5 to add 8.5."
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ from families.units import BadInput, nearest
 from ..runs import RunTable
 from ..stats import Array
 from .coordinates import KINDS, Coordinate, Coordinates, Kind, multiplier, setting, term
-from .ensemble import CUTS, FEWEST_HELD_ROWS, MOST_ROLLOUT_ROWS
+from .ensemble import CUTS, FEWEST_HELD_ROWS
 from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
 
 REPETITION = "unique_tokens"  # the fourth kind: `laws.Repetition`, fitted by `repetition`
@@ -46,6 +46,8 @@ GAIN, LOSS = (
 )  # of the rollouts' scatter and of their error, at most, with a coordinate that is added
 
 FEWEST_IN_CELL = 3  # rows of like N and D
+
+MOST_TRIED = 400  # rows of a rollout, evenly in compute
 
 FEWEST_ROWS = 12  # below a cut
 
@@ -357,9 +359,9 @@ class RolloutError(NamedTuple):
 def _rollout_error(rows: Rows, parts: Sequence[Coordinate], seed: int) -> RolloutError | None:
     """The error of the rows above each cut, fitted below it, averaged over cuts; None without a rollout."""
     product = rows.x + rows.z
-    if len(product) > MOST_ROLLOUT_ROWS:
+    if len(product) > MOST_TRIED:
         order = np.argsort(product, kind="stable")
-        rows = rows.select(order[np.linspace(0, len(order) - 1, MOST_ROLLOUT_ROWS).round().astype(int)])
+        rows = rows.select(order[np.linspace(0, len(order) - 1, MOST_TRIED).round().astype(int)])
         product = rows.x + rows.z
     errors = []
     before = 0

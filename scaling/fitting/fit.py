@@ -21,13 +21,15 @@ from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, rows_of, select_runs, small_run_warning
+from .selection import Annealed, rows_of, select_runs, small_run_warning, spread_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 from .valley import describe_coordinates
 
 REPEATED = "data-constrained"
 
 FORMS = ("auto", *SHAPES, REPEATED)
+
+MOST_HASHED = 10_000  # rows whose hashes a law keeps: 0.7 MB; of a larger fit the order of runs is told by the seal alone
 
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
@@ -93,7 +95,9 @@ def fit(
         group=group,
         annealed=annealed,
         eval_set=eval_set,
+        mixed=coordinates or (),
     )
+    one_direction = spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
@@ -134,6 +138,7 @@ def fit(
         intervals=bootstrap > 0,
         eval_set=table[0].eval_set,
         group=table[0].group,
+        row_hashes=tuple(sorted(run.row_hash for run in table)) if len(table) <= MOST_HASHED else (),
         created_at=now(),
         data=table,
     )
@@ -145,7 +150,7 @@ def fit(
             or "none",
             evidence=_evidence(certificate)
             | describe_coordinates(fitted, reasons, None if reduced is None else reduced.joint),
-            warnings=[*table.warnings, *_warnings(table, fresh, fitted)],
+            warnings=[*table.warnings, *filter(None, [one_direction]), *_warnings(table, fresh, fitted)],
         ),
     )
 

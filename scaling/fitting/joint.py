@@ -19,7 +19,7 @@ FAR = 0.02  # of log loss up a valley at which a row counts half: a parabola fit
 
 PASSES = 4  # of fitting and weighing anew
 
-STEPS = 60
+STEPS, LAST_STEPS = 40, 80  # of a pass, and of the starts whose agreement certifies the fit
 
 AGREEMENT = 1e-5  # relative difference of objectives at which two starts have found one optimum
 
@@ -28,6 +28,11 @@ GRADIENT = 1e-5  # largest scaled gradient of a converged fit
 MOST_REFITTED = 300  # rows; larger tables are resampled to first order
 
 REFIT_STEPS = 4
+
+NEWTON_STEPS, DIFFERENCE = (
+    30,
+    1e-5,
+)  # where Gauss-Newton crawls; the second in q, of central differences of the gradient
 
 FEWEST_CELLS = 8
 
@@ -93,6 +98,7 @@ class JointFit:
 
     Args:
         q: shape (6 + constants,).
+        delta: where log-Huber turns from squares to absolute values: the noise, or `ensemble.DELTA` where that is more.
         objective: at the optimum.
         starts: starts tried; `agreeing` of them reach the optimum.
         agreeing: see there.
@@ -103,6 +109,7 @@ class JointFit:
     """
 
     q: Array
+    delta: float
     objective: float
     starts: int
     agreeing: int
@@ -210,27 +217,36 @@ def fit_joint(
     rng = np.random.default_rng([seed, 3])
     q = _flat(parts, middle) if first is None else first
     weights: Array = np.ones(len(rows.y))
-    noise = 10 * USUAL_NOISE
+    noise, delta = 10 * USUAL_NOISE, 10 * USUAL_NOISE
     for _ in range(PASSES):  # weights and noise belong to the objective: from here on they stay
-        q, _ = _descend(parts, rows, q, weights, noise**2 * precision, middle)
+        q, _ = _descend(parts, rows, q, weights, noise**2 * precision, middle, delta)
         predicted, _, shift = model(parts, q, rows)
         weights = 1 / (1 + shift.share / FAR) ** 2
         noise = _noise(rows, predicted, weights, len(q))
+        delta = max(DELTA, noise)
     tries = [q]
     tries += [middle] if starts > 1 else []
     while len(tries) < starts:
         tries.append(q + rng.normal(0, 0.3, len(q)) * np.minimum(width, 0.5))
-    found = [_descend(parts, rows, start, weights, noise**2 * precision, middle) for start in tries]
+    found = [
+        _polish(
+            parts,
+            rows,
+            _descend(parts, rows, start, weights, noise**2 * precision, middle, delta, steps=LAST_STEPS)[0],
+            (weights, noise**2 * precision, middle, delta),
+        )
+        for start in tries
+    ]
     values = np.array([value for _, value in found])
     q = found[int(np.nanargmin(values))][0]
-    value, slope, hessian = _evaluate(parts, rows, q, weights, noise**2 * precision, middle)
-    scaled = np.abs(slope) / np.sqrt(np.diag(hessian) * max(value, 1e-12))
+    value, slope, hessian = _evaluate(parts, rows, q, weights, noise**2 * precision, middle, delta)
     return JointFit(
         q=q,
+        delta=delta,
         objective=value,
         starts=len(tries),
         agreeing=int((values <= value * (1 + AGREEMENT) + 1e-12).sum()),
-        gradient=float(scaled.max()),
+        gradient=_scaled(slope, hessian, value),
         noise=noise,
         weights=weights,
         hessian=hessian,
@@ -256,7 +272,13 @@ def _noise(rows: Rows, predicted: Array, weights: Array, constants: int) -> floa
 
 
 def _evaluate(
-    parts: Sequence[Coordinate], rows: Rows, q: Array, weights: Array, precision: Array, middle: Array
+    parts: Sequence[Coordinate],
+    rows: Rows,
+    q: Array,
+    weights: Array,
+    precision: Array,
+    middle: Array,
+    delta: float,
 ) -> tuple[float, Array, Array]:
     """Objective, gradient (p,) and Gauss-Newton Hessian (p, p): log-Huber with a prior, as in `optimise`.
 
@@ -267,27 +289,40 @@ def _evaluate(
         weights: of the rows, shape (n,).
         precision: of the prior, shape (p,).
         middle: of the prior, shape (p,).
+        delta: where log-Huber turns from squares to absolute values.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         predicted, by, _ = model(parts, q, rows)
         r = predicted - rows.y
         size = np.abs(r)
-        psi = np.clip(r, -DELTA, DELTA)
+        psi = np.clip(r, -delta, delta)
         cost = float((weights * psi * (r - 0.5 * psi)).sum())
         slope = by @ (weights * psi)
-        hessian = (by * (weights * DELTA / np.maximum(size, DELTA))) @ by.T
+        hessian = (by * (weights * delta / np.maximum(size, delta))) @ by.T
     off = q - middle
     cost += float(0.5 * (precision * off**2).sum())
     return cost if np.isfinite(cost) else np.inf, slope + precision * off, hessian + np.diag(precision)
 
 
+def _scaled(slope: Array, hessian: Array, cost: float) -> float:
+    """The largest gradient in units of what the objective could gain, as in `optimise`."""
+    return float((np.abs(slope) / np.sqrt(np.diag(hessian) * max(cost, 1e-12))).max())
+
+
 def _descend(
-    parts: Sequence[Coordinate], rows: Rows, q: Array, weights: Array, precision: Array, middle: Array
+    parts: Sequence[Coordinate],
+    rows: Rows,
+    q: Array,
+    weights: Array,
+    precision: Array,
+    middle: Array,
+    delta: float,
+    steps: int = STEPS,
 ) -> tuple[Array, float]:
     """Levenberg-Marquardt from q: the optimum and its objective. Arguments as `_evaluate`."""
     damping = 1e-3
-    cost, slope, hessian = _evaluate(parts, rows, q, weights, precision, middle)
-    for _ in range(STEPS):
+    cost, slope, hessian = _evaluate(parts, rows, q, weights, precision, middle, delta)
+    for _ in range(steps):
         scale = 1 / np.sqrt(np.maximum(np.diag(hessian), 1e-300))
         inner = hessian * scale[:, None] * scale[None] + damping * np.eye(len(q))
         try:
@@ -296,12 +331,12 @@ def _descend(
             damping *= 10
             continue
         trial = q - step * min(1.0, 2 / max(float(np.abs(step).max()), 1e-300))
-        new = _evaluate(parts, rows, trial, weights, precision, middle)
+        new = _evaluate(parts, rows, trial, weights, precision, middle, delta)
         if new[0] < cost:
             gain = cost - new[0]
             q, (cost, slope, hessian) = trial, new
             damping = max(damping * 0.2, 1e-10)
-            if gain <= 1e-13 * cost:
+            if gain <= 1e-9 * cost and _scaled(slope, hessian, cost) < 0.1 * GRADIENT:
                 break
         else:
             damping *= 6
@@ -319,6 +354,39 @@ def _units(rows: Rows) -> NDArray[np.intp]:
     """What is resampled: cells of like N and D where there are enough, since a law's misfit is one for each; else runs."""
     cell = cells(rows)
     return cell if cell.max() + 1 >= FEWEST_CELLS else rows.cluster
+
+
+def _polish(
+    parts: Sequence[Coordinate], rows: Rows, q: Array, problem: tuple[Array, Array, Array, float]
+) -> tuple[Array, float]:
+    """Newton from q with the whole Hessian, where Gauss-Newton has not ended: the optimum and its objective."""
+    cost, slope, hessian = _evaluate(parts, rows, q, *problem)
+    damping = 1e-4
+    steps = DIFFERENCE * np.eye(len(q))
+    fresh = True
+    for _ in range(NEWTON_STEPS):
+        if _scaled(slope, hessian, cost) < 0.1 * GRADIENT:
+            break
+        scale = 1 / np.sqrt(np.diag(hessian))
+        if fresh:
+            ends = [
+                [_evaluate(parts, rows, q + sign * step, *problem)[1] for sign in (1, -1)] for step in steps
+            ]
+            whole = np.array([(up - down) / (2 * DIFFERENCE) for up, down in ends])
+            whole = 0.5 * (whole + whole.T) * scale[:, None] * scale[None]
+            values, vectors = np.linalg.eigh(whole)
+        move = scale * (vectors @ ((vectors.T @ (slope * scale)) / (np.abs(values) + damping)))
+        trial = q - move * min(1.0, 2 / max(float(np.abs(move).max()), 1e-300))
+        new = _evaluate(parts, rows, trial, *problem)
+        fresh = new[0] < cost
+        if fresh:
+            q, (cost, slope, hessian) = trial, new
+            damping = max(damping * 0.2, 1e-9)
+        else:
+            damping *= 10
+            if damping > 1e4:
+                break
+    return q, cost
 
 
 def resampled(
@@ -342,14 +410,14 @@ def resampled(
     drawn = cluster_weights(_units(rows), count, np.random.default_rng([seed, 2]))
     if len(rows.y) > MOST_REFITTED:
         predicted, by, _ = model(parts, fit.q, rows)
-        psi = np.clip(predicted - rows.y, -DELTA, DELTA)
+        psi = np.clip(predicted - rows.y, -fit.delta, fit.delta)
         moves = -np.linalg.solve(fit.hessian, by * (fit.weights * psi))
         return np.asarray(fit.q + (drawn - 1) @ moves.T)
     draws = []
     for weight in drawn:
         q = fit.q
         for _ in range(REFIT_STEPS):
-            _, slope, hessian = _evaluate(parts, rows, q, fit.weights * weight, precision, middle)
+            _, slope, hessian = _evaluate(parts, rows, q, fit.weights * weight, precision, middle, fit.delta)
             step = np.linalg.solve(hessian, slope)
             q = q - step * min(1.0, 1 / max(float(np.abs(step).max()), 1e-300))
         draws.append(q)

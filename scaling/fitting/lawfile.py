@@ -157,15 +157,20 @@ class LawFile(Document):
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
     repetition: Repetition | None = None
+    row_hashes: tuple[
+        str, ...
+    ] = ()  # of each fitted observation: a seal tells them from those that came after
     coordinates: CoordinatesRecord | None = None
     card: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `coordinates` out of a law of N and D alone, whose file stays as older programs read it."""
+        """Leave out what a law does not have: coordinates, or the hashes of rows that an older program fitted."""
         values: dict[str, Any] = handler(self)
         if self.coordinates is None:
             values.pop("coordinates", None)
+        if not self.row_hashes:
+            values.pop("row_hashes", None)
         return values
 
     @model_validator(mode="after")

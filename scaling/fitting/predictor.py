@@ -76,6 +76,7 @@ class Fit:
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
         eval_set: evaluation set of the losses.
         group: group of the runs.
+        row_hashes: hash of each fitted observation (`Run.row_hash`); empty for more than MOST_HASHED rows.
         card: description of the fit, field to text.
         inputs: file name to SHA-256 of the files it was fitted on.
         created_at: time of the fit, as in its file.
@@ -99,6 +100,7 @@ class Fit:
     intervals: bool = True
     eval_set: str = ""
     group: str = ""
+    row_hashes: tuple[str, ...] = ()
     card: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     created_at: str = ""
@@ -164,7 +166,13 @@ class Fit:
     def reference(self) -> LawReference:
         """Identity of the law, for files that hold its predictions."""
         return LawReference(
-            name=self.name, sha256=self.sha256, convention=self.convention, source=self.source
+            name=self.name,
+            sha256=self.sha256,
+            convention=self.convention,
+            source=self.source,
+            group=self.group,
+            eval_set=self.eval_set,
+            row_hashes=self.row_hashes,
         )
 
     def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:

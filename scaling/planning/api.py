@@ -15,6 +15,7 @@ from ..fitting.forms import Status
 from ..fitting.predictor import Fit
 from ..laws import LawReference, LossModel
 from ..recipe import DEFAULT_RULE
+from .match import sealed_text
 from .planfile import (
     Band,
     Choice,
@@ -144,8 +145,11 @@ class Plan:
         figure: Figure = import_module("plots.notebook").plot_plan(self.document, curves, runs)
         return figure
 
-    def seal(self) -> "Plan":
+    def seal(self, *, seed: int | None = None) -> "Plan":
         """Seal the predictions: with the time, the law's hash, and a digest that shows any later edit.
+
+        Args:
+            seed: seed of the run that is to be scored. Default: the mean of all runs that match.
 
         Returns:
             The sealed plan.
@@ -153,7 +157,9 @@ class Plan:
         Raises:
             BadInput: the plan is sealed already.
         """
-        return replace(self, document=seal(self.document))
+        study = None if self._query is None else self._query.study
+        text = sealed_text(study, self.document) if study is not None else ""
+        return replace(self, document=seal(self.document, data_sha256=text, seed=seed))
 
     def save(self, path: StrPath, *, replace: bool = False) -> Path:
         """Write plan.json, whole or not at all.
@@ -230,7 +236,7 @@ def plan(
         inference_tokens: tokens to serve, whose cost is shown beside that of training.
         budget_includes_serving: the budget pays for serving too, so that smaller models are trained longer.
         within: width of the indifference band: nats as a number, or a share of the cost like "2%". Default: 0.01 nats.
-        rule: recipe of learning rate and batch: "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
+        rule: recipe of learning rate and batch: "capped", "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
         ratio: n_embd per layer of designed shapes.
         head_size: n_embd per attention head of designed shapes.
         vocab_size: vocabulary of designed shapes.

@@ -13,7 +13,7 @@ from ..budget import Budget
 from ..laws import LossModel
 from ..stats import Array, format_loss
 from .candidates import Candidates
-from .law import plan_params, planned_loss
+from .law import planned_loss, shape_sizes
 from .planfile import Choice
 
 TOLERANCE = 0.05  # a member within 5 % of the budget counts as affordable, and the plan says so
@@ -86,7 +86,7 @@ def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> E
     """
     if law.frontier is not None:
         return _along_frontier(ask, law, shapes)
-    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
+    N = shape_sizes(law, shapes)
     per_token = shapes.flops_per_token.astype(np.float64)
     serving = per_token / 3 * ask.inference_tokens
     counted = serving if ask.includes_serving or ask.target is not None else 0.0 * serving
@@ -144,7 +144,7 @@ def _along_frontier(ask: Objective, law: LossModel, shapes: Candidates) -> Evalu
         raise BadInput(
             f"law {law.name} fixes the tokens of each size and cannot trade tokens for size; use --law chinchilla"
         )
-    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
+    N = shape_sizes(law, shapes)
     tokens, loss = law.frontier.tokens(N), law.frontier.loss(N)
     flops = shapes.flops_per_token * tokens
     if ask.target is not None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
-from families import ModelSpec, count, member, params_kaplan
+from families import ModelSpec, count, member, params, params_active, params_kaplan
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
@@ -14,9 +15,13 @@ from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
+from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
-from ..stats import Interval, format_loss, format_perplexity, perplexity
+from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
+
+if TYPE_CHECKING:
+    from .candidates import Candidates
 
 
 def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
@@ -52,7 +57,22 @@ def single_law(model: LossModel) -> Law:
 
 def plan_params(law: LossModel, spec: ModelSpec) -> Any:
     """N as a plan under this law counts it, for a shape or for shapes in arrays: Kaplan's frontier counts 12·n_layer·n_embd²."""
-    return params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    found = params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    return found - idle_params(law, spec)
+
+
+def idle_params(law: LossModel, spec: ModelSpec) -> int:
+    """Parameters that a law does not count in its N: of a mixture under a published law, which is of dense models.
+
+    With N the active parameters C = 6·N·D holds, as it did where the law was fitted; a law fitted on one's own mixtures
+    counts what its runs counted.
+    """
+    return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
+
+
+def shape_sizes(law: LossModel, shapes: "Candidates") -> Array:
+    """N of each candidate as a plan under this law counts it, shape (n,)."""
+    return np.asarray(shapes.count(lambda spec: plan_params(law, spec)), dtype=np.float64)
 
 
 def planned_loss(
@@ -72,11 +92,67 @@ def planned_loss(
     """
     N = float(plan_params(law, spec))
     law.domain.extrapolation(N, tokens).check(force=force)
-    found = law.predict(count(spec, law.convention), tokens, unique_tokens=unique_tokens, force=True)
+    found = law.predict(
+        count(spec, law.convention) - idle_params(law, spec), tokens, unique_tokens=unique_tokens, force=True
+    )
     if law.frontier is None:
         return PlannedLoss.of(found), found
     loss = float(law.frontier.loss(N))
     return PlannedLoss(loss=loss, ppl=perplexity(loss)), found
+
+
+def advise(
+    law: LossModel,
+    spec: ModelSpec,
+    tokens: float,
+    *,
+    rule: str = DEFAULT_RULE,
+    batch_sequences: int | None = None,
+    shortest: float | None = None,
+) -> Recipe:
+    """The recipe of a shape: learning rate and batch from the law where it has them and the rule is the default one.
+
+    Args:
+        law: published or fitted.
+        spec: the shape.
+        tokens: training tokens.
+        rule: of `recipe`; another than the default counts before the law.
+        batch_sequences: sequences of a step, exactly.
+        shortest: tokens of the shortest run with the same warm-up.
+
+    Raises:
+        BadInput: an unknown rule, or tokens that are not positive.
+    """
+    own = settings_of(law) if isinstance(law, Fit) and rule == DEFAULT_RULE else ()
+    N = float(count(spec, law.convention))
+    batch = (
+        law.best("batch_tokens", N, tokens).value if isinstance(law, Fit) and "batch_tokens" in own else None
+    )
+    advice = recipe(
+        spec, tokens, rule=rule, batch_tokens=batch, batch_sequences=batch_sequences, shortest=shortest
+    )
+    if not isinstance(law, Fit) or not {"lr", "batch_tokens"} & set(own):
+        return advice
+    said = [] if batch is None else [f"batch* {format_size(batch)} tokens"]
+    lr = advice.lr
+    if "lr" in own:
+        best = (
+            law.best("lr", N, tokens)
+            if batch is None
+            else law.best("lr", N, tokens, batch_tokens=advice.batch_tokens)
+        )
+        lr = float(f"{best.value:.3g}")
+        low, high = best.interval_80 or (best.value, best.value)
+        said.append(f"lr* {lr:g} (80 %: {low:.3g} to {high:.3g})")
+        if best.beyond:
+            said.append("outside the values that were tried")
+    return advice.model_copy(
+        update={
+            "rule": "law",
+            "lr": lr,
+            "source": f"the law's own best settings: {', '.join(said)}; else {advice.source}",
+        }
+    )
 
 
 def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:

@@ -10,7 +10,7 @@ from families.units import format_size
 from ..budget import Budget
 from ..fitting.predictor import Fit
 from ..laws import LossModel, PublishedLaw
-from ..recipe import recipe
+from ..recipe import Recipe
 from ..stats import format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
 from .planfile import Choice, OtherChoice, PlannedMember
@@ -21,22 +21,20 @@ FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh 
 SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
 
 
-def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str) -> str:
+def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
     """What sharing a batch among the devices changed of the rule's own; empty where nothing.
 
     Args:
         member: the planned member.
-        choice: what it was made from.
         budget: whose devices share the batch.
-        rule: of the recipe.
+        asked: the recipe for those tokens, without a sharing.
     """
-    asked = recipe(member.spec, float(choice.tokens), rule=rule).batch_sequences
     batch, devices = member.recipe.batch_sequences, budget.devices or 1
-    if batch == asked:
+    if batch == asked.batch_sequences:
         return ""
     return (
         f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
-        f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+        f"(rule {asked.rule}: {asked.batch_sequences:,}), in whole steps {format_size(member.tokens, 4)} tokens"
     )
 
 

@@ -9,12 +9,12 @@ from families.units import BadInput, format_size
 from ..budget import Budget, MfuSource, parse_budget
 from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
-from ..recipe import DEFAULT_RULE, recipe
+from ..recipe import DEFAULT_RULE
 from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
-from .law import planned_loss
+from .law import advise, planned_loss
 from .memory import fit_memory
 from .notes import batch_note, notes, range_note, unspent_budget_notes
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
@@ -92,7 +92,7 @@ def estimate_budget(
         evaluated = evaluate_candidates(replace(ask, flops=budget.flops), law, shapes)
         best = evaluated.best()
         member = evaluated.shapes.member(best)
-        advice = recipe(member.spec, float(evaluated.tokens[best]))
+        advice = advise(law, member.spec, float(evaluated.tokens[best]))
         fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
         estimate = estimated_mfu(
             member.spec,
@@ -172,7 +172,7 @@ def make_plan(
             index = best if one is choice else chosen.index(one)
             member = planned_member(evaluated, index, law, budget, rule=rule, force=force)
             members.append(member)
-            batches.append(batch_note(member, one, budget, rule))
+            batches.append(batch_note(member, budget, advise(law, member.spec, float(one.tokens), rule=rule)))
         evaluations.append(evaluated)
         preferred.append(names)
     optimal = pareto(*evaluations)
@@ -249,11 +249,11 @@ def planned_member(
     """
     member = evaluated.shapes.member(index)
     length = float(evaluated.tokens[index])
-    advice = recipe(member.spec, length, rule=rule)
+    advice = advise(law, member.spec, length, rule=rule)
     device = None if budget.accelerator is None else accelerator(budget.accelerator)
     fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
     if fit.batch_sequences != advice.batch_sequences:
-        advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
+        advice = advise(law, member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
     if budget.devices is not None and budget.devices > 1 and advice.steps < FEWEST_STEPS:
         most = int(length / (FEWEST_STEPS * member.spec.n_positions))
         raise BadInput(

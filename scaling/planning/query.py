@@ -9,7 +9,8 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule, size_note
+from families.design import DesignRule, rule_for, size_note
+from families.rules import is_rule
 from families.units import BadInput, format_size, listed, parse_count, parse_size
 
 from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_mfu, split_budgets
@@ -21,9 +22,9 @@ from ..recipe import DEFAULT_RULE, Recipe, recipes
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
-from .candidates import Candidates, candidates, sized
+from .candidates import Candidates, candidates, is_own_rule, sized
 from .evaluate import Objective, evaluate_candidates
-from .law import find_law
+from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -100,7 +101,8 @@ def answer_query(
         if note := size_note(size, nearest.spec):
             made = made.model_copy(update={"notes": (*made.notes, note)})
     member = made.members[-1]
-    return made, recipes(member.spec, member.tokens)
+    own = advise(law, member.spec, member.tokens)
+    return made, ({"law": own} if own.rule == "law" else {}) | recipes(member.spec, member.tokens)
 
 
 def _sizes(query: PlanQuery) -> list[float]:
@@ -147,11 +149,10 @@ def isoflop_curves(
     Empty under a law with a frontier, which fixes each member's tokens. `law` takes the place of the one that the options
     name.
     """
-    law = law or find_law(query.law, query.study)
+    law, shapes, objective = offered(query, law=law)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    objective = replace(_objective(query), target=None)
+    objective = replace(objective, target=None)
     curves = []
     spent = plan.spent(plan.recommended)
     several = [plan.spent(rung.choice) for rung in plan.ladder]
@@ -170,6 +171,18 @@ def isoflop_curves(
     return tuple(curves)
 
 
+def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossModel, Candidates, Objective]:
+    """The law that answers a query, the candidates it chooses from, and what is asked of them.
+
+    Args:
+        query: the options.
+        law: a law in memory, in place of the one that the options name.
+    """
+    law = law or find_law(query.law, query.study)
+    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
+    return law, shapes, _objective(query)
+
+
 def _check(query: PlanQuery) -> None:
     goals = {
         "--budget": query.budget,
@@ -184,7 +197,7 @@ def _check(query: PlanQuery) -> None:
     shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
     shape["--context"] = query.context
     set_shape = [name for name, value in shape.items() if value is not None]
-    if set_shape and query.family not in (None, "all", "grid"):
+    if set_shape and not (query.family in (None, "all", "grid") or is_own_rule(query.family)):
         raise BadInput(
             f"{set_shape[0]} designs shapes, and --family {query.family} has its own; give one of them"
         )
@@ -197,15 +210,19 @@ def own_runs(study: Path | None) -> tuple[Run, ...]:
 
 
 def rule_of(runs: Sequence[Run]) -> DesignRule:
-    """The design rule that fits the runs' shapes; GPT-2's for values that the runs do not state."""
-    usual = DesignRule()
+    """The design rule that fits the runs' shapes; their family's, or GPT-2's, for values that the runs do not state."""
+    families = {run.architecture for run in runs if is_rule(run.architecture)}
+    usual = rule_for(families.pop() if len(families) == 1 else "gpt2")
     shaped = [
         (run.n_layer, run.n_embd, run.n_head) for run in runs if run.n_layer and run.n_embd and run.n_head
     ]
+    heads = [(width, width // heads) for _, width, heads in shaped]
+    as_usual = not shaped or all(usual.maker.head(width) == size for width, size in heads)
     vocabularies, contexts = {run.vocab_size for run in runs}, {run.n_positions for run in runs}
-    return DesignRule(
+    return replace(
+        usual,
         ratio=median(width / layers for layers, width, _ in shaped) if shaped else usual.ratio,
-        head_size=mode(width // heads for _, width, heads in shaped) if shaped else usual.head_size,
+        head_size=usual.head_size if as_usual else mode(size for _, size in heads),
         vocab_size=(vocabularies.pop() if len(vocabularies) == 1 else None) or usual.vocab_size,
         n_positions=(contexts.pop() if len(contexts) == 1 else None) or usual.n_positions,
     )
@@ -214,7 +231,16 @@ def rule_of(runs: Sequence[Run]) -> DesignRule:
 def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
     """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
     usual = rule_of(runs)
-    rule = DesignRule(
+    if query.family is not None and is_own_rule(query.family):
+        other = rule_for(query.family)
+        vocabulary, context = (usual.vocab_size, usual.n_positions) if runs else (None, None)
+        usual = replace(
+            other,
+            vocab_size=vocabulary or other.vocab_size,  # a study's text decides them
+            n_positions=context or other.n_positions,
+        )
+    rule = replace(
+        usual,
         ratio=usual.ratio if query.ratio is None else query.ratio,
         head_size=usual.head_size if query.head_size is None else query.head_size,
         vocab_size=parse_count(query.vocab, "vocab") if query.vocab else usual.vocab_size,

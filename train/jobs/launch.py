@@ -8,18 +8,19 @@ from pathlib import Path
 
 import torch
 
-from families import ModelSpec
+from families import ModelSpec, params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import PlannedMember
+from scaling.planning.match import differences, sealed_member
+from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
-from ..data.prepare import check_data, prepare
+from ..data.prepare import check_data, prepare, prepare_planned
 from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
@@ -232,6 +233,7 @@ def prepare_run(
     need = need or check_machine(
         settings, config.rung_tokens(), device, yes=yes or begun, log=log, world=world
     )
+    settings = with_study_seal(settings, config.rung_tokens()[-1], StudyPaths(study), folder, log)
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
@@ -248,6 +250,43 @@ def prepare_run(
     if config.residual == "auto" and config.engine == "torch":
         settings = with_residual(settings, world.zero)
     return settings, manifest, config.rung_tokens()
+
+
+def with_study_seal(
+    settings: Settings, tokens: int, study: StudyPaths, folder: Path, log: Callable[[str], None]
+) -> Settings:
+    """Return the settings with the digest of the study's sealed plan, if this is a run that it predicts.
+
+    A run of the predicted size that is not the sealed one is trained without a seal, and says so.
+
+    Args:
+        settings: settings of the run.
+        tokens: tokens of its last rung.
+        study: the study whose plan may predict it.
+        folder: the run's folder; a run that has begun there keeps what it recorded.
+        log: called with the reason why it is not the sealed run.
+
+    Raises:
+        BadInput: the study's plan was edited after it was sealed.
+    """
+    found = sealed_member(study, params(settings.spec()), tokens)
+    if found is None:
+        return settings
+    seal, member = found
+    others = list(differences(member, settings.model_dump(), settings.decay))
+    if seal.data_sha256 not in ("", settings.data_sha256):
+        others.insert(0, "the text is another than that of the runs behind the sealed law")
+    if not others and (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
+        others.append("it began without this seal")
+    if others:
+        log(
+            f"{settings.run} is not the sealed run of {member.member}: {others[0]}; "
+            "scaling compare will list it under 'not predictions'"
+        )
+        return settings
+    if seal.seed not in (None, settings.seed):
+        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    return settings.model_copy(update={"seal": seal.digest})
 
 
 def with_residual(settings: Settings, zero: int) -> Settings:
@@ -316,6 +355,7 @@ def train_plan(
     members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, log: Callable[[str], None],
     report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
+    sealed: PlanFile | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Train the ladder of each planned member, cheapest first; work is counted in FLOPs over all members.
 
@@ -335,6 +375,7 @@ def train_plan(
         gathers: True to update the study's runs.jsonl at the end; False for one of many jobs.
         zero: ZeRO stage, 0 to 3, by which a member is divided among the processes that a launcher has started.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
+        sealed: the plan of the members, if it is sealed; their runs carry its digest.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
@@ -364,6 +405,7 @@ def train_plan(
                     yes=yes,
                     wanted=wanted,
                     log=log,
+                    sealed=sealed,
                     world=world,
                 )
             ]
@@ -381,6 +423,63 @@ def train_plan(
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
+
+
+def _with_seal(settings: Settings, plan: PlanFile, folder: Path, log: Callable[[str], None]) -> Settings:
+    """Return the settings with the digest of their sealed plan.
+
+    Raises:
+        BadInput: the study holds another text than the one that the plan was sealed for.
+    """
+    seal = plan.seal
+    assert seal is not None
+    _check_text(settings.member, settings.group, settings.data_sha256, plan)
+    if seal.seed not in (None, settings.seed):
+        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    if (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
+        log(
+            f"{settings.run} is not the sealed run: it began without this seal; "
+            "scaling compare will list it under 'not predictions'"
+        )
+    return settings.model_copy(update={"seal": seal.digest})
+
+
+def _check_text(member: str, group: str, data_sha256: str, plan: PlanFile) -> None:
+    """Refuse a text other than that of the runs behind a sealed law; where the seal does not know it, another group."""
+    sealed = plan.law.group if plan.law is not None else ""
+    bound = plan.seal.data_sha256 if plan.seal is not None else ""
+    if bound not in ("", data_sha256) or (not bound and sealed not in ("", group)):
+        raise BadInput(
+            f"{member} was sealed for another text than the study holds: its group is {group}, sealed "
+            f"{sealed or bound[:12]}; train it in the study of the sealed text, or make a new plan"
+        )
+
+
+def prepare_members(
+    plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None, trained: Sequence[str] = (),
+    log: Callable[[str], None] = no_op,
+) -> None:  # fmt: skip
+    """Tokenise the text of a plan's members into a study, unless it is there; a sealed member takes the sealed text alone.
+
+    Args:
+        plan: the plan.
+        study: the study.
+        data: the text; None takes what is there.
+        tokenizer: a folder or file; None trains one.
+        trained: names of the members to be trained; empty means all.
+        log: called with each message.
+
+    Raises:
+        BadInput: as `prepare_planned`, or the text is not the sealed one; a text prepared for nothing is removed.
+    """
+    with _unless_refused(study.data):
+        prepare_planned(plan, study.data, data, tokenizer, trained, log)
+        if plan.seal is not None:
+            manifest = DataManifest.read(study.data / "data.json")
+            for member in plan.only(trained).members:
+                if member.prediction is not None:
+                    facts = TextFacts.of(manifest, member.architecture)
+                    _check_text(member.member, facts.group, facts.data_sha256, plan)
 
 
 def check_members(
@@ -406,7 +505,7 @@ def check_members(
 
 def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None], world: World = ALONE,
+    wanted: BackendRequest | None, log: Callable[[str], None], sealed: PlanFile | None = None, world: World = ALONE,
 ) -> list[Settings]:  # fmt: skip
     """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
 
@@ -419,16 +518,19 @@ def planned_settings(
         yes: True to accept members too large for this machine.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
         log: called with each message of a measurement.
+        sealed: the plan of the members, if it is sealed.
         world: the processes that share each run.
 
     Raises:
-        BadInput: as `check_machine`.
+        BadInput: as `check_machine`, or the text is not the sealed one.
     """
     found = []
     for planned in members:
         facts = TextFacts.of(manifest, planned.architecture)
         settings = settings_of_planned(planned, facts, device, seed=seed)
         folder = study.run_folder(settings.run)
+        if sealed is not None and sealed.seal is not None and planned.prediction is not None:
+            settings = _with_seal(settings, sealed, folder, log)
         settings = with_recorded_settings(settings, folder)
         need = check_machine(settings, planned.ends, device, yes=yes, log=no_op, world=world)
         if wanted is not None and not (folder / RUN).exists():

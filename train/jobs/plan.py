@@ -99,7 +99,7 @@ def _jobs(
         small = member.params < SMALL
         (settings,) = planned_settings(
             [member], manifest, sweep.study, device="cpu", seed=sweep.seed, yes=yes,
-            wanted=BackendRequest(threads=1 if small else threads), log=log,
+            wanted=BackendRequest(threads=1 if small else threads), log=log, sealed=plan,
         )  # fmt: skip
         found.append(Job.of(settings, member.ends, sweep.study, shared=True))
     return found

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..runtime import TILE, logits_of
+from families.units import BadInput
+
+from ..runtime import TILE, is_plain_head, logits_of
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
 
@@ -54,10 +57,20 @@ def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]
         *,
         scaling: float,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
+        if rest.get("s_aux") is not None:
+            raise BadInput("this model's attention has sinks; it is not trained here")
+        if softcap is not None:
+            kernel_here: Kernel = partial(_written_out, softcap=softcap)  # no fused kernel caps its scores
+        else:
+            kernel_here = kernel
         causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
-        out = kernel(
+        if causal and sliding_window is not None and sliding_window < key.shape[2]:
+            attention_mask, causal = _window(query, key, sliding_window), False
+        out = kernel_here(
             query,
             _all_heads(query, key),
             _all_heads(query, value),
@@ -71,6 +84,15 @@ def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]
     return attend
 
 
+def _window(query: torch.Tensor, key: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the mask of a sliding window, 0 for the last `size` keys of each query and else -inf, shape (queries, keys)."""
+    ahead = torch.arange(query.shape[2], device=query.device)[:, None] + key.shape[2] - query.shape[2]
+    distance = ahead - torch.arange(key.shape[2], device=query.device)
+    seen = (distance >= 0) & (distance < size)
+    nothing = torch.full((), float("-inf"), dtype=query.dtype, device=query.device)
+    return torch.where(seen, torch.zeros_like(nothing), nothing)
+
+
 def _written_out(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -80,14 +102,21 @@ def _written_out(
     dropout_p: float,
     is_causal: bool,
     scale: float,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Return softmax(q·k^T·scale + mask)·v, with the signature of torch's fused function."""
-    if torch.compiler.is_compiling() and query.device.type == "cpu" and attn_mask is None and not dropout_p:
+    """Return softmax(q·k^T·scale + mask)·v, with the signature of torch's fused function.
+
+    With `softcap` scores are first bounded as cap·tanh(score/cap) (Gemma Team 2024).
+    """
+    plain = attn_mask is None and not dropout_p and softcap is None
+    if torch.compiler.is_compiling() and query.device.type == "cpu" and plain:
         # Rotated queries and keys are in fp32, whatever the autocast format.
         query, key = (query * scale).to(value.dtype), key.to(value.dtype)
         found: torch.Tensor = OneExponential.apply(query, key, value, is_causal)
         return found
     scores = torch.matmul(query * scale, key.transpose(2, 3)).float()
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attn_mask is not None:
         scores = scores + attn_mask
     elif is_causal:
@@ -222,10 +251,25 @@ def compile_head(model: Any, compile_part: Callable[[Any], Any]) -> None:
     setattr(model, _HEAD, compile_part(_head_losses))
 
 
+def balance_coefficient(model: Any) -> float:
+    """Return the weight of the loss that keeps a mixture's experts equally busy; 0 for models that have none."""
+    return float(getattr(model.config, "router_aux_loss_coef", 0.0) or 0.0)
+
+
+def _balanced_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return each token's loss and, in equal parts, transformers' load-balancing loss of this micro-batch."""
+    found = model(ids, use_cache=False, output_router_logits=True)
+    losses = functional.cross_entropy(found.logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    balanced: torch.Tensor = losses.view(targets.shape) + balance_coefficient(model) * found.aux_loss
+    return balanced
+
+
 def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the loss of each next token in nats, shape of the targets; fused while compiling for a CPU, else torch's."""
+    if model.training and balance_coefficient(model):
+        return _balanced_losses(model, ids, targets)
     head = model.get_output_embeddings()
-    whole = head.bias is None and not hasattr(head.weight, "device_mesh")
+    whole = head.bias is None and not hasattr(head.weight, "device_mesh") and is_plain_head(model)
     own = getattr(model, _HEAD, None) if torch.is_grad_enabled() else None
     if whole and own is not None:
         hidden = model.base_model(ids, use_cache=False).last_hidden_state
