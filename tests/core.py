@@ -60,6 +60,8 @@ REFUSED = (
     ("ladder study/plan.json --data stdlib", f"ladder {INSTALL}"),
     ("tune family=gpt2-83m", f"tune {INSTALL}"),
     ("validate study", f"validate {INSTALL}"),
+    ("generate study", f"generate {INSTALL}"),
+    ("push study user/name", f"push {INSTALL}"),
     ("demo --quick", f"demo {INSTALL}"),
     (
         "emit --deepspeed family=gpt2-83m tokens=1B --out deepspeed",

@@ -228,7 +228,8 @@ def predict(
     from textwrap import fill
 
     from ..planning.law import PredictQuery, coordinates_of, predict
-    from .run_options import merge, pairs
+    from .keys import pairs
+    from .run_options import merge
 
     names = coordinates_of(law)
     given = pairs(words, [*PredictQuery.model_fields, *names])

@@ -151,7 +151,7 @@ def _size_warning(runs: Sequence[Run]) -> str:
     if ratio < LEAST_RATIO:
         return (
             f"D/N is {ratio:.3g} in the median and the largest D is {format_size(largest)}: tokens are counted one by one, so "
-            "300 billion is 300B or 300e9"
+            "300 billion is 300B or 300e9; or are N and D swapped?"
         )
     if ratio > MOST_RATIO:
         return (
