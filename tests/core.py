@@ -46,6 +46,7 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "emit family=gpt2-83m tokens=1B --out run",
     "emit family=gpt2-83m tokens=1B --to megatron --nodes 2 --out megatron",
     "ingest chart.csv --contract megatron/contract.json --study study",
+    "emit plan.json --to config,torchrun --out launch",
     f"watch {TARGET}-s1 --study study --once",
     "table study",
     "compare --study study",
