@@ -41,7 +41,9 @@ def emit(job: EmitJob) -> Emitted:
         contract = contract_of(job, run, "automodel", VERSION, gaps, tokens, manifest)
         text = yaml.safe_dump(recipe(job, run), sort_keys=False, width=120)
         command = f"torchrun --nnodes {node_count(job)} --nproc-per-node {job.devices // node_count(job)}"
-        files[job.place(run, YAML)] = f"# {command} -m nemo_automodel.cli.app {YAML}, from this folder\n{text}"
+        files[job.place(run, YAML)] = (
+            f"# {command} -m nemo_automodel.cli.app {YAML}, from this folder\n{text}"
+        )
         config = {**json.loads(config_text(run.spec)), "initializer_range": run.member.recipe.init_std}
         files[job.place(run, CONFIG)] = json.dumps(config, indent=2) + "\n"
         files[job.place(run, CONTRACT)] = contract.dump()
