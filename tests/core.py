@@ -44,6 +44,7 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "versus study study/runs.jsonl",
     "audit table.csv",
     "emit family=gpt2-83m tokens=1B --out run",
+    "emit plan.json --to config,torchrun --out launch",
     f"watch {TARGET}-s1 --study study --once",
     "table study",
     "compare --study study",
@@ -58,6 +59,8 @@ REFUSED = (
     ("ladder study/plan.json --data stdlib", f"ladder {INSTALL}"),
     ("tune family=gpt2-83m", f"tune {INSTALL}"),
     ("validate study", f"validate {INSTALL}"),
+    ("generate study", f"generate {INSTALL}"),
+    ("push study user/name", f"push {INSTALL}"),
     ("demo --quick", f"demo {INSTALL}"),
     (
         "emit --deepspeed family=gpt2-83m tokens=1B --out deepspeed",

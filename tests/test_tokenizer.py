@@ -142,7 +142,7 @@ def test_a_tokenizer_is_known_by_its_contents(source, coder, tmp_path):
     )
     assert again == first
     other = train_tokenizer(["entirely different words"], 280)
-    with pytest.raises(BadInput, match="holds tokens made with tokenizer="):
+    with pytest.raises(BadInput, match="made with tokenizer="):
         prepare(str(source), tmp_path / "data", vocab_size=300, tokenizer=saved(other, tmp_path / "a.json"))
 
 

@@ -62,6 +62,8 @@ VERBS = (
     Verb(
         "validate", "monitor:validate", "Load a model with transformers; repeat its evaluation.", trains=True
     ),
+    Verb("generate", "model:generate", "Generate text with a trained model.", trains=True),
+    Verb("push", "model:push", "Send a trained model to the Hugging Face hub.", trains=True),
     Verb("watch", "monitor:watch_run", "Forecast the final loss of a run in progress; warn early."),
     Verb("table", "monitor:table", "Print finished runs as a table of fine-tuning results."),
     Verb("stamp", "stamp:stamp", "Have the time of a sealed plan attested from outside."),
@@ -210,7 +212,7 @@ def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., 
 
     @wraps(body)
     def checked(*args: Any, **options: Any) -> Any:
-        from ..doctor import require_training
+        from ..extras import require_training
 
         require_training(name)
         return body(*args, **options)

@@ -28,6 +28,7 @@ from ..hardware import PRICES_OF, accelerator, known, user_file
 from ..planning.candidates import candidates
 from ..planning.law import find_law
 from ..planning.plan import compute_optimal
+from ..planning.published_mfu import generation, reached
 from ..planning.throughput import TimeModel, fit_times, parse_times
 from .output import (
     WIDTH,
@@ -300,6 +301,9 @@ def hardware(
     echo(format_table(["accelerator", "format", "TFLOP/s dense", "GB", "GB/s", "USD/hour"], rows, left=2))
     if name is not None:
         echo(f"source: {entries[0].source}")
+        if (known_mfu := reached(entries[0].name)) is not None:
+            kind = generation(entries[0].name)
+            echo(f"MFU of {known_mfu.runs} published runs on {kind}s: {known_mfu} (docs/planning.md)")
     else:
         echo(f"prices: typical on-demand list prices of {PRICES_OF}; sources: scaling hardware NAME")
         echo(f"additions: {user_file()}, or the file named by $SCALING_HARDWARE")

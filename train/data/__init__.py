@@ -114,7 +114,8 @@ def check_shards(folder: Path, manifest: DataManifest) -> None:
     Raises:
         BadInput: a file is missing or differs; names it.
     """
-    files = [(shard.name, shard.sha256) for shard in (*manifest.train, manifest.heldout)]
+    files = [(shard.name, shard.sha256) for shard in manifest.train]
+    files.append((manifest.heldout.name, manifest.heldout.sha256 or manifest.heldout_sha256))
     for name, digest in (*files, ("tokenizer.json", manifest.tokenizer_sha256)):
         if not digest:
             continue

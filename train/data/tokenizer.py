@@ -28,7 +28,7 @@ SpecialTokens = Literal["markers", "text"]  # what special tokens written in the
 
 LONGEST = 1024  # characters of a word in BPE training: one of 100,000 (an image in base64) takes 6 s, one of 300,000 a minute
 
-TRAINING_BYTES = 2**28  # of text that a tokenizer is trained on; of more, evenly spread pieces
+TRAINING_BYTES = 2**27  # of text that a tokenizer is trained on; of more, evenly spread pieces
 
 _BYTES = 256  # entries of a byte-level vocabulary that are there for any text
 
@@ -234,6 +234,18 @@ def token_names(files: dict[str, str], key: str) -> tuple[str, ...]:
     value = parse_json(files[CONFIG]).get(key) if CONFIG in files else None
     value = value.get("content") if isinstance(value, dict) else value
     return (value,) if isinstance(value, str) and value else ()
+
+
+def end_in_config(name: str, tokenizer: Any) -> tuple[str, ...]:
+    """Return the token that ends a text by the config.json of the model in a tokenizer's folder; empty without one."""
+    path = Path(name).expanduser() / "config.json"
+    try:
+        value = parse_json(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    except (OSError, ValueError, AttributeError):
+        return ()
+    number = value[0] if isinstance(value, list) and value else value
+    found = tokenizer.id_to_token(number) if isinstance(number, int) and 0 <= number < 2**31 else None
+    return (found,) if found else ()
 
 
 def vocabulary_remark(size: int, used: int, tokens: int, *, loaded: bool) -> str | None:
