@@ -53,6 +53,9 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "report --study study",
     "plot surface --study study --out surface.png",
     "doctor",
+    "guide",
+    "schema fit",
+    "mcp --check",
 )
 REFUSED = (
     ("train family=gpt2-83m data=stdlib tokens=1M", f"train {INSTALL}"),

@@ -71,6 +71,9 @@ VERBS = (
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "report:plot", "Draw one figure of a study, or write its data."),
     Verb("doctor", "demo:doctor", "Reproduce five published results; check the installation."),
+    Verb("guide", "agents:guide", "Print the guide for programs and agents."),
+    Verb("schema", "agents:schema", "Print the JSON schema of a verb's --json."),
+    Verb("mcp", "mcp:serve", "Serve the verbs that read to agents (MCP)."),
     Verb("demo", "demo:demo", "Run the whole workflow on this machine's CPU.", trains=True),
 )
 
