@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
@@ -97,14 +96,15 @@ def fit(
     else:
         plain = "chinchilla" if form == REPEATED else form
         result = fit_single_form(fresh, plain, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
-    smooth = sum(part.weight * part.log_loss(fresh.N, fresh.D) for part in result.forms)
     certificate = result.certificates[result.main]
     fitted = Fit(
         forms=result.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(6 * table.N * table.D)),
         convention=table.convention,
-        noise=noise_of(table, np.log(table.L) - smooth),
+        noise=noise_of(table, result.residuals),
         drift=result.drift,
+        offset=result.offset,
+        predicted=result.predicted,
         status=certificate.status,
         detail=certificate.detail,
         runs=count,

@@ -32,7 +32,7 @@ from ..laws import (
 )
 from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
-from .forms import LENGTH, FittedForm, ResidualGP, Status
+from .forms import EQUAL, LENGTH, FittedForm, ResidualGP, Status
 from .lawfile import FormRecord, LawFile, LocalRecord
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Fit:
         rows: number of observations.
         detail: evidence behind a status other than OK.
         local: correction of log loss near the fitted rows.
+        offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
+        predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
         eval_set: evaluation set of the losses.
@@ -90,6 +92,8 @@ class Fit:
     rows: int
     detail: str = ""
     local: ResidualGP = field(default_factory=ResidualGP.nothing)
+    offset: float = 0.0
+    predicted: float = 1.0
     fitted_repetition: Repetition | None = None
     intervals: bool = True
     eval_set: str = ""
@@ -244,15 +248,33 @@ class Fit:
         ]
         return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
 
-    def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
-        """Standard deviation of log loss: √(noise² + max(resampling² + spread of forms², (drift·decades)²))."""
+    def uncertainty(self, n: Array, d: Array, decades: Array) -> dict[str, Array]:
+        """Variances of log loss of one run, by source, each of shape (n,).
+
+        Run noise; the offset of a size that was not fitted; constants (the posterior, or resampled runs); form (spread
+        between forms); drift with distance, as far as it exceeds the last two: they are two images of one error.
+
+        Args:
+            n: parameters.
+            d: tokens.
+            decades: of compute beyond the data.
+        """
         centre = self._smooth(n, d)
-        spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
-        draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
-        resampled = np.var(draws, axis=0) if np.ndim(draws) else 0.0
-        return np.asarray(
-            np.sqrt(self.noise**2 + np.maximum(resampled + spread, (self.drift * decades) ** 2))
-        )
+        form = np.asarray(sum(part.weight * (part.log_loss(n, d) - centre) ** 2 for part in self.forms))
+        draws = sum(part.weight * part.log_losses(n, d) for part in self.forms if len(part.draws))
+        constants = self.predicted * np.var(draws, axis=0) if np.ndim(draws) else np.zeros(len(n))
+        seen = np.abs(np.log(n)[:, None] - self.local.log_N) < EQUAL
+        return {
+            "run noise": np.full(len(n), self.noise**2),
+            "unseen size": np.where(seen.any(axis=1), 0.0, self.offset**2),
+            "constants": np.asarray(constants),
+            "form": form,
+            "drift with distance": np.maximum((self.drift * decades) ** 2 - constants - form, 0.0),
+        }
+
+    def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
+        """Standard deviation of log loss: the root of the sum of its parts."""
+        return np.asarray(np.sqrt(sum(self.uncertainty(n, d, decades).values())))
 
     def _draw_log_losses(self, n: Array, d: Array) -> Array:
         """Log loss of the combined forms for each draw; empty without draws in every form."""
