@@ -174,20 +174,26 @@ def predict(
     law: Annotated[str, typer.Argument(help="A law.json, or kaplan, chinchilla, hoffmann.")],
     words: Annotated[
         list[str],
-        typer.Argument(help="family=gpt2-83m or params=85M, and tokens=5.5B.", metavar="KEY=VALUE..."),
+        typer.Argument(
+            help="family=gpt2-83m or params=85M, and tokens=5.5B; or compute=1e21 alone.",
+            metavar="KEY=VALUE...",
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where the interval comes from: noise, constants, drift, …")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict loss and perplexity with intervals."""
+    """Predict loss and perplexity with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
     from ..planning.law import PredictQuery, predict
     from .run_options import merge
 
-    answer = predict(law, merge(PredictQuery, words), force=force)
+    answer = predict(law, merge(PredictQuery, words), force=force, explain=explain)
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:

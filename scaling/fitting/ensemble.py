@@ -379,7 +379,8 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
             certificate, status=Status.NOT_CONVERGED, detail="the posterior's mode was not found"
         )
     runs = int(table.cluster.max()) + 1
-    found = found.widened(runs / max(runs - SPENT, 1))
+    few = runs / max(runs - SPENT, 1)  # few runs bend a law towards themselves, and do not hold the ridge
+    found = found.widened(few)
     draws = problem.constants(found.draws(GENERAL.shape, bootstrap, seed)) if bootstrap else np.empty((0, 6))
     cuts = rollouts(rows, (GENERAL,))
     weights, errors = ensemble_weights(cuts, (GENERAL,))
@@ -393,5 +394,5 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
         drift=drift_of(cuts, weights, usual=found.drift),
         residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
         offset=found.offset,
-        predicted=PREDICTED,
+        predicted=min(PREDICTED * few, 1.0),
     )

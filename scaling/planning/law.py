@@ -10,9 +10,20 @@ from families import ModelSpec, count, member, params_kaplan
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
+from ..fitting.card import explained
 from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
-from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
+from ..laws import (
+    ALIASES,
+    PUBLISHED,
+    Allocation,
+    Convention,
+    Law,
+    LossModel,
+    Prediction,
+    PublishedLaw,
+    published_law,
+)
 from ..runs import Run
 from ..stats import Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
@@ -88,14 +99,18 @@ def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 class PredictQuery(Record):
-    """family (a published member) or params (in the law's convention), with tokens and how many of them are distinct."""
+    """family (a published member) or params (in the law's convention), with tokens and how many of them are distinct.
+
+    Or compute, FLOPs, for the compute-optimal split of it.
+    """
 
     family: str = ""
     params: float | None = None
-    tokens: float
+    tokens: float | None = None
     unique_tokens: float | None = None
+    compute: float | None = None
 
-    @field_validator("params", "tokens", "unique_tokens", mode="before")
+    @field_validator("params", "tokens", "unique_tokens", "compute", mode="before")
     @classmethod
     def _size(cls, value: str | float, info: ValidationInfo) -> float:
         return parse_size(value, info.field_name or "size")
@@ -109,6 +124,9 @@ class PredictResult(Record):
         compute_efficient_loss: the other one, L(C_min), which `scaling plan` uses.
         compute_efficient_tokens: this N's tokens on the compute-efficient frontier.
         extrapolation: factor by which N, D or compute lie outside the fitted domain; 1 within.
+        params_interval_80: of N*, where compute was asked for and the law has intervals.
+        tokens_interval_80: of D*, likewise.
+        uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
     """
 
     law: str
@@ -129,6 +147,9 @@ class PredictResult(Record):
     extrapolation: float
     compute_factor: float
     inside_domain: bool
+    params_interval_80: Interval | None = None
+    tokens_interval_80: Interval | None = None
+    uncertainty: dict[str, float] | None = None
     warnings: tuple[str, ...]
 
     def lines(self) -> list[str]:
@@ -146,6 +167,15 @@ class PredictResult(Record):
                 ranges = (" to ".join(map(show, bounds)) for bounds in (half, most))
                 text += "   80 %: {}   95 %: {}".format(*ranges)
             lines.append(text)
+        for name, size, bounds in (
+            ("N*", self.params, self.params_interval_80),
+            ("D*", self.tokens, self.tokens_interval_80),
+        ):
+            if bounds is not None:
+                low, high = map(format_size, bounds)
+                lines.append(f"{name:<11}{format_size(size)}   80 %: {low} to {high}")
+        if self.uncertainty is not None:
+            lines.append(explained(self.uncertainty))
         if (
             self.compute_efficient_loss
             and self.compute_efficient_perplexity
@@ -162,28 +192,46 @@ class PredictResult(Record):
         return lines
 
 
-def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictResult:
+def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool = False) -> PredictResult:
     """Answer from a law.json's path or a published law's name.
 
+    Args:
+        law: a path or a name.
+        query: a run, or compute to split.
+        force: predict even more than 1,000 times outside the law's domain.
+        explain: say where the interval comes from.
+
     Raises:
-        BadInput: no such law or file, not one of family and params, a size that is not allowed, or a point too far outside
-            the law's domain.
+        BadInput: no such law or file, not one of family and params with tokens, or of compute alone, a size that is not
+            allowed, a point too far outside the law's domain, or a published law asked to explain itself.
     """
     known = law.strip().lower() in (*PUBLISHED, *ALIASES)
     model: LossModel = (
         load_law(law) if not known and (Path(law).exists() or Path(law).suffix) else published_law(law)
     )
-    if bool(query.family) == (query.params is not None):
-        raise BadInput("give one of family= and params=")
-    found = model.predict(
-        params=query.params,
-        family=query.family or None,
-        tokens=query.tokens,
-        unique_tokens=query.unique_tokens,
-        force=force,
-    )
+    if explain and not isinstance(model, Fit):
+        raise BadInput(f"law {model.name} has no intervals to explain; a fitted law.json has")
+    best: Allocation | None = None
+    if query.compute is not None:
+        given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
+        if given:
+            raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
+        best = model.allocate(query.compute, force=force)
+        found = model.predict(best.N, best.D, force=True)
+    else:
+        if bool(query.family) == (query.params is not None):
+            raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
+        if query.tokens is None:
+            raise BadInput("tokens is missing; give it, like tokens=5.5B")
+        found = model.predict(
+            params=query.params,
+            family=query.family or None,
+            tokens=query.tokens,
+            unique_tokens=query.unique_tokens,
+            force=force,
+        )
     efficient: dict[str, Any] = {}
-    if model.frontier is not None:
+    if model.frontier is not None and best is None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
         loss = float(model.frontier.loss(blocks))
         efficient = {
@@ -198,7 +246,7 @@ def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictRes
         source=model.source,
         convention=model.convention,
         params=found.N,
-        tokens=query.tokens,
+        tokens=found.D,
         loss=found.loss,
         perplexity=perplexity(found.loss),
         loss_interval_80=found.interval_80,
@@ -208,6 +256,11 @@ def predict(law: str, query: PredictQuery, *, force: bool = False) -> PredictRes
         extrapolation=found.extrapolation.factor,
         compute_factor=found.extrapolation.compute_factor,
         inside_domain=found.extrapolation.inside,
+        params_interval_80=None if best is None else best.N_interval_80,
+        tokens_interval_80=None if best is None else best.D_interval_80,
+        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
+        if explain and isinstance(model, Fit)
+        else None,
         warnings=(*model.warnings, *outside),
         **efficient,
     )
