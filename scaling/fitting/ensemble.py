@@ -77,7 +77,7 @@ class FormPrior:
 PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the posterior starts
 
 # Of the posterior, whose rows weigh less (log e136). Published slopes, 0.2 to 0.5, lie within three widths.
-POSTERIOR_PRIOR = FormPrior(slope=0.30, slope_width=0.06, gamma_width=0.4, floor_width=0.15, term_width=0.5)
+POSTERIOR_PRIOR = FormPrior(slope=0.32, slope_width=0.06, gamma_width=0.4, floor_width=0.15, term_width=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

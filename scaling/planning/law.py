@@ -222,7 +222,7 @@ def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool
         if bool(query.family) == (query.params is not None):
             raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
         if query.tokens is None:
-            raise BadInput("tokens is missing; give it, like tokens=5.5B")
+            raise BadInput("tokens= is missing; give it, like tokens=5.5B, or compute= alone")
         found = model.predict(
             params=query.params,
             family=query.family or None,
