@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from families.units import BadInput, nearest
@@ -13,17 +14,19 @@ from ..runs import Run, RunTable
 from ..stats import Array
 from .card import MANY_EPOCHS, card
 from .certify import Certificate
-from .ensemble import fit_ensemble, fit_single_form
+from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, rows_of, select_runs, small_run_warning
+from .selection import Annealed, bend_warning, rows_of, select_runs, small_run_warning
 from .uncertainty import FEWEST_RUNS, noise_of
 
 REPEATED = "data-constrained"
 
 FORMS = ("auto", *SHAPES, REPEATED)
+
+MOSTLY_PRIOR = 0.6  # of the prior's width: the rows have taken little off it
 
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
@@ -124,7 +127,7 @@ def fit(
             exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
             or "none",
             evidence=_evidence(certificate),
-            warnings=[*table.warnings, *_warnings(table, fresh, fitted)],
+            warnings=[*table.warnings, *_warnings(table, fresh, fitted, result.residuals)],
         ),
     )
 
@@ -149,7 +152,7 @@ def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | No
     return repetition, table.with_arrays(N=N, D=D)
 
 
-def _warnings(table: RunTable, fresh: RunTable, fitted: Fit) -> list[str]:
+def _warnings(table: RunTable, fresh: RunTable, fitted: Fit, residuals: Array) -> list[str]:
     warnings = []
     epochs = float((table.D / table.U).max())
     if fitted.fitted_repetition is None and epochs > MANY_EPOCHS:
@@ -160,13 +163,37 @@ def _warnings(table: RunTable, fresh: RunTable, fitted: Fit) -> list[str]:
         warnings.append(
             f"{' and '.join(open_)}: at the edge of the search grid; these runs do not say when repeating stops to pay"
         )
-    rung = small_run_warning(fresh.N, fresh.D, fresh.L)
-    if rung:
-        warnings.append(rung)
+    warnings += filter(
+        None,
+        [
+            small_run_warning(fresh.N, fresh.D, fresh.L),
+            bend_warning(fresh.N, fresh.D, residuals),
+            _rests_on_prior(fitted),
+        ],
+    )
     doubtful = [form.name for form in fitted.forms if form.status is not Status.OK]
     if doubtful:
         warnings.append(f"doubtful: {', '.join(doubtful)}")
     return warnings
+
+
+def _rests_on_prior(fitted: Fit) -> str:
+    """Warn where the prior, and not the rows, holds the law's slopes: what lies far beyond the data rests on it."""
+    form = fitted.main_form
+    if fitted.predicted == 1 or not len(form.draws):
+        return ""
+    alpha, beta, gamma = form.draws.T[3:]
+    open_ = [
+        name
+        for name, slopes in (("N", gamma * alpha), ("D", gamma * beta))
+        if float(np.std(slopes)) > MOSTLY_PRIOR * POSTERIOR_PRIOR.slope_width
+    ]
+    if not open_:
+        return ""
+    return (
+        f"these runs hardly say how loss falls with {' and '.join(open_)}: far predictions rest on the prior "
+        "from published laws"
+    )
 
 
 def _range(values: Array) -> tuple[float, float]:
