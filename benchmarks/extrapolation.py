@@ -171,7 +171,7 @@ def errors(cheap: Sequence[Run], held: Sequence[Run]) -> dict[str, float]:
 
     `mean` is the bare mean of Chinchilla's and the general form, weighted by their inverse squared rollout errors.
     """
-    one = fit(cheap, annealed="all", bootstrap=0)
+    one = fit(cheap, annealed="all", bootstrap=0, coordinates=("unique_tokens",))
     table = RunTable.of(held, one.convention)
     foretold, weights = {}, {}
     for form in FORMS:

@@ -181,7 +181,8 @@ def ask(cases: Sequence[Case]) -> list[Score]:
     for case in cases:
         if fitted is None or case.cheap is not known:
             known = case.cheap
-            fitted = fit(case.cheap, annealed="all", bootstrap=BOOTSTRAP)
+            # N and D alone: the questions ask without settings, and untuned rows are not at their best
+            fitted = fit(case.cheap, annealed="all", bootstrap=BOOTSTRAP, coordinates=("unique_tokens",))
         unique = None if fitted.fitted_repetition is None else case.U
         answer = fitted.predict(case.N, case.D, unique_tokens=unique, force=True)
         assert answer.interval_80 is not None

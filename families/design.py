@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .accounting import params
-from .architectures import architecture
 from .members import Family, Member
-from .spec import ModelSpec
+from .rules import Maker, maker
+from .spec import ModelSpec, nearest_divisors, nearest_multiples
 from .units import BadInput, format_size
 
 DEEP = 16  # layers from which depths are multiples of DEEP_MULTIPLE, so that pipeline stages split evenly (as 24, 36, 48)
@@ -27,11 +27,12 @@ class DesignRule:
 
     Args:
         ratio: n_embd per layer. GPT-2 small has 64, xl 33; loss is nearly flat from 32 to 128 (Kaplan et al. 2020, fig. 5).
-        head_size: n_embd per attention head; 64 throughout GPT-2.
+        head_size: n_embd per attention head; 64 throughout GPT-2; 0 stands for the makers' choice at each width.
         n_positions: context length in tokens.
         vocab_size: tokens of the vocabulary.
-        architecture: gpt2, bert or llama.
+        architecture: a name of `families.rules.MAKERS`, such as gpt2, llama3 or qwen3.
         multiple: a further divisor of n_embd, such as a tile of the matrix units times the tensor-parallel degree.
+        kv_heads: key and value heads of grouped queries; 0 stands for the makers' choice.
 
     Raises:
         BadInput: a value is out of range.
@@ -43,14 +44,18 @@ class DesignRule:
     vocab_size: int = 50257
     architecture: str = "gpt2"
     multiple: int = 1
+    kv_heads: int = 0
 
     def __post_init__(self) -> None:
+        maker(self.architecture)
         if not (math.isfinite(self.ratio) and self.ratio > 0):
             raise BadInput(f"ratio is {self.ratio:g}; it must be positive (GPT-2 has 33 to 64)")
         if not 0.1 <= self.ratio <= 1e6:
             raise BadInput(f"ratio is {self.ratio:g}; it must be from 0.1 to 1,000,000 (GPT-2 has 33 to 64)")
-        if self.head_size < 1:
+        if self.head_size < 0:
             raise BadInput(f"head size is {self.head_size}; it must be at least 1 (GPT-2 has 64)")
+        if self.kv_heads < 0:
+            raise BadInput(f"key and value heads are {self.kv_heads}; there must be at least 1")
         for name, value in (("vocabulary", self.vocab_size), ("context", self.n_positions)):
             if not 1 <= value <= LONGEST:
                 raise BadInput(f"{name} is {format_size(value)}; it must be from 1 to {format_size(LONGEST)}")
@@ -60,19 +65,36 @@ class DesignRule:
     @property
     def step(self) -> int:
         """Smallest width, of which all widths are multiples."""
-        return math.lcm(self.head_size, self.multiple)
+        return math.lcm(self.head_size or self.maker.head(1), self.multiple)
+
+    @property
+    def maker(self) -> Maker:
+        """The family's rule."""
+        return maker(self.architecture)
+
+    def widths(self, most: int) -> list[int]:
+        """Return the widths up to `most` that the heads and the multiple divide."""
+        found = range(self.step, most + 1, self.step)
+        return [width for width in found if width % self._head(width) == 0]
+
+    def _head(self, width: int) -> int:
+        return self.head_size or self.maker.head(width)
+
+    def name_of(self, spec: ModelSpec) -> str:
+        """Return a name like llama3-1.2b-l16-d2048 from the family, the size and the shape."""
+        return name_of(spec, self.architecture)
 
     def spec(self, n_layer: int, n_embd: int) -> ModelSpec:
         """Return the spec of this depth and of the realisable width nearest to `n_embd`."""
-        width = max(1, math.floor(n_embd / self.step + 0.5)) * self.step
-        return ModelSpec(
-            architecture=self.architecture,
-            n_layer=n_layer,
-            n_head=width // self.head_size,
-            n_embd=width,
-            n_inner=architecture(self.architecture).default_inner(width),
+        step = math.lcm(self._head(n_embd), self.multiple)
+        width = max(1, math.floor(n_embd / step + 0.5)) * step
+        return self.maker.spec(
+            n_layer,
+            width,
+            head_size=self._head(width) if width % self._head(width) == 0 else self._head(n_embd),
             n_positions=self.n_positions,
             vocab_size=self.vocab_size,
+            kv_heads=self.kv_heads,
         )
 
     def at_width(self, n_embd: int) -> ModelSpec:
@@ -109,6 +131,45 @@ class DesignRule:
     def at_params_and_width(self, size: float, n_embd: int) -> ModelSpec:
         """Return the spec of this width whose depth comes nearest to the size; the ratio does not apply."""
         return _nearest(size, (self.spec(depth, n_embd) for depth in range(1, DEEPEST)))
+
+
+def rule_for(
+    name: str = "gpt2",
+    *,
+    ratio: float | None = None,
+    head_size: int | None = None,
+    n_positions: int | None = None,
+    vocab_size: int | None = None,
+    multiple: int = 1,
+    kv_heads: int = 0,
+) -> DesignRule:
+    """Return the rule of a family, with its makers' values where none is given.
+
+    Args:
+        name: the family, such as gpt2, llama3 or qwen3.
+        ratio: n_embd per layer (default: the published members' median; 64 of GPT-2).
+        head_size: n_embd per attention head.
+        n_positions: context length in tokens.
+        vocab_size: tokens of the vocabulary.
+        multiple: a further divisor of n_embd.
+        kv_heads: key and value heads of grouped queries.
+
+    Raises:
+        BadInput: no such family, or a value out of range.
+    """
+    found = maker(name)
+    if head_size is not None and head_size < 1:
+        raise BadInput(f"head size is {head_size}; it must be at least 1 (GPT-2 has 64)")
+    constant = 0 if found.head_size is None else found.head(1)
+    return DesignRule(
+        ratio=found.ratio if ratio is None else ratio,
+        head_size=constant if head_size is None else head_size,
+        n_positions=found.n_positions if n_positions is None else n_positions,
+        vocab_size=found.vocab_size if vocab_size is None else vocab_size,
+        architecture=found.name,
+        multiple=multiple,
+        kv_heads=kv_heads,
+    )
 
 
 def realisable_depth(n_layer: float) -> int:
@@ -152,11 +213,12 @@ def design_members(
     depth: tuple[int, ...] = (),
     width: tuple[int, ...] = (),
     ratio: float | None = None,
-    head_size: int = 64,
-    n_positions: int = 1024,
-    vocab_size: int = 50257,
+    head_size: int | None = None,
+    n_positions: int | None = None,
+    vocab_size: int | None = None,
     architecture: str = "gpt2",
     multiple: int = 1,
+    kv_heads: int = 0,
 ) -> tuple[Member, ...]:
     """Design members from sizes, depths or widths and a ratio, from two of the three, or from a ratio alone.
 
@@ -164,12 +226,13 @@ def design_members(
         params: parameters, embeddings included; with a ratio alone five sizes from 15M to 1.5B.
         depth: numbers of layers.
         width: values of n_embd.
-        ratio: n_embd per layer; default 64.
-        head_size: n_embd per attention head.
-        n_positions: context length in tokens.
-        vocab_size: tokens of the vocabulary.
-        architecture: gpt2, bert or llama.
+        ratio: n_embd per layer (default: the family's; 64 of GPT-2).
+        head_size: n_embd per attention head (default: the family's).
+        n_positions: context length in tokens (default: the family's).
+        vocab_size: tokens of the vocabulary (default: the family's).
+        architecture: a family, such as gpt2, llama3, qwen3 or mixtral.
         multiple: a further divisor of n_embd.
+        kv_heads: key and value heads of grouped queries (default: the family's).
 
     Raises:
         BadInput: nothing, all three, or two and a ratio are given, or a value is out of range.
@@ -183,13 +246,14 @@ def design_members(
         raise BadInput("params, depth and width are all given; two of them decide the third")
     if len(dials) == 2 and ratio is not None:
         raise BadInput(f"{dials[0]} and {dials[1]} decide the ratio; leave out --ratio {ratio:g}")
-    rule = DesignRule(
-        ratio=64.0 if ratio is None else ratio,
+    rule = rule_for(
+        architecture,
+        ratio=ratio,
         head_size=head_size,
         n_positions=n_positions,
         vocab_size=vocab_size,
-        architecture=architecture,
         multiple=multiple,
+        kv_heads=kv_heads,
     )
     if dials == ["params"]:
         specs = [rule.at_params(size) for size in params]
@@ -205,7 +269,8 @@ def design_members(
         specs = [rule.spec(layers, n_embd) for layers in depth for n_embd in width]
     source = "chosen shape" if len(dials) == 2 else f"design rule, ratio {rule.ratio:g}"
     return tuple(
-        Member(name=name_of(spec), spec=spec, source=source) for spec in dict.fromkeys(map(_trainable, specs))
+        Member(name=rule.name_of(spec), spec=spec, source=source)
+        for spec in dict.fromkeys(map(_trainable, specs))
     )
 
 
@@ -215,11 +280,12 @@ def design(
     depth: int | None = None,
     width: int | None = None,
     ratio: float | None = None,
-    head_size: int = 64,
-    n_positions: int = 1024,
-    vocab_size: int = 50257,
+    head_size: int | None = None,
+    n_positions: int | None = None,
+    vocab_size: int | None = None,
     architecture: str = "gpt2",
     multiple: int = 1,
+    kv_heads: int = 0,
 ) -> Member:
     """Design one realisable model from a size, a depth or a width and a rule, or from two of them.
 
@@ -232,11 +298,12 @@ def design(
         width: n_embd.
         ratio: n_embd per layer, 64 by default; GPT-2 small has 64, xl 33, and loss is nearly flat from 32 to 128
             (Kaplan et al. 2020, fig. 5). With two of the sizes given it follows from them.
-        head_size: n_embd per attention head; 64 throughout GPT-2 (Radford et al. 2019).
-        n_positions: context length in tokens.
-        vocab_size: number of tokens in the vocabulary.
-        architecture: "gpt2", "bert" or "llama".
+        head_size: n_embd per attention head; by default the family's, 64 throughout GPT-2 (Radford et al. 2019).
+        n_positions: context length in tokens; by default the family's, 1,024 of GPT-2.
+        vocab_size: number of tokens in the vocabulary; by default the family's.
+        architecture: a family, such as "gpt2", "llama3", "qwen3" or "mixtral".
         multiple: a number that n_embd must be divisible by besides the head size.
+        kv_heads: key and value heads of grouped queries; by default the family's.
 
     Returns:
         The model, named after its architecture, size and shape.
@@ -263,6 +330,7 @@ def design(
         vocab_size=vocab_size,
         architecture=architecture,
         multiple=multiple,
+        kv_heads=kv_heads,
     )
     return member
 
@@ -292,21 +360,41 @@ def size_notes(members: Sequence[Member], sizes: Iterable[float]) -> list[str]:
     return [note for size, spec in nearest if (note := size_note(size, spec))]
 
 
-def width_notes(members: Sequence[Member], widths: Iterable[int]) -> list[str]:
-    """Return a note for each width that the nearest member misses by more than 10 %.
+def width_notes(members: Sequence[Member], widths: Iterable[int], multiple: int = 1) -> list[str]:
+    """Return a note for each width that no member has, with the nearest that can be had.
 
     Args:
         members: designed members.
         widths: requested values of n_embd.
+        multiple: the further divisor of n_embd that was asked for.
     """
     notes = []
     for width in widths:
-        n_embd = min((one.spec.n_embd for one in members), key=lambda got: abs(math.log(got / width)))
-        if abs(n_embd / width - 1) > NOTE_ABOVE:
+        spec = min((one.spec for one in members), key=lambda got: abs(math.log(got.n_embd / width)))
+        if spec.n_embd != width:
+            head = spec.n_embd // spec.n_head
+            fitting = nearest_multiples(width, math.lcm(head, multiple))
             notes.append(
-                f"width {width} requested, {n_embd} designed: widths are multiples of --head-size and --multiple"
+                f"width {width} requested, {spec.n_embd} designed: widths are multiples of --head-size ({head}) and "
+                f"--multiple ({multiple}), the nearest {fitting}"
             )
     return notes
+
+
+def kv_notes(members: Sequence[Member], kv_heads: int) -> list[str]:
+    """Return a note for each member whose heads the key and value heads asked for do not divide.
+
+    Args:
+        members: designed members.
+        kv_heads: requested key and value heads; 0 for the makers' choice.
+    """
+    return [
+        f"{kv_heads} key and value heads requested, {one.spec.n_kv_head} designed for {one.name}: they must divide its "
+        f"{one.spec.n_head} heads, and the nearest that do are "
+        f"{' and '.join(map(str, nearest_divisors(one.spec.n_head, min(kv_heads, one.spec.n_head))))}"
+        for one in members
+        if kv_heads and one.spec.n_kv_head != kv_heads
+    ]
 
 
 def size_note(size: float, spec: ModelSpec) -> str:
@@ -329,14 +417,20 @@ def size_note(size: float, spec: ModelSpec) -> str:
     )
 
 
-def name_of(spec: ModelSpec) -> str:
-    """Return a name like gpt2-1.2m-l3-d96 from architecture, size and shape, safe as the name of a folder."""
-    return f"{spec.architecture}-{format_size(params(spec)).lower()}-l{spec.n_layer}-d{spec.n_embd}"
+def name_of(spec: ModelSpec, family: str = "") -> str:
+    """Return a name like gpt2-1.2m-l3-d96, safe as the name of a folder.
+
+    Args:
+        spec: the shape, whose size and shape are in the name.
+        family: what it begins with (default: the architecture).
+    """
+    kind = family or spec.architecture
+    return f"{kind}-{format_size(params(spec)).lower()}-l{spec.n_layer}-d{spec.n_embd}"
 
 
 def design_family(rule: DesignRule, widths: tuple[int, ...], name: str = "designed") -> Family:
     """Design one member for each width, smallest first."""
     source = f"design rule, ratio {rule.ratio:g}"
     specs = sorted((rule.at_width(width) for width in widths), key=params)
-    members = tuple(Member(name=name_of(spec), spec=spec, source=source) for spec in specs)
+    members = tuple(Member(name=rule.name_of(spec), spec=spec, source=source) for spec in specs)
     return Family(name=name, members=members, source=source)

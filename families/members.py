@@ -1,8 +1,7 @@
 """Members: models known by a name, and the published families of them, each with its source."""
 
 import json
-import os
-import tempfile
+import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,11 +77,14 @@ def _write(path: Path, text: str, *, replace: bool) -> None:
         if path.exists() and not replace and path.read_text(encoding="utf-8") != text:
             raise BadInput(f"{path} is there and is not this model's; give another folder, or replace=True")
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            with temporary.open("x", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from error
 

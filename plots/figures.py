@@ -82,7 +82,8 @@ FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
     ),
     "forecast": (
         "Blue: forecast of the run's end from its own curve so far and the rest of its schedule, with 80 and 95 % bands; "
-        "for a finished run, the forecast at one third of its steps. Diamond: sealed prediction. Cross: actual loss.",
+        "for a finished run, the forecast at one third of its steps, retold by this version's method, which need not be the one "
+        "that ran. Diamond: sealed prediction. Cross: actual loss.",
         _forecast,
     ),
     "learning": (

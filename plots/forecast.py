@@ -175,7 +175,11 @@ def _frame(axes: Axes, losses: Array, first: float, last: float) -> None:
 def _title(run: RunCurves, steps: int, reference: Reference | None, forecast: Forecast) -> str:
     """The forecast, the actual loss where the rung is finished, and the reference prediction."""
     share = 100 * forecast.at_step / steps
-    title = f"{run.name}, {share:.0f} % trained: forecast {format_loss(forecast.loss)} ± {format_loss(Z_80 * forecast.sd)}"
+    retold = ", retold by this version" if steps in run.finals else ""
+    title = (
+        f"{run.name}, {share:.0f} % trained{retold}: forecast {format_loss(forecast.loss)} ± "
+        f"{format_loss(Z_80 * forecast.sd)} nats per token"
+    )
     if steps in run.finals:
         title += f"; actual {format_loss(run.finals[steps])}"
     if reference is not None:

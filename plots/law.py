@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
+from scaling.fitting.columns import columns_of
 from scaling.fitting.forms import ResidualGP
 from scaling.fitting.predictor import Fit
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
@@ -48,9 +49,9 @@ def without_local_correction(predictor: Fit) -> Fit:
 
 def expected_loss(predictor: Fit, table: RunTable) -> Array:
     """The loss that the law's forms give to each run, shape (runs,), in nats per token."""
-    return np.asarray(
-        without_local_correction(predictor).predict(table.N, table.D, unique_tokens=table.U, force=True).loss
-    )
+    settings = columns_of(predictor.fitted_coordinates, table)
+    law = without_local_correction(predictor)
+    return np.asarray(law.predict(table.N, table.D, unique_tokens=table.U, force=True, own=settings).loss)
 
 
 def run_size(run: Run, convention: Convention = "total") -> float:

@@ -17,6 +17,7 @@ from .figures import draw_figure
 from .plan import planned
 from .study_data import load_study
 from .style import Plot
+from .valley import valley
 
 if TYPE_CHECKING:
     from scaling.fitting.predictor import Fit
@@ -28,6 +29,7 @@ FIT_FIGURES: dict[str, Callable[["Fit", RunTable], Plot]] = {
     "residuals": law.residuals,
     "profile": lambda fit, runs: law.profile(profiles_of(fit, runs)[1]),
     "backtest": lambda fit, runs: predictions.backtest(fit.forms),
+    "valley": valley,
 }
 
 

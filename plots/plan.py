@@ -34,18 +34,27 @@ from .style import (
 
 SIZE_FACTOR = 12.0  # sizes shown: this factor to either side of the recommended
 LADDER_FACTOR = 5.0  # or this factor beyond the smallest and the largest of several budgets
+MANY = 400  # shapes of a curve drawn one by one
 LOSS_MARGIN = 0.5  # nats beyond the losses drawn within which a published run is still shown
 DASHES: tuple[Literal["--", ":", "-."], ...] = ("--", ":", "-.")
 MARKER_OF_SET = {"composer-gpt2": "^", "gpt2": "s", "cerebras-gpt": "v"}
 
 
-def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] = ()) -> Plot:
+def planned(
+    plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] = (), *, published: bool = False
+) -> Plot:
     """Expected loss against size for a plan's budget.
 
     IsoFLOP curves of the candidates, the frontier, the indifference band, own and published runs, and the sizes that other
     laws prefer. Losses are in nats per token by the plan's law; another law's choice is shown by its size alone, since its
-    losses are of another text. Published runs are hollow markers, each on its own text, shown under published laws and
-    under a fitted law of the same vocabulary. A law of one variable has the frontier alone.
+    losses are of another text. A law of one variable has the frontier alone.
+
+    Args:
+        plan: the plan.
+        curves: isoFLOP curves of its candidates.
+        runs: own runs, on the text of the law.
+        published: show published runs too, as hollow markers, though each set is of another text; under a fitted law those
+            of the same vocabulary.
     """
     best = plan.recommended
     header = ("member", "params", "tokens", "flops", "loss", "within_band")
@@ -57,7 +66,7 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] 
         figure, (axes,) = new_figure(height=4.1)
         low, high = _sizes(plan, best)
         losses = [best.loss, *(rung.choice.loss for rung in plan.ladder)]
-        spent = best.flops + best.inference_flops
+        spent = plan.spent(best)
         labelled = []
         for curve in curves:
             inside = (curve.params >= low) & (curve.params <= high)
@@ -65,12 +74,9 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] 
                 continue
             main = abs(curve.flops / spent - 1) < 1e-6
             axes.plot(
-                curve.params[inside],
-                curve.loss[inside],
+                *_lowest(curve.params[inside], curve.loss[inside]),
                 color=BLUE if main else MUTED,
                 linewidth=2.0 if main else 1.0,
-                marker="o",
-                markersize=3.0 if main else 2.0,
             )
             losses.extend((float(curve.loss[inside].min()), float(curve.loss[inside].min()) + 0.25))
             labelled.append((curve.flops, curve.params[inside], curve.loss[inside], BLUE if main else MUTED))
@@ -81,9 +87,10 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] 
             )
             losses.extend(c.loss for c in frontier)
         handles = _draw_marks(axes, plan, best, runs, low, high)
-        for published in published_near(plan, (low, high), (min(losses), max(losses))):
-            handles.append(_draw_published(axes, published, low))
-            losses.extend(run.loss for run in published.runs)
+        near = published_near(plan, (low, high), (min(losses), max(losses))) if published else ()
+        for elsewhere in near:
+            handles.append(_draw_published(axes, elsewhere, low))
+            losses.extend(run.loss for run in elsewhere.runs)
         axes.set_xlim(low, high)
         pad = 0.08 * (max(losses) - min(losses)) or 0.05
         axes.set_ylim(min(losses) - pad, max(losses) + pad)
@@ -103,6 +110,18 @@ def planned(plan: PlanFile, curves: Sequence[IsoFlopCurve], runs: Sequence[Run] 
             for c in plan.frontier or (best,)
         ),
     )
+
+
+def _lowest(params: Array, loss: Array) -> tuple[Array, Array]:
+    """The points of a curve; of thousands of shapes the best in each of 200 steps of size, as a line shows."""
+    if len(params) <= MANY:
+        return params, loss
+    edges = np.linspace(float(np.log(params[0])), float(np.log(params[-1])), 200)
+    steps = np.digitize(np.log(params), edges)
+    best = [
+        rows[np.argmin(loss[rows])] for rows in (np.flatnonzero(steps == step) for step in np.unique(steps))
+    ]
+    return params[best], loss[best]
 
 
 def _sizes(plan: PlanFile, best: Choice) -> tuple[float, float]:

@@ -36,7 +36,7 @@ def percent_off(error: float) -> str:
 
 
 def score_text(row: ComparisonRow) -> str:
-    """One prediction in one line: predicted, actual, the error, and the narrowest interval that held."""
+    """One prediction in one line: predicted and actual loss, its error, and the narrowest interval of it that held."""
     interval = (
         "inside the 80 % interval"
         if row.inside_80
@@ -45,8 +45,8 @@ def score_text(row: ComparisonRow) -> str:
         else "outside the 95 % interval"
     )
     return (
-        f"Predicted {format_loss(row.predicted_loss)}, actual {format_loss(row.actual_loss)}: "
-        f"{percent_off(row.error)} off, {interval}"
+        f"Predicted {format_loss(row.predicted_loss)}, actual {format_loss(row.actual_loss)} nats per token: "
+        f"{percent_off(row.error)} too {'high' if row.error > 0 else 'low'}, {interval}"
     )
 
 
@@ -58,7 +58,7 @@ def scores_text(rows: Sequence[ComparisonRow]) -> str:
     bias = math.fsum(row.error for row in rows) / len(rows)
     inside = sum(row.inside_80 for row in rows)
     return (
-        f"{len(rows)} sealed predictions: {percent_off(mean)} off on average, bias {'+' if bias >= 0 else '-'}"
+        f"{len(rows)} sealed predictions of the loss: {percent_off(mean)} off on average, bias {'+' if bias >= 0 else '-'}"
         f"{percent_off(bias)}; "
         f"80 % intervals held {inside} of {len(rows)}"
     )

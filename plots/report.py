@@ -71,7 +71,7 @@ def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, 
     """
     from markupsafe import Markup
 
-    script, seal_warning = _asset("page.js"), text.seal_warning(study)
+    script, seal_warning = asset("page.js"), text.seal_warning(study)
     shown = {
         "outcome": tables.outcome_table(study),
         "costs": tables.cost_table(study),
@@ -84,10 +84,10 @@ def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, 
         "observed": tables.observations_table(study),
     }
     pending = OUTCOME_FIGURES if shown["outcome"] is None else ()
-    return _environment().get_template("report.html").render(
+    return templates().get_template("report.html").render(
         title=study.title,
-        policy=Markup(_policy(script)),  # noqa: S704 - from this package
-        style=Markup(_style()),  # noqa: S704 - from this package
+        policy=Markup(page_policy(script)),  # noqa: S704 - from this package
+        style=Markup(page_style()),  # noqa: S704 - from this package
         script=Markup(script),  # noqa: S704 - from this package
         seal_warning=seal_warning,
         headline=text.headline(study).removeprefix(seal_warning),
@@ -111,25 +111,28 @@ def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, 
 
 
 @cache
-def _environment() -> "Environment":
+def templates() -> "Environment":
+    """The templates of pages, with the filters of their tables."""
     jinja = environment("plots")
     jinja.filters["columns"] = _columns
     jinja.filters["exact"] = lambda value: repr(float(value))
     return jinja
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file among the templates."""
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8").strip()
 
 
-def _style() -> str:
+def page_style() -> str:
+    """The style of every page, for light and dark screens and for print."""
     light = "".join(f"--{css_variable(colour)}:{colour};" for colour in DARK)
     dark = "".join(f"--{css_variable(colour)}:{other};" for colour, other in DARK.items())
-    css = _asset("page.css").replace("LIGHTVARS", light).replace("DARKVARS", dark).replace("PRINTVARS", light)
+    css = asset("page.css").replace("LIGHTVARS", light).replace("DARKVARS", dark).replace("PRINTVARS", light)
     return css.replace("\n", "")
 
 
-def _policy(script: str) -> str:
+def page_policy(script: str) -> str:
     """A content security policy that fetches nothing and runs only this script, whatever names the data hold."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
@@ -140,10 +143,10 @@ def _tiles(study: StudyData) -> text.Facts:
         return []
     row = study.comparison.rows[0]
     return [
-        (tables.short_number(row.predicted_ppl, 2), "perplexity predicted"),
-        (tables.short_number(row.actual_ppl, 2), "perplexity measured"),
+        (tables.loss_cell(row.predicted_loss).text, "loss predicted, nats per token"),
+        (tables.loss_cell(row.actual_loss).text, "loss measured, nats per token"),
         (tables.percent_cell(row.error).text, "error of the predicted loss"),
-        (tables.interval_cell(row.interval_80).text, "80 % interval of the loss"),
+        (tables.interval_cell(row.interval_80).text, "80 % interval of the loss, nats per token"),
     ]
 
 

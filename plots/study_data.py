@@ -18,7 +18,8 @@ from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
 from scaling.runs import Run
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals
-from scaling.scoring import Comparison, comparisons_under
+from scaling.scoring import Comparison, compared, comparisons_under
+from scaling.scoring.verify import GRADES
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, Array, subsample_evenly
 from scaling.untrusted import parse_json
 
@@ -119,7 +120,8 @@ class StudyData:
     @property
     def sealed_runs(self) -> frozenset[str]:
         """Names of the runs whose loss was sealed before they were trained; they are not in the law."""
-        return frozenset(row.run for row in self.comparison.rows) if self.comparison else frozenset()
+        rows = self.comparison.rows if self.comparison else ()
+        return frozenset(name for row in rows for name in row.runs)
 
     @property
     def planned_flops(self) -> dict[str, float]:
@@ -172,7 +174,7 @@ def load_study(folder: Path) -> StudyData:
         warnings += [f"runs.jsonl {bad}; left out" for bad in reading.bad[:5]]
     plan, intact = _read_plan(study, warnings)
     law = load_law(study.law) if study.law.exists() else None
-    comparison = Comparison.read(study.comparison) if study.comparison.exists() else None
+    comparison = _compared(study, intact, warnings)
     folders = sort_by_size(_subfolders(study.folder / "runs"), runs)
     with_curves = subsample_evenly(folders, MOST_READ)
     loaded = StudyData(
@@ -201,9 +203,36 @@ def _load_outcomes(folder: Path) -> StudyData:
         for name, comparison in comparisons.items()
         for row in comparison.rows
     )
+    warnings = [
+        f"{name}: {line}"
+        for name, comparison in comparisons.items()
+        for line in (*comparison.disagreements, *comparison.notes, *_apart(comparison))
+    ]
     return StudyData(
-        folder=folder, data_manifest={}, comparison=Comparison(rows=rows), n_studies=len(comparisons)
+        folder=folder,
+        data_manifest={},
+        comparison=Comparison(rows=rows) if rows else None,
+        n_studies=len(comparisons),
+        warnings=tuple(warnings),
     )
+
+
+def _compared(study: StudyPaths, intact: bool, warnings: list[str]) -> Comparison | None:
+    """The comparison as plan, runs and ledgers give it; `warnings` gets what does not count and what disagrees."""
+    comparison = compared(study) if intact else None
+    if comparison is None:
+        if study.comparison.exists():
+            warnings.append("comparison.json is not shown: no sealed plan and finished run bear it out")
+        return None
+    warnings += [*comparison.disagreements, *comparison.notes, *_apart(comparison)]
+    return comparison
+
+
+def _apart(comparison: Comparison) -> list[str]:
+    return [
+        f"{row.run or row.member} is {GRADES[row.grade]}, and counts nowhere: {'; '.join(row.reasons)}"
+        for row in comparison.not_predictions
+    ]
 
 
 def _read_plan(study: StudyPaths, warnings: list[str]) -> tuple[PlanFile | None, bool]:

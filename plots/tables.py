@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
-from families import count
 from families.units import BadInput, format_duration, format_size
 from scaling.laws import Allocation
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice, advise
+from scaling.planning.law import shape_sizes
 from scaling.planning.query import rule_of
 from scaling.scoring.refit import change_interval, change_name, change_value
+from scaling.scoring.verify import GRADES
 from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
 
 from .study_data import StudyData
@@ -116,20 +115,21 @@ def outcome_table(study: StudyData) -> ReportTable | None:
     if study.comparison is None or not study.comparison.rows:
         return None
     return ReportTable.of(
-        "Predicted against actual, losses in nats per token",
+        "Predicted against actual, losses in nats per token; error and z are positive where the loss was predicted too high",
         study.comparison.rows,
         {
             "member": lambda row: Cell(row.member),
             "tokens": lambda row: size_cell(row.tokens),
             "predicted": lambda row: loss_cell(row.predicted_loss),
             "actual": lambda row: loss_cell(row.actual_loss),
-            "error": lambda row: percent_cell(row.error),
+            "loss error": lambda row: percent_cell(row.error),
             "ppl pred.": lambda row: number_cell(row.predicted_ppl, 2),
             "ppl": lambda row: number_cell(row.actual_ppl, 2),
             "80 % interval": lambda row: interval_cell(row.interval_80),
             "95 % interval": lambda row: interval_cell(row.interval_95),
             "z": lambda row: Cell(signed_number(row.z), row.z),
             "held": lambda row: Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
+            "order": lambda row: Cell(GRADES[row.grade]),
         },
     )
 
@@ -326,7 +326,7 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
         shapes = candidates("all", rule_of(runs))
-        sizes = np.asarray(count(shapes.as_spec, study.law.convention), dtype=np.float64)
+        sizes = shape_sizes(study.law, shapes)
         fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
         shapes = shapes.chosen(fitted)
         advice = advise(

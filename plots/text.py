@@ -4,6 +4,9 @@ import math
 
 from families.units import BadInput, format_duration, format_size
 from scaling.fitting.forms import Status
+from scaling.paths import StudyPaths
+from scaling.planning.stamp import attestations
+from scaling.scoring.verify import GRADES
 from scaling.stats import format_loss
 
 from .predictions import scores_text
@@ -99,7 +102,12 @@ def seal_facts(study: StudyData) -> Facts:
         if study.seal_intact
         else "BROKEN: the plan was edited after it was sealed"
     )
-    return [*facts, ("seal", state)]
+    facts.append(("seal", state))
+    rows = study.comparison.rows if study.comparison else ()
+    grades = dict.fromkeys(GRADES[row.grade] for row in rows)
+    attested = study.comparison.attested if study.comparison else attestations(StudyPaths(study.folder).plan)
+    more = (("order", "; ".join(grades)), ("time", "; ".join(attested)))
+    return [*facts, *((label, text) for label, text in more if text)]
 
 
 def law_facts(study: StudyData) -> Facts:

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -91,6 +91,7 @@ class Budget(Record):
         devices_source: "given", or "assumed" for the one device of a budget that states no number.
         mfu: Model FLOPs utilisation, a share of the device's dense peak.
         mfu_source: "measured", "estimated" or "assumed".
+        mfu_interval: Range of an estimated MFU; None for others.
         hourly_price: USD per device-hour if the budget is money or a price was given; None for the catalogue's.
         price_source: Provider and year of that price, or "given".
 
@@ -108,6 +109,7 @@ class Budget(Record):
     devices_source: Source | None = None
     mfu: float | None = Field(default=None, gt=0, le=1)
     mfu_source: MfuSource | None = None
+    mfu_interval: tuple[float, float] | None = None
     hourly_price: float | None = Field(default=None, gt=0)
     price_source: str | None = None
 
@@ -122,13 +124,44 @@ class Budget(Record):
             return None
         return flops / (accelerator(self.accelerator).training_peak * self.mfu)
 
+    @property
+    def hourly(self) -> tuple[float, str] | None:
+        """USD per device-hour and where it is from: the budget's own, else the catalogue's; None without one."""
+        if self.accelerator is None:
+            return None
+        if self.hourly_price is not None:
+            return self.hourly_price, self.price_source or "given"
+        device = accelerator(self.accelerator)
+        return None if device.price is None else (device.price, device.price_source)
+
     def price(self, flops: float) -> float | None:
         """Return USD at the budget's own price, else the catalogue's; None without an accelerator or a price."""
-        seconds = self.device_seconds_for(flops)
-        if seconds is None or self.accelerator is None:
-            return None
-        hourly = self.hourly_price or accelerator(self.accelerator).price
-        return None if hourly is None else hourly * seconds / 3600
+        seconds, hourly = self.device_seconds_for(flops), self.hourly
+        return None if seconds is None or hourly is None else hourly[0] * seconds / 3600
+
+    @property
+    def fixes_compute(self) -> bool:
+        """True for a budget in FLOPs or of a target, which an MFU makes longer; one in time or money buys fewer FLOPs."""
+        return self.text.startswith("target ") or parse_flops(self.text) is not None
+
+    def at_mfu(self, mfu: float) -> Self:
+        """The same budget at another MFU.
+
+        Args:
+            mfu: share of the dense peak, above 0 and up to 1.
+
+        Raises:
+            BadInput: the budget names no accelerator.
+        """
+        if self.mfu is None or self.device_seconds is None:
+            raise BadInput(f"budget is {self.text}, which has no MFU; --on 8xA100 names devices")
+        share = mfu / self.mfu
+        changes: dict[str, float | None] = {"mfu": mfu}
+        if self.fixes_compute:
+            changes["device_seconds"] = self.device_seconds / share
+        else:
+            changes["flops"] = self.flops * share
+        return self.model_copy(update={**changes, "mfu_interval": None})
 
 
 def parse_budget(

@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import IO, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,6 +35,25 @@ class NewerFile(BadInput):
 def now() -> str:
     """The current time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str, what: str) -> datetime.datetime:
+    """A time as `now` writes it, or another ISO 8601 time with a zone.
+
+    Args:
+        text: the time.
+        what: stands in the message.
+
+    Raises:
+        BadInput: it is no such time.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadInput(f"{what} is {text!r}; it must be a time such as {now()}") from error
+    if moment.tzinfo is None:
+        raise BadInput(f"{what} is {text!r}; it must have a time zone, as {now()} has")
+    return moment
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -101,11 +121,16 @@ def atomic_write(path: StrPath, data: bytes | str) -> None:
     atomic_writes({Path(path): data})
 
 
-def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
+def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None) -> None:
     """Write several files, all or none: temporary files beside them first, then the renames.
 
+    Args:
+        files: contents by path.
+        new: one of them that must not exist; of two processes that write it at once the second is refused.
+
     Raises:
-        BadInput: the disk is full, or a folder cannot be written; nothing has changed then, and no folder is left.
+        BadInput: the disk is full, a folder cannot be written, or `new` exists; nothing has changed then, and no folder is
+            left.
     """
     temporaries: dict[Path, Path] = {}
     made: list[Path] = []
@@ -117,9 +142,13 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
                 made += [parent for parent in path.parents if parent not in made and not parent.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporaries[path] = _written(path, files[path])
+        if new is not None:
+            with clear_io_errors(new):
+                _link(temporaries[new], new)
         for path, temporary in temporaries.items():
             with clear_io_errors(path):
                 temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # of two links to one file a rename removes neither
     except BaseException:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
@@ -128,24 +157,40 @@ def atomic_writes(files: Mapping[Path, bytes | str]) -> None:
                 parent.rmdir()
         raise
     for folder in {path.parent for path in temporaries}:
-        with clear_io_errors(folder):
-            sync_file(folder)
+        sync_folder(folder)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless something has it; a file system without hard links is not asked to tell."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
 
 
 def _written(path: Path, data: bytes | str) -> Path:
     """A temporary file beside a path that holds the data, on the disk."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
+    temporary = _beside(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the user's umask
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        with suppress(FileNotFoundError):  # a file that is replaced keeps its permissions
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode) & 0o777)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _beside(path: Path) -> Path:
+    """A new name for a temporary beside a path, short enough where the path's own name is long."""
+    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}")
 
 
 def check_writable(path: StrPath) -> None:
@@ -182,10 +227,10 @@ def atomic_dir(folder: StrPath) -> Iterator[Path]:
         made = [parent for parent in folder.parents if not parent.exists()]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            temporary = _beside(folder)
+            temporary.mkdir()
             try:
                 yield temporary
-                temporary.chmod(0o755)
                 if folder.exists():
                     shutil.rmtree(folder)
                 temporary.replace(folder)
@@ -197,7 +242,16 @@ def atomic_dir(folder: StrPath) -> Iterator[Path]:
                 with suppress(OSError):
                     parent.rmdir()
             raise
-        sync_file(folder.parent)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: StrPath) -> None:
+    """Flush a folder's names to the disk where the file system can: some network file systems refuse it.
+
+    An error is passed over: the names have changed by then, and the caller could undo nothing.
+    """
+    with suppress(OSError):
+        sync_file(folder)
 
 
 def sync_file(path: StrPath) -> None:
@@ -209,28 +263,72 @@ def sync_file(path: StrPath) -> None:
         os.close(descriptor)
 
 
-def append_line(path: StrPath, line: str, *, first: str = "") -> None:
+def append_line(path: StrPath, line: str | Callable[[bytes], str], *, first: str = "") -> None:
     """Append one line and fsync. A half-written last line, left by a crash, is cut off first.
 
-    A file has one writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network
-    file system.
+    A symbolic link is not followed: in a folder that others write to, it could lead to any file of the user's. A file has one
+    writer (`scaling.runs.store`), so no lock is needed: a machine that dies leaves none behind on a network file system.
 
     Args:
         path: the file.
-        line: the line, without its end.
+        line: the line, without its end; or a function of the line before it that returns it.
         first: the line that a new file opens with.
+
+    Raises:
+        BadInput: the file cannot be written, or is a symbolic link.
     """
     path = Path(path)
     with clear_io_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "r+b") as file:
-            end = file.read().rfind(b"\n") + 1
+        with open_unlinked(path, os.O_RDWR | os.O_CREAT, "r+b") as file:
+            end = _end_of_lines(file, file.seek(0, os.SEEK_END))
+            opening = f"{first}\n".encode() if first and not end else b""
+            text = line if isinstance(line, str) else line(opening[:-1] if opening else _last_line(file, end))
             file.truncate(end)
             file.seek(end)
-            file.write(((first + "\n") if first and not end else "").encode() + line.encode() + b"\n")
+            file.write(opening + text.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def open_to_append(path: StrPath) -> IO[bytes]:
+    """Open a file for appending bytes, as `append_line` does: a symbolic link is refused."""
+    return open_unlinked(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, "ab")
+
+
+def open_unlinked(path: StrPath, flags: int, mode: str) -> IO[bytes]:
+    """Open a file that is no symbolic link.
+
+    Raises:
+        BadInput: the path is a symbolic link.
+        OSError: it cannot be opened.
+    """
+    try:
+        return os.fdopen(os.open(path, flags | os.O_NOFOLLOW, 0o666), mode)
+    except OSError as error:
+        if error.errno != errno.ELOOP or not Path(path).is_symlink():
+            raise
+        raise BadInput(
+            f"{path} is a symbolic link, which is not followed when lines are appended; remove it"
+        ) from error
+
+
+def _last_line(file: IO[bytes], end: int) -> bytes:
+    """The line that ends at a position, without its end; b"" at the file's beginning."""
+    start = _end_of_lines(file, end - 1) if end else 0
+    file.seek(start)
+    return file.read(max(0, end - 1 - start))
+
+
+def _end_of_lines(file: IO[bytes], end: int, block: int = 1 << 16) -> int:
+    """The position after the last line end before `end`, read from there: a ledger of a million lines is not read whole."""
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 class Record(BaseModel):

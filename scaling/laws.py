@@ -4,8 +4,9 @@ Chinchilla's and Kaplan's forms are restrictions of one general `Law`. A law fit
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,7 +16,7 @@ from families.accounting import Convention as Convention  # re-exported: laws st
 from families.units import BadInput, format_size, nearest
 
 from .files import Record, canonical_json, sha256_bytes
-from .stats import Array, format_loss, perplexity
+from .stats import Z_80, Z_95, Array, format_loss, perplexity
 
 PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
 
@@ -194,12 +195,20 @@ class Prediction:
 
 
 class LawReference(Record):
-    """Identity of the law behind a prediction: its name or file, and the hash of its constants or of the file."""
+    """Identity of the law behind a prediction: its name or file, and the hash of its constants or of the file.
+
+    Args:
+        group: group of the runs that it was fitted on; eval_set: of their losses.
+        row_hashes: the observations that it was fitted on (`Run.row_hash`); empty where they are not known.
+    """
 
     name: str
     sha256: str
     convention: Convention
     source: str = ""
+    group: str = ""
+    eval_set: str = ""
+    row_hashes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,6 +356,16 @@ class Repetition:
 PUBLISHED_REPETITION = Repetition(R_N=5.309743, R_D=15.387756)  # Muennighoff et al. 2023, appendix A
 
 
+class Settings(TypedDict, total=False):
+    """Coordinates of a law that `predict` takes by name: what a run is trained with besides N and D."""
+
+    lr: ArrayLike
+    batch_tokens: ArrayLike
+    aspect: ArrayLike
+    n_experts: ArrayLike
+    vocab_size: ArrayLike
+
+
 @runtime_checkable
 class LossModel(Protocol):
     """A law that predicts loss: published or fitted. Planning, prediction, scoring and monitoring all ask one.
@@ -421,6 +440,8 @@ class LossModel(Protocol):
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
     ) -> Prediction:
         """Loss of a run with intervals, in nats per token, after a check of the domain.
 
@@ -433,6 +454,8 @@ class LossModel(Protocol):
             unique_tokens: distinct tokens among D (default: all).
             convention: the caller's convention of N, checked against the law's.
             force: predict even more than 1,000 times outside the fitted domain.
+            own: coordinates by their columns' names, also the user's own columns.
+            settings: the same of the columns that every law knows, such as lr.
         """
 
     def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
@@ -524,15 +547,54 @@ def in_shape(values: Array, shape: tuple[int, ...]) -> Any:
     return values.reshape(shape) if shape else float(values[0])
 
 
+DRIFT = 0.005  # of log loss per factor of ten beyond the data: what a fit of ours assumes of any law (docs/math.md)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uncertainty:
+    """How far a published law may be off, in log loss: by its constants and by what its runs scatter about it.
+
+    Args:
+        log_N: mean log N of its runs; log_D likewise. There the three terms are least correlated.
+        covariance: of (log E, log A - alpha·log_N, log B - beta·log_D, alpha, beta), shape (5, 5).
+        noise: standard deviation of a run's log loss about the law.
+        source: where both are from.
+    """
+
+    log_N: float
+    log_D: float
+    covariance: tuple[tuple[float, ...], ...]
+    noise: float
+    source: str
+
+    def deviation(self, law: Law, N: Array, D: Array, beyond: float) -> Array:
+        """Standard deviation of the log loss of one run, elementwise.
+
+        Args:
+            law: the law, of Chinchilla's form.
+            N: parameters.
+            D: tokens.
+            beyond: factor by which the points lie outside the fitted domain; 1 within.
+        """
+        terms = np.stack([np.full(np.shape(N), law.E), law.A * N**-law.alpha, law.B * D**-law.beta])
+        shares = terms / terms.sum(axis=0)
+        slopes = [*shares, -shares[1] * (np.log(N) - self.log_N), -shares[2] * (np.log(D) - self.log_D)]
+        gradient = np.stack(slopes)
+        constants = np.einsum("i...,ij,j...->...", gradient, np.array(self.covariance), gradient)
+        drift = DRIFT * math.log10(max(1.0, beyond))
+        return np.asarray(np.sqrt(self.noise**2 + np.maximum(constants, drift**2)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedLaw:
-    """Constants from a paper, as a `LossModel`. Published laws have no prediction intervals.
+    """Constants from a paper, as a `LossModel`, with prediction intervals where their uncertainty is known.
 
     Args:
         domain_N: (smallest, largest) N of the paper's runs; domain_D likewise their tokens.
         text: corpus and tokenizer, since nats per token compare only within one.
         superseded_by: name of a better fit of the same data.
         frontier: Kaplan's compute-efficient frontier. `predict` gives his L(N, D); the frontier gives L(C_min).
+        uncertainty: of the constants and of a run; None where the paper's data do not allow it.
     """
 
     name: str
@@ -544,6 +606,7 @@ class PublishedLaw:
     text: str
     superseded_by: str = ""
     frontier: KaplanFrontier | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def domain(self) -> Domain:
@@ -589,8 +652,11 @@ class PublishedLaw:
 
     @property
     def irreducible_interval_80(self) -> tuple[float, float] | None:
-        """None: published without one."""
-        return None
+        """By the published standard error's like, of a refit of the same data; None without one."""
+        if self.uncertainty is None:
+            return None
+        spread = math.exp(Z_80 * math.sqrt(self.uncertainty.covariance[0][0]))
+        return self.law.E / spread, self.law.E * spread
 
     @property
     def reference(self) -> LawReference:
@@ -610,8 +676,10 @@ class PublishedLaw:
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
     ) -> Prediction:
-        """Loss L(N, D) of a run, without intervals.
+        """Loss L(N, D) of a run on the law's own text, with intervals where its uncertainty is known.
 
         Args:
             N: parameters in the law's convention, or `params`, or a published member's name as `family`.
@@ -622,10 +690,14 @@ class PublishedLaw:
             unique_tokens: distinct tokens among D (default: all).
             convention: the caller's convention of N, checked against the law's.
             force: predict even more than 1,000 times outside the domain.
+            own: none that a published law has.
+            settings: likewise.
 
         Raises:
-            BadInput: see `resolve_point`, `as_points` and `Extrapolation.check`.
+            BadInput: a setting; and see `resolve_point`, `as_points` and `Extrapolation.check`.
         """
+        if given := {**(own or {}), **settings}:
+            raise BadInput(f"{next(iter(given))} is given, and {self.name} depends on N and D alone")
         size, length = resolve_point(
             self.convention, N, D, params=params, tokens=tokens, family=family, convention=convention
         )
@@ -633,10 +705,18 @@ class PublishedLaw:
         extrapolation = self.domain.extrapolation(n, d)
         extrapolation.check(force=force)
         loss = self.loss(in_shape(n, shape), in_shape(d, shape), unique_tokens=unique_tokens)
+        intervals: list[tuple[Any, Any] | None] = [None, None]
+        if self.uncertainty is not None:
+            fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
+            spread = self.uncertainty.deviation(self.law, *fresh, extrapolation.factor)
+            for level, z in enumerate((Z_80, Z_95)):
+                edges = (np.ravel(loss) * np.exp(sign * z * spread) for sign in (-1, 1))
+                low, high = (in_shape(edge, shape) for edge in edges)
+                intervals[level] = (low, high)
         return Prediction(
             loss=loss,
-            interval_80=None,
-            interval_95=None,
+            interval_80=intervals[0],
+            interval_95=intervals[1],
             extrapolation=extrapolation,
             N=in_shape(n, shape),
             D=in_shape(d, shape),
@@ -694,6 +774,19 @@ PUBLISHED: dict[str, PublishedLaw] = {
             domain_N=(4.4e7, 1.6e10),
             domain_D=(1e9, 1.5e12),
             text="MassiveText, SentencePiece 32k",
+            uncertainty=Uncertainty(
+                log_N=20.534854168,
+                log_D=23.616815666,
+                covariance=(
+                    (1.529e-04, -2.611e-04, -4.495e-04, 7.559e-05, 1.336e-04),
+                    (-2.611e-04, 3.0435e-03, -1.8155e-03, -7.971e-04, 5.077e-04),
+                    (-4.495e-04, -1.8155e-03, 3.9128e-03, 4.382e-04, -1.1320e-03),
+                    (7.559e-05, -7.971e-04, 4.382e-04, 2.1408e-04, -1.2444e-04),
+                    (1.336e-04, 5.077e-04, -1.1320e-03, -1.2444e-04, 3.3350e-04),
+                ),
+                noise=0.0047,
+                source="1,000 bootstraps of Besiroglu's fit over 234 of the digitised points (docs/log.md#e125)",
+            ),
         ),
         PublishedLaw(
             name="hoffmann",

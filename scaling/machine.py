@@ -35,7 +35,7 @@ class StepBackend(Record):
         threads: threads of the CPU; 0 keeps those of the process.
     """
 
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     attention: Attention = "sdpa"
     threads: int = 0

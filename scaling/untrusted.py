@@ -55,6 +55,23 @@ def _whole(digits: str) -> int | float:
 _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
+def refuse_repeated_keys(text: str) -> None:
+    """Refuse JSON in which an object has a key twice: one reader takes the first value, another the last.
+
+    Raises:
+        ValueError: naming the key.
+    """
+
+    def pairs(found: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for key, _ in found:
+            if key in seen:
+                raise ValueError(f"the key {key!r} stands there twice")
+            seen.add(key)
+
+    json.loads(text, object_pairs_hook=pairs)
+
+
 def parse_csv(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
     """(number of the line, its cells) of each row; in place of the cells, what is wrong with a row."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)

@@ -138,6 +138,18 @@ def build(folder: Path, *, training: bool = True) -> tuple[Door, ...]:
     folder.mkdir(parents=True)
     (folder / "runs.csv").write_text(_runs_csv())
     (folder / "wandb.csv").write_text(_wandb_csv())
+    table = _runs_csv()
+    (folder / "semi.csv").write_text("Our runs\n" + table.replace(",", ";").replace(".", ","))
+    (folder / "utf16.csv").write_text(table, encoding="utf-16")
+    header, *rows = (line.split(",") for line in table.splitlines())
+    (folder / "runs.json").write_text(json.dumps([dict(zip(header, row, strict=True)) for row in rows]))
+    (folder / "api.csv").write_text(
+        "name,summary,config\n"
+        + "".join(
+            f"r{n},\"{{'eval/loss': {3 - n / 100}, 'tokens': {n}e8}}\",\"{{'n_params': {n}e6, 'lr': nan}}\"\n"
+            for n in range(1, 9)
+        )
+    )
     (folder / "card.md").write_text(CARD)
     (folder / "profile.yaml").write_text(PROFILE)
     shutil.copytree(STUDIES / "stdlib-short", folder / "study")
@@ -258,6 +270,15 @@ def _readers() -> Iterator[Door]:
         name="read_runs wandb", file="wandb.csv", kind="csv",
         ask=lambda f: read_runs(f / "wandb.csv", column_names=names, loss_unit="bits"),
     )  # fmt: skip
+    for file, kind in (
+        ("semi.csv", "csv"),
+        ("runs.json", "json"),
+        ("utf16.csv", "binary"),
+        ("api.csv", "csv"),
+    ):
+        yield Door(
+            name=f"read_runs {file}", file=file, kind=kind, ask=lambda f, file=file: read_runs(f / file)
+        )
     yield Door(
         name="read_runs jsonl", file="table.jsonl", kind="jsonl", ask=lambda f: read_runs(f / "table.jsonl")
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from families import ModelSpec, params, params_non_embedding, train_flops
+from scaling.files import hashes, now
 from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.paths import StudyFile, StudyPaths
@@ -18,6 +19,8 @@ from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run
 from scaling.scoring import compare
 from scaling.scoring.refit import refit_study
+from train.config import SHAPE_FIELDS, Settings
+from train.rung import RungFile
 
 TRUTH = Law(E=1.9, A=60.0, B=400.0, alpha=0.34, beta=0.38)
 WIDTHS = (48, 64, 96, 128, 192)
@@ -91,13 +94,51 @@ def _curve(folder, width, tokens, start, end, size):
         lines.append(
             json.dumps({"step": 10 * step, "tokens": int(at), "loss": loss, "lr": 0.004, "grad_norm": 0.7})
         )
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     timing = [
         {"step": 10 * s, "wall_s": float(s), "tokens_per_s": 5e6 / width + s}
         for s in range(1, len(lines) + 1)
     ]
     (folder / "timing.jsonl").write_text("\n".join(json.dumps(row) for row in timing) + "\n")
+
+
+def leave_run(folder: Path, member, run: Run, *, seal="", data="", **changes):
+    """What a run that was really trained leaves for `compare`: run.json, its ledger and rung.json.
+
+    `changes` are settings other than the planned member's.
+    """
+    recipe = member.recipe
+    shape = {name: getattr(member, name) for name in (*SHAPE_FIELDS, "n_kv_head")}
+    settings = Settings.model_validate(
+        {
+            **shape, "run": run.run, "member": member.member, "group": run.group, "eos_token_id": 0, "seed": 0,
+            "batch_size": recipe.batch_sequences, "micro_batch": recipe.batch_sequences, "lr": recipe.lr,
+            "warmup": recipe.warmup_steps, "schedule": recipe.schedule, "cooldown": recipe.cooldown_fraction,
+            "weight_decay": recipe.weight_decay, "beta1": recipe.beta1, "beta2": recipe.beta2,
+            "grad_clip": recipe.grad_clip, "dropout": 0.0, "init_std": recipe.init_std, "dtype": "fp32",
+            "data_sha256": data, "seal": seal, **changes,
+        }
+    )  # fmt: skip
+    settings.write(folder / "run.json")
+    steps = round(run.tokens / settings.batch_tokens)
+    part, half = f"rung-{int(run.tokens)}", steps // 2
+    line = ""
+    for name, start, end, result in (
+        ("trunk", 0, half, ""),
+        (part, half, steps, ""),
+        (part, steps, steps, run.row_hash),
+    ):
+        entry = WorkEntry(
+            run=run.run, part=name, from_step=start, to_step=end, tokens=(end - start) * settings.batch_tokens,
+            flops=1.0, wall_s=0.0, settings_sha256=settings.identity(), at=now(), result=result,
+        )  # fmt: skip
+        line = append_entry(folder / "ledger.jsonl", entry, opening=settings.ledger_opening())
+    rung = RungFile(
+        observation=run, perplexity=1.0, bits_per_byte=None, loss_per_word=None, eval_tokens=1,
+        inputs={"ledger.jsonl": line},
+    )  # fmt: skip
+    rung.write(folder / part / "rung.json")
 
 
 def write_study(folder: Path, *, title="A study whose truth is known", rename=None) -> Path:
@@ -112,12 +153,10 @@ def write_study(folder: Path, *, title="A study whose truth is known", rename=No
     law = _law()
     law.save(place.law)
     PlanFile(members=tuple(_planned(width, RUNGS) for width in WIDTHS[:-1])).write(place.ladder)
-    plan = seal(
-        sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law),
-        sealed_at="2026-11-21T12:00:00Z",
-    )
+    plan = seal(sealed_plan(_planned(WIDTHS[-1], RUNGS[-1:]), law))
     write_plan(plan, place.plan)
-    found = compare(plan, runs, {})
+    leave_run(place.run_folder(f"gpt2-d{WIDTHS[-1]}-s0"), plan.members[0], runs[-1], seal=plan.seal.digest)
+    found = compare(plan, runs, hashes((place.plan, place.runs)), study=place)
     changed = refit_study(place, plan, runs, [row.run for row in found.rows])
     found.model_copy(update={"refit": changed}).write(place.comparison)
     for width in WIDTHS:

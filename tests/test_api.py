@@ -91,6 +91,8 @@ reveal_type(fit.predict(83e6, 5.5e9))  # Prediction
 fit.predict(np.array([1e6, 2e6]), 5.5e9)
 fit.predict(family="gpt2-83m", tokens=5.5e9)
 fit.predict(83e6, 5.5e9, nonsense=1)  # error
+fit.predict(83e6, 5.5e9, lr=1e-3, batch_tokens=5e5)
+reveal_type(fit.best("lr", 83e6, 5.5e9).value)  # float
 reveal_type(fit.allocate(1e21))  # Allocation
 reveal_type(fit.allocate(1e21).N_interval_80)  # tuple[float, float] | None
 reveal_type(fit.interval("alpha", level=0.95))  # tuple[float, float] | None

@@ -142,14 +142,30 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_line(base, tmp_path):
     assert "model_type 'opt'; known: gpt2" in refused(init=str(tmp_path))
 
 
-def test_another_activation_is_refused_by_name(base, text, tmp_path):
+def test_another_activation_is_kept_and_the_logits_are_transformers_own(base, text, tmp_path):
+    import shutil
+
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(base / "model", tmp_path / "relu")
+    config = json.loads((tmp_path / "relu" / "config.json").read_text())
+    (tmp_path / "relu" / "config.json").write_text(json.dumps({**config, "activation_function": "relu"}))
+    model = start(tuned(text, tmp_path / "relu"), "cpu").model.eval()
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "relu").eval()
+    ids = torch.arange(32)[None]
+    with torch.no_grad():
+        assert torch.allclose(model(ids).logits, theirs(ids).logits, atol=1e-4)
+
+
+def test_weights_that_compute_something_else_are_refused_by_the_entry(base, text, tmp_path):
     import shutil
 
     shutil.copytree(base / "model", tmp_path / "relu")
     config = json.loads((tmp_path / "relu" / "config.json").read_text())
     (tmp_path / "relu" / "config.json").write_text(json.dumps({**config, "activation_function": "relu"}))
+    settings = tuned(text, tmp_path / "relu").model_copy(update={"config": {}})
     with pytest.raises(BadInput, match=r"activation_function relu; gpt2 is trained with gelu_new"):
-        start(tuned(text, tmp_path / "relu"), "cpu")
+        start(settings, "cpu")
 
 
 def test_a_hub_name_without_a_network_fails_fast_in_one_line(monkeypatch, tmp_path):

@@ -56,7 +56,7 @@ def test_every_plan_fits_its_devices_and_suits_tensor_cores(plans):
 def test_every_plan_is_launched_by_the_ladder(plans, tmp_path, capsys, monkeypatch):
     count, made = plans
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cluster.yaml").write_text(f"nodes: {count // 8}\ndevices: 8\nzero: 3\n")
+    (tmp_path / "cluster.yaml").write_text(f"nodes: {count // 8}\ndevices: 8\ngres: gpu:8\nzero: 3\n")
     for number, plan in enumerate(made):
         plan.seal().save(tmp_path / f"{number}.json")
         words = ("ladder", f"{number}.json", "launcher=slurm", "profile=cluster.yaml", "dry_run=true")

@@ -95,7 +95,7 @@ def test_a_study_holds_the_sealed_plan_and_it_is_not_lost(cli, tmp_path):
         (("--target-loss", "3", "--target-ppl", "20"), "one of them decides"),
         (("--target-loss", "1.5"), "E = 1.817"),
         (("--target-ppl", "1"), "above 1"),
-        (("--budget", "1e18", "--params", "1M", "--family", "gpt2"), "give one of them"),
+        (("--budget", "1e18", "--params", "1M", "--family", "gpt2"), "no member of about 1M"),
         (("--budget", "1e18", "--ratio", "64", "--family", "gpt2"), "give one of them"),
         (("--budget", "1e18", "--within", "wide"), "within"),
         (("--budget", "1e18", "--within", "-1%"), "positive"),
@@ -128,7 +128,7 @@ def test_options_answer_in_json(cli):
     fixed = json.loads(cli("plan", "--budget", "1000 A100-hours", "--params", "125M", "--json").stdout)
     assert fixed["recommended"]["member"] == "gpt2-125m"
     rules = json.loads(cli("plan", "--budget", "1e20", "--recipes", "--json").stdout)["recipes"]
-    assert set(rules) == {"width", "card", "kaplan", "porian", "deepseek", "steplaw"}
+    assert set(rules) == {"capped", "width", "card", "kaplan", "porian", "deepseek", "steplaw"}
     shaped = json.loads(
         cli(
             "plan", "--budget", "1e14", "--vocab", "1k", "--context", "128", "--head-size", "16", "--json"
@@ -206,7 +206,7 @@ def test_an_estimated_mfu_has_its_band_and_shared_work_its_share(cli):
 
 def test_each_of_several_budgets_gets_its_recipe_its_memory_and_how_far_it_reaches(cli):
     text = cli("plan", "--budget", "1e18,1e20", "--on", "8xH100").stdout
-    for words in ("recipe width", "memory ", "extrapolation: ", "expected loss"):
+    for words in ("recipe capped", "memory ", "extrapolation: ", "expected loss"):
         assert sum(line.startswith(words) or words in line for line in text.splitlines()) == 2, words
 
 

@@ -58,10 +58,12 @@ def test_a_law_of_one_dial_has_no_isoflop_curve():
     assert isoflop_curves(question, answer_query(question)[0]) == ()
 
 
-def test_published_runs_near_the_plan_are_drawn_hollow_and_named_with_their_text():
+def test_published_runs_near_the_plan_are_drawn_hollow_where_asked_and_named_with_their_text():
     question = PlanQuery(budget="8xA100-hours", law="chinchilla")
     plan, _ = answer_query(question)
-    drawn = svg(planned(plan, isoflop_curves(question, plan)).figure, "plan")
+    curves = isoflop_curves(question, plan)
+    assert "OpenWebText" not in svg(planned(plan, curves).figure, "plan")  # other text, another axis
+    drawn = svg(planned(plan, curves, published=True).figure, "plan")
     for words in ("gpt2-83m: 3.28 nats per token of OpenWebText on 5.77B tokens", "gpt2-medium: 2.84"):
         assert words in drawn
     assert "composer-gpt2, OpenWebText" in drawn

@@ -20,7 +20,7 @@ from train.jobs import ladders, pool
 from train.jobs.ladders import Job, train_ladders
 from train.jobs.pool import Pool, Process, python
 from train.ladder import Interrupted, RunOptions
-from train.lease import Stop
+from train.lease import Stop, stop_signals
 
 from . import tiny
 
@@ -102,13 +102,13 @@ def test_of_a_log_the_reason_is_read_and_not_what_an_earlier_process_wrote(tmp_p
 
 
 def test_a_signal_is_forwarded_and_the_handlers_are_as_before(tmp_path):
-    before = [signal.getsignal(number) for number in pool.FORWARDED]
+    before = [signal.getsignal(number) for number in stop_signals()]
     with Pool() as found, pool.forward_signals(found) as passed_on:
         process = found.start(python("import time; time.sleep(120)"))
         signal.raise_signal(signal.SIGTERM)
         assert process.popen.wait(30) == -signal.SIGTERM
     assert passed_on == {signal.SIGTERM}
-    assert [signal.getsignal(number) for number in pool.FORWARDED] == before
+    assert [signal.getsignal(number) for number in stop_signals()] == before
 
 
 def test_processes_side_by_side_share_the_cores_and_the_gpus(monkeypatch):

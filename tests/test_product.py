@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from scaling.cli import main
 from scaling.cli.run_options import merge
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal
 from scaling.runs.readers import read_runs
 from train.config import Settings, TrainConfig
@@ -24,6 +25,7 @@ from train.model_card import Facts, card, front_matter, outcome
 from train.rung import RungFile
 from train.settings import TextFacts, settings_of
 
+from .synthetic import leave_run
 from .tiny import SMALLER, words, write_corpus
 
 SHAPE = words(**SMALLER, batch_size=4)
@@ -184,11 +186,27 @@ def sealed(study, low, high, member="tiny", tokens=4096):
     return plan
 
 
+def test_39_a_card_does_not_call_a_run_predicted_that_was_trained_before_the_seal(copy, here):
+    readme = branch_of(copy) / "model" / "README.md"
+    actual = facts_of(copy).rung.observation.loss
+    sealed(copy, actual - 0.05, actual + 0.15)
+    status, _, said = here("compare", "--study", str(copy))
+    assert status == 0, said
+    text = readme.read_text()
+    for said in ("is not a prediction", "it began without this seal", "It counts nowhere"):
+        assert said in text
+    assert "| predicted |" not in text
+
+
 def test_compare_completes_the_card_with_what_was_predicted(copy, here):
     readme = branch_of(copy) / "model" / "README.md"
     assert "No prediction of this rung was sealed" in readme.read_text()
-    actual = facts_of(copy).rung.observation.loss
+    run = facts_of(copy).rung.observation
+    actual = run.loss
     plan = sealed(copy, actual - 0.05, actual + 0.15)
+    folder = branch_of(copy).parent
+    (folder / "ledger.jsonl").unlink()
+    leave_run(folder, plan.members[0], run, seal=plan.seal.digest)  # as if it had been started from the seal
     status, _, said = here("compare", "--study", str(copy))
     assert status == 0, said
     assert "model cards completed" in said
@@ -196,7 +214,8 @@ def test_compare_completes_the_card_with_what_was_predicted(copy, here):
     assert f"| predicted | {plan.members[0].prediction.loss:.4f} |" in text
     assert f"| actual | {actual:.4f} |" in text
     assert plan.seal.sealed_at in text
-    assert "inside the 80 % interval" in text
+    assert "held before by hash chain on this machine, attested by nobody but this machine" in text
+    assert "inside its 80 % interval" in text
     other = (branch_of(copy, 2048) / "model" / "README.md").read_text()
     assert "No prediction of this rung was sealed" in other
 
@@ -204,10 +223,10 @@ def test_compare_completes_the_card_with_what_was_predicted(copy, here):
 def test_an_edited_plan_promises_nothing(copy):
     rung = facts_of(copy).rung
     sealed(copy, 3.0, 4.0)
-    assert outcome(copy / "plan.json", rung) is not None
+    assert outcome(StudyPaths(copy), rung) is not None
     path = copy / "plan.json"
     path.write_text(path.read_text().replace('"tokens": 4096', '"tokens": 4097'))
-    assert outcome(path, rung) is None
+    assert outcome(StudyPaths(copy), rung) is None
 
 
 def test_transformers_reads_the_trainer_state(study):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,3 +92,27 @@ def test_all_rules_can_be_compared():
 def test_an_unknown_rule_gets_the_nearest():
     with pytest.raises(BadInput, match="did you mean porian"):
         recipe(member("gpt2").spec, 1e9, rule="poria")
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "tokens", "losses"),
+    [  # own sweeps (docs/log.md#e147): loss at each learning rate, nats per token
+        (2, 64, 2e6, {0.002: 3.1270, 0.004: 3.0395, 0.008: 3.0385, 0.016: 3.2461}),
+        (3, 96, 3e6, {0.002: 2.7875, 0.004: 2.7219, 0.008: 2.7391, 0.016: 2.8342}),
+        (4, 128, 3e6, {0.002: 2.6078, 0.004: 2.5612, 0.008: 2.6661, 0.016: 2.8018}),
+    ],
+)
+def test_the_default_learning_rate_gives_little_away_on_own_sweeps(layers, width, tokens, losses):
+    spec = ModelSpec(n_layer=layers, n_head=width // 32, n_embd=width, n_positions=128, vocab_size=1024)
+    found = recipe(spec, tokens, batch_tokens=2048 if width == 64 else 3072)
+    rates = np.log(list(losses))
+    curve = np.polyfit(rates, list(losses.values()), 3)
+    fine = np.linspace(rates[0], rates[-1], 400)
+    assert np.polyval(curve, math.log(found.lr)) / np.polyval(curve, fine).min() - 1 < 0.005
+
+
+def test_the_default_rule_is_steplaws_at_scale_and_bent_below():
+    for name, tokens, most in (("gpt2-xl", 3e10, 0.02), ("gpt2-52m", 1e9, 0.4)):
+        steplaw, capped = (recipe(member(name).spec, tokens, rule=rule) for rule in ("steplaw", "capped"))
+        assert 1 - most < capped.lr / steplaw.lr <= 1.001
+        assert capped.batch_tokens == steplaw.batch_tokens

@@ -13,7 +13,7 @@ from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, compare, compare_study
 from scaling.scoring.refit import refit
 
-from .synthetic import TRUTH, write_study
+from .synthetic import TRUTH, leave_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +100,19 @@ def test_sealed_members_without_a_run_are_waited_for(study, tmp_path, cli):
 
 def test_a_diverged_run_is_scored_as_a_miss(study, tmp_path, cli):
     folder = shutil.copytree(study, tmp_path / "s")
+    plan, run = open_seal(folder / "plan.json"), read_runs(folder / "runs.jsonl").runs[-1]
+    diverged = run.model_copy(update={"loss": 1e4})
     lines = (folder / "runs.jsonl").read_text().splitlines()
-    lines[-1] = json.dumps({**json.loads(lines[-1]), "loss": 1e4})
+    lines[-1] = diverged.model_dump_json(exclude_none=True)
     (folder / "runs.jsonl").write_text("\n".join(lines) + "\n")
+    shutil.rmtree(folder / "runs" / run.run)
+    leave_run(folder / "runs" / run.run, plan.members[0], diverged, seal=plan.seal.digest)
     done = cli("compare", "--study", folder, "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["rows"]
     assert not row["inside_95"]
-    assert row["z"] > 100
+    assert row["z"] < -100, "it was predicted too low"
+    assert row["error"] < -0.99
 
 
 def test_a_comparison_that_is_refused_writes_nothing(study, tmp_path):
@@ -129,9 +134,13 @@ def test_a_comparison_that_is_refused_writes_nothing(study, tmp_path):
 def test_a_study_its_files_and_their_values_compare_alike(study, changed):
     plan, runs = study / "plan.json", study / "runs.jsonl"
     written = Comparison.read(study / "comparison.json")
-    by_file, by_value = compare(str(plan), runs), compare(open_seal(plan), read_runs(runs))
+    by_file, by_value = compare(str(plan), runs), compare(open_seal(plan), read_runs(runs), study=study)
     assert by_file.rows == by_value.rows == written.rows
     assert by_file.inputs == written.inputs == hashes([plan, runs])
     assert by_value.inputs == {}
+    alone = compare(open_seal(plan), read_runs(runs))
+    assert (alone.rows, [row.grade for row in alone.not_predictions]) == ((), ["none"]), (
+        "values show no order"
+    )
     again = refit(str(study / "law.json"), runs, [row.run for row in written.rows], seed=1)
     assert again.change("loss").after == pytest.approx(changed.change("loss").after, rel=0.01)

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -287,10 +288,12 @@ def test_the_commands_answer_in_json_and_refuse_what_they_do_not_know(study, tmp
         assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_folder_of_studies_is_reported_as_one_outcome(study, tmp_path):
-    for name in ("one", "two", "three"):
-        (tmp_path / name).mkdir()
-        shutil.copy(study / "comparison.json", tmp_path / name)
+def test_a_folder_of_studies_is_reported_as_one_outcome(tmp_path):
+    gallery = Path(__file__).parents[1] / "docs" / "studies"
+    for name, real in (("one", "stdlib"), ("two", "wikitext-2"), ("three", "tinyshakespeare")):
+        shutil.copytree(
+            gallery / real, tmp_path / name, ignore=shutil.ignore_patterns("figures", "metrics.jsonl")
+        )
     page = _page(tmp_path)
     assert "Sealed predictions of 3 studies" in page
     assert "80 % intervals held 3 of 3" in page

@@ -184,6 +184,21 @@ def test_before_a_step_is_trained_a_signal_stops_at_once_and_afterwards_it_waits
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_closed_terminal_asks_for_a_save_too_unless_hangups_are_ignored():
+    with stop_on_signals() as stop:
+        assert not stop.requested
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.requested
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            assert not stop.requested
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 # What is kept
 
 

@@ -36,8 +36,7 @@ def echo(tmp_path_factory):
     program = folder / "scaling"
     program.write_text("#!/usr/bin/env python3\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     program.chmod(0o755)
-    for name in ("torchrun", "apptainer"):
-        (folder / name).symlink_to(program)
+    (folder / "apptainer").symlink_to(program)
     (folder / "srun").write_text('#!/bin/bash\nwhile [[ "$1" == -* ]]; do shift; done\n"$@"\n')
     (folder / "scontrol").write_text('#!/bin/bash\necho "   NodeAddr=10.0.0.7 NodeHostName=x"\n')
     for name in ("srun", "scontrol"):
@@ -92,17 +91,34 @@ def test_whatever_a_name_a_path_or_a_variable_holds_is_one_word(name, folder, va
 
 def test_a_run_of_several_nodes_meets_at_the_address_of_the_first(echo, tmp_path):
     (tmp_path / "plan.json").write_text("{}")
-    needs = {"nodes": 2, "devices": 2, "zero": 3, "cpus": 8}
-    (file,) = files(tmp_path, ["big one"], command=str(echo / "scaling"), **needs)
+    needs = {"nodes": 2, "devices": 2, "zero": 3, "cpus": 8, "gres": "gpu:2"}
+    program = echo / "meeting"
+    program.write_text(
+        "#!/usr/bin/env python3\nimport json, os, sys\n"
+        'print(json.dumps([os.environ["SCALING_NODES"], os.environ["SCALING_MEET"], *sys.argv[1:]]))\n'
+    )
+    program.chmod(0o755)
+    (file,) = files(tmp_path, ["big one"], command=str(program), **needs)
     assert not file.array
     words = played(file.text, echo, tmp_path, 0)
-    assert words[:6] == [
-        "--nnodes=2", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-id=41-0", "--rdzv-endpoint=10.0.0.7:20041",
-        "--no-python",
-    ]  # fmt: skip
-    assert words[6:8] == [str(echo / "scaling"), "ladder"]
-    assert words[-4:] == ["--zero", "3", "--member", "big one"]
+    assert words[:3] == ["2", "tcp://10.0.0.7:20041", "ladder"]
+    assert words[-6:] == ["--devices", "2", "--zero", "3", "--member", "big one"]
     assert "#SBATCH --nodes=2" in file.text
+
+
+def test_all_nodes_start_again_where_one_was_out_of_memory(echo, tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "study" / "runs").mkdir(parents=True)
+    program = echo / "scarce"
+    program.write_text(
+        "#!/bin/bash\n"
+        f'if [ ! -e {tmp_path}/tried ]; then touch {tmp_path}/tried "$SCALING_RETRY"; exit 143; fi\n'
+        'echo "[\\"again\\"]"\n'
+    )
+    program.chmod(0o755)
+    (file,) = files(tmp_path, ["a"], command=str(program), nodes=2)
+    assert played(file.text, echo, tmp_path, 0) == ["again"]
+    assert not list((tmp_path / "study" / "runs").iterdir())
 
 
 def test_a_container_is_entered_with_the_study_in_it(echo, tmp_path):
@@ -176,6 +192,8 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_before_anything_is_s
         ("members: {x: {nods: 1}}", "members x: unknown key 'nods'; did you mean nodes?"),
         ("environment: {'A B': 1}", "no name of a variable"),
         ("prologue: [\"a\\nb\"]", "it must be one line"),
+        ("devices: 2", "devices is 2 and gres is missing; give gres: gpu:2, or gres: none"),
+        ("members: {x: {devices: 4}}", "members x: devices is 4 and gres is missing"),
         ("nodes: 0", "greater than or equal to 1"),
         ("a: [", "is not YAML"),
         ("- 1", "is not a profile"),

@@ -20,6 +20,8 @@ PHRASES = (
     "what may be spent", "foretell", "foretold", "promised", "whatever the way", "the one in hand",
 )  # fmt: skip
 
+UNATTESTED = "attested by nobody but this machine"  # a grade that compare prints (docs/seal.md)
+
 PATTERN = re.compile(
     r"\b(?:" + "|".join(re.escape(phrase).rstrip(r"\ ") for phrase in PHRASES) + ")", re.IGNORECASE
 )
@@ -41,7 +43,8 @@ def strings(path):
 
 def phrases(path):
     texts = strings(path) if path.suffix == ".py" else [path.read_text(encoding="utf-8")]
-    return sorted({match[0].lower() for text in texts for match in PATTERN.finditer(" ".join(text.split()))})
+    said = (" ".join(text.split()).replace(UNATTESTED, "") for text in texts)
+    return sorted({match[0].lower() for text in said for match in PATTERN.finditer(text)})
 
 
 def commands():

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from families import params, params_non_embedding, train_flops_per_token
+from families.rules import maker_of
 from families.units import BadInput
-from scaling.files import atomic_write
+from scaling.files import atomic_write, now
 from scaling.monitoring.curves import PlannedRung, RunPlan
 from scaling.paths import StudyPaths
+from scaling.planning.stamp import attestations
 from scaling.runs import Run
-from scaling.runs.store import record_run
+from scaling.runs.store import LEDGER, WorkEntry, append_entry, record_run
 from scaling.schedule import Schedule
 
 from .checkpoint import step_folder
@@ -129,6 +131,33 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [row for row, whole in metric_rows(path) if whole]
 
 
+def close_ledger(ledger: Path, settings: Settings, rung: RungFile, part: str) -> RungFile:
+    """Close a rung in the ledger with the hash of its observation; returns the rung file, which names that line.
+
+    Args:
+        ledger: the run's ledger.
+        settings: settings of the run.
+        rung: the finished rung, before it is written.
+        part: the name of its branch.
+    """
+    observation = rung.observation
+    step = round(observation.tokens / settings.batch_tokens)
+    entry = WorkEntry(
+        run=settings.run,
+        part=part,
+        from_step=step,
+        to_step=step,
+        tokens=0,
+        flops=0.0,
+        wall_s=0.0,
+        settings_sha256=settings.identity(),
+        at=now(),
+        result=observation.row_hash,
+    )
+    line = append_entry(ledger, entry, opening=settings.ledger_opening())
+    return rung.model_copy(update={"inputs": {LEDGER: line}})
+
+
 def record(finished: Path, runs: Path) -> str:
     """Add a finished rung to the study's observations; returns the rung file as JSON."""
     rung = RungFile.read(finished)
@@ -231,6 +260,7 @@ def rung_file(
         vocab_size=spec.vocab_size,
         batch_tokens=settings.batch_tokens,
         lr=settings.lr,
+        architecture="" if spec.architecture == "gpt2" else maker_of(spec),
         n_layer=spec.n_layer,
         n_embd=spec.n_embd,
         n_head=spec.n_head,
@@ -267,8 +297,10 @@ def write_artifacts(
     model = branch / MODEL
     settings.write(model / RUN)
     rung.write(model / RUNG)
-    sealed = outcome(StudyPaths(study).plan, rung)
-    write_card(model, Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed))
+    sealed = outcome(StudyPaths(study), rung)
+    attested = attestations(StudyPaths(study).plan) if sealed is not None else ()
+    facts = Facts(settings=settings, rung=rung, manifest=manifest, sealed=sealed, attested=attested)
+    write_card(model, facts)
     windows = count_windows(manifest, settings.n_positions, settings.data_fraction)
     write_state(branch, branch.parent / TRUNK, settings, rung, windows * settings.n_positions)
 

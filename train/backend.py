@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 
-from families import ModelSpec, train_flops_per_token
+from families import ModelSpec, params, params_active, train_flops_per_token
 from families.accounting import training_memory
 from families.design import name_of
 from families.units import BadInput, format_duration
@@ -25,8 +24,10 @@ from scaling.machine import (
 )
 
 from .config import SHAPE_FIELDS, Settings, TrainConfig
+from .distributed import ALONE, World
 from .loop import Session, start, train_step
 from .runtime import machine_id, probe
+from .speed import STEP_EFFICIENCY, gpu_rates, gpu_step_seconds, speed_of
 
 WORTH = 90.0  # seconds of plain training below which a run is not worth a probe
 
@@ -58,9 +59,13 @@ class BackendRequest:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "BackendRequest":
-        """Return the request of a configuration."""
+        """Return the request of a configuration; a mixture of experts is not compiled."""
+        spec = config.spec()
         return cls(
-            dtype=config.dtype, compile=config.compile, attention=config.attention, threads=config.threads
+            dtype=config.dtype,
+            compile=config.compile if params_active(spec) == params(spec) else False,
+            attention=config.attention,
+            threads=config.threads,
         )
 
     def allows(self, engine: StepBackend) -> bool:
@@ -70,10 +75,14 @@ class BackendRequest:
             for key in ("dtype", "compile", "attention", "threads")
         )
 
-    def plain(self) -> StepBackend:
-        """Return the backend without measurement: as given, else fp32, not compiled, torch's own attention."""
+    def plain(self, device: str = "cpu") -> StepBackend:
+        """Return the backend without measurement: as given, else not compiled, torch's own attention, fp32 on a CPU.
+
+        On a GPU the number format is the fastest that it has, in which its tensor units compute.
+        """
         given = {key: value for key in StepBackend.model_fields if (value := getattr(self, key)) != "auto"}
-        return StepBackend.model_validate(given)
+        usual = {"dtype": available_dtypes(device)[0]} if device == "cuda" else {}
+        return StepBackend.model_validate({**usual, **given})
 
 
 def select_backend(
@@ -104,7 +113,12 @@ def select_backend(
     """
     if requested.attention == "cudnn" and device != "cuda":
         raise BadInput("attention is cudnn, which needs a GPU; on a CPU it is eager, sdpa or flash")
-    plain = requested.plain()
+    if requested.dtype == "bf16" and device == "cuda" and "bf16" not in available_dtypes(device):
+        raise BadInput(
+            f"dtype is bf16, which {torch.cuda.get_device_name()} only emulates (compute capability below 8.0): "
+            f"dtype={available_dtypes(device)[0]}"
+        )
+    plain = requested.plain(device)
     if expected < WORTH or not _open(requested):
         return plain
     spec = settings.spec()
@@ -120,6 +134,9 @@ def select_backend(
     }
     timer = _Timer(settings, device, measure or time_step, known, log)
     best = _search(requested, timer, micro_steps, device)
+    if best is None:
+        log(f"{settings.run}: no backend could be measured; uses {plain.name}")
+        return plain
     if timer.new:
         remember(machine, timer.new)
         log(f"{settings.run}: measured {len(timer.new)} backends for {shape_key(spec)}; uses {best.engine.name}, "
@@ -141,36 +158,63 @@ class _Timer:
     known: dict[StepBackend, Measured]
     log: Callable[[str], None]
     new: list[Measured]
+    failed: set[StepBackend]
 
     def __init__(self, settings: Settings, device: str, measure: Any, known: Any, log: Any) -> None:
         self.settings, self.device, self.measure, self.log = settings, device, measure, log
-        self.known, self.new = known, []
+        self.known, self.new, self.failed = known, [], set()
 
-    def __call__(self, engine: StepBackend) -> Measured:
+    def __call__(self, engine: StepBackend) -> Measured | None:
+        """Return the measurement of a backend; None for one that fails here, which is said once."""
+        if engine in self.failed:
+            return None
         if engine not in self.known:
-            self.known[engine] = self.measure(self.settings, engine, self.device)
+            try:
+                self.known[engine] = self.measure(self.settings, engine, self.device)
+            except (
+                Exception
+            ) as error:  # whatever a compiler, a kernel or memory raises: another backend may do
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+                self.failed.add(engine)
+                self.log(
+                    f"{self.settings.run}: {engine.name} fails on this machine and is left out ({reason})"
+                )
+                return None
             self.new.append(self.known[engine])
         return self.known[engine]
 
 
-def _search(requested: BackendRequest, time_backend: _Timer, micro_steps: float, device: str) -> Measured:
-    """Search greedily from the best so far: number format, attention, threads, then the compiler."""
+def _search(
+    requested: BackendRequest, time_backend: _Timer, micro_steps: float, device: str
+) -> Measured | None:
+    """Search greedily from the best so far: number format, attention, threads, then the compiler.
+
+    Returns None if nothing that was asked for could be measured.
+    """
     dtypes = _allowed(requested.dtype, available_dtypes(device))
-    kinds = _allowed(requested.attention, ("flash", "cudnn") if device == "cuda" else ("sdpa", "eager"))
+    kinds = _allowed(
+        requested.attention, ("flash", "cudnn", "sdpa") if device == "cuda" else ("sdpa", "eager")
+    )
     most = torch.get_num_threads()
     threads = _allowed(requested.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
-    first = StepBackend(
-        dtype=dtypes[0], compile=requested.compile is True, attention=kinds[0], threads=threads[0]
+    firsts = [
+        StepBackend(dtype=dtype, compile=requested.compile is True, attention=kind, threads=threads[0])
+        for dtype in dtypes
+        for kind in kinds
+    ]
+    first, best = next(
+        ((engine, found) for engine in firsts if (found := time_backend(engine)) is not None), (None, None)
     )
-    best = time_backend(first)
+    if first is None or best is None:
+        return None
     for changes in (
         [{"dtype": dtype} for dtype in dtypes[1:]],
-        [{"attention": kind} for kind in kinds[1:]],
+        [{"attention": kind} for kind in kinds[1:] if kind != "sdpa" or device == "cpu"],
         [{"threads": count} for count in threads[1:]],
     ):
         for change in changes:
             rival = time_backend(best.engine.model_copy(update=change))
-            if rival.seconds < MARGIN * best.seconds:
+            if rival is not None and rival.seconds < MARGIN * best.seconds:
                 best = rival
     if requested.compile != "auto":
         return best
@@ -195,9 +239,14 @@ def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def available_dtypes(device: str) -> tuple[str, ...]:
-    """Return the number formats to consider: on a CPU fp32 first; on a GPU bf16 if supported, else fp32."""
+    """Return the number formats to consider: on a CPU fp32 first; on a GPU that of its tensor units.
+
+    bf16 from compute capability 8.0 on, fp16 from 7.0 on, which other GPUs only emulate. ROCm's devices have both.
+    """
     if device == "cuda":
-        return ("bf16",) if torch.cuda.is_bf16_supported() else ("fp32",)
+        if torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0):
+            return ("bf16",)
+        return ("fp16",) if torch.cuda.get_device_capability() >= (7, 0) else ("fp32",)
     return ("fp32", "bf16") if probe().bf16_gain >= GAIN else ("fp32",)
 
 
@@ -254,17 +303,13 @@ def _own_threads() -> Iterator[None]:
 
 MEMORY_SHARE = 0.8  # of the free memory; the rest is for what the arithmetic leaves out
 
-STEP_EFFICIENCY = 0.5  # speed of a training step relative to a plain matmul
-
-PROBE_WIDTH = 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Estimated memory (bytes) and time (seconds, at `flops_per_s`) of a run.
 
-    The speed was measured on this shape, or is that of a plain matmul times STEP_EFFICIENCY, as `source` says;
-    `plain_seconds` is always by the latter.
+    The speed was measured on this shape; else it is that of a plain matmul times STEP_EFFICIENCY, on a GPU that of the step
+    model, as `source` says. `plain_seconds` is always by one of the latter.
     """
 
     memory: float
@@ -283,11 +328,11 @@ def free_memory(device: str) -> float:
     return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def machine_name(device: str) -> str:
+def machine_name(device: str, processes: int = 1) -> str:
     """Return e.g. "1 x NVIDIA H200" or "2 CPU threads"."""
     if device == "cuda":
-        return f"1 x {torch.cuda.get_device_name()}"
-    return f"{torch.get_num_threads()} CPU threads"
+        return f"{processes} x {torch.cuda.get_device_name()}"
+    return f"{processes * torch.get_num_threads()} CPU threads"
 
 
 def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkpointing: bool = False) -> int:
@@ -311,48 +356,49 @@ def fitting_micro_batch(spec: ModelSpec, batch_size: int, device: str, *, checkp
     return 1
 
 
-def matmul_speed(device: str, dtype: torch.dtype = torch.float32) -> float:
-    """Measure FLOP/s of square matmuls, the best of a few; takes about a third of a second."""
-    a = torch.randn(PROBE_WIDTH, PROBE_WIDTH, device=device, dtype=dtype)
-    best = 0.0
-    for _ in range(6):
-        began = time.perf_counter()
-        for _ in range(4):
-            a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = max(best, 8 * PROBE_WIDTH**3 / (time.perf_counter() - began))
-    return best
+def estimate(settings: Settings, steps: int, device: str, world: World = ALONE) -> Estimate:
+    """Estimate memory of one device and time of a run from arithmetic and a measurement.
 
-
-def speed_of(device: str, dtype: str) -> float:
-    """Return FLOP/s of fp32 or bf16 matmuls on torch's current threads, measured once."""
-    return _measured(device, dtype, torch.get_num_threads())
-
-
-@lru_cache
-def _measured(device: str, dtype: str, threads: int) -> float:
-    return matmul_speed(device, torch.bfloat16 if dtype == "bf16" else torch.float32)
-
-
-def estimate(settings: Settings, steps: int, device: str) -> Estimate:
-    """Estimate memory and time of a run from arithmetic and a measurement."""
+    Args:
+        settings: settings of the run.
+        steps: steps of the run.
+        device: "cpu" or "cuda".
+        world: the processes that share the run; their exchange of gradients is taken to be hidden.
+    """
     spec = settings.spec()
-    speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
+    micro = min(settings.micro_batch, max(1, settings.batch_size // world.size))
     flops = steps * settings.batch_tokens * train_flops_per_token(spec)
+    if device == "cuda":
+        rates = gpu_rates(settings.dtype)
+        seconds = steps * gpu_step_seconds(spec, settings.batch_size, settings.micro_batch, rates)
+        speed = flops / seconds
+    else:
+        speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
     known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
     fastest = fastest_backend(known, steps * settings.batch_size / settings.micro_batch) if known else None
     actual = fastest.flops_per_s if fastest else speed
     return Estimate(
         memory=float(
-            sum(training_memory(spec, settings.micro_batch, checkpointing=settings.checkpointing).values())
+            sum(
+                training_memory(
+                    spec,
+                    micro,
+                    checkpointing=settings.checkpointing,
+                    bf16=device == "cuda" and settings.dtype != "fp32",
+                    shards=world.size if world.zero == 3 else 1,
+                ).values()
+            )
         ),
         available=free_memory(device),
-        seconds=flops / actual,
-        plain_seconds=flops / speed,
-        flops_per_s=actual,
-        machine=machine_name(device),
-        source="measured here at this shape" if fastest else "estimated from a probe",
+        seconds=flops / actual / world.size,
+        plain_seconds=flops / speed / world.size,
+        flops_per_s=actual * world.size,
+        machine=machine_name(device, world.size),
+        source="measured here at this shape"
+        if fastest
+        else "the step model at this GPU's measured rates"
+        if device == "cuda"
+        else "estimated from a probe",
     )
 
 
@@ -387,7 +433,9 @@ def probe_members(
 
 
 def _probe_session(spec: ModelSpec, batch_size: int) -> Session:
-    shape = {name: getattr(spec, name) for name in SHAPE_FIELDS}
+    shape = {name: getattr(spec, name) for name in (*SHAPE_FIELDS, "n_kv_head")} | {
+        "config": dict(spec.config)
+    }
     settings = Settings(
         run="probe", member="probe", group="probe", **shape, eos_token_id=0, seed=0, batch_size=batch_size,
         micro_batch=batch_size, lr=1e-3, warmup=0, schedule="wsd", cooldown=0.2, weight_decay=0.1, beta1=0.9, beta2=0.99,

@@ -38,6 +38,7 @@ _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
 _LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics; (processes, steps)
 _SPIKES = "watch.losses"  # of the last steps, against which spikes are detected
+_SCALE = "loss.scale"  # of fp16, and the steps since it last changed
 _EMPTY = torch.empty(0)
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -204,6 +205,8 @@ def snapshot(
     if not world.first:
         return None
     state[_LOSSES] = losses.cpu()
+    if session.scale is not None:
+        state[_SCALE] = torch.tensor([session.scale.value, session.scale.good], dtype=torch.float64)
     state[_SPIKES] = torch.tensor(list(session.spikes.losses), dtype=torch.float64)
     return Snapshot(
         model=session.model,
@@ -223,7 +226,11 @@ def snapshot(
 
 
 def _copy(tensor: torch.Tensor, world: World) -> torch.Tensor:
-    return tensor.to("cpu", copy=True).contiguous() if world.first else _EMPTY
+    if not world.first:
+        return _EMPTY
+    if tensor.is_cuda:  # page-locked memory takes a GPU's copies at the full speed of its bus
+        return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor).contiguous()
+    return tensor.to("cpu", copy=True).contiguous()
 
 
 def save(session: Session, folder: Path, tokenizer: Path) -> None:
@@ -322,6 +329,9 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
     losses = rows[world.rank].tolist() if len(rows) == world.size else facts.pending_losses
     session.losses = [torch.tensor(loss, device=device) for loss in losses]
     session.norms = [torch.tensor(norm, device=device) for norm in facts.pending_norms]
+    if session.scale is not None and _SCALE in state:
+        value, good = state[_SCALE].tolist()
+        session.scale.value, session.scale.good = value, int(good)
     session.spikes.losses.extend(state.get(_SPIKES, torch.zeros(0)).tolist())
     return session
 

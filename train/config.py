@@ -7,9 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from families import MEMBERS, ModelSpec, member
+from families import FAMILIES, MEMBERS, Member, ModelSpec, member, params, params_active
 from families.architectures import architecture
-from families.design import name_of
+from families.configs import is_config_path, read_config
+from families.design import name_of, rule_for
+from families.rules import is_rule, maker
 from families.units import BadInput, listed, parse_count
 from scaling.files import Document, Record, canonical_json, sha256_bytes
 from scaling.recipe import COOLDOWN
@@ -103,11 +105,21 @@ def requested_spec(
         return _spec_of_init(family, init, given)
     if {"n_layer", "n_head", "n_embd"} <= given.keys():
         defaults: dict[str, Any] = {"architecture": "gpt2"} if objective != "mlm" else _ENCODER
-        known = MEMBERS.get(family.strip().lower())
+        known = _named(family)
         if known is not None:
             defaults = _ENCODER if known.spec.architecture == "bert" else _kind_of(known.spec, given)
+        elif is_rule(family):
+            rule = rule_for(family, n_positions=given.get("n_positions"), vocab_size=given.get("vocab_size"))
+            made = rule.maker.spec(
+                given["n_layer"],
+                given["n_embd"],
+                head_size=given["n_embd"] // given["n_head"] or 1,
+                n_positions=rule.n_positions,
+                vocab_size=rule.vocab_size,
+            )
+            defaults = {field: getattr(made, field) for field in ModelSpec.__dataclass_fields__}
         return ModelSpec(**{**defaults, **given})
-    base = member(family).spec
+    base = _of_name(family).spec
     shape = {name: getattr(base, name) for name in SHAPE_FIELDS if name != "n_inner"}
     inner = base.n_inner if given.get("n_embd") is None else 0
     return ModelSpec(**{**shape, **_kind_of(base, given), "n_inner": inner, **given})
@@ -115,19 +127,37 @@ def requested_spec(
 
 def shown_name(family: str, spec: ModelSpec) -> str:
     """Return a published member's name; if its layers, heads or widths are changed, a name made from the shape."""
-    known = MEMBERS.get(family.strip().lower())
+    known = _named(family)
     naming = ("n_layer", "n_head", "n_embd", "n_inner")
-    if known is None or all(getattr(spec, key) == getattr(known.spec, key) for key in naming):
+    if known is not None and all(getattr(spec, key) == getattr(known.spec, key) for key in naming):
+        return known.name if is_config_path(family) else family
+    if known is None:
         return family
     return name_of(spec)
+
+
+def _named(family: str) -> Member | None:
+    """Return the published member of that name, or the one of a config.json's path; None for any other name."""
+    return MEMBERS.get(family.strip().lower()) or (
+        read_config(family) if family and is_config_path(family) else None
+    )
+
+
+def _of_name(family: str) -> Member:
+    if is_rule(family) and family.strip().lower() not in MEMBERS:
+        raise BadInput(
+            f"family is {family!r}, a rule for many sizes: n_layer=, n_head= and n_embd= are needed too, or a member such as "
+            f"{FAMILIES[maker(family).published].members[0].name}"
+        )
+    return member(family)
 
 
 def _spec_of_init(family: str, init: str, given: Mapping[str, int]) -> ModelSpec:
     from .model.pretrained import check_same_shape, checkpoint_folder, checkpoint_spec
 
     theirs = checkpoint_spec(checkpoint_folder(init))
-    shape = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head")}
-    known = MEMBERS.get(family.strip().lower())
+    shape = {field: getattr(theirs, field) for field in (*SHAPE_FIELDS, "n_kv_head", "config")}
+    known = _named(family)
     if known is not None:
         shape = {field: getattr(known.spec, field) for field in shape} | {"n_positions": theirs.n_positions}
     spec = ModelSpec(**{**shape, **given})
@@ -136,9 +166,13 @@ def _spec_of_init(family: str, init: str, given: Mapping[str, int]) -> ModelSpec
 
 
 def _kind_of(base: ModelSpec, given: Mapping[str, int]) -> dict[str, Any]:
-    """Return a member's architecture, and its key-value heads if the number of heads is the member's."""
-    heads = base.n_kv_head if given.get("n_head", base.n_head) == base.n_head else 0
-    return {"architecture": base.architecture, "n_kv_head": heads}
+    """Return a member's architecture and config, its key-value heads and head size if the number of heads is the member's."""
+    if given.get("n_head", base.n_head) == base.n_head and given.get("n_embd", base.n_embd) == base.n_embd:
+        return {"architecture": base.architecture, "n_kv_head": base.n_kv_head, "config": base.config}
+    kept = {key: value for key, value in base.config.items() if key != "head_dim"}
+    heads = given.get("n_head", base.n_head)
+    shared = base.n_kv_head if heads == base.n_head else 0
+    return {"architecture": base.architecture, "n_kv_head": shared, "config": kept}
 
 
 def objective_for(spec: ModelSpec) -> ObjectiveKind:
@@ -282,9 +316,19 @@ class TrainConfig(Record):
         default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
 
-    dtype: Literal["auto", "fp32", "bf16"] = Field(
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine.",
+        description="Number format of the matmuls; weights stay in fp32. auto: the faster one, measured on this machine; fp16, "
+        "with a loss scale, on GPUs without bf16.",
+    )
+    residual: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="Number format of the activations between blocks. bf16: of all weights' copies too, as FSDP2 gathers them. "
+        "auto: bf16 with dtype=bf16 and zero=2 or 3, else fp32.",
+    )
+    deterministic: bool = Field(
+        default=False,
+        description="Use deterministic kernels only, so that a run on a GPU repeats bit for bit; slower there.",
     )
     compile: Literal["auto", True, False] = Field(
         default="auto",
@@ -327,7 +371,9 @@ class TrainConfig(Record):
         description="Also write TensorBoard event files (extra `tensorboard`) beside metrics.jsonl.",
     )
     log_every: int = Field(default=10, ge=1, description="Steps between lines of metrics.jsonl.")
-    save_every: float = Field(default=300.0, gt=0, description="Seconds between checkpoints.")
+    save_every: float = Field(
+        default=300.0, gt=0, description="Seconds between checkpoints: the most work a kill costs."
+    )
 
     @field_validator("zero", mode="before")
     @classmethod
@@ -362,15 +408,25 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
+        if self.residual == "bf16" and self.dtype not in ("auto", "bf16"):
+            raise ValueError(f"residual is bf16 and dtype {self.dtype}; residual=bf16 needs dtype=bf16")
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
-        check_objective(self.objective, self.spec())
+        spec = self.spec()
+        check_objective(self.objective, spec)
+        if self.compile is True and params_active(spec) < params(spec):
+            raise ValueError(
+                "compile is true; the experts of a mixture depend on each token, and are not compiled"
+            )
         return self
 
     def _check_engine(self) -> None:
         if self.engine == "deepspeed":
             if self.compile is True:
                 raise ValueError("compile is true; engine=deepspeed does not compile the step")
+            if self.dtype == "fp16" or self.residual == "bf16":
+                odd = "dtype is fp16" if self.dtype == "fp16" else "residual is bf16"
+                raise ValueError(f"{odd}, which only engine=torch has")
         elif self.zero == 1:
             raise ValueError(
                 "zero is 1, which only engine=deepspeed has; with engine=torch 0 is DDP, 2 and 3 are FSDP2"
@@ -409,8 +465,11 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset",
+    "init", "epochs", "dataset", "seal",
 )  # fmt: skip
+
+
+_ADDED = ("residual", "deterministic", "config")  # settings of later versions, which older checkpoints lack
 
 
 class Settings(Document):
@@ -427,6 +486,9 @@ class Settings(Document):
     n_embd: int
     n_inner: int
     n_kv_head: int = 0  # key-value heads of grouped-query attention; 0 stands for n_head
+    config: dict[str, Any] = Field(
+        default_factory=dict
+    )  # entries that differ from the architecture's usual config
     n_positions: int
     vocab_size: int
     eos_token_id: int
@@ -444,7 +506,9 @@ class Settings(Document):
     grad_clip: float
     dropout: float
     init_std: float
-    dtype: Literal["fp32", "bf16"]
+    dtype: Literal["fp32", "bf16", "fp16"]
+    residual: Literal["fp32", "bf16"] = "fp32"  # activations between blocks; bf16: copies of all weights too
+    deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
@@ -460,10 +524,11 @@ class Settings(Document):
     data_fraction: float = 1.0  # share of the training windows
     data_sha256: str  # of source files, token shards and their split (data.json)
     recipe: str = ""  # source of lr, batch and warm-up
+    seal: str = ""  # digest of the sealed plan whose prediction this run is to meet; set before the first step, never after
 
     def spec(self) -> ModelSpec:
         """Return the model's shape."""
-        return ModelSpec(**{name: getattr(self, name) for name in (*SHAPE_FIELDS, "n_kv_head")})
+        return ModelSpec(**{name: getattr(self, name) for name in (*SHAPE_FIELDS, "n_kv_head", "config")})
 
     @property
     def batch_tokens(self) -> int:
@@ -478,9 +543,23 @@ class Settings(Document):
     def identity(self) -> str:
         """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding.
+        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
+        count where they differ from their default, so that older checkpoints keep their identity.
         """
-        return sha256_bytes(canonical_json(self.model_dump(mode="json", exclude=set(NOT_IDENTITY))))
+        return sha256_bytes(canonical_json(self._identifying()))
+
+    def _identifying(self) -> dict[str, Any]:
+        fields = Settings.model_fields
+        usual = {
+            name
+            for name in _ADDED
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
+        return self.model_dump(mode="json", exclude=usual.union(NOT_IDENTITY))
+
+    def ledger_opening(self) -> dict[str, Any]:
+        """Return what the run's ledger opens with: its seal, and the settings whose hash every entry states."""
+        return {"seal": self.seal, "settings": self._identifying()}
 
     def order_of_batches(self) -> str:
         """Return the SHA-256 of all settings that determine the tokens of a step; equal for runs with the same batches."""

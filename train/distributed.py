@@ -3,6 +3,9 @@
 ZeRO stages: 0 replicates the model (DDP), 2 shards gradients and optimiser state (FSDP2 that keeps the gathered weights
 until the backward pass), 3 also shards the weights (FSDP2). DeepSpeed, the second engine, also has stage 1, which shards
 the optimiser state: `deepspeed.py`.
+
+A compiled step of several processes is compiled block by block, before the blocks are sharded: gathering, freeing and the
+exchange of gradients happen between blocks, outside the compiled code, and so overlap with it.
 """
 
 import datetime
@@ -26,6 +29,10 @@ T = TypeVar("T")
 
 
 TIMEOUT = datetime.timedelta(hours=2)  # of collective calls: process 0 reads and tokenises the text meanwhile
+
+# Of calls among GPUs once a step is done, torch's own default: a peer that hangs is found in minutes. A rank waits that
+# long for process 0's previous checkpoint to be written; whatever may take longer waits by gloo.
+STEP_TIMEOUT = datetime.timedelta(minutes=10)
 
 _PEER_GONE = ("gloo", "NCCL", "onnection closed", "onnection reset", "Broken pipe")
 
@@ -88,6 +95,12 @@ class World:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         dist.all_gather(parts, own.contiguous())
         return torch.stack(parts)
+
+    def shorten_timeout(self, device: str) -> None:
+        """Let calls among GPUs fail after STEP_TIMEOUT, once a first step has compiled and connected everything."""
+        if self.size > 1 and device == "cuda":
+            backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device(device))
+            backend._set_default_timeout(STEP_TIMEOUT)
 
     def local(self, count: int) -> int:
         """Return the number of a batch's rows for this process.
@@ -164,12 +177,14 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
         return
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     size = int(os.environ["WORLD_SIZE"])
+    options: dict[str, Any] = {}
     if device == "cuda":
         if torch.cuda.device_count() < here:
             raise BadInput(
                 f"devices is {here}; this machine has {torch.cuda.device_count()} GPUs: lower it, or device=cpu"
             )
         torch.cuda.set_device(local)
+        options["device_id"] = torch.device("cuda", local)  # NCCL connects at once, and to this device
     if here == size and (name := _loopback()):
         # The host's own name need not resolve, because no message leaves the machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
@@ -179,6 +194,7 @@ def join(zero: int, device: str, engine: str = "torch") -> Iterator[World]:
         rank=int(os.environ["RANK"]),
         world_size=size,
         timeout=TIMEOUT,
+        **options,
     )
     world = World(rank=dist.get_rank(), size=size, zero=zero, engine=engine)
     try:
@@ -214,16 +230,79 @@ def _mesh(device: str, size: int) -> Any:
     return init_device_mesh(device, (size,))
 
 
-def divide(model: Any, world: World, device: str) -> Any:
-    """Shard the model in place if the stage requires it; the optimiser is made afterwards, of the shards."""
-    if world.size == 1 or world.zero == 0 or world.deepspeed:
-        return model
-    from torch.distributed.fsdp import fully_shard
+def divide(root: "LossOf", model: Any, world: World, device: str, *, half: bool) -> Any:
+    """Shard the model in place if the stage requires it; the optimiser is made afterwards, of the shards.
 
-    mesh, reshard = _mesh(device, world.size), world.zero == 3
+    Args:
+        root: the module whose forward pass gathers what no block owns: embeddings, last norm and head.
+        model: the model in it.
+        world: the processes that share it.
+        device: "cpu" or "cuda".
+        half: True to gather weights and compute in bf16; gradients are reduced in fp32 and weights kept in fp32.
+    """
+    if world.size == 1 or world.zero == 0 or world.deepspeed:
+        return root
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    options = {
+        "mesh": _mesh(device, world.size),
+        "reshard_after_forward": world.zero == 3,
+        "mp_policy": policy,
+    }
     for block in blocks(model):
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
-    return fully_shard(model, mesh=mesh, reshard_after_forward=reshard)
+        fully_shard(block, **options)
+    return fully_shard(root, **options)
+
+
+def prepare_blocks(model: Any, compile_block: Callable[[Any], Any] | None, *, recompute: bool) -> None:
+    """Replace the forward pass of each block by one that is compiled, recomputed in the backward pass, or both.
+
+    Parameter names stay, and hooks of the block run outside. Evaluations, without gradients, use the plain pass.
+
+    Args:
+        model: the model.
+        compile_block: compiles a function; None leaves it as it is.
+        recompute: True for activation checkpointing.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    for block in blocks(model):
+        plain = block.forward
+        fast = compile_block(plain) if compile_block else plain
+        holder = _Holder(block, fast)
+
+        def forward(
+            *args: Any, _plain: Any = plain, _fast: Any = fast, _holder: Any = holder, **options: Any
+        ) -> Any:
+            if not torch.is_grad_enabled():
+                return _plain(*args, **options)
+            if not recompute:
+                return _fast(*args, **options)
+            # Weights that `InHalf` has put in place are gone when the backward pass recomputes.
+            weights = {name: w for name, w in _holder.named_parameters() if not w.is_leaf}
+
+            def again(*args: Any, **options: Any) -> Any:
+                return torch.func.functional_call(_holder, weights, args, options)
+
+            return checkpoint(again if weights else _fast, *args, use_reentrant=False, **options)
+
+        block.forward = forward
+
+
+class _Holder(torch.nn.Module):
+    """A block and its forward pass of before it was replaced."""
+
+    def __init__(self, block: Any, run: Callable[..., Any]) -> None:
+        super().__init__()
+        self.block = block
+        self.run = run
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        """Return what the block returns."""
+        return self.run(*args, **options)
 
 
 def blocks(model: Any) -> list[Any]:
@@ -233,28 +312,55 @@ def blocks(model: Any) -> list[Any]:
 
 
 class LossOf(torch.nn.Module):
-    """A model and its loss as one module, which DDP or DeepSpeed wraps."""
+    """A model and its loss as one module, which DDP, FSDP2 or DeepSpeed wraps.
 
-    def __init__(self, model: Any, loss: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    Args:
+        model: the model.
+        loss: mean loss of a micro-batch, a scalar.
+        each: losses of a micro-batch's tokens, shape (examples, n).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loss: Callable[[torch.Tensor], torch.Tensor],
+        each: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
+        self.each = each or loss
 
-    def forward(self, piece: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a micro-batch, a scalar."""
-        return self.loss(piece)
+    def forward(self, piece: torch.Tensor, each: bool = False) -> torch.Tensor:
+        """Return the mean loss of a micro-batch, or with `each` the losses of its tokens."""
+        return self.each(piece) if each else self.loss(piece)
 
 
-def replicate(
-    model: Any, loss: Callable[[torch.Tensor], torch.Tensor], world: World
-) -> Callable[[torch.Tensor], torch.Tensor]:
+class InHalf(torch.nn.Module):
+    """The same loss, computed with bf16 copies of all weights; gradients arrive in fp32.
+
+    Activations between blocks, the residual stream, are then in bf16 too, as with FSDP2's mixed precision.
+    """
+
+    def __init__(self, inner: LossOf) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, piece: torch.Tensor, each: bool = False) -> torch.Tensor:
+        """Return what the inner module does."""
+        copies = {name: weight.to(torch.bfloat16) for name, weight in self.inner.named_parameters()}
+        found: torch.Tensor = torch.func.functional_call(self.inner, copies, (piece, each))
+        return found
+
+
+def replicate(root: torch.nn.Module, world: World) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the loss of a micro-batch such that its backward pass averages gradients over the processes."""
     if world.size == 1 or world.zero:
-        return loss
+        return root
     from torch.nn.parallel import DistributedDataParallel
 
     wrapped: Callable[[torch.Tensor], torch.Tensor] = DistributedDataParallel(
-        LossOf(model, loss), gradient_as_bucket_view=True
+        root, gradient_as_bucket_view=True
     )
     return wrapped
 

@@ -65,6 +65,8 @@ class EmitJob:
         per_node: devices of one node.
         plan: file of the plan; None for a run given as key=value.
         study: folder of the study.
+        seed: seed of the runs of a plan.
+        data: text to train on, as `scaling ladder --data` takes it; None for that of the study.
         profile: a cluster's profile.yaml.
         image: container image, for targets that run in one.
         in_folders: files of each run go into a folder of its name.
@@ -76,6 +78,8 @@ class EmitJob:
     per_node: int = 8
     plan: Path | None = None
     study: Path = Path("study")
+    seed: int = 0
+    data: str | None = None
     profile: Path | None = None
     image: str | None = None
     in_folders: bool = False
@@ -135,6 +139,10 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target("config", "train.emitting:configs", "Hugging Face's config.json"),
         Target("deepspeed", "train.deepspeed_config:emit", "DeepSpeed's ds_config.json"),
+        Target("slurm", "train.launchers:slurm", "job files for sbatch"),
+        Target("torchrun", "train.launchers:torchrun", "a shell script of one torchrun command"),
+        Target("skypilot", "train.launchers:skypilot", "a SkyPilot task"),
+        Target("kubernetes", "train.launchers:kubernetes", "a Kubernetes JobSet"),
     )
 }
 

@@ -131,6 +131,7 @@ def evaluate(
     device: str,
     world: World = ALONE,
     progress: Callable[[float, float, str], None] = lambda done, total, text: None,
+    each: Callable[[torch.Tensor], torch.Tensor] | None = None,
     objective: Objective | None = None,
 ) -> Evaluation:
     """Evaluate a model without dropout; each process scores its share, and all return the full result.
@@ -142,12 +143,20 @@ def evaluate(
         device: "cpu" or "cuda".
         world: the processes that share the evaluation.
         progress: called with the windows scored, their total, and a description.
+        each: losses of the examples' tokens, as a session gives them; default: those of the model under autocast.
         objective: what is scored; default: the settings' own.
     """
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
     model.eval()
     objective = objective or objective_of(settings)
+
+    def losses(examples: torch.Tensor) -> torch.Tensor:
+        if each is not None:
+            return each(examples)
+        with autocast(settings, device):
+            return objective.losses(model, examples)
+
     batch_size = windows_at_once(settings.n_positions, settings.vocab_size)
     means: list[torch.Tensor] = []
     count = len(data.examples)
@@ -158,14 +167,12 @@ def evaluate(
     for start in range(0, share, batch_size):
         progress(start, share, "measuring the loss")
         examples = to_device(own[start : start + batch_size], device)
-        with autocast(settings, device):
-            means.append(objective.losses(model, examples).mean(dim=1))
+        means.append(losses(examples).mean(dim=1))
     per_window = world.gather(torch.cat(means)).flatten()[:count].double() if count else torch.zeros(0)
     loss = float(per_window.mean()) if count else 0.0
     tokens = objective.scored(data.examples)
     if data.rest is not None:
-        with autocast(settings, device):
-            last = float(objective.losses(model, to_device(data.rest, device)).mean())
+        last = float(losses(to_device(data.rest, device)).mean())
         scored = objective.scored(data.rest)
         loss = (loss * tokens + last * scored) / (tokens + scored)
         tokens += scored
@@ -178,6 +185,13 @@ def evaluate(
         tokens=tokens,
         bits_per_byte=loss * data.tokens_per_byte / math.log(2) if settings.objective == "causal" else None,
         loss_per_word=loss * data.tokens_per_word if settings.objective == "causal" else None,
+    )
+
+
+def score(session: Session, data: EvalSet) -> Evaluation:
+    """Evaluate a run in progress, in the number format of its steps; a collective call."""
+    return evaluate(
+        session.model, session.settings, data, session.device, world=session.world, each=session.each
     )
 
 
@@ -202,7 +216,7 @@ def quick_eval(heldout: Tokens, manifest: DataManifest, settings: Settings, log_
     least = len(data.examples) / 3 / (QUICK_SHARE * settings.batch_size)
     every = log_every * max(1, math.ceil(least / log_every))
     return QuickEval(
-        run=lambda session: evaluate(session.model, settings, data, session.device, world=session.world).loss,
+        run=lambda session: score(session, data).loss,
         every=every,
     )
 
@@ -249,7 +263,7 @@ def end_epoch(
     world = session.world
     if world.do(lambda: any(earlier.step == session.step for earlier in read_epochs(part))):
         return
-    result = evaluate(session.model, session.settings, data, session.device, world=world)
+    result = score(session, data)
     epoch = _epoch(number, session.step, world.do(train_loss), result)
     best_before = world.do(lambda: min((earlier.loss for earlier in _before(part, epoch)), default=math.inf))
     if epoch.loss < best_before:

@@ -18,12 +18,20 @@ from scaling.runs.store import LEDGER, RUNS, WorkEntry
 from scaling.schedule import Schedule
 from scaling.stats import format_loss
 
-from .artifacts import check_settings, log_final_eval, record, rung_file, write_artifacts, write_run_plan
+from .artifacts import (
+    check_settings,
+    close_ledger,
+    log_final_eval,
+    record,
+    rung_file,
+    write_artifacts,
+    write_run_plan,
+)
 from .checkpoint import checkpoints, discard, load_newest, save_model, step_folder
 from .config import Settings
 from .data import Need, TokenizedText, check_enough
 from .distributed import ALONE, World
-from .evaluate import end_epoch, epoch_ends, eval_set, evaluate, mean_train_loss, quick_eval
+from .evaluate import end_epoch, epoch_ends, eval_set, mean_train_loss, quick_eval, score
 from .lease import Lease, Stop, acquire_lease
 from .loop import Diverged, Session, advance, start
 from .metrics import PeakFlops, throughput_text
@@ -171,7 +179,8 @@ def _train_rungs(
 ) -> tuple[RungFile, ...]:
     world = options.world
     world.do(lambda: check_settings(settings, paths.folder))
-    world.do(lambda: recover(paths.folder, paths.ledger))
+    settings = settings.model_copy(update={"seal": world.do(lambda: Settings.read(paths.folder / RUN).seal)})
+    world.do(lambda: recover(paths.folder, paths.ledger, settings))
     world.do(lambda: write_run_plan(settings, rungs, paths.folder))
     check_enough(text.manifest, Need(n_positions=settings.n_positions, batch_size=settings.batch_size))
     heldout = eval_set(text.heldout, text.manifest, options.eval_tokens, objective_of(settings))
@@ -194,10 +203,11 @@ def _train_rungs(
                 before=before,
             )
             session = trainer.run(settings)
-            result = evaluate(session.model, settings, heldout, options.device, world=world)
+            result = score(session, heldout)
             save_model(session.model, text.tokenizer, branch / MODEL, world)
             if world.first:
                 rung = rung_file(session, schedule, result, heldout.name, text, paths.folder)
+                rung = close_ledger(paths.ledger, settings, rung, branch.name)
                 write_artifacts(branch, text.folder.parent, settings, rung, text.manifest)
                 if options.tensorboard:
                     log_final_eval(branch, steps, rung)

@@ -41,11 +41,18 @@ class Stop:
         self._requested = True
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask a run to save and end; SIGHUP only where it is not ignored."""
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    return asked if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (*asked, signal.SIGHUP)
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn SIGINT, SIGTERM and a scheduler's SIGUSR1 into stop requests; a second SIGINT stops at once.
+    """Turn SIGINT, SIGTERM, SIGHUP and a scheduler's SIGUSR1 into stop requests; a second SIGINT stops at once.
 
-    Before the first step is done (while text is read or a step compiled) there is nothing to save: the first stops at once.
+    SIGHUP (the terminal closed) stays ignored where it was ignored, as under nohup. Before the first step is done (while text
+    is read or a step compiled) there is nothing to save: the first stops at once.
     """
     stop = Stop()
 
@@ -56,8 +63,7 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    previous = {number: signal.signal(number, handler) for number in signals}
+    previous = {number: signal.signal(number, handler) for number in stop_signals()}
     try:
         yield stop
     finally:

@@ -17,11 +17,22 @@ from scaling.schedule import Schedule
 
 from .config import Settings
 from .data import Tokens
-from .distributed import ALONE, World, backward, divide, replicate, without_sync
+from .distributed import (
+    ALONE,
+    InHalf,
+    LossOf,
+    World,
+    backward,
+    divide,
+    prepare_blocks,
+    replicate,
+    without_sync,
+)
 from .lease import Stop
+from .loss_scale import LossScale
 from .metrics import EVENTS, METRICS, TIMING, MetricsWriter, SpikeDetector, metrics_writer
 from .model.config import build
-from .model.kernels import use_attention, use_logistic_gelu
+from .model.kernels import compile_head, use_attention, use_logistic_gelu
 from .model.objective import batch_of, clipped_step, make_optimizer, objective_of
 from .model.pretrained import load_weights
 from .runtime import OutOfMemory, compiled, frozen_collector, prepare_process, within_memory
@@ -42,6 +53,10 @@ class Session:
     model: Any
     optimizer: Any  # torch's, or DeepSpeed in its place
     loss: Callable[[torch.Tensor], torch.Tensor]  # mean loss of this process's examples
+    each: Callable[
+        [torch.Tensor], torch.Tensor
+    ]  # losses of their tokens, shape (examples, n), without gradients
+    scale: LossScale | None = None  # of fp16
     world: World = ALONE
     step: int = 0
     wall_s: float = 0.0
@@ -85,6 +100,7 @@ def start(
     world: World = ALONE,
     *,
     weights: Mapping[str, torch.Tensor] | None = None,
+    by_block: bool = False,
 ) -> Session:
     """Return a session at step 0, determined by the settings.
 
@@ -93,6 +109,8 @@ def start(
         device: "cpu" or "cuda".
         world: the processes that share the run.
         weights: a checkpoint's weights by name, all of them; default: initialised.
+        by_block: True to compile block by block in one process too, as several processes do; in bf16 a whole compiled step
+            rounds otherwise, because it fuses across blocks.
 
     Raises:
         BadInput: the batch or the optimiser state cannot be divided among the processes.
@@ -100,7 +118,16 @@ def start(
     world.local(settings.batch_size)
     if world.zero and settings.optimizer != "adamw":
         raise BadInput(f"optimizer is {settings.optimizer}; zero={world.zero} shards adamw only: use zero=0")
-    prepare_process(settings.compile, settings.threads)
+    if world.deepspeed and (settings.dtype == "fp16" or settings.residual == "bf16"):
+        raise BadInput(
+            f"dtype is {settings.dtype} and residual {settings.residual}; engine=deepspeed has neither fp16 nor residual=bf16"
+        )
+    prepare_process(
+        settings.compile,
+        settings.threads,
+        deterministic=settings.deterministic,
+        tf32=device == "cuda" and settings.dtype == "fp32",
+    )
     model = build(
         settings.spec(),
         seed=settings.seed,
@@ -116,22 +143,30 @@ def start(
     use_attention(model, settings.attention)
     if settings.compile and device == "cpu":
         use_logistic_gelu(model)
-    if settings.checkpointing:
+    many = world.size > 1 and not world.deepspeed
+    in_blocks = many or by_block or (settings.checkpointing and settings.residual == "bf16")
+    if settings.checkpointing and not in_blocks:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    divide(model.to(device).train(), world, device)
-    loss = loss_of(settings, model, device)
+    model.to(device).train()
+    if in_blocks:
+        prepare_blocks(model, compiled if settings.compile else None, recompute=settings.checkpointing)
+        if settings.compile:
+            compile_head(model, compiled)
+    loss, root = _loss_and_root(settings, model, device, world, whole=not in_blocks)
     optimizer: Any = make_optimizer(settings, model)
     if world.deepspeed:
         from .deepspeed import DeepSpeed
 
         loss = optimizer = DeepSpeed(model, loss, optimizer, settings, world, device)
-    else:
-        loss = replicate(model, loss, world)
+    elif many:
+        loss = replicate(root, world)
     return Session(
         settings=settings,
         model=model,
         optimizer=optimizer,
         loss=loss,
+        each=partial(root, each=True),
+        scale=LossScale() if settings.dtype == "fp16" else None,
         world=world,
         device=device,
     )
@@ -147,23 +182,47 @@ def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
         weight.copy_(weights[name])
 
 
+def _loss_and_root(
+    settings: Settings, model: Any, device: str, world: World, *, whole: bool
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.nn.Module]:
+    """Return the mean loss of examples, and the module that computes it and the losses of their tokens.
+
+    Shards the model if the stage requires it. whole: True to compile model and loss together.
+    """
+    objective = objective_of(settings)
+
+    def each(examples: torch.Tensor) -> torch.Tensor:
+        with autocast(settings, device):
+            return objective.losses(model, examples)
+
+    def mean(examples: torch.Tensor) -> torch.Tensor:
+        with autocast(settings, device):
+            return objective.losses(model, examples).mean()
+
+    root = LossOf(model, mean, each)
+    half = settings.residual == "bf16"
+    shared = divide(root, model, world, device, half=half)
+    if half and not (world.size > 1 and world.zero):
+        shared = InHalf(root)
+    loss = shared if half else mean
+    return (compiled(loss) if settings.compile and whole else loss), shared
+
+
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function from examples, shape (examples, ...), to their mean loss in nats per predicted token.
 
     With settings.compile, model and loss are compiled together.
     """
-    objective = objective_of(settings)
+    return _loss_and_root(settings, model, device, ALONE, whole=True)[0]
 
-    def loss(examples: torch.Tensor) -> torch.Tensor:
-        with autocast(settings, device):
-            return objective.losses(model, examples).mean()
 
-    return compiled(loss) if settings.compile else loss
+_FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(settings: Settings, device: str) -> Any:
-    """Return the autocast context: bf16 matmuls with dtype bf16, else none."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=settings.dtype == "bf16")
+    """Return the autocast context: matmuls in bf16 or fp16, or none where the dtype is fp32 or all weights are in bf16."""
+    enabled = settings.dtype in _FORMATS and settings.residual == "fp32"
+    return torch.autocast(device, dtype=_FORMATS.get(settings.dtype, torch.bfloat16), enabled=enabled)
 
 
 def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,7 +244,8 @@ def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> tor
         share = piece.shape[0] / examples.shape[0]
         with without_sync(session.loss) if number < len(pieces) else nullcontext():
             loss = session.loss(piece)
-            backward(session.loss, loss * share)
+            weighted = loss * share
+            backward(session.loss, session.scale.scaled(weighted) if session.scale else weighted)
         total += loss.detach() * share
     return total
 
@@ -194,7 +254,7 @@ def update(session: Session, lr: float) -> torch.Tensor:
     """Clip the gradient and take the step; returns the gradient norm before clipping, a scalar."""
     for group in session.optimizer.param_groups:
         group["lr"] = lr
-    norm = clipped_step(session.optimizer, session.model, session.settings.grad_clip)
+    norm = clipped_step(session.optimizer, session.model, session.settings.grad_clip, session.scale)
     session.optimizer.zero_grad(set_to_none=True)
     session.step += 1
     return norm
@@ -254,9 +314,10 @@ def advance(
         frozen_collector(),
         metrics_writer(folder, session.step, writes=world.first, tensorboard=tensorboard) as log,
     ):
+        first = session.step
         logged_at, logged_step = started, session.step
         while session.step < until:
-            examples = to_device(world.part(batch_of(settings, tokens, session.step)), session.device)
+            examples = to_device(batch_of(settings, tokens, session.step, world), session.device)
             lr = schedule.lr(session.step)
             loss = within_memory(
                 partial(gradients, session, examples),
@@ -265,6 +326,8 @@ def advance(
                 partial(_reduce_micro_batch, session, log, on_oom),
             )
             norm = update(session, lr)
+            if session.step == first + 1:
+                world.shorten_timeout(session.device)
             session.losses.append(loss)
             session.norms.append(norm)
             at_end = session.step >= until
@@ -276,7 +339,7 @@ def advance(
                     evaluation = {"eval_loss": quick_eval.run(session)}
                 mean = float(losses.mean())
                 log.write(METRICS, step=session.step, tokens=session.step * settings.batch_tokens, loss=mean, lr=lr,
-                          grad_norm=float(norms.mean()), **evaluation)  # fmt: skip
+                          grad_norm=_mean_norm(session, norms), **evaluation)  # fmt: skip
                 session.losses, session.norms = [], []
                 moment = time.monotonic()
                 session.wall_s = wall_before + moment - started
@@ -312,7 +375,12 @@ def _finite(session: Session, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
     """
     losses = session.world.gather(torch.stack(session.losses)).mean(dim=0)
     norms = torch.stack(session.norms)
-    finite = (torch.isfinite(losses) & torch.isfinite(norms)).tolist()
+    good = torch.isfinite(losses)
+    if session.scale is None:  # else a step without a finite gradient is not taken, and the scale is lowered
+        good &= torch.isfinite(norms)
+    elif session.scale.exhausted:
+        good[-1] = False
+    finite = good.tolist()
     if all(finite):
         return losses, norms
     first = finite.index(False)
@@ -323,6 +391,12 @@ def _finite(session: Session, lr: float) -> tuple[torch.Tensor, torch.Tensor]:
     raise Diverged(
         f"{session.settings.run}: the {problem} at step {step} (learning rate {lr:g}); lower lr=, or lengthen warmup="
     )
+
+
+def _mean_norm(session: Session, norms: torch.Tensor) -> float:
+    """Return the mean gradient norm, in fp16 of the steps that were taken."""
+    taken = norms if session.scale is None else norms[torch.isfinite(norms)]
+    return float(taken.mean()) if len(taken) else 0.0
 
 
 def _note_spikes(session: Session, losses: list[float], log: MetricsWriter) -> None:

@@ -3,6 +3,7 @@
 The lines of metrics are the same however often the run was interrupted.
 """
 
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import torch
 
 from families import ModelSpec, train_flops_per_token
 from families.units import BadInput, format_size
-from scaling.files import clear_io_errors, read_text
+from scaling.files import clear_io_errors, open_to_append, read_text
 from scaling.hardware import recognise
 from scaling.runs.events import require_tensorboard
 from scaling.untrusted import parse_json
@@ -142,7 +143,7 @@ class Scalars:
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         name = f"events.out.tfevents.{time.time():.0f}.{platform.node() or 'host'}.{os.getpid()}.{step}"
-        self._writer = RecordWriter((folder / name).open("ab"))
+        self._writer = RecordWriter(open_to_append(folder / name))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._record(file_version="brain.Event:2")
         self._record(step=step + 1, session_log=start)
@@ -187,7 +188,9 @@ class MetricsWriter:
             return
         if name not in self._files:
             # line-buffered, because others read it as it grows
-            self._files[name] = (self._folder / name).open("a", buffering=1, encoding="utf-8")
+            self._files[name] = io.TextIOWrapper(
+                open_to_append(self._folder / name), encoding="utf-8", line_buffering=True
+            )
         self._files[name].write(json.dumps(values) + "\n")
         if self._scalars is not None:
             self._scalars.write(values)

@@ -17,8 +17,11 @@ from families.units import BadInput, format_duration, format_size
 from scaling.files import Record, atomic_write, csv_text
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal, sealed_predictions
+from scaling.planning.stamp import UNATTESTED, attestations
 from scaling.rendering import markdown_environment
-from scaling.scoring import ComparisonRow, run_for, score
+from scaling.scoring import ComparisonRow
+from scaling.scoring import outcome as compare_one
+from scaling.scoring.verify import GRADES, Basis
 
 from .config import Settings, TrainConfig, predicted_tokens, shown_name
 from .data import DataManifest
@@ -40,12 +43,21 @@ _TASKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Data of a model card. `sealed` is the prediction sealed before the run, with its outcome; None without one."""
+    """Data of a model card.
+
+    Args:
+        settings: settings of the run.
+        rung: the finished rung.
+        manifest: manifest of the text.
+        sealed: a sealed prediction of its size, with the outcome or the reasons why it does not count; None without one.
+        attested: who attests the time of the seal, a sentence each.
+    """
 
     settings: Settings
     rung: RungFile
     manifest: DataManifest
     sealed: ComparisonRow | None = None
+    attested: tuple[str, ...] = ()
 
 
 def card(facts: Facts) -> str:
@@ -66,6 +78,7 @@ def card(facts: Facts) -> str:
         loader=loader,
         steps=round(run.tokens / settings.batch_tokens),
         sealed=facts.sealed,
+        attested=facts.attested or (UNATTESTED,),
         command=_command(facts),
     )
     return str(ModelCard(f"---\n{front_matter(facts).to_yaml()}\n---\n\n{body}"))
@@ -76,6 +89,7 @@ def _template() -> "Template":
     made = markdown_environment("train")
     made.filters["fmt"] = format
     made.filters["duration"] = format_duration
+    made.globals["grades"] = GRADES
     return made.get_template("model_card.md")
 
 
@@ -94,28 +108,32 @@ def write_cards(study: StudyPaths) -> tuple[Path, ...]:
     if not finished or not manifest.exists():
         return ()
     text = DataManifest.read(manifest)
+    attested = attestations(study.plan)
     written = []
     for folder in finished:
         rung = RungFile.read(folder / RUNG)
-        sealed = outcome(study.plan, rung)
-        facts = Facts(settings=Settings.read(folder / RUN), rung=rung, manifest=text, sealed=sealed)
+        sealed = outcome(study, rung)
+        facts = Facts(
+            settings=Settings.read(folder / RUN), rung=rung, manifest=text, sealed=sealed, attested=attested
+        )
         written.append(write_card(folder, facts))
     return tuple(written)
 
 
-def outcome(plan: Path, rung: RungFile) -> ComparisonRow | None:
-    """Return the scored sealed prediction of this rung; None if there is none."""
-    if not plan.exists():
+def outcome(study: StudyPaths, rung: RungFile) -> ComparisonRow | None:
+    """Return the scored sealed prediction of this rung, a `NotPrediction` if it is not its outcome; None without one."""
+    if not study.plan.exists():
         return None
     try:
-        predictions = sealed_predictions(open_seal(plan))
+        plan = open_seal(study.plan)
+        predictions = sealed_predictions(plan)
     except BadInput:
         return None  # no seal, or a broken one
+    basis = Basis(plan=plan, study=study)
     for prediction in predictions:
-        try:
-            return score(prediction, run_for(prediction, [rung.observation]))
-        except BadInput:
-            continue
+        row, apart = compare_one(basis, prediction, [rung.observation])
+        if row is not None or apart:
+            return row or apart[0]
     return None
 
 

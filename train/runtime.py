@@ -89,16 +89,28 @@ TILE = 64  # the logits of a compiled step are padded to a multiple of this
 Losses = Callable[[torch.Tensor], torch.Tensor]
 
 
-def prepare_process(is_compiled: bool, threads: int = 0) -> None:
+def prepare_process(
+    is_compiled: bool, threads: int = 0, *, deterministic: bool = False, tf32: bool = False
+) -> None:
     """Set up the process: threads, memory kept between steps, and deterministic kernels if compiled on a CPU.
 
     On a GPU the fastest kernels are used, which add gradients of embeddings in no fixed order.
+
+    Args:
+        is_compiled: True if the step is compiled.
+        threads: threads of the CPU; 0 keeps those of the process.
+        deterministic: True for deterministic kernels on a GPU too.
+        tf32: True for fp32 products of 10 bits of mantissa on a GPU's tensor units.
     """
     if threads and threads != torch.get_num_threads():
         torch.set_num_threads(threads)
     keep_pages()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache()))
-    torch.use_deterministic_algorithms(is_compiled and not torch.cuda.is_available())
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's documentation: cuBLAS needs it
+    torch.use_deterministic_algorithms(deterministic or (is_compiled and not torch.cuda.is_available()))
+    if tf32:
+        torch.set_float32_matmul_precision("high")
     # Filling uninitialised memory is a check for bugs and not needed. The attribute is a property of the module.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
 
@@ -147,6 +159,12 @@ def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def is_plain_head(model: Any) -> bool:
+    """Return True where the logits are the head's product alone, not scaled or capped afterwards."""
+    entries = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return not any(getattr(model.config, name, None) for name in entries)
+
+
 def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Return the same logits (batch, time, vocabulary), computed at a multiple of TILE columns and cut to the vocabulary.
 
@@ -155,7 +173,12 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """
     head = model.get_output_embeddings()
     missing = -head.weight.shape[0] % TILE
-    if not missing or head.bias is not None or hasattr(head.weight, "device_mesh"):
+    if (
+        not missing
+        or head.bias is not None
+        or hasattr(head.weight, "device_mesh")
+        or not is_plain_head(model)
+    ):
         plain: torch.Tensor = model(ids, use_cache=False).logits
         return plain
     hidden = model.base_model(ids, use_cache=False).last_hidden_state
@@ -164,7 +187,7 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def compiled(losses: Losses) -> Losses:
-    """Compile model and loss together for static shapes; any number of models and shapes in one process."""
+    """Compile a function for static shapes; any number of models and shapes in one process."""
     from torch._dynamo import config
     from torch._functorch import config as functorch
 

@@ -13,6 +13,7 @@ from families.units import RunFailed
 from scaling.runs.store import WorkEntry, append_entry, read_ledger
 
 from .checkpoint import CheckpointFile, checkpoints, discard, snapshot
+from .config import Settings
 from .loop import Session
 from .rung import RUNG
 
@@ -65,10 +66,10 @@ class Saver:
 
         def write() -> None:
             copy.write(folder, self.tokenizer)
-            append_entry(self.ledger, work)
+            append_entry(self.ledger, work, opening=opening)
             prune(folder.parent, session_step)
 
-        session_step = session.step
+        session_step, opening = session.step, session.settings.ledger_opening()
         if not self.background:
             write()
             return
@@ -151,10 +152,15 @@ def checkpoint_bytes(session: Session) -> float:
     return 3 * float(sum(weight.numel() * weight.element_size() for weight in session.model.parameters()))
 
 
-def recover(run: Path, ledger: Path) -> None:
+def recover(run: Path, ledger: Path, settings: Settings) -> None:
     """Clean up after a kill: remove incomplete files, and record saved work that is missing in the ledger.
 
     The caller must hold the run's lease, so that no temporary file belongs to another writer.
+
+    Args:
+        run: the run's folder.
+        ledger: the run's ledger.
+        settings: settings of the run, with which a ledger that is not there yet opens.
     """
     if not run.is_dir():
         return
@@ -173,7 +179,7 @@ def recover(run: Path, ledger: Path) -> None:
             facts = CheckpointFile.try_read(folder)
             if facts is not None and facts.work is not None:
                 recorded = read_ledger(ledger) if ledger.exists() else ()
-                if facts.work not in recorded:
-                    append_entry(ledger, facts.work)
+                if facts.work not in (entry.model_copy(update={"previous": ""}) for entry in recorded):
+                    append_entry(ledger, facts.work, opening=settings.ledger_opening())
             if (part / RUNG).exists():  # killed between writing rung.json and removing its checkpoints
                 discard(folder)

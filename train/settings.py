@@ -150,7 +150,8 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
-        **BackendRequest.of(config).plain().model_dump(),
+        **BackendRequest.of(config).plain(device).model_dump(),
+        residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
@@ -206,6 +207,7 @@ def _settings(
             "group": facts.group,
             **{field: getattr(spec, field) for field in SHAPE_FIELDS},
             "n_kv_head": 0 if spec.n_kv_head == spec.n_head else spec.n_kv_head,
+            "config": dict(spec.config),
             "eos_token_id": facts.eos_token_id,
             "seed": seed,
             "batch_size": batch_size,
@@ -221,7 +223,7 @@ def _settings(
             "grad_clip": advice.grad_clip,
             "dropout": 0.0,
             "init_std": advice.init_std,
-            "dtype": "fp32",
+            "dtype": BackendRequest().plain(device).dtype,
             "objective": objective,
             "mask_token_id": facts.mask_token_id if objective == "mlm" else None,
             "tokenizer_size": facts.vocab_size if objective == "mlm" else None,
@@ -248,6 +250,8 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        "seal",  # a run that began without one is not sealed afterwards
+        *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]
     if config is not None:

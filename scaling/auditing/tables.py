@@ -11,6 +11,7 @@ from families.units import BadInput
 from ..files import read_text
 from ..runs.columns import FACTORS, field_of, folded, header_factor
 from ..runs.sheet import MARKDOWN, TORN, Sheet, pipe_tables, read_sheet
+from ..runs.store import ORIGIN
 
 _NUMBER = re.compile(
     r"[~≈]?\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9][0-9_]*)(\.[0-9]+)?(?:e([+-]?[0-9]+))?\s*(thousand|million|billion|trillion|[kmbgt])?"
@@ -293,7 +294,9 @@ def reading_notes(tables: Sequence[SourceTable]) -> tuple[str, ...]:
         columns = table.columns()
         notes += [f"{prefix}{note}" for note in table.notes]
         unknown = [
-            header for header, field in zip(table.header, table.fields(), strict=True) if field is None
+            header
+            for header, field in zip(table.header, table.fields(), strict=True)
+            if field is None and header != ORIGIN
         ]
         if unknown:
             notes.append(f"{prefix}not read: {_shortened(unknown)}")

@@ -11,9 +11,11 @@ from families.units import BadInput, format_duration, format_size
 
 from ..auditing.published import Correction, PublishedComparison, PublishedRow
 from ..paths import StudyPaths, open_study
-from ..scoring import Comparison, ComparisonRow, calibrate, comparisons_under
+from ..planning.stamp import UNATTESTED
+from ..scoring import Comparison, ComparisonRow, NotPrediction, calibrate, comparisons_under
 from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
+from ..scoring.verify import GRADES
 from ..stats import format_loss, format_perplexity
 from .output import WIDTH, JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
 from .run_options import ColumnsOption
@@ -38,11 +40,22 @@ def compare_study(
         str | None,
         typer.Option("--published", help="Instead: a published table against its law: composer-gpt2."),
     ] = None,
+    versus: Annotated[
+        Path | None, typer.Option("--versus", help="Instead: a verdict that scaling versus --seal wrote.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Table of that verdict's arms (default: the study's runs).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score sealed predictions against the runs finished since; writes comparison.json."""
-    if under is not None and published is not None:
-        raise BadInput("--under and --published exclude each other")
+    if sum(option is not None for option in (under, published, versus)) > 1:
+        raise BadInput("--under, --published and --versus exclude each other")
+    if versus is not None:
+        from .versus import print_opened
+
+        print_opened(versus, runs or study / "runs.jsonl", as_json)
+        return
     if published is not None:
         _published(published, as_json)
         return
@@ -71,19 +84,54 @@ def _published(name: str, as_json: bool) -> None:
 def _all_studies(folder: Path, as_json: bool) -> None:
     """Print the predictions of every study, and the coverage of their intervals."""
     found = comparisons_under(folder)
-    score = calibrate(tuple(found.values()))
+    score = calibrate(tuple(found.values())) if any(one.rows for one in found.values()) else None
+    for name, one in found.items():
+        for line in (*one.disagreements, *one.notes):
+            log(f"{name}: {line}")
     if as_json:
-        studies = {name: one.model_dump(mode="json")["rows"] for name, one in found.items()}
-        print_json({**score.model_dump(mode="json"), "rows": studies})
+        studies = {name: one.model_dump(mode="json") for name, one in found.items()}
+        print_json(
+            {
+                **({} if score is None else score.model_dump(mode="json")),
+                "rows": {name: one["rows"] for name, one in studies.items()},
+                "not_predictions": {name: one["not_predictions"] for name, one in studies.items()},
+                "attested": {name: one["attested"] for name, one in studies.items()},
+            }
+        )
         return
-    echo(outcome_table({name: one.rows for name, one in found.items()}))
-    echo(score.sentence)
+    if score is not None:
+        echo(outcome_table({name: one.rows for name, one in found.items()}))
+        echo(score.sentence)
+        for line in (GRADES[score.grade], *score.apart):
+            echo(line)
+    else:
+        echo("no sealed prediction is scored")
+    for text in _attested(found):
+        echo(text)
+    apart = {name: one.not_predictions for name, one in found.items() if one.not_predictions}
+    if apart:
+        echo()
+        echo(apart_text(apart))
+
+
+def _attested(found: Mapping[str, Comparison]) -> Iterator[str]:
+    """Yield who attests the times, of each study that is attested by anybody, then of the others together."""
+    alone = 0
+    for name, one in found.items():
+        if one.rows and one.attested[:1] in ((), (UNATTESTED,)):
+            alone += 1
+        elif one.rows:
+            yield f"{name}: {'; '.join(one.attested)}"
+    if alone:
+        yield UNATTESTED if alone == len(found) else f"{alone} of {len(found)} studies: {UNATTESTED}"
 
 
 def compared(study: StudyPaths) -> Comparison:
     """Compare a study's sealed plan with its runs, complete the model cards, and log what is missing."""
     comparison = compare_runs(study)
     _complete_cards(study)
+    for line in (*comparison.disagreements, *comparison.notes):
+        log(line)
     for member in comparison.waiting:
         log(f"{member} is not finished, and not scored yet")
     if comparison.no_refit:
@@ -102,14 +150,44 @@ def _complete_cards(study: StudyPaths) -> None:
 
 def comparison_text(found: Comparison) -> str:
     """Format predicted and actual losses, cost, and the refit with the new runs."""
-    parts = [outcome_table({"": found.rows}), cost_table(found)]
+    parts = []
+    if found.rows:
+        shown = [f"{GRADES[grade]}" for grade in dict.fromkeys(row.grade for row in found.rows)]
+        seals = "\n".join([*shown, *found.attested, *_means(found.rows)])
+        parts += [f"{outcome_table({'': found.rows})}\n{seals}", cost_table(found)]
+    if found.not_predictions:
+        parts.append(apart_text({"": found.not_predictions}))
     if found.refit is not None:
         parts.append(refit_text(found.refit))
     return "\n\n".join(parts)
 
 
+def _means(rows: Iterable[ComparisonRow]) -> Iterator[str]:
+    """Yield what is scored where several runs match."""
+    for row in rows:
+        if row.spread is not None:
+            yield (
+                f"{row.member}: the mean of {len(row.runs)} runs, standard deviation {row.spread:.4f}: "
+                f"{', '.join(row.runs)}"
+            )
+
+
+def apart_text(found: Mapping[str, tuple[NotPrediction, ...]]) -> str:
+    """Format the runs that are not the outcome of a prediction, each with its reasons; they count nowhere."""
+    lines = ["Not predictions, which count nowhere (losses in nats per token)"]
+    for study, rows in found.items():
+        for row in rows:
+            where = f"{study}/{row.run or row.member}" if study else row.run
+            verdict = f"{GRADES[row.grade]}: {'; '.join(row.reasons)}"
+            first = f"{where}: predicted {format_loss(row.predicted_loss)}, actual {format_loss(row.actual_loss)}; "
+            lines += wrap(first + verdict, WIDTH, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
 def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
     """Format predicted and actual loss and perplexity, one line for each member of each study.
+
+    Interval, error, z and "inside" are of the loss; error and z are positive where the prediction was too high.
 
     The key of `found` is the name of a study, empty for a single one.
     """
@@ -137,7 +215,7 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         "actual",
         "ppl pred.",
         "ppl",
-        "error",
+        "loss error",
         "z",
         "inside",
     ]
@@ -200,7 +278,7 @@ def published_lines(found: PublishedComparison) -> Iterator[str]:
     yield "Recomputed from the shapes, the training files and the law"
     yield ""
     yield format_table(
-        ["member", "parameters", "MFU", "tokens", "law's tokens", "law's loss", "ppl predicted", "error"],
+        ["member", "parameters", "MFU", "tokens", "law's tokens", "law's loss", "ppl predicted", "ppl error"],
         [
             [
                 row.member,

@@ -1,6 +1,7 @@
 """scaling emit: the files with which other programs and clusters run a plan, or a run given as key=value."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from families.units import BadInput
 
 from ..budget import parse_devices
 from ..files import atomic_writes, refuse_overwrite_text
-from .output import JsonOption, YesOption, echo, log, print_json
+from .output import JsonOption, SeedOption, StudyOption, YesOption, echo, log, print_json
 
 if TYPE_CHECKING:
     from train.config import TrainConfig
@@ -26,7 +27,10 @@ def emit(
     ],
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Targets with commas: config, deepspeed (default: config)."),
+        typer.Option(
+            "--to",
+            help="Targets with commas: config, deepspeed, slurm, torchrun, skypilot, kubernetes (default: config).",
+        ),
     ] = None,
     deepspeed: Annotated[
         bool, typer.Option("--deepspeed", help="The same as --to config,deepspeed.")
@@ -38,17 +42,30 @@ def emit(
     member: Annotated[
         list[str] | None, typer.Option("--member", help="Members of the plan (default: all).")
     ] = None,
+    per_node: Annotated[int, typer.Option("--per-node", min=1, help="Devices of one node.")] = 8,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Text to train on (default: that of the study).")
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="With --to slurm: the cluster's profile, a YAML file.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", help="With --to kubernetes: the container image.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write into.")] = Path("emitted"),
+    study: StudyOption = Path("study"),
+    seed: SeedOption = 0,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Write a plan's or a run's files for other programs: a Hugging Face config, DeepSpeed's config."""
+    """Write a plan's or a run's files for other programs and clusters: configs, and launchers of one torchrun command."""
     from train.emitting import emit_files, parse_targets
 
     targets = parse_targets(to or "config")
     if deepspeed:
         targets = parse_targets("config,deepspeed" if to is None else f"{to},deepspeed")
     job = _job(words, on, member or (), deepspeed="deepspeed" in {target.name for target in targets})
+    job = replace(job, per_node=per_node, data=data, profile=profile, image=image, study=study, seed=seed)
     found = emit_files(job, targets)
     files = {out / path: text for one in found.values() for path, text in one.files.items()}
     for path, text in files.items():

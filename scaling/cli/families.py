@@ -10,8 +10,9 @@ import typer
 from families import MEMBERS, Member, accounting, member
 from families.architectures import architecture
 from families.configs import is_estimated, unread_entries
-from families.design import DesignRule, size_notes, width_notes
 from families.design import design_members as design
+from families.design import kv_notes, rule_for, size_notes, width_notes
+from families.rules import MAKERS
 from families.units import (
     BadInput,
     format_bytes,
@@ -30,10 +31,7 @@ from ..planning.plan import compute_optimal
 from ..planning.throughput import TimeModel, fit_times, parse_times
 from .output import (
     WIDTH,
-    ContextOption,
-    HeadSizeOption,
     JsonOption,
-    VocabOption,
     YesOption,
     echo,
     format_table,
@@ -63,11 +61,21 @@ def design_members(
     ratio: Annotated[
         float | None, typer.Option("--ratio", help="n_embd per layer (default: 64; GPT-2 xl has 33).")
     ] = None,
-    head_size: HeadSizeOption = 64,
+    head_size: Annotated[
+        int | None, typer.Option("--head-size", help="n_embd per attention head (default: the family's).")
+    ] = None,
+    kv_heads: Annotated[
+        int,
+        typer.Option("--kv-heads", help="Key and value heads of grouped queries (default: the family's)."),
+    ] = 0,
     multiple: Annotated[int, typer.Option("--multiple", help="A further number that divides n_embd.")] = 1,
-    vocab: VocabOption = "50257",
-    context: ContextOption = "1024",
-    architecture: Annotated[str, typer.Option("--architecture", help="gpt2, bert or llama.")] = "gpt2",
+    vocab: Annotated[
+        str | None, typer.Option("--vocab", help="Vocabulary size (default: the family's).")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", help="Context length, n_positions (default: the family's).")
+    ] = None,
+    architecture: Annotated[str, typer.Option("--architecture", help=", ".join(MAKERS) + ".")] = "gpt2",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write config.json of each model into a folder of its name here."),
@@ -79,16 +87,16 @@ def design_members(
     rule: dict[str, Any] = {
         "head_size": head_size,
         "multiple": multiple,
-        "vocab_size": parse_count(vocab, "vocab"),
-        "n_positions": parse_count(context, "context"),
-        "architecture": architecture,
+        "vocab_size": None if vocab is None else parse_count(vocab, "vocab"),
+        "n_positions": None if context is None else parse_count(context, "context"),
+        "kv_heads": kv_heads,
     }
     if compute is not None:
         if params or depth or width:
             raise BadInput(
                 f"--compute {compute} determines the size; leave out --params, --depth and --width"
             )
-        shapes = candidates("all", DesignRule(ratio=64.0 if ratio is None else ratio, **rule))
+        shapes = candidates("all", rule_for(architecture, ratio=ratio, **rule))
         budgets = [parse_budget(part) for part in split_budgets(compute)]
         members = tuple(compute_optimal(budget.flops, find_law(law), shapes) for budget in budgets)
         notes: list[str] = []
@@ -100,9 +108,11 @@ def design_members(
             depth=tuple(parse_count(part, "depth") for part in _parts(depth, "depth")),
             width=tuple(widths),
             ratio=ratio,
+            architecture=architecture,
             **rule,
         )
-        notes = size_notes(members, sizes) if sizes else width_notes(members, widths)
+        notes = size_notes(members, sizes) + width_notes(members, widths, multiple)
+    notes += kv_notes(members, kv_heads)
     paths = _emit(members, out, yes) if out is not None else [None for _ in members]
     for line in notes:
         log(f"note: {line}")

@@ -16,14 +16,18 @@ from .output import (
     fitting_table,
     log,
     print_json,
+    readable_study,
 )
 from .run_options import (
     BadRowsOption,
     ColumnsOption,
     ConventionOption,
+    CoordinatesOption,
     EvalSetOption,
     LossUnitOption,
     RunsArgument,
+    WithOption,
+    parse_coordinates,
     read_and_warn,
 )
 
@@ -41,7 +45,14 @@ DOUBTFUL = 1
 
 def fit(
     runs: RunsArgument = None,
-    study: StudyOption = Path("study"),
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            callback=readable_study,
+            help="Folder of the study (default: study); with RUNS, import them into it.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the law here (law.json of the study without RUNS).")
     ] = None,
@@ -63,6 +74,8 @@ def fit(
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
     loss_unit: LossUnitOption = "nats",
+    coordinates: CoordinatesOption = None,
+    own: WithOption = None,
     sensitivity: Annotated[
         bool, typer.Option("--sensitivity", help="Refit under other loss functions and outlier policies.")
     ] = False,
@@ -76,7 +89,7 @@ def fit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", help="Write surface, isoflops, residuals and profile as .svg into this folder."
+            "--plot", help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg."
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -86,26 +99,44 @@ def fit(
     """Fit a scaling law to runs, certify it, and print its card."""
     from textwrap import fill
 
-    from ..files import atomic_writes, check_writable, refuse_overwrite
+    from ..files import atomic_writes, check_writable, refuse_overwrite, sha256_bytes
     from ..fitting import sensitivity as reports
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
     from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
+    from ..runs.importing import import_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
 
-    source = runs or study / "runs.jsonl"
-    if runs is None:
-        out, annealed = out or study / "law.json", annealed or "only"
+    place = study or Path("study")
+    store = place / "runs.jsonl"
+    source = runs or store
+    imports = (
+        runs is not None
+        and study is not None
+        and not (store.exists() and runs.exists() and store.samefile(runs))
+    )
+    if runs is None or study is not None:
+        out, annealed = out or place / "law.json", annealed or "only"
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
         check_writable(out)
     if plot is not None:
         check_writable(plot / "surface.svg")
-    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
+    named, kinds = parse_coordinates(coordinates, own)
+    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+    texts: dict[Path, bytes | str] = {}
+    inputs = input_hashes(source)
+    if imports:
+        check_writable(store)
+        imported, text, reading = len(reading), *import_runs(store, reading, source)
+        texts[store] = text
+        inputs |= {store.name: sha256_bytes(text.encode())}
     fitted = fit_runs(
         reading,
+        coordinates=named,
+        own=kinds,
         form=form,
         convention=one_of_conventions(convention),
         group=group,
@@ -114,7 +145,9 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set)
+    chosen, _ = select_runs(
+        reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set, mixed=named or ()
+    )
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -129,8 +162,11 @@ def fit(
     files = {} if plot is None else _draw(fitted, chosen, plot)
     if runs is None:
         gather_runs(source)  # only now: a refusal leaves the study as it was
-    fitted = replace(fitted, inputs=input_hashes(source))
-    atomic_writes(files | ({} if out is None else {out: fitted.document().dump()}))
+        inputs = input_hashes(source)
+    fitted = replace(fitted, inputs=inputs)
+    atomic_writes(texts | files | ({} if out is None else {out: fitted.document().dump()}))
+    if imports:
+        log(f"imported {imported} rows of {source.name} into {store}")
     for path in files:
         log(f"wrote {path}")
     if as_json:
@@ -155,8 +191,10 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
     from plots.frontier import isoflops
     from plots.law import profile, residuals, surface
     from plots.style import svg
+    from plots.valley import valley
 
     from ..fitting.sensitivity import profiles_of
+    from ..fitting.valley import settings_of
 
     figures = {
         "surface": surface(fitted, runs),
@@ -164,6 +202,8 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
         "residuals": residuals(fitted, runs),
         "profile": profile(profiles_of(fitted, runs)[1]),
     }
+    if settings_of(fitted):
+        figures["valley"] = valley(fitted, runs)
     return {folder / f"{name}.svg": svg(drawn.figure, name) for name, drawn in figures.items()}
 
 
@@ -175,7 +215,7 @@ def predict(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="family=gpt2-83m or params=85M, and tokens=5.5B; or compute=1e21 alone.",
+            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21.",
             metavar="KEY=VALUE...",
         ),
     ],
@@ -190,10 +230,14 @@ def predict(
     """Predict loss and perplexity with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
-    from ..planning.law import PredictQuery, predict
-    from .run_options import merge
+    from ..planning.law import PredictQuery, coordinates_of, predict
+    from .run_options import merge, pairs
 
-    answer = predict(law, merge(PredictQuery, words), force=force, explain=explain)
+    names = coordinates_of(law)
+    given = pairs(words, [*PredictQuery.model_fields, *names])
+    settings = {name: given[name] for name in names if name in given}
+    rest = [word for word in words if word.partition("=")[0] not in settings]
+    answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force, explain=explain)
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:

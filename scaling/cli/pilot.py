@@ -8,7 +8,7 @@ import typer
 
 from families import count
 from families.design import DesignRule
-from families.units import format_size, parse_size
+from families.units import BadInput, format_size, parse_size
 
 from ..planning.candidates import named_or_designed
 from ..planning.experiment_design import NextRunQuery, PilotQuery, advise_study, pilot_plan
@@ -109,8 +109,16 @@ NEXT_EPILOG = "Example: scaling next --study study --target 1M --tokens 20M"
 def next_run(
     target: Annotated[
         str, typer.Option("--target", help="Model to predict: name of a member, or a size like 125M.")
-    ],
-    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens of the target.")],
+    ] = "",
+    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens of the target.")] = "",
+    versus: Annotated[
+        str,
+        typer.Option("--versus", help="Instead: two arms, A,B; the runs that would decide between them."),
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Column whose values the arms are (default: group).")] = "",
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Table of the arms (default: runs.jsonl of the study).")
+    ] = None,
     study: Annotated[Path, typer.Option("--study", help="Study with runs.jsonl and law.json.")] = Path(
         "study"
     ),
@@ -123,6 +131,14 @@ def next_run(
     as_json: JsonOption = False,
 ) -> None:
     """Recommend the next run: the one that narrows the target's prediction most per FLOP, given the finished runs."""
+    if versus:
+        from .versus import print_deciding
+
+        print_deciding(versus, runs or study / "runs.jsonl", by, as_json)
+        return
+    for name, value in (("target", target), ("tokens", tokens)):
+        if not value:
+            raise BadInput(f"--{name} is missing; the next run serves a target, or --versus A,B")
     advice = advise_study(NextRunQuery(study=study, target=target, tokens=tokens, budget=budget))
     if as_json:
         print_json(advice.facts())

@@ -1,33 +1,20 @@
-"""scaling plan: a budget or a target as a plan, in text of at most 100 columns."""
+"""scaling plan: a budget or a target as a plan."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from textwrap import fill
 from typing import Annotated, Any
 
 import typer
 
-from families.accounting import STATES
-from families.units import BadInput, format_duration, format_size
+from families.units import BadInput
 
-from ..budget import Budget, parse_flops
-from ..files import atomic_writes
-from ..hardware import accelerator
-from ..planning.planfile import Band, Choice, PlanFile, PlannedMember, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflop_curves, own_runs
-from ..recipe import DEFAULT_RULE, Recipe
-from ..stats import format_loss, format_perplexity, perplexity
-from .output import (
-    WIDTH,
-    JsonOption,
-    YesOption,
-    echo,
-    fitting_table,
-    format_table,
-    log,
-    print_json,
-    readable_study,
-)
+from ..files import atomic_writes, refuse_overwrite_text
+from ..planning.match import sealed_text
+from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
+from ..planning.query import PlanQuery, answer_query, isoflop_curves, offered, own_runs
+from ..planning.stamp import stamp_files
+from ..recipe import DEFAULT_RULE
+from .output import JsonOption, YesOption, echo, log, print_json, readable_study
+from .plan_text import lines
 
 PLAN_EPILOG = "Example: scaling plan --budget 8xA100-hours --mfu 0.35"
 
@@ -79,15 +66,22 @@ def plan(
         float | None, typer.Option("--target-ppl", help="The same, as a perplexity.")
     ] = None,
     params: Annotated[
-        str | None, typer.Option("--params", help="A fixed size, like 125M; the plan finds its tokens.")
+        str | None,
+        typer.Option(
+            "--params", help="A size or several, like 125M or 1B,3B,8B; the plan finds their tokens."
+        ),
     ] = None,
     tokens_available: Annotated[
         str | None,
         typer.Option("--tokens-available", help="Distinct tokens there are; beyond them data repeats."),
     ] = None,
     inference_tokens: Annotated[
-        str | None, typer.Option("--inference-tokens", help="Tokens to be served, whose cost counts too.")
+        str | None,
+        typer.Option("--inference-tokens", help="Tokens to be served, whose cost is shown beside training."),
     ] = None,
+    budget_includes_serving: Annotated[
+        bool, typer.Option("--budget-includes-serving", help="The budget pays for serving too.")
+    ] = False,
     within: Annotated[
         str | None, typer.Option("--within", help="Indifference band: 0.01 nats, or 2% of the cost.")
     ] = None,
@@ -115,15 +109,43 @@ def plan(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Seed of the run to be scored (default: the mean of all that match)."
+        ),
+    ] = None,
+    stamp: Annotated[
+        str | None,
+        typer.Option("--stamp", help="Have the seal's time attested by this timestamp server (RFC 3161)."),
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", help="Root certificates (PEM) to trust besides the system's.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw isoFLOP curves and the band as FILE.png or FILE.svg.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the plan on one page, as FILE.html.")
+    ] = None,
+    explore: Annotated[
+        Path | None,
+        typer.Option(
+            "--explore", help="Write a page with sliders for budget, MFU, tokens and serving, as FILE.html."
+        ),
+    ] = None,
+    published_runs: Annotated[
+        bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
+    ] = False,
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
     """Turn a budget into a model, its tokens and its predicted loss. Writes nothing without --study or --out."""
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise BadInput(f"plot is {str(plot)!r}; it must end in .png or .svg")
+    for name, page in (("report", report), ("explore", explore)):
+        if page is not None and page.suffix != ".html":
+            raise BadInput(f"{name} is {str(page)!r}; it must end in .html")
     question = PlanQuery(
         budget=budget,
         law=law,
@@ -145,18 +167,39 @@ def plan(
         study=study,
         times=times,
         price=price,
+        budget_includes_serving=budget_includes_serving,
     )
     made, advice = answer_query(question)
     target = out or (study / "plan.json" if study is not None else None)
+    if target is None and (stamp is not None or seed is not None):
+        raise BadInput(
+            f"--{'stamp' if stamp is not None else 'seed'} is part of a seal; give --study or --out too"
+        )
+    if ca is not None and stamp is None:
+        raise BadInput("--ca names the roots of a timestamp server; give --stamp too")
     if target is not None:
-        made = seal(made)
-    drawn = {} if plot is None else {plot: _draw(made, question, plot)}
+        made = seal(made, data_sha256=sealed_text(study, made) if study else "", seed=seed)
+    drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
+    if report is not None:
+        from plots.plan_page import plan_page
+
+        drawn[report] = plan_page(made, isoflop_curves(question, made), own_runs(question.study), advice)
+    if explore is not None:
+        from plots.explorer import explorer
+
+        drawn[explore] = explorer(made, *offered(question))
+    for page in filter(None, (report, explore)):
+        refuse_overwrite_text(page, str(drawn[page]).partition(" content=")[0], "such a page", replace=yes)
     if target is not None:
-        write_plan(made, target, replace=yes, beside=drawn)
+        check_replaceable(target, replace=yes)
+        stamps: dict[Path, bytes | str] = {}
+        if stamp is not None and made.seal is not None:
+            stamps = stamp_files(target, made.seal.digest, stamp, ca)
+        write_plan(made, target, replace=yes, beside={**drawn, **stamps})
     else:
         atomic_writes(drawn)
-    if plot is not None:
-        log(f"wrote {plot}")
+    for path in drawn:
+        log(f"wrote {path}")
     if as_json:
         summary: dict[str, Any] = made.model_dump(mode="json", exclude={"budget"})
         if recipes:
@@ -168,253 +211,15 @@ def plan(
     for line in made.notes:
         log(f"note: {line}")
     if target is not None:
-        log(f"wrote {target}, sealed")
+        log(f"wrote {target}, sealed" + (" and stamped" if stamp is not None else ""))
 
 
-def _draw(plan: PlanFile, question: PlanQuery, path: Path) -> bytes | str:
-    """The plan's picture, with the study's own runs."""
+def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:
+    """The plan's picture, with the study's own runs and, where asked, published ones."""
     from plots.plan import planned
     from plots.style import png, svg
 
-    figure = planned(plan, isoflop_curves(question, plan), own_runs(question.study)).figure
+    figure = planned(
+        plan, isoflop_curves(question, plan), own_runs(question.study), published=published
+    ).figure
     return png(figure) if path.suffix == ".png" else svg(figure, "plan")
-
-
-EDGE = 1 + 1e-9  # of what a law was fitted on
-
-NEARBY = 5  # frontier rows shown; --json has them all
-
-SHOWN = 6  # of the band, besides the best and the cheapest
-
-
-def lines(made: PlanFile, advice: Mapping[str, Recipe]) -> Iterator[str]:
-    """Lines of the plan, with the recipes of `advice`."""
-    assert made.law is not None
-    assert made.recommended is not None
-    assert made.budget is not None
-    chosen = made.recommended
-    several = len(made.ladder) > 1
-    numbers = {budget.text: number for number, budget in enumerate(_budgets(made), 1)}
-    if not several:
-        yield f"budget  {_budget(made.budget)}"
-    yield f"law     {made.law.name}: {made.law.source}"
-    for budget, choice, member in zip(_budgets(made), _rungs(made), made.members, strict=True):
-        yield ""
-        if several:
-            yield f"budget {numbers[budget.text]}: {_budget(budget)}"
-        yield from _chosen(choice, member, made.law.name)
-    yield ""
-    # by budgets that name no accelerator there is neither time nor money
-    timed = any(choice.hours is not None for choice in _rungs(made))
-    serves = chosen.inference_flops > 0
-    at = f" by budget {len(made.ladder)}" if several else ""
-    lined: list[tuple[str, Choice, str | None]] = [
-        (f"budget {len(made.ladder)}" if several else "recommended", chosen, None)
-    ]
-    lined += [(f"budget {numbers[rung.budget.text]}", rung.choice, None) for rung in made.ladder[:-1]]
-    lined += [(f"under {other.law}", other.choice, other.law) for other in made.others]
-    lined += [
-        (f"frontier, {numbers[choice.budget]}" if several else "frontier", choice, None)
-        for choice in _nearby(made)
-    ]
-    beyond = any(choice.extrapolation > EDGE for _, choice, _ in lined)
-    to_target = made.budget.text.startswith("target ")
-    shares = to_target or not serves  # of a budget, training and serving take all
-    rows = [_row(kind, choice, timed, beyond, serves, shares, law) for kind, choice, law in lined]
-    spent = "of least" if to_target else "of budget"
-    header = ["", "member", "tokens", "loss"] + ["ppl"] * (not (beyond and timed))  # a line holds no more
-    header += ["beyond"] * beyond + ["train", "serve"] * serves + [spent] * shares + ["hours", "USD"] * timed
-    header += [] if timed and serves else ["preferred by"]
-    yield fitting_table(
-        header, rows, ("ppl", "preferred by"), left=2
-    )  # the rest tells both, and --json has them
-    if several:
-        yield f"a row's number is its budget's; choices under other laws are by budget {len(made.ladder)}"
-    if beyond:
-        yield "beyond: factor by which N, D or compute lie outside the fitted domain of the row's law"
-    if made.band is not None:
-        yield ""
-        yield from _band(made.band, chosen.member, at)
-    if advice:
-        yield ""
-        yield _recipes(advice)
-
-
-def _budget(budget: Budget) -> str:
-    flops = f"{format_size(budget.flops)} FLOPs"
-    line = flops if parse_flops(budget.text) is not None else f"{budget.text} = {flops}"
-    if budget.accelerator is None or budget.mfu is None:
-        return line + " (no accelerator named: --on 8xA100 gives hours)"
-    device = accelerator(budget.accelerator)
-    seconds = (budget.device_seconds or 0) / (budget.devices or 1)
-    alone = f" (no number given: --on 8x{device.name})" if budget.devices_source == "assumed" else ""
-    price = ""
-    if budget.hourly_price is not None:
-        price = f"\n        at {budget.hourly_price:g} USD per device-hour ({budget.price_source})"
-    return (
-        f"{line}: {format_duration(seconds)} on {budget.devices} × {device.name}{alone}\n        at MFU {budget.mfu:.4g} "
-        f"({budget.mfu_source}) of {device.training_peak / 1e12:g} TFLOP/s {device.training_format} dense{price}"
-    )
-
-
-def _budgets(made: PlanFile) -> list[Budget]:
-    """Each budget, the largest last."""
-    assert made.budget is not None
-    return [rung.budget for rung in made.ladder] or [made.budget]
-
-
-def _rungs(made: PlanFile) -> list[Choice]:
-    """Choice of each budget, the largest last."""
-    assert made.recommended is not None
-    return [rung.choice for rung in made.ladder] or [made.recommended]
-
-
-def _chosen(chosen: Choice, member: PlannedMember, law: str) -> Iterator[str]:
-    yield f"{chosen.member}  L{chosen.n_layer} d{chosen.n_embd} h{chosen.n_head}, {chosen.params:,} parameters"
-    epochs = "" if chosen.epochs is None else f", {chosen.epochs:.3g} epochs"
-    yield (
-        f"tokens {format_size(chosen.tokens)} ({chosen.tokens_per_param:.3g} per parameter{epochs}), "
-        f"expected loss {format_loss(chosen.loss)} nats/token, perplexity {format_perplexity(chosen.ppl)}"
-    )
-    if chosen.converged_loss is not None:
-        yield "that is L(C_min) of one compute-efficient pass, which is what a budget buys; trained to convergence"
-        yield f"on those tokens, the same N reaches L(N, D) {format_loss(chosen.converged_loss)} (see `scaling predict`)"
-    if chosen.inference_flops:
-        total = chosen.flops + chosen.inference_flops
-        yield (
-            f"training {format_size(chosen.flops)} FLOPs and serving {format_size(chosen.inference_flops)}, "
-            f"together {format_size(total)}"
-        )
-    if chosen.interval_80 and chosen.interval_95:
-        ranges = [
-            f"{format_loss(low)} to {format_loss(high)}, perplexity {_ppl(low)} to {_ppl(high)} ({level} %)"
-            for level, (low, high) in ((80, chosen.interval_80), (95, chosen.interval_95))
-        ]
-        yield f"loss within {ranges[0]}"
-        yield f"            {ranges[1]}"
-    reach = chosen.extrapolation
-    where = "inside" if reach <= EDGE else f"{reach:.3g} times beyond"
-    yield f"extrapolation: {where} what law {law} was fitted on"
-    recipe = member.recipe
-    yield (
-        f"recipe {recipe.rule}: {recipe.steps:,} steps of {recipe.batch_sequences} × {chosen.n_positions} tokens, "
-        f"lr {recipe.lr:g}, warm-up {recipe.warmup_steps}, betas {recipe.beta1:g} {recipe.beta2:g}"
-    )
-    if member.micro_batch is not None and member.memory:
-        checkpointing = ", activations checkpointed" if member.checkpointing else ""
-        states = sum(member.memory[part] for part in STATES)
-        fixed = states + member.memory.get("gathered", 0)
-        rest = sum(member.memory.values()) - fixed
-        shared = "" if member.shards == 1 else f", sharded by FSDP (ZeRO 3) over {member.shards} devices"
-        least = "" if member.micro_batch == 1 else f"; {(fixed + rest / member.micro_batch) / 1e9:.3g} at 1"
-        yield (
-            f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"
-            f"{least}{checkpointing}, estimated"
-        )
-        yield f"        of it states {states / 1e9:.3g} GB{shared}"
-
-
-def _nearby(made: PlanFile) -> list[Choice]:
-    """The frontier around the recommended member."""
-    assert made.recommended is not None
-    chosen = made.recommended
-    others = [choice for choice in made.frontier if choice.member != chosen.member]
-    near = sorted(
-        others,
-        key=lambda choice: (round(abs(choice.loss - chosen.loss), 6), abs(choice.flops - chosen.flops)),
-    )[:NEARBY]
-    return sorted(near, key=lambda choice: choice.params)
-
-
-def _row(
-    kind: str, choice: Choice, timed: bool, beyond: bool, serves: bool, shares: bool, law: str | None
-) -> list[str]:
-    laws = choice.preferred_by if law is None else (law,)
-    named = [name.removesuffix(".json")[:10] for name in laws]
-    money = [
-        "—" if choice.hours is None else f"{choice.hours:,.2f}",
-        "—" if choice.price is None else _money(choice.price),
-    ]
-    return [
-        kind,
-        choice.member,
-        format_size(choice.tokens),
-        format_loss(choice.loss),
-        *(() if beyond and timed else [format_perplexity(choice.ppl)]),
-        *(["" if choice.extrapolation <= EDGE else f"{choice.extrapolation:.3g}x"] if beyond else ()),
-        *([format_size(choice.flops), format_size(choice.inference_flops)] if serves else ()),
-        *(["—" if choice.share is None else f"{choice.share:.3f}"] if shares else ()),
-        *(money if timed else ()),
-        *([] if timed and serves else [_preferred(named, timed)]),
-    ]
-
-
-def _preferred(named: list[str], timed: bool) -> str:
-    return f"{len(named)} laws" if timed and len(named) > 1 else "+".join(named) or "–"
-
-
-def _ppl(loss: float) -> str:
-    return format_perplexity(perplexity(loss))
-
-
-def _money(price: float) -> str:
-    """USD: cents where a few dollars are meant."""
-    return f"{price:,.2f}" if price < 10 else f"{price:,.0f}"
-
-
-def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
-    """Table of the indifference band: extra cost of each member against the best."""
-    width = (
-        f"{band.within_nats:g} nats"
-        if band.within_nats is not None
-        else f"{100 * (band.within_share or 0):.3g} % of the cost"
-    )
-    others = [member for member in band.members if member.choice.member != best]
-    if not others:
-        yield f"within {width} of the best{at} there is no other"
-        return
-    yield f"within {width} of the best{at}, {len(others) + 1} members; the extra cost of each to match it:"
-    roles: dict[str, list[str]] = {}
-    for role, name in (("train", band.cheapest_to_train), ("serve", band.cheapest_to_serve)):
-        roles.setdefault(name, []).append(role)
-    names = {band.cheapest_to_train, band.cheapest_to_serve, best}
-    by_size = sorted(band.members, key=lambda member: member.choice.params)
-    step = -(-len(by_size) // SHOWN)
-    rows = [
-        [
-            member.choice.member,
-            "the best" if member.choice.member == best else f"+{member.nats:.4f}",
-            "—" if member.choice.member == best
-            else "never" if member.extra_flops is None else format_size(member.extra_flops),
-            "—" if member.extra_hours is None or member.choice.member == best
-            else format_duration(3600 * member.extra_hours),
-            "—" if member.extra_price is None or member.choice.member == best else _money(member.extra_price),
-            format_size(member.choice.inference_flops_per_token),
-            " and ".join(roles.get(member.choice.member, [])) or "",
-        ]
-        for place, member in enumerate(by_size)
-        if place % step == 0 or member.choice.member in names
-    ]  # fmt: skip
-    header = ["member", "nats", "FLOPs more", "time", "USD", "FLOPs/token", "cheapest to"]
-    yield format_table(header, rows)
-
-
-def _recipes(advice: Mapping[str, Recipe]) -> str:
-    rows = [
-        [
-            name,
-            f"{found.lr:.3g}",
-            format_size(found.batch_tokens),
-            f"{found.steps:,}",
-            f"{found.warmup_steps:,}",
-            f"{found.weight_decay:g}",
-            f"{found.beta2:g}",
-        ]
-        for name, found in advice.items()
-    ]
-    sources = [
-        fill(f"{name}: {found.source}", WIDTH, subsequent_indent="  ") for name, found in advice.items()
-    ]
-    return "\n".join(
-        [format_table(["rule", "lr", "batch", "steps", "warm-up", "decay", "beta2"], rows), *sources]
-    )

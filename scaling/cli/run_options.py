@@ -13,6 +13,7 @@ from ..files import first_problem
 from .output import log
 
 if TYPE_CHECKING:
+    from ..fitting.coordinates import Kind
     from ..runs import RunTable
 
 RunsArgument = Annotated[
@@ -41,12 +42,60 @@ EvalSetOption = Annotated[
 ]
 
 LossUnitOption = Annotated[
-    str, typer.Option("--loss-unit", help="Unit of the losses, per token: nats, bits or ppl (perplexity).")
+    str,
+    typer.Option(
+        "--loss-unit", help="Unit of the losses, per token: nats, bits, ppl, or nats+8.5 to add 8.5."
+    ),
 ]
 
 
+CoordinatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--coordinates",
+        help="Columns besides N and D that decide the loss, like lr,batch_tokens; none for N and D alone "
+        "(default: those that help in rollouts).",
+    ),
+]
+
+WithOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        help="A column of your own as COLUMN, or COLUMN:KIND with multiplier, setting or term; repeatable.",
+    ),
+]
+
+
+def parse_coordinates(
+    coordinates: str | None, own: Sequence[str] | None
+) -> tuple[list[str] | None, "dict[str, Kind | None]"]:
+    """Parse --coordinates and --with: columns (None for those that rollouts ask for), and kinds of the user's own.
+
+    Raises:
+        BadInput: an unknown kind, or a column given twice.
+    """
+    from ..fitting.columns import own_kind
+
+    kinds: dict[str, Kind | None] = {}
+    for text in own or ():
+        name, kind = own_kind(text)
+        if name in kinds:
+            raise BadInput(f"with names {name!r} twice")
+        kinds[name] = kind
+    if coordinates is None:
+        return None, kinds
+    names = [name.strip() for name in coordinates.split(",") if name.strip()]
+    return ([] if names == ["none"] else names), kinds
+
+
 def read_and_warn(
-    source: Path, columns: str, bad_rows: float, loss_unit: str, annealed: str | None = None
+    source: Path,
+    columns: str,
+    bad_rows: float,
+    loss_unit: str,
+    annealed: str | None = None,
+    own: Sequence[str] = (),
 ) -> "RunTable":
     """Read the runs of a file, losses in nats; log the rows left out and the warnings.
 
@@ -55,11 +104,13 @@ def read_and_warn(
         columns: columns of the file by field, like params=N,tokens=D.
         bad_rows: largest tolerated share of unreadable rows, 0 to 1.
         loss_unit: nats, bits or ppl.
+        own: columns of the user's own to keep.
         annealed: "all" counts every row as annealed where the file does not say.
 
     Raises:
         BadInput: there is no such file, or more rows are unreadable than tolerated.
     """
+    from ..runs import Run
     from ..runs.readers import check_loss_unit, parse_columns, read_runs
 
     runs = read_runs(
@@ -68,6 +119,7 @@ def read_and_warn(
         max_bad_share=bad_rows,
         loss_unit=check_loss_unit(loss_unit),
         unstated="all" if annealed == "all" else "last",
+        own_columns=[name for name in own if name not in Run.model_fields],
     )
     for line in runs.bad:
         log(f"left out {line}")

@@ -17,7 +17,6 @@ from ..planning.planfile import PlanFile, read_verified_plan
 from .output import (
     JsonOption,
     Progress,
-    SeedOption,
     StudyOption,
     YesOption,
     echo,
@@ -178,21 +177,31 @@ def ladder(
     detach: Annotated[bool, typer.Option("--detach", help="Submit and exit; do not wait.")] = False,
     zero: Annotated[
         int,
-        typer.Option(
-            "--zero", min=0, max=3, help="ZeRO stage that shards a member among the processes of torchrun."
-        ),
+        typer.Option("--zero", min=0, max=3, help="ZeRO stage that shards a member among its processes."),
     ] = 0,
+    devices: Annotated[
+        int,
+        typer.Option("--devices", min=1, help="Processes on this node that share a member, each with a GPU."),
+    ] = 1,
     export: Annotated[
         str | None,
         typer.Option("--export", help="Copy finished models to this URL, such as s3://bucket/models."),
     ] = None,
     study: StudyOption = Path("study"),
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Random seed (default: the sealed plan's, else 0).")
+    ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train every member of a plan to each of its rungs, skipping finished ones. Refuses a sealed plan that was edited."""
     contents, paths = read_verified_plan(plan), open_study(study)
+    if devices > 1 and (launcher is not None or jobs > 1):
+        raise BadInput(
+            f"devices is {devices}; with a launcher or jobs= a profile gives the devices of each member"
+        )
+    if seed is None:
+        seed = (contents.seal.seed if contents.seal else None) or 0
     if export is not None and detach:
         raise BadInput(
             "export= copies models once they are trained; leave out detach=true, or follow the jobs later with export="
@@ -208,14 +217,18 @@ def ladder(
             if given:
                 raise BadInput(f"{key}= needs a launcher; give launcher={' or launcher='.join(LAUNCHERS)}")
         from train.backend import BackendRequest
-        from train.data.prepare import prepare_planned
-        from train.jobs.launch import check_members
+        from train.jobs.launch import check_members, prepare_members
 
         chosen = contents.only(member or ())
+        from train.jobs.ranks import nodes, run_distributed
+
+        if (devices > 1 or nodes() > 1) and "RANK" not in os.environ:
+            prepare_members(contents, paths, data, tokenizer, member or (), log)
+            sys.exit(run_distributed(sys.argv[1:], devices, log))
         if data is not None and not yes:
             check_members(chosen.members, paths, seed=seed)
         if jobs == 1 or len(chosen.members) < 2 or "RANK" in os.environ:
-            prepare_planned(contents, paths.data, data, tokenizer, member or (), log)
+            prepare_members(contents, paths, data, tokenizer, member or (), log)
             options = {"eval_tokens": EVAL_TOKENS, "gathers": not member, "zero": zero}
             rungs = train_members(chosen, paths, seed=seed, yes=yes, wanted=BackendRequest(), **options)
             if _first_rank():
@@ -251,10 +264,10 @@ class _LadderRun:
 
     def prepare(self) -> None:
         """Tokenise the text into the study, unless it is there."""
-        from train.data.prepare import prepare_planned
+        from train.jobs.launch import prepare_members
 
         members = [task.member for task in self.tasks.tasks]
-        prepare_planned(self.plan, self.tasks.study.data, self.data, self.tokenizer, members, log)
+        prepare_members(self.plan, self.tasks.study, self.data, self.tokenizer, members, log)
 
     def end(self, outcome: "Following") -> None:
         """Print and export the finished rungs.
@@ -278,7 +291,7 @@ def train_members(plan: PlanFile, study: StudyPaths, **options: Any) -> Any:
 
     bar = Progress()
     with stop_on_signals() as stop:
-        rungs = train_plan(plan.members, study, stop=stop, log=log, report=bar.at, **options)
+        rungs = train_plan(plan.members, study, stop=stop, log=log, report=bar.at, sealed=plan, **options)
     bar.end()
     return rungs
 

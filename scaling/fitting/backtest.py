@@ -11,6 +11,7 @@ from families.units import BadInput, parse_size
 from ..laws import Convention, Prediction
 from ..runs import Run, RunTable
 from ..stats import Array
+from .columns import columns_of
 from .fit import REPEATED, fit
 from .predictor import Fit
 from .selection import Annealed, select_runs
@@ -242,7 +243,8 @@ def _score(
 def _predict(law: Fit, held: Sequence[Run], convention: Convention) -> Prediction:
     table = RunTable.of(held, convention)
     known = table.U if law.fitted_repetition is not None else None
-    return law.predict(table.N, table.D, unique_tokens=known, force=True)
+    settings = columns_of(law.fitted_coordinates, table)
+    return law.predict(table.N, table.D, unique_tokens=known, force=True, own=settings)
 
 
 def _inside(actual: Array, interval: tuple[Array, Array]) -> float:

@@ -1,6 +1,6 @@
 """fit(runs): the certified fit of one form, or of the forms that the default predictor combines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,19 +14,30 @@ from ..runs import Run, RunTable
 from ..stats import Array
 from .card import MANY_EPOCHS, card
 from .certify import Certificate
+from .columns import REPETITION, Reduced, choose, reduce_rows
+from .coordinates import Kind
 from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, bend_warning, rows_of, select_runs, small_run_warning
+from .selection import (
+    Annealed,
+    bend_warning,
+    rows_of,
+    select_runs,
+    small_run_warning,
+    spread_warning,
+)
 from .uncertainty import FEWEST_RUNS, noise_of
+from .valley import describe_coordinates
 
 REPEATED = "data-constrained"
 
 FORMS = ("auto", *SHAPES, REPEATED)
 
 MOSTLY_PRIOR = 0.6  # of the prior's width: the rows have taken little off it
+MOST_HASHED = 10_000  # rows whose hashes a law keeps: 0.7 MB; of a larger fit the order of runs is told by the seal alone
 
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
 
@@ -46,6 +57,8 @@ def fit(
     bootstrap: int = 200,
     delta: float = DELTA,
     starts: Sequence[Law] | None = None,
+    coordinates: Sequence[str] | None = None,
+    own: Mapping[str, Kind | None] | None = None,
 ) -> Fit:
     """Fit a law to runs of one group, certify it, and resample it for intervals.
 
@@ -63,6 +76,10 @@ def fit(
         bootstrap: resamples of whole runs behind the intervals; 0 for no intervals.
         delta: where log-Huber turns from squares to absolute values.
         starts: laws to start from in place of variable projection's grid, for a named form.
+        coordinates: columns besides N and D that the law depends on: lr, batch_tokens, aspect, n_experts, vocab_size,
+            unique_tokens; () for none. Left out, those that the runs can carry and that lower the rollout error (form
+            "auto").
+        own: columns of the caller's own, in `Run.extra`, by kind: "setting", "multiplier" or "term"; None is a multiplier.
 
     Returns:
         The fit: it predicts, allocates and plots, and printing it shows the fit card with its status and warnings.
@@ -86,14 +103,26 @@ def fit(
         group=group,
         annealed=annealed,
         eval_set=eval_set,
+        mixed=coordinates or (),
     )
+    one_direction = spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS:
         raise BadInput(
             f"there {'is' if count == 1 else 'are'} {count} run{'' if count == 1 else 's'}; intervals need at least "
             f"{FEWEST_RUNS}: add runs, or ask for no intervals (bootstrap 0)"
         )
-    repetition, fresh = _as_fresh(table, form, delta)
+    repeated = coordinates is None or REPETITION in coordinates or form == REPEATED
+    repetition, fresh = _as_fresh(table, form, delta) if repeated else (None, table)
+    reduced: Reduced | None = None
+    reasons: Mapping[str, str] = {}
+    if (form == "auto" and coordinates is None) or coordinates or own:
+        reduced, reasons = reduce_rows(
+            fresh, choose(fresh, coordinates, own or {}, seed), bootstrap=bootstrap, seed=seed
+        )
+    observed = table
+    if reduced is not None:
+        observed, fresh = reduced.rows, reduced.effective
     if form == "auto":
         result = fit_ensemble(fresh, seed=seed, bootstrap=bootstrap)
     else:
@@ -104,7 +133,7 @@ def fit(
         forms=result.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(6 * table.N * table.D)),
         convention=table.convention,
-        noise=noise_of(table, result.residuals),
+        noise=noise_of(observed, result.residuals),
         drift=result.drift,
         offset=result.offset,
         predicted=result.predicted,
@@ -114,9 +143,11 @@ def fit(
         rows=len(table),
         local=result.local,
         fitted_repetition=repetition,
+        fitted_coordinates=None if reduced is None else reduced.coordinates,
         intervals=bootstrap > 0,
         eval_set=table[0].eval_set,
         group=table[0].group,
+        row_hashes=tuple(sorted(run.row_hash for run in table)) if len(table) <= MOST_HASHED else (),
         created_at=now(),
         data=table,
     )
@@ -126,8 +157,13 @@ def fit(
             fitted,
             exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
             or "none",
-            evidence=_evidence(certificate),
-            warnings=[*table.warnings, *_warnings(table, fresh, fitted, result.residuals)],
+            evidence=_evidence(certificate)
+            | describe_coordinates(fitted, reasons, None if reduced is None else reduced.joint),
+            warnings=[
+                *table.warnings,
+                *filter(None, [one_direction]),
+                *_warnings(table, fresh, fitted, result.residuals),
+            ],
         ),
     )
 

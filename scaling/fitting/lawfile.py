@@ -1,12 +1,13 @@
 """law.json: everything needed to predict without refitting (docs/formats.md)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..files import Document, Record
 from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
+from .coordinates import Coordinate, Coordinates, Kind, Target
 from .forms import FittedForm, ResidualGP, Status
 
 
@@ -72,6 +73,69 @@ class LocalRecord(Record):
         return ResidualGP(**{name: np.array(getattr(self, name)) for name in type(self).model_fields})
 
 
+class CoordinateRecord(Record):
+    """One coordinate: constants by name, and resampled constants, each of `draws` in the order of `names`."""
+
+    column: str = Field(min_length=1)
+    kind: Kind
+    names: tuple[str, ...] = Field(min_length=1)
+    values: tuple[float, ...]
+    on: Target = "N"
+    reference: float = Field(default=1.0, gt=0)
+    span: tuple[float, float] = (0.0, 0.0)
+    level: str = ""
+    saturating: bool = False
+    draws: tuple[tuple[float, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _sound(self) -> "CoordinateRecord":
+        """Refuse constants that are not those of the kind."""
+        first = {"setting": ("at", "N", "D"), "multiplier": ("power",), "term": ("size", "exponent")}[
+            self.kind
+        ]
+        if self.names[: len(first)] != first or (
+            self.kind == "setting" and self.names[-2:] != ("skew", "log_kappa")
+        ):
+            raise ValueError(f"a {self.kind} has no constants {', '.join(self.names)}")
+        if {len(self.names)} != {len(self.values), *map(len, self.draws)}:
+            raise ValueError(
+                f"{self.column} has {len(self.names)} constants; each set of values must have as many"
+            )
+        return self
+
+
+class CoordinatesRecord(Record):
+    """What the loss depends on besides N and D (docs/math.md)."""
+
+    log_N: float
+    log_D: float
+    misfit: float = Field(default=0.0, ge=0)
+    parts: tuple[CoordinateRecord, ...] = Field(min_length=1)
+
+    @classmethod
+    def of(cls, coordinates: Coordinates) -> "CoordinatesRecord":
+        """Fitted coordinates as a record."""
+        parts = tuple(
+            CoordinateRecord(
+                **{name: getattr(part, name) for name in CoordinateRecord.model_fields if name != "draws"},
+                draws=part.draws.tolist(),
+            )
+            for part in coordinates.parts
+        )
+        return cls(log_N=coordinates.log_N, log_D=coordinates.log_D, misfit=coordinates.misfit, parts=parts)
+
+    def fitted(self) -> Coordinates:
+        """The record as coordinates."""
+        parts = tuple(
+            Coordinate(
+                **{name: getattr(part, name) for name in CoordinateRecord.model_fields if name != "draws"},
+                draws=np.array(part.draws, dtype=np.float64).reshape(len(part.draws), len(part.names)),
+            )
+            for part in self.parts
+        )
+        return Coordinates(log_N=self.log_N, log_D=self.log_D, misfit=self.misfit, parts=parts)
+
+
 class LawFile(Document):
     """law.json (docs/formats.md). `predictor.load_law` reads one as a `Fit`."""
 
@@ -95,7 +159,21 @@ class LawFile(Document):
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
     repetition: Repetition | None = None
+    row_hashes: tuple[
+        str, ...
+    ] = ()  # of each fitted observation: a seal tells them from those that came after
+    coordinates: CoordinatesRecord | None = None
     card: dict[str, str] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a law does not have: coordinates, or the hashes of rows that an older program fitted."""
+        values: dict[str, Any] = handler(self)
+        if self.coordinates is None:
+            values.pop("coordinates", None)
+        if not self.row_hashes:
+            values.pop("row_hashes", None)
+        return values
 
     @model_validator(mode="after")
     def _sound(self) -> "LawFile":

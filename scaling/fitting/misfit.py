@@ -49,11 +49,13 @@ CONSTANTS_SHARE = (
     0.55  # of the posterior's covariance that intervals of constants and optima have, by simulation
 )
 
-PREDICTED = 0.29  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.145  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
-USUAL_WANDER = 6e-3  # towards which a table's own is drawn, half way in its logarithm, before it is a drift
+USUAL_WANDER = (
+    6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
+)
 
-DRIFT = 1.75  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+DRIFT = 2.0  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ class Posterior:
     @property
     def drift(self) -> float:
         """Standard deviation of log loss that a decade of compute beyond the data adds."""
-        return DRIFT * float(np.sqrt(self.wander * USUAL_WANDER))
+        return DRIFT * float(self.wander**0.75 * USUAL_WANDER**0.25)
 
     def widened(self, factor: float) -> "Posterior":
         """The same with its covariance times a factor: few runs bend a law towards themselves."""

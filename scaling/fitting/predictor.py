@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,7 @@ from ..laws import (
     LawReference,
     Prediction,
     Repetition,
+    Settings,
     as_points,
     fresh_points,
     in_shape,
@@ -32,8 +33,10 @@ from ..laws import (
 )
 from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
+from .columns import columns_of
+from .coordinates import Best, Coordinates
 from .forms import EQUAL, LENGTH, FittedForm, ResidualGP, Status
-from .lawfile import FormRecord, LawFile, LocalRecord
+from .lawfile import CoordinatesRecord, FormRecord, LawFile, LocalRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,9 +74,11 @@ class Fit:
         offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
         predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
+        fitted_coordinates: what else the loss depends on: settings, multipliers, terms.
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
         eval_set: evaluation set of the losses.
         group: group of the runs.
+        row_hashes: hash of each fitted observation (`Run.row_hash`); empty for more than MOST_HASHED rows.
         card: description of the fit, field to text.
         inputs: file name to SHA-256 of the files it was fitted on.
         created_at: time of the fit, as in its file.
@@ -95,9 +100,11 @@ class Fit:
     offset: float = 0.0
     predicted: float = 1.0
     fitted_repetition: Repetition | None = None
+    fitted_coordinates: Coordinates | None = None
     intervals: bool = True
     eval_set: str = ""
     group: str = ""
+    row_hashes: tuple[str, ...] = ()
     card: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     created_at: str = ""
@@ -131,8 +138,8 @@ class Fit:
 
     @property
     def coordinates(self) -> tuple[str, ...]:
-        """Empty: N and D alone."""
-        return ()
+        """Columns besides N and D that the law depends on."""
+        return () if self.fitted_coordinates is None else self.fitted_coordinates.names
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -163,7 +170,13 @@ class Fit:
     def reference(self) -> LawReference:
         """Identity of the law, for files that hold its predictions."""
         return LawReference(
-            name=self.name, sha256=self.sha256, convention=self.convention, source=self.source
+            name=self.name,
+            sha256=self.sha256,
+            convention=self.convention,
+            source=self.source,
+            group=self.group,
+            eval_set=self.eval_set,
+            row_hashes=self.row_hashes,
         )
 
     def extrapolation(self, N: ArrayLike, D: ArrayLike) -> Extrapolation:
@@ -182,6 +195,8 @@ class Fit:
         unique_tokens: ArrayLike | None = None,
         convention: Convention | None = None,
         force: bool = False,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
     ) -> Prediction:
         """Loss of a run with 80 % and 95 % intervals, in nats per token.
 
@@ -194,10 +209,13 @@ class Fit:
             unique_tokens: distinct tokens among D (default: all).
             convention: the caller's convention of N, checked against the law's.
             force: predict even more than 1,000 times outside the fitted domain.
+            own: coordinates of the law by their columns' names, also the user's own columns.
+            settings: the same of the columns that every law knows, such as lr=1e-3; what is left out is at its best, or at
+                its reference.
 
         Raises:
-            BadInput: another convention of N than the law's, a size that is not positive, or a point more than 1,000 times
-                outside the fitted domain without `force`.
+            BadInput: another convention of N than the law's, a size that is not positive, a coordinate that the law does not
+                have, or a point more than 1,000 times outside the fitted domain without `force`.
         """
         size, length = resolve_point(
             self.convention, N, D, params=params, tokens=tokens, family=family, convention=convention
@@ -207,11 +225,11 @@ class Fit:
         extrapolation.check(force=force)
         decades = self._decades(n, d)
         fresh_n, fresh_d = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        log_loss = self._log_loss(fresh_n, fresh_d)
+        log_loss, scatter = self._with_settings(fresh_n, fresh_d, {**(own or {}), **settings}, shape)
         interval_80 = interval_95 = None
         if self.intervals:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-                deviation = self._deviation(fresh_n, fresh_d, decades)
+                deviation = np.hypot(self._deviation(fresh_n, fresh_d, decades), scatter)
                 low_80, high_80, low_95, high_95 = (
                     in_shape(np.exp(log_loss + z * deviation), shape)
                     for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
@@ -228,11 +246,58 @@ class Fit:
             D=in_shape(d, shape),
         )
 
-    def loss(self, N: ArrayLike, D: ArrayLike, *, unique_tokens: ArrayLike | None = None) -> Any:
-        """Point prediction in nats per token without a check of the domain, elementwise: `predict(N, D).loss`."""
+    def loss(
+        self,
+        N: ArrayLike,
+        D: ArrayLike,
+        *,
+        unique_tokens: ArrayLike | None = None,
+        own: Mapping[str, ArrayLike | str] | None = None,
+    ) -> Any:
+        """Point prediction in nats per token without a check of the domain, elementwise: `predict(N, D, own=own).loss`.
+
+        Args:
+            N: parameters in the law's convention.
+            D: training tokens.
+            unique_tokens: distinct tokens among D (default: all).
+            own: coordinates of the law by their columns' names.
+        """
         n, d, shape = as_points(N, D)
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        return in_shape(np.exp(self._log_loss(*fresh)), shape)
+        return in_shape(np.exp(self._with_settings(*fresh, own or {}, shape)[0]), shape)
+
+    def _with_settings(
+        self, n: Array, d: Array, settings: Mapping[str, Any], shape: tuple[int, ...]
+    ) -> tuple[Array, Array]:
+        """Log loss of flat points at these settings, and the standard deviation that the settings add to it."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        if not given:
+            return self._log_loss(n, d), np.zeros(len(n))
+        if self.fitted_coordinates is None:
+            raise BadInput(f"{next(iter(given))} is given, and {self.name} depends on N and D alone")
+        flat = {name: np.broadcast_to(np.asarray(value), shape).ravel() for name, value in given.items()}
+        columns = self.fitted_coordinates.columns(flat, n)
+        return self.fitted_coordinates.log_loss(self._log_loss, self._smooth, n, d, columns)
+
+    def best(self, setting: str, N: float, D: float, **given: Unpack[Settings]) -> Best:
+        """The value of a setting, such as lr, at which the law's loss is least.
+
+        Args:
+            setting: its column.
+            N: parameters in the law's convention.
+            D: training tokens.
+            given: values of the settings before it, such as batch_tokens; at their best where left out.
+
+        Returns:
+            The value with its 80 % interval, and whether it lies outside the values that were tried.
+
+        Raises:
+            BadInput: the law has no such setting, or no such coordinate is given.
+        """
+        n, d, _ = as_points(N, D)
+        if self.fitted_coordinates is None:
+            raise BadInput(f"{self.name} has no best {setting}: it depends on N and D alone")
+        return self.fitted_coordinates.best(setting, n, d, given)
 
     def _smooth(self, n: Array, d: Array) -> Array:
         """Log loss of the forms together, without the local correction."""
@@ -261,7 +326,10 @@ class Fit:
         """
         n, d, shape = as_points(N, D)
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
+        _, scatter = self._with_settings(*fresh, {}, shape)
         parts = {name: float(part[0]) for name, part in self.uncertainty(*fresh, self._decades(n, d)).items()}
+        if self.fitted_coordinates is not None:
+            parts["tuning"] = float(np.max(scatter) ** 2)
         parts["all"] = sum(parts.values())
         return {name: Z_80 * math.sqrt(part) for name, part in parts.items()}
 
@@ -424,15 +492,16 @@ class Fit:
         """
         table = self._fitted_rows()
         unique = None if self.fitted_repetition is None else table.U
-        return np.asarray(table.L / self.loss(table.N, table.D, unique_tokens=unique) - 1)
+        settings = columns_of(self.fitted_coordinates, table)
+        return np.asarray(table.L / self.loss(table.N, table.D, unique_tokens=unique, own=settings) - 1)
 
     def plot(self, kind: str = "surface") -> "Figure":
         """Draw a figure of the fit.
 
         Args:
             kind: "surface" (contours of loss over N and D), "isoflops", "frontier" (loss and size against compute),
-                "residuals" (of the forms, without the local correction), "profile" (likelihood of the exponents) or
-                "backtest" (rollout errors by form).
+                "residuals" (of the forms, without the local correction), "profile" (likelihood of the exponents),
+                "backtest" (rollout errors by form) or "valley" (loss against lr, batch and other settings).
 
         Returns:
             A matplotlib figure; `savefig` writes it.
@@ -526,6 +595,9 @@ class Fit:
             forms=tuple(map(FormRecord.of, self.forms)),
             local=LocalRecord.of(self.local),
             repetition=self.fitted_repetition,
+            coordinates=None
+            if self.fitted_coordinates is None
+            else CoordinatesRecord.of(self.fitted_coordinates),
         )
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -563,6 +635,7 @@ def load_law(path: str | PathLike[str]) -> Fit:
         "forms": tuple(form.fitted() for form in document.forms),
         "local": document.local.fitted(),
         "fitted_repetition": document.repetition,
+        "fitted_coordinates": None if document.coordinates is None else document.coordinates.fitted(),
         "name": file.name,
         "file_sha256": sha256_file(file),
     }

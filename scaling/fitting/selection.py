@@ -10,7 +10,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from families.units import BadInput, nearest
+from families.units import BadInput, format_size, nearest
 
 from ..laws import Convention
 from ..runs import Run, RunTable
@@ -27,6 +27,8 @@ LARGEST_SHARE = 0.34  # of the rows; a larger rung leaves too few others to judg
 FEWEST_OTHERS = 8
 
 SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
+
+_SAME = 1e-6  # relative; values closer than that are one value
 
 LEAST = 0.005  # and at least this share of the loss
 
@@ -213,6 +215,42 @@ def bend_warning(N: Array, D: Array, residuals: Array) -> str:
         else "longer rungs: the shortest still lie on the first bend of their loss curves"
     )
     return f"the {BENDING} by {cause} ({size:.1%} of loss, rms): a law does not describe these runs yet; it would need {need}"
+
+
+def spread_warning(table: RunTable, form: str) -> str:
+    """Warn of rows that vary in one direction only, and name the form that fits them.
+
+    Args:
+        table: the rows to be fitted.
+        form: the form asked for; the one-variable forms need no more.
+
+    Returns:
+        the warning, or an empty text.
+
+    Raises:
+        BadInput: all losses are equal, so that no form fits.
+    """
+    N, D, L = table.N, table.D, table.L
+    if len(L) > 1 and float(np.ptp(L)) <= _SAME * float(L[0]):
+        others = ", ".join(table.ignored_columns[:8])
+        hint = f" (not read: {others})" if others else ""
+        raise BadInput(
+            f"all {len(L)} losses are {L[0]:.6g}; a law needs losses that differ: is another column the loss? "
+            f"--columns loss=NAME{hint}"
+        )
+    if form.startswith("L(") or len(L) < 2:
+        return ""
+    for values, what, alone, other in (
+        (N, f"N is {format_size(N[0])}", "L(D)", "sizes"),
+        (D, f"D is {format_size(D[0])}", "L(N)", "numbers of tokens"),
+        (D / N, f"D/N is {D[0] / N[0]:.3g}", "L(C)", "ratios of tokens to parameters"),
+    ):
+        if float(np.ptp(np.log(values))) <= _SAME:
+            return (
+                f"{what} in all {len(L)} rows, so they do not tell the exponents of N and D apart: --form '{alone}' fits the "
+                f"one variable they have; an optimum needs runs of other {other}"
+            )
+    return ""
 
 
 def small_run_warning(N: Array, D: Array, L: Array) -> str:

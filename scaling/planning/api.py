@@ -1,5 +1,6 @@
 """plan(): the planner for notebooks and scripts, and Plan, the value it returns."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from os import PathLike
@@ -14,6 +15,7 @@ from ..fitting.forms import Status
 from ..fitting.predictor import Fit
 from ..laws import LawReference, LossModel
 from ..recipe import DEFAULT_RULE
+from .match import sealed_text
 from .planfile import (
     Band,
     Choice,
@@ -143,8 +145,11 @@ class Plan:
         figure: Figure = import_module("plots.notebook").plot_plan(self.document, curves, runs)
         return figure
 
-    def seal(self) -> "Plan":
+    def seal(self, *, seed: int | None = None) -> "Plan":
         """Seal the predictions: with the time, the law's hash, and a digest that shows any later edit.
+
+        Args:
+            seed: seed of the run that is to be scored. Default: the mean of all runs that match.
 
         Returns:
             The sealed plan.
@@ -152,7 +157,9 @@ class Plan:
         Raises:
             BadInput: the plan is sealed already.
         """
-        return replace(self, document=seal(self.document))
+        study = None if self._query is None else self._query.study
+        text = sealed_text(study, self.document) if study is not None else ""
+        return replace(self, document=seal(self.document, data_sha256=text, seed=seed))
 
     def save(self, path: StrPath, *, replace: bool = False) -> Path:
         """Write plan.json, whole or not at all.
@@ -194,11 +201,12 @@ def plan(
     family: str | None = None,
     mfu: float | str | None = None,
     on: str | None = None,
-    params: Size | None = None,
+    params: Size | Sequence[Size] | None = None,
     target_loss: float | None = None,
     target_ppl: float | None = None,
     tokens_available: Size | None = None,
     inference_tokens: Size | None = None,
+    budget_includes_serving: bool = False,
     within: float | str | None = None,
     rule: str = DEFAULT_RULE,
     ratio: float | None = None,
@@ -221,13 +229,14 @@ def plan(
         mfu: model FLOPs utilisation as a share of the dense peak, or "estimate". Default: measured on the study's runs or
             this machine's probes, else 0.4, and the plan says which.
         on: devices like "8xA100", which give a budget in FLOPs its hours and price.
-        params: a fixed number of parameters.
+        params: a fixed number of parameters, or several, each of which gets its tokens.
         target_loss: the loss to reach, in nats per token, in place of a budget.
         target_ppl: the perplexity per token to reach, in place of a budget.
         tokens_available: distinct training tokens there are; beyond them data repeats.
-        inference_tokens: tokens to serve, whose FLOPs count towards the budget.
+        inference_tokens: tokens to serve, whose cost is shown beside that of training.
+        budget_includes_serving: the budget pays for serving too, so that smaller models are trained longer.
         within: width of the indifference band: nats as a number, or a share of the cost like "2%". Default: 0.01 nats.
-        rule: recipe of learning rate and batch: "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
+        rule: recipe of learning rate and batch: "capped", "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
         ratio: n_embd per layer of designed shapes.
         head_size: n_embd per attention head of designed shapes.
         vocab_size: vocabulary of designed shapes.
@@ -255,9 +264,10 @@ def plan(
         on=on,
         target_loss=target_loss,
         target_ppl=target_ppl,
-        params=_text(params),
+        params=_several(params),
         tokens_available=_text(tokens_available),
         inference_tokens=_text(inference_tokens),
+        budget_includes_serving=budget_includes_serving,
         within=_text(within),
         rule=rule,
         ratio=ratio,
@@ -281,6 +291,12 @@ def plan(
 def _text(value: float | str | None) -> str | None:
     """A value as the command line takes it; a float keeps every digit, as 1e20 rather than 1e+20."""
     return value if value is None or isinstance(value, str) else repr(value).replace("e+", "e")
+
+
+def _several(sizes: Size | Sequence[Size] | None) -> str | None:
+    if sizes is None or isinstance(sizes, int | float | str):
+        return _text(sizes)
+    return ",".join(filter(None, map(_text, sizes)))
 
 
 def _path(law: LossModel | PathLike[str]) -> str | None:

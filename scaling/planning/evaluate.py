@@ -13,7 +13,7 @@ from ..budget import Budget
 from ..laws import LossModel
 from ..stats import Array, format_loss
 from .candidates import Candidates
-from .law import plan_params, planned_loss
+from .law import planned_loss, shape_sizes
 from .planfile import Choice
 
 TOLERANCE = 0.05  # a member within 5 % of the budget counts as affordable, and the plan says so
@@ -28,15 +28,17 @@ class Objective:
     """The least loss for a budget of `flops`, or the least cost of `target` nats per token.
 
     Args:
-        flops: training FLOPs, serving included where it is asked for.
-        target: loss to reach, in nats per token.
-        inference_tokens: tokens to be served afterwards, whose cost counts too (Sardana et al. 2023, arXiv:2401.00448).
+        flops: training FLOPs, or those of training and serving with `includes_serving`.
+        target: loss to reach, in nats per token, at the least cost of training and serving together.
+        inference_tokens: tokens to be served afterwards.
+        includes_serving: the budget pays for serving too (Sardana et al. 2023, arXiv:2401.00448).
         tokens_available: distinct tokens there are; beyond them data repeats.
     """
 
     flops: float | None = None
     target: float | None = None
     inference_tokens: float = 0.0
+    includes_serving: bool = False
     tokens_available: float | None = None
 
 
@@ -51,7 +53,8 @@ class EvaluatedCandidates:
         tokens: training tokens, whole, at which the loss is predicted.
         loss: predicted, in nats per token; the target itself where whole tokens meet it.
         flops: of training, before tokens are made whole: exactly what the objective leaves.
-        total: FLOPs with the inference asked for.
+        serving: FLOPs of the inference asked for.
+        total: FLOPs that the objective counts: of training, and of serving where the budget includes it or for a target.
         feasible: false where no number of tokens answers the objective.
     """
 
@@ -61,6 +64,7 @@ class EvaluatedCandidates:
     tokens: Array
     loss: Array
     flops: Array
+    serving: Array
     total: Array
     feasible: NDArray[np.bool_]
 
@@ -70,7 +74,7 @@ class EvaluatedCandidates:
         return int(np.argmin(value))
 
     def total_flops(self, budget: Budget) -> float:
-        """FLOPs, inference included, that shares refer to: the budget, or the least total that reaches a target."""
+        """FLOPs that shares refer to: the budget, or the least total that reaches a target."""
         return budget.flops if self.ask.target is None else float(self.total[self.best()])
 
 
@@ -82,9 +86,10 @@ def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> E
     """
     if law.frontier is not None:
         return _along_frontier(ask, law, shapes)
-    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
+    N = shape_sizes(law, shapes)
     per_token = shapes.flops_per_token.astype(np.float64)
     serving = per_token / 3 * ask.inference_tokens
+    counted = serving if ask.includes_serving or ask.target is not None else 0.0 * serving
     context = int(shapes.n_positions.min())
     if ask.tokens_available is not None and ask.tokens_available < context:
         raise BadInput(
@@ -100,7 +105,7 @@ def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> E
         tokens = np.maximum(law.tokens_for(N, ask.target, unique_tokens=ask.tokens_available), least)
     else:
         assert ask.flops is not None
-        tokens = (ask.flops - serving) / per_token
+        tokens = (ask.flops - counted) / per_token
     feasible = np.isfinite(tokens) & (tokens >= least)
     spent = np.where(feasible, tokens, least)
     tokens = np.asarray(np.round(spent), dtype=np.float64)
@@ -110,7 +115,7 @@ def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> E
         feasible &= met | (loss < ask.target)
         loss = np.where(met, ask.target, loss)
     if not feasible.any():
-        raise _no_candidate(ask, law, shapes, per_token * least + serving)
+        raise _no_candidate(ask, law, shapes, per_token * least + counted)
     return EvaluatedCandidates(
         shapes=shapes,
         ask=ask,
@@ -118,7 +123,8 @@ def evaluate_candidates(ask: Objective, law: LossModel, shapes: Candidates) -> E
         tokens=tokens,
         loss=loss,
         flops=per_token * spent,
-        total=per_token * spent + serving,
+        serving=serving,
+        total=per_token * spent + counted,
         feasible=feasible,
     )
 
@@ -138,7 +144,7 @@ def _along_frontier(ask: Objective, law: LossModel, shapes: Candidates) -> Evalu
         raise BadInput(
             f"law {law.name} fixes the tokens of each size and cannot trade tokens for size; use --law chinchilla"
         )
-    N = np.asarray(plan_params(law, shapes.as_spec), dtype=np.float64)
+    N = shape_sizes(law, shapes)
     tokens, loss = law.frontier.tokens(N), law.frontier.loss(N)
     flops = shapes.flops_per_token * tokens
     if ask.target is not None:
@@ -155,6 +161,7 @@ def _along_frontier(ask: Objective, law: LossModel, shapes: Candidates) -> Evalu
         tokens=np.round(tokens),
         loss=loss,
         flops=flops,
+        serving=np.zeros_like(flops),
         total=flops,
         feasible=feasible,
     )
@@ -216,8 +223,7 @@ def to_choice(
         law: published or fitted.
         budget: that hours and price are of.
         preferred_by: names of laws within whose indifference band it lies.
-        total_flops: FLOPs, inference included, that its share refers to (default: the budget, or the least that reaches a
-            target).
+        total_flops: FLOPs that its share refers to (default: the budget, or the least that reaches a target).
         force: predict even more than 1,000 times outside the law's domain.
 
     Raises:
@@ -253,7 +259,9 @@ def to_choice(
         hours=budget.hours(flops),
         price=budget.price(flops),
         inference_flops_per_token=accounting.inference_flops_per_token(spec),
-        inference_flops=float(evaluated.total[index]) - flops,
+        inference_flops=float(evaluated.serving[index]),
+        inference_hours=budget.hours(float(evaluated.serving[index])) if evaluated.serving[index] else None,
+        inference_price=budget.price(float(evaluated.serving[index])) if evaluated.serving[index] else None,
         extrapolation=law.domain.extrapolation(N, tokens).factor,
         preferred_by=preferred_by,
     )

@@ -27,7 +27,7 @@ from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
 from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
-from .law import comparable, find_law, single_law
+from .law import comparable, find_law, shape_sizes, single_law
 from .planfile import PlanFile, PlannedMember
 from .query import rule_of
 
@@ -349,7 +349,7 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
     design = select_ladders(
         surface,
         shapes,
-        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
+        shape_sizes(law, shapes),
         target=(target, N, D),
         budget=budget_of(query.budget, compute),
     )
@@ -455,7 +455,7 @@ def advise_study(query: NextRunQuery) -> Advice:
         runs,
         single_law(law),
         shapes,
-        np.asarray(count(shapes.as_spec, law.convention), dtype=np.float64),
+        shape_sizes(law, shapes),
         target=(float(count(member.spec, law.convention)), tokens),
         budget=budget_of(query.budget, accounting.train_flops(member.spec, tokens)),
         convention=law.convention,

@@ -1,18 +1,20 @@
 """Lookup of a law by name or file, and the answer of `scaling predict` about one run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationInfo, field_validator
+import numpy as np
+from pydantic import Field, ValidationInfo, field_validator
 
-from families import ModelSpec, count, member, params_kaplan
+from families import ModelSpec, count, member, params, params_active, params_kaplan
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
 from ..fitting.card import explained
 from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
+from ..fitting.valley import settings_of
 from ..laws import (
     ALIASES,
     PUBLISHED,
@@ -24,9 +26,13 @@ from ..laws import (
     PublishedLaw,
     published_law,
 )
+from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
-from ..stats import Interval, format_loss, format_perplexity, perplexity
+from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
+
+if TYPE_CHECKING:
+    from .candidates import Candidates
 
 
 def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
@@ -62,7 +68,22 @@ def single_law(model: LossModel) -> Law:
 
 def plan_params(law: LossModel, spec: ModelSpec) -> Any:
     """N as a plan under this law counts it, for a shape or for shapes in arrays: Kaplan's frontier counts 12·n_layer·n_embd²."""
-    return params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    found = params_kaplan(spec) if law.frontier is not None else count(spec, law.convention)
+    return found - idle_params(law, spec)
+
+
+def idle_params(law: LossModel, spec: ModelSpec) -> int:
+    """Parameters that a law does not count in its N: of a mixture under a published law, which is of dense models.
+
+    With N the active parameters C = 6·N·D holds, as it did where the law was fitted; a law fitted on one's own mixtures
+    counts what its runs counted.
+    """
+    return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
+
+
+def shape_sizes(law: LossModel, shapes: "Candidates") -> Array:
+    """N of each candidate as a plan under this law counts it, shape (n,)."""
+    return np.asarray(shapes.count(lambda spec: plan_params(law, spec)), dtype=np.float64)
 
 
 def planned_loss(
@@ -82,11 +103,67 @@ def planned_loss(
     """
     N = float(plan_params(law, spec))
     law.domain.extrapolation(N, tokens).check(force=force)
-    found = law.predict(count(spec, law.convention), tokens, unique_tokens=unique_tokens, force=True)
+    found = law.predict(
+        count(spec, law.convention) - idle_params(law, spec), tokens, unique_tokens=unique_tokens, force=True
+    )
     if law.frontier is None:
         return PlannedLoss.of(found), found
     loss = float(law.frontier.loss(N))
     return PlannedLoss(loss=loss, ppl=perplexity(loss)), found
+
+
+def advise(
+    law: LossModel,
+    spec: ModelSpec,
+    tokens: float,
+    *,
+    rule: str = DEFAULT_RULE,
+    batch_sequences: int | None = None,
+    shortest: float | None = None,
+) -> Recipe:
+    """The recipe of a shape: learning rate and batch from the law where it has them and the rule is the default one.
+
+    Args:
+        law: published or fitted.
+        spec: the shape.
+        tokens: training tokens.
+        rule: of `recipe`; another than the default counts before the law.
+        batch_sequences: sequences of a step, exactly.
+        shortest: tokens of the shortest run with the same warm-up.
+
+    Raises:
+        BadInput: an unknown rule, or tokens that are not positive.
+    """
+    own = settings_of(law) if isinstance(law, Fit) and rule == DEFAULT_RULE else ()
+    N = float(count(spec, law.convention))
+    batch = (
+        law.best("batch_tokens", N, tokens).value if isinstance(law, Fit) and "batch_tokens" in own else None
+    )
+    advice = recipe(
+        spec, tokens, rule=rule, batch_tokens=batch, batch_sequences=batch_sequences, shortest=shortest
+    )
+    if not isinstance(law, Fit) or not {"lr", "batch_tokens"} & set(own):
+        return advice
+    said = [] if batch is None else [f"batch* {format_size(batch)} tokens"]
+    lr = advice.lr
+    if "lr" in own:
+        best = (
+            law.best("lr", N, tokens)
+            if batch is None
+            else law.best("lr", N, tokens, batch_tokens=advice.batch_tokens)
+        )
+        lr = float(f"{best.value:.3g}")
+        low, high = best.interval_80 or (best.value, best.value)
+        said.append(f"lr* {lr:g} (80 %: {low:.3g} to {high:.3g})")
+        if best.beyond:
+            said.append("outside the values that were tried")
+    return advice.model_copy(
+        update={
+            "rule": "law",
+            "lr": lr,
+            "source": f"the law's own best settings: {', '.join(said)}; else {advice.source}",
+        }
+    )
 
 
 def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:
@@ -127,6 +204,8 @@ class PredictResult(Record):
         params_interval_80: of N*, where compute was asked for and the law has intervals.
         tokens_interval_80: of D*, likewise.
         uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
+        settings: values of the law's coordinates that were given.
+        best_settings: the values at which the law's loss is least.
     """
 
     law: str
@@ -151,6 +230,8 @@ class PredictResult(Record):
     tokens_interval_80: Interval | None = None
     uncertainty: dict[str, float] | None = None
     warnings: tuple[str, ...]
+    settings: dict[str, str] = Field(default_factory=dict)
+    best_settings: dict[str, float] = Field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The answer as text."""
@@ -176,6 +257,11 @@ class PredictResult(Record):
                 lines.append(f"{name:<11}{format_size(size)}   80 %: {low} to {high}")
         if self.uncertainty is not None:
             lines.append(explained(self.uncertainty))
+        if self.settings or self.best_settings:
+            given = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+            best = ", ".join(f"{name} {value:.3g}" for name, value in self.best_settings.items())
+            at = "at the best settings" if not given else f"at {given}; what is left out is at its best"
+            lines.append(f"{at}{f' (best: {best})' if best else ''}")
         if (
             self.compute_efficient_loss
             and self.compute_efficient_perplexity
@@ -192,12 +278,32 @@ class PredictResult(Record):
         return lines
 
 
-def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool = False) -> PredictResult:
+def _law_of(name: str) -> tuple[LossModel, bool]:
+    """The law at a path or of a published name, and whether it is published."""
+    known = name.strip().lower() in (*PUBLISHED, *ALIASES)
+    file = not known and (Path(name).exists() or Path(name).suffix)
+    return load_law(name) if file else published_law(name), known
+
+
+def coordinates_of(law: str) -> tuple[str, ...]:
+    """Columns besides N and D that a law.json, or a published law, depends on."""
+    return _law_of(law)[0].coordinates
+
+
+def predict(
+    law: str,
+    query: PredictQuery,
+    *,
+    settings: Mapping[str, str] | None = None,
+    force: bool = False,
+    explain: bool = False,
+) -> PredictResult:
     """Answer from a law.json's path or a published law's name.
 
     Args:
-        law: a path or a name.
-        query: a run, or compute to split.
+        law: the path or the name.
+        query: the run, or compute to split.
+        settings: texts of the law's coordinates by column; what is left out is at its best or its reference.
         force: predict even more than 1,000 times outside the law's domain.
         explain: say where the interval comes from.
 
@@ -205,19 +311,17 @@ def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool
         BadInput: no such law or file, not one of family and params with tokens, or of compute alone, a size that is not
             allowed, a point too far outside the law's domain, or a published law asked to explain itself.
     """
-    known = law.strip().lower() in (*PUBLISHED, *ALIASES)
-    model: LossModel = (
-        load_law(law) if not known and (Path(law).exists() or Path(law).suffix) else published_law(law)
-    )
+    model, known = _law_of(law)
     if explain and not isinstance(model, Fit):
         raise BadInput(f"law {model.name} has no intervals to explain; a fitted law.json has")
-    best: Allocation | None = None
+    own: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
+    split: Allocation | None = None
     if query.compute is not None:
         given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
         if given:
             raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
-        best = model.allocate(query.compute, force=force)
-        found = model.predict(best.N, best.D, force=True)
+        split = model.allocate(query.compute, force=force)
+        found = model.predict(split.N, split.D, force=True, own=own)
     else:
         if bool(query.family) == (query.params is not None):
             raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
@@ -229,9 +333,11 @@ def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool
             tokens=query.tokens,
             unique_tokens=query.unique_tokens,
             force=force,
+            own=own,
         )
+    best = _best(model, found.N, found.D)
     efficient: dict[str, Any] = {}
-    if model.frontier is not None and best is None:
+    if model.frontier is not None and split is None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
         loss = float(model.frontier.loss(blocks))
         efficient = {
@@ -256,13 +362,33 @@ def predict(law: str, query: PredictQuery, *, force: bool = False, explain: bool
         extrapolation=found.extrapolation.factor,
         compute_factor=found.extrapolation.compute_factor,
         inside_domain=found.extrapolation.inside,
-        params_interval_80=None if best is None else best.N_interval_80,
-        tokens_interval_80=None if best is None else best.D_interval_80,
+        params_interval_80=None if split is None else split.N_interval_80,
+        tokens_interval_80=None if split is None else split.D_interval_80,
         uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
         if explain and isinstance(model, Fit)
         else None,
         warnings=(*model.warnings, *outside),
+        settings=dict(settings or {}),
+        best_settings=best,
         **efficient,
+    )
+
+
+def _setting(name: str, text: str) -> float | str:
+    """A coordinate's value: a number or a size like 512k, else the text of an arm."""
+    try:
+        return float(text)
+    except ValueError:
+        try:
+            return parse_size(text, name)
+        except BadInput:
+            return text
+
+
+def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
+    """The best value of each of a fitted law's settings."""
+    return (
+        {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
     )
 
 

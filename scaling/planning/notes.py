@@ -1,6 +1,7 @@
 """Notes of a plan: the assumptions behind its numbers, and warnings about them, a sentence each."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,35 +9,70 @@ from families.units import format_size
 
 from ..budget import Budget
 from ..fitting.predictor import Fit
-from ..laws import LossModel
-from ..recipe import recipe
+from ..laws import LossModel, PublishedLaw
+from ..recipe import Recipe
 from ..stats import format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
-from .planfile import Choice, PlannedMember
-from .throughput import ERROR
+from .planfile import Choice, OtherChoice, PlannedMember
+from .published_mfu import generation, reached
 
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
 
 SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
 
 
-def batch_note(member: PlannedMember, choice: Choice, budget: Budget, rule: str) -> str:
+def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
     """What sharing a batch among the devices changed of the rule's own; empty where nothing.
 
     Args:
         member: the planned member.
-        choice: what it was made from.
         budget: whose devices share the batch.
-        rule: of the recipe.
+        asked: the recipe for those tokens, without a sharing.
     """
-    asked = recipe(member.spec, float(choice.tokens), rule=rule).batch_sequences
     batch, devices = member.recipe.batch_sequences, budget.devices or 1
-    if batch == asked:
+    if batch == asked.batch_sequences:
         return ""
     return (
         f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
-        f"(rule {rule}: {asked:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+        f"(rule {asked.rule}: {asked.batch_sequences:,}), in whole steps {format_size(member.tokens, 4)} tokens"
     )
+
+
+def range_note(choice: Choice, others: Sequence[OtherChoice], law: LossModel) -> str:
+    """The range of sizes and tokens over published laws, in place of an interval; empty where the law has one, or no other.
+
+    Args:
+        choice: the plan's.
+        others: of the other published laws, for the same budget or target.
+        law: the plan's.
+    """
+    if choice.interval_80 is not None or not others or isinstance(law, Fit):
+        return ""
+    every = [choice, *(other.choice for other in others)]
+    sizes, tokens = ([getattr(one, name) for one in every] for name in ("params", "tokens"))
+    names = ", ".join([law.name, *(other.law for other in others)])
+    return (
+        f"over published laws ({names}) {format_size(min(sizes))} to {format_size(max(sizes))} parameters, "
+        f"{format_size(min(tokens))} to {format_size(max(tokens))} tokens: a range of opinions, not an interval"
+    )
+
+
+def mfu_note(budget: Budget) -> str:
+    """Where the MFU is from, how far off it may be, and what published runs on such devices reached.
+
+    Args:
+        budget: a budget with an accelerator.
+    """
+    detail = ""
+    if budget.mfu_source == "assumed":
+        detail = ", not measured"
+    elif budget.mfu_interval is not None:
+        detail = ", {:.2g} to {:.2g}".format(*budget.mfu_interval)
+    note = f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU"
+    known = reached(budget.accelerator or "")
+    if known is None or budget.mfu_source == "measured" or (budget.devices or 1) == 1:
+        return note
+    return f"{note}. {known.runs} published runs on {generation(budget.accelerator or '')}s reached {known}"
 
 
 def unspent_budget_notes(
@@ -84,18 +120,19 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
             f"within {TOLERANCE:.0%} counts as affordable"
         )
     if budget.mfu is not None:
-        detail = ""
-        if budget.mfu_source == "assumed":
-            detail = ", not measured"
-        elif budget.mfu_source == "estimated":
-            detail = f", {budget.mfu / ERROR:.2g} to {min(1.0, budget.mfu * ERROR):.2g}"
-        lines.append(f"MFU {budget.mfu:.4g} is {budget.mfu_source}{detail}; hours and price scale with 1/MFU")
+        lines.append(mfu_note(budget))
+    if choice.inference_flops and budget.mfu is not None:
+        lines.append(
+            f"serving is costed at the same MFU {budget.mfu:.4g}, a forward pass per token; decoding a token at a time "
+            "reaches less, often a tenth of it"
+        )
     if choice.interval_80 is None:
         lines.append(
-            f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
-            if fitted
-            else "published laws have no prediction intervals"
+            f"law {law.name} has no prediction intervals: "
+            + ("fewer than 4 runs, or no resampling" if fitted else "its paper's data do not allow them")
         )
+    elif isinstance(law, PublishedLaw) and law.uncertainty is not None:
+        lines.append(f"intervals are of one run on {law.text}: {law.uncertainty.source}")
     if choice.epochs is not None and choice.epochs > FEW_EPOCHS:
         lines.append(
             f"{choice.epochs:.3g} epochs over {format_size(ask.tokens_available or 0)} tokens: past about "

@@ -9,14 +9,16 @@ from families.units import BadInput, format_size
 from ..budget import Budget, MfuSource, parse_budget
 from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
-from ..recipe import DEFAULT_RULE, recipe
+from ..recipe import DEFAULT_RULE
+from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
-from .law import planned_loss
+from .law import advise, planned_loss
 from .memory import fit_memory
-from .notes import batch_note, notes, unspent_budget_notes
-from .planfile import LadderRung, OtherChoice, PlanFile, PlannedMember
+from .notes import batch_note, notes, range_note, unspent_budget_notes
+from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
+from .sensitivity import mfu_cases
 from .throughput import estimated_mfu
 
 WIDEST_FRONTIER = 64  # choices shown; a grid's frontier has hundreds
@@ -66,6 +68,7 @@ def estimate_budget(
     *,
     on: str | None,
     price: float | None = None,
+    one_device: bool = False,
 ) -> Budget:
     """A budget whose MFU is estimated for the very member that it buys: choose, estimate, choose again.
 
@@ -76,6 +79,7 @@ def estimate_budget(
         ask: the objective; its FLOPs are those of the budget.
         on: devices, where the budget names none.
         price: USD per device-hour, in place of the catalogue's.
+        one_device: estimate what one device reaches alone, where measured times say what several lose.
 
     Raises:
         BadInput: the budget names no accelerator.
@@ -88,12 +92,18 @@ def estimate_budget(
         evaluated = evaluate_candidates(replace(ask, flops=budget.flops), law, shapes)
         best = evaluated.best()
         member = evaluated.shapes.member(best)
-        advice = recipe(member.spec, float(evaluated.tokens[best]))
+        advice = advise(law, member.spec, float(evaluated.tokens[best]))
         fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
         estimate = estimated_mfu(
-            member.spec, device, micro_batch=fit.micro_batch, batch_sequences=fit.batch_sequences
+            member.spec,
+            device,
+            micro_batch=fit.micro_batch,
+            batch_sequences=fit.batch_sequences,
+            devices=1 if one_device else budget.devices or 1,
+            checkpointing=fit.checkpointing,
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
+        again = again.model_copy(update={"mfu_interval": (estimate.low, estimate.high)})
         if abs(again.flops / budget.flops - 1) < 1e-6:
             break
         budget = again
@@ -110,12 +120,14 @@ def make_plan(
     share: float | None = None,
     rule: str = DEFAULT_RULE,
     inputs: dict[str, str] | None = None,
+    sizes: Sequence[Candidates] = (),
     force: bool = False,
 ) -> PlanFile:
     """The plan, not yet sealed: choice, frontier, members with recipes, and the choices of other laws.
 
     Of several budgets each gives a rung, and the frontier is of all of them together; the plan's own choice, band and
-    others are of the largest.
+    others are of the largest. Of several sizes each is a member: at the one budget or target, or each at its own of as many
+    budgets.
 
     Args:
         budgets: one or several.
@@ -126,25 +138,41 @@ def make_plan(
         share: the same as a share of the best's cost.
         rule: of the recipe.
         inputs: file name to SHA-256 of the files behind the law.
+        sizes: the shapes asked for, one in each, all of them among `shapes`.
         force: predict even more than 1,000 times outside the law's domain.
 
     Raises:
-        BadInput: no budget, nothing affordable, or a choice too far outside the law's domain without `force`.
+        BadInput: no budget, nothing affordable, sizes and budgets in different numbers, or a choice too far outside the
+            law's domain without `force`.
     """
-    ordered = sorted([budgets] if isinstance(budgets, Budget) else budgets, key=lambda budget: budget.flops)
-    if not ordered:
+    given = [budgets] if isinstance(budgets, Budget) else list(budgets)
+    if not given:
         raise BadInput("there are 0 budgets; at least 1 is needed")
+    if sizes and len(given) not in (1, len(sizes)):
+        raise BadInput(
+            f"there are {len(sizes)} sizes and {len(given)} budgets; give one budget for all sizes, or one for each"
+        )
+    paired = zip(given, sizes if len(given) == len(sizes) else [shapes] * len(given), strict=True)
+    steps = sorted(paired, key=lambda pair: pair[0].flops)
+    ordered = [budget for budget, _ in steps]
     ask = ask or Objective()
     rungs, members, batches, evaluations, preferred = [], [], [], [], []
-    for budget in ordered:
+    asked: list[Choice] = []
+    for budget, offered in steps:
         goal = replace(ask, flops=None if ask.target is not None else budget.flops)
-        evaluated = evaluate_candidates(goal, law, shapes)
+        evaluated = evaluate_candidates(goal, law, offered)
         best, names = evaluated.best(), preferences(evaluated, law)
         choice = to_choice(evaluated, best, law, budget, names.get(best, ()), force=force)
         rungs.append(LadderRung(budget=budget, choice=choice))
-        member = planned_member(evaluated, best, law, budget, rule=rule, force=force)
-        members.append(member)
-        batches.append(batch_note(member, choice, budget, rule))
+        chosen = [choice]
+        if len(sizes) > len(given):
+            chosen = [_sized(evaluated, index, law, budget, names, force) for index in range(len(offered))]
+            asked.extend(chosen)
+        for one in chosen:
+            index = best if one is choice else chosen.index(one)
+            member = planned_member(evaluated, index, law, budget, rule=rule, force=force)
+            members.append(member)
+            batches.append(batch_note(member, budget, advise(law, member.spec, float(one.tokens), rule=rule)))
         evaluations.append(evaluated)
         preferred.append(names)
     optimal = pareto(*evaluations)
@@ -153,6 +181,7 @@ def make_plan(
         to_choice(evaluations[which], index, law, ordered[which], preferred[which].get(index, ()), force=True)
         for which, index in shown
     )
+    others = other_choices(goal, budget, law, offered, evaluated.total_flops(budget))
     has_band = law.frontier is None or nats is not None or share is not None
     return PlanFile(
         budget=budget,
@@ -160,16 +189,40 @@ def make_plan(
         recommended=choice,
         frontier=frontier,
         ladder=tuple(rungs) if len(rungs) > 1 else (),
+        sizes=tuple(asked),
+        sensitivity=mfu_cases(goal, budget, law, offered),
+        includes_serving=goal.inference_tokens > 0 and (goal.includes_serving or goal.target is not None),
         band=band(evaluated, law, budget, nats=nats, share=share) if has_band else None,
-        others=other_choices(goal, budget, law, shapes, evaluated.total_flops(budget)),
+        others=others,
         members=uniquely_named(members),
         notes=(
             *notes(goal, budget, law, choice),
-            *filter(None, batches),
+            *filter(None, [range_note(choice, others, law), *batches]),
             *unspent_budget_notes(evaluated, budget, law, choice),
         ),
         inputs=inputs or {},
     )
+
+
+def _sized(
+    evaluated: EvaluatedCandidates, index: int, law: LossModel, budget: Budget, names: dict[int, tuple[str, ...]],
+    force: bool,
+) -> Choice:  # fmt: skip
+    """One of the sizes asked for, at the budget or target of all.
+
+    Raises:
+        BadInput: the budget or the target leaves it no tokens.
+    """
+    if not evaluated.feasible[index]:
+        name = evaluated.shapes.member(index).name
+        goal = evaluated.ask.target
+        what = (
+            f"budget {budget.text} leaves it no tokens"
+            if goal is None
+            else f"it never reaches {format_loss(goal)}"
+        )
+        raise BadInput(f"size {name}: {what}; leave it out of --params")
+    return to_choice(evaluated, index, law, budget, names.get(index, ()), force=force)
 
 
 def planned_member(
@@ -196,11 +249,11 @@ def planned_member(
     """
     member = evaluated.shapes.member(index)
     length = float(evaluated.tokens[index])
-    advice = recipe(member.spec, length, rule=rule)
+    advice = advise(law, member.spec, length, rule=rule)
     device = None if budget.accelerator is None else accelerator(budget.accelerator)
     fit = fit_memory(member.spec, device, budget.devices or 1, advice.batch_sequences, name=member.name)
     if fit.batch_sequences != advice.batch_sequences:
-        advice = recipe(member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
+        advice = advise(law, member.spec, length, rule=rule, batch_sequences=fit.batch_sequences)
     if budget.devices is not None and budget.devices > 1 and advice.steps < FEWEST_STEPS:
         most = int(length / (FEWEST_STEPS * member.spec.n_positions))
         raise BadInput(

@@ -1,6 +1,10 @@
 """plan.json: members to train, their tokens and predicted losses; the seal that makes a later edit visible."""
 
-from collections.abc import Mapping, Sequence
+import datetime
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -17,14 +21,17 @@ from ..files import (
     atomic_writes,
     canonical_json,
     now,
+    parse_time,
     read_text,
     refuse_overwrite,
     sha256_bytes,
 )
-from ..laws import LawReference, Prediction
+from ..laws import PUBLISHED, LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
-from ..untrusted import parse_json
+from ..untrusted import parse_json, refuse_repeated_keys
+
+SEAL_FORMAT = 2
 
 
 def _whole(value: Any) -> Any:
@@ -35,7 +42,7 @@ Tokens = Annotated[int, BeforeValidator(_whole)]  # a JSON integer beyond 64 bit
 
 
 class PlannedLoss(Record):
-    """Predicted loss in nats per token, and its perplexity. Published laws have no intervals."""
+    """Predicted loss in nats per token, and its perplexity; intervals where the law has any."""
 
     loss: float = Field(gt=0)
     interval_80: Interval | None = None
@@ -66,7 +73,7 @@ class Choice(Record):
         hours: of wall clock on the budget's devices; None where the budget names none. price: USD, likewise.
         epochs: passes over the distinct tokens there are, where that was asked.
         inference_flops_per_token: forward pass over the full context; `inference_flops` for the tokens asked
-        for.
+        for, `inference_hours` and `inference_price` on the budget's devices at its MFU.
         preferred_by: laws for which it is within the indifference band of their own choice.
         extrapolation: how many times N, D or compute lie beyond what the law was fitted on; 1 within.
     """
@@ -96,6 +103,8 @@ class Choice(Record):
     epochs: float | None = None
     inference_flops_per_token: float
     inference_flops: float = 0.0
+    inference_hours: float | None = None
+    inference_price: float | None = None
     extrapolation: float = 1.0
     preferred_by: tuple[str, ...] = ()
 
@@ -105,6 +114,14 @@ class OtherChoice(Record):
 
     law: str
     source: str
+    choice: Choice
+
+
+class MfuCase(Record):
+    """What another MFU would change: the best choice for the same time or money, or the same one in another time."""
+
+    mfu: float
+    flops: float
     choice: Choice
 
 
@@ -148,6 +165,7 @@ class PlannedMember(Record):
     """A member to train: shape, tokens, rungs, recipe, memory, and the prediction if there is one yet.
 
     Args:
+        config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
     """
@@ -161,6 +179,7 @@ class PlannedMember(Record):
     n_positions: int
     vocab_size: int
     n_kv_head: int = 0
+    config: dict[str, Any] = Field(default_factory=dict)
     params: int
     params_non_embedding: int
     tokens: int = Field(ge=1)
@@ -207,7 +226,8 @@ class PlannedMember(Record):
         """
         return cls(
             member=name,
-            **{field: getattr(spec, field) for field in _SPEC_FIELDS},
+            **{field: getattr(spec, field) for field in _SPEC_FIELDS if field != "config"},
+            config=dict(spec.config),
             params=params(spec),
             params_non_embedding=params_non_embedding(spec),
             tokens=tokens,
@@ -237,17 +257,39 @@ _SPEC_FIELDS = tuple(field for field in ModelSpec.__dataclass_fields__ if field 
 
 
 class Seal(Record):
-    """Time of sealing, the law's hash, and the SHA-256 of the plan's canonical JSON without this digest."""
+    """Time of sealing, what it binds besides the plan, and the SHA-256 of the plan's canonical JSON without this digest.
+
+    Args:
+        data_sha256: text that the runs behind the law read; "" where that is not known.
+        seed: seed of the run that is to be scored; None scores the mean of all that match.
+        format: 1 for seals of 0.1.0, whose runs did not carry their digest; 2 for those that do.
+    """
 
     sealed_at: str
     law_sha256: str
     digest: str
+    data_sha256: str = ""
+    seed: int | None = None
+    format: int = 1
+
+    @property
+    def time(self) -> datetime.datetime:
+        """Time of sealing.
+
+        Raises:
+            BadInput: it is no time with a zone, in ISO 8601.
+        """
+        return parse_time(self.sealed_at, "sealed_at")
 
 
 class PlanFile(Document):
-    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained."""
+    """plan.json. `frontier` holds the Pareto-optimal choices, `members` what is to be trained.
+
+    `sizes` are the choices of the sizes asked for, each at the same budget or target; `sensitivity` those at other MFUs.
+    """
 
     KIND: ClassVar[str] = "plan"
+    VERSION: ClassVar[int] = 2  # of version 1, seals were not carried by their runs
     MADE_BY: ClassVar[str] = "scaling plan --budget 8xA100-hours --out plan.json"
 
     budget: Budget | None = None
@@ -255,11 +297,18 @@ class PlanFile(Document):
     recommended: Choice | None = None
     frontier: tuple[Choice, ...] = ()
     ladder: tuple[LadderRung, ...] = ()
+    sizes: tuple[Choice, ...] = ()
+    sensitivity: tuple[MfuCase, ...] = ()
+    includes_serving: bool = False
     band: Band | None = None
     others: tuple[OtherChoice, ...] = ()
     members: tuple[PlannedMember, ...] = ()
     notes: tuple[str, ...] = ()
     seal: Seal | None = None
+
+    def spent(self, choice: Choice) -> float:
+        """FLOPs that the plan's budget or target counts for a choice: of training, and of serving where it includes that."""
+        return choice.flops + (choice.inference_flops if self.includes_serving else 0.0)
 
     def headline(self) -> dict[str, object]:
         """The budget's numbers under the keys of `--json`, and the time of sealing."""
@@ -322,6 +371,18 @@ def write_plan(
     Raises:
         BadInput: such a file is there, or the folder cannot be written.
     """
+    with _one_writer(path.parent):
+        check_replaceable(path, replace=replace)
+        new = not path.exists() and not replace
+        atomic_writes({path: plan.dump(), **(beside or {})}, new=path if new else None)
+
+
+def check_replaceable(path: Path, *, replace: bool = False) -> None:
+    """Refuse to replace a sealed plan, or a file that is no plan, without `replace`.
+
+    Raises:
+        BadInput: such a file is there.
+    """
     refuse_overwrite(path, PlanFile, replace=replace)
     if path.exists() and not replace:
         there = PlanFile.read(path)
@@ -330,14 +391,38 @@ def write_plan(
                 f"{path} holds a plan sealed at {there.seal.sealed_at}; "
                 "give another --out, or --yes to replace it"
             )
-    atomic_writes({path: plan.dump(), **(beside or {})})
+
+
+@contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, so that of two plans at once the second finds the first's seal.
+
+    A folder that is not there yet is not locked, nor one of a file system without locks.
+    """
+    descriptor = None
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+    if descriptor is None:
+        yield
+        return
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 _MEND = "restore the sealed file, or make a new plan (scaling plan … --out another.json)"
 
 
-def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
-    """The plan with its seal: time, the law's hash, and the SHA-256 of everything else in it.
+def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> PlanFile:
+    """The plan with its seal: the time now, the law's hash, and the SHA-256 of everything else in it (docs/seal.md).
+
+    Args:
+        plan: an unsealed plan.
+        data_sha256: text that its members are to be trained on, as `sealed_text` finds it.
+        seed: seed of the run that is to be scored.
 
     Raises:
         BadInput: it is sealed already.
@@ -345,9 +430,11 @@ def seal(plan: PlanFile, *, sealed_at: str | None = None) -> PlanFile:
     if plan.seal is not None:
         raise BadInput(f"the plan was sealed at {plan.seal.sealed_at}; a seal is set once")
     law = plan.law.sha256 if plan.law is not None else ""
-    open_ = plan.model_copy(update={"seal": Seal(sealed_at=sealed_at or now(), law_sha256=law, digest="")})
-    assert open_.seal is not None
-    closed = open_.seal.model_copy(update={"digest": digest(open_.model_dump(mode="json"))})
+    made = Seal(
+        sealed_at=now(), law_sha256=law, digest="", data_sha256=data_sha256, seed=seed, format=SEAL_FORMAT
+    )
+    open_ = plan.model_copy(update={"seal": made})
+    closed = made.model_copy(update={"digest": digest(open_.model_dump(mode="json"))})
     return open_.model_copy(update={"seal": closed})
 
 
@@ -364,6 +451,10 @@ def open_seal(path: Path) -> PlanFile:
             f"{path} is not sealed, so it holds no prediction made before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
+    try:
+        refuse_repeated_keys(text)
+    except ValueError as error:
+        raise BadInput(f"{path} is sealed, and {error}; {_MEND}") from error
     actual = digest(parse_json(text))
     if actual != plan.seal.digest:
         raise BadInput(
@@ -372,6 +463,10 @@ def open_seal(path: Path) -> PlanFile:
         )
     if plan.law is not None and plan.law.sha256 != plan.seal.law_sha256:
         raise BadInput(f"{path} names another law than the one it was sealed under; {_MEND}")
+    try:
+        _ = plan.seal.time
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
     return plan
 
 
@@ -408,6 +503,11 @@ def sealed_predictions(plan: PlanFile) -> tuple[SealedPrediction, ...]:
     """
     if plan.seal is None:
         raise BadInput("the plan is not sealed; only a prediction sealed before the run can be scored")
+    if plan.law is not None and plan.law.name in PUBLISHED:
+        raise BadInput(
+            f"the plan's predictions are by law {plan.law.name}, on the text it was fitted on; a prediction of own runs "
+            "needs a law fitted to own runs: scaling fit, then plan --law law.json"
+        )
     predictions = [
         SealedPrediction(
             member=planned.member,

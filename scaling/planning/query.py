@@ -9,10 +9,11 @@ from statistics import median, mode
 import numpy as np
 from numpy.typing import NDArray
 
-from families.design import DesignRule, size_note
-from families.units import BadInput, parse_count, parse_size
+from families.design import DesignRule, rule_for, size_note
+from families.rules import is_rule
+from families.units import BadInput, format_size, listed, parse_count, parse_size
 
-from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_flops, parse_mfu, split_budgets
+from ..budget import Budget, MfuSource, parse_budget, parse_devices, parse_mfu, split_budgets
 from ..files import hashes
 from ..fitting.predictor import Fit
 from ..hardware import Accelerator, accelerator
@@ -21,9 +22,9 @@ from ..recipe import DEFAULT_RULE, Recipe, recipes
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
-from .candidates import Candidates, candidates, designed
+from .candidates import Candidates, candidates, is_own_rule, sized
 from .evaluate import Objective, evaluate_candidates
-from .law import find_law
+from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -53,6 +54,7 @@ class PlanQuery:
     study: Path | None = None
     times: str | None = None
     price: float | None = None
+    budget_includes_serving: bool = False
 
 
 def answer_query(
@@ -62,11 +64,6 @@ def answer_query(
 
     Args:
         query: the options.
-        law: a law in memory, in place of the one that the options name.
-        budget: a budget that has been read, in place of the options' text.
-
-    Args:
-        question: the options.
         law: a law in memory, in place of the one that the options name.
         budget: a budget that has been read, in place of the options' text.
 
@@ -81,6 +78,7 @@ def answer_query(
     objective = _objective(query)
     read = _budgets(query, objective, law, shapes, runs) if budget is None else [budget]
     budgets = [_shared(each, query.times) for each in read]
+    sizes = tuple(shapes.chosen(np.arange(len(shapes)) == place) for place in _places(query, shapes))
     nats, share = _within(query.within)
     made = make_plan(
         budgets,
@@ -91,16 +89,44 @@ def answer_query(
         share=share,
         rule=query.rule,
         inputs=inputs,
+        sizes=sizes,
         force=query.force,
     )
     if query.times is not None:
         made = made.model_copy(
             update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
         )
+    for size in _sizes(query):
+        nearest = min(made.members, key=lambda one: abs(math.log(one.params / size)))
+        if note := size_note(size, nearest.spec):
+            made = made.model_copy(update={"notes": (*made.notes, note)})
     member = made.members[-1]
-    if query.params is not None and (note := size_note(parse_size(query.params, "params"), member.spec)):
-        made = made.model_copy(update={"notes": (*made.notes, note)})
-    return made, recipes(member.spec, member.tokens)
+    own = advise(law, member.spec, member.tokens)
+    return made, ({"law": own} if own.rule == "law" else {}) | recipes(member.spec, member.tokens)
+
+
+def _sizes(query: PlanQuery) -> list[float]:
+    """The sizes asked for; none where the plan chooses."""
+    return (
+        []
+        if query.params is None
+        else [parse_size(part, "params") for part in listed(query.params, "params")]
+    )
+
+
+def _places(query: PlanQuery, shapes: Candidates) -> list[int]:
+    """Index of the shape of each of several sizes, in the order asked for; none for one size or without."""
+    sizes = _sizes(query)
+    if len(sizes) < 2:
+        return []
+    places = [int(np.argmin(np.abs(np.log(shapes.params / size)))) for size in sizes]
+    for size, place in zip(sizes, places, strict=True):
+        if places.count(place) > 1:
+            raise BadInput(
+                f"params has {format_size(size)} and another size that are both nearest to "
+                f"{shapes.member(place).name}; leave one out"
+            )
+    return places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,14 +149,14 @@ def isoflop_curves(
     Empty under a law with a frontier, which fixes each member's tokens. `law` takes the place of the one that the options
     name.
     """
-    law = law or find_law(query.law, query.study)
+    law, shapes, objective = offered(query, law=law)
     if law.frontier is not None or plan.recommended is None:
         return ()
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    objective = replace(_objective(query), target=None)
+    objective = replace(objective, target=None)
     curves = []
-    spent = plan.recommended.flops + plan.recommended.inference_flops
-    several = [rung.choice.flops + rung.choice.inference_flops for rung in plan.ladder]
+    spent = plan.spent(plan.recommended)
+    several = [plan.spent(rung.choice) for rung in plan.ladder]
+    objective = replace(objective, includes_serving=plan.includes_serving)
     for flops in several or [spent / 3, spent, 3 * spent]:
         try:
             evaluated = evaluate_candidates(replace(objective, flops=flops), law, shapes)
@@ -145,6 +171,18 @@ def isoflop_curves(
     return tuple(curves)
 
 
+def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossModel, Candidates, Objective]:
+    """The law that answers a query, the candidates it chooses from, and what is asked of them.
+
+    Args:
+        query: the options.
+        law: a law in memory, in place of the one that the options name.
+    """
+    law = law or find_law(query.law, query.study)
+    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
+    return law, shapes, _objective(query)
+
+
 def _check(query: PlanQuery) -> None:
     goals = {
         "--budget": query.budget,
@@ -156,12 +194,10 @@ def _check(query: PlanQuery) -> None:
         raise BadInput("--budget is missing; give it, or --target-loss, or --target-ppl")
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} are given; one of them decides the other")
-    if query.params is not None and query.family is not None:
-        raise BadInput(f"--params {query.params} and --family {query.family} are given; give one of them")
     shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
     shape["--context"] = query.context
     set_shape = [name for name, value in shape.items() if value is not None]
-    if set_shape and query.family not in (None, "all", "grid"):
+    if set_shape and not (query.family in (None, "all", "grid") or is_own_rule(query.family)):
         raise BadInput(
             f"{set_shape[0]} designs shapes, and --family {query.family} has its own; give one of them"
         )
@@ -174,15 +210,19 @@ def own_runs(study: Path | None) -> tuple[Run, ...]:
 
 
 def rule_of(runs: Sequence[Run]) -> DesignRule:
-    """The design rule that fits the runs' shapes; GPT-2's for values that the runs do not state."""
-    usual = DesignRule()
+    """The design rule that fits the runs' shapes; their family's, or GPT-2's, for values that the runs do not state."""
+    families = {run.architecture for run in runs if is_rule(run.architecture)}
+    usual = rule_for(families.pop() if len(families) == 1 else "gpt2")
     shaped = [
         (run.n_layer, run.n_embd, run.n_head) for run in runs if run.n_layer and run.n_embd and run.n_head
     ]
+    heads = [(width, width // heads) for _, width, heads in shaped]
+    as_usual = not shaped or all(usual.maker.head(width) == size for width, size in heads)
     vocabularies, contexts = {run.vocab_size for run in runs}, {run.n_positions for run in runs}
-    return DesignRule(
+    return replace(
+        usual,
         ratio=median(width / layers for layers, width, _ in shaped) if shaped else usual.ratio,
-        head_size=mode(width // heads for _, width, heads in shaped) if shaped else usual.head_size,
+        head_size=usual.head_size if as_usual else mode(size for _, size in heads),
         vocab_size=(vocabularies.pop() if len(vocabularies) == 1 else None) or usual.vocab_size,
         n_positions=(contexts.pop() if len(contexts) == 1 else None) or usual.n_positions,
     )
@@ -191,15 +231,23 @@ def rule_of(runs: Sequence[Run]) -> DesignRule:
 def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
     """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
     usual = rule_of(runs)
-    rule = DesignRule(
+    if query.family is not None and is_own_rule(query.family):
+        other = rule_for(query.family)
+        vocabulary, context = (usual.vocab_size, usual.n_positions) if runs else (None, None)
+        usual = replace(
+            other,
+            vocab_size=vocabulary or other.vocab_size,  # a study's text decides them
+            n_positions=context or other.n_positions,
+        )
+    rule = replace(
+        usual,
         ratio=usual.ratio if query.ratio is None else query.ratio,
         head_size=usual.head_size if query.head_size is None else query.head_size,
         vocab_size=parse_count(query.vocab, "vocab") if query.vocab else usual.vocab_size,
         n_positions=parse_count(query.context, "context") if query.context else usual.n_positions,
     )
-    if query.params is not None:
-        return designed(parse_size(query.params, "params"), rule)
-    return candidates(query.family or "all", rule)
+    sizes = _sizes(query)
+    return sized(sizes, query.family, rule) if sizes else candidates(query.family or "all", rule)
 
 
 def _objective(query: PlanQuery) -> Objective:
@@ -215,6 +263,7 @@ def _objective(query: PlanQuery) -> Objective:
         target=target,
         tokens_available=None if available is None else parse_size(available, "tokens available"),
         inference_tokens=0.0 if served is None else parse_size(served, "inference tokens"),
+        includes_serving=query.budget_includes_serving,
     )
 
 
@@ -233,7 +282,16 @@ def _budgets(
                 "--mfu estimate needs a --budget; the cost of a target in FLOPs does not depend on it"
             )
         return [
-            estimate_budget(text, law, shapes, objective, on=query.on, price=query.price) for text in texts
+            estimate_budget(
+                text,
+                law,
+                shapes,
+                objective,
+                on=query.on,
+                price=query.price,
+                one_device=query.times is not None,
+            )
+            for text in texts
         ]
     mfu = None if query.mfu is None else parse_mfu(query.mfu)
     if objective.target is not None:
@@ -290,12 +348,9 @@ def _shared(budget: Budget, times: str | None) -> Budget:
     if budget.accelerator is None or budget.devices is None or budget.mfu is None:
         raise BadInput(f"budget is {budget.text}; --times are of devices, and --on 8xA100 names them")
     share = min(1.0, fit_times(parse_times(times)).efficiency(budget.devices))
-    changes: dict[str, float | None] = {"mfu": budget.mfu * share}
-    if parse_flops(budget.text) is None and not budget.text.startswith("target "):
-        changes["flops"] = budget.flops * share
-    else:
-        changes["device_seconds"] = (budget.device_seconds or 0) / share
-    return budget.model_copy(update=changes)
+    low, high = budget.mfu_interval or (None, None)
+    interval = None if low is None or high is None else (low * share, high * share)
+    return budget.at_mfu(budget.mfu * share).model_copy(update={"mfu_interval": interval})
 
 
 def _within(text: str | None) -> tuple[float | None, float | None]:

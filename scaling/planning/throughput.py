@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..hardware import Accelerator, recognise
 from ..machine import MachineFile, Measured, Tuned
 from ..runs import Run
 from ..stats import Array
+from .published_mfu import Reached, calibration, generation, measured_runs, reached
 
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
 
@@ -30,11 +32,12 @@ ERROR = 1.25  # the estimate is good to a factor of this: gpt2-124M, 355M and 77
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Utilisation:
-    """Share of the dense peak, with its error band."""
+    """Share of the dense peak, with its error band; `reached` is what published runs on such devices reached."""
 
     mfu: float
     low: float
     high: float
+    reached: Reached | None = None
 
 
 def measured_mfu(runs: Sequence[Run], device: Accelerator) -> float | None:
@@ -68,28 +71,61 @@ def profiled_mfu(device: Accelerator) -> float | None:
 
 
 def estimated_mfu(
-    spec: ModelSpec, device: Accelerator, *, micro_batch: int, batch_sequences: int
+    spec: ModelSpec,
+    device: Accelerator,
+    *,
+    micro_batch: int,
+    batch_sequences: int,
+    devices: int = 1,
+    checkpointing: bool = False,
 ) -> Utilisation:
-    """Roofline estimate for fused attention and compiled elementwise work, without communication.
-
-    Matrix products run at 70 % of peak; activations, logits and the optimiser's step at the memory's bandwidth.
+    """Roofline estimate; on several devices scaled to what published runs on that generation reached.
 
     Args:
         spec: the shape.
         device: the accelerator.
         micro_batch: sequences in one forward pass on one device.
         batch_sequences: sequences in one optimiser step.
+        devices: number of devices.
+        checkpointing: activations are recomputed, a fourth forward pass that an MFU does not count.
+    """
+    mfu = _roofline(spec, device, micro_batch, max(1, batch_sequences // devices))
+    if checkpointing:
+        mfu *= 3 / 4
+    if devices == 1:
+        return Utilisation(mfu=mfu, low=mfu / ERROR, high=min(1.0, mfu * ERROR))
+    factor, low, high = calibration(device.name, _ratios())
+    return Utilisation(
+        mfu=mfu * factor, low=mfu * low, high=min(1.0, mfu * high), reached=reached(device.name)
+    )
+
+
+@cache
+def _ratios() -> tuple[tuple[str, float], ...]:
+    """(Generation, published over modelled MFU) of each published run."""
+    found = []
+    for run in measured_runs():
+        modelled = _roofline(
+            run.spec, run.accelerator, run.micro_batch, max(1, run.batch_sequences // run.devices)
+        )
+        modelled *= 3 / 4 if run.checkpointing else 1
+        found.append((generation(run.accelerator.name), run.mfu / modelled))
+    return tuple(found)
+
+
+def _roofline(spec: ModelSpec, device: Accelerator, micro_batch: int, sequences: int) -> float:
+    """MFU with fused attention and compiled elementwise work, without communication.
+
+    Matrix products run at 70 % of peak; activations, logits and the optimiser's step at the memory's bandwidth.
     """
     tokens = micro_batch * spec.n_positions
     flops = accounting.train_flops_per_token(spec)
     saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, "sdpa")
     activations = _PASSES * (spec.n_layer * (saved.layer + saved.wide) / 2 + 2 * saved.logits) / tokens
     count = accounting.params(spec)
-    weights = 3 * 2 * count / tokens + _STEP_BYTES * count / (batch_sequences * spec.n_positions)
+    weights = 3 * 2 * count / tokens + _STEP_BYTES * count / (sequences * spec.n_positions)
     ideal = flops / device.training_peak
-    seconds = ideal / _MATMUL + (activations + weights) / device.bandwidth
-    mfu = ideal / seconds
-    return Utilisation(mfu=mfu, low=mfu / ERROR, high=min(1.0, mfu * ERROR))
+    return ideal / (ideal / _MATMUL + (activations + weights) / device.bandwidth)
 
 
 EXPONENTS = (0.3, 3.0)  # searched; 1 is data parallelism without loss (Amdahl 1967)

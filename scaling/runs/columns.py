@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, get_args
 
 LossUnit = Literal["nats", "bits", "ppl"]  # of a loss per token; ppl is the perplexity
@@ -67,6 +68,7 @@ BY_HEADER = {header: field for field, headers in FIELDS.items() for header in he
 FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 FACTORS |= {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12}
 _LONGEST_HEADER = 200  # characters
+_REMEMBERED = 65536  # headers whose meaning is kept: each field asks for that of each
 
 # Units in a header, and the fields they scale: "Params (M)", "tokens_B", "FLOPs (1e18)", "Compute [PF-days]".
 _UNITS = {
@@ -114,11 +116,13 @@ _NOT_HOURS = re.compile(
 )
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def folded(text: str) -> str:
     """Lower-case letters and digits only: "$n_{layer}$" becomes nlayer."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def field_of(header: str) -> str | None:
     """The field that a header names, None where it is unknown; hours may name hardware: "Training Hours on 8xA100s"."""
     if len(header) > _LONGEST_HEADER:  # the patterns try each part of a run of spaces or brackets
@@ -210,6 +214,7 @@ class LossName:
     eval_set: str
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def loss_name(header: str) -> LossName | None:
     """Read "val_loss", "eval/c4/CrossEntropyLoss" or "word_perplexity,none" as the name of a loss; None for others."""
     if len(header) > _LONGEST_HEADER:
@@ -253,6 +258,7 @@ def _split(name: str) -> list[str]:
 _PREFIXES = ("metrics.", "params.", "tags.", "summary.", "config.")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def last_part(header: str) -> str:
     """The last part of a name with a path: n_params of model.n_params, tokens_seen of train/tokens_seen."""
     return re.split(r"[./]", header.rstrip("./"))[-1].strip()

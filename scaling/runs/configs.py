@@ -5,41 +5,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from families import accounting
-from families.architectures import architecture
+from families import params, params_non_embedding, spec_of_config, train_flops_per_token
+from families.configs import is_estimated
 from families.units import BadInput
 
 from ..files import read_text
 from ..untrusted import parse_json
 
+EXACT_RATE = "flops_per_token"  # exact training FLOPs, from which a row's compute follows
+
 _CONFIG = "model_type"  # the key by which a configuration of transformers is known
 
 
 def model_counts(config: Mapping[str, Any]) -> dict[str, float]:
-    """Parameters and shape of the model of a config.json, as fields of `Run`.
+    """Parameters and shape of the model of a config.json as fields of `Run`, and its training FLOPs per token.
 
     Raises:
-        BadInput: no known architecture, or a shape that is none.
+        BadInput: no model_type, an architecture that is not known, or a shape that is none.
     """
-    kind = config.get(_CONFIG)
-    if not isinstance(kind, str):
-        raise BadInput("it has no model_type, so its parameters are unknown")
     try:
-        spec = architecture(kind).from_hugging_face(dict(config))
-        return {
-            "params": accounting.params(spec),
-            "params_non_embedding": accounting.params_non_embedding(spec),
+        spec = spec_of_config(config)
+        counts: dict[str, float] = {
+            "params": params(spec),
+            "params_non_embedding": params_non_embedding(spec),
             "vocab_size": spec.vocab_size,
+            "n_layer": spec.n_layer,
+            "n_embd": spec.n_embd,
         }
+        return counts if is_estimated(spec) else {**counts, EXACT_RATE: train_flops_per_token(spec)}
     except BadInput:
         raise
-    except (
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        KeyError,
-        AttributeError,
-    ) as error:  # of values of other types
+    except (TypeError, ValueError, ArithmeticError, KeyError, AttributeError) as error:
         raise BadInput(f"a value of its shape is not as it should be: {error}") from error
 
 

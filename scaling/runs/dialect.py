@@ -26,6 +26,9 @@ _GAP = re.compile(rf"(?<=[0-9]){_GAPS}(?=[0-9]{{3}})")
 _AFTER = re.compile(
     r"\s*(?:e[+-]?[0-9]+)?\s*(?:[kmbgt]|thousand|million|billion|trillion)?\s*%?", re.IGNORECASE
 )
+_TO_DECIDE = re.compile(
+    rf",|\.[^\0]*\.|[0-9]{_GAPS}[0-9]"
+)  # without one of these in any cell, numbers are as they should be
 _GROUPS = {mark: re.compile(rf"[0-9]{{1,3}}(?:\{mark}[0-9]{{3}})+") for mark in (",", ".")}
 
 
@@ -214,6 +217,8 @@ def _with_points(
 
     Where nothing is proven, 1,234 is 1.234 between semicolons or tabs, and stays as it is between commas.
     """
+    if not any(isinstance(row, tuple) and _TO_DECIDE.search("\0".join(row)) for _, row in body):
+        return Delimited(header=header, rows=tuple(body), notes=tuple(notes))
     proven: list[set[Decimal]] = [set() for _ in header]
     comma = False
     for _, row in body:

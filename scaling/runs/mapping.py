@@ -228,7 +228,7 @@ def map_columns(
     for name, column in names.items():
         choice.take(name, column, stated_factor(column) if name in SCALED else 1.0)
     export = is_export(header)
-    for name in FIELDS:
+    for name in (*FIELDS, "flops_per_token"):
         if name not in names and name in choice.free:
             choice.take(name, name)
     for name in FIELDS:
@@ -426,13 +426,13 @@ def per_text(unit: LossUnit, per: str) -> str:
     )
 
 
-def unit_warning(column: str, unit: LossUnit) -> str:
+def unit_warning(column: str, unit: str) -> str:
     """A warning where the name of the loss's column suggests another unit than the one it is read in, else nothing."""
     loss = loss_name(column)
     if loss is None:
         return ""
     if loss.per:
         return f"{column} looks like {per_text(loss.unit, loss.per)}; it is read as {unit} per token"
-    if loss.unit == unit:
+    if loss.unit == unit.partition("+")[0]:
         return ""
     return f"{column} is read as {unit}, and its name suggests {loss.unit}: --loss-unit {loss.unit}"

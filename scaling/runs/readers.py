@@ -6,7 +6,7 @@ files of trainers (`trackers`) give rows of runs themselves.
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from families.units import BadInput, nearest, parse_size
 
 from ..files import StrPath, first_problem
-from .columns import LOSS_UNITS, SCALED, LossUnit, folded
-from .configs import config_counts
+from .columns import LOSS_UNITS, SCALED, folded
+from .configs import EXACT_RATE, config_counts
 from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished
 from .mapping import (
     FIELDS,
@@ -36,11 +36,18 @@ from .mapping import (
     unit_warning,
 )
 from .run import Run, RunTable
-from .sheet import TORN, Sheet, read_sheet
+from .sheet import TORN, Sheet, read_lines, read_sheet
 from .store import ORIGIN, RUNS, SHARDS
 from .trackers import is_tracker, tracker_rows
 
-__all__ = ["check_columns", "check_loss_unit", "missing_columns", "parse_columns", "read_runs"]
+__all__ = [
+    "check_columns",
+    "check_loss_unit",
+    "missing_columns",
+    "parse_columns",
+    "read_runs",
+    "read_study_text",
+]
 
 Unstated = Literal["last", "all"]  # which rows of a run count as annealed where a table does not say
 
@@ -50,9 +57,13 @@ _WHOLE = ("seed", "n_positions", "vocab_size", "n_layer", "n_embd", "n_head")
 
 _OPTIONAL = tuple(name for name in FIELDS if name not in ("run", "params", "tokens", "loss"))
 
+_MAY_LACK = frozenset((*_OPTIONAL, *HELPERS))
+
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
 _WORDS = re.compile(r"(?<=[0-9.])\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
+
+_OFFSET = re.compile(r"nats\+([0-9]{1,4}(?:\.[0-9]+)?)")
 
 _LETTER = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
 
@@ -68,6 +79,18 @@ class _Read:
     derived: dict[str, int] = field(default_factory=dict)
     stopped: list[tuple[str, str]] = field(default_factory=list)  # (run, state)
     states: set[str] = field(default_factory=set)
+    lowest: float = 0.0  # loss
+
+    @property
+    def remedy(self) -> str:
+        """What to write where losses are relative to a baseline's; empty where none is below 0."""
+        if self.lowest >= 0:
+            return ""
+        offset = math.ceil(1 - self.lowest)
+        return (
+            "; losses below 0 are relative to another loss, such as that of word frequencies, which belongs on top of them: "
+            f"--loss-unit nats+{offset} adds {offset} to each, which shifts the law's E alone"
+        )
 
 
 def read_runs(
@@ -76,8 +99,9 @@ def read_runs(
     column_names: Mapping[str, str] | None = None,
     max_bad_share: float = 0.0,
     least: int = 1,
-    loss_unit: LossUnit = "nats",
+    loss_unit: str = "nats",
     unstated: Unstated = "last",
+    own_columns: Collection[str] = (),
 ) -> RunTable:
     """Read runs from a table (CSV, JSON, Markdown, Excel, Parquet), a trainer_state.json, a TensorBoard file, or a folder.
 
@@ -89,7 +113,9 @@ def read_runs(
             tracker's file, to its key or tag.
         max_bad_share: share of bad rows that is tolerated; they are left out and named in `RunTable.bad`.
         least: number of rows below which the file is refused; 0 for a study that may have none yet.
-        loss_unit: unit of the file's losses, per token; they are converted to nats.
+        loss_unit: unit of the file's losses, per token: nats, bits or ppl; they are converted to nats. "nats+8.5" adds 8.5
+            to each, as losses relative to a baseline's need.
+        own_columns: columns that are no field of `Run`, kept in `Run.extra`.
         unstated: which of several rows of one run count as annealed where no column says: the last, or all.
 
     Returns:
@@ -106,21 +132,62 @@ def read_runs(
     names = dict(column_names or {})
     for name in names:
         check_field(name)
-    notes: list[str] = []
     if is_tracker(path):
-        rows = [(number, row) for number, row in tracker_rows(path, names)]
+        rows = tuple(tracker_rows(path, names))
         columns = dict.fromkeys(key for _, row in rows if not isinstance(row, str) for key in row)
-        mapped = map_columns([name for name in columns if name in FIELDS], {})
-        constant: list[str] = []
+        sheet, names = Sheet(header=tuple(columns), rows=()), {}
     else:
         sheet = read_sheet(path)
-        rows, columns = list(sheet.records()), dict.fromkeys(sheet.header)
-        refuse_curves(sheet.header, path)
-        constant = _constant(sheet)
-        mapped = map_columns(sheet.header, names, constant, path=path) if columns else map_columns([], {})
-        notes += sheet.notes
+        rows = tuple(sheet.records())
+    return _table(
+        path,
+        sheet,
+        rows,
+        names=names,
+        max_bad_share=max_bad_share,
+        least=least,
+        loss_unit=loss_unit,
+        unstated=unstated,
+        own=own_columns,
+    )
+
+
+def read_study_text(text: str, path: StrPath, *, max_bad_share: float = 0.0) -> RunTable:
+    """Read runs from the text of a study's runs.jsonl that is not written yet.
+
+    Args:
+        text: lines of JSON, as the file would hold them.
+        path: of the file, for messages.
+        max_bad_share: share of bad rows that is tolerated.
+
+    Raises:
+        BadInput: as `read_runs`.
+    """
+    sheet = read_lines(text, path)
+    return _table(Path(path), sheet, tuple(sheet.records()), names={}, max_bad_share=max_bad_share)
+
+
+def _table(
+    path: Path,
+    sheet: Sheet,
+    rows: Sequence[tuple[int, dict[str, Any] | str]],
+    *,
+    names: Mapping[str, str],
+    max_bad_share: float,
+    least: int = 1,
+    loss_unit: str = "nats",
+    unstated: Unstated = "last",
+    own: Collection[str] = (),
+) -> RunTable:
+    """The runs of a table's rows; see `read_runs`."""
+    refuse_curves(sheet.header, path)
+    columns, notes, constant = sheet.header, [*sheet.notes], _constant(sheet)
+    mapped = map_columns(columns, names if columns else {}, constant, path=path)
+    for column in own:
+        if column not in columns:
+            raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
-    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed)
+    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
@@ -128,10 +195,11 @@ def read_runs(
         _refuse_missing(path, columns, mapped, constant)
     if len(read.bad) - read.excused > max_bad_share * total:
         more = f" (and {len(read.bad) - 1} more of {total} rows)" if len(read.bad) > 1 else ""
-        raise BadInput(f"{path} {read.bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad")
+        raise BadInput(
+            f"{path} {read.bad[0]}{more}; at most {max_bad_share:.0%} of rows may be bad{read.remedy}"
+        )
     if read.stopped and not read.runs and least:
         raise BadInput(f"{path} {state_notes(read.stopped, ())[0]}; no row is of a finished run")
-    runs = read.runs
     if unnamed:
         name = guess_run(columns, FIELDS, constant) or "NAME"
         notes.append(
@@ -145,10 +213,11 @@ def read_runs(
     if "loss" in names:
         notes += filter(None, [unit_warning(names["loss"], loss_unit)])
     notes += state_notes(read.stopped, read.states)
+    runs = read.runs
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
-    used = {source.header for source in mapped.sources.values()}
+    used = {source.header for source in mapped.sources.values()} | set(own)
     return RunTable(
         runs,
         bad=read.bad,
@@ -157,18 +226,19 @@ def read_runs(
     )
 
 
-def check_loss_unit(text: str) -> LossUnit:
-    """Check that a text is one of LOSS_UNITS.
+def check_loss_unit(text: str) -> str:
+    """Check that a text is one of LOSS_UNITS, or nats and what is to be added to them, like nats+8.5.
 
     Raises:
         BadInput: bits per byte, which do not determine a loss per token, or another word.
     """
-    for unit in LOSS_UNITS:
-        if text == unit:
-            return unit
+    if text in LOSS_UNITS or _OFFSET.fullmatch(text):
+        return text
     if folded(text) in ("bpb", "bitsperbyte", "bitsbyte"):
         raise BadInput(f"loss unit is {text!r}, {PER_BYTE}")
-    raise BadInput(f"loss unit is {text!r}; {nearest(text, LOSS_UNITS)} (per token)")
+    raise BadInput(
+        f"loss unit is {text!r}; {nearest(text, LOSS_UNITS)} (per token), or nats+8.5 to add 8.5 to each"
+    )
 
 
 def _refuse_missing(path: Path, columns: Collection[str], mapped: Mapped, constant: Collection[str]) -> None:
@@ -205,7 +275,12 @@ def _constant(sheet: Sheet) -> list[str]:
 
 
 def _read_rows(
-    rows: Iterable[tuple[int, dict[str, Any] | str]], mapped: Mapped, loss_unit: LossUnit, *, unnamed: bool
+    rows: Iterable[tuple[int, dict[str, Any] | str]],
+    mapped: Mapped,
+    loss_unit: str,
+    *,
+    unnamed: bool,
+    own: Collection[str] = (),
 ) -> _Read:
     read = _Read()
     for line, row in rows:
@@ -215,6 +290,8 @@ def _read_rows(
             continue
         try:
             values = _values(row, mapped)
+            if extra := {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}:
+                values["extra"] = {**(values.get("extra") or {}), **extra}
             if unnamed:
                 values["run"] = f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
@@ -228,17 +305,38 @@ def _read_rows(
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
                 values["tokens"], way = derived
                 read.derived[way] = read.derived.get(way, 0) + 1
+            _add_exact_compute(values)
             read.runs.append(_run(_in_nats(values, loss_unit)))
             read.sources.append(row)
         except (ValidationError, BadInput) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
             origin = str(row.get(ORIGIN, ""))
-            own = origin.startswith(
+            shard = origin.startswith(
                 f"{SHARDS}/"
             )  # one bad row in one run's file is no reason to refuse the study
-            read.excused += own
-            read.bad.append(f"{origin}/{RUNS}: {problem}" if own else f"line {line}: {problem}")
+            read.excused += shard
+            read.lowest = min(
+                read.lowest,
+                _finite(row.get(mapped.sources["loss"].header)) if "loss" in mapped.sources else 0.0,
+            )
+            read.bad.append(f"{origin}/{RUNS}: {problem}" if shard else f"line {line}: {problem}")
     return read
+
+
+def _finite(value: Any) -> float:
+    """A number; 0 for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+def _add_exact_compute(values: dict[str, Any]) -> None:
+    """Set the compute that follows from the model's configuration, where a row states none."""
+    rate, tokens = values.get(EXACT_RATE), values.get("tokens")
+    if "compute" not in values and isinstance(rate, int | float) and isinstance(tokens, int | float):
+        values |= {"compute": rate * tokens, "compute_kind": "exact"}
 
 
 def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
@@ -250,11 +348,11 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, source in mapped.sources.items():
         value = row.get(source.header)
-        if isinstance(value, float) and math.isnan(value) and name in (*_OPTIONAL, *HELPERS):
+        if isinstance(value, float) and math.isnan(value) and name in _MAY_LACK:
             continue
         if isinstance(value, str):
             value = value.strip()
-            if name in (*_OPTIONAL, *HELPERS) and value.lower() in _BLANK:
+            if name in _MAY_LACK and value.lower() in _BLANK:
                 continue
         if value is None or value == "":
             continue
@@ -281,25 +379,37 @@ def _number(value: Any, name: str, factor: float) -> Any:
     return value
 
 
-def _in_nats(row: dict[str, Any], unit: LossUnit) -> dict[str, Any]:
+def _in_nats(row: dict[str, Any], unit: str) -> dict[str, Any]:
     """A row with its loss and standard error in nats per token; what is not a number is left to the validation.
 
     Raises:
-        BadInput: a perplexity of 1 or less.
+        BadInput: a perplexity of 1 or less, or a loss of 0 or less.
     """
-    if unit == "nats":
-        return row
     try:
         loss = float(row["loss"])
         error = None if row.get("loss_se") in (None, "") else float(row["loss_se"])
     except (KeyError, TypeError, ValueError):
         return row
+    offset = _OFFSET.fullmatch(unit)
+    if unit == "nats" and loss > 0:
+        return row
     if unit == "bits":
         factor = math.log(2)
         return row | {"loss": loss * factor} | ({} if error is None else {"loss_se": error * factor})
-    if not loss > 1:
-        raise BadInput(f"loss is {loss:g}; a perplexity is above 1")
-    return row | {"loss": math.log(loss)} | ({} if error is None else {"loss_se": error / loss})
+    if unit == "ppl":
+        if not loss > 1:
+            raise BadInput(f"loss is {loss:g}; a perplexity is above 1")
+        return row | {"loss": math.log(loss)} | ({} if error is None else {"loss_se": error / loss})
+    return row | {"loss": loss + float(offset[1])} if offset else row
+
+
+def _own(value: Any) -> float | str:
+    """A cell of a user's own column: a number where it is one, else text."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else str(value)
 
 
 def _run(row: Mapping[str, Any]) -> Run:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from families.units import BadInput, format_size
 
-from ..files import Record, first_problem
+from ..files import Record, canonical_json, first_problem, sha256_bytes
 from ..laws import PARAMS_FIELD, Convention, n_params
 from ..stats import Array
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 RUNS_VERSION = 1
 
 LARGEST_COUNT = 1e30  # of parameters or tokens: far beyond any, and products of two stay finite
+
+_OBSERVED = ("params", "params_non_embedding", "tokens", "loss", "group", "eval_set", "schedule")
 
 _ARRAYS = ("N", "D", "U", "C", "L")  # what `RunTable.with_arrays` may replace
 
@@ -50,8 +52,11 @@ class Run(Record):
     n_layer: int | None = Field(default=None, gt=0)
     n_embd: int | None = Field(default=None, gt=0)
     n_head: int | None = Field(default=None, gt=0)
+    architecture: str = ""
     wall_s: float | None = Field(default=None, ge=0)
     accelerator: str = ""
+    n_experts: int | None = Field(default=None, gt=0)
+    extra: dict[str, float | str] | None = None  # columns of the user's own, by name
 
     @model_validator(mode="after")
     def _one_size(self) -> "Run":
@@ -68,6 +73,21 @@ class Run(Record):
         if convention is None:
             convention = "total" if self.params is not None else "non_embedding"
         return n_params(self, convention, f"run {self.run!r}")
+
+    def column(self, name: str) -> float | str | None:
+        """A value by its column: a field, n_embd/n_layer as "aspect", or a column of the user's own."""
+        if self.extra and name in self.extra:
+            return self.extra[name]
+        if name == "aspect":
+            return self.n_embd / self.n_layer if self.n_embd and self.n_layer else None
+        value = getattr(self, name) if name in type(self).model_fields else None
+        return value if isinstance(value, int | float | str) and value != "" else None
+
+    @property
+    def row_hash(self) -> str:
+        """SHA-256 of what was observed, whatever the run is called: N, tokens, loss, group, eval set and schedule."""
+        facts = {name: getattr(self, name) for name in _OBSERVED}
+        return sha256_bytes(canonical_json(facts))
 
     @property
     def flops(self) -> float:

@@ -36,6 +36,7 @@ _BOMS = (
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _LARGEST_BOOK = 500_000_000  # bytes of a workbook's parts, unpacked
+OWN_COLUMNS = "extra"  # the field of Run that is an object
 _DEPTH = 5  # of objects in a cell that become columns of their own
 _MOST_KEYS = 5000
 _LONGEST_CELL = 1_000_000  # characters of a cell that may hold an object
@@ -123,6 +124,11 @@ def read_sheet(path: StrPath) -> Sheet:
                 "loss, or give the trainer's TensorBoard folder"
             )
     return _expanded(replace(sheet, notes=(*notes, *sheet.notes)))
+
+
+def read_lines(text: str, path: StrPath) -> Sheet:
+    """The table in a text of JSON lines, such as a runs.jsonl that is about to be written to `path`."""
+    return _json_lines(text, Path(path))
 
 
 def _of(found: Delimited) -> Sheet:
@@ -291,7 +297,12 @@ def _flat(row: Mapping[str, Any], prefix: str = "", depth: int = 0) -> dict[str,
     for name, value in row.items():
         if isinstance(value, dict) and set(value) <= {"value", "desc"} and "value" in value:
             value = value["value"]  # as W&B keeps a setting
-        if isinstance(value, dict) and depth < _DEPTH and len(flat) < _MOST_KEYS:
+        if (
+            isinstance(value, dict)
+            and depth < _DEPTH
+            and len(flat) < _MOST_KEYS
+            and (depth or name != OWN_COLUMNS)
+        ):
             flat |= _flat(value, f"{prefix}{name}.", depth + 1)
         else:
             flat[f"{prefix}{name}"] = value

@@ -9,23 +9,33 @@ folder goes; a broken line of a shard is left out and named.
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from families.units import BadInput, parse_size
 
-from ..files import Record, StrPath, append_line, atomic_write, check_kind, first_problem, now, read_text
+from ..files import (
+    Record,
+    StrPath,
+    append_line,
+    atomic_write,
+    check_kind,
+    first_problem,
+    now,
+    read_text,
+    sha256_bytes,
+)
 from ..untrusted import parse_json
 from .run import RUNS_VERSION, Run
 
 RUNS = "runs.jsonl"
 LEDGER = "ledger.jsonl"
 SHARDS = "runs"  # the folder of the run folders
-LEDGER_VERSION = 1
+LEDGER_VERSION = 2  # of version 1, entries do not hold the hash of the line before
 
 ORIGIN = (
     "origin"  # key of a row of a study: "runs/NAME" for a run's own row, else the name of the imported file
@@ -37,7 +47,12 @@ Key = tuple[str, float, str, str]  # run, tokens, eval set, schedule
 
 
 class WorkEntry(Record):
-    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs."""
+    """Steps trained and kept. `part` is "trunk" or "rung-TOKENS"; `flops` are exact training FLOPs.
+
+    Args:
+        result: hash of the observation (`Run.row_hash`) with which the part ended; such an entry has no steps.
+        previous: SHA-256 of the ledger's line before this one; "" in ledgers of 0.1.0.
+    """
 
     run: str
     part: str
@@ -48,6 +63,14 @@ class WorkEntry(Record):
     wall_s: float
     settings_sha256: str
     at: str
+    result: str = ""
+    previous: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is empty: the seals of older checkpoints cover entries without these fields."""
+        fields: dict[str, Any] = whole(self)
+        return {name: value for name, value in fields.items() if value or name not in ("result", "previous")}
 
 
 def exists(path: StrPath) -> bool:
@@ -132,6 +155,44 @@ def shard_faults(path: Path) -> list[str]:
     return [row for shard in _shards(path) for key, row in _shard_rows(shard) if key is None]
 
 
+def imported_text(path: StrPath, runs: Iterable[Run], origin: str) -> str:
+    """The text of a study's runs.jsonl with the rows of a table in it, in place of those of an earlier import of it.
+
+    Args:
+        path: the study's runs.jsonl, which may not exist yet; it is not written.
+        runs: the rows of the table.
+        origin: name of the table's file; it stands in each row, and is how a later import finds them.
+
+    Raises:
+        BadInput: the study's file cannot be read.
+    """
+    path = Path(path)
+    observed = _merged_rows(path)
+    lines = merged_text(path).splitlines() if path.exists() or observed else []
+    if not path.exists():
+        lines = [_opening("runs", RUNS_VERSION), *lines]
+    others = [line for line in lines if not _has_origin(line, origin)]
+    own = [json.dumps({**_stated(run), ORIGIN: origin}) for run in runs]
+    start = len(others) - len(observed)  # each run's own observations stand last, as a view has them
+    return "".join(f"{line}\n" for line in (*others[:start], *own, *others[start:]))
+
+
+def _stated(run: Run) -> dict[str, Any]:
+    return {
+        name: value for name, value in run.model_dump(mode="json", exclude_none=True).items() if value != ""
+    }
+
+
+def _has_origin(line: str, origin: str) -> bool:
+    if ORIGIN not in line:
+        return False
+    try:
+        row = parse_json(line)
+    except json.JSONDecodeError:
+        return False
+    return isinstance(row, dict) and row.get(ORIGIN) == origin
+
+
 def run_key(row: dict[str, Any]) -> Key | None:
     """Key of the observation that a row holds: rows of the same run, tokens, eval set and schedule are one observation.
 
@@ -150,9 +211,26 @@ def run_key(row: dict[str, Any]) -> Key | None:
     return str(row["run"]), float(tokens), str(row.get("eval_set") or ""), str(row.get("schedule") or "")
 
 
-def append_entry(path: StrPath, work: WorkEntry) -> None:
-    """Append an entry to a ledger.jsonl; a new file opens with its kind and version."""
-    append_line(path, work.model_dump_json(), first=_opening("ledger", LEDGER_VERSION))
+def append_entry(path: StrPath, work: WorkEntry, *, opening: Mapping[str, Any] | None = None) -> str:
+    """Append an entry to a ledger.jsonl, chained to the line before it (`scaling.runs.chain`).
+
+    Args:
+        path: the ledger; a new one opens with its kind and version.
+        work: the entry; its `previous` is filled in.
+        opening: what a new ledger's first line says besides: the seal and the settings of the run.
+
+    Returns:
+        SHA-256 of the line.
+    """
+    written: list[str] = []
+
+    def line(before: bytes) -> str:
+        chained = work.model_copy(update={"previous": sha256_bytes(before)})
+        written.append(chained.model_dump_json())
+        return written[0]
+
+    append_line(path, line, first=_opening("ledger", LEDGER_VERSION, **(opening or {})))
+    return sha256_bytes(written[0].encode())
 
 
 def read_ledger(path: StrPath) -> tuple[WorkEntry, ...]:
@@ -196,8 +274,8 @@ def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
         raise BadInput(f"{path} has a run whose entries do not add up: {first_problem(error)}") from error
 
 
-def _opening(kind: str, version: int) -> str:
-    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}})
+def _opening(kind: str, version: int, **more: Any) -> str:
+    return json.dumps({"kind": kind, "version": version, "created_at": now(), "inputs": {}, **more})
 
 
 def _shards(path: Path) -> list[Path]:

@@ -220,6 +220,30 @@ def test_a_run_that_is_warned_preempted_and_requeued_is_the_run_it_would_have_be
         assert ours == theirs
 
 
+def test_every_process_of_a_node_hears_the_warning_and_the_run_goes_on_where_it_was(empty, tmp_path):
+    plan, study = small_study(tmp_path, planned("long", **LONG))
+    two = {
+        "devices": 2,
+        "gres": "none",
+        "zero": 3,
+        "memory": "2500M",
+        "environment": {"GLOO_SOCKET_IFNAME": "lo"},
+    }
+    sent = ladder(empty, plan, study, "--detach", "--json", profile=two)
+    assert sent.returncode == 0, sent.stderr
+    job = json.loads(sent.stdout)["jobs"]["long"]
+    log = study.folder / "slurm" / "0001" / f"{job}.log"
+    let_it_train(study, log, 1)
+    empty.run("scancel", "--batch", "--signal=USR1", job)
+    empty.wait_for(("squeue", "-h", "-j", job, "-o", "%T"), "PENDING", 60)
+    done = ladder(empty, plan, study, "--json", profile=two)
+    assert done.returncode == 0, done.stderr + log.read_text()
+    assert log.read_text().count("is saved at step") == 1, log.read_text()
+    entries = read_ledger(study.ledger)
+    assert entries[0].to_step > 0
+    assert all(before.to_step == after.from_step for before, after in itertools.pairwise(entries))
+
+
 def test_a_member_on_two_nodes_is_divided_among_them_and_is_the_run_of_one_process(empty, tmp_path):
     plan, study = small_study(tmp_path, planned("wide", 64))
     two = {"members": {"wide": {"nodes": 2, "zero": 3, "memory": "2500M"}}}

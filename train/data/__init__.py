@@ -217,7 +217,9 @@ def _epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.int64]:
+def batch(
+    tokens: Tokens, batch_size: int, seed: int, step: int, rows: range | None = None
+) -> NDArray[np.int64]:
     """Return the batch of a step, shape (batch_size, n_positions + 1), a function of (seed, step), so resuming is a seek.
 
     Windows are drawn without replacement within an epoch, each epoch in its own order.
@@ -227,6 +229,7 @@ def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.i
         batch_size: windows per step.
         seed: seed of the run.
         step: the step, from 0.
+        rows: rows of the batch to read; default: all.
     """
     count = len(tokens)
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -234,7 +237,7 @@ def batch(tokens: Tokens, batch_size: int, seed: int, step: int) -> NDArray[np.i
     for epoch in np.unique(positions // count).tolist():
         in_epoch = positions // count == epoch
         indices[in_epoch] = _epoch_order(count, seed, epoch)[positions[in_epoch] % count]
-    return tokens.windows(indices)
+    return tokens.windows(indices if rows is None else indices[rows.start : rows.stop])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from scaling.files import hashes
 from scaling.fitting.fit import fit
 from scaling.fitting.predictor import load_law
 from scaling.paths import StudyFile, StudyPaths
+from scaling.planning.match import sealed_text
 from scaling.planning.pilot import (
     expected_hours,
     ladder_plan,
@@ -122,5 +123,6 @@ def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile
         replace(fit(ladders, seed=seed), inputs=hashes((study.runs,))).save(study.law)
         law = load_law(study.law)
         hours = expected_hours(target, read_ledger(study.ledger))
-        write_plan(seal(sealed_plan(target, law, hours)), study.plan)
+        made = sealed_plan(target, law, hours)
+        write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seed=seed), study.plan)
     return open_seal(study.plan)

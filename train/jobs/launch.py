@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
-from families import ModelSpec
+from families import ModelSpec, params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import PlannedMember
+from scaling.planning.match import differences, sealed_member
+from scaling.planning.planfile import PlanFile, PlannedMember
 from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
 
-from ..backend import BackendRequest, Estimate, estimate, select_backend, speed_of
+from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
-from ..data.prepare import check_data, prepare
-from ..distributed import World, join
+from ..data.prepare import check_data, prepare, prepare_planned
+from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
 from ..loop import Diverged, pick_device
@@ -36,13 +37,20 @@ from ..settings import (
     settings_of_planned,
     with_recorded_settings,
 )
+from ..speed import speed_of
 from .ladders import Job, ProgressCallback, train_ladders
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
 
 def check_machine(
-    settings: Settings, rungs: tuple[int, ...], device: str, *, yes: bool, log: Callable[[str], None]
+    settings: Settings,
+    rungs: tuple[int, ...],
+    device: str,
+    *,
+    yes: bool,
+    log: Callable[[str], None],
+    world: World = ALONE,
 ) -> Estimate:
     """Log the estimated memory and time of a run, and refuse one too large for this machine.
 
@@ -52,12 +60,13 @@ def check_machine(
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
         log: called with the estimate as one line.
+        world: the processes that share the run.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
     """
     steps = planned_steps(settings, rungs)
-    need = estimate(settings, steps, device)
+    need = estimate(settings, steps, device, world)
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
@@ -109,7 +118,7 @@ def train(
         def asked() -> list[str]:
             with _unless_refused(place.data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report
+                    config, study, folder, device, yes=yes, log=log, report=report, world=world
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -158,7 +167,7 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
-    report: ProgressCallback,
+    report: ProgressCallback, world: World = ALONE,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
@@ -170,6 +179,7 @@ def prepare_run(
         yes: True to accept a run too large for this machine.
         log: called with each message.
         report: called with the completed share, 1.0, a description, and True.
+        world: the processes that share the run.
 
     Returns:
         The settings, the manifest of the text, and the lengths of the rungs in tokens.
@@ -191,7 +201,7 @@ def prepare_run(
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log)
+        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log, world=world)
     manifest = prepare(
         config.data,
         data,
@@ -220,7 +230,10 @@ def prepare_run(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
-    need = need or check_machine(settings, config.rung_tokens(), device, yes=yes or begun, log=log)
+    need = need or check_machine(
+        settings, config.rung_tokens(), device, yes=yes or begun, log=log, world=world
+    )
+    settings = with_study_seal(settings, config.rung_tokens()[-1], StudyPaths(study), folder, log)
     if begun:
         settings = with_recorded_settings(settings, folder, config)
         if config.micro_batch not in (None, settings.micro_batch):
@@ -230,11 +243,56 @@ def prepare_run(
             )
         return settings, manifest, config.rung_tokens()
     wanted = BackendRequest.of(config)
-    if (config.zero or config.engine == "deepspeed") and wanted.compile == "auto":
-        # Hooks gather divided weights, and break the graph at each block.
+    if config.engine == "deepspeed" and wanted.compile == "auto":
+        # Its hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
     settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
+    if config.residual == "auto" and config.engine == "torch":
+        settings = with_residual(settings, world.zero)
     return settings, manifest, config.rung_tokens()
+
+
+def with_study_seal(
+    settings: Settings, tokens: int, study: StudyPaths, folder: Path, log: Callable[[str], None]
+) -> Settings:
+    """Return the settings with the digest of the study's sealed plan, if this is a run that it predicts.
+
+    A run of the predicted size that is not the sealed one is trained without a seal, and says so.
+
+    Args:
+        settings: settings of the run.
+        tokens: tokens of its last rung.
+        study: the study whose plan may predict it.
+        folder: the run's folder; a run that has begun there keeps what it recorded.
+        log: called with the reason why it is not the sealed run.
+
+    Raises:
+        BadInput: the study's plan was edited after it was sealed.
+    """
+    found = sealed_member(study, params(settings.spec()), tokens)
+    if found is None:
+        return settings
+    seal, member = found
+    others = list(differences(member, settings.model_dump(), settings.decay))
+    if seal.data_sha256 not in ("", settings.data_sha256):
+        others.insert(0, "the text is another than that of the runs behind the sealed law")
+    if not others and (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
+        others.append("it began without this seal")
+    if others:
+        log(
+            f"{settings.run} is not the sealed run of {member.member}: {others[0]}; "
+            "scaling compare will list it under 'not predictions'"
+        )
+        return settings
+    if seal.seed not in (None, settings.seed):
+        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    return settings.model_copy(update={"seal": seal.digest})
+
+
+def with_residual(settings: Settings, zero: int) -> Settings:
+    """Return the settings with activations between blocks in bf16 where weights are sharded and gathered in bf16."""
+    half = settings.dtype == "bf16" and zero >= 2
+    return settings.model_copy(update={"residual": "bf16" if half else "fp32"})
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
@@ -297,6 +355,7 @@ def train_plan(
     members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, log: Callable[[str], None],
     report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
     threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
+    sealed: PlanFile | None = None,
 ) -> tuple[RungFile, ...]:  # fmt: skip
     """Train the ladder of each planned member, cheapest first; work is counted in FLOPs over all members.
 
@@ -316,6 +375,7 @@ def train_plan(
         gathers: True to update the study's runs.jsonl at the end; False for one of many jobs.
         zero: ZeRO stage, 0 to 3, by which a member is divided among the processes that a launcher has started.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
+        sealed: the plan of the members, if it is sealed; their runs carry its digest.
 
     Raises:
         BadInput: the study has no text yet, or as `train`.
@@ -329,8 +389,6 @@ def train_plan(
             log, report = no_op, no_op  # only process 0 reports
         if device == "cuda" or world.size > 1:
             side_by_side = 1
-        if world.size > 1:
-            wanted = None  # a probe would measure one process
         if wanted is not None and side_by_side > 1:
             wanted = replace(wanted, threads=1)
 
@@ -347,6 +405,8 @@ def train_plan(
                     yes=yes,
                     wanted=wanted,
                     log=log,
+                    sealed=sealed,
+                    world=world,
                 )
             ]
         )
@@ -363,6 +423,63 @@ def train_plan(
         finally:
             if gathers and world.first:
                 gather_runs(study.runs)
+
+
+def _with_seal(settings: Settings, plan: PlanFile, folder: Path, log: Callable[[str], None]) -> Settings:
+    """Return the settings with the digest of their sealed plan.
+
+    Raises:
+        BadInput: the study holds another text than the one that the plan was sealed for.
+    """
+    seal = plan.seal
+    assert seal is not None
+    _check_text(settings.member, settings.group, settings.data_sha256, plan)
+    if seal.seed not in (None, settings.seed):
+        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    if (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
+        log(
+            f"{settings.run} is not the sealed run: it began without this seal; "
+            "scaling compare will list it under 'not predictions'"
+        )
+    return settings.model_copy(update={"seal": seal.digest})
+
+
+def _check_text(member: str, group: str, data_sha256: str, plan: PlanFile) -> None:
+    """Refuse a text other than that of the runs behind a sealed law; where the seal does not know it, another group."""
+    sealed = plan.law.group if plan.law is not None else ""
+    bound = plan.seal.data_sha256 if plan.seal is not None else ""
+    if bound not in ("", data_sha256) or (not bound and sealed not in ("", group)):
+        raise BadInput(
+            f"{member} was sealed for another text than the study holds: its group is {group}, sealed "
+            f"{sealed or bound[:12]}; train it in the study of the sealed text, or make a new plan"
+        )
+
+
+def prepare_members(
+    plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None, trained: Sequence[str] = (),
+    log: Callable[[str], None] = no_op,
+) -> None:  # fmt: skip
+    """Tokenise the text of a plan's members into a study, unless it is there; a sealed member takes the sealed text alone.
+
+    Args:
+        plan: the plan.
+        study: the study.
+        data: the text; None takes what is there.
+        tokenizer: a folder or file; None trains one.
+        trained: names of the members to be trained; empty means all.
+        log: called with each message.
+
+    Raises:
+        BadInput: as `prepare_planned`, or the text is not the sealed one; a text prepared for nothing is removed.
+    """
+    with _unless_refused(study.data):
+        prepare_planned(plan, study.data, data, tokenizer, trained, log)
+        if plan.seal is not None:
+            manifest = DataManifest.read(study.data / "data.json")
+            for member in plan.only(trained).members:
+                if member.prediction is not None:
+                    facts = TextFacts.of(manifest, member.architecture)
+                    _check_text(member.member, facts.group, facts.data_sha256, plan)
 
 
 def check_members(
@@ -388,7 +505,7 @@ def check_members(
 
 def planned_settings(
     members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None],
+    wanted: BackendRequest | None, log: Callable[[str], None], sealed: PlanFile | None = None, world: World = ALONE,
 ) -> list[Settings]:  # fmt: skip
     """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
 
@@ -401,18 +518,24 @@ def planned_settings(
         yes: True to accept members too large for this machine.
         wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
         log: called with each message of a measurement.
+        sealed: the plan of the members, if it is sealed.
+        world: the processes that share each run.
 
     Raises:
-        BadInput: as `check_machine`.
+        BadInput: as `check_machine`, or the text is not the sealed one.
     """
     found = []
     for planned in members:
         facts = TextFacts.of(manifest, planned.architecture)
         settings = settings_of_planned(planned, facts, device, seed=seed)
         folder = study.run_folder(settings.run)
+        if sealed is not None and sealed.seal is not None and planned.prediction is not None:
+            settings = _with_seal(settings, sealed, folder, log)
         settings = with_recorded_settings(settings, folder)
-        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op)
+        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op, world=world)
         if wanted is not None and not (folder / RUN).exists():
             settings = _with_engine(settings, planned.ends, wanted, need, device, log)
+        if not (folder / RUN).exists():
+            settings = with_residual(settings, world.zero)
         found.append(settings)
     return found

@@ -13,7 +13,7 @@ from ..data import DataManifest
 from ..ladder import RunOptions
 from ..lease import Stop
 from ..loop import pick_device
-from ..slurm import JobSweep, MemberTask, torchrun_words
+from ..slurm import JobSweep, MemberTask
 from ..slurm.submit import Following
 from . import ladders
 from .ladders import LOGS, Job, ProgressCallback, run_queue
@@ -99,7 +99,7 @@ def _jobs(
         small = member.params < SMALL
         (settings,) = planned_settings(
             [member], manifest, sweep.study, device="cpu", seed=sweep.seed, yes=yes,
-            wanted=BackendRequest(threads=1 if small else threads), log=log,
+            wanted=BackendRequest(threads=1 if small else threads), log=log, sealed=plan,
         )  # fmt: skip
         found.append(Job.of(settings, member.ends, sweep.study, shared=True))
     return found
@@ -115,7 +115,7 @@ def _queued(task: MemberTask, sweep: JobSweep, job: Job | None) -> ladders.Task:
         done=lambda: task.done(sweep.study),
         log=_log(sweep, task),
         announced=True,
-        words=(*torchrun_words(sweep.command, task.needs), *sweep.words(task)),
+        words=tuple(sweep.words(task)),
     )
 
 

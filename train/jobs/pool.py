@@ -18,7 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Self
 
-from scaling.files import clear_io_errors
+from scaling.files import clear_io_errors, open_to_append
+
+from ..lease import stop_signals
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 20.0  # for the others to notice that one has failed
@@ -27,7 +29,6 @@ ORPHAN_GRACE = (
 )
 LOST = 75  # status of a process that cannot go on because another has ended (EX_TEMPFAIL)
 AGAIN = 76  # status of one that ran out of memory and has lowered the micro-batch: start all of them again
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GUARD = """
 import os, signal, sys, time
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
@@ -141,7 +142,7 @@ class Pool:
         if log is not None:
             with clear_io_errors(log):
                 log.parent.mkdir(parents=True, exist_ok=True)
-                errors = log.open("ab")
+                errors = open_to_append(log)
             began = errors.tell()
         try:
             popen = subprocess.Popen(  # noqa: S603 - words, no shell
@@ -202,13 +203,13 @@ def write_command(log: Path, words: Sequence[str]) -> None:
     """
     with clear_io_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as file:
+        with open_to_append(log) as file:
             file.write(f"$ {shlex.join(words)}\n".encode())
 
 
 @contextmanager
 def forward_signals(pool: Pool) -> Iterator[set[int]]:
-    """Pass SIGINT, SIGTERM and SIGUSR1 on to the processes of a pool; yields the numbers passed on so far."""
+    """Pass the signals that ask for a stop on to the processes of a pool; yields the numbers passed on so far."""
     passed_on: set[int] = set()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -216,7 +217,7 @@ def forward_signals(pool: Pool) -> Iterator[set[int]]:
         pool.send(number)
 
     previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {
-        number: signal.signal(number, pass_on) for number in FORWARDED
+        number: signal.signal(number, pass_on) for number in stop_signals()
     }
     try:
         yield passed_on
@@ -243,18 +244,27 @@ def share_of_machine(slot: int, at_once: int) -> dict[str, str]:
     return found
 
 
-def rank_variables(rank: int, size: int, meeting: Path) -> dict[str, str]:
+def rank_variables(
+    rank: int, size: int, meeting: str, *, local: int | None = None, here: int | None = None
+) -> dict[str, str]:
     """Variables of one of several processes that train one run, as torchrun names them.
 
     Args:
         rank: number of the process, from 0.
         size: number of processes.
-        meeting: folder in which the processes find each other.
+        meeting: URL at which the processes find each other.
+        local: number of the process on its node, from 0; by default `rank`.
+        here: number of processes on its node; by default `size`.
     """
     return {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": str(rank if local is None else local),
         "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "SCALING_RENDEZVOUS": (meeting / "processes").as_uri(),
+        "LOCAL_WORLD_SIZE": str(size if here is None else here),
+        "SCALING_RENDEZVOUS": meeting,
     }
+
+
+def meeting_in(folder: Path) -> str:
+    """URL of a file in a folder, at which processes of one machine find each other."""
+    return (folder / "processes").as_uri()

@@ -1,4 +1,8 @@
-"""One run on several processes of this machine, `devices=N`; torchrun does it on several machines."""
+"""One run on several processes of this machine, `devices=N`, or of each node of a Slurm job.
+
+Processes that torchrun has started join each other as well; a run that was out of memory then begins again only under
+`torchrun --max-restarts`, and torchrun passes no SIGUSR1 on.
+"""
 
 import os
 import signal
@@ -12,10 +16,24 @@ from pathlib import Path
 
 from families.units import RunFailed
 
-from .pool import AGAIN, GRACE_SECONDS, LOST, Pool, Process, cores, forward_signals, python, rank_variables
+from .pool import (
+    AGAIN,
+    GRACE_SECONDS,
+    LOST,
+    Pool,
+    Process,
+    cores,
+    forward_signals,
+    meeting_in,
+    python,
+    rank_variables,
+)
 
 PARENT = "SCALING_PARENT"  # the process that started this one as a rank
 _START = "from scaling.cli import main; main()"
+NODES = "SCALING_NODES"  # nodes of a job file's run, each of which runs this launcher once
+MEET = "SCALING_MEET"  # URL at which the processes of its nodes find each other
+RETRY = "SCALING_RETRY"  # file that asks the job file to start all nodes again
 
 
 def run_distributed(words: Sequence[str], devices: int, log: Callable[[str], None]) -> int:
@@ -33,6 +51,13 @@ def run_distributed(words: Sequence[str], devices: int, log: Callable[[str], Non
             return status
         if message:
             log(message)
+        if nodes() > 1:
+            return AGAIN  # the job file starts all nodes again
+
+
+def nodes() -> int:
+    """Number of nodes that run this launcher for one run."""
+    return int(os.environ.get(NODES, "1"))
 
 
 def _run_once(words: Sequence[str], devices: int) -> tuple[int, str]:
@@ -41,17 +66,23 @@ def _run_once(words: Sequence[str], devices: int) -> tuple[int, str]:
         Pool() as pool,
         forward_signals(pool) as passed_on,
     ):
-        meeting = Path(folder)
+        place = Path(folder)
+        node, size = (int(os.environ["SLURM_NODEID"]) if nodes() > 1 else 0), nodes() * devices
+        meeting = os.environ[MEET] if nodes() > 1 else meeting_in(place)
         threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // devices))
         ranks = []
-        for rank in range(devices):
+        for local in range(devices):
+            rank = node * devices + local
             variables = {"OMP_NUM_THREADS": threads, PARENT: str(os.getpid())}
             ranks.append(
                 pool.start(
                     python(_START, *words),
-                    environment={**variables, **rank_variables(rank, devices, meeting)},
+                    environment={
+                        **variables,
+                        **rank_variables(rank, size, meeting, local=local, here=devices),
+                    },
                     stdout=subprocess.DEVNULL if rank else None,
-                    log=meeting / f"{rank}.log" if rank else None,  # process 0 speaks for itself
+                    log=place / f"{rank}.log" if rank else None,  # process 0 speaks for itself
                 )
             )
         pool.wait(GRACE_SECONDS)
@@ -100,5 +131,7 @@ def as_rank(log: Callable[[str], None]) -> Iterator[None]:
     except OutOfMemory as error:
         if PARENT in os.environ and error.lowered:
             log(str(error))
+            if RETRY in os.environ:
+                Path(os.environ[RETRY]).touch()
             sys.exit(AGAIN)
         raise

@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from scaling.files import open_to_append
+
 PROGRESS_SECONDS = 0.1  # between messages of progress
 
 
@@ -70,7 +72,7 @@ def _output_to(log: Path | None) -> Iterator[None]:
         yield
         return
     kept = os.dup(1), os.dup(2)
-    with log.open("ab") as file:
+    with open_to_append(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

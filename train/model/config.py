@@ -70,6 +70,8 @@ def build(
         bos_token_id=eos,
         eos_token_id=eos,
     )
+    if getattr(found, "mixture", None) is not None and not torch.cuda.is_available():
+        config._experts_implementation = "eager"  # one expert at a time: exact, and the same in every run
     torch.manual_seed(seed)
     model = getattr(transformers, found.model_class)(config)
     count = sum(weight.numel() for weight in model.parameters())

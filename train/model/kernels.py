@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,21 +10,28 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..runtime import logits_of
+from families.units import BadInput
+
+from ..runtime import TILE, is_plain_head, logits_of
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn"]
 
 Kernel = Callable[..., torch.Tensor]
 
 
-_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+# In order of preference: a kernel that cannot take the shapes, the format or the GPU gives way to the next.
+_REST = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+_BACKENDS = {
+    "flash": [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, *_REST],
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, *_REST],
+}
 
 
 def use_attention(model: Any, attention: Attention) -> None:
     """Set a transformers model's attention backend, for sequences without padding and, in decoders, a causal mask.
 
     eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
-    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU and no other.
+    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU, or the next that can.
 
     transformers makes a mask as a tensor while it is compiled, and a mask keeps torch from its flash kernel; for an
     attention function that it does not know it makes none.
@@ -49,10 +57,20 @@ def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]
         *,
         scaling: float,
         dropout: float = 0.0,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
         **rest: Any,
     ) -> tuple[torch.Tensor, None]:
+        if rest.get("s_aux") is not None:
+            raise BadInput("this model's attention has sinks; it is not trained here")
+        if softcap is not None:
+            kernel_here: Kernel = partial(_written_out, softcap=softcap)  # no fused kernel caps its scores
+        else:
+            kernel_here = kernel
         causal = attention_mask is None and getattr(module, "is_causal", False) and query.shape[2] > 1
-        out = kernel(
+        if causal and sliding_window is not None and sliding_window < key.shape[2]:
+            attention_mask, causal = _window(query, key, sliding_window), False
+        out = kernel_here(
             query,
             _all_heads(query, key),
             _all_heads(query, value),
@@ -66,6 +84,15 @@ def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]
     return attend
 
 
+def _window(query: torch.Tensor, key: torch.Tensor, size: int) -> torch.Tensor:
+    """Return the mask of a sliding window, 0 for the last `size` keys of each query and else -inf, shape (queries, keys)."""
+    ahead = torch.arange(query.shape[2], device=query.device)[:, None] + key.shape[2] - query.shape[2]
+    distance = ahead - torch.arange(key.shape[2], device=query.device)
+    seen = (distance >= 0) & (distance < size)
+    nothing = torch.full((), float("-inf"), dtype=query.dtype, device=query.device)
+    return torch.where(seen, torch.zeros_like(nothing), nothing)
+
+
 def _written_out(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -75,14 +102,21 @@ def _written_out(
     dropout_p: float,
     is_causal: bool,
     scale: float,
+    softcap: float | None = None,
 ) -> torch.Tensor:
-    """Return softmax(q·k^T·scale + mask)·v, with the signature of torch's fused function."""
-    if torch.compiler.is_compiling() and query.device.type == "cpu" and attn_mask is None and not dropout_p:
+    """Return softmax(q·k^T·scale + mask)·v, with the signature of torch's fused function.
+
+    With `softcap` scores are first bounded as cap·tanh(score/cap) (Gemma Team 2024).
+    """
+    plain = attn_mask is None and not dropout_p and softcap is None
+    if torch.compiler.is_compiling() and query.device.type == "cpu" and plain:
         # Rotated queries and keys are in fp32, whatever the autocast format.
         query, key = (query * scale).to(value.dtype), key.to(value.dtype)
         found: torch.Tensor = OneExponential.apply(query, key, value, is_causal)
         return found
     scores = torch.matmul(query * scale, key.transpose(2, 3)).float()
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attn_mask is not None:
         scores = scores + attn_mask
     elif is_causal:
@@ -94,15 +128,15 @@ def _written_out(
 
 
 def _fused(attention: str) -> Kernel:
-    backend = _BACKENDS.get(attention)
-    if backend is None:
+    backends = _BACKENDS.get(attention)
+    if backends is None:
         return functional.scaled_dot_product_attention
 
-    def one_backend(*args: Any, **options: Any) -> torch.Tensor:
-        with sdpa_kernel(backend):
+    def preferred(*args: Any, **options: Any) -> torch.Tensor:
+        with sdpa_kernel(backends, set_priority=True):
             return functional.scaled_dot_product_attention(*args, **options)
 
-    return one_backend
+    return preferred
 
 
 def _all_heads(query: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
@@ -209,10 +243,38 @@ def use_logistic_gelu(model: Any) -> None:
 STEP = 32  # columns of bf16 in a cache line
 
 
+_HEAD = "_scaling_head"  # attribute of a model whose blocks are compiled one by one
+
+
+def compile_head(model: Any, compile_part: Callable[[Any], Any]) -> None:
+    """Compile a decoder's logits and cross entropy by themselves, where its blocks are compiled by themselves."""
+    setattr(model, _HEAD, compile_part(_head_losses))
+
+
+def balance_coefficient(model: Any) -> float:
+    """Return the weight of the loss that keeps a mixture's experts equally busy; 0 for models that have none."""
+    return float(getattr(model.config, "router_aux_loss_coef", 0.0) or 0.0)
+
+
+def _balanced_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return each token's loss and, in equal parts, transformers' load-balancing loss of this micro-batch."""
+    found = model(ids, use_cache=False, output_router_logits=True)
+    losses = functional.cross_entropy(found.logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    balanced: torch.Tensor = losses.view(targets.shape) + balance_coefficient(model) * found.aux_loss
+    return balanced
+
+
 def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the loss of each next token in nats, shape of the targets; fused while compiling for a CPU, else torch's."""
+    if model.training and balance_coefficient(model):
+        return _balanced_losses(model, ids, targets)
     head = model.get_output_embeddings()
-    whole = head.bias is None and not hasattr(head.weight, "device_mesh")
+    whole = head.bias is None and not hasattr(head.weight, "device_mesh") and is_plain_head(model)
+    own = getattr(model, _HEAD, None) if torch.is_grad_enabled() else None
+    if whole and own is not None:
+        hidden = model.base_model(ids, use_cache=False).last_hidden_state
+        found: torch.Tensor = own(hidden.flatten(0, 1), head.weight, targets.flatten())
+        return found.view(targets.shape)
     if not (torch.compiler.is_compiling() and ids.device.type == "cpu" and whole):
         logits_BxTxV = logits_of(model, ids)
         losses = functional.cross_entropy(
@@ -221,6 +283,15 @@ def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> t
         return losses.view(targets.shape)
     hidden = model.base_model(ids, use_cache=False).last_hidden_state
     return linear_cross_entropy(hidden.flatten(0, 1), head.weight, targets.flatten()).view(targets.shape)
+
+
+def _head_losses(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the losses of hidden states (N, width) by the way that is fast compiled for their device, shape (N,)."""
+    if hidden.device.type == "cpu":
+        return linear_cross_entropy(hidden, weight, targets)
+    missing = -weight.shape[0] % TILE
+    wide = functional.linear(hidden, functional.pad(weight, (0, 0, 0, missing)))
+    return functional.cross_entropy(wide[:, : weight.shape[0]].float(), targets, reduction="none")
 
 
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

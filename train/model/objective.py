@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from ..config import Settings, predicted_tokens
 from ..data import Tokens, batch
-from ..distributed import like, unshard
+from ..distributed import ALONE, World, like, unshard
+from ..loss_scale import LossScale
 from .kernels import next_token_losses
 
 MASK_SHARE = (
@@ -117,10 +118,23 @@ def objective_of(settings: Settings) -> Objective:
     )
 
 
-def batch_of(settings: Settings, tokens: Tokens, step: int) -> Windows:
-    """Return the examples of a step's full batch, a function of (seed, step), so resuming is a seek."""
+def batch_of(settings: Settings, tokens: Tokens, step: int, world: World = ALONE) -> Windows:
+    """Return this process's examples of a step's batch, a function of (seed, step), so resuming is a seek.
+
+    Of next tokens a process reads its own rows only; masks are drawn for the whole batch.
+
+    Args:
+        settings: settings of the run.
+        tokens: the training windows.
+        step: the step, from 0.
+        world: the processes that share the batch.
+    """
+    if settings.objective == "causal":
+        rows = range(settings.batch_size)
+        return batch(tokens, settings.batch_size, settings.seed, step, world.part(rows))
     windows = batch(tokens, settings.batch_size, settings.seed, step)
-    return objective_of(settings).examples(windows, (settings.seed, step))
+    own: Windows = world.part(objective_of(settings).examples(windows, (settings.seed, step)))
+    return own
 
 
 ADAM_EPS = 1e-8  # torch's default
@@ -149,13 +163,23 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
     )
 
 
-def clipped_step(optimizer: Any, model: Any, most: float) -> torch.Tensor:
-    """Clip the gradient to a norm of at most `most` and take the step; returns the norm before clipping."""
+def clipped_step(optimizer: Any, model: Any, most: float, scale: LossScale | None = None) -> torch.Tensor:
+    """Clip the gradient and take the step; returns the norm before clipping.
+
+    Args:
+        optimizer: the optimiser.
+        model: the model whose gradients are clipped.
+        most: largest norm.
+        scale: loss scale of fp16, by which a step of a gradient that is not finite is skipped.
+    """
     if hasattr(optimizer, "clipped_step"):
         norm: torch.Tensor = optimizer.clipped_step()
         return norm
+    if scale is not None:
+        scale.unscale(model.parameters())
     norm = unshard(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
-    optimizer.step()
+    if scale is None or scale.takes(norm):
+        optimizer.step()
     return norm
 
 

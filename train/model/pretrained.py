@@ -17,6 +17,7 @@ from scaling.untrusted import parse_json
 from ..data.remote import NETWORK_SECONDS, hub_answers
 from ..rung import MODEL, TRUNK
 from .config import hugging_face_config
+from .kernels import use_attention
 
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
 
@@ -30,7 +31,7 @@ _TABLES = (
     ".inv_freq",
 )  # buffers of masks and angles in files of older libraries
 
-_FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"}  # fmt: skip
+_FREE = {"initializer_range", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}
 
 
 @lru_cache(maxsize=8)
@@ -107,7 +108,10 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(kind, str) or kind not in REGISTRY:
         raise BadInput(f"{path} has model_type {kind!r}; known: {', '.join(REGISTRY)}")
-    return REGISTRY[kind].from_hugging_face(config)
+    try:
+        return REGISTRY[kind].from_hugging_face(config)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
 
 
 def checkpoint_sha256(folder: Path) -> str:
@@ -193,6 +197,42 @@ def load_weights(model: Any, spec: ModelSpec, folder: Path) -> None:
         if name in ours
     }
     model.load_state_dict(taken)
+    _check_logits(model, loaded, folder)
+
+
+LOGITS = (
+    1e-4  # largest difference of logits in 32 bits, relative to the largest of them where that is above 1
+)
+CHECKED = 64  # tokens of the window
+
+
+@torch.no_grad()
+def _check_logits(model: Any, loaded: Any, folder: Path) -> None:
+    """Check on one window that a model with a checkpoint's weights computes what transformers computes with them.
+
+    Raises:
+        BadInput: it does not; with the entries of the configs that differ.
+    """
+    length = min(CHECKED, model.config.max_position_embeddings)
+    ids = torch.arange(7, 7 + 101 * length, 101)[None, :] % model.config.vocab_size
+    found = []
+    loaded.config._experts_implementation = "eager"  # the fast one needs sizes that memory likes
+    for one in (model, loaded):
+        was, attention = one.training, one.config._attn_implementation
+        one.eval()
+        if one is model:
+            use_attention(one, "eager")
+        found.append(one(ids).logits.float())
+        one.config._attn_implementation = attention
+        one.train(was)
+    off = (found[0] - found[1]).abs().max() / found[1].abs().max().clamp(min=1)
+    if not off <= LOGITS:
+        ours, theirs = (one.config.to_dict() for one in (model, loaded))
+        odd = [key for key in theirs if ours.get(key) != theirs[key] and not key.startswith("_")]
+        raise BadInput(
+            f"init is {folder}, whose logits differ by {off:.2g} of the largest from transformers' own; entries of its "
+            f"config.json that differ: {', '.join(key for key in odd if key not in _FREE) or 'none'}"
+        )
 
 
 def check_same_shape(spec: ModelSpec, theirs: ModelSpec, name: str) -> None:

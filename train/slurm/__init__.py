@@ -99,7 +99,7 @@ class Needs(Record):
         time: time limit: minutes, MM:SS, HH:MM:SS or DAYS-HH:MM:SS.
         memory: memory of each node, such as 64G.
         cpus: processors of each process.
-        gres: generic resources, such as gpu:4.
+        gres: generic resources, such as gpu:4; none for processes on processors alone.
     """
 
     nodes: int = Field(default=1, ge=1)
@@ -197,15 +197,23 @@ def read_profile(path: Path) -> SlurmProfile:
         profile = SlurmProfile.model_validate(value)
         for name, more in profile.members.items():
             _known(more, Needs.model_fields, f"{path} members {name}")
-            _check_time(profile.of(name), profile.save_before, f"{path} members {name}")
-        _check_time(profile, profile.save_before, str(path))
+            _check_needs(profile.of(name), profile.save_before, f"{path} members {name}")
+        _check_needs(profile, profile.save_before, str(path))
     except ValidationError as error:
         raise BadInput(f"{path}: {first_problem(error)}") from error
     return profile
 
 
-def _check_time(needs: Needs, save_before: int, where: str) -> None:
-    """Refuse a time limit that leaves no time to train: such a job would save and requeue for ever."""
+def _check_needs(needs: Needs, save_before: int, where: str) -> None:
+    """Refuse several processes without gres, and a time limit that leaves no time to train.
+
+    A job of such a time limit would save and requeue for ever.
+    """
+    if needs.devices > 1 and needs.gres is None:
+        raise BadInput(
+            f"{where}: devices is {needs.devices} and gres is missing; give gres: gpu:{needs.devices}, or gres: none for "
+            "processes on processors"
+        )
     if needs.seconds is not None and 0 < needs.seconds < 2 * save_before:
         raise BadInput(
             f"{where}: time is {needs.time}, {needs.seconds:.0f} s, and save_before {save_before} s; "
@@ -279,6 +287,8 @@ class JobSweep:
         words += ["--seed", str(self.seed), "--yes"]
         if task is None:
             return [*words, "--member"]
+        if task.needs.nodes * task.needs.devices > 1:
+            words += ["--devices", str(task.needs.devices)]
         if task.needs.zero is not None:
             words += ["--zero", str(task.needs.zero)]
         return [*words, "--member", task.member]
@@ -356,15 +366,3 @@ def own_command() -> str:
             "there is no scaling program beside this Python; say where it is with command: in the profile"
         )
     return found
-
-
-def torchrun_words(command: str, needs: Needs, meet: Sequence[str] = ("--standalone",)) -> list[str]:
-    """Return the torchrun words that precede the command of a run of several processes; empty for one process.
-
-    torchrun is taken from the folder of the scaling program.
-    """
-    if needs.nodes == 1 and needs.devices == 1:
-        return []
-    folder, slash, _ = command.rpartition("/")
-    counts = [f"--nnodes={needs.nodes}", f"--nproc-per-node={needs.devices}"]
-    return [f"{folder}{slash}torchrun", *counts, *meet, "--no-python"]

@@ -12,7 +12,7 @@ from families.units import BadInput
 from scaling.paths import safe_name
 from scaling.version import __version__
 
-from . import JobSweep, MemberTask, Needs, SlurmProfile, torchrun_words
+from . import JobSweep, MemberTask, Needs, SlurmProfile
 
 ARRAY = 1000  # tasks in one array: Slurm's MaxArraySize is 1001 unless the cluster says otherwise
 
@@ -118,9 +118,6 @@ def _file(
         *(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
         *profile.prologue,
         *_run(sweep, tasks[0], needs, profile),
-        'while kill -0 "$child" 2>/dev/null; do wait "$child"; done',
-        'wait "$child"',
-        "status=$?",
         'if [ -n "$asked" ] && [ "$status" -ne 0 ] &&',
         '  scontrol show job "$SLURM_JOB_ID" | grep -q "JobState=RUNNING"; then',
         '  if [ "$asked" = USR1 ] && [ "$(saved)" = "$before" ]; then',
@@ -154,7 +151,7 @@ def _options(
         ("time", needs.time),
         ("mem", needs.memory),
         ("cpus-per-task", needs.cpus_per_node),
-        ("gres", needs.gres),
+        ("gres", None if needs.gres == "none" else needs.gres),
         ("account", profile.account),
         ("qos", profile.qos),
         ("constraint", profile.constraint),
@@ -165,7 +162,7 @@ def _options(
 
 
 def _run(sweep: JobSweep, task: MemberTask, needs: Needs, profile: SlurmProfile) -> list[str]:
-    """The lines that start the run and leave its number in `child`."""
+    """The lines that start the run, wait for it and leave its exit status in `status`."""
     words = sweep.words(task)
     known = {str(sweep.plan): '"$plan"', str(sweep.study.folder): '"$study"'}
     given = [known.get(word, shlex.quote(word)) for word in words[:-1]]
@@ -175,23 +172,30 @@ def _run(sweep: JobSweep, task: MemberTask, needs: Needs, profile: SlurmProfile)
         lines += [
             'first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
             'address="$(scontrol show node "$first" | sed -n "s/.*NodeAddr=\\([^ ]*\\).*/\\1/p")"',
-            f'meet="${{address:-$first}}:$(({_FIRST_PORT} + SLURM_JOB_ID % {_PORTS}))"',
-            'id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"',
+            f"export SCALING_NODES={needs.nodes}",
+            f'export SCALING_MEET="tcp://${{address:-$first}}:$(({_FIRST_PORT} + SLURM_JOB_ID % {_PORTS}))"',
+            'export SCALING_RETRY="$study/runs/.again-$SLURM_JOB_ID"',
         ]
-        *torchrun, last = torchrun_words(sweep.command, needs, ("--rdzv-backend=c10d",))
-        train = f'{shlex.join(torchrun)} --rdzv-id="$id" --rdzv-endpoint="$meet" {last} {train}'
-    elif needs.devices > 1:
-        train = f"{shlex.join(torchrun_words(sweep.command, needs))} {train}"
-    if needs.nodes > 1 or needs.devices > 1:
-        # torchrun would end at SIGUSR1, which is for the processes that train.
-        train = f'bash -c \'trap "" USR1; exec "$@"\' bash {train}'
     if profile.container is not None and profile.container.tool == "apptainer":
         train = f"{shlex.join(_apptainer(sweep, profile))} {train}"
     if needs.nodes > 1 or (profile.container is not None and profile.container.tool == "pyxis"):
         # srun does not take the number of cpus over from sbatch since Slurm 22.05.
         cpus = [f"--cpus-per-task={needs.cpus_per_node}"] if needs.cpus else []
         train = f"{shlex.join(['srun', '--kill-on-bad-exit=1', *cpus, *_pyxis(sweep, profile)])} {train}"
-    return [*lines, f"{train} &", "child=$!"]
+    started = [
+        f"{train} &",
+        "child=$!",
+        'while kill -0 "$child" 2>/dev/null; do wait "$child"; done',
+        'wait "$child"',
+        "status=$?",
+    ]
+    if needs.nodes == 1:  # the command itself starts its processes again
+        return [*lines, *started]
+    again = [
+        '  [ -e "$SCALING_RETRY" ] || break  # out of memory: all nodes begin again with the smaller micro-batch',
+        '  rm -f "$SCALING_RETRY"',
+    ]
+    return [*lines, "while :; do", *(f"  {line}" for line in started), *again, "done"]
 
 
 def _mounts(sweep: JobSweep, profile: SlurmProfile) -> list[str]:

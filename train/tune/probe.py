@@ -19,7 +19,7 @@ from families.units import RunFailed
 from scaling.machine import StepBackend
 
 from ..config import Settings
-from ..jobs.pool import Pool, python, rank_variables
+from ..jobs.pool import Pool, meeting_in, python, rank_variables
 from .model import Model, Pick, Trial, TrialConfig, pick
 
 PROCESS = 0.6e9  # bytes of a process before it holds a model: Python, torch and what compiled code needs
@@ -162,7 +162,7 @@ def run_probe(asks: Sequence[dict[str, Any]], devices: int = 1) -> list[dict[str
         ranks = [
             pool.start(
                 python(_START),
-                environment=rank_variables(rank, devices, Path(folder)) if devices > 1 else {},
+                environment=rank_variables(rank, devices, meeting_in(Path(folder))) if devices > 1 else {},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 log=Path(folder) / f"{rank}.log",

@@ -120,7 +120,7 @@ def tune(
             "choose a smaller member or fewer n_positions"
         )
     low, high = two_micro_batches(allowed)
-    plain = wanted.plain().model_copy(update={"threads": _threads(wanted, device)[0]})
+    plain = wanted.plain(device).model_copy(update={"threads": _threads(wanted, device)[0]})
     kept = _survey(tuning, wanted, plain, (low, high), again, log)
     if kept is not None:
         way = TrialConfig(engine=kept, checkpointing=again)

@@ -1,0 +1,511 @@
+"""Columns that may be coordinates of a law: which of them the runs can carry, and which of those rollouts ask for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.units import BadInput, nearest
+
+from ..runs import RunTable
+from ..stats import Array
+from .coordinates import KINDS, Coordinate, Coordinates, Kind, multiplier, setting, term
+from .ensemble import CUTS, FEWEST_HELD_ROWS
+from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
+
+REPETITION = "unique_tokens"  # the fourth kind: `laws.Repetition`, fitted by `repetition`
+
+ASPECT = "aspect"  # n_embd/n_layer
+
+KNOWN: dict[str, Kind] = {
+    "batch_tokens": "setting",
+    "lr": "setting",
+    ASPECT: "setting",
+    "n_experts": "multiplier",
+    "vocab_size": "term",
+}
+
+SAME_SIZE = 0.05  # of log N within which rows are of one size
+
+FEWEST_SIZES = 2  # that have three values of a column, or else …
+
+MANY_SIZES, VARIED = (
+    30,
+    0.3,
+)  # … so many sizes, and this spread of log values about a quadratic in log N and log D
+
+FEWEST_PER_ARM = 2  # runs
+
+MOST_ARMS = 8
+
+GAIN, LOSS = (
+    0.95,
+    1.5,
+)  # of the rollouts' scatter and of their error, at most, with a coordinate that is added
+
+FEWEST_IN_CELL = 3  # rows of like N and D
+
+MOST_TRIED = 400  # rows of a rollout, evenly in compute
+
+FEWEST_ROWS = 12  # below a cut
+
+SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
+
+NEAR = 0.02  # of log loss up a valley: rows nearer its bottom than this show the law itself
+
+FEWEST_NEAR = 0.25  # of the rows
+
+MOST_NEAR = 120  # rows that show the law itself, the nearest of each cell of like N and D
+
+LIKELY_STEPS = 1e6  # of a run; more of them mean that the batch is counted in sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Coordinates to fit, and a reason for each column that was looked at.
+
+    Args:
+        parts: the coordinates, without constants.
+        reasons: column to text.
+        forced: true where the caller named the columns.
+    """
+
+    parts: tuple[Coordinate, ...] = ()
+    reasons: Mapping[str, str]
+    forced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduced:
+    """Fitted coordinates, and the rows as the law of N and D alone has them.
+
+    Args:
+        coordinates: with their constants.
+        rows: those near the bottom of every valley, losses at their best settings and references.
+        effective: the same with N and D multiplied.
+        joint: the fit and its certificate.
+    """
+
+    coordinates: Coordinates
+    rows: RunTable
+    effective: RunTable
+    joint: JointFit
+
+
+def values_of(table: RunTable, column: str) -> Array | tuple[str, ...] | None:
+    """A column of the runs: numbers (n,), else texts; None where no row has it.
+
+    Raises:
+        BadInput: some rows lack it, or some are numbers and others text.
+    """
+    found = [run.column(column) for run in table]
+    missing = sum(value is None for value in found)
+    if missing == len(found):
+        return None
+    if missing:
+        raise BadInput(f"{missing} of {len(found)} rows have no {column}")
+    texts = [value for value in found if isinstance(value, str)]
+    if not texts:
+        return np.array(found, dtype=np.float64)
+    if len(texts) < len(found):
+        raise BadInput(f"{column} is a number in {len(found) - len(texts)} rows and text in {len(texts)}")
+    return tuple(texts)
+
+
+def columns_of(coordinates: Coordinates | None, table: RunTable) -> dict[str, Any]:
+    """Values by column, as `Fit.predict` takes them, of rows that state every one of a law's coordinates."""
+    if coordinates is None:
+        return {}
+    found = {name: values_of(table, name) for name in coordinates.names}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def choose(table: RunTable, asked: Sequence[str] | None, own: Mapping[str, Kind | None], seed: int) -> Chosen:
+    """The coordinates of a fit.
+
+    Args:
+        table: the runs, in effective N and D where tokens repeat.
+        asked: columns that the caller names; None for those that rollouts ask for.
+        own: columns of the caller's own by kind, None for a setting if it is the law's and else a multiplier.
+        seed: of the fits.
+
+    Raises:
+        BadInput: a column that is asked for and unknown, missing, constant or not told apart from N and D.
+    """
+    names = [*KNOWN] if asked is None else [name for name in asked if name != REPETITION]
+    for name in names:
+        if name not in KNOWN and name not in own:
+            raise BadInput(f"coordinates has {name!r}; {nearest(name, [*KNOWN, REPETITION, *own])}")
+    names = [
+        *(name for name in KNOWN if name in names),
+        *(name for name in own if name not in KNOWN or name in names),
+    ]
+    usable: dict[str, tuple[Coordinate, ...]] = {}
+    reasons: dict[str, str] = {}
+    for name in names:
+        kind = own.get(name) or KNOWN.get(name, "multiplier")
+        try:
+            values = values_of(table, name)
+            if values is None:
+                raise BadInput(f"no row has {name}")
+            earlier = [part.column for parts in usable.values() for part in parts if part.kind == "setting"]
+            usable[name] = parts_of(table, name, kind, values, earlier)
+        except BadInput as error:
+            if asked is not None or name in own:
+                raise BadInput(f"coordinate {name}: {error}") from error
+            if values_or_none(table, name):
+                reasons[name] = f"left out: {error}"
+    if asked is not None or own:
+        named = own if asked is None else {**dict.fromkeys(asked), **own}
+        forced = {name: parts for name, parts in usable.items() if name in named}
+    else:
+        forced = {}
+    rest = {name: parts for name, parts in usable.items() if name not in forced}
+    kept = tuple(part for parts in forced.values() for part in parts)
+    reasons |= dict.fromkeys(forced, "asked for")
+    added = _by_rollouts(table, kept, rest, reasons, seed)
+    order = [*KNOWN, *own]
+    parts = sorted((*kept, *added), key=lambda part: (part.kind != "setting", order.index(part.column)))
+    return Chosen(parts=_coupled(parts), reasons=reasons, forced=bool(forced))
+
+
+def values_or_none(table: RunTable, column: str) -> bool:
+    """True where any row has the column."""
+    return any(run.column(column) is not None for run in table)
+
+
+def parts_of(
+    table: RunTable, name: str, kind: Kind, values: Array | tuple[str, ...], earlier: Sequence[str]
+) -> tuple[Coordinate, ...]:
+    """The coordinates of one column, several for the arms of a text.
+
+    Args:
+        table: the runs.
+        name: the column.
+        kind: of the coordinate.
+        values: the column, shape (n,).
+        earlier: settings whose columns come before it.
+
+    Raises:
+        BadInput: the runs do not tell its effect apart from that of N, D and the settings before it.
+    """
+    if isinstance(values, tuple):
+        return _arms(table, name, kind, values)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise BadInput(f"it is {values.min():g} in some rows; it must be positive")
+    distinct = np.unique(values)
+    if len(distinct) == 1:
+        raise BadInput(f"it is {distinct[0]:g} in every row")
+    if name == "batch_tokens" and float(np.median(table.D / values)) > LIKELY_STEPS:
+        raise BadInput(
+            f"the median run would have {np.median(table.D / values):.2g} steps: is it in sequences? It must be in "
+            "tokens, sequences × context length"
+        )
+    _check_varied(table, values, [np.log(values_of(table, other)) for other in earlier])  # type: ignore[arg-type]
+    span = float(distinct[0]), float(distinct[-1])
+    if kind == "setting":
+        return (replace(setting(name), span=span),)
+    if kind == "term":
+        return (replace(term(name, reference=float(np.exp(np.median(np.log(values))))), span=span),)
+    reference = 1.0 if name == "n_experts" else float(np.exp(np.median(np.log(values))))
+    saturating = name == "n_experts" and len(distinct) >= 4
+    return (replace(multiplier(name, reference=reference, saturating=saturating, trend=False), span=span),)
+
+
+def _arms(table: RunTable, name: str, kind: Kind, values: tuple[str, ...]) -> tuple[Coordinate, ...]:
+    if kind != "multiplier":
+        raise BadInput(f"it is text, and only numbers are a {kind}")
+    levels = list(dict.fromkeys(values))
+    if len(levels) == 1:
+        raise BadInput(f"it is {levels[0]!r} in every row")
+    if len(levels) > MOST_ARMS:
+        raise BadInput(f"it has {len(levels)} texts; at most {MOST_ARMS} are arms")
+    for level in levels:
+        count = len({run.run for run, value in zip(table, values, strict=True) if value == level})
+        if count < FEWEST_PER_ARM:
+            raise BadInput(f"{level!r} has {count} run; an arm needs at least {FEWEST_PER_ARM}")
+    first = max(levels, key=values.count)
+    return tuple(
+        replace(multiplier(name, "C", level=level, trend=False), span=(0.0, 1.0))
+        for level in levels
+        if level != first
+    )
+
+
+def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array]) -> None:
+    """Refuse a column that N and D determine: one learning rate per size says nothing about another."""
+    x, z, h = np.log(table.N), np.log(table.D), np.log(values)
+    sizes = np.unique((x / SAME_SIZE).round().astype(int), return_inverse=True)[1].ravel()
+    varied = sum(len(np.unique(h[sizes == size].round(2))) >= 3 for size in range(sizes.max() + 1))
+    shape = [np.ones_like(x), x, z, x * x, x * z, z * z, *earlier]
+    basis = np.stack(shape, axis=1)
+    basis = basis - np.r_[0.0, basis[:, 1:].mean(axis=0)]
+    left = h - basis @ np.linalg.lstsq(basis, h, rcond=None)[0]
+    spread = float(np.sqrt((left**2).sum() / max(len(h) - basis.shape[1], 1)))
+    if varied < FEWEST_SIZES and not (sizes.max() + 1 >= MANY_SIZES and spread > VARIED):
+        raise BadInput(
+            "the runs have nearly one value for each size, so its effect and that of N are not told apart; three "
+            "values at each of two sizes are needed"
+        )
+    if earlier and spread < 0.3 * VARIED:
+        raise BadInput("it moves with the other settings, so its effect and theirs are not told apart")
+
+
+def _coupled(parts: Sequence[Coordinate]) -> tuple[Coordinate, ...]:
+    """The parts in their order, each setting with a coefficient for the deviations of the settings before it."""
+    settings: list[str] = []
+    coupled = []
+    for part in parts:
+        if part.kind == "setting":
+            fresh = setting(part.column, [name for name in settings if part.column == "lr"])
+            part = replace(fresh, span=part.span)
+            settings.append(part.column)
+        coupled.append(part)
+    return tuple(coupled)
+
+
+def rows_of_table(table: RunTable, parts: Sequence[Coordinate]) -> Rows:
+    """The rows of a joint fit."""
+    columns: dict[str, Array] = {}
+    for part in parts:
+        values = values_of(table, part.column)
+        if isinstance(values, tuple):
+            columns[part.key] = np.array([value == part.level for value in values], dtype=np.float64)
+        elif values is not None:
+            columns[part.key] = np.log(values) if part.kind == "setting" else values
+    return Rows.of(table.N, table.D, table.L, columns, table.cluster)
+
+
+def _by_rollouts(
+    table: RunTable,
+    kept: tuple[Coordinate, ...],
+    rest: Mapping[str, tuple[Coordinate, ...]],
+    reasons: dict[str, str],
+    seed: int,
+) -> tuple[Coordinate, ...]:
+    """The coordinates that lower the rollout error, one column at a time, the best first."""
+    if not rest:
+        return ()
+    rows = rows_of_table(table, [*kept, *(part for parts in rest.values() for part in parts)])
+    added: tuple[Coordinate, ...] = ()
+    best = _rollout_error(rows, _coupled([*kept]), seed)
+    if best is None:
+        reasons |= dict.fromkeys(
+            rest, "left out: too few runs for a rollout that could show whether it helps"
+        )
+        return ()
+    left = dict(rest)
+    errors: dict[tuple[str, ...], RolloutError] = {}
+    while left:
+        errors = {}
+        together = [name for name, parts in left.items() if parts[0].kind == "setting"]
+        tries = {(name,) for name in left} | ({tuple(together)} if len(together) > 1 else set())
+        for names in sorted(tries):
+            parts = [part for name in names for part in left[name]]
+            found = _rollout_error(rows, _coupled(_ordered([*kept, *added, *parts])), seed)
+            errors[names] = RolloutError(np.inf, np.inf) if found is None else found
+        names = min(errors, key=lambda key: errors[key].scatter)
+        if not errors[names].below(best):
+            break
+        reasons |= dict.fromkeys(names, f"used: {errors[names].against(best)}")
+        best = errors[names]
+        added = (*added, *(part for name in names for part in left.pop(name)))
+    reasons |= {name: f"left out: {errors[name,].against(best)}" for name in left}
+    return added
+
+
+def _centres(rows: Rows, off: Array) -> Array:
+    """The median error of each row's cell of like N and D; of all rows where a cell has less than three."""
+    centres = np.full(len(off), np.median(off))
+    cell = cells(rows)
+    for at in np.flatnonzero(np.bincount(cell) >= FEWEST_IN_CELL):
+        centres[cell == at] = np.median(off[cell == at])
+    return centres
+
+
+def _ordered(parts: Sequence[Coordinate]) -> list[Coordinate]:
+    order = list(KNOWN)
+    return sorted(
+        parts,
+        key=lambda part: (part.kind != "setting", order.index(part.column) if part.column in order else 99),
+    )
+
+
+class RolloutError(NamedTuple):
+    """Mean |log error| of held rows, and the same about the median error of rows of like N and D.
+
+    The law may lie off at a size whatever the settings; how runs of one size differ is for the settings to say.
+    """
+
+    error: float
+    scatter: float
+
+    def below(self, other: "RolloutError") -> bool:
+        """True where the scatter is clearly less than the other's, and the error not much more."""
+        return self.scatter <= GAIN * other.scatter and self.error <= LOSS * other.error
+
+    def against(self, other: "RolloutError") -> str:
+        """Both, with and without."""
+        if not np.isfinite(self.error):
+            return "too few runs for a rollout that could show whether it helps"
+        return (
+            f"rollout error {self.error:.2%} with it, {other.error:.2%} without, "
+            f"scatter {self.scatter:.2%} and {other.scatter:.2%}"
+        )
+
+
+def _rollout_error(rows: Rows, parts: Sequence[Coordinate], seed: int) -> RolloutError | None:
+    """The error of the rows above each cut, fitted below it, averaged over cuts; None without a rollout."""
+    product = rows.x + rows.z
+    if len(product) > MOST_TRIED:
+        order = np.argsort(product, kind="stable")
+        rows = rows.select(order[np.linspace(0, len(order) - 1, MOST_TRIED).round().astype(int)])
+        product = rows.x + rows.z
+    errors = []
+    before = 0
+    for gap in CUTS:
+        cheap = product <= product.max() - gap * np.log(10) + 1e-9
+        if (
+            cheap.sum() < max(FEWEST_ROWS, 2 * sum(len(part.names) for part in parts))
+            or cheap.sum() == before
+        ):
+            continue
+        if (~cheap).sum() < FEWEST_HELD_ROWS:
+            continue
+        before = int(cheap.sum())
+        try:
+            found = fit_joint(parts, rows.select(cheap), starts=1, seed=seed)
+        except BadInput:
+            continue
+        high = rows.select(~cheap)
+        off = model(parts, found.q, high)[0] - high.y
+        errors.append((np.abs(off).mean(), np.abs(off - _centres(high, off)).mean()))
+    return RolloutError(*map(float, np.mean(errors, axis=0))) if errors else None
+
+
+def unreached(part: Coordinate, own: Array, rows: Rows, deviation: Array) -> str:
+    """The bound on a setting whose best value no run reaches; empty where runs lie on both sides of it.
+
+    Args:
+        part: the setting.
+        own: its constants.
+        rows: the rows of the fit.
+        deviation: log of each row's value over its best, shape (n,).
+    """
+    above, below = float((deviation > 0).mean()), float((deviation < 0).mean())
+    if min(above, below) >= SIDES:
+        return ""
+    known = rows.columns[part.key]
+    if above < SIDES:
+        return (
+            f"the best is at least {np.exp(known.max()):.3g}: no run lies beyond its best, so that is a bound"
+        )
+    return (
+        f"the best is at most {np.exp(known.min()):.3g}: every run lies beyond its best, so that is a bound"
+    )
+
+
+def reduce_rows(
+    table: RunTable, chosen: Chosen, *, bootstrap: int, seed: int
+) -> tuple[Reduced | None, Mapping[str, str]]:
+    """Fit the chosen coordinates, and bring the rows to their best settings.
+
+    Args:
+        table: the runs, in effective N and D where tokens repeat.
+        chosen: the coordinates.
+        bootstrap: resamples of whole runs.
+        seed: of the starts and the resamples.
+
+    Returns:
+        The coordinates with the rows; None where none is left. And the reasons, by column.
+
+    Raises:
+        BadInput: a coordinate that was asked for never reaches its best value, or its fit does not converge.
+    """
+    parts, reasons = chosen.parts, dict(chosen.reasons)
+    while parts:
+        rows = rows_of_table(table, parts)
+        joint = fit_joint(parts, rows, seed=seed)
+        problem = _problem(parts, rows, joint)
+        if not problem:
+            break
+        name, text = problem
+        if chosen.forced and reasons.get(name) == "asked for":
+            raise BadInput(f"coordinate {name}: {text}")
+        reasons[name] = f"left out: {text}"
+        parts = _coupled([part for part in parts if part.column != name])
+    if not parts:
+        return None, reasons
+    coordinates = Coordinates(log_N=rows.log_N, log_D=rows.log_D, parts=tuple(parts))
+    draws = resampled(parts, rows, joint, bootstrap, seed)
+    predicted, _, shift = model(parts, joint.q, rows)
+    coordinates = coordinates.with_values(
+        joint.q[LAW:], _rounded(draws[:, LAW:]), _misfit(predicted - rows.y, shift.share)
+    )
+    near = _near(rows, shift.share)
+    clean = table.L * np.exp(-shift.share) - shift.add
+    near = near[clean[near] > 0]
+    at_best = table.with_arrays(L=np.maximum(clean, 1e-9)).select(near)
+    effective = at_best.with_arrays(
+        N=table.N[near] * np.exp(shift.dx[near]), D=table.D[near] * np.exp(shift.dz[near])
+    )
+    return Reduced(coordinates=coordinates, rows=at_best, effective=effective, joint=joint), reasons
+
+
+def _rounded(draws: Array) -> Array:
+    return np.array([[float(f"{v:.10g}") for v in row] for row in draws.tolist()]).reshape(draws.shape)
+
+
+def _problem(parts: Sequence[Coordinate], rows: Rows, joint: JointFit) -> tuple[str, str] | None:
+    """The first coordinate that the rows do not determine, and why."""
+    at = LAW
+    for part in parts:
+        own = joint.q[at : at + len(part.names)]
+        if part.kind == "setting":
+            best = Coordinates(log_N=0.0, log_D=0.0, parts=tuple(parts)).best_log(
+                part.column, np.exp(rows.x), np.exp(rows.z), rows.columns, joint.q[LAW:]
+            )
+            text = unreached(part, own, rows, rows.columns[part.key] - best)
+            if text:
+                return part.column, text
+        at += len(part.names)
+    if not joint.certified:
+        return parts[-1].column, (
+            f"its fit did not converge ({joint.agreeing} of {joint.starts} starts agree, scaled gradient "
+            f"{joint.gradient:.1g})"
+        )
+    return None
+
+
+def _misfit(residual: Array, share: Array) -> float:
+    """Standard deviation of the residual per unit of s, from rows up a valley."""
+    far = share > NEAR
+    return float(np.sqrt(np.mean((residual[far] / share[far]) ** 2))) if far.sum() >= 4 else 0.0
+
+
+def _near(rows: Rows, share: Array) -> NDArray[np.intp]:
+    """Rows near the bottom of every valley, at most MOST_NEAR: the nearest of each cell of like N and D, in their order."""
+    if not share.any():
+        return np.arange(len(share))
+    cell = cells(rows)
+    order = np.lexsort([share, cell])
+    starts = np.r_[0, np.flatnonzero(np.diff(cell[order])) + 1]
+    rank = np.empty(len(share), dtype=np.intp)
+    rank[order] = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
+    count = max(int((share <= NEAR).sum()), int(np.ceil(FEWEST_NEAR * len(share))))
+    nearest_first = np.lexsort([share, rank]) if count > MOST_NEAR else np.argsort(share, kind="stable")
+    return np.sort(nearest_first[: min(count, MOST_NEAR)])
+
+
+def own_kind(text: str) -> tuple[str, Kind | None]:
+    """Parse "COLUMN" or "COLUMN:kind".
+
+    Raises:
+        BadInput: an unknown kind.
+    """
+    name, _, kind = text.partition(":")
+    if kind and kind not in KINDS:
+        raise BadInput(f"with is {text!r}; the kind is {nearest(kind, KINDS)}")
+    return name.strip(), next((known for known in KINDS if known == kind), None)

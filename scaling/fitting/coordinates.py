@@ -1,0 +1,423 @@
+"""Coordinates of a law besides N and D: settings with an optimum, multipliers of N or D, and terms of their own.
+
+With x = log N and z = log D about the middle of the rows,
+
+    log L = log( exp(f(x + Δx, z + Δz)) + t ) + s
+
+where f is the law of N and D (log loss), Δx and Δz come from multipliers, t from terms and s from settings:
+
+    setting      s = κ (exp(skew·d) − 1 − skew·d)/skew², ½ κ d² where skew is 0, with d = ln h − ln h*
+                 ln h* = at + N·x + D·z + Σ (coefficient of an earlier setting)·(its own d)
+    multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), the same of a saturating count, or 1 for an arm
+    term         t = exp(size)·(v^-exponent − reference^-exponent)
+
+A setting that is left out is at its best, and anything else at its reference, so that f alone is the law at its best. A
+setting's loss is a share of L: on a public grid of 1,730 runs that predicts the rows held out better than a share of the
+reducible loss, and as well as nats do (docs/log.md#e145).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from families.units import BadInput, nearest
+
+from ..stats import Array, Interval
+
+Kind = Literal["setting", "multiplier", "term"]
+
+Target = Literal["N", "D", "C"]
+
+LogLoss = Callable[[Array, Array], Array]
+
+KINDS: tuple[Kind, ...] = ("setting", "multiplier", "term")
+
+MOST_SKEW, LEAST_SKEW = (
+    2.0,
+    1e-3,
+)  # beyond the first a valley is a wall; below the second its series is exact to 1e-6
+
+STEEPEST = 30.0  # of exp(size)'s logarithm and of a setting's share of log loss: keeps trial steps finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinate:
+    """One coordinate: its column, its kind, and its constants.
+
+    Args:
+        column: name of the column, a field of `Run` or the user's own.
+        kind: how it enters.
+        names: names of the constants, in their order.
+        values: constants, in the order of `names`.
+        on: what a multiplier multiplies; "C" multiplies N and D by the square root each.
+        reference: value at which a multiplier or a term does nothing.
+        span: least and largest value in the rows.
+        level: text that an arm's indicator stands for; empty for a number.
+        saturating: the multiplier's count saturates: 1/(1/v + 1/limit).
+        draws: resampled constants, shape (k, constants).
+    """
+
+    column: str
+    kind: Kind
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    on: Target = "N"
+    reference: float = 1.0
+    span: Interval = (0.0, 0.0)
+    level: str = ""
+    saturating: bool = False
+    draws: Array = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def key(self) -> str:
+        """The column, and the level of an arm."""
+        return f"{self.column}={self.level}" if self.level else self.column
+
+    def constant(self, name: str) -> float:
+        """A constant by its name."""
+        return self.values[self.names.index(name)]
+
+
+def setting(column: str, others: Sequence[str] = ()) -> Coordinate:
+    """A setting without constants yet; `others` are the settings before it, whose deviations move its best value."""
+    names = ("at", "N", "D", *others, "skew", "log_kappa")
+    return Coordinate(column=column, kind="setting", names=names, values=(0.0,) * len(names))
+
+
+def multiplier(
+    column: str,
+    on: Target = "N",
+    *,
+    reference: float = 1.0,
+    saturating: bool = False,
+    trend: bool = True,
+    level: str = "",
+) -> Coordinate:
+    """A multiplier of N, D or both without constants yet.
+
+    Args:
+        column: its column.
+        on: what it multiplies.
+        reference: value at which it is 1.
+        saturating: the count saturates.
+        trend: its power may change with scale.
+        level: text of an arm, whose indicator is 1 where the column has it.
+    """
+    names = ("power", *(("trend",) if trend else ()), *(("log_limit",) if saturating else ()))
+    return Coordinate(
+        column=column, kind="multiplier", names=names, values=(0.0,) * len(names), on=on, reference=reference,
+        saturating=saturating, level=level,
+    )  # fmt: skip
+
+
+def term(column: str, *, reference: float) -> Coordinate:
+    """A term without constants yet."""
+    names = ("size", "exponent")
+    return Coordinate(column=column, kind="term", names=names, values=(0.0, 0.0), reference=reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shift:
+    """Δx, Δz, s and t at n points, shape (n,), and their derivatives in every constant, shape (constants, n)."""
+
+    dx: Array
+    dz: Array
+    share: Array
+    add: Array
+    by_dx: Array
+    by_dz: Array
+    by_share: Array
+    by_add: Array
+
+
+def shift_of(
+    parts: Sequence[Coordinate], constants: Array, x: Array, z: Array, columns: Mapping[str, Array]
+) -> Shift:
+    """Evaluate coordinates and their derivatives.
+
+    Args:
+        parts: the coordinates, in their order.
+        constants: their constants one after another, shape (constants,).
+        x: log N about the middle of the rows, shape (n,).
+        z: log D likewise.
+        columns: values by `Coordinate.key`: of settings d itself is ln h, shape (n,); a setting that is not there is at its
+            best, and anything else at its reference.
+    """
+    n, count = len(x), len(constants)
+    shift = Shift(**{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
+                  **{name: np.zeros((count, n)) for name in ("by_dx", "by_dz", "by_share", "by_add")})  # fmt: skip
+    deviations: dict[str, tuple[Array, Array]] = {}
+    at = 0
+    for part in parts:
+        here = slice(at, at + len(part.names))
+        own = constants[here]
+        if part.key in columns:
+            values = columns[part.key]
+            if part.kind == "setting":
+                _add_setting(shift, part, own, at, (x, z, values), deviations)
+            elif part.kind == "multiplier":
+                _add_multiplier(shift, part, own, at, (x, z, values))
+            else:
+                _add_term(shift, part, own, at, values)
+        at = here.stop
+    return shift
+
+
+def valley(d: Array, skew: float) -> tuple[Array, Array, Array]:
+    """(exp(a·d) − 1 − a·d)/a² for the skew a, and its derivatives in d and a, elementwise: ½ d² at a = 0.
+
+    Too high a learning rate costs more than one as much too low: the loss rises faster on that side (Zellner's linex).
+    """
+    a = float(np.clip(skew, -MOST_SKEW, MOST_SKEW))
+    if abs(a) < LEAST_SKEW:
+        return 0.5 * d**2 + a * d**3 / 6, d + a * d**2 / 2, d**3 / 6 + a * d**4 / 12
+    w = np.clip(a * d, -40.0, 40.0)
+    rise = np.expm1(w)
+    height = (rise - w) / a**2
+    return height, rise / a, d * rise / a**2 - 2 * height / a
+
+
+def _add_setting(
+    shift: Shift,
+    part: Coordinate,
+    own: Array,
+    at: int,
+    points: tuple[Array, Array, Array],
+    deviations: dict[str, tuple[Array, Array]],
+) -> None:
+    x, z, log_h = points
+    by = np.zeros_like(shift.by_share)
+    d = log_h - (own[0] + own[1] * x + own[2] * z)
+    by[at], by[at + 1], by[at + 2] = -1.0, -x, -z
+    for index, other in enumerate(part.names[3:-2], start=3):
+        if other in deviations:
+            theirs, by_theirs = deviations[other]
+            d = d - own[index] * theirs
+            by -= own[index] * by_theirs
+            by[at + index] -= theirs
+    deviations[part.column] = d, by
+    kappa = np.exp(np.minimum(own[-1], STEEPEST))
+    height, slope, by_skew = valley(d, float(own[-2]))
+    share = np.minimum(kappa * height, STEEPEST)
+    inside = share < STEEPEST
+    shift.share[:] += share
+    shift.by_share[:] += kappa * slope * by * inside
+    shift.by_share[at + len(part.names) - 2] += kappa * by_skew * inside
+    shift.by_share[at + len(part.names) - 1] += share
+
+
+def _add_multiplier(
+    shift: Shift, part: Coordinate, own: Array, at: int, points: tuple[Array, Array, Array]
+) -> None:
+    x, z, values = points
+    by_limit = None
+    if part.level:
+        g = values
+    elif part.saturating:
+        limit = np.exp(np.clip(own[-1], -STEEPEST, STEEPEST))
+        g = np.log1p(part.reference / limit) - np.log1p(values / limit) + np.log(values / part.reference)
+        by_limit = values / (limit + values) - part.reference / (limit + part.reference)
+    else:
+        g = np.log(values / part.reference)
+    scale = {"N": x, "D": z, "C": x + z}[part.on]
+    trend = "trend" in part.names
+    power = own[0] + (own[1] * scale if trend else 0.0)
+    weight = 0.5 if part.on == "C" else 1.0
+    for name, target in (("dx", "NC"), ("dz", "DC")):
+        if part.on in target:
+            value, by = getattr(shift, name), getattr(shift, f"by_{name}")
+            value += weight * power * g
+            by[at] += weight * g
+            if trend:
+                by[at + 1] += weight * scale * g
+            if by_limit is not None:
+                by[at + len(part.names) - 1] += weight * power * by_limit
+
+
+def _add_term(shift: Shift, part: Coordinate, own: Array, at: int, values: Array) -> None:
+    size, exponent = np.exp(np.minimum(own[0], STEEPEST)), np.clip(own[1], -5.0, 5.0)
+    here, there = values**-exponent, part.reference**-exponent
+    shift.add[:] += size * (here - there)
+    shift.by_add[at] += size * (here - there)
+    shift.by_add[at + 1] += size * (there * np.log(part.reference) - here * np.log(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coordinates:
+    """The fitted coordinates of a law.
+
+    Args:
+        log_N: middle of the rows' log N, from which x counts.
+        log_D: middle of the rows' log D, from which z counts.
+        parts: the coordinates, in the order of their constants.
+        misfit: standard deviation of log loss per unit of s: a parabola is the less exact, the farther from its bottom.
+    """
+
+    log_N: float
+    log_D: float
+    parts: tuple[Coordinate, ...]
+    misfit: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns, each once."""
+        return tuple(dict.fromkeys(part.column for part in self.parts))
+
+    @property
+    def constants(self) -> Array:
+        """All constants one after another."""
+        return np.array([value for part in self.parts for value in part.values])
+
+    @property
+    def draws(self) -> Array:
+        """Resampled constants one after another, shape (k, constants)."""
+        return np.concatenate([part.draws for part in self.parts], axis=1)
+
+    def columns(self, given: Mapping[str, object], n: Array) -> dict[str, Array]:
+        """Values by `Coordinate.key`, as `shift_of` takes them, from values by column.
+
+        Raises:
+            BadInput: a column that the law does not depend on, a value that is not positive, or an unknown arm.
+        """
+        for name in given:
+            if name not in self.names:
+                raise BadInput(f"the law has no coordinate {name!r}; {nearest(name, self.names)}")
+        found = {}
+        for part in self.parts:
+            if given.get(part.column) is None:
+                continue
+            if part.level:
+                known = [other.level for other in self.parts if other.column == part.column]
+                texts = np.broadcast_to(np.asarray(given[part.column], dtype=str), n.shape)
+                found[part.key] = (texts == part.level).astype(np.float64)
+                if len(known) == 1 and not np.isin(texts, known).any():
+                    found[part.key] = np.zeros(n.shape)
+                continue
+            values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
+            if not (np.isfinite(values) & (values > 0)).all():
+                raise BadInput(f"{part.column} is {values.min():g}; it must be positive and finite")
+            found[part.key] = np.log(values) if part.kind == "setting" else values
+        return found
+
+    def shift(
+        self, N: Array, D: Array, columns: Mapping[str, Array], constants: Array | None = None
+    ) -> Shift:
+        """Δx, Δz, s and t at points of shape (n,).
+
+        Args:
+            N: parameters, shape (n,).
+            D: tokens, shape (n,).
+            columns: values by `Coordinate.key`, from `columns`.
+            constants: in place of the estimate, such as a resample, shape (constants,).
+        """
+        values = self.constants if constants is None else constants
+        return shift_of(self.parts, values, np.log(N) - self.log_N, np.log(D) - self.log_D, columns)
+
+    def best_log(
+        self, column: str, N: Array, D: Array, columns: Mapping[str, Array], constants: Array | None = None
+    ) -> Array:
+        """Log of a setting's best value at points of shape (n,).
+
+        Args:
+            column: the setting.
+            N: parameters, shape (n,).
+            D: tokens, shape (n,).
+            columns: values of the settings before it by `Coordinate.key`; what is left out is at its best.
+            constants: in place of the estimate, such as a resample, shape (constants,).
+
+        Raises:
+            BadInput: no such setting.
+        """
+        settings = [part.column for part in self.parts if part.kind == "setting"]
+        if column not in settings:
+            raise BadInput(f"the law has no best {column!r}; {nearest(column, settings)}")
+        values = self.constants if constants is None else constants
+        x, z = np.log(N) - self.log_N, np.log(D) - self.log_D
+        at = 0
+        deviations: dict[str, Array] = {}
+        for part in self.parts:
+            own = values[at : at + len(part.names)]
+            at += len(part.names)
+            if part.kind != "setting":
+                continue
+            best = own[0] + own[1] * x + own[2] * z
+            for index, other in enumerate(part.names[3:-2], start=3):
+                best = best + own[index] * deviations.get(other, 0.0)
+            if part.column == column:
+                break
+            if part.column in columns:
+                deviations[part.column] = columns[part.column] - best
+        return np.asarray(best)
+
+    def log_loss(
+        self,
+        law: LogLoss,
+        smooth: LogLoss,
+        N: Array,
+        D: Array,
+        columns: Mapping[str, Array],
+    ) -> tuple[Array, Array]:
+        """Log loss at points of shape (n,), and the standard deviation that the constants and the misfit add to it.
+
+        Args:
+            law: log loss of N and D at the best settings.
+            smooth: the same without a local correction, for the spread of the resamples.
+            N: parameters, shape (n,).
+            D: tokens, shape (n,).
+            columns: values by `Coordinate.key`, from `columns`.
+        """
+        shift = self.shift(N, D, columns)
+        found = _joined(law, N, D, shift)
+        variance = (self.misfit * shift.share) ** 2
+        if len(self.draws):
+            each = [_joined(smooth, N, D, self.shift(N, D, columns, row)) for row in self.draws]
+            variance = variance + np.var(each, axis=0)
+        return found, np.sqrt(variance)
+
+    def best(self, column: str, N: Array, D: Array, given: Mapping[str, object]) -> "Best":
+        """The best value of a setting at a point, with its interval.
+
+        Args:
+            column: the setting.
+            N: parameters, shape (1,).
+            D: tokens, shape (1,).
+            given: values of the settings before it by column.
+
+        Raises:
+            BadInput: no such setting or column.
+        """
+        columns = self.columns(given, N)
+        at = float(self.best_log(column, N, D, columns)[0])
+        draws = np.array([self.best_log(column, N, D, columns, row)[0] for row in self.draws])
+        interval = None
+        if len(draws) > 1:
+            low, middle, high = np.quantile(draws, [0.1, 0.5, 0.9])
+            interval = float(np.exp(at + low - middle)), float(np.exp(at + high - middle))
+        low, high = next(part.span for part in self.parts if part.column == column)
+        value = float(np.exp(at))
+        return Best(value=value, interval_80=interval, beyond=not low <= value <= high)
+
+    def with_values(self, constants: Array, draws: Array, misfit: float) -> "Coordinates":
+        """The same coordinates with these constants and resamples."""
+        parts, at = [], 0
+        for part in self.parts:
+            here = slice(at, at + len(part.names))
+            parts.append(replace(part, values=tuple(map(float, constants[here])), draws=draws[:, here]))
+            at = here.stop
+        return replace(self, parts=tuple(parts), misfit=misfit)
+
+
+def _joined(law: LogLoss, N: Array, D: Array, shift: Shift) -> Array:
+    inner = np.exp(law(N * np.exp(shift.dx), D * np.exp(shift.dz))) + shift.add
+    return np.asarray(np.log(np.maximum(inner, 1e-9)) + shift.share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Best:
+    """The best value of a setting and its 80 % interval; `beyond` where it lies outside the values that were tried."""
+
+    value: float
+    interval_80: Interval | None
+    beyond: bool = False

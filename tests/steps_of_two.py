@@ -1,0 +1,114 @@
+"""Steps of two real processes, for test_parallel_engine.py: every engine in one pair, which costs one start of torch."""
+
+import itertools
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+from . import tiny
+
+STEPS = 4
+
+SHAPE = {"n_layer": 2, "n_positions": 16, "n_embd": 16, "batch_size": 4, "threads": 1}
+
+
+def engines():
+    """The number format, compiling and checkpointing of every case."""
+    for compiled, recomputed in itertools.product((False, True), repeat=2):
+        yield {"dtype": "fp32", "compile": compiled, "checkpointing": recomputed}
+    yield {"dtype": "bf16", "compile": True}
+    yield {"dtype": "bf16", "compile": True, "residual": "bf16"}
+    yield {"dtype": "bf16", "compile": True, "residual": "bf16", "checkpointing": True}
+    yield {"dtype": "fp16"}
+
+
+def reference(engine):
+    """The engine of one process that computes the same: in fp32 any, else with the same rounding."""
+    if engine["dtype"] == "fp32":
+        return {"dtype": "fp32"}
+    return {key: value for key, value in engine.items() if key != "checkpointing"}
+
+
+def references():
+    """The engines of one process, each once."""
+    return list({json.dumps(reference(engine)): reference(engine) for engine in engines()}.values())
+
+
+def cases():
+    """Every engine at every ZeRO stage of torch's, by a name."""
+    for zero, engine in itertools.product((0, 2, 3), engines()):
+        yield f"zero {zero} {json.dumps(engine)}", zero, engine
+
+
+def settings_of_case(engine, *, micro_batch=2):
+    """A run of the tiny shape, in pieces that both one process and two compute."""
+    from train.settings import TextFacts
+
+    facts = TextFacts(vocab_size=300, eos_token_id=299)
+    return tiny.settings(facts=facts, **SHAPE, micro_batch=micro_batch, attention="eager", **engine)
+
+
+def steps(settings, world, session=None, count=STEPS):
+    """Loss of the whole batch and gradient norm of a few steps, and the session."""
+    from train.backend import random_examples
+    from train.loop import start, train_step
+
+    session = session or start(settings, "cpu", world, by_block=True)
+    found = []
+    for number in range(session.step, session.step + count):
+        examples = random_examples(settings, settings.batch_size).roll(number, dims=1)
+        loss, norm = train_step(session, world.part(examples), 1e-2)
+        found.append([float(world.gather(loss).mean()), float(norm)])
+    return found, session
+
+
+def looked_at(session, settings, world):
+    """Loss of the run on other examples, as an evaluation takes it."""
+    import torch
+
+    from train.backend import random_examples
+
+    with torch.no_grad():
+        examples = world.part(random_examples(settings, settings.batch_size).roll(7, dims=1))
+        return float(world.gather(session.each(examples).mean()).mean())
+
+
+def _process(rank, folder, name):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    import torch
+
+    from train.checkpoint import load, save, step_folder
+    from train.distributed import join
+
+    torch.set_num_threads(1)
+    found = {}
+    for number, (case, zero, engine) in enumerate(cases()):
+        if name not in case:
+            continue
+        os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{number}").as_uri()
+        settings = settings_of_case(engine)
+        with join(zero, "cpu") as world:
+            if engine.get("residual") == "bf16" and "checkpointing" not in engine:
+                ours = load(settings, step_folder(folder, 2), "cpu", world)  # as one process left it
+                found[f"resumed {case}"], _ = steps(settings, world, ours, 2)
+            taken, session = steps(settings, world)
+            found[case] = [*taken, [looked_at(session, settings, world), 0.0]]
+            if engine == {"dtype": "bf16", "compile": True} and zero == 3:
+                place = folder / "two"
+                save(session, step_folder(place, STEPS), folder / "tokenizer.json")
+    if rank == 0:
+        (folder / "found.json").write_text(json.dumps(found))
+
+
+def run_pair(folder: Path, name: str = ""):
+    """Steps of every case whose name holds `name`, and None where a process failed."""
+    context = multiprocessing.get_context("spawn")
+    pair = [context.Process(target=_process, args=(rank, folder, name)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(420)
+        process.kill()
+    path = folder / "found.json"
+    return json.loads(path.read_text()) if path.exists() else None

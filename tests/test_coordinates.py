@@ -1,0 +1,229 @@
+"""Coordinates of a law besides N and D: learning rate and batch from all runs, multipliers, terms, and what is refused."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from families import ModelSpec, params
+from families.units import BadInput
+from scaling.fitting.columns import FEWEST_PER_ARM, choose, reduce_rows
+from scaling.fitting.coordinates import multiplier, setting, shift_of, term
+from scaling.fitting.fit import fit
+from scaling.fitting.joint import LAW, Rows, model, prior_of
+from scaling.fitting.predictor import load_law
+from scaling.fitting.valley import best_settings
+from scaling.laws import published_law
+from scaling.planning.law import advise
+from scaling.recipe import DEFAULT_RULE
+from scaling.runs import Run, RunTable
+from scaling.runs.readers import read_runs
+
+from .surfaces import BESIROGLU, grid
+from .test_fit_command import scaling
+
+LR = (1.6e-3, -0.6, 0.3)  # at N 1e8, D 2e9, and its slopes
+BATCH = (2.6e5, 0.0, 0.55)
+
+
+def best(constants, N, D):
+    at, by_N, by_D = constants
+    return at * (N / 1e8) ** by_N * (D / 2e9) ** by_D
+
+
+def swept(noise=0.002, seed=0, factors=(0.25, 0.6, 1.5, 4.0), coupled=0.4, **fixed):
+    """Runs in a valley of learning rate and batch whose bottom moves with N and D."""
+    rng = np.random.default_rng(seed)
+    runs = []
+    for N, ratio in itertools.product((2e7, 6e7, 2e8), (10, 30, 90)):
+        D = N * ratio
+        for a, b in itertools.product(factors, (0.3, 1.0, 3.0)):
+            lr, batch = best(LR, N, D) * a * b**coupled, best(BATCH, N, D) * b
+            share = 0.5 * 0.02 * np.log(a) ** 2 + 0.5 * 0.015 * np.log(b) ** 2
+            loss = BESIROGLU.loss(N, D) * np.exp(share + noise * rng.normal())
+            runs.append(
+                Run(
+                    run=f"{len(runs)}",
+                    params=N,
+                    tokens=D,
+                    loss=loss,
+                    **{"lr": lr, "batch_tokens": batch} | fixed,
+                )
+            )
+    return runs
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit(swept(), bootstrap=40)
+
+
+def test_learning_rate_and_batch_are_found_from_all_runs(fitted):
+    assert fitted.coordinates == ("batch_tokens", "lr")
+    N, D = 6e8, 6e8 * 30  # three times the largest run
+    for name, truth in (("lr", LR), ("batch_tokens", BATCH)):
+        found = fitted.best(name, N, D)
+        assert found.value == pytest.approx(best(truth, N, D), rel=0.15)
+        low, high = found.interval_80
+        assert low < found.value < high
+    part = fitted.fitted_coordinates.parts[1]
+    assert part.constant("N") == pytest.approx(LR[1], abs=0.06)
+    assert part.constant("batch_tokens") == pytest.approx(0.4, abs=0.05)
+    assert np.exp(part.constant("log_kappa")) == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_setting_left_out_is_at_its_best(fitted):
+    N, D = 3e8, 9e9
+    lr, batch = fitted.best("lr", N, D).value, fitted.best("batch_tokens", N, D).value
+    alone = fitted.predict(N, D)
+    there = fitted.predict(N, D, lr=lr, batch_tokens=batch)
+    assert there.loss == pytest.approx(alone.loss, rel=1e-9)
+    assert alone.loss == pytest.approx(BESIROGLU.loss(N, D), rel=0.01)
+    off = fitted.predict(N, D, lr=8 * lr, batch_tokens=batch)
+    assert off.loss / alone.loss == pytest.approx(np.exp(0.01 * np.log(8) ** 2), rel=0.01)
+    assert np.ptp(off.interval_80) > np.ptp(there.interval_80)
+
+
+def test_the_card_states_the_best_settings_at_1_10_and_100_times_the_data(fitted):
+    assert [at.C / fitted.domain.C[1] for at in best_settings(fitted)] == pytest.approx([1, 10, 100])
+    assert "lr*" in fitted.card["best at 100x the data"]
+    assert "used: rollout error" in fitted.card["coordinates"]
+
+
+def test_a_law_file_predicts_as_the_fit_does(fitted, tmp_path):
+    fitted.save(tmp_path / "law.json")
+    again = load_law(tmp_path / "law.json")
+    for settings in ({}, {"lr": 3e-3}, {"lr": 1e-3, "batch_tokens": 2e5}):
+        ours, theirs = (law.predict(1e8, 5e9, **settings) for law in (fitted, again))
+        assert (ours.loss, ours.interval_80) == (theirs.loss, theirs.interval_80)
+    assert again.best("lr", 1e8, 5e9) == fitted.best("lr", 1e8, 5e9)
+
+
+def test_a_table_without_such_columns_gives_the_law_of_n_and_d_alone():
+    runs = grid(BESIROGLU, count=4, noise=0.005)
+    with_all = [run.model_copy(update={"lr": 1e-3, "batch_tokens": 2.0**18}) for run in runs]
+    plain = fit(runs, bootstrap=8).document().model_dump(mode="json")
+    none = fit(runs, bootstrap=8, coordinates=()).document().model_dump(mode="json")
+    constant = fit(with_all, bootstrap=8).document().model_dump(mode="json")
+    for document in (plain, none, constant):
+        del document["created_at"]
+    assert "coordinates" not in plain
+    assert json.dumps(plain) == json.dumps(none)
+    assert "lr left out: it is 0.001 in every row" in constant["card"].pop("coordinates")
+    assert json.dumps(plain) == json.dumps(constant)
+
+
+@pytest.mark.parametrize(
+    ("runs", "reason"),
+    [
+        (swept(lr=1e-3), "lr: it is 0.001 in every row"),
+        ([run.model_copy(update={"lr": run.params**-0.4}) for run in swept()], "lr: the runs have nearly one value"),
+        (swept(factors=(0.03, 0.06, 0.12), coupled=0.0), "lr: the best is at least .* that is a bound"),
+        ([run.model_copy(update={"batch_tokens": 0.001 * run.params**0.5 * (1 + i % 4)})
+          for i, run in enumerate(swept())], "batch_tokens: the median run would have .* steps: is it in sequences"),
+        ([run.model_copy(update={"lr": None} if i % 2 else {}) for i, run in enumerate(swept())],
+         "lr: 54 of 108 rows have no lr"),
+    ],
+    ids=["constant", "one value per size", "never reaches its best", "sequences", "missing in some rows"],
+)  # fmt: skip
+def test_what_the_runs_cannot_carry_is_left_out_with_the_reason_or_refused_when_asked_for(runs, reason):
+    name, _, text = reason.partition(": ")
+    table = RunTable.of(runs)
+    reduced, reasons = reduce_rows(table, choose(table, None, {}, 0), bootstrap=0, seed=0)
+    assert re.match(f"left out: {text}", reasons[name])
+    assert reduced is None or name not in reduced.coordinates.names
+    with pytest.raises(BadInput, match=f"coordinate {name}: {text}"):
+        fit(runs, bootstrap=0, coordinates=[name])
+
+
+def test_columns_of_the_users_own_multiply_the_compute_or_add_a_setting():
+    rng = np.random.default_rng(1)
+    runs = [
+        run.model_copy(
+            update={
+                "extra": {"optimizer": arm},
+                "loss": BESIROGLU.loss(run.params * gain**0.5, run.tokens * gain**0.5)
+                * np.exp(0.001 * rng.normal()),
+            }
+        )
+        for run in grid(BESIROGLU, count=4)
+        for arm, gain in (("adamw", 1.0), ("muon", 1.3))
+    ]
+    found = fit(runs, bootstrap=0, own={"optimizer": "multiplier"})
+    assert np.exp(found.fitted_coordinates.parts[0].constant("power")) == pytest.approx(1.3, rel=0.04)
+    ours, theirs = (found.predict(1e8, 2e9, own={"optimizer": arm}).loss for arm in ("muon", "adamw"))
+    assert ours < theirs == pytest.approx(found.predict(1e8, 2e9).loss)
+    lone = [*runs[::2], runs[1]]
+    with pytest.raises(BadInput, match=f"'muon' has 1 run; an arm needs at least {FEWEST_PER_ARM}"):
+        fit(lone, bootstrap=0, own={"optimizer": None})
+
+
+def test_a_coordinate_that_a_law_does_not_have_is_refused(fitted):
+    for law, message in ((published_law("chinchilla"), "N and D alone"), (fitted, "no coordinate 'dropout'")):
+        with pytest.raises(BadInput, match=message):
+            law.predict(1e9, 2e10, own={"dropout": 0.1})
+    with pytest.raises(BadInput, match="no best 'weight_decay'"):
+        fitted.best("weight_decay", 1e9, 2e10)
+    with pytest.raises(BadInput, match="coordinates has 'lrr'; did you mean lr"):
+        fit(swept(), coordinates=["lrr"])
+
+
+PARTS = {
+    "setting": [setting("b"), setting("lr", ("b",))],
+    "multiplier": [multiplier("x", "C"), multiplier("e", saturating=True)],
+    "term": [term("v", reference=2.0)],
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_derivatives_are_those_of_central_differences(kind):
+    rng = np.random.default_rng(2)
+    parts = PARTS[kind]
+    columns = {part.key: rng.uniform(0.5, 3, 9) for part in parts}
+    rows = Rows.of(
+        np.geomspace(1e7, 1e9, 9), np.geomspace(1e10, 1e9, 9), np.full(9, 3.0), columns, np.arange(9)
+    )
+    q = prior_of(parts, rows)[0] + rng.normal(0, 0.2, LAW + sum(len(part.names) for part in parts))
+    _, by, _ = model(parts, q, rows)
+    for index, step in enumerate(1e-5 * np.eye(len(q))):
+        up, down = (model(parts, q + sign * step, rows)[0] for sign in (1, -1))
+        assert by[index] == pytest.approx((up - down) / 2e-5, rel=1e-5, abs=1e-8)
+
+
+def test_a_point_without_any_value_is_where_the_law_of_n_and_d_is():
+    parts = [part for some in PARTS.values() for part in some]
+    count = sum(len(part.names) for part in parts)
+    shift = shift_of(parts, np.ones(count), np.zeros(3), np.zeros(3), {})
+    assert not any(values.any() for values in (shift.dx, shift.dz, shift.share, shift.add))
+
+
+def test_the_command_line_takes_coordinates_and_columns_of_the_users_own(tmp_path):
+    lines = ["run,params,tokens,loss,lr,batch_tokens,warm"]
+    for index, run in enumerate(swept()):
+        lines.append(
+            f"{run.run},{run.params},{run.tokens},{run.loss},{run.lr},{run.batch_tokens},{1 + index % 3}"
+        )
+    (tmp_path / "runs.csv").write_text("\n".join(lines))
+    done = scaling("fit", "runs.csv", "--bootstrap", "8", "--out", "law.json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "best at 10x the data" in done.stdout
+    said = scaling("predict", "law.json", "params=1e8", "tokens=2e9", "lr=1e-2", "--json", cwd=tmp_path)
+    answer = json.loads(said.stdout)
+    assert answer["settings"] == {"lr": "1e-2"}
+    assert answer["best_settings"]["lr"] == pytest.approx(LR[0], rel=0.1)
+    wrong = scaling("fit", "runs.csv", "--with", "warmm", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "did you mean warm" in wrong.stderr
+    assert read_runs(tmp_path / "runs.csv", own_columns=["warm"])[1].column("warm") == 2
+
+
+def test_a_plan_takes_learning_rate_and_batch_from_the_studys_own_law(fitted):
+    spec = ModelSpec(n_layer=8, n_head=8, n_embd=512, n_positions=1024, vocab_size=8192)
+    N, D = float(params(spec)), 2e9
+    found, plain = advise(fitted, spec, D), advise(published_law("chinchilla"), spec, D)
+    assert (found.rule, plain.rule) == ("law", DEFAULT_RULE)
+    assert found.batch_tokens == pytest.approx(fitted.best("batch_tokens", N, D).value, rel=0.02)
+    assert found.lr == pytest.approx(fitted.best("lr", N, D, batch_tokens=found.batch_tokens).value, rel=0.01)
+    assert advise(fitted, spec, D, rule="porian").rule == "porian"
