@@ -49,7 +49,7 @@ CONSTANTS_SHARE = (
     0.55  # of the posterior's covariance that intervals of constants and optima have, by simulation
 )
 
-PREDICTED = 0.145  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.125  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
 USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
