@@ -1,4 +1,4 @@
-"""fit(runs): the certified fit of one form, or of the forms that the default predictor combines."""
+"""fit(runs): the certified fit of one form, or the default predictor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -67,7 +67,7 @@ def fit(
         N: parameters in place of `runs`, shape (n,); each row is a run of its own.
         D: tokens that they were trained on, shape (n,).
         loss: nats per token, shape (n,).
-        form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
+        form: "auto" is the general form's posterior under a prior from published laws; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
         eval_set: which eval set, where they have several.
