@@ -49,13 +49,13 @@ CONSTANTS_SHARE = (
     0.55  # of the posterior's covariance that intervals of constants and optima have, by simulation
 )
 
-PREDICTED = 0.125  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.13  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
 USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
 )
 
-DRIFT = 2.0  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+DRIFT = 1.9  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
