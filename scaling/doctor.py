@@ -6,19 +6,19 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from families.units import BadInput, format_size
+from families.units import format_size
 
 from .auditing import audit_text
 from .auditing.findings import Verdict
 from .auditing.shapes import EARLIER
+from .extras import INSTALL_TRAINING, TRAINING
 from .files import Document, Record
 from .fitting.forms import Status
 from .fitting.isoflop import approach_2, parabola
@@ -34,12 +34,6 @@ NEEDED = {  # oldest supported versions, as in pyproject.toml
     "transformers": (5, 15),
 }
 
-TRAINING = ("torch", "transformers")  # imported by the verbs that train; part of the extra [train]
-
-TRAIN_EXTRA = (*TRAINING, "tokenizers", "safetensors", "huggingface_hub")  # all packages of that extra
-
-INSTALL_TRAINING = "pip install 'scaling-planner[train]'"
-
 MENDED = (
     5,
     15,
@@ -51,29 +45,6 @@ TRAP = (
 )
 
 LITTLE_DISK, LITTLE_MEMORY = 5e9, 4e9  # bytes; torch alone takes 1.4 GB, a demo's study under 0.1
-
-
-def require_training(verb: str) -> None:
-    """Check that the packages of the extra [train] are installed, without importing them.
-
-    Raises:
-        BadInput: with the missing packages, and how to install them.
-    """
-    if missing := [name for name in TRAINING if not importable(name)]:
-        raise BadInput(f"{verb} {training_needs(missing)}")
-
-
-def training_needs(missing: Iterable[str]) -> str:
-    """Return the message on missing packages of the extra [train]."""
-    return f"needs {' and '.join(missing)}: {INSTALL_TRAINING}"
-
-
-def importable(name: str) -> bool:
-    """Return True if a package can be imported, without importing it."""
-    try:
-        return find_spec(name) is not None
-    except ImportError:
-        return False
 
 
 class Part(Record):

@@ -412,7 +412,11 @@ def accelerator(name: str) -> Accelerator:
     Raises:
         BadInput: the name is unknown; with the nearest match.
     """
-    for known_name, entry in _own(user_file()).items():
+    own = _own(user_file())
+    exact = own.get(name) or CATALOGUE.get(name)
+    if exact is not None and not (own and name not in own):
+        return exact
+    for known_name, entry in own.items():
         if _folded(known_name) == _folded(name):
             return entry
     found, _ = _find(name)

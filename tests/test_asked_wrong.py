@@ -11,7 +11,8 @@ from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from train.config import TrainConfig, shown_name
 from train.jobs import launch
-from train.jobs.sweep import entries, expand
+from train.jobs.grid import expand
+from train.jobs.sweep import entries
 from train.ladder import no_op
 from train.lease import Stop
 from train.loop import pick_device

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
-from scaling import doctor
+from scaling import extras
 
 from . import core
 
@@ -20,9 +20,9 @@ def test_every_verb_but_those_that_train_works_without_the_training_packages():
 
 
 def test_only_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(doctor, "importable", lambda name: name == "torch")
+    monkeypatch.setattr(extras, "importable", lambda name: name == "torch")
     with pytest.raises(BadInput, match=r"^train needs transformers: pip install 'scaling-planner\[train\]'$"):
-        doctor.require_training("train")
+        extras.require_training("train")
 
 
 def test_every_verb_of_the_command_line_is_tried_without_torch():

@@ -91,6 +91,9 @@ def made(things, cli):
     for name in ("fit", "pilot"):
         done = cli(*smaller(name, examples(COMMANDS[name])[0]), cwd=things)
         assert done.returncode == 0, done.stderr
+    done = cli("emit", "family=gpt2-83m", "tokens=1B", "--to", "megatron", "--out", "megatron", cwd=things)
+    assert done.returncode == 0, done.stderr
+    (things / "chart.csv").write_text("Step,lm loss\n1,10.9\n2,10.7\n")
     tiny.trained(things / "trained", data=str(things / "text"), tokens=2048, batch_size=4, lr=3e-3, warmup=4)
     (run,) = (things / "trained" / "runs").iterdir()
     named = {word for _, line in SHOWN for word in re.findall(r"study/runs/(\S+)", line)}

@@ -1,6 +1,7 @@
 """What rows must share, and units that cannot be: refused or said, never taken in silence."""
 
 import math
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.runs import Run
 from scaling.runs.identity import vocabularies
+from scaling.runs.mapping import parse_columns
 from scaling.runs.readers import read_runs
 
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
@@ -159,13 +161,13 @@ def test_a_table_of_several_eval_sets_is_fitted_to_the_one_that_is_named(tmp_pat
         (1, 1e9, "tokens are counted one by one, so 300 billion is 300B"),
         (1, 1e6, "tokens are counted one by one"),
         (1e6, 1, "the largest N is 1000: sizes are counted in parameters"),
-        (1e3, 1, None),  # 20k to 1M parameters on their tokens: too many, said by D/N
+        (1e3, 1, "D/N is 2.1e+04 in the median and the largest N is 1M: sizes are counted"),
     ],
 )
 def test_sizes_and_tokens_in_another_unit_are_said(N, D, said, tmp_path):
     warnings = read_runs(table(tmp_path, "run,params,tokens,loss", grid(N=N, D=D))).warnings
-    assert len(warnings) == (said is not None)
-    assert said is None or said in warnings[0]
+    assert len(warnings) == 1
+    assert said in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,7 @@ def test_sizes_and_tokens_in_another_unit_are_said(N, D, said, tmp_path):
         "run,Params (M),tokens_B,loss",
         "run,params (millions),Tokens (B),loss",
         "Run,params_M,tokens (1e9),Loss",
+        "run,#Parameters (×10⁶),Training tokens [10^9],Loss (nats/token)",
     ],
 )
 def test_a_unit_in_a_header_is_read_and_said(header, tmp_path):
@@ -185,6 +188,48 @@ def test_a_unit_in_a_header_is_read_and_said(header, tmp_path):
     assert [run.tokens for run in read_runs(path, column_names=named)] == [pytest.approx(D) for _, D in GRID]
 
 
+def test_single_letters_are_proposed_with_their_units_and_read_by_them_where_named(tmp_path):
+    path = table(tmp_path, "run,N [10^6],D [10^9],loss", grid(N=1e6, D=1e9))
+    with pytest.raises(BadInput) as refused:
+        read_runs(path)
+    columns = re.search(r'--columns "(.*)"$', str(refused.value))[1]
+    found = read_runs(path, column_names=parse_columns(columns))
+    assert [(run.params, run.tokens) for run in found] == [pytest.approx(cell) for cell in GRID]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["1.5×10^9", "1.5 x 10^9", "1.5×10⁹", "1.5e9", "1.5B tokens", "1.5 billion", "~1.5B", "1,500,000,000"],
+)
+def test_a_size_is_read_as_people_write_it(cell, tmp_path):
+    (run,) = read_runs(table(tmp_path, "run,params,tokens,loss", [("a", "124M", f'"{cell}"', 3.2)]))
+    assert run.tokens == 1.5e9
+
+
+def test_cells_too_large_for_the_unit_of_their_header_are_counted(tmp_path):
+    rows = [(name, N, D * (1e-9 if i % 2 else 1), loss) for i, (name, N, D, loss) in enumerate(grid())]
+    found = read_runs(table(tmp_path, "run,params,Tokens (B),loss", rows))
+    assert [run.tokens for run in found] == [pytest.approx(D) for _, D in GRID]
+    assert "10 of 'Tokens (B)' are too large for its unit, and read as printed" in found.warnings
+
+
+def test_losses_of_two_tokenizers_are_two_groups_and_other_differences_are_said(tmp_path):
+    rows = [(*row, ("a", "b")[i % 2], ("c4", "pile")[i % 2]) for i, row in enumerate(grid())]
+    found = read_runs(table(tmp_path, "run,params,tokens,loss,tokenizer,dataset", rows))
+    assert set(found.by_group()) == {"a", "b"}
+    assert any("the rows differ in 'dataset'" in line for line in found.warnings)
+    with pytest.raises(BadInput, match="there are 2 groups"):
+        fit(found, bootstrap=0)
+
+
+def test_a_training_loss_alone_is_asked_about_and_said(tmp_path):
+    path = table(tmp_path, "run,params,tokens,train_loss", grid())
+    with pytest.raises(BadInput, match=r"--columns loss=train_loss$"):
+        read_runs(path)
+    (said,) = read_runs(path, column_names={"loss": "train_loss"}).warnings
+    assert "a training loss" in said
+
+
 def test_a_cell_with_its_own_unit_keeps_it_under_a_header_with_one(tmp_path):
     rows = [
         ("a", "124M", "2.5B", 3.2),
@@ -193,6 +238,12 @@ def test_a_cell_with_its_own_unit_keeps_it_under_a_header_with_one(tmp_path):
     ]
     found = read_runs(table(tmp_path, "run,Params (M),Tokens (B),loss", rows))
     assert {(run.params, run.tokens) for run in found} == {(124e6, 2.5e9)}
+
+
+def test_rows_of_two_schedules_are_said(tmp_path):
+    rows = [(*row, ("cosine", "wsd")[i % 2]) for i, row in enumerate(grid())]
+    (said,) = read_runs(table(tmp_path, "run,params,tokens,loss,schedule", rows)).warnings
+    assert said.startswith("the rows have 2 schedules (cosine, wsd)")
 
 
 def test_a_loss_above_that_of_guessing_is_said(tmp_path):

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from families.units import BadInput
+from scaling.auditing import audit
 from scaling.cli.app import build
 from scaling.fitting.fit import fit
 from scaling.fitting.predictor import load_law
@@ -176,6 +177,13 @@ def test_an_export_gives_its_finished_runs_without_editing_and_names_the_others(
     assert any(
         line.startswith("left out by their state, 2 rows") and "(r3, r9)" in line for line in found.warnings
     )
+
+
+@pytest.mark.parametrize("export", [wandb_table, mlflow_search], ids=lambda export: export.__name__)
+def test_an_audit_reads_an_export_by_the_same_columns(export, tmp_path):
+    found = audit(export(tmp_path))
+    assert found.of("residuals"), "sizes, tokens and losses were all found"
+    assert any(note.startswith("params is read from") for note in found.notes)
 
 
 def scaling(capsys, *words):

@@ -192,7 +192,7 @@ def test_a_finished_model_is_on_the_disk_before_its_rung_says_so(text, tmp_path,
     def recorded(descriptor):
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         # a temporary name stands for its own
-        synced.add(path.with_name(re.sub(r"^\.(.+)\.\w{8}$", r"\1", path.name)))
+        synced.add(path.with_name(re.sub(r"^\.(.+)\.(?:\w{8}|[0-9a-f]{12})$", r"\1", path.name)))
         fsync(descriptor)
 
     def say(rung, path):

@@ -243,7 +243,26 @@ def test_adafactor_keeps_rows_and_columns_and_no_first_moment(text):
     assert kept < 0.1 * params(session.settings.spec())
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_muon_moves_the_blocks_matrices_as_torchs_own_and_adamw_the_rest(text):
+    session = start(settings(text, optimizer="muon", weight_decay=0.1), "cpu")
+    optimizer = session.optimizer
+    muon = {id(w) for group in optimizer.muon.param_groups for w in group["params"]}
+    names = {name for name, w in session.model.named_parameters() if id(w) in muon}
+    assert names
+    assert not any("embed" in name or "wte" in name or "bias" in name for name in names)
+    (name, weight), *_ = ((n, w) for n, w in session.model.named_parameters() if n in names)
+    twin = torch.nn.Parameter(weight.detach().clone())
+    gradient = torch.randn_like(weight)
+    alone = torch.optim.Muon([twin], lr=1e-3, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3
+    for ours, stepper in ((weight, optimizer), (twin, alone)):
+        ours.grad = gradient.clone()
+        stepper.step()
+    assert torch.equal(weight, twin), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "muon"])
 def test_an_optimisers_state_goes_through_a_checkpoint_bit_for_bit(optimizer, text, tmp_path):
     session = start(settings(text, optimizer=optimizer, dropout=0.1), "cpu")
 
@@ -269,7 +288,7 @@ def test_an_optimisers_state_goes_through_a_checkpoint_bit_for_bit(optimizer, te
     [
         ({"family": "gpt2-52m", "objective": "mlm"}, "gpt2 is a decoder, which is trained with causal"),
         ({"family": "bert-mini", "objective": "causal"}, "bert is an encoder, which is trained with mlm"),
-        ({"family": "gpt2-52m", "optimizer": "adam"}, "'adamw' or 'adafactor'"),
+        ({"family": "gpt2-52m", "optimizer": "adam"}, "'adamw', 'adafactor' or 'muon'"),
         ({"family": "gpt2-52m", "objective": "mlmm"}, "'causal' or 'mlm'"),
     ],
 )

@@ -47,7 +47,7 @@ def test_sizes_of_a_target_have_one_loss_and_costs_of_their_own():
 def test_a_published_family_answers_for_its_sizes_and_says_so_where_it_is_too_coarse():
     plan = sc.plan("1e21", law="chinchilla", params="350M,1.5B", family="gpt2")
     assert [one.member for one in plan.members] == ["gpt2-medium", "gpt2-xl"]
-    with pytest.raises(BadInput, match=r"no member of about 3B .* nearest is gpt2-xl .*: leave out --family"):
+    with pytest.raises(BadInput, match=r"no member of about 3B .* nearest is gpt2-xl .*--family grid"):
         sc.plan("1e21", law="chinchilla", params="350M,3B", family="gpt2")
     with pytest.raises(BadInput, match="both nearest to"):
         sc.plan("1e21", law="chinchilla", params="1B,1.0001B")
@@ -58,6 +58,9 @@ def test_money_states_its_price_with_source_and_date_and_takes_ones_own():
     assert plan.recommended.price == pytest.approx(50_000)
     assert "at 2.99 USD per device-hour (Lambda, 8x, list price of 2025)" in text(plan)
     assert "per device-hour" in text(sc.plan("64 H100 for 1 week", law="chinchilla"))
+    own = sc.plan("$50000 on 64xH100", law="chinchilla", price=2.5)
+    assert own.budget.flops / plan.budget.flops == pytest.approx(2.99 / 2.5)
+    assert "at 2.5 USD per device-hour (given)" in text(own)
 
 
 def test_a_budget_is_of_training_unless_it_includes_serving_and_both_costs_are_shown():

@@ -131,8 +131,16 @@ def test_the_explorer_computes_what_the_command_line_prints(browser, tmp_path):
             force=True,
         )
         agree(browser.run(SET, given), plan)
+    fixed = tmp_path / "flops.html"
+    fixed.write_text(page_of(PlanQuery(budget="1e21", on="64xH100")))
+    browser.open(fixed.as_uri())
+    for flops, mfu in (("1e21", "0.4"), ("3e22", "0.25")):
+        agree(
+            browser.run(SET, {"flops": flops, "mfu": mfu}),
+            sc.plan(flops, law="chinchilla", on="64xH100", mfu=mfu, force=True),
+        )
     assert browser.errors() == []
-    assert set(browser.requests()) <= {page.as_uri(), "data:,"}
+    assert set(browser.requests()) <= {fixed.as_uri(), "data:,"}
 
 
 @pytest.mark.slow

@@ -47,9 +47,10 @@ def _row(loss, actual, half=0.05):
 def test_the_conclusion_states_the_miss_and_the_interval_that_held():
     assert (
         predictions.score_text(_row(4.12, 4.15))
-        == "Predicted 4.1200, actual 4.1500: 0.72 % off, inside the 80 % interval"
+        == "Predicted 4.1200, actual 4.1500 nats per token: 0.72 % too low, inside the 80 % interval"
     )
     assert predictions.score_text(_row(4.12, 4.20)).endswith("inside the 95 % interval, outside the 80 % one")
+    assert "0.73 % too high" in predictions.score_text(_row(4.12, 4.09))
     assert predictions.score_text(_row(4.12, 4.50)).endswith("outside the 95 % interval")
 
 

@@ -9,7 +9,8 @@ from scaling.cli.run_options import merge
 from scaling.cli.train import rung_table
 from scaling.runs.readers import read_runs
 from train.config import TrainConfig
-from train.jobs.sweep import entries, expand, side_by_side, train_many, winners
+from train.jobs.grid import expand
+from train.jobs.sweep import entries, side_by_side, train_many, winners
 from train.lease import Stop
 
 from .tiny import write_corpus

@@ -261,7 +261,7 @@ def test_the_same_text_is_known_by_any_path_and_is_not_needed_again(tmp_path, mo
     (tmp_path / "there" / "renamed.txt").unlink()
     assert split_of(source, tmp_path)[0] == manifest
     (tmp_path / "there" / "t.txt").write_text(TEXT + "more\n")
-    with pytest.raises(BadInput, match="was made from other text"):
+    with pytest.raises(BadInput, match="1 of them new; 1 of the old gone"):
         split_of(tmp_path / "there" / "t.txt", tmp_path)
 
 

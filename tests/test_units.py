@@ -7,7 +7,7 @@ from scaling.auditing.tables import parse_stated
 from scaling.budget import parse_budget, split_budgets
 from scaling.planning.law import PredictQuery
 from train.config import Rungs
-from train.jobs.sweep import expand
+from train.jobs.grid import expand
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,31 @@ def check_settings(settings: Settings, folder: Path) -> None:
             ours, theirs = settings.model_dump(), recorded.model_dump()
             key = next(name for name in ours if name not in NOT_IDENTITY and ours[name] != theirs[name])
             raise BadInput(
-                f"{folder} holds a run with {key} {theirs[key]}; this one has {ours[key]}: "
-                "choose another name= or out=, or remove the folder"
+                f"{folder} holds a run {_changed(key, settings, recorded)}: choose another name= or out=, or remove the folder"
             )
     else:
         settings.write(path)
+
+
+def _changed(key: str, ours: Settings, theirs: Settings) -> str:
+    """Return in words what differs between the settings asked for and those recorded."""
+    if key in ("data_sha256", "group"):
+        names = (theirs.dataset, ours.dataset)
+        other = (
+            f"{names[0]}, and this one is of {names[1]}"
+            if names[0] != names[1]
+            else f"{names[0]} as it was before"
+        )
+        return f"trained on other text: {other}"
+    if key == "init_sha256":
+        began = [one.init or "nothing" for one in (theirs, ours)]
+        other = (
+            f"{began[0]}, and this one begins from {began[1]}"
+            if began[0] != began[1]
+            else f"{began[0]} as it was"
+        )
+        return f"that began from other weights: {other}"
+    return f"with {key} {getattr(theirs, key)}; this one has {getattr(ours, key)}"
 
 
 def write_run_plan(settings: Settings, rungs: tuple[int, ...], folder: Path) -> None:

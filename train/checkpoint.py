@@ -117,7 +117,8 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     theirs = companions(tokenizer.parent)
     if CONFIG in theirs:
         facts = parse_json(theirs.pop(CONFIG))
-        facts.setdefault("eos_token", special)
+        if model.can_generate():
+            facts.setdefault("eos_token", special)
     facts["model_max_length"] = model.config.max_position_embeddings
     for name, text in theirs.items():
         atomic_write(folder / name, text)

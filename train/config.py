@@ -199,7 +199,7 @@ def check_objective(requested: ObjectiveKind | None, spec: ModelSpec) -> None:
         )
 
 
-OptimizerKind = Literal["adamw", "adafactor"]
+OptimizerKind = Literal["adamw", "adafactor", "muon"]
 
 EngineKind = Literal["torch", "deepspeed"]
 
@@ -294,7 +294,9 @@ class TrainConfig(Record):
         le=1,
         description="Share of the training windows used; they are repeated as needed.",
     )
-    optimizer: OptimizerKind = Field(default="adamw", description="adamw or adafactor.")
+    optimizer: OptimizerKind = Field(
+        default="adamw", description="adamw, adafactor, or muon for blocks with adamw for the rest."
+    )
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
     schedule: Kind = Field(default="wsd", description="wsd (constant, then a cooldown to 0) or cosine to 0.")

@@ -102,15 +102,17 @@ def write_card(folder: Path, facts: Facts) -> Path:
 
 def write_cards(study: StudyPaths) -> tuple[Path, ...]:
     """Rewrite the cards of a study's finished rungs, with the predictions of its sealed plan."""
-    manifest = study.data / "data.json"
     folders = [branch / MODEL for branch in finished_rungs(study.folder)]
     finished = [folder for folder in folders if (folder / RUN).exists() and (folder / RUNG).exists()]
-    if not finished or not manifest.exists():
-        return ()
-    text = DataManifest.read(manifest)
-    attested = attestations(study.plan)
+    attested = attestations(study.plan) if finished else ()
     written = []
+    texts: dict[Path, DataManifest] = {}
     for folder in finished:
+        own = folder.parent.parent / "data" / "data.json"  # of a run that went on with other text
+        manifest = own if own.exists() else study.data / "data.json"
+        if not manifest.exists():
+            continue
+        text = texts.setdefault(manifest, DataManifest.read(manifest))
         rung = RungFile.read(folder / RUNG)
         sealed = outcome(study, rung)
         facts = Facts(
@@ -203,7 +205,8 @@ def _command(facts: Facts) -> "Markup":
         value, optional = getattr(settings, key), not Settings.model_fields[key].is_required()
         unset = optional and not isinstance(value, bool) and not value  # "" or 0: it was not asked for
         words[key] = None if unset else value
-    words["validation"] = manifest.inputs.get("validation")
+    for key in ("validation", "field", "special_tokens"):
+        words[key] = manifest.inputs.get(key)
     if settings.epochs:
         words["tokens"] = None
     command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)

@@ -21,11 +21,12 @@ KEPT = 2  # newest checkpoints, one to fall back to if the other is damaged; bes
 ROOM = 1.05  # free disk space needed before a checkpoint, relative to its size
 RESERVE = 16 * 2**20  # bytes for tokenizer, logs and other files
 _PART = re.compile(r"trunk|rung-.+")
-# Leftovers of a kill: temporary files and folders (scaling.files: a dot, the name, eight letters), a checkpoint that was
+# Leftovers of a kill: temporary files and folders (scaling.files: a dot, the name, random letters), a checkpoint that was
 # being removed, an epoch's model that was being written. Outside the parts only the run's own documents, because a folder
 # given by out= is a study too.
-_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}|\.step-.*|\.epoch-\d+")
-_RUN_LEFTOVER = re.compile(r"\.(run|underway)\.json\.[a-z0-9_]{8}")
+_RANDOM = r"(?:[a-z0-9_]{8}|[0-9a-f]{12})"  # the end of a temporary name: a folder's, or a file's
+_LEFTOVER = re.compile(rf"\..+\.{_RANDOM}|\.step-.*|\.epoch-\d+")
+_RUN_LEFTOVER = re.compile(rf"\.(run|underway)\.json\.{_RANDOM}")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from families.units import BadInput
 
 from ..files import Document, hashes, read_text
 from ..runs import Run
+from ..runs.mapping import is_export, map_columns
 from ..runs.readers import check_columns, missing_columns, read_runs
 from ..runs.sheet import MARKDOWN
 from .arithmetic import bookkeeping_findings, derivation_notes, table_findings
@@ -75,10 +76,15 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
     Raises:
         BadInput: the file cannot be read, or it holds nothing that could be recomputed.
     """
-    names = column_names or {}
+    names = dict(column_names or {})
     printed = read_tables(path)
     if printed:
         check_columns(names, {name: None for table in printed for name in table.header}, path)
+    exported: tuple[str, ...] = ()
+    if len(printed) == 1 and is_export(printed[0].header):
+        mapped = map_columns(printed[0].header, names, path=path)
+        names |= {name: mapped.sources[name].header for name in mapped.guessed if name in Run.model_fields}
+        exported = mapped.notes
     tables = tuple(table.renamed(names) for table in printed)
     rows = entries(tables)
     of_runs = path.suffix.lower() not in MARKDOWN
@@ -89,7 +95,7 @@ def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit
             f"{path} holds no table with a known column (parameters, layers, tokens, hours, loss, perplexity, …)"
         )
     findings = _findings(tables, rows, prose)
-    notes = [*reading_notes(tables), *derivation_notes(rows)]
+    notes = [*exported, *reading_notes(tables), *derivation_notes(rows)]
     if of_runs:
         findings += _bad_rows(path, tables, names)
         runs, left = observations(rows)

@@ -51,7 +51,7 @@ def _run() -> int:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         fail(f"{where}{error.strerror or error}", status=2 if error.errno == errno.ENAMETOOLONG else 1)
     except ModuleNotFoundError as error:  # a verb without training, with an option that needs it
-        from ..doctor import TRAIN_EXTRA, training_needs
+        from ..extras import TRAIN_EXTRA, training_needs
 
         package = (error.name or "").partition(".")[0]
         if package not in TRAIN_EXTRA:

@@ -53,6 +53,7 @@ VERBS = (
     Verb("audit", "compare:audit", "Recompute the numbers of a table; explain inconsistencies."),
     Verb("train", "train:train", "Train a model on text, resumable.", trains=True),
     Verb("emit", "emit:emit", "Write a plan's or a run's files for other programs."),
+    Verb("ingest", "ingest:ingest", "Add a run of Megatron or AutoModel from its logs."),
     Verb(
         "tune", "tune:tune", "Find the fastest settings for training on this machine.", trains=True, keys=True
     ),
@@ -62,6 +63,8 @@ VERBS = (
     Verb(
         "validate", "monitor:validate", "Load a model with transformers; repeat its evaluation.", trains=True
     ),
+    Verb("generate", "model:generate", "Generate text with a trained model.", trains=True),
+    Verb("push", "model:push", "Send a trained model to the Hugging Face hub.", trains=True),
     Verb("watch", "monitor:watch_run", "Forecast the final loss of a run in progress; warn early."),
     Verb("table", "monitor:table", "Print finished runs as a table of fine-tuning results."),
     Verb("stamp", "stamp:stamp", "Have the time of a sealed plan attested from outside."),
@@ -69,6 +72,9 @@ VERBS = (
     Verb("report", "report:report", "Write report.html and every figure of a study."),
     Verb("plot", "report:plot", "Draw one figure of a study, or write its data."),
     Verb("doctor", "demo:doctor", "Reproduce five published results; check the installation."),
+    Verb("guide", "agents:guide", "Print the guide for programs and agents."),
+    Verb("schema", "agents:schema", "Print the JSON schema of a verb's --json."),
+    Verb("mcp", "mcp:serve", "Serve the verbs that read to agents (MCP)."),
     Verb("demo", "demo:demo", "Run the whole workflow on this machine's CPU.", trains=True),
 )
 
@@ -210,7 +216,7 @@ def _with_training(name: str, body: Callable[..., Any] | None) -> Callable[..., 
 
     @wraps(body)
     def checked(*args: Any, **options: Any) -> Any:
-        from ..doctor import require_training
+        from ..extras import require_training
 
         require_training(name)
         return body(*args, **options)

@@ -117,7 +117,8 @@ def doctor(as_json: JsonOption = False) -> int:
 
 def compute_parts() -> "tuple[Part, ...]":
     """Probe what torch computes with here; a torch that cannot be imported is a warning, a missing one nothing."""
-    from ..doctor import Part, formats, importable
+    from ..doctor import Part, formats
+    from ..extras import importable
 
     if not importable("torch"):  # a line of the installation reports it
         return ()

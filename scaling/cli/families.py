@@ -1,9 +1,10 @@
 """scaling design, families and hardware: model shapes, published members, accelerators."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -12,6 +13,7 @@ from families.architectures import architecture
 from families.configs import is_estimated, unread_entries
 from families.design import design_members as design
 from families.design import kv_notes, rule_for, size_notes, width_notes
+from families.memory import Layout, OptimizerName, Precision, device_memory
 from families.rules import MAKERS
 from families.units import (
     BadInput,
@@ -28,6 +30,7 @@ from ..hardware import PRICES_OF, accelerator, known, user_file
 from ..planning.candidates import candidates
 from ..planning.law import find_law
 from ..planning.plan import compute_optimal
+from ..planning.published_mfu import generation, reached
 from ..planning.throughput import TimeModel, fit_times, parse_times
 from .output import (
     WIDTH,
@@ -184,10 +187,44 @@ def list_members(as_json: JsonOption = False) -> None:
 @app.command("show", epilog="Example: scaling families show gpt2-83m")
 def show_member(
     name: Annotated[str, typer.Argument(help="Name of a published model, or the path of a config.json.")],
+    context: Annotated[
+        str | None, typer.Option("--context", help="Context length, n_positions (default: the model's).")
+    ] = None,
+    micro_batch: Annotated[
+        int, typer.Option("--micro-batch", min=1, help="Sequences in one forward pass.")
+    ] = 1,
+    tensor: Annotated[int, typer.Option("--tensor", help="Memory: tensor-parallel devices.")] = 1,
+    pipeline: Annotated[int, typer.Option("--pipeline", help="Memory: pipeline-parallel devices.")] = 1,
+    expert: Annotated[int, typer.Option("--expert", help="Memory: devices that share the experts.")] = 1,
+    shards: Annotated[
+        int, typer.Option("--shards", help="Memory: devices that share the states (ZeRO 3, FSDP).")
+    ] = 1,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="Memory: fp32, autocast, mixed or bf16.")
+    ] = None,
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", help="Memory: adamw, adamw8bit, adafactor or sgd.")
+    ] = "adamw",
+    lora_rank: Annotated[int, typer.Option("--lora-rank", help="Memory: rank of LoRA adapters.")] = 0,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Memory: recompute activations.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the parameters of a model by part, its FLOPs, memory and source."""
-    fact = _family_facts(name)
+    layout = Layout(
+        tensor=tensor,
+        pipeline=pipeline,
+        expert=expert,
+        shards=shards,
+        precision=cast(
+            Precision, precision or ("fp32" if tensor * pipeline * expert * shards == 1 else "autocast")
+        ),
+        optimizer=cast(OptimizerName, optimizer),
+        lora_rank=lora_rank,
+        checkpointing=checkpointing,
+    )
+    fact = _family_facts(name, context, layout, micro_batch)
     if as_json:
         print_json(fact)
         return
@@ -203,7 +240,25 @@ def show_member(
     echo(f"training FLOPs per token {flops:,} ({kind}; 6N would be {6 * fact['params_active']:,})")
     memory = fact["training_memory"]
     parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
-    echo(fill(f"training memory, one sequence, fp32: {parts}", WIDTH, subsequent_indent="  "))
+    sequences = "one sequence" if micro_batch == 1 else f"{micro_batch} sequences"
+    how = ", ".join(
+        f"{degree}-way {name}"
+        for name, degree in (
+            ("tensor", tensor),
+            ("pipeline", pipeline),
+            ("expert", expert),
+            ("shards", shards),
+        )
+        if degree > 1
+    )
+    where = f" on each device, {how}" if how else ""
+    echo(
+        fill(
+            f"training memory{where}, {sequences}, {layout.precision}: {parts}", WIDTH, subsequent_indent="  "
+        )
+    )
+    if how or lora_rank or micro_batch > 1 or optimizer != "adamw" or checkpointing:
+        echo(f"in all {format_bytes(sum(memory.values()))}, without workspaces and fragmentation")
     for line in fact["notes"]:
         echo(fill(f"note: {line}", WIDTH, subsequent_indent="  "))
 
@@ -228,16 +283,20 @@ def emit(
         echo(f"wrote {path}: {accounting.params(member(name).spec):,} parameters")
 
 
-def _family_facts(name: str) -> dict[str, Any]:
+def _family_facts(
+    name: str, context: str | None = None, layout: Layout | None = None, micro_batch: int = 1
+) -> dict[str, Any]:
     published = member(name)
     spec = published.spec
+    if context is not None:
+        spec = replace(spec, n_positions=parse_count(context, "context"))
     return {
         "member": published.name,
         "source": published.source,
         **accounting.describe(spec),
         "counts": architecture(spec.architecture).counts(spec),
         "params_kaplan": accounting.params_kaplan(spec),
-        "training_memory": accounting.training_memory(spec, 1),
+        "training_memory": device_memory(spec, micro_batch, layout or Layout(precision="fp32")),
         "hugging_face": {} if is_estimated(spec) else architecture(spec.architecture).to_hugging_face(spec),
         "estimated": is_estimated(spec),
         "notes": _notes(name, published),
@@ -300,6 +359,9 @@ def hardware(
     echo(format_table(["accelerator", "format", "TFLOP/s dense", "GB", "GB/s", "USD/hour"], rows, left=2))
     if name is not None:
         echo(f"source: {entries[0].source}")
+        if (known_mfu := reached(entries[0].name)) is not None:
+            kind = generation(entries[0].name)
+            echo(f"MFU of {known_mfu.runs} published runs on {kind}s: {known_mfu} (docs/planning.md)")
     else:
         echo(f"prices: typical on-demand list prices of {PRICES_OF}; sources: scaling hardware NAME")
         echo(f"additions: {user_file()}, or the file named by $SCALING_HARDWARE")

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from families.units import BadInput
+
 from .output import (
     WIDTH,
     JsonOption,
@@ -34,6 +36,7 @@ from .run_options import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..fitting.downstream import ScoreFit
     from ..fitting.predictor import Fit
     from ..runs import Run
 
@@ -225,26 +228,73 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say where the interval comes from: noise, constants, drift, …")
     ] = False,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            help="Also downstream scores: a folder of lm-eval results, or a CSV of run, task, score.",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Table with the losses of those runs (with --scores).")
+    ] = None,
+    chance: Annotated[
+        list[str] | None, typer.Option("--chance", help="Score of guessing, like my_task=0.25; repeatable.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict loss and perplexity with intervals, of one run or of the best split of compute."""
+    """Predict loss, perplexity and downstream scores with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
     from ..planning.law import PredictQuery, coordinates_of, predict
-    from .run_options import merge, pairs
+    from .keys import pairs
+    from .run_options import merge
 
     names = coordinates_of(law)
     given = pairs(words, [*PredictQuery.model_fields, *names])
     settings = {name: given[name] for name in names if name in given}
     rest = [word for word in words if word.partition("=")[0] not in settings]
     answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force, explain=explain)
+    curves = [] if scores is None else _scores(scores, runs, chance or ())
+    told = {
+        task: curve
+        if isinstance(curve, str)
+        else curve.predict_loss(answer.loss, answer.loss_interval_80, 6 * answer.params * answer.tokens)
+        for task, curve in curves
+    }
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:
-        print_json(answer.model_dump(mode="json"))
+        print_json(answer.model_dump(mode="json") | ({"scores": told} if scores is not None else {}))
         return
     for line in answer.lines():
         echo(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)
+    for task, score in told.items():
+        if isinstance(score, str):
+            echo(f"score      {score}")
+            continue
+        low, high = score["interval_80"]
+        echo(
+            f"score      {task} {score['score']:.3f}   80 %: {low:.3f} to {high:.3f}   by {score['form']}, {score['runs']} runs"
+        )
+
+
+def _scores(path: Path, runs: Path | None, chance: "Sequence[str]") -> "list[tuple[str, ScoreFit | str]]":
+    """A curve of each task, or why there is none."""
+    from ..fitting.downstream import fit_scores, parse_chance, read_scores
+    from ..runs.readers import read_runs
+
+    if runs is None:
+        raise BadInput("--scores needs --runs, the table with the losses of the runs that were scored")
+    known = parse_chance(chance)
+    table = read_runs(runs)
+    found: list[tuple[str, ScoreFit | str]] = []
+    for task in read_scores(path):
+        try:
+            found.append((task.task, fit_scores(task, table, chance=known.get(task.task))))
+        except BadInput as error:
+            found.append((task.task, str(error)))
+    return found
 
 
 BACKTEST_EPILOG = "Example: scaling backtest runs.csv --columns params=N,tokens=D --holdout top-decade"

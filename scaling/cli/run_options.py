@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from pydantic import BaseModel, ValidationError
 
-from families.units import BadInput, nearest
+from families.units import BadInput
 
 from ..files import first_problem
+from .keys import pairs
 from .output import log
 
 if TYPE_CHECKING:
@@ -129,26 +130,6 @@ def read_and_warn(
 
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def pairs(words: Sequence[str], allowed: Sequence[str]) -> dict[str, str]:
-    """Return ["family=gpt2", …] as a dictionary.
-
-    Raises:
-        BadInput: a word has no "=", or a key is unknown or given twice.
-    """
-    values: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            hint = f"write {word}=VALUE" if word in allowed else nearest(word, allowed, 30)
-            raise BadInput(f"{word!r} is not key=value; {hint}")
-        if key not in allowed:
-            raise BadInput(f"unknown key {key!r}; {nearest(key, allowed, 30)}")
-        if key in values:
-            raise BadInput(f"{key} is given twice: {values[key]!r} and {value!r}")
-        values[key] = value
-    return values
 
 
 def merge(model: type[M], words: Sequence[str], **given: Any) -> M:

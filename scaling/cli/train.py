@@ -12,8 +12,7 @@ import typer
 
 from families.units import BadInput, RunFailed, format_size, nearest
 
-from ..paths import StudyPaths, open_study
-from ..planning.planfile import PlanFile, read_verified_plan
+from .keys import pairs
 from .output import (
     JsonOption,
     Progress,
@@ -30,8 +29,12 @@ if TYPE_CHECKING:
     from train.config import TrainConfig
     from train.jobs.sweep import SweepEntry
     from train.rung import RungFile
+    from train.sizing import Choice
     from train.slurm import JobSweep, SlurmProfile
     from train.slurm.submit import Following
+
+    from ..paths import StudyPaths
+    from ..planning.planfile import PlanFile
 
 
 TRAIN_EPILOG = "Example: scaling train family=gpt2-52m data=text/ tokens=1B n_positions=512"
@@ -43,8 +46,9 @@ EVAL_TOKENS = 2**20  # held-out tokens evaluated at each rung, at most
 LAUNCHERS = ("local", "slurm")
 
 _KEYS = (
-    "Keys: family, data, tokens (required); out, seed, tokenizer, rungs, lr, batch_size, schedule, n_positions, init, "
-    "epochs, objective, ablate, … A list makes a sweep: lr=1e-3,2e-3 batch_size=8,16."
+    "Keys: data (required); family and tokens, or time (default: what fits the text and ten minutes here); out, seed, "
+    "tokenizer, rungs, lr, batch_size, schedule, n_positions, init, epochs, objective, ablate, … A list makes a sweep: "
+    "lr=1e-3,2e-3 batch_size=8,16."
 )
 
 
@@ -55,13 +59,31 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a model on text, and record its loss on held-out text. The same command resumes an interrupted run."""
+    from train.keys import KEYS, chooses_model
+
+    values = pairs(words, KEYS)
     from train.config import TrainConfig
-    from train.distributed import check_installed
-    from train.jobs.sweep import entries, expand
+    from train.jobs.grid import expand
 
     from .run_options import merge
 
-    runs = entries([(point, merge(TrainConfig, point.words)) for point in expand(words)])
+    time = values.pop("time", None)
+    chosen: Choice | None = None
+    alone = "RANK" not in os.environ  # processes of a launcher would choose each for itself
+    if "data" in values and not chooses_model(values) and len(expand(words)) == 1 and alone:
+        chosen = _choose(values, time, study)
+        values |= chosen.words
+    elif time is not None:
+        values["tokens"] = _tokens_for(values, time)
+    elif "init" in values and not {"tokens", "epochs"} & values.keys():
+        log("neither tokens=, epochs= nor time= is given: one pass over the text")
+        values["epochs"] = "1"
+    words = [f"{key}={value}" for key, value in values.items()]
+    points = [(point, merge(TrainConfig, point.words)) for point in expand(words)]
+    from train.distributed import check_installed
+    from train.jobs.sweep import entries
+
+    runs = entries(points)
     config = runs[0].config
     check_installed(config.engine)
     if config.device != "auto":  # one for all: a sweep does not vary the device
@@ -78,11 +100,67 @@ def train(
     if config.devices > 1 and "RANK" not in os.environ:
         from train.jobs.ranks import run_distributed
 
-        sys.exit(run_distributed(sys.argv[1:], config.devices, log))
-    rungs = _train(config, study, yes)
+        options = ["--study", str(study), *(["--yes"] if yes else []), *(["--json"] if as_json else [])]
+        sys.exit(run_distributed(["train", *words, *options], config.devices, log))
+    rungs = _train(config, study, yes, chosen.flops_per_s if chosen else None)
     if _first_rank():
         _show(rungs, as_json)
+        if chosen is not None:
+            _compare(chosen, rungs, config.out or study)
         export_models(config.out or study, rungs, config.export)
+
+
+def _choose(values: dict[str, str], time: str | None, study: Path) -> "Choice":
+    """Choose model, vocabulary and tokens for a text, and say what is expected of them."""
+    from train.config import TrainConfig
+
+    from .run_options import merge
+
+    some = {"family": "chosen", "n_layer": "1", "n_head": "1", "n_embd": "32", "vocab_size": "512"}
+    some |= {} if "epochs" in values else {"tokens": "1M"}
+    asked = merge(TrainConfig, [f"{key}={value}" for key, value in {**some, **values}.items()])
+    if "vocab_size" not in values:
+        asked = asked.model_copy(update={"vocab_size": None})
+    from train.sizing import choose
+
+    chosen = choose(asked, values, time, study)
+    for line in chosen.lines:
+        log(line)
+    return chosen
+
+
+def _tokens_for(values: dict[str, str], time: str) -> str:
+    """Return the tokens that the model asked for trains on in a time.
+
+    Raises:
+        BadInput: tokens= or epochs= is given too.
+    """
+    from train.config import TrainConfig
+
+    from .run_options import merge
+
+    for key in ("tokens", "epochs"):
+        if key in values:
+            raise BadInput(f"time and {key} are both given; choose one")
+    asked = merge(TrainConfig, [*(f"{key}={value}" for key, value in values.items()), "tokens=1M"])
+    from train.sizing import tokens_for
+
+    tokens, line = tokens_for(time, asked)
+    log(line)
+    return str(tokens)
+
+
+def _compare(chosen: "Choice", rungs: "Sequence[RungFile]", study: Path) -> None:
+    """Log what was expected beside what came out, and what to do with the model."""
+    from train.sizing import outcome
+
+    longest = max(rungs, key=lambda rung: rung.observation.tokens)
+    if chosen.seconds is not None:
+        log(outcome(chosen, longest))
+    if longest.bits_per_byte is not None:  # it is no encoder
+        log(
+            f'try it: scaling generate {shlex.quote(str(study / "runs" / longest.observation.run))} --prompt "…"'
+        )
 
 
 def _first_rank() -> bool:
@@ -90,17 +168,21 @@ def _first_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _train(config: "TrainConfig", study: Path, yes: bool) -> "Sequence[RungFile]":
+def _train(
+    config: "TrainConfig", study: Path, yes: bool, flops_per_s: float | None = None
+) -> "Sequence[RungFile]":
     from train.jobs.launch import train as launch
     from train.jobs.ranks import as_rank
     from train.lease import stop_on_signals
+
+    from ..paths import open_study
 
     if config.out is not None and study == Path("study"):
         study = config.out  # a run with a folder of its own is a study of its own
     open_study(study)
     bar = Progress()
     with as_rank(log), stop_on_signals() as stop:
-        rungs = launch(config, study, yes=yes, stop=stop, log=log, report=bar.at)
+        rungs = launch(config, study, yes=yes, stop=stop, log=log, report=bar.at, flops_per_s=flops_per_s)
     bar.end()
     return rungs
 
@@ -108,6 +190,8 @@ def _train(config: "TrainConfig", study: Path, yes: bool) -> "Sequence[RungFile]
 def _sweep(runs: "Sequence[SweepEntry]", study: Path, yes: bool, as_json: bool) -> None:
     from train.jobs.sweep import train_many, winners
     from train.lease import stop_on_signals
+
+    from ..paths import open_study
 
     open_study(study)
     bar = Progress()
@@ -195,6 +279,9 @@ def ladder(
     as_json: JsonOption = False,
 ) -> None:
     """Train every member of a plan to each of its rungs, skipping finished ones. Refuses a sealed plan that was edited."""
+    from ..paths import open_study
+    from ..planning.planfile import read_verified_plan
+
     contents, paths = read_verified_plan(plan), open_study(study)
     if devices > 1 and (launcher is not None or jobs > 1):
         raise BadInput(
@@ -255,7 +342,7 @@ class _LadderRun:
     """Tasks of a ladder, and the options that both launchers share."""
 
     tasks: "JobSweep"
-    plan: PlanFile
+    plan: "PlanFile"
     data: str | None
     tokenizer: str | None
     yes: bool
@@ -284,7 +371,7 @@ class _LadderRun:
             raise RunFailed(failure)
 
 
-def train_members(plan: PlanFile, study: StudyPaths, **options: Any) -> Any:
+def train_members(plan: "PlanFile", study: "StudyPaths", **options: Any) -> Any:
     """Train a plan's members in a study, with progress; a signal saves and stops."""
     from train.jobs.launch import train_plan
     from train.lease import stop_on_signals

@@ -214,6 +214,7 @@ def plan(
     vocab_size: int | None = None,
     n_positions: int | None = None,
     times: str | None = None,
+    price: float | None = None,
     study: HasFolder | StrPath | None = None,
     force: bool = False,
 ) -> Plan:
@@ -242,6 +243,7 @@ def plan(
         vocab_size: vocabulary of designed shapes.
         n_positions: context length of designed shapes, in tokens.
         times: measured times by number of devices, like "1=66m40s,8=9m".
+        price: USD per device-hour, in place of the catalogue's.
         study: a study or its folder, whose law, shapes and measured MFU are used.
         force: predict even more than 1,000 times outside the law's domain.
 
@@ -277,13 +279,16 @@ def plan(
         force=force,
         study=_folder(study),
         times=times,
+        price=price,
     )
     model = law if isinstance(law, LossModel) else None
     if isinstance(model, Fit) and model.status is Status.NOT_CONVERGED:
         raise BadInput("the fit did not converge; fit again before planning with it")
     given = budget if isinstance(budget, Budget) else None
-    if given is not None and (mfu is not None or on is not None):
-        raise BadInput(f"budget {given.text!r} has its own devices and MFU; leave mfu and on out")
+    if given is not None and (mfu is not None or on is not None or price is not None):
+        raise BadInput(
+            f"budget {given.text!r} has its own devices, MFU and price; leave mfu, on and price out"
+        )
     document, _ = answer_query(query, law=model, budget=given)
     return Plan(document, query, model)
 

@@ -22,7 +22,7 @@ from ..recipe import DEFAULT_RULE, Recipe, recipes
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
-from .candidates import Candidates, candidates, is_own_rule, sized
+from .candidates import Candidates, candidates, instead_of, is_own_rule, sized
 from .evaluate import Objective, evaluate_candidates
 from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
@@ -92,6 +92,8 @@ def answer_query(
         sizes=sizes,
         force=query.force,
     )
+    if coarse := coarse_note(shapes, law, made):
+        made = made.model_copy(update={"notes": (*made.notes, coarse)})
     if query.times is not None:
         made = made.model_copy(
             update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
@@ -181,6 +183,37 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
     law = law or find_law(query.law, query.study)
     shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
     return law, shapes, _objective(query)
+
+
+TOO_COARSE = 0.02  # nats that a list of published members may lose to designed shapes
+
+
+def coarse_note(shapes: Candidates, law: LossModel, plan: PlanFile) -> str:
+    """A note where a list of published members has none of the size that the budget asks for; else the empty string.
+
+    Args:
+        shapes: the candidates.
+        law: published or fitted.
+        plan: made from them.
+    """
+    choice = plan.recommended
+    if not shapes.coarse or law.frontier is not None or choice is None:
+        return ""
+    offer = instead_of(shapes.coarse)
+    own = offer.rpartition(" ")[2]
+    first = shapes.spec(0)
+    rule = replace(
+        rule_for("gpt2" if own == "grid" else own), vocab_size=first.vocab_size, n_positions=first.n_positions
+    )
+    others = evaluate_candidates(Objective(flops=choice.flops), law, candidates("all", rule))
+    best = others.best()
+    lost = choice.loss - float(others.loss[best])
+    if lost <= TOO_COARSE:
+        return ""
+    return (
+        f"family {shapes.coarse} has {len(shapes)} sizes, none near the {format_size(float(others.N[best]))} parameters that "
+        f"law {law.name} prefers for this budget: {lost:.3f} nats are lost; {offer} designs shapes of any size"
+    )
 
 
 def _check(query: PlanQuery) -> None:

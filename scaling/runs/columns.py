@@ -110,6 +110,8 @@ SCALED = (
 _SUFFIX = re.compile(
     r"(.*?)(?:\s*[(\[]\s*(?:in\s+|x\s*|×\s*)?([^)\]]+?)\s*[)\]]|[ _]in[ _]([a-z]+)|[_ /]([kmbtKMBT]))\s*"
 )
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_RAISED = re.compile("(?<=10)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹])")
 _POWER = re.compile(r"(?:10\s*(?:\^|\*\*)\s*|1?e\+?)([0-9]{1,2})", re.IGNORECASE)
 _NOT_HOURS = re.compile(
     r"\$|€|usd|eur|price|cost|per[ _-]?hour|/\s*(?:gpu[ -]?)?h|tokens?\b|kwh|watt", re.IGNORECASE
@@ -133,7 +135,7 @@ def field_of(header: str) -> str | None:
         return None if _NOT_HOURS.search(header) else "hours"
     if known is not None:
         return known
-    match = _SUFFIX.fullmatch(header)
+    match = _SUFFIX.fullmatch(raised(header))
     known = BY_HEADER.get(folded(re.sub(r"[(\[].*?[)\]]", "", header)))
     if known is None and match and _factor(match) is not None:
         known = BY_HEADER.get(folded(match[1]))
@@ -142,7 +144,11 @@ def field_of(header: str) -> str | None:
 
 def header_factor(header: str, field: str) -> float:
     """The factor that a header states for its column: 1e6 for "Params (M)", 8.64e19 for "Compute (PF-days)"; else 1."""
-    match = _SUFFIX.fullmatch(header) if field in SCALED and BY_HEADER.get(folded(header)) is None else None
+    match = (
+        _SUFFIX.fullmatch(raised(header))
+        if field in SCALED and BY_HEADER.get(folded(header)) is None
+        else None
+    )
     if match is None:
         return 1.0
     unit = folded(next(filter(None, match.groups()[1:]), ""))
@@ -158,9 +164,20 @@ def _factor(match: re.Match[str]) -> float | None:
     return 10.0 ** int(power[1]) if power else _UNITS.get(folded(unit), _COMPUTE_UNITS.get(folded(unit)))
 
 
+def raised(text: str) -> str:
+    """A text with powers of ten in one notation: 10^6 for 10⁶."""
+    return text if text.isascii() else _RAISED.sub("^", text).translate(_SUPERSCRIPTS)
+
+
+def without_unit(header: str) -> str:
+    """A header without the unit at its end: N of "N [10^6]"."""
+    match = _SUFFIX.fullmatch(raised(header)) if len(header) <= _LONGEST_HEADER else None
+    return header if match is None else match[1]
+
+
 def stated_factor(header: str) -> float:
     """The factor of a header's suffix whatever the rest of it names: 1e6 for "N (M)"; 1 without one."""
-    match = _SUFFIX.fullmatch(header) if len(header) <= _LONGEST_HEADER else None
+    match = _SUFFIX.fullmatch(raised(header)) if len(header) <= _LONGEST_HEADER else None
     unit = "" if match is None else folded(next(filter(None, match.groups()[1:]), ""))
     return _COMPUTE_UNITS.get(unit) or (_factor(match) if match else None) or 1.0
 

@@ -1,9 +1,10 @@
 """Which column of a table is which field of a run: by name, by what a header means, and by what exports call it."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from families.units import BadInput, nearest
+from families.units import BadInput, nearest, parse_size
 
 from .columns import (
     BY_HEADER,
@@ -16,6 +17,7 @@ from .columns import (
     loss_name,
     stated_factor,
     without_prefix,
+    without_unit,
 )
 from .run import Run
 
@@ -61,9 +63,23 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
     frozenset(("run_id", "experiment_id", "status")),
     frozenset(("Run ID", "Start Time", "Status")),
     frozenset(("Start Time", "Duration", "Name")),
+    frozenset(("_step", "_runtime")),
+    frozenset(("_step", "_timestamp")),
 )
 
 _LISTED = 60  # columns that a message lists
+
+_NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
+
+_EXAMPLES = {"params": "124M", "tokens": "2.5B"}
+
+_TOKENIZERS = ("tokenizer", "tokenizername", "tokeniser", "tokenizerpath", "tokenizernameorpath", "vocabname")
+
+_LIKE = (  # columns in which rows of one law agree, as a rule
+    "dataset", "datasetname", "data", "corpus", "trainingdata", "traindata", "trainset", "datamix", "mixture", "text",
+    "architecture", "arch", "modeltype", "optimizer", "optimiser", "schedule", "lrschedule", "scheduler", "objective",
+    "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric", "precision", "sweep",
+)  # fmt: skip
 
 _LAWS_LOSS = "a law's losses are per token"
 
@@ -79,6 +95,7 @@ class Source:
 
     header: str
     factor: float = 1.0
+    constant: float | None = None  # the value of every row, where a user gave one in place of a column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,8 +211,16 @@ def refuse_curves(header: Sequence[str], path: object) -> None:
     Raises:
         BadInput: saying what to export instead.
     """
+    ends = Counter(name.rpartition(" - ")[2] for name in header[1:] if " - " in name)
+    panel = {
+        end
+        for end, count in ends.items()
+        if end.endswith(("__MIN", "__MAX")) or (count > 1 and loss_name(end))
+    }
     runs = {
-        name.rpartition(" - ")[0] for name in header if name.endswith(("__MIN", "__MAX")) and " - " in name
+        name.rpartition(" - ")[0]
+        for name in header[1:]
+        if " - " in name and name.rpartition(" - ")[2] in panel
     }
     if runs:
         raise BadInput(
@@ -223,9 +248,17 @@ def map_columns(
     Raises:
         BadInput: a named column is missing, or several columns may hold the loss.
     """
-    check_columns(names, header, path)
     choice = _Choice(header=header)
+    check_columns(
+        {name: column for name, column in names.items() if not _is_constant(name, column, header)},
+        header,
+        path,
+    )
     for name, column in names.items():
+        if _is_constant(name, column, header):
+            choice.sources[name] = Source(header=column, constant=parse_size(column, name))
+            choice.notes.append(f"{name} is {column} in every row")
+            continue
         choice.take(name, column, stated_factor(column) if name in SCALED else 1.0)
     export = is_export(header)
     for name in (*FIELDS, "flops_per_token"):
@@ -245,11 +278,40 @@ def map_columns(
                 _take_meant(choice, name, export)
     if "run" not in choice.sources and export:
         _take_run(choice, constant)
+    if not {"group", "vocab_size"} & choice.sources.keys():
+        for header in choice.free:
+            if folded(last_part(header)) in _TOKENIZERS and header not in constant:
+                choice.take(
+                    "group",
+                    header,
+                    note=f"group is read from {header!r}: losses of two tokenizers do not compare",
+                )
+                break
     if STATE not in choice.sources:
         states = [name for name in choice.free if folded(last_part(name)) in _STATES]
         if states:
             choice.sources[STATE] = Source(header=states[0])
     return Mapped(sources=choice.sources, guessed=tuple(choice.guessed), notes=tuple(choice.notes))
+
+
+def differing(header: Iterable[str], constant: Collection[str], mapped: Mapped) -> list[str]:
+    """Columns of data, architecture and the like that are not read and in which the rows differ."""
+    used = {source.header for source in mapped.sources.values()}
+    return [
+        name
+        for name in header
+        if name not in used and name not in constant and folded(last_part(name)) in _LIKE
+    ]
+
+
+def _is_constant(name: str, column: str, header: Collection[str]) -> bool:
+    """True for a size in place of a column: params=124M, where the table is that of one model."""
+    if name not in SCALED or column in header or not column[:1].isdigit():
+        return False
+    try:
+        return parse_size(column, name) > 0
+    except BadInput:
+        return False
 
 
 def _take_spelled(choice: _Choice, name: str) -> None:
@@ -278,6 +340,8 @@ def _take_loss(choice: _Choice, path: object) -> None:
         if loss.unit == "nats" and not loss.per
     }
     if not held:
+        if stated is None:
+            _take_nats(choice)
         return
     plain = [header for header, loss in held.items() if not loss.eval_set]
     if not plain and len(held) > 1:
@@ -297,6 +361,20 @@ def _take_loss(choice: _Choice, path: object) -> None:
     if others:
         note += f", and not from {', '.join(map(repr, others[:6]))}: --columns loss={_quoted(others[0])} reads that"
     choice.take("loss", header, note=note)
+
+
+def _take_nats(choice: _Choice) -> None:
+    """A loss that says its unit and no more: "Loss (nats/token)"."""
+    for header in choice.free:
+        loss = loss_name(header)
+        if (
+            loss is not None
+            and loss.unit == "nats"
+            and not (loss.per or loss.training)
+            and folded(header) in _NATS
+        ):
+            choice.take("loss", header)
+            return
 
 
 def _quoted(column: str) -> str:
@@ -340,9 +418,11 @@ def guess_run(columns: Iterable[str], fields: Collection[str], constant: Collect
 def _guess(name: str, columns: Iterable[str]) -> str | None:
     """The column that an alias of a field names, by its whole name or else by its last part."""
     columns = list(columns)
-    for part in (str, last_part):
+    for part in (str, last_part, without_unit):
         by_alias = {folded(part(column)): column for column in columns}
-        found = next((by_alias[alias] for alias in reversed(_ALIASES[name]) if alias in by_alias), None)
+        found = next(
+            (by_alias[alias] for alias in reversed(_ALIASES.get(name, ())) if alias in by_alias), None
+        )
         if found is not None:
             return found
     meant = [column for column in columns if name in (field_of(column), field_of(last_part(column)))]
@@ -376,11 +456,20 @@ def missing_columns(
     used = set() if given is None else {source.header for source in given.sources.values()}
     free = [name for name in columns if name not in fields and name not in used]
     guesses = {name: column for name in missing if (column := _guess(name, free)) is not None}
+    if (
+        "params" in missing
+        and "params" not in guesses
+        and (body := _guess("params_non_embedding", free)) is not None
+    ):
+        missing[missing.index("params")] = "params_non_embedding"
+        guesses = {"params_non_embedding": body, **guesses}
     if "run" not in found and (run := guess_run(columns, fields, constant)) is not None:
         guesses = {"run": run, **guesses}
     if given is not None:
         guesses |= {name: given.sources[name].header for name in given.guessed if name in REQUIRED}
     unit, hint = "", ""
+    if "loss" in guesses and (named := loss_name(guesses["loss"])) is not None and named.unit != "nats":
+        unit = f" --loss-unit {named.unit}"
     if "loss" in missing and "loss" not in guesses:
         losses = {name: loss for name in free if (loss := loss_name(name)) is not None}
         other = next((name for name, loss in losses.items() if not loss.per), None)
@@ -395,8 +484,11 @@ def missing_columns(
     elif not hint:
         unknown = next(name for name in missing if name not in guesses)
         hint = f"--columns {unknown}=… names the file's own"
+        if unknown in SCALED:
+            hint += f", and --columns {unknown}={_EXAMPLES.get(unknown, '1e18')} gives that of every row"
     shown = ", ".join(list(columns)[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
-    lacks = ", ".join("params or params_non_embedding" if name == "params" else name for name in missing)
+    sizes = ("params", "params_non_embedding")
+    lacks = ", ".join("params or params_non_embedding" if name in sizes else name for name in missing)
     return f"has no column {lacks}; it has {shown}: {_shell(hint)}"
 
 
@@ -434,5 +526,7 @@ def unit_warning(column: str, unit: str) -> str:
     if loss.per:
         return f"{column} looks like {per_text(loss.unit, loss.per)}; it is read as {unit} per token"
     if loss.unit == unit.partition("+")[0]:
+        if loss.training and not loss.held_out:
+            return f"loss is read from {column!r}, a training loss: a law of held-out loss needs that of text not trained on"
         return ""
     return f"{column} is read as {unit}, and its name suggests {loss.unit}: --loss-unit {loss.unit}"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from families.units import BadInput, nearest, parse_size
 
 from ..files import StrPath, first_problem
-from .columns import LOSS_UNITS, SCALED, folded
+from .columns import LOSS_UNITS, SCALED, folded, raised
 from .configs import EXACT_RATE, config_counts
 from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished
 from .mapping import (
@@ -28,6 +28,7 @@ from .mapping import (
     Source,
     check_columns,
     check_field,
+    differing,
     guess_run,
     map_columns,
     missing_columns,
@@ -59,11 +60,23 @@ _OPTIONAL = tuple(name for name in FIELDS if name not in ("run", "params", "toke
 
 _MAY_LACK = frozenset((*_OPTIONAL, *HELPERS))
 
+_HISTORY = frozenset(
+    ("_step", "_runtime", "_timestamp")
+)  # columns of the history of one run, as W&B gives it
+
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
 _WORDS = re.compile(r"(?<=[0-9.])\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
 
+_LARGEST_SIZE = 1e16  # parameters or tokens: more than anybody has
+
 _OFFSET = re.compile(r"nats\+([0-9]{1,4}(?:\.[0-9]+)?)")
+
+_COUNTED = re.compile(
+    r"\s*\b(?:tokens?|param(?:eter)?s?|flops?)$", re.IGNORECASE
+)  # after the number of what is counted
+
+_TIMES = re.compile(r"([0-9.])\s*[x×*·]\s*10\s*(?:\^|\*\*)\s*([+-]?[0-9]{1,2})$")
 
 _LETTER = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
 
@@ -77,6 +90,7 @@ class _Read:
     bad: list[str] = field(default_factory=list)
     excused: int = 0  # bad lines that are no reason to refuse the rest
     derived: dict[str, int] = field(default_factory=dict)
+    unscaled: dict[str, int] = field(default_factory=dict)  # cells by column
     stopped: list[tuple[str, str]] = field(default_factory=list)  # (run, state)
     states: set[str] = field(default_factory=set)
     lowest: float = 0.0  # loss
@@ -187,7 +201,8 @@ def _table(
         if column not in columns:
             raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
-    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own)
+    history = path.stem if set(columns) & _HISTORY else ""
+    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own, history=history)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
@@ -200,12 +215,24 @@ def _table(
         )
     if read.stopped and not read.runs and least:
         raise BadInput(f"{path} {state_notes(read.stopped, ())[0]}; no row is of a finished run")
-    if unnamed:
+    if unnamed and history:
+        notes.append(
+            f"no column run, and a column of steps as W&B logs them: all rows are of one run, {history!r}"
+        )
+    elif unnamed:
         name = guess_run(columns, FIELDS, constant) or "NAME"
         notes.append(
             f"no column run: each row counts as a run of its own; --columns run={name} says which share one"
         )
     notes += mapped.notes
+    notes += [
+        f"the rows differ in {name!r}, which is not read: --columns group={name} and --group fit those of one"
+        for name in differing(columns, constant, mapped)
+    ]
+    notes += [
+        f"{count} of {name!r} {'is' if count == 1 else 'are'} too large for its unit, and read as printed"
+        for name, count in read.unscaled.items()
+    ]
     notes += [
         f"tokens are not stated in {count} row{'s' * (count != 1)}: derived as {way}"
         for way, count in read.derived.items()
@@ -281,8 +308,10 @@ def _read_rows(
     *,
     unnamed: bool,
     own: Collection[str] = (),
+    history: str = "",
 ) -> _Read:
     read = _Read()
+    scaled = [(name, source) for name, source in mapped.sources.items() if source.factor != 1]
     for line, row in rows:
         if isinstance(row, str):
             read.excused += row == TORN or line == 0
@@ -290,10 +319,14 @@ def _read_rows(
             continue
         try:
             values = _values(row, mapped)
+            for name, source in scaled:
+                printed = row.get(source.header)
+                if values.get(name) is not None and _beyond(_finite(printed), name, source.factor):
+                    read.unscaled[source.header] = read.unscaled.get(source.header, 0) + 1
             if extra := {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}:
                 values["extra"] = {**(values.get("extra") or {}), **extra}
             if unnamed:
-                values["run"] = f"row {line}"
+                values["run"] = history or f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
             if state is not None:
                 read.stopped.append((str(values.get("run", f"line {line}")), state))
@@ -347,7 +380,7 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name, source in mapped.sources.items():
-        value = row.get(source.header)
+        value = row.get(source.header) if source.constant is None else source.constant
         if isinstance(value, float) and math.isnan(value) and name in _MAY_LACK:
             continue
         if isinstance(value, str):
@@ -365,18 +398,26 @@ def _number(value: Any, name: str, factor: float) -> Any:
     if name in ("steps", "batch", "grad_accumulation", "total_flos") or (
         name in _SIZES and isinstance(value, str)
     ):
-        text = _WORDS.sub(lambda match: _LETTER[match[1].lower()], str(value)).lstrip("~≈ ")
+        text = _WORDS.sub(
+            lambda match: _LETTER[match[1].lower()], _COUNTED.sub("", raised(str(value)))
+        ).lstrip("~≈ ")
+        text = _TIMES.sub(r"\1e\2", text)
         own_unit = bool(re.search(r"[kmbgt]\s*$", text, re.IGNORECASE))
         size = parse_size(text, name)
-        return size if own_unit or size >= factor else size * factor
+        return size if own_unit or _beyond(size, name, factor) else size * factor
     if name in _SIZES and factor != 1 and isinstance(value, int | float) and name in SCALED:
-        return value if value >= factor else value * factor
+        return value if _beyond(value, name, factor) else value * factor
     if name in _WHOLE and isinstance(value, str):
         try:
             return int(float(value)) if float(value).is_integer() else value
         except (ValueError, OverflowError):
             return parse_size(value, name) if name in ("vocab_size", "n_positions") else value
     return value
+
+
+def _beyond(value: float, name: str, factor: float) -> bool:
+    """True for a size that cannot be in the unit of its header: 124000000 under "Params (M)"."""
+    return value >= factor or value * factor > (math.inf if name == "compute" else _LARGEST_SIZE)
 
 
 def _in_nats(row: dict[str, Any], unit: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
 from scaling.files import Document, Record, sha256_file
+from scaling.paths import safe_name
 
 
 class SourceFile(Record):
@@ -59,6 +60,10 @@ class DataManifest(Document):
     def held_share(self) -> float:
         """Share of the text that is held out, in bytes."""
         return self.heldout_bytes / max(1, self.heldout_bytes + self.train_bytes)
+
+    def group(self, architecture: str) -> str:
+        """Return the group of runs on this text: one law per corpus, tokenizer and architecture."""
+        return f"{safe_name(Path(self.source).name)}-{self.heldout_sha256[:8]}-{architecture}"
 
     @property
     def train_tokens(self) -> int:
@@ -114,7 +119,8 @@ def check_shards(folder: Path, manifest: DataManifest) -> None:
     Raises:
         BadInput: a file is missing or differs; names it.
     """
-    files = [(shard.name, shard.sha256) for shard in (*manifest.train, manifest.heldout)]
+    files = [(shard.name, shard.sha256) for shard in manifest.train]
+    files.append((manifest.heldout.name, manifest.heldout.sha256 or manifest.heldout_sha256))
     for name, digest in (*files, ("tokenizer.json", manifest.tokenizer_sha256)):
         if not digest:
             continue

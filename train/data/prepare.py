@@ -3,28 +3,30 @@
 Also finds a model and its data for validation; without torch, so that a wrong name is reported at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from families.units import BadInput, format_size
+from families.units import BadInput, format_bytes, format_size
 from scaling.files import atomic_dir, sha256_bytes
 from scaling.planning.planfile import PlanFile
 
 from ..rung import MODEL, RUNG, RungFile
 from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
-from .readers import names_field
+from .readers import names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .split import Split, check_share, split_texts
+from .split import Split, check_share, split_texts, text_sizes
 from .text import Survey, find_texts, fingerprint, survey
 from .tokenizer import (
+    CONFIG,
     ENDS,
     MASKS,
     SpecialTokens,
+    end_in_config,
     load_files,
     neutral,
     special_token,
@@ -51,15 +53,16 @@ class _Coder:
     files: dict[str, str]
 
     @classmethod
-    def of(cls, tokenizer: Any, files: dict[str, str], *, mask: bool) -> "_Coder":
-        eos = special_token(tokenizer, (*token_names(files, "eos_token"), *ENDS))
+    def of(cls, tokenizer: Any, files: dict[str, str], *, mask: bool, ends: tuple[str, ...] = ()) -> "_Coder":
+        eos = special_token(tokenizer, (*token_names(files, "eos_token"), *ends, *ENDS))
         masking = special_token(tokenizer, (*token_names(files, "mask_token"), *MASKS)) if mask else None
         return cls(tokenizer=tokenizer, eos=eos, mask=masking, size=vocabulary_size(tokenizer), files=files)
 
     @classmethod
     def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
         tokenizer, files = load_files(name)
-        return cls.of(neutral(tokenizer, special_tokens), files, mask=mask)
+        end = end_in_config(name, tokenizer) if CONFIG not in files else ()
+        return cls.of(neutral(tokenizer, special_tokens), files, mask=mask, ends=end)
 
     @property
     def text(self) -> str:
@@ -110,19 +113,17 @@ def prepare(
             tokens on disk that were changed; nothing is written then.
     """
     report = progress or (lambda what, share: None)
-    asked = {
-        "data": data,
-        "vocab_size": str(vocab_size),
-        "tokenizer": tokenizer or "",
-        "held_out": repr(held_out),
-        **({"mask": "yes"} if mask else {}),
-        **({"validation": validation} if validation else {}),
-        **({"field": field} if field else {}),
-        **({"special_tokens": special_tokens} if special_tokens != "markers" else {}),
-    }
+    asked = inputs_of(
+        data, vocab_size=vocab_size, tokenizer=tokenizer, held_out=held_out, validation=validation, mask=mask, field=field,
+        special_tokens=special_tokens,
+    )  # fmt: skip
     if (folder / "data.json").exists():
         manifest = DataManifest.read(folder / "data.json")
-        _check_same(manifest, asked, folder, report)
+        if other := difference(manifest, asked, folder, report):
+            raise BadInput(
+                f"{folder} holds tokens of other text or settings: {other}; give another --study, or train a model of this "
+                "study further on the new text with init=RUN"
+            )
         check_shards(folder, manifest)
         check_enough(manifest, need)
         return manifest
@@ -259,27 +260,34 @@ def _drop_copies(found: Survey, digests: dict[str, str], data: str) -> None:
     found.train = kept
 
 
-def _check_same(manifest: DataManifest, asked: dict[str, str], folder: Path, report: Progress) -> None:
-    """Check that the prepared text is the one asked for, by the hashes of its files.
+def difference(
+    manifest: DataManifest,
+    asked: Mapping[str, str],
+    folder: Path,
+    report: Progress = lambda what, share: None,
+) -> str:
+    """Return in words how the text or a setting differs from what tokens were made of; "" if it is the same text.
+
+    Text that is gone is the same if it has the same name: the tokens are there.
+
+    Args:
+        manifest: manifest of the tokens.
+        asked: the settings asked for, as `inputs` of a manifest.
+        folder: folder of the tokens.
+        report: called with the progress of a download.
 
     Raises:
-        BadInput: it was made from other text or with other settings, or the text is gone and was called otherwise.
+        BadInput: there is no such text.
     """
     there = manifest.inputs
     for key in ("vocab_size", "tokenizer", "held_out", "mask", "field", "special_tokens"):
         ours, theirs = asked.get(key, ""), there.get(key, "")
-        if _same_tokenizer(manifest, ours, theirs) if key == "tokenizer" else ours == theirs:
-            continue
-        raise BadInput(
-            f"{folder} holds tokens made with {key}={theirs or 'none'}; this run has {ours or 'none'}: they are other text or "
-            f"settings; give another --study, or {key}={theirs or 'none'}"
-        )
-    held_by_name = bool(asked.get("validation"))
-    if held_by_name != bool(there.get("validation")):
-        raise BadInput(
-            f"{folder} holds tokens made {'without' if held_by_name else 'with'} validation=; other text or settings need "
-            "another --study"
-        )
+        same = _same_tokenizer(manifest, ours, theirs) if key == "tokenizer" else ours == theirs
+        if not same:
+            none = "one trained on the text" if key == "tokenizer" else "the default"
+            return f"made with {key}={theirs or none}, where this run has {ours or none}"
+    if bool(asked.get("validation")) != bool(there.get("validation")):
+        return f"made {'without' if asked.get('validation') else 'with'} validation="
     try:
         found, _ = _texts(
             asked["data"], asked.get("validation"), asked.get("field", ""), folder.parent, report
@@ -288,20 +296,57 @@ def _check_same(manifest: DataManifest, asked: dict[str, str], folder: Path, rep
         if all(
             Path(asked.get(key, "")).name == Path(there.get(key, "")).name for key in ("data", "validation")
         ):
-            return  # the tokens are there, and the text is not needed
+            return ""
         raise
     recorded = {(file.name, file.bytes, file.modified_ns): file.sha256 for file in manifest.files}
-    hashes = set()
+    hashes: dict[str, int] = {}
     for text in found.texts:
         facts = text.path.stat()
         known_as = (text.name, facts.st_size, facts.st_mtime_ns)
-        hashes.add(recorded.get(known_as) or fingerprint(text.path)[1])
-    if hashes != {file.sha256 for file in manifest.files}:
-        known = {file.sha256 for file in manifest.files}
-        raise BadInput(
-            f"{folder / 'data.json'} was made from other text or settings: {manifest.source} with {len(known):,} files, of which "
-            f"{len(known & hashes):,} are among the {len(hashes):,} of {asked['data']}; give another --study"
-        )
+        hashes[recorded.get(known_as) or fingerprint(text.path)[1]] = facts.st_size
+    known = {file.sha256: file.bytes for file in manifest.files}
+    if hashes.keys() == known.keys():
+        return ""
+    now, then = format_bytes(sum(hashes.values())), format_bytes(sum(known.values()))
+    if manifest.source == asked["data"] and len(known) == len(hashes) == 1:
+        return f"made when {manifest.source} was another text of {then}; it has {now} now"
+    new, gone = len(hashes.keys() - known.keys()), len(known.keys() - hashes.keys())
+    return (
+        f"made from {manifest.source}, {then} in {_files(len(known))}; {asked['data']} has {now} in {_files(len(hashes))}, "
+        f"{new:,} of them new; {gone:,} of the old gone"
+    )
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' if count != 1 else ''}"
+
+
+def inputs_of(
+    data: str, *, vocab_size: int, tokenizer: str | None, held_out: float, validation: str | None, mask: bool,
+    field: str | None, special_tokens: SpecialTokens,
+) -> dict[str, str]:  # fmt: skip
+    """Return the settings that tokens are made with, as data.json records them.
+
+    Args:
+        data: the text.
+        vocab_size: largest number of tokenizer entries.
+        tokenizer: file or name of a tokenizer; None for one trained on the text.
+        held_out: share of the text that is held out.
+        validation: text that is held out instead.
+        mask: True for a mask token.
+        field: field of records.
+        special_tokens: what special tokens written in the text are.
+    """
+    return {
+        "data": data,
+        "vocab_size": str(vocab_size),
+        "tokenizer": tokenizer or "",
+        "held_out": repr(held_out),
+        **({"mask": "yes"} if mask else {}),
+        **({"validation": validation} if validation else {}),
+        **({"field": field} if field else {}),
+        **({"special_tokens": special_tokens} if special_tokens != "markers" else {}),
+    }
 
 
 def _same_tokenizer(manifest: DataManifest, name: str, recorded: str) -> bool:
@@ -316,17 +361,48 @@ def _same_tokenizer(manifest: DataManifest, name: str, recorded: str) -> bool:
     return sha256_bytes(coder.text.encode()) == manifest.tokenizer_sha256
 
 
-def check_data(data: str, study: Path | None = None) -> None:
+def text_bytes(data: str, validation: str | None, field: str, study: Path) -> int:
+    """Return about how many bytes of text there are to train on and hold out, without reading them where sizes tell.
+
+    Args:
+        data: as `prepare`.
+        validation: as `prepare`.
+        field: field of records; "" for the usual one.
+        study: folder of the study, in which a download is stored.
+
+    Raises:
+        BadInput: there is no such text.
+    """
+    found, _ = _texts(data, validation, field, study, lambda what, share: None)
+    return sum(text_sizes(found.texts).values())
+
+
+def sample_text(data: str, field: str, characters: int) -> str:
+    """Return the first characters of a text, of several files if need be; "" for one that is not on this machine."""
+    if hub_set(data) is not None or is_url(data):
+        return ""
+    parts: list[str] = []
+    size = 0
+    for text in survey(data, field).train:
+        for chunk in read_chunks(text):
+            parts.append(chunk[: characters - size])
+            size += len(parts[-1])
+            if size >= characters:
+                return "\n".join(parts)
+    return "\n".join(parts)
+
+
+def check_data(data: str, folder: Path | None = None) -> None:
     """Check a path for text before anything else is done; data to download is checked when it is fetched.
 
     Args:
         data: the text.
-        study: folder of a study, in which the text may be prepared already.
+        folder: of tokens, which may be there already.
 
     Raises:
         BadInput: there is no such path, or no file of text below it.
     """
-    if hub_set(data) is None and not is_url(data) and not (study and (study / "data" / DATA).exists()):
+    if hub_set(data) is None and not is_url(data) and not (folder and (folder / DATA).exists()):
         find_texts(data)
 
 

@@ -20,7 +20,7 @@ from scaling.runs.store import gather_runs
 from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings, TrainConfig, objective_for
 from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
-from ..data.prepare import check_data, prepare, prepare_planned
+from ..data.prepare import DATA, check_data, difference, inputs_of, prepare, prepare_planned
 from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
@@ -51,6 +51,7 @@ def check_machine(
     yes: bool,
     log: Callable[[str], None],
     world: World = ALONE,
+    flops_per_s: float | None = None,
 ) -> Estimate:
     """Log the estimated memory and time of a run, and refuse one too large for this machine.
 
@@ -61,12 +62,20 @@ def check_machine(
         yes: True to accept a run too large for this machine.
         log: called with the estimate as one line.
         world: the processes that share the run.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Raises:
         BadInput: more memory than there is, or more than a day, without `yes`.
     """
     steps = planned_steps(settings, rungs)
     need = estimate(settings, steps, device, world)
+    if flops_per_s is not None:
+        need = replace(
+            need,
+            seconds=need.seconds * need.flops_per_s / flops_per_s,
+            flops_per_s=flops_per_s,
+            source="measured now",
+        )
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
         f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
@@ -75,9 +84,18 @@ def check_machine(
     )
     too_big = need.memory > need.available
     if (too_big or need.seconds > PATIENCE) and not yes:
-        reason = "more memory than this machine has free" if too_big else "more than a day"
+        total = settings.batch_tokens * steps
+        if too_big:
+            fits = params(settings.spec()) * need.available / need.memory
+            reason, way = (
+                "more memory than this machine has free",
+                f"a member of about {format_size(fits, 2)} parameters fits",
+            )
+        else:
+            fits = total * PATIENCE / need.seconds
+            reason, way = "more than a day", f"tokens={format_size(fits, 2)} take a day"
         raise BadInput(
-            f"{said}; that is {reason}: choose a smaller member or fewer tokens=, or go ahead with --yes"
+            f"{said}; that is {reason}: {way}: choose a smaller member or fewer tokens=, or go ahead with --yes"
         )
     log(said)
     return need
@@ -91,6 +109,7 @@ def train(
     stop: Stop,
     log: Callable[[str], None],
     report: ProgressCallback,
+    flops_per_s: float | None = None,
 ) -> tuple[RungFile, ...]:
     """Train the run of a configuration; its observations are added to the study's runs.jsonl.
 
@@ -103,6 +122,7 @@ def train(
         stop: stop signal, polled after every step.
         log: called with each message.
         report: called with steps done, total steps, a description, and True for work that was just trained.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Raises:
         BadInput: no text, too little of it, a run too big for this machine, or a folder that cannot be written.
@@ -115,10 +135,21 @@ def train(
         if not world.first:
             log, report = no_op, no_op  # only process 0 reports
 
+        data = Path(world.do(lambda: str(_data_folder(config, place, folder, log))))
+
         def asked() -> list[str]:
-            with _unless_refused(place.data):
+            with _unless_refused(data):
                 settings, manifest, rungs = prepare_run(
-                    config, study, folder, device, yes=yes, log=log, report=report, world=world
+                    config,
+                    study,
+                    folder,
+                    device,
+                    yes=yes,
+                    log=log,
+                    report=report,
+                    world=world,
+                    data=data,
+                    flops_per_s=flops_per_s,
                 )
             return [settings.dump(), manifest.dump(), *map(str, rungs)]
 
@@ -141,13 +172,36 @@ def train(
             tensorboard=config.tensorboard,
         )
         paths = RunPaths.of(place, settings.run, folder)
-        text = TokenizedText.open(place.data, manifest, settings.n_positions, settings.data_fraction)
+        text = TokenizedText.open(data, manifest, settings.n_positions, settings.data_fraction)
         try:
             with _raise_on_rank0(world):
                 return train_ladder(settings, rungs, text, paths, options, stop)
         finally:
             if world.first:
                 gather_runs(place.runs)
+
+
+def _data_folder(config: TrainConfig, place: StudyPaths, folder: Path, log: Callable[[str], None]) -> Path:
+    """Return the folder of a run's tokens: the study's, or the run's own where a trained model goes on with other text."""
+    own = folder / "data"
+    if config.init is None or (folder == place.folder):
+        return place.data
+    if (own / DATA).exists() or not (place.data / DATA).exists():
+        return own if (own / DATA).exists() else place.data
+    there = DataManifest.read(place.data / DATA)
+    spec = config.spec()
+    asked = inputs_of(
+        config.data, vocab_size=spec.vocab_size, tokenizer=_tokenizer(config, place.data), held_out=config.held_out,
+        validation=config.validation, mask=objective_for(spec) == "mlm", field=config.field,
+        special_tokens=config.special_tokens,
+    )  # fmt: skip
+    other = difference(there, asked, place.data)
+    if not other:
+        return place.data
+    log(
+        f"{config.init} is trained further on other text than the study's, whose tokens were {other}; the new ones are in {own}"
+    )
+    return own
 
 
 @contextmanager
@@ -167,19 +221,21 @@ def _unless_refused(data: Path) -> Iterator[None]:
 
 def prepare_run(
     config: TrainConfig, study: Path, folder: Path, device: str, *, yes: bool, log: Callable[[str], None],
-    report: ProgressCallback, world: World = ALONE,
+    report: ProgressCallback, world: World = ALONE, data: Path | None = None, flops_per_s: float | None = None,
 ) -> tuple[Settings, DataManifest, tuple[int, ...]]:  # fmt: skip
     """Check the machine, prepare the text, and resolve every default.
 
     Args:
         config: configuration of the run.
-        study: folder of the study, in which the text is prepared.
+        study: folder of the study.
         folder: folder of the run; the recorded settings of a run begun there are kept.
         device: "cpu" or "cuda".
         yes: True to accept a run too large for this machine.
         log: called with each message.
         report: called with the completed share, 1.0, a description, and True.
         world: the processes that share the run.
+        data: folder of the tokens; None for the study's.
+        flops_per_s: speed that was measured for this run; None estimates one.
 
     Returns:
         The settings, the manifest of the text, and the lengths of the rungs in tokens.
@@ -189,19 +245,27 @@ def prepare_run(
     """
     if config.tensorboard:
         require_tensorboard("tensorboard is true")
+    data = data or StudyPaths(study).data
     spec = config.spec()
     begun = (folder / RUN).exists()
     if begun:
         Settings.read(folder / RUN)
-    data = StudyPaths(study).data
     need, batch = None, config.batch_size or 1
     for source in filter(None, (config.data, config.validation)):
-        check_data(source, study)
+        check_data(source, data)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
         unread = settings_of(config, TextFacts(), device)
         batch = unread.batch_size
-        need = check_machine(unread, config.rung_tokens(), device, yes=yes or begun, log=log, world=world)
+        need = check_machine(
+            unread,
+            config.rung_tokens(),
+            device,
+            yes=yes or begun,
+            log=log,
+            world=world,
+            flops_per_s=flops_per_s,
+        )
     manifest = prepare(
         config.data,
         data,
@@ -231,7 +295,13 @@ def prepare_run(
             f"one batch needs {settings.batch_size}: give more text, or a smaller batch_size= or n_positions="
         )
     need = need or check_machine(
-        settings, config.rung_tokens(), device, yes=yes or begun, log=log, world=world
+        settings,
+        config.rung_tokens(),
+        device,
+        yes=yes or begun,
+        log=log,
+        world=world,
+        flops_per_s=flops_per_s,
     )
     settings = with_study_seal(settings, config.rung_tokens()[-1], StudyPaths(study), folder, log)
     if begun:

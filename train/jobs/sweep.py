@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from families import params
-from families.units import BadInput, listed
+from families.units import BadInput
 from scaling.paths import StudyPaths, safe_name
 from scaling.runs.store import gather_runs
 
@@ -17,38 +17,12 @@ from ..lease import Stop
 from ..loop import pick_device
 from ..rung import RungFile
 from ..settings import base_name, default_run_name, rung_steps
+from .grid import CELLS, TUNED, Point
 from .ladders import Job, ProgressCallback, train_ladders
 from .launch import prepare_run
 from .pool import cores
 
-# What a sweep is over: these are compared with each other, best first …
-TUNED = (
-    "lr", "batch_size", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "dropout", "init_std", "optimizer",
-)  # fmt: skip
-
-# … within each of these, which make a cell of their own. Seeds are averaged over.
-CELLS = ("family", "n_layer", "n_head", "n_embd", "n_inner", "n_positions", "vocab_size", "init")
-
-SWEPT = (*TUNED, *CELLS, "seed")
-
 SMALL = 10**6  # parameters below which a model keeps one core busy and two waiting (docs/log.md)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One run of a sweep: its key=value words, and the values that it has of the lists."""
-
-    words: tuple[str, ...]
-    chosen: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Suffix that distinguishes the name of the run, which already contains the family and the seed."""
-        return "-".join(
-            f"{key}{value.rstrip('/').rsplit('/', 1)[-1]}"
-            for key, value in self.chosen
-            if key not in ("family", "seed")
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,29 +32,6 @@ class SweepEntry:
     config: TrainConfig
     cell: tuple[object, ...] = ()
     tuned: tuple[object, ...] = ()
-
-
-def expand(words: Sequence[str]) -> tuple[Point, ...]:
-    """Return every combination of the values given as lists: lr=1e-3,2e-3 batch_size=8,16 are four runs.
-
-    Raises:
-        BadInput: a value is empty or given twice.
-    """
-    lists: list[list[tuple[str, str]]] = []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key not in SWEPT or "," not in value:
-            continue
-        values = listed(value, key)
-        if "" in values or len(set(values)) < len(values):
-            raise BadInput(f"{key} is {value!r}; each value of a sweep must be there, and once")
-        lists.append([(key, part) for part in values])
-    swept = {pairs[0][0] for pairs in lists}
-    fixed = tuple(word for word in words if word.partition("=")[0] not in swept)
-    return tuple(
-        Point(words=(*fixed, *(f"{key}={value}" for key, value in chosen)), chosen=chosen)
-        for chosen in itertools.product(*lists)
-    )
 
 
 def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ...]:

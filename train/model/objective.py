@@ -9,11 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from families.units import BadInput
+
 from ..config import Settings, predicted_tokens
 from ..data import Tokens, batch
 from ..distributed import ALONE, World, like, unshard
 from ..loss_scale import LossScale
 from .kernels import next_token_losses
+from .muon import MuonAdamW
 
 MASK_SHARE = (
     0.8  # of the predicted tokens become [MASK], and so many a random token (Devlin et al. 2019, 3.1)
@@ -140,11 +143,14 @@ def batch_of(settings: Settings, tokens: Tokens, step: int, world: World = ALONE
 ADAM_EPS = 1e-8  # torch's default
 
 
-def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
+def make_optimizer(settings: Settings, model: Any) -> "torch.optim.Optimizer | MuonAdamW":
     """Weight decay on matrices only, as GPT-2 and Chinchilla train.
 
-    AdamW fused. Adafactor (Shazeer and Stern 2018) as transformers' Trainer sets it up: no first moment, the learning
-    rate as given, neither relative to the step nor scaled by the weights.
+    AdamW fused. Muon on the blocks' matrices with AdamW on the rest. Adafactor (Shazeer and Stern 2018) as transformers'
+    Trainer sets it up: no first moment, the learning rate as given, neither relative to the step nor scaled by the weights.
+
+    Raises:
+        BadInput: this torch has no Muon.
     """
     weights = list(model.parameters())
     groups: list[dict[str, Any]] = [
@@ -158,6 +164,16 @@ def make_optimizer(settings: Settings, model: Any) -> torch.optim.Optimizer:
             groups, lr=settings.lr, scale_parameter=False, relative_step=False, warmup_init=False
         )
         return found
+    if settings.optimizer == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise BadInput(f"optimizer is muon; torch {torch.__version__} has none: it comes with torch 2.9")
+        return MuonAdamW(
+            model,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            betas=(settings.beta1, settings.beta2),
+            eps=ADAM_EPS,
+        )
     return torch.optim.AdamW(
         groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=ADAM_EPS, fused=True
     )
