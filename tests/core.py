@@ -44,6 +44,8 @@ WORK = (  # in a folder that holds a copy of a small study and its runs
     "versus study study/runs.jsonl",
     "audit table.csv",
     "emit family=gpt2-83m tokens=1B --out run",
+    "emit family=gpt2-83m tokens=1B --to megatron --nodes 2 --out megatron",
+    "ingest chart.csv --contract megatron/contract.json --study study",
     "emit plan.json --to config,torchrun --out launch",
     f"watch {TARGET}-s1 --study study --once",
     "table study",
@@ -128,6 +130,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         shutil.copytree(STUDIES / "stdlib", "study")
         Path("table.csv").write_text("run,params,tokens,loss\na,1e6,2e7,3.2\nb,2e6,4e7,3.0\nc,4e6,8e7,2.9\n")
+        Path("chart.csv").write_text("Step,lm loss\n1,10.9\n2,10.7\n")
         for words in WORK:
             began = time.perf_counter()
             status, out, err = run(words)

@@ -14,7 +14,7 @@ from scaling.fitting.coordinates import multiplier, setting, shift_of, term
 from scaling.fitting.fit import fit
 from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
-from scaling.fitting.valley import best_settings
+from scaling.fitting.valley import best_settings, best_vocabulary
 from scaling.laws import published_law
 from scaling.planning.law import advise
 from scaling.recipe import DEFAULT_RULE
@@ -227,3 +227,28 @@ def test_a_plan_takes_learning_rate_and_batch_from_the_studys_own_law(fitted):
     assert found.batch_tokens == pytest.approx(fitted.best("batch_tokens", N, D).value, rel=0.02)
     assert found.lr == pytest.approx(fitted.best("lr", N, D, batch_tokens=found.batch_tokens).value, rel=0.01)
     assert advise(fitted, spec, D, rule="porian").rule == "porian"
+
+
+def test_experts_multiply_the_parameters_and_the_best_vocabulary_grows_with_the_budget():
+    rng = np.random.default_rng(3)
+    experts = [
+        Run(run=f"{N:g}-{E}-{D:g}", params=N, tokens=D, n_experts=E,
+            loss=BESIROGLU.loss(N * E**0.4, D) * np.exp(0.001 * rng.normal()))
+        for N in np.geomspace(1e7, 3e8, 4) for D in (2e9, 2e10) for E in (1, 4, 16, 64)
+    ]  # fmt: skip
+    found = fit(experts, bootstrap=0)
+    assert found.coordinates == ("n_experts",)
+    ours, truth = found.predict(1e9, 2e10, n_experts=16).loss, BESIROGLU.loss(1e9 * 16**0.4, 2e10)
+    assert ours == pytest.approx(truth, rel=0.01)
+    words = [
+        Run(run=f"{N:g}-{V}-{D:g}", params_non_embedding=N, tokens=D, vocab_size=V,
+            loss=BESIROGLU.loss(N, D) + 30 * V**-0.5 * np.exp(0.001 * rng.normal()))
+        for N in np.geomspace(1e7, 3e8, 4) for D in (2e9, 2e10) for V in (2048, 8192, 32768)
+    ]  # fmt: skip
+    law = fit(words, bootstrap=0, coordinates=["vocab_size"])
+    assert law.fitted_coordinates.parts[0].constant("exponent") == pytest.approx(0.5, abs=0.1)
+    sizes = [best_vocabulary(law, C).vocab_size for C in (1e19, 1e20, 1e21)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 1.5 * sizes[0]
+    with pytest.raises(BadInput, match="no term of vocab_size"):
+        best_vocabulary(found, 1e20)

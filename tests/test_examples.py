@@ -82,6 +82,12 @@ def things(tmp_path_factory):
             loss = law.loss(N, ratio * N) * np.exp(rng.normal(0, 0.002))
             rows.append(f"{N:.0f}x{ratio},{N:.0f},{ratio * N:.0f},{loss:.5f}")
     (folder / "runs.csv").write_text("\n".join(rows) + "\n")
+    arms = ["run,params,tokens,loss,optimizer"]
+    for arm, gain in (("adamw", 1.0), ("muon", 1.2)):
+        for N in np.geomspace(1e7, 1e9, 5):
+            loss = law.loss(N, 20 * N * gain) * np.exp(rng.normal(0, 0.002))
+            arms.append(f"{arm}-{N:.0f},{N:.0f},{20 * N:.0f},{loss:.5f},{arm}")
+    (folder / "arms.csv").write_text("\n".join(arms) + "\n")
     return folder
 
 
@@ -91,6 +97,9 @@ def made(things, cli):
     for name in ("fit", "pilot"):
         done = cli(*smaller(name, examples(COMMANDS[name])[0]), cwd=things)
         assert done.returncode == 0, done.stderr
+    done = cli("emit", "family=gpt2-83m", "tokens=1B", "--to", "megatron", "--out", "megatron", cwd=things)
+    assert done.returncode == 0, done.stderr
+    (things / "chart.csv").write_text("Step,lm loss\n1,10.9\n2,10.7\n")
     tiny.trained(things / "trained", data=str(things / "text"), tokens=2048, batch_size=4, lr=3e-3, warmup=4)
     (run,) = (things / "trained" / "runs").iterdir()
     named = {word for _, line in SHOWN for word in re.findall(r"study/runs/(\S+)", line)}

@@ -161,13 +161,13 @@ def test_a_table_of_several_eval_sets_is_fitted_to_the_one_that_is_named(tmp_pat
         (1, 1e9, "tokens are counted one by one, so 300 billion is 300B"),
         (1, 1e6, "tokens are counted one by one"),
         (1e6, 1, "the largest N is 1000: sizes are counted in parameters"),
-        (1e3, 1, None),  # 20k to 1M parameters on their tokens: too many, said by D/N
+        (1e3, 1, "D/N is 2.1e+04 in the median and the largest N is 1M: sizes are counted"),
     ],
 )
 def test_sizes_and_tokens_in_another_unit_are_said(N, D, said, tmp_path):
     warnings = read_runs(table(tmp_path, "run,params,tokens,loss", grid(N=N, D=D))).warnings
-    assert len(warnings) == (said is not None)
-    assert said is None or said in warnings[0]
+    assert len(warnings) == 1
+    assert said in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +238,12 @@ def test_a_cell_with_its_own_unit_keeps_it_under_a_header_with_one(tmp_path):
     ]
     found = read_runs(table(tmp_path, "run,Params (M),Tokens (B),loss", rows))
     assert {(run.params, run.tokens) for run in found} == {(124e6, 2.5e9)}
+
+
+def test_rows_of_two_schedules_are_said(tmp_path):
+    rows = [(*row, ("cosine", "wsd")[i % 2]) for i, row in enumerate(grid())]
+    (said,) = read_runs(table(tmp_path, "run,params,tokens,loss,schedule", rows)).warnings
+    assert said.startswith("the rows have 2 schedules (cosine, wsd)")
 
 
 def test_a_loss_above_that_of_guessing_is_said(tmp_path):

@@ -58,6 +58,8 @@ DIALECTS = {
     "remarks before and among the rows": ("# exported by me\n" + lines(",") + "# end\n", "utf-8"),
     "a header after a sign, as numpy writes it": ("# " + lines(";"), "utf-8"),
     "a spreadsheet's line on its delimiter": ("sep=;\r\n" + lines(";", ",").replace("\n", "\r\n"), "utf-8"),
+    "a remark below the rows": (lines(",") + "Source: our paper\n", "utf-8"),
+    "spaces between cells": (lines(" ").replace(" ", "   "), "utf-8"),
     "empty cells beyond the last column": (lines(",").replace("\n", ",,\n"), "utf-8"),
 }
 
@@ -80,6 +82,55 @@ def test_what_was_decided_about_numbers_and_lines_is_said(tmp_path):
     for notes in (read_runs(path).warnings, audit(path).notes):
         assert any(note.endswith("not read: 'Our runs'") for note in notes)
         assert any("decimal comma: 15.250.000 is read as 15250000" in note for note in notes)
+
+
+def test_a_row_of_units_below_the_header_scales_its_columns(tmp_path):
+    path = tmp_path / "table.csv"
+    rows = [(name, N / 1e6, D / 1e9, L) for name, N, D, L in ROWS]
+    path.write_text(
+        "\n".join(",".join(map(str, row)) for row in [HEADER, ("", "millions", "billions", "nats"), *rows])
+    )
+    found = read_runs(path)
+    assert [(run.params, run.tokens) for run in found] == [
+        (pytest.approx(N), pytest.approx(D)) for _, N, D, _ in ROWS
+    ]
+    assert sum("in units of" in line for line in found.warnings) == 2
+
+
+def test_what_stands_below_a_table_is_said_and_a_row_cut_off_is_none_of_it(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(lines(",") + "Source: our paper\n")
+    assert read_runs(path).warnings == ("1 line below the table not read: 'Source: our paper'",)
+    path.write_text(lines(",") + "d,1e6\n")
+    with pytest.raises(BadInput, match="line 5: it has 2 cells where the header has 4"):
+        read_runs(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Step,a - val/loss,a - val/loss__MIN,a - val/loss__MAX",
+        "train/global_step,a - eval/loss,b - eval/loss",
+    ],
+)
+def test_the_export_of_a_panel_is_refused_with_what_to_export_instead(header, tmp_path):
+    path = tmp_path / "panel.csv"
+    path.write_text(
+        f"{header}\n" + "".join(f"{','.join('1' for _ in header.split(','))}\n" for _ in range(3))
+    )
+    with pytest.raises(BadInput, match=r"one W&B panel.*export the table of runs instead"):
+        read_runs(path)
+
+
+def test_the_history_of_one_run_is_read_with_a_size_in_place_of_a_column(tmp_path):
+    path = tmp_path / "gpt-s.csv"
+    rows = [f"{step},{step * 2.5},{5 - step / 1000},{step * 524288}" for step in range(100, 600, 100)]
+    path.write_text("\n".join(["_step,_runtime,eval/loss,train/num_input_tokens_seen", *rows]) + "\n")
+    with pytest.raises(BadInput, match="--columns params=124M gives that of every row"):
+        read_runs(path)
+    found = read_runs(path, column_names=parse_columns("params=124M"))
+    assert {(run.run, run.params) for run in found} == {("gpt-s", 124e6)}
+    assert [run.annealed for run in found] == [False] * 4 + [True], "checkpoints of one run"
 
 
 @pytest.mark.parametrize(

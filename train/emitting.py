@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from families import ModelSpec
 from families.members import CONFIG, config_text
@@ -21,6 +21,9 @@ from scaling.recipe import recipe
 from scaling.schedule import whole_steps
 
 from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from .engines.shards import ShardFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +107,11 @@ class EmitJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Emitted:
-    """Texts of files by their relative paths, and notes on what they omit or assume."""
+    """Texts of files and token shards by their relative paths, and notes on what they omit or assume."""
 
     files: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    shards: "Mapping[str, ShardFile]" = field(default_factory=dict)
 
 
 class Target(NamedTuple):
@@ -143,11 +147,17 @@ TARGETS: dict[str, Target] = {
         Target("torchrun", "train.launchers:torchrun", "a shell script of one torchrun command"),
         Target("skypilot", "train.launchers:skypilot", "a SkyPilot task"),
         Target("kubernetes", "train.launchers:kubernetes", "a Kubernetes JobSet"),
+        Target(
+            "megatron", "train.engines.megatron:emit", "Megatron-LM's arguments, token shards, contract.json"
+        ),
+        Target(
+            "automodel", "train.engines.automodel:emit", "NeMo AutoModel's YAML, token shards, contract.json"
+        ),
     )
 }
 
 
-Devices = tuple[int | None, Accelerator]  # how many, where it was said, and which
+Devices = tuple[int | None, Accelerator | None]  # how many and which, where they were said
 
 
 def job_of_plan(plan: PlanFile, path: Path, on: Devices | None) -> EmitJob:
@@ -167,7 +177,7 @@ def job_of_plan(plan: PlanFile, path: Path, on: Devices | None) -> EmitJob:
     device = None if budget is None or budget.accelerator is None else accelerator(budget.accelerator)
     devices = 1 if budget is None else budget.devices or 1
     if on is not None:
-        devices, device = on[0] or devices, on[1]
+        devices, device = on[0] or devices, on[1] or device
     members = [_on(member, device, devices) for member in plan.members]
     runs = tuple(
         EmitRun(
@@ -298,7 +308,7 @@ def emit_files(job: EmitJob, targets: Sequence[Target]) -> dict[str, Emitted]:
     found = {target.name: target.write(job) for target in targets}
     owner: dict[str, str] = {}
     for name, emitted in found.items():
-        for path in emitted.files:
+        for path in (*emitted.files, *emitted.shards):
             if path in owner:
                 raise BadInput(f"{owner[path]} and {name} both write {path}; give one of them to --to")
             owner[path] = name

@@ -99,7 +99,7 @@ class TextFacts:
         files = [file.model_dump(exclude={"modified_ns"}) for file in manifest.files]
         shards = [shard.model_dump(exclude={"sha256"}) for shard in (*manifest.train, manifest.heldout)]
         return cls(
-            group=f"{safe_name(Path(manifest.source).name)}-{manifest.heldout_sha256[:8]}-{architecture}",
+            group=manifest.group(architecture),
             vocab_size=manifest.vocab_size,
             eos_token_id=manifest.eos_token_id,
             mask_token_id=manifest.mask_token_id,

@@ -53,6 +53,7 @@ VERBS = (
     Verb("audit", "compare:audit", "Recompute the numbers of a table; explain inconsistencies."),
     Verb("train", "train:train", "Train a model on text, resumable.", trains=True),
     Verb("emit", "emit:emit", "Write a plan's or a run's files for other programs."),
+    Verb("ingest", "ingest:ingest", "Add a run of Megatron or AutoModel from its logs."),
     Verb(
         "tune", "tune:tune", "Find the fastest settings for training on this machine.", trains=True, keys=True
     ),

@@ -15,7 +15,7 @@ from .output import JsonOption, SeedOption, StudyOption, YesOption, echo, log, p
 
 if TYPE_CHECKING:
     from train.config import TrainConfig
-    from train.emitting import EmitJob
+    from train.emitting import Devices, EmitJob
 
 EMIT_EPILOG = "Example: scaling emit --deepspeed family=gpt2-medium tokens=1B batch_size=512 devices=8 zero=2"
 
@@ -29,7 +29,8 @@ def emit(
         str | None,
         typer.Option(
             "--to",
-            help="Targets with commas: config, deepspeed, slurm, torchrun, skypilot, kubernetes (default: config).",
+            help="Targets with commas: config, deepspeed, slurm, torchrun, skypilot, kubernetes, megatron, automodel "
+            "(default: config).",
         ),
     ] = None,
     deepspeed: Annotated[
@@ -41,6 +42,9 @@ def emit(
     ] = None,
     member: Annotated[
         list[str] | None, typer.Option("--member", help="Members of the plan (default: all).")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", min=1, help="Nodes, in place of the number of devices of --on.")
     ] = None,
     per_node: Annotated[int, typer.Option("--per-node", min=1, help="Devices of one node.")] = 8,
     data: Annotated[
@@ -64,12 +68,16 @@ def emit(
     targets = parse_targets(to or "config")
     if deepspeed:
         targets = parse_targets("config,deepspeed" if to is None else f"{to},deepspeed")
-    job = _job(words, on, member or (), deepspeed="deepspeed" in {target.name for target in targets})
+    asks_deepspeed = "deepspeed" in {target.name for target in targets}
+    job = _job(words, on, member or (), deepspeed=asks_deepspeed, count=nodes and nodes * per_node)
     job = replace(job, per_node=per_node, data=data, profile=profile, image=image, study=study, seed=seed)
     found = emit_files(job, targets)
     files = {out / path: text for one in found.values() for path, text in one.files.items()}
     for path, text in files.items():
         refuse_overwrite_text(path, text, "this job's", replace=yes)
+    for one in found.values():
+        for name, shard in one.shards.items():
+            shard.write(out / name)
     atomic_writes(files)
     for note in dict.fromkeys(note for one in found.values() for note in one.notes):
         log(note)
@@ -85,11 +93,17 @@ def _paths(out: Path, files: Mapping[str, str], job: "EmitJob") -> str | list[st
     return paths if job.plan is not None or len(paths) > 1 else paths[0]
 
 
-def _job(words: Sequence[str], on: str | None, members: Sequence[str], *, deepspeed: bool) -> "EmitJob":
-    """Read a plan and the names of its members, or the keys of one run."""
+def _job(
+    words: Sequence[str], on: str | None, members: Sequence[str], *, deepspeed: bool, count: int | None
+) -> "EmitJob":
+    """Read a plan and the names of its members, or the keys of one run; count: devices by --nodes."""
     from train.emitting import job_of_config, job_of_plan
 
-    devices = None if on is None else parse_devices(on)
+    devices: Devices | None = None if on is None else parse_devices(on)
+    if count is not None:
+        if devices is not None and devices[0] not in (None, count):
+            raise BadInput(f"--on names {devices[0]} devices and --nodes gives {count}; give one of them")
+        devices = count, None if devices is None else devices[1]
     plans = [word for word in words if "=" not in word]
     if not plans:
         if members:

@@ -326,6 +326,8 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ladder": _of(Rungs),
     "emit": _of(Emitted),
     "tune": _of(TuneFacts),
+    "generate": _of("train.generate:Generated"),
+    "push": _of("train.push:Push"),
     "validate": _of("train.validate:Validation"),
     "watch": _of("scaling.monitoring:Assessment"),
     "table": _of(Rows),

@@ -8,9 +8,14 @@ import numpy as np
 
 from families.units import BadInput, format_size
 
+from ..stats import Interval
 from .coordinates import Best, Coordinate, valley
 from .joint import JointFit
 from .predictor import Fit
+
+RATIO = 64.0  # of width to layers in `best_vocabulary`
+
+VOCABULARIES, SIZES, DRAWS = 97, 81, 100
 
 SCALES = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
@@ -34,8 +39,7 @@ class BestAt:
 
 def settings_of(fit: Fit) -> tuple[str, ...]:
     """Columns of a fit's settings, such as lr and batch_tokens."""
-    parts = () if fit.fitted_coordinates is None else fit.fitted_coordinates.parts
-    return tuple(part.column for part in parts if part.kind == "setting")
+    return tuple(part.column for part in _parts(fit) if part.kind == "setting")
 
 
 def best_settings(fit: Fit) -> list[BestAt]:
@@ -52,6 +56,78 @@ def best_settings(fit: Fit) -> list[BestAt]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestVocabulary:
+    """The vocabulary with the least loss for a budget.
+
+    Args:
+        C: FLOPs.
+        vocab_size: tokens of the vocabulary.
+        N: parameters in the law's convention.
+        D: training tokens.
+        loss: there, nats per token.
+        interval_80: of the vocabulary, from the resampled term; None without resamples.
+        beyond: true where it lies outside the vocabularies of the runs.
+    """
+
+    C: float
+    vocab_size: float
+    N: float
+    D: float
+    loss: float
+    interval_80: Interval | None
+    beyond: bool
+
+
+def best_vocabulary(fit: Fit, C: float) -> BestVocabulary:
+    """Vocabulary, size and tokens with the least loss for C FLOPs: 6·(parameters of the blocks + V·width) a token.
+
+    A larger vocabulary lowers the loss by its term and costs a larger head. The width is that of blocks 64 times as wide as
+    they are many (12·layers·width² parameters). Tokens are taken to cost the same whatever the vocabulary.
+
+    Args:
+        fit: a law with the term vocab_size.
+        C: training FLOPs.
+
+    Raises:
+        BadInput: the law has no such term.
+    """
+    term = next((p for p in _parts(fit) if p.column == "vocab_size" and p.kind == "term"), None)
+    if term is None or fit.fitted_coordinates is None:
+        raise BadInput(f"{fit.name} has no term of vocab_size; scaling fit --coordinates vocab_size fits one")
+    V = np.geomspace(term.span[0] / 4, term.span[1] * 16, VOCABULARIES)[:, None]
+    blocks = fit.domain.N[0] * np.geomspace(0.05, 20 * max(C / fit.domain.C[1], 1.0), SIZES)[None]
+    head = V * (blocks * RATIO / 12) ** (1 / 3)
+    D = C / (6 * (blocks + head))
+    N = np.broadcast_to(blocks if fit.convention == "non_embedding" else blocks + head, D.shape)
+    everywhere = np.broadcast_to(V, D.shape)
+    loss = np.asarray(fit.loss(N, D, own={"vocab_size": everywhere}))
+    at = np.unravel_index(int(loss.argmin()), loss.shape)
+    best = float(everywhere[at])
+    law = fit.loss(N, D)
+    chosen = []
+    for size, exponent in term.draws[:DRAWS]:
+        added = np.exp(size) * (everywhere**-exponent - term.reference**-exponent)
+        chosen.append(float(everywhere[np.unravel_index(int((law + added).argmin()), loss.shape)]))
+    interval = None
+    if len(chosen) > 1:
+        low, high = np.quantile(chosen, [0.1, 0.9])
+        interval = min(float(low), best), max(float(high), best)
+    return BestVocabulary(
+        C=C,
+        vocab_size=best,
+        N=float(N[at]),
+        D=float(D[at]),
+        loss=float(loss[at]),
+        interval_80=interval,
+        beyond=not term.span[0] <= best <= term.span[1],
+    )
+
+
+def _parts(fit: Fit) -> tuple[Coordinate, ...]:
+    return () if fit.fitted_coordinates is None else fit.fitted_coordinates.parts
+
+
 def describe_coordinates(fit: Fit, reasons: Mapping[str, str], joint: JointFit | None) -> dict[str, str]:
     """Lines of the fit card: which columns are used and why, their constants, and the best settings at larger scales."""
     if not reasons and joint is None:
@@ -64,6 +140,15 @@ def describe_coordinates(fit: Fit, reasons: Mapping[str, str], joint: JointFit |
     lines["coordinates' fit"] = (
         f"{joint.agreeing} of {joint.starts} starts agree, gradient {joint.gradient:.1g}, scaled"
     )
+    if any(part.column == "vocab_size" for part in _parts(fit) if part.kind == "term"):
+        for times in SCALES:
+            found = best_vocabulary(fit, times * fit.domain.C[1])
+            low, high = found.interval_80 or (found.vocab_size, found.vocab_size)
+            lines[f"vocabulary at {times:g}x"] = (
+                f"{format_size(found.vocab_size, 3)} ({format_size(low, 3)} to {format_size(high, 3)}), "
+                f"N {format_size(found.N)}, D {format_size(found.D)}, the law's unit of tokens"
+                + (" beyond the vocabularies of the runs" if found.beyond else "")
+            )
     for at in best_settings(fit):
         lines[f"best at {at.C / fit.domain.C[1]:g}x the data"] = (
             f"N {format_size(at.N)}, D {format_size(at.D)}: "

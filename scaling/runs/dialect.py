@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..untrusted import parse_csv
+from .columns import stated_factor
 
 Decimal = Literal[".", ","]
 Cells = Sequence[str]
@@ -14,6 +15,7 @@ Knows = Callable[[str], bool]  # whether a text is the header of a known column
 
 DELIMITERS = (",", ";", "\t", "|")
 HEADER_WITHIN = 20  # rows that are searched for the header: titles and remarks stand above it
+_UNIT_WORDS = frozenset(("nats", "bits", "nats/token", "bits/token", "tokens", "params", "flops", "ppl"))
 _SAMPLE = 50_000  # characters by which the delimiter is chosen
 _LONGEST = 60  # characters of a cell that may be a number
 
@@ -63,6 +65,8 @@ def read_delimited(text: str, knows: Knows, delimiter: str | None = None) -> Del
         delimiter, text = stated[1], "\n" + text[stated.end() :]
     if delimiter is None:
         delimiter = _delimiter(text[:_SAMPLE], knows)
+        if (spaced := _between_spaces(text, delimiter, knows)) is not None:
+            return read_rows(parse_csv(spaced, " "), knows, " ")
     return read_rows(parse_csv(text, delimiter), knows, delimiter)
 
 
@@ -78,11 +82,45 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
     if shown := [title for title in titles if not title.startswith("#")]:
         many = "1 line" if len(shown) == 1 else f"{len(shown)} lines"
         notes.append(f"{many} above the header not read: {shown[0][:60]!r}")
-    header = _header(rows[place][1])
-    body = [
-        (line, _body(row, len(header))) for line, row in rows[place + 1 :] if not _remark(row, len(header))
-    ]
+    header, start = _header(rows[place][1]), place + 1
+    if start < len(rows) and (units := _units(rows[start][1], header)) is not None:
+        header, start = units, start + 1
+    end = _end(rows, start, len(header))
+    if end < len(rows):
+        below = [" ".join(" ".join(row).split()) for _, row in rows[end:]]
+        many = "1 line" if len(below) == 1 else f"{len(below)} lines"
+        notes.append(f"{many} below the table not read: {below[0][:60]!r}")
+    body = [(line, _body(row, len(header))) for line, row in rows[start:end] if not _remark(row, len(header))]
     return _with_points(header, body, delimiter, notes)
+
+
+def _units(row: list[str] | str, header: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The header with the units that the row below it states; None where that row is none of units."""
+    if isinstance(row, str) or len(row) > len(header):
+        return None
+    cells = [cell.strip().strip("()[]") for cell in row] + [""] * (len(header) - len(row))
+    stated = [cell for cell in cells if cell]
+    if not any(stated_factor(f"x ({cell})") != 1 or cell.lower() in _UNIT_WORDS for cell in stated):
+        return None
+    if any(_is_number(cell) and stated_factor(f"x ({cell})") == 1 for cell in stated):
+        return None
+    return tuple(f"{name} ({cell})" if cell else name for name, cell in zip(header, cells, strict=True))
+
+
+def _end(rows: Sequence[tuple[int, list[str] | str]], start: int, width: int) -> int:
+    """Where remarks under the table begin: lines of one cell that is no number, under rows of three and more."""
+    end = len(rows)
+    while width > 2 and end > start + 1:
+        row = rows[end - 1][1]
+        if (
+            isinstance(row, str)
+            or len(_trimmed(row)) != 1
+            or _is_number(row[0].strip())
+            or row[0].startswith("#")
+        ):
+            break
+        end -= 1
+    return end
 
 
 def _cells(row: list[str] | str) -> tuple[str, ...] | str:
@@ -144,6 +182,16 @@ def _delimiter(sample: str, knows: Knows) -> str:
         return known, rows_of_it / len(rows) if width > 1 else 0.0, width
 
     return max(DELIMITERS, key=score)
+
+
+def _between_spaces(text: str, delimiter: str, knows: Knows) -> str | None:
+    """The text with one space between cells, where its header is known by spaces alone; else None."""
+    first = next(
+        (line for line in text[:_SAMPLE].split("\n") if line.strip() and not line.startswith("#")), ""
+    )
+    if delimiter in first or _known(first.split(), knows) < 2:
+        return None
+    return "\n".join(" ".join(line.split()) for line in text.split("\n"))
 
 
 def _known(row: Cells, knows: Knows) -> int:

@@ -13,7 +13,7 @@ TINY = 1e4  # parameters; a table whose largest size is below it likely states m
 
 MISMATCH = 2.5  # stated compute over 6·N·D, or its inverse: attention and counts of N explain less
 
-LEAST_RATIO, MOST_RATIO = 0.1, 1e5  # tokens per parameter of runs that anybody trains
+LEAST_RATIO, MOST_RATIO = 0.1, 5e3  # tokens per parameter, in the median of runs that anybody trains
 
 _LARGEST_LOSS = 13.0  # nats per token: above the ln of any vocabulary in use
 
@@ -134,6 +134,7 @@ def data_warnings(runs: Sequence[Run], rows: Sequence[object]) -> list[str]:
         _loss_warning(runs),
         _compute_warning(runs),
         _unique_warning(runs),
+        _schedule_warning(runs),
         f"{copies} row{' is an exact copy' if copies == 1 else 's are exact copies'} of another; each counts"
         if copies
         else "",
@@ -198,6 +199,16 @@ def _unique_warning(runs: Sequence[Run]) -> str:
     return (
         f"unique_tokens are more than tokens in {len(more)} of {_rows(len(stated))}, and are a part of them: are the two "
         "columns swapped? --columns tokens=unique_tokens,unique_tokens=tokens"
+    )
+
+
+def _schedule_warning(runs: Sequence[Run]) -> str:
+    names = sorted({run.schedule for run in runs if run.schedule and run.annealed})
+    if len(names) < 2:
+        return ""
+    return (
+        f"the rows have {len(names)} schedules ({', '.join(names[:4])}), which may end at different losses: "
+        "--columns group=schedule and --group fit those of one"
     )
 
 

@@ -1,9 +1,10 @@
 """Which column of a table is which field of a run: by name, by what a header means, and by what exports call it."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from families.units import BadInput, nearest
+from families.units import BadInput, nearest, parse_size
 
 from .columns import (
     BY_HEADER,
@@ -62,11 +63,15 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
     frozenset(("run_id", "experiment_id", "status")),
     frozenset(("Run ID", "Start Time", "Status")),
     frozenset(("Start Time", "Duration", "Name")),
+    frozenset(("_step", "_runtime")),
+    frozenset(("_step", "_timestamp")),
 )
 
 _LISTED = 60  # columns that a message lists
 
 _NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
+
+_EXAMPLES = {"params": "124M", "tokens": "2.5B"}
 
 _TOKENIZERS = ("tokenizer", "tokenizername", "tokeniser", "tokenizerpath", "tokenizernameorpath", "vocabname")
 
@@ -90,6 +95,7 @@ class Source:
 
     header: str
     factor: float = 1.0
+    constant: float | None = None  # the value of every row, where a user gave one in place of a column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,8 +211,16 @@ def refuse_curves(header: Sequence[str], path: object) -> None:
     Raises:
         BadInput: saying what to export instead.
     """
+    ends = Counter(name.rpartition(" - ")[2] for name in header[1:] if " - " in name)
+    panel = {
+        end
+        for end, count in ends.items()
+        if end.endswith(("__MIN", "__MAX")) or (count > 1 and loss_name(end))
+    }
     runs = {
-        name.rpartition(" - ")[0] for name in header if name.endswith(("__MIN", "__MAX")) and " - " in name
+        name.rpartition(" - ")[0]
+        for name in header[1:]
+        if " - " in name and name.rpartition(" - ")[2] in panel
     }
     if runs:
         raise BadInput(
@@ -234,9 +248,17 @@ def map_columns(
     Raises:
         BadInput: a named column is missing, or several columns may hold the loss.
     """
-    check_columns(names, header, path)
     choice = _Choice(header=header)
+    check_columns(
+        {name: column for name, column in names.items() if not _is_constant(name, column, header)},
+        header,
+        path,
+    )
     for name, column in names.items():
+        if _is_constant(name, column, header):
+            choice.sources[name] = Source(header=column, constant=parse_size(column, name))
+            choice.notes.append(f"{name} is {column} in every row")
+            continue
         choice.take(name, column, stated_factor(column) if name in SCALED else 1.0)
     export = is_export(header)
     for name in (*FIELDS, "flops_per_token"):
@@ -280,6 +302,16 @@ def differing(header: Iterable[str], constant: Collection[str], mapped: Mapped) 
         for name in header
         if name not in used and name not in constant and folded(last_part(name)) in _LIKE
     ]
+
+
+def _is_constant(name: str, column: str, header: Collection[str]) -> bool:
+    """True for a size in place of a column: params=124M, where the table is that of one model."""
+    if name not in SCALED or column in header or not column[:1].isdigit():
+        return False
+    try:
+        return parse_size(column, name) > 0
+    except BadInput:
+        return False
 
 
 def _take_spelled(choice: _Choice, name: str) -> None:
@@ -452,6 +484,8 @@ def missing_columns(
     elif not hint:
         unknown = next(name for name in missing if name not in guesses)
         hint = f"--columns {unknown}=… names the file's own"
+        if unknown in SCALED:
+            hint += f", and --columns {unknown}={_EXAMPLES.get(unknown, '1e18')} gives that of every row"
     shown = ", ".join(list(columns)[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
     sizes = ("params", "params_non_embedding")
     lacks = ", ".join("params or params_non_embedding" if name in sizes else name for name in missing)

@@ -60,6 +60,10 @@ _OPTIONAL = tuple(name for name in FIELDS if name not in ("run", "params", "toke
 
 _MAY_LACK = frozenset((*_OPTIONAL, *HELPERS))
 
+_HISTORY = frozenset(
+    ("_step", "_runtime", "_timestamp")
+)  # columns of the history of one run, as W&B gives it
+
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
 _WORDS = re.compile(r"(?<=[0-9.])\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
@@ -197,7 +201,8 @@ def _table(
         if column not in columns:
             raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
-    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own)
+    history = path.stem if set(columns) & _HISTORY else ""
+    read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own, history=history)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
@@ -210,7 +215,11 @@ def _table(
         )
     if read.stopped and not read.runs and least:
         raise BadInput(f"{path} {state_notes(read.stopped, ())[0]}; no row is of a finished run")
-    if unnamed:
+    if unnamed and history:
+        notes.append(
+            f"no column run, and a column of steps as W&B logs them: all rows are of one run, {history!r}"
+        )
+    elif unnamed:
         name = guess_run(columns, FIELDS, constant) or "NAME"
         notes.append(
             f"no column run: each row counts as a run of its own; --columns run={name} says which share one"
@@ -299,6 +308,7 @@ def _read_rows(
     *,
     unnamed: bool,
     own: Collection[str] = (),
+    history: str = "",
 ) -> _Read:
     read = _Read()
     scaled = [(name, source) for name, source in mapped.sources.items() if source.factor != 1]
@@ -316,7 +326,7 @@ def _read_rows(
             if extra := {name: _own(row[name]) for name in own if row.get(name) not in (None, "")}:
                 values["extra"] = {**(values.get("extra") or {}), **extra}
             if unnamed:
-                values["run"] = f"row {line}"
+                values["run"] = history or f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
             if state is not None:
                 read.stopped.append((str(values.get("run", f"line {line}")), state))
@@ -370,7 +380,7 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for name, source in mapped.sources.items():
-        value = row.get(source.header)
+        value = row.get(source.header) if source.constant is None else source.constant
         if isinstance(value, float) and math.isnan(value) and name in _MAY_LACK:
             continue
         if isinstance(value, str):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
 from scaling.files import Document, Record, sha256_file
+from scaling.paths import safe_name
 
 
 class SourceFile(Record):
@@ -59,6 +60,10 @@ class DataManifest(Document):
     def held_share(self) -> float:
         """Share of the text that is held out, in bytes."""
         return self.heldout_bytes / max(1, self.heldout_bytes + self.train_bytes)
+
+    def group(self, architecture: str) -> str:
+        """Return the group of runs on this text: one law per corpus, tokenizer and architecture."""
+        return f"{safe_name(Path(self.source).name)}-{self.heldout_sha256[:8]}-{architecture}"
 
     @property
     def train_tokens(self) -> int:

@@ -1,0 +1,1 @@
+"""Engines of others: what they are given (`scaling emit --to megatron`), and what comes back (`scaling ingest`)."""
