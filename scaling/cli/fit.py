@@ -265,7 +265,7 @@ def predict(
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:
-        print_json(answer.model_dump(mode="json") | ({"scores": told} if scores is not None else {}))
+        print_json(answer.model_copy(update={"scores": told}).model_dump(mode="json"))
         return
     for line in answer.lines():
         echo(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)

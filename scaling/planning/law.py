@@ -206,6 +206,7 @@ class PredictResult(Record):
         uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
         settings: values of the law's coordinates that were given.
         best_settings: the values at which the law's loss is least.
+        scores: downstream scores by task, or why there is none; empty where none are asked for.
     """
 
     law: str
@@ -232,6 +233,7 @@ class PredictResult(Record):
     warnings: tuple[str, ...]
     settings: dict[str, str] = Field(default_factory=dict)
     best_settings: dict[str, float] = Field(default_factory=dict)
+    scores: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The answer as text."""
