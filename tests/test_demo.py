@@ -64,6 +64,7 @@ def test_the_comparison_holds_the_row_that_was_promised(study):
     promised = {"member", "tokens", "predicted_loss", "interval_80", "interval_95", "actual_loss"}
     assert promised | {"predicted_ppl", "actual_ppl", "sealed_at"} <= row.keys()
     assert row["interval_95"][0] < row["interval_80"][0] < row["predicted_loss"] < row["interval_80"][1]
+    assert row["grade"] == "chain", "the run carried its seal from its first step"
     assert abs(row["predicted_loss"] / row["actual_loss"] - 1) < 0.1
 
 

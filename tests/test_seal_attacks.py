@@ -25,6 +25,7 @@ from scaling.runs.chain import read_chain
 from scaling.runs.store import append_run
 from scaling.scoring import calibrate, compare, compared, comparisons_under
 
+from .core import in_process
 from .sealed import LEARNED, TARGET, TEXT, honest_study, learned_study, made_plan, member, trained
 from .synthetic import leave_run
 
@@ -103,6 +104,30 @@ def test_01_nor_is_the_same_run_trained_again_from_the_seal(place):
     write_plan(plan, place.plan)
     trained(place, plan)
     marked(place, "among the runs that the law was fitted on")
+
+
+@pytest.mark.slow
+def test_01_by_the_commands_as_people_type_them(tmp_path):
+    """Fit with the target in, plan its size, compare: the row that scored as held before."""
+    gallery = Path(__file__).parents[1] / "docs" / "studies" / "stdlib"
+    folder = shutil.copytree(
+        gallery, tmp_path / "s", ignore=shutil.ignore_patterns("figures", "metrics.jsonl")
+    )
+    for name in ("law.json", "plan.json", "comparison.json"):
+        (folder / name).unlink()
+    for words in (
+        f"fit {folder}/runs.jsonl --study {folder}",
+        f"plan --params 940800 --budget 1.1809e13 --study {folder}",
+        f"compare --study {folder} --json",
+    ):
+        done = in_process(words)
+        assert done.status == 0, done.err
+    found = json.loads(done.out)
+    assert found["rows"] == []
+    (row,) = found["not_predictions"]
+    assert (row["run"], row["grade"]) == ("gpt2-941k-l4-d128-s1", "none")
+    assert row["reasons"][0] == "it is among the runs that the law was fitted on"
+    assert "it began without this seal" in row["reasons"]
 
 
 def test_02_a_run_from_before_the_seal_was_not_predicted(place):

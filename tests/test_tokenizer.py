@@ -157,3 +157,24 @@ def test_special_tokens_stay_text_where_that_is_asked(coder, tmp_path):
     name = saved(coder, tmp_path / "t.json")
     assert load_tokenizer(name).encode("<|endoftext|>").ids == [299]
     assert len(load_tokenizer(name, "text").encode("<|endoftext|>").ids) > 1
+
+
+def test_a_long_text_encoded_in_portions_has_its_own_tokens(tmp_path):
+    from train.data.readers import SourceText, read_chunks
+
+    words = np.random.default_rng(0).choice(
+        [" the", "\n", " ", "  ", "loss", ".", "'s", "\n\n", "ü", "12"], 160_000
+    )
+    path = tmp_path / "long.txt"
+    path.write_text("".join(words))
+    manifest = prepare(str(path), tmp_path / "data", vocab_size=290)
+    coder = load_tokenizer(str(tmp_path / "data" / "tokenizer.json"))
+    train, held = (
+        np.fromfile(tmp_path / "data" / shard.name, dtype=manifest.dtype)
+        for shard in (manifest.train[0], manifest.heldout)
+    )
+    (whole,) = read_chunks(SourceText("long.txt", path))
+    cut = len(whole.encode()[: -manifest.heldout_bytes].decode())
+    assert coder.encode(whole[:cut]).ids == train[:-1].tolist()
+    assert coder.encode(whole[cut:]).ids == held[:-1].tolist()
+    assert manifest.heldout_words == len(whole[cut:].split())

@@ -252,7 +252,8 @@ def _nearby(made: PlanFile) -> list[Choice]:
     """The frontier around the recommended member."""
     assert made.recommended is not None
     chosen = made.recommended
-    others = [choice for choice in made.frontier if choice.member != chosen.member]
+    above = {chosen.member, *(choice.member for choice in made.sizes)}
+    others = [choice for choice in made.frontier if choice.member not in above]
     near = sorted(
         others,
         key=lambda choice: (round(abs(choice.loss - chosen.loss), 6), abs(choice.flops - chosen.flops)),

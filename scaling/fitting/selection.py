@@ -28,7 +28,8 @@ FEWEST_OTHERS = 8
 
 SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
 
-_SAME = 1e-6  # relative; values closer than that are one value
+_SAME = 1e-6  # relative; losses closer than that are one
+_NEARLY = 0.02  # in the logarithm; sizes, tokens or ratios closer than that do not vary
 
 LEAST = 0.005  # and at least this share of the loss
 
@@ -201,7 +202,7 @@ def spread_warning(table: RunTable, form: str) -> str:
         (D, f"D is {format_size(D[0])}", "L(N)", "numbers of tokens"),
         (D / N, f"D/N is {D[0] / N[0]:.3g}", "L(C)", "ratios of tokens to parameters"),
     ):
-        if float(np.ptp(np.log(values))) <= _SAME:
+        if float(np.ptp(np.log(values))) <= _NEARLY:
             return (
                 f"{what} in all {len(L)} rows, so they do not tell the exponents of N and D apart: --form '{alone}' fits the "
                 f"one variable they have; an optimum needs runs of other {other}"

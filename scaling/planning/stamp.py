@@ -37,10 +37,11 @@ _OWN_PROGRAMS = (
 
 @dataclass(frozen=True, slots=True)
 class Attestation:
-    """What one stamp says: a sentence, and the time that it attests; None where it attests nothing."""
+    """What one stamp says: a sentence, the time that it attests where that is known, and whether it holds."""
 
     text: str
     time: datetime.datetime | None = None
+    holds: bool = False
 
 
 def attestations(path: Path, plan: PlanFile | None = None) -> tuple[str, ...]:
@@ -57,13 +58,21 @@ def attestations(path: Path, plan: PlanFile | None = None) -> tuple[str, ...]:
         plan = plan or open_seal(path)
     except BadInput:
         return ()
+    return () if plan.seal is None else attestation_texts(stamps_of(path, plan))
+
+
+def attestation_texts(stamps: Sequence[Attestation]) -> tuple[str, ...]:
+    """The sentences of stamps: those that hold, else `UNATTESTED`, then the faults of the others."""
+    held = [one.text for one in stamps if one.holds]
+    return (*(held or [UNATTESTED]), *(one.text for one in stamps if not one.holds))
+
+
+def stamps_of(path: Path, plan: PlanFile) -> tuple[Attestation, ...]:
+    """The stamps beside a sealed plan, and what each of them attests."""
     if plan.seal is None:
         return ()
-    found = [*_timestamps(path, plan.seal.digest), *_proofs(path, plan.seal.digest)]
-    found += _tags(path, plan.seal.digest)
-    held = [one.text for one in found if one.time is not None]
-    faults = [one.text for one in found if one.time is None]
-    return (*(held or [UNATTESTED]), *faults)
+    digest = plan.seal.digest
+    return (*_timestamps(path, digest), *_proofs(path, digest), *_tags(path, digest))
 
 
 # RFC 3161
@@ -99,7 +108,7 @@ def timestamp_of(digest: str, url: str, root: Path | None = None) -> tuple[bytes
             said = f": {status[1]}" if status else ""
             raise BadInput(f"{url} gave no timestamp{said}; is it a server of RFC 3161?")
         attested = _verified(given, digest, root)
-    if attested.time is None:
+    if not attested.holds:
         raise BadInput(f"the answer of {url} does not hold: {attested.text}")
     return answer, attested
 
@@ -134,7 +143,7 @@ def stamp(path: Path, url: str, root: Path | None = None) -> None:
     plan = open_seal(path)
     assert plan.seal is not None
     for one in _timestamps(path, plan.seal.digest):
-        if one.time is not None:
+        if one.holds:
             raise BadInput(f"{path} is stamped: {one.text}")
     atomic_writes(stamp_files(path, plan.seal.digest, url, root))
 
@@ -163,7 +172,7 @@ def _timestamps(path: Path, digest: str) -> list[Attestation]:
     if shutil.which("openssl") is None:
         return [Attestation(f"{given.name} is not verified: openssl is not installed")]
     found = _verified(given, digest, root if root.is_file() else None)
-    return [found if found.time is not None else Attestation(f"{given.name} attests nothing: {found.text}")]
+    return [found if found.holds else Attestation(f"{given.name} attests nothing: {found.text}")]
 
 
 def _verified(given: Path, digest: str, root: Path | None) -> Attestation:
@@ -184,7 +193,7 @@ def _verified(given: Path, digest: str, root: Path | None) -> Attestation:
             continue
         expired = "; its certificate has expired since" if "has expired" in _run(words).stderr else ""
         return Attestation(
-            f"time attested by {_authority(given)}, {_iso(moment)} (RFC 3161, {note}{expired})", moment
+            f"time attested by {_authority(given)}, {_iso(moment)} (RFC 3161, {note}{expired})", moment, True
         )
     return Attestation(why)
 
@@ -270,8 +279,9 @@ def _proofs(path: Path, digest: str) -> list[Attestation]:
     said = re.search(r"attests existence as of (.+)", done.stdout + done.stderr)
     if done.returncode or said is None:
         return [Attestation(f"{proof.name} attests nothing yet: {_last(done)}")]
-    now = datetime.datetime.now(datetime.UTC)
-    return [Attestation(f"time attested by OpenTimestamps, {said[1].strip()} (Bitcoin)", now)]
+    day = re.match(r"\d{4}-\d\d-\d\d", said[1])
+    moment = datetime.datetime.fromisoformat(day[0]).replace(tzinfo=datetime.UTC) if day else None
+    return [Attestation(f"time attested by OpenTimestamps, {said[1].strip()} (Bitcoin)", moment, True)]
 
 
 # A signed tag
@@ -316,7 +326,9 @@ def _tags(path: Path, digest: str) -> list[Attestation]:
     moment = datetime.datetime.fromtimestamp(int(tagger[1]) if tagger else 0, datetime.UTC)
     return [
         Attestation(
-            f"signed by {signer[1].strip()} in git tag {name}, {_iso(moment)} by the signer's clock", moment
+            f"signed by {signer[1].strip()} in git tag {name}, {_iso(moment)} by the signer's clock",
+            moment,
+            True,
         )
     ]
 

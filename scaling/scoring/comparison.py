@@ -1,7 +1,7 @@
 """Predicted against actual: score the predictions of a sealed plan by the runs that were started from it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from statistics import fmean, stdev
@@ -15,7 +15,7 @@ from ..files import Document, Record, StrPath, hashes, sha256_file
 from ..paths import StudyPaths, open_study
 from ..planning.match import same_size
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
-from ..planning.stamp import attestations
+from ..planning.stamp import Attestation, attestation_texts, stamps_of
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists, gather_runs
@@ -210,6 +210,7 @@ def compare(
             rows.append(row)
         elif not apart:
             waiting.append(prediction.member)
+    stamps = stamps_of(paths.plan, plan) if paths is not None else ()
     if not rows and not others:
         tokens = plan.member(waiting[0]).tokens
         raise NothingScored(f"no run of {waiting[0]} with {tokens:g} tokens is finished; train it first")
@@ -217,8 +218,8 @@ def compare(
         rows=tuple(rows),
         not_predictions=tuple(others),
         waiting=tuple(waiting),
-        notes=_notes(basis, runs),
-        attested=() if paths is None else attestations(paths.plan, plan),
+        notes=(*_notes(basis, runs), *_late(basis, rows, runs, stamps)),
+        attested=() if paths is None else attestation_texts(stamps),
         inputs=hashes(files) if inputs is None else dict(inputs),
     )
 
@@ -311,6 +312,18 @@ def _notes(basis: Basis, runs: Sequence[Run]) -> tuple[str, ...]:
             f"{gone} of the {len(behind)} observations behind the sealed law are no longer in the runs as they were"
         )
     return tuple(notes)
+
+
+def _late(
+    basis: Basis, rows: Sequence[ComparisonRow], runs: Sequence[Run], stamps: Sequence[Attestation]
+) -> Iterator[str]:
+    """Yield the rows whose run began, by its own files, before every stamp of the seal: those say nothing of the order."""
+    times = [stamp.time for stamp in stamps if stamp.holds and stamp.time is not None]
+    for row in rows if times else ():
+        began = [basis.files_of(run).began for run in runs if run.run in row.runs]
+        first = min((time for time in began if time is not None), default=None)
+        if first is not None and first < min(times):
+            yield f"{row.member}: the seal was stamped after its run began; the stamp says nothing of their order"
 
 
 def _new_runs(plan: PlanFile, runs: Sequence[Run], comparison: Comparison) -> list[str]:

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from . import Shard
 from .readers import CHUNK_CHARACTERS, SourceText, holds_documents
-from .tokenizer import special_strings
+from .tokenizer import portions, special_strings, splits_at_spaces
 
 SHARD_TOKENS = 2**28
+
+TOGETHER = 2**20  # characters encoded at once: what a tokenizer returns takes some 70 bytes a character
 
 Pieces = Iterable[tuple[SourceText, Iterator[str]]]
 
@@ -59,6 +61,7 @@ class Encoder:
         self.eos = eos
         self.used = np.zeros(1 + max(coder.get_vocab().values(), default=0), dtype=bool)  # entries, by id
         self._coder, self._folder, self._dtype, self._report = coder, folder, dtype, report
+        self._cuts = splits_at_spaces(coder)
         self._special: re.Pattern[str] | None = special_strings(coder)
         self._read = 0
 
@@ -79,7 +82,7 @@ class Encoder:
                     name = f"{stem}.bin" if stem == "heldout" else f"{stem}-{len(shards):05d}.bin"
                     current = _Shard(self._folder / name)
                 current.add(ids)
-            for piece in pieces:
+            for piece in self._portions(pieces):
                 text, marks = self._special.subn(" ", piece) if self._special else (piece, 0)
                 bytes_read += len(text.encode()) - marks  # a space stands for each
                 words += len(text.split())
@@ -111,13 +114,31 @@ class Encoder:
 
     def _encode(self, pieces: list[str], ends: list[bool]) -> Iterator[NDArray[Any]]:
         encode = getattr(self._coder, "encode_batch_fast", self._coder.encode_batch)  # of tokenizers 0.20
-        for encoding, end in zip(encode(pieces, add_special_tokens=False), ends, strict=True):
-            ids = encoding.ids
-            if end and not (ids and ids[-1] == self.eos):
-                ids.append(self.eos)
-            found = np.asarray(ids, dtype=self._dtype)
-            self.used[found] = True
-            yield found
+        parts: list[str] = []
+        closing: list[bool] = []
+        for piece, end in zip(pieces, ends, strict=True):
+            cut = list(portions(piece)) if self._cuts else [piece]
+            parts += cut
+            closing += [False] * (len(cut) - 1) + [end]
+        begin = 0
+        while begin < len(parts):
+            until, characters = begin, 0
+            while until < len(parts) and (characters < TOGETHER or until == begin):
+                characters += len(parts[until])
+                until += 1
+            batch = encode(parts[begin:until], add_special_tokens=False)
+            for encoding, end in zip(batch, closing[begin:until], strict=True):
+                ids = encoding.ids
+                if end and not (ids and ids[-1] == self.eos):
+                    ids.append(self.eos)
+                found = np.asarray(ids, dtype=self._dtype)
+                self.used[found] = True
+                yield found
+            begin = until
+
+    def _portions(self, pieces: list[str]) -> Iterator[str]:
+        for piece in pieces:
+            yield from portions(piece) if self._cuts else (piece,)
 
 
 def _marking_last(chunks: Iterator[str]) -> Iterator[tuple[str, bool]]:

@@ -36,6 +36,8 @@ _PIECE = 2**16  # characters handed to the trainer at once, which keeps 256 piec
 
 _RUN = re.compile(rf"\S{{{LONGEST}}}|\s{{{LONGEST}}}")
 
+_SPACE = re.compile(r"\S(?= \S)")
+
 CONFIG = "tokenizer_config.json"
 
 # A tokenizer's files besides tokenizer.json that say how it is used; carried to the models trained with it.
@@ -71,7 +73,7 @@ def vocabulary_size(tokenizer: Any) -> int:
 def _cut(pieces: Iterable[str], markers: re.Pattern[str] | None) -> Iterator[str]:
     """Split words longer than LONGEST, as the trainer's time is quadratic in a word's length; leave out markers."""
     for whole in pieces:
-        for piece in _portions(whole) if markers is None else markers.split(whole):
+        for piece in (whole,) if markers is None else markers.split(whole):
             begin = 0
             for run in _RUN.finditer(piece):
                 yield piece[begin : run.end()]
@@ -79,18 +81,25 @@ def _cut(pieces: Iterable[str], markers: re.Pattern[str] | None) -> Iterator[str
             yield piece[begin:]
 
 
-def _portions(piece: str) -> Iterator[str]:
-    """Cut a piece at line ends inside of it where that changes no word: the trainer counts words."""
+def portions(piece: str) -> Iterator[str]:
+    """Cut a piece before single spaces: GPT-2's pattern of words begins a word there, so that no token changes."""
     begin = 0
-    while len(piece) - begin > 2 * _PIECE:
-        at = piece.rfind("\n", begin + 1, begin + _PIECE)
-        while at > begin and (piece[at - 1].isspace() or piece[at + 1].isspace()):
-            at = piece.rfind("\n", begin + 1, at)
-        if at <= begin:
-            at = begin + 2 * _PIECE - 1
-        yield piece[begin : at + 1]
-        begin = at + 1
+    while len(piece) - begin > 2 * _PIECE and (found := _SPACE.search(piece, begin + _PIECE)):
+        yield piece[begin : found.start() + 1]
+        begin = found.start() + 1
     yield piece[begin:]
+
+
+def splits_at_spaces(tokenizer: Any) -> bool:
+    """Return True if `portions` of a text have the text's own tokens: a byte-level BPE with GPT-2's pattern of words."""
+    facts = json.loads(tokenizer.to_str())
+    before = facts.get("pre_tokenizer") or {}
+    return (
+        facts.get("normalizer") is None
+        and before.get("type") == "ByteLevel"
+        and before.get("add_prefix_space") is False
+        and before.get("use_regex", True) is True
+    )
 
 
 def train_tokenizer(
@@ -122,7 +131,7 @@ def train_tokenizer(
 
 def _portions_of(pieces: Iterable[str]) -> Iterator[str]:
     for piece in pieces:
-        yield from _portions(piece)
+        yield from portions(piece)
 
 
 def spread(pieces: Iterator[str], total: int) -> Iterator[str]:
