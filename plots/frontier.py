@@ -196,6 +196,7 @@ class Frontier:
         interval_80: its 80 % interval, low and high; None where the law has none.
         band: the smallest and the largest N within `nats` of that loss.
         nats: width of the band, nats per token.
+        N_interval_80: 80 % interval of N; None where the law has none.
     """
 
     C: Array
@@ -205,6 +206,7 @@ class Frontier:
     interval_80: tuple[Array, Array] | None
     band: tuple[Array, Array]
     nats: float
+    N_interval_80: tuple[Array, Array] | None = None
 
 
 def compute_frontier(predictor: Fit, compute: Array, *, nats: float = WITHIN_NATS) -> Frontier:
@@ -233,7 +235,16 @@ def compute_frontier(predictor: Fit, compute: Array, *, nats: float = WITHIN_NAT
             _crossing(sizes[:, middle:], excess[:, middle:]),
         ),
         nats=nats,
+        N_interval_80=_size_interval([a.N_interval_80 for a in best]),
     )
+
+
+def _size_interval(bounds: Sequence[tuple[float, float] | None]) -> tuple[Array, Array] | None:
+    known = [pair for pair in bounds if pair is not None]
+    if len(known) < len(bounds):
+        return None
+    low, high = np.array(known).T
+    return low, high
 
 
 def _crossing(sizes: Array, excess: Array) -> Array:
@@ -249,8 +260,8 @@ def _crossing(sizes: Array, excess: Array) -> Array:
 def frontier(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
     """Loss and size of the compute-optimal frontier against compute, with the runs.
 
-    Above: loss, with the law's 80 % interval. Below: the best size, with the indifference band of sizes within 0.01 nats of
-    it. Compute goes from the cheapest run to ten times the costliest.
+    Above: loss, with the law's 80 % interval. Below: the best size with its 80 % interval (dashed), and the
+    indifference band of sizes within 0.01 nats of it. Compute goes from the cheapest run to ten times the costliest.
 
     Raises:
         BadInput: no runs, or the law has no optimum.
@@ -269,6 +280,9 @@ def frontier(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = 
         if best.interval_80 is not None:
             above.fill_between(compute, *best.interval_80, color=PURPLE, alpha=0.2, linewidth=0)
         below.fill_between(compute, *best.band, color=GREEN, alpha=0.25, linewidth=0)
+        if best.N_interval_80 is not None:
+            for edge_of in best.N_interval_80:
+                below.plot(compute, edge_of, color=PURPLE, linewidth=1, linestyle="--")
         for axes, y, points in ((above, best.loss, table.L), (below, best.N, table.N)):
             _frontier_line(axes, compute, y, edge)
             draw_points(axes, C, points, runs, sealed_runs, predictor.convention)

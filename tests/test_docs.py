@@ -10,7 +10,7 @@ import pytest
 
 import scaling
 import train
-from families.architectures import REGISTRY
+from families.rules import MAKERS
 from plots.output import REPORTS
 from scaling.cli.app import VERBS, load
 from scaling.files import Document
@@ -78,7 +78,7 @@ def test_the_page_of_files_names_every_kind():
         ("plan", "rule", tuple(RULES)),
         ("plan", "law", tuple(PUBLISHED)),
         ("predict", "law", tuple(PUBLISHED)),
-        ("design", "architecture", tuple(REGISTRY)),
+        ("design", "architecture", tuple(MAKERS)),
         ("report", "form", tuple(REPORTS)),
     ],
 )

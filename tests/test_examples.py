@@ -82,6 +82,12 @@ def things(tmp_path_factory):
             loss = law.loss(N, ratio * N) * np.exp(rng.normal(0, 0.002))
             rows.append(f"{N:.0f}x{ratio},{N:.0f},{ratio * N:.0f},{loss:.5f}")
     (folder / "runs.csv").write_text("\n".join(rows) + "\n")
+    arms = ["run,params,tokens,loss,optimizer"]
+    for arm, gain in (("adamw", 1.0), ("muon", 1.2)):
+        for N in np.geomspace(1e7, 1e9, 5):
+            loss = law.loss(N, 20 * N * gain) * np.exp(rng.normal(0, 0.002))
+            arms.append(f"{arm}-{N:.0f},{N:.0f},{20 * N:.0f},{loss:.5f},{arm}")
+    (folder / "arms.csv").write_text("\n".join(arms) + "\n")
     return folder
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from families.units import BadInput
+from scaling.fitting.fit import fit
 from scaling.laws import Law
 
 SCALING = str(Path(sys.executable).with_name("scaling"))
@@ -163,3 +165,27 @@ def test_rows_that_were_left_out_stand_on_the_card(table, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1 bad row (line 32)" in done.stdout
     assert "line 32" in json.loads((tmp_path / "l.json").read_text())["card"]["exclusions"]
+
+
+def test_compute_alone_is_split_and_the_interval_is_explained(tmp_path):
+    from scaling.planning.law import PredictQuery, predict
+
+    law = Law(E=1.8, A=480, B=2000, alpha=0.35, beta=0.37)
+    rng = np.random.default_rng(0)
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    found = fit(N=N, D=D, loss=law.loss(N, D) * np.exp(0.003 * rng.standard_normal(25)))
+    path = tmp_path / "law.json"
+    found.save(path)
+    answer = predict(str(path), PredictQuery(compute=1e21), explain=True)
+    best = found.allocate(1e21)
+    assert (answer.params, answer.tokens, answer.loss) == pytest.approx((best.N, best.D, best.loss))
+    assert answer.params_interval_80 == pytest.approx(best.N_interval_80)
+    assert answer.tokens_interval_80 == pytest.approx(best.D_interval_80)
+    text = "\n".join(answer.lines())
+    assert "N*" in text
+    assert "of loss at 80 %: run noise" in text
+    with pytest.raises(BadInput, match="compute= is given and so is tokens="):
+        predict(str(path), PredictQuery(compute=1e21, tokens=1e9))
+    with pytest.raises(BadInput, match="no intervals to explain"):
+        predict("chinchilla", PredictQuery(compute=1e21), explain=True)
+    assert predict("chinchilla", PredictQuery(compute=1e21)).params_interval_80 is None

@@ -32,7 +32,9 @@ def text(tmp_path_factory):
     return text_in(tmp_path_factory.mktemp("modern"))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=() if name == "mixtral" else pytest.mark.slow) for name in FAMILIES]
+)
 def test_a_modern_run_resumes_bit_for_bit(family, text, tmp_path):
     session = start(settings(text, family=family, **TINY), "cpu")
     windows = torch.from_numpy(text.train.windows(np.arange(4)))
@@ -101,7 +103,7 @@ def twisted(name):
     )  # fmt: skip
 
 
-FAST = ("llama", "gemma2", "mistral")
+FAST = ("gemma2",)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_at_a_published_depth_and_width_the_rule_gives_the_published_model(famil
 
 
 @given(family=st.sampled_from(MODERN), layers=st.integers(1, 40), width=st.integers(1, 9000))
-@settings(max_examples=80)
+@settings(max_examples=30)
 def test_a_designed_member_is_realisable(family, layers, width):
     rule = rule_for(family)
     spec = rule.spec(layers, width)

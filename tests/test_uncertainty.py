@@ -12,6 +12,7 @@ from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import Status
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
+from scaling.fitting.selection import BENDING
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
@@ -232,3 +233,75 @@ def test_the_lower_envelope_lies_below_nine_rows_of_ten():
     assert np.mean(residuals > 0) == pytest.approx(1 / 11, abs=0.04)  # the quantile of a tilt of 10 to 1
     middle = certify(replace(problem, tilt=1.0), SHAPES["chinchilla"])
     assert certificate.objective < float(objective(problem, middle.theta[None])[0])
+
+
+def test_noise_free_rows_leave_a_narrow_interval_and_six_runs_a_wide_one():
+    exact, few = fit(independent(0, noise=0.0), bootstrap=60), fit(ladder(0), bootstrap=60)
+    for found, low, high in ((exact, 0.0, 0.003), (few, 0.008, 0.1)):
+        C = 10 * found.domain.C[1]
+        N = math.sqrt(C / 120)
+        half = found.explain(N, C / 6 / N)["all"]
+        assert low < half < high
+    assert exact.predict(1e10, 1e12).loss == pytest.approx(LAW.loss(1e10, 1e12), rel=1e-3)
+
+
+def test_the_parts_of_an_interval_add_up_to_it_and_are_named_on_the_card():
+    found = fit(ladder(1), bootstrap=60)
+    N, D = 1e9, 2e10
+    parts = found.explain(N, D)
+    low, high = found.predict(N, D).interval_80
+    whole = parts.pop("all")
+    assert math.hypot(*parts.values()) == pytest.approx(whole, rel=1e-9)
+    assert math.log(high / low) / 2 == pytest.approx(whole, rel=1e-9)
+    assert {"run noise", "unseen size", "constants", "form", "drift with distance"} == set(parts)
+    assert parts["unseen size"] > 0
+    assert found.explain(1e7, D)["unseen size"] == 0, "that size was fitted"
+    for name in ("run noise", "constants"):
+        assert name in found.card["uncertainty at 10x the data"]
+
+
+def test_rows_that_err_alike_count_less_than_as_many_independent_ones():
+    # A bend that no law of the form follows: as many rows again around it add little certainty about the constants.
+    def bent(count):
+        runs = independent(2, noise=0.001, count=count)
+        return [
+            run.model_copy(update={"loss": run.loss * (1 + 0.01 * math.sin(math.log(run.tokens)))})
+            for run in runs
+        ]
+
+    straight, crooked = (
+        [fit(rows(count), bootstrap=100).interval("alpha") for count in (6, 14)]
+        for rows in (lambda count: independent(2, noise=0.001, count=count), bent)
+    )
+    gained = [np.ptp(few) / np.ptp(many) for few, many in (straight, crooked)]
+    assert gained[1] < gained[0]
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_every_interval_of_an_optimum_holds_its_own_estimate(times):
+    found = fit(independent(5), bootstrap=60)
+    best = found.allocate(times * found.domain.C[1])
+    for value, (low, high) in (
+        (best.N, best.N_interval_80),
+        (best.D, best.D_interval_80),
+        (best.loss, best.loss_interval_80),
+    ):
+        assert low < value < high
+    for name in ("E", "A", "B", "alpha", "beta", "gamma"):
+        low, high = found.interval(name)
+        assert low < getattr(found.main_form.law, name) < high
+
+
+def test_runs_too_short_for_a_law_are_said_to_bend_and_runs_on_a_law_are_not():
+    straight = fit(independent(4), bootstrap=30)
+    assert BENDING not in straight.card["warnings"]
+    # Sizes in the middle of the ladder are trained worst: no sum of powers rises and falls again.
+    bent = [
+        run.model_copy(
+            update={"loss": run.loss * (1 + 0.15 * math.exp(-((math.log10(run.params) - 8) ** 2) / 0.3))}
+        )
+        for run in independent(4)
+    ]
+    found = fit(bent, bootstrap=30)
+    assert BENDING in found.card["warnings"]
+    assert "it would need" in found.card["warnings"]

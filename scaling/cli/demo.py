@@ -72,6 +72,8 @@ def demo(
                 f"     sealed: {member.member}, loss {format_loss(member.prediction.loss)} nats/token "
                 f"(80 %: {low} to {high}), perplexity {format_perplexity(member.prediction.ppl)}"
             )
+    for note in sealed.notes:
+        log(f"     note: {note}")
     log("5/6  train the largest member")
     train_members(sealed, paths, threads=steps.threads(), **options)
     log("6/6  compare and report")

@@ -218,12 +218,15 @@ def predict(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3.",
+            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21.",
             metavar="KEY=VALUE...",
         ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where the interval comes from: noise, constants, drift, …")
     ] = False,
     scores: Annotated[
         Path | None,
@@ -240,7 +243,7 @@ def predict(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict loss and perplexity, and downstream scores, with intervals."""
+    """Predict loss, perplexity and downstream scores with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
     from ..planning.law import PredictQuery, coordinates_of, predict
@@ -251,7 +254,7 @@ def predict(
     given = pairs(words, [*PredictQuery.model_fields, *names])
     settings = {name: given[name] for name in names if name in given}
     rest = [word for word in words if word.partition("=")[0] not in settings]
-    answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force)
+    answer = predict(law, merge(PredictQuery, rest), settings=settings, force=force, explain=explain)
     curves = [] if scores is None else _scores(scores, runs, chance or ())
     told = {
         task: curve
@@ -262,7 +265,7 @@ def predict(
     for line in answer.warnings:
         log(f"scaling: {line}")
     if as_json:
-        print_json(answer.model_dump(mode="json") | ({"scores": told} if scores is not None else {}))
+        print_json(answer.model_copy(update={"scores": told}).model_dump(mode="json"))
         return
     for line in answer.lines():
         echo(fill(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else line)

@@ -12,7 +12,7 @@ from .output import JsonOption, SeedOption, StudyOption, YesOption, echo, format
 if TYPE_CHECKING:
     from ..fitting.versus import Versus
 
-VERSUS_EPILOG = "Example: scaling versus adamw muon --runs runs.csv --by optimizer"
+VERSUS_EPILOG = "Example: scaling versus adamw muon --runs arms.csv --by optimizer"
 
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="Table that holds both arms (default: runs.jsonl of the study).")

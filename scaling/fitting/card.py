@@ -9,6 +9,8 @@ from .predictor import Fit
 
 BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
+SHOWN = 0.03  # of the whole interval: narrower parts are not named
+
 MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)
 
 
@@ -47,6 +49,7 @@ def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Seque
         **{f"optimum at {times:g}x the data": _optimum(fit, times * domain.C[1]) for times in BUDGETS},
         "domain": f"N {_span(domain.N)}, D {_span(domain.D)}, C {_span(domain.C)} FLOPs",
         "intervals": _intervals(fit),
+        **_uncertainty(fit),
         "warnings": "; ".join(warnings) or "none",
     }
 
@@ -86,9 +89,33 @@ def _intervals(fit: Fit) -> str:
     if not fit.intervals:
         return "none requested"
     return (
-        f"resampled by run; run noise {fit.noise:.2%}, drift {fit.drift:.2%} of loss per decade of "
+        f"posterior of the constants; run noise {fit.noise:.2%}, offset of an unseen size {fit.offset:.2%}, "
+        f"drift {fit.drift:.2%} of loss per decade of compute beyond the data"
+        if len(fit.forms) == 1 and fit.predicted < 1
+        else f"resampled by run; run noise {fit.noise:.2%}, drift {fit.drift:.2%} of loss per decade of "
         "compute beyond the data"
     )
+
+
+def _uncertainty(fit: Fit) -> dict[str, str]:
+    """Parts of the interval at ten times the data, at the best size there."""
+    if not fit.intervals:
+        return {}
+    try:
+        best = fit.allocate(10 * fit.domain.C[1])
+    except BadInput:
+        return {}
+    return {"uncertainty at 10x the data": explained(fit.explain(best.N, best.D))}
+
+
+def explained(parts: dict[str, float]) -> str:
+    """The parts of an interval as text, those below 3 % of the whole left out."""
+    shown = [
+        f"{name} {value:.2%}"
+        for name, value in parts.items()
+        if name != "all" and value > SHOWN * parts["all"]
+    ]
+    return f"±{parts['all']:.2%} of loss at 80 %: " + ", ".join(shown)
 
 
 def _span(bounds: tuple[float, float]) -> str:

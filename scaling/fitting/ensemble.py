@@ -1,7 +1,8 @@
-"""The default predictor: forms weighted by their error when they predict the expensive rows from the cheap ones.
+"""The default predictor: the general form's posterior under a prior from published fits, and a local correction.
 
-Constants have a weak prior from published fits, since a table of thirty rows does not tell six constants apart and the
-ones it leaves open decide the next decade. Three strengths of it and Chinchilla's form compete (docs/math.md).
+A table of thirty rows does not tell six constants apart, and the ones it leaves open decide the next decade; a table of a
+thousand tells them apart by what the law leaves out. `misfit` weighs both (docs/math.md). Rollouts inside the data say how
+far a plain fit would have drifted.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from numpy.typing import NDArray
 
 from families.units import BadInput
 
-from ..laws import Law
+from ..laws import CONSTANTS, Law
 from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
-from .forms import FittedForm, ResidualGP
+from .forms import FittedForm, ResidualGP, Status
+from .misfit import PREDICTED, posterior
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
-from .uncertainty import cluster_draws
+from .uncertainty import SPENT, cluster_draws
 
 DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
 
@@ -36,11 +38,11 @@ SMALLEST_ERROR = 1e-3  # rollout errors below this, the noise of a run, carry no
 
 UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' mean error over public tables
 
-USUAL_DRIFT = 0.005  # of this predictor over public tables and simulated ones (benchmarks/coverage.py)
+USUAL_DRIFT = 0.005  # of single forms, over public tables and simulated ones
 
 LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
 
-USUAL_DRIFT_COUNT = 2  # how many rollouts that counts for: a table's own are few, and all from its cheap end
+USUAL_DRIFT_COUNT = 8  # how many rollouts that counts for: a table's own are few, and all from its cheap end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,10 @@ class FormPrior:
         return np.array([self.floor_width, term, term, slope, slope, self.gamma_width])
 
 
-PRIOR = FormPrior()
+PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the posterior starts
+
+# Of the posterior, whose rows weigh less (log e136). Published slopes, 0.2 to 0.5, lie within three widths.
+POSTERIOR_PRIOR = FormPrior(slope=0.32, slope_width=0.06, gamma_width=0.4, floor_width=0.15, term_width=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,9 @@ CANDIDATES = (
     Candidate(name="general (strong prior)", shape=SHAPES["general"], strength=4.0),
     Candidate(name="chinchilla", shape=SHAPES["chinchilla"], strength=1.0, share=0.5),
 )
+
+
+GENERAL = CANDIDATES[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +141,15 @@ class Table:
     def rows(self, keep: NDArray[np.bool_] | NDArray[np.intp]) -> "Table":
         """Some of the rows."""
         return replace(self, N=self.N[keep], D=self.D[keep], L=self.L[keep])
+
+    def plain_noise(self, problem: Problem, theta: Array) -> float:
+        """Standard deviation of log loss about a plain fit, robustly; the usual noise counts where rows are few."""
+        r = np.abs(log_loss(theta[None], problem.x, problem.z)[0] - problem.y)
+        freedom = len(r) - 6
+        if freedom < FEWEST_FREE:
+            return float(np.sqrt(self.noise))
+        cost = float(np.where(r < DELTA, 0.5 * r * r, DELTA * (r - 0.5 * DELTA)).sum())
+        return max(float(np.sqrt(2 * cost / freedom)), LEAST_NOISE)
 
     def problem(self, candidate: Candidate) -> Problem:
         """The rows with the candidate's prior."""
@@ -228,15 +245,23 @@ def ensemble_weights(
     return weights / weights.sum(), error
 
 
-def drift_of(cuts: Sequence[Rollout], weights: Array, *, local: bool = True) -> float:
+def drift_of(
+    cuts: Sequence[Rollout], weights: Array, *, local: bool = True, usual: float = USUAL_DRIFT
+) -> float:
     """Standard deviation of log loss that a decade of compute beyond the data adds.
 
     The geometric mean of the rollouts' errors per decade, drawn to what is usual: one bad rollout at the cheap end, where
     untuned runs bend a law, says little about the other end.
+
+    Args:
+        cuts: the rollouts.
+        weights: of the candidates.
+        local: true where the local correction is added to the candidates' predictions.
+        usual: the drift towards which the rollouts' is drawn.
     """
     if not cuts:
         return UNTESTED_DRIFT
-    logs = [USUAL_DRIFT_COUNT * np.log(USUAL_DRIFT)]
+    logs = [USUAL_DRIFT_COUNT * np.log(usual)]
     for cut in cuts:
         error = weights @ cut.errors
         if local:
@@ -250,17 +275,24 @@ def drift_of(cuts: Sequence[Rollout], weights: Array, *, local: bool = True) -> 
 
 FEWEST_ROWS = 4
 
+FEWEST_FREE = 3  # degrees of freedom from which rows tell their own noise
+
+LEAST_NOISE = 1e-6  # of log loss, of noise-free surfaces
+
 DIGITS = 10  # of a resampled constant in law.json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleFit:
-    """Forms with their evidence, a local correction, and the drift beyond the data."""
+    """Forms with their evidence, a local correction, the drift beyond the data, and the offset that one size shares."""
 
     forms: tuple[FittedForm, ...]
     certificates: tuple[Certificate, ...]
     local: ResidualGP
     drift: float
+    residuals: Array  # of log loss about the plain fit, which follows the rows most closely
+    offset: float = 0.0
+    predicted: float = 1.0  # share of the draws' variance that predictions have
 
     @property
     def main(self) -> int:
@@ -317,31 +349,50 @@ def fit_single_form(
     return EnsembleFit(
         forms=(member,),
         certificates=(certificate,),
+        residuals=np.log(table.L) - member.log_loss(table.N, table.D),
         local=ResidualGP.nothing(),
         drift=drift_of(cuts, weights, local=False),
     )
 
 
 def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
-    """The candidates, weighted by their rollout error inside these rows, and a local correction."""
+    """The general form's posterior and a local correction; `bootstrap` is the number of its draws."""
     if len(table) < FEWEST_ROWS:
         raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")
     rows = Table.of(table.N, table.D, table.L)
-    cuts = rollouts(rows)
-    weights, errors = ensemble_weights(cuts)
-    members, certificates = [], []
-    for index, candidate in enumerate(CANDIDATES):
-        problem = rows.problem(candidate)
-        certificate = certify(problem, candidate.shape, None, seed)
-        draws = cluster_draws(problem, candidate.shape, certificate.theta, table.cluster, bootstrap, seed)
-        error = None if errors is None else float(errors[index])
-        weight = float(weights[index])
-        members.append(_member(candidate.name, certificate, candidate.shape, weight, draws, error))
-        certificates.append(certificate)
-    fitted = sum(form.weight * form.log_loss(table.N, table.D) for form in members)
+    problem = rows.problem(GENERAL)
+    certificate = certify(problem, GENERAL.shape, None, seed)
+    found = posterior(
+        replace(problem, centre=POSTERIOR_PRIOR.centre(float(problem.y.min()))),
+        GENERAL.shape,
+        certificate.theta,
+        POSTERIOR_PRIOR.widths,
+        rows.plain_noise(problem, certificate.theta),
+    )
+    plain = _member(GENERAL.name, certificate, GENERAL.shape, 1.0, np.empty((0, 6)), None)
+    constants = problem.constants(found.theta)
+    certificate = replace(
+        certificate, theta=found.theta, law=Law(**dict(zip(CONSTANTS, constants.tolist(), strict=True)))
+    )
+    if not found.converged and certificate.status is Status.OK:
+        certificate = replace(
+            certificate, status=Status.NOT_CONVERGED, detail="the posterior's mode was not found"
+        )
+    runs = int(table.cluster.max()) + 1
+    few = runs / max(runs - SPENT, 1)  # few runs bend a law towards themselves, and do not hold the ridge
+    found = found.widened(few)
+    draws = problem.constants(found.draws(GENERAL.shape, bootstrap, seed)) if bootstrap else np.empty((0, 6))
+    cuts = rollouts(rows, (GENERAL,))
+    weights, errors = ensemble_weights(cuts, (GENERAL,))
+    member = _member(
+        GENERAL.name, certificate, GENERAL.shape, 1.0, draws, None if errors is None else float(errors[0])
+    )
     return EnsembleFit(
-        forms=tuple(members),
-        certificates=tuple(certificates),
-        local=ResidualGP.of(table.N, table.D, np.log(table.L) - fitted),
-        drift=drift_of(cuts, weights),
+        forms=(member,),
+        certificates=(certificate,),
+        local=ResidualGP.of(table.N, table.D, np.log(table.L) - member.log_loss(table.N, table.D)),
+        drift=drift_of(cuts, weights, usual=found.drift),
+        residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
+        offset=found.offset,
+        predicted=min(PREDICTED * few**1.5, 1.0),
     )

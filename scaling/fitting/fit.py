@@ -1,4 +1,4 @@
-"""fit(runs): the certified fit of one form, or of the forms that the default predictor combines."""
+"""fit(runs): the certified fit of one form, or the default predictor."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +16,19 @@ from .card import MANY_EPOCHS, card
 from .certify import Certificate
 from .columns import REPETITION, Reduced, choose, reduce_rows
 from .coordinates import Kind
-from .ensemble import fit_ensemble, fit_single_form
+from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
-from .selection import Annealed, rows_of, select_runs, small_run_warning, spread_warning
+from .selection import (
+    Annealed,
+    bend_warning,
+    rows_of,
+    select_runs,
+    small_run_warning,
+    spread_warning,
+)
 from .uncertainty import FEWEST_RUNS, noise_of
 from .valley import describe_coordinates
 
@@ -29,6 +36,7 @@ REPEATED = "data-constrained"
 
 FORMS = ("auto", *SHAPES, REPEATED)
 
+MOSTLY_PRIOR = 0.6  # of the prior's width: the rows have taken little off it
 MOST_HASHED = 10_000  # rows whose hashes a law keeps: 0.7 MB; of a larger fit the order of runs is told by the seal alone
 
 DELTA = 1e-3  # of the log-Huber loss (Hoffmann et al. 2022, eq. 3)
@@ -59,7 +67,7 @@ def fit(
         N: parameters in place of `runs`, shape (n,); each row is a run of its own.
         D: tokens that they were trained on, shape (n,).
         loss: nats per token, shape (n,).
-        form: "auto" combines forms by their rollout error inside the data; else one of FORMS, fitted plainly.
+        form: "auto" is the general form's posterior under a prior from published laws; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
         eval_set: which eval set, where they have several.
@@ -120,14 +128,15 @@ def fit(
     else:
         plain = "chinchilla" if form == REPEATED else form
         result = fit_single_form(fresh, plain, seed=seed, bootstrap=bootstrap, delta=delta, given=starts)
-    smooth = sum(part.weight * part.log_loss(fresh.N, fresh.D) for part in result.forms)
     certificate = result.certificates[result.main]
     fitted = Fit(
         forms=result.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(6 * table.N * table.D)),
         convention=table.convention,
-        noise=noise_of(observed, np.log(observed.L) - smooth),
+        noise=noise_of(observed, result.residuals),
         drift=result.drift,
+        offset=result.offset,
+        predicted=result.predicted,
         status=certificate.status,
         detail=certificate.detail,
         runs=count,
@@ -150,7 +159,11 @@ def fit(
             or "none",
             evidence=_evidence(certificate)
             | describe_coordinates(fitted, reasons, None if reduced is None else reduced.joint),
-            warnings=[*table.warnings, *filter(None, [one_direction]), *_warnings(table, fresh, fitted)],
+            warnings=[
+                *table.warnings,
+                *filter(None, [one_direction]),
+                *_warnings(table, fresh, fitted, result.residuals),
+            ],
         ),
     )
 
@@ -175,7 +188,7 @@ def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | No
     return repetition, table.with_arrays(N=N, D=D)
 
 
-def _warnings(table: RunTable, fresh: RunTable, fitted: Fit) -> list[str]:
+def _warnings(table: RunTable, fresh: RunTable, fitted: Fit, residuals: Array) -> list[str]:
     warnings = []
     epochs = float((table.D / table.U).max())
     if fitted.fitted_repetition is None and epochs > MANY_EPOCHS:
@@ -186,13 +199,37 @@ def _warnings(table: RunTable, fresh: RunTable, fitted: Fit) -> list[str]:
         warnings.append(
             f"{' and '.join(open_)}: at the edge of the search grid; these runs do not say when repeating stops to pay"
         )
-    rung = small_run_warning(fresh.N, fresh.D, fresh.L)
-    if rung:
-        warnings.append(rung)
+    warnings += filter(
+        None,
+        [
+            small_run_warning(fresh.N, fresh.D, fresh.L),
+            bend_warning(fresh.N, fresh.D, residuals),
+            _rests_on_prior(fitted),
+        ],
+    )
     doubtful = [form.name for form in fitted.forms if form.status is not Status.OK]
     if doubtful:
         warnings.append(f"doubtful: {', '.join(doubtful)}")
     return warnings
+
+
+def _rests_on_prior(fitted: Fit) -> str:
+    """Warn where the prior, and not the rows, holds the law's slopes: what lies far beyond the data rests on it."""
+    form = fitted.main_form
+    if fitted.predicted == 1 or not len(form.draws):
+        return ""
+    alpha, beta, gamma = form.draws.T[3:]
+    open_ = [
+        name
+        for name, slopes in (("N", gamma * alpha), ("D", gamma * beta))
+        if float(np.std(slopes)) > MOSTLY_PRIOR * POSTERIOR_PRIOR.slope_width
+    ]
+    if not open_:
+        return ""
+    return (
+        f"these runs hardly say how loss falls with {' and '.join(open_)}: far predictions rest on the prior "
+        "from published laws"
+    )
 
 
 def _range(values: Array) -> tuple[float, float]:

@@ -153,6 +153,8 @@ class LawFile(Document):
     detail: str = ""
     noise: float = Field(ge=0)  # standard deviation of log loss between like runs
     drift: float = Field(ge=0)  # standard deviation of log loss added per decade of compute beyond the data
+    offset: float = Field(default=0.0, ge=0)  # standard deviation of log loss that the rows of one size share
+    predicted: float = Field(default=1.0, ge=0, le=1)  # share of the draws' variance that predictions have
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord

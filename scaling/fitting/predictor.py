@@ -35,7 +35,7 @@ from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
 from .columns import columns_of
 from .coordinates import Best, Coordinates
-from .forms import LENGTH, FittedForm, ResidualGP, Status
+from .forms import EQUAL, LENGTH, FittedForm, ResidualGP, Status
 from .lawfile import CoordinatesRecord, FormRecord, LawFile, LocalRecord
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Fit:
         rows: number of observations.
         detail: evidence behind a status other than OK.
         local: correction of log loss near the fitted rows.
+        offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
+        predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
         fitted_coordinates: what else the loss depends on: settings, multipliers, terms.
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
@@ -95,6 +97,8 @@ class Fit:
     rows: int
     detail: str = ""
     local: ResidualGP = field(default_factory=ResidualGP.nothing)
+    offset: float = 0.0
+    predicted: float = 1.0
     fitted_repetition: Repetition | None = None
     fitted_coordinates: Coordinates | None = None
     intervals: bool = True
@@ -309,15 +313,53 @@ class Fit:
         ]
         return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
 
-    def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
-        """Standard deviation of log loss: √(noise² + max(resampling² + spread of forms², (drift·decades)²))."""
+    def explain(self, N: float, D: float, *, unique_tokens: float | None = None) -> dict[str, float]:
+        """Where the interval of one run comes from: half widths at 80 % as shares of its loss, by source.
+
+        Each part is as wide as the interval would be if the others were none; squares of them add up to the square of the
+        whole, which stands under "all".
+
+        Args:
+            N: parameters in the law's convention.
+            D: training tokens.
+            unique_tokens: distinct tokens among D (default: all).
+        """
+        n, d, shape = as_points(N, D)
+        fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
+        _, scatter = self._with_settings(*fresh, {}, shape)
+        parts = {name: float(part[0]) for name, part in self.uncertainty(*fresh, self._decades(n, d)).items()}
+        if self.fitted_coordinates is not None:
+            parts["tuning"] = float(np.max(scatter) ** 2)
+        parts["all"] = sum(parts.values())
+        return {name: Z_80 * math.sqrt(part) for name, part in parts.items()}
+
+    def uncertainty(self, n: Array, d: Array, decades: Array) -> dict[str, Array]:
+        """Variances of log loss of one run, by source, each of shape (n,).
+
+        Run noise; the offset of a size that was not fitted; constants (the posterior, or resampled runs); form (spread
+        between forms); drift with distance, as far as it exceeds the last two: they are two images of one error.
+
+        Args:
+            n: parameters.
+            d: tokens.
+            decades: of compute beyond the data.
+        """
         centre = self._smooth(n, d)
-        spread = sum(form.weight * (form.log_loss(n, d) - centre) ** 2 for form in self.forms)
-        draws = sum(form.weight * form.log_losses(n, d) for form in self.forms if len(form.draws))
-        resampled = np.var(draws, axis=0) if np.ndim(draws) else 0.0
-        return np.asarray(
-            np.sqrt(self.noise**2 + np.maximum(resampled + spread, (self.drift * decades) ** 2))
-        )
+        form = np.asarray(sum(part.weight * (part.log_loss(n, d) - centre) ** 2 for part in self.forms))
+        draws = sum(part.weight * part.log_losses(n, d) for part in self.forms if len(part.draws))
+        constants = self.predicted * np.var(draws, axis=0) if np.ndim(draws) else np.zeros(len(n))
+        seen = np.abs(np.log(n)[:, None] - self.local.log_N) < EQUAL
+        return {
+            "run noise": np.full(len(n), self.noise**2),
+            "unseen size": np.where(seen.any(axis=1), 0.0, self.offset**2),
+            "constants": np.asarray(constants),
+            "form": form,
+            "drift with distance": np.maximum((self.drift * decades) ** 2 - constants - form, 0.0),
+        }
+
+    def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
+        """Standard deviation of log loss: the root of the sum of its parts."""
+        return np.asarray(np.sqrt(sum(self.uncertainty(n, d, decades).values())))
 
     def _draw_log_losses(self, n: Array, d: Array) -> Array:
         """Log loss of the combined forms for each draw; empty without draws in every form."""

@@ -28,9 +28,16 @@ FEWEST_OTHERS = 8
 
 SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
 
-_SAME = 1e-6  # relative; values closer than that are one value
+_SAME = 1e-6  # relative; losses closer than that are one
+_NEARLY = 0.02  # in the logarithm; sizes, tokens or ratios closer than that do not vary
 
 LEAST = 0.005  # and at least this share of the loss
+
+FEWEST_FREE_OF_BEND = 4  # degrees of freedom left beside a quadratic in log N and log D
+
+BENDING = "residuals still bend"  # so begins the warning, which a sealed plan repeats
+
+BEND_F = 4.0  # ratio of mean squares: about the 1 % point of F with 6 and 10 to 20 degrees of freedom
 
 
 def one_of_conventions(value: str | None) -> Convention | None:
@@ -173,6 +180,44 @@ def select_runs(
     return chosen, "; ".join(left_out) or "none"
 
 
+def bend_warning(N: Array, D: Array, residuals: Array) -> str:
+    """Warn of residuals that still bend with size or tokens: the law does not describe these rows yet.
+
+    A quadratic in log N and log D is taken off the residuals; what it holds is tested against what is left (F, 1 %), and
+    must be more than half a per cent of loss to matter.
+
+    Args:
+        N: parameters, shape (n,).
+        D: tokens, shape (n,).
+        residuals: of log loss about the law, shape (n,).
+
+    Returns:
+        the warning, or an empty text.
+    """
+    x, z = np.log(N), np.log(D)
+    x, z = x - x.mean(), z - z.mean()
+    basis = np.column_stack([np.ones(len(x)), x, z, x * x, x * z, z * z])
+    terms = int(np.linalg.matrix_rank(basis))
+    freedom = len(x) - terms
+    if freedom < FEWEST_FREE_OF_BEND or terms < 2:
+        return ""
+    bend = basis @ np.linalg.lstsq(basis, residuals, rcond=None)[0]
+    rest = float(((residuals - bend) ** 2).sum()) / freedom
+    held = float((bend**2).sum()) / terms
+    size = float(np.sqrt((bend**2).mean()))
+    if size < LEAST or held < BEND_F * rest:
+        return ""
+    by_size = np.abs(bend[np.argmin(x)] - bend[np.argmax(x)])
+    by_tokens = np.abs(bend[np.argmin(z)] - bend[np.argmax(z)])
+    cause = "size" if by_size > by_tokens else "tokens"
+    need = (
+        "sizes nearer the target, each at a learning rate tuned for it"
+        if cause == "size"
+        else "longer rungs: the shortest still lie on the first bend of their loss curves"
+    )
+    return f"the {BENDING} by {cause} ({size:.1%} of loss, rms): a law does not describe these runs yet; it would need {need}"
+
+
 def spread_warning(table: RunTable, form: str) -> str:
     """Warn of rows that vary in one direction only, and name the form that fits them.
 
@@ -201,7 +246,7 @@ def spread_warning(table: RunTable, form: str) -> str:
         (D, f"D is {format_size(D[0])}", "L(N)", "numbers of tokens"),
         (D / N, f"D/N is {D[0] / N[0]:.3g}", "L(C)", "ratios of tokens to parameters"),
     ):
-        if float(np.ptp(np.log(values))) <= _SAME:
+        if float(np.ptp(np.log(values))) <= _NEARLY:
             return (
                 f"{what} in all {len(L)} rows, so they do not tell the exponents of N and D apart: --form '{alone}' fits the "
                 f"one variable they have; an optimum needs runs of other {other}"

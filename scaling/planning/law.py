@@ -11,10 +11,21 @@ from families import ModelSpec, count, member, params, params_active, params_kap
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
+from ..fitting.card import explained
 from ..fitting.forms import Status
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
-from ..laws import ALIASES, PUBLISHED, Convention, Law, LossModel, Prediction, PublishedLaw, published_law
+from ..laws import (
+    ALIASES,
+    PUBLISHED,
+    Allocation,
+    Convention,
+    Law,
+    LossModel,
+    Prediction,
+    PublishedLaw,
+    published_law,
+)
 from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
 from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
@@ -165,14 +176,18 @@ def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 class PredictQuery(Record):
-    """family (a published member) or params (in the law's convention), with tokens and how many of them are distinct."""
+    """family (a published member) or params (in the law's convention), with tokens and how many of them are distinct.
+
+    Or compute, FLOPs, for the compute-optimal split of it.
+    """
 
     family: str = ""
     params: float | None = None
-    tokens: float
+    tokens: float | None = None
     unique_tokens: float | None = None
+    compute: float | None = None
 
-    @field_validator("params", "tokens", "unique_tokens", mode="before")
+    @field_validator("params", "tokens", "unique_tokens", "compute", mode="before")
     @classmethod
     def _size(cls, value: str | float, info: ValidationInfo) -> float:
         return parse_size(value, info.field_name or "size")
@@ -186,8 +201,12 @@ class PredictResult(Record):
         compute_efficient_loss: the other one, L(C_min), which `scaling plan` uses.
         compute_efficient_tokens: this N's tokens on the compute-efficient frontier.
         extrapolation: factor by which N, D or compute lie outside the fitted domain; 1 within.
+        params_interval_80: of N*, where compute was asked for and the law has intervals.
+        tokens_interval_80: of D*, likewise.
+        uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
         settings: values of the law's coordinates that were given.
         best_settings: the values at which the law's loss is least.
+        scores: downstream scores by task, or why there is none; empty where none are asked for.
     """
 
     law: str
@@ -208,9 +227,13 @@ class PredictResult(Record):
     extrapolation: float
     compute_factor: float
     inside_domain: bool
+    params_interval_80: Interval | None = None
+    tokens_interval_80: Interval | None = None
+    uncertainty: dict[str, float] | None = None
     warnings: tuple[str, ...]
     settings: dict[str, str] = Field(default_factory=dict)
     best_settings: dict[str, float] = Field(default_factory=dict)
+    scores: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The answer as text."""
@@ -227,6 +250,15 @@ class PredictResult(Record):
                 ranges = (" to ".join(map(show, bounds)) for bounds in (half, most))
                 text += "   80 %: {}   95 %: {}".format(*ranges)
             lines.append(text)
+        for name, size, bounds in (
+            ("N*", self.params, self.params_interval_80),
+            ("D*", self.tokens, self.tokens_interval_80),
+        ):
+            if bounds is not None:
+                low, high = map(format_size, bounds)
+                lines.append(f"{name:<11}{format_size(size)}   80 %: {low} to {high}")
+        if self.uncertainty is not None:
+            lines.append(explained(self.uncertainty))
         if self.settings or self.best_settings:
             given = ", ".join(f"{name} {value}" for name, value in self.settings.items())
             best = ", ".join(f"{name} {value:.3g}" for name, value in self.best_settings.items())
@@ -261,35 +293,53 @@ def coordinates_of(law: str) -> tuple[str, ...]:
 
 
 def predict(
-    law: str, query: PredictQuery, *, settings: Mapping[str, str] | None = None, force: bool = False
+    law: str,
+    query: PredictQuery,
+    *,
+    settings: Mapping[str, str] | None = None,
+    force: bool = False,
+    explain: bool = False,
 ) -> PredictResult:
     """Answer from a law.json's path or a published law's name.
 
     Args:
         law: the path or the name.
-        query: the run.
+        query: the run, or compute to split.
         settings: texts of the law's coordinates by column; what is left out is at its best or its reference.
         force: predict even more than 1,000 times outside the law's domain.
+        explain: say where the interval comes from.
 
     Raises:
-        BadInput: no such law or file, not one of family and params, a size that is not allowed, or a point too far outside
-            the law's domain.
+        BadInput: no such law or file, not one of family and params with tokens, or of compute alone, a size that is not
+            allowed, a point too far outside the law's domain, or a published law asked to explain itself.
     """
     model, known = _law_of(law)
-    given: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
-    if bool(query.family) == (query.params is not None):
-        raise BadInput("give one of family= and params=")
-    found = model.predict(
-        params=query.params,
-        family=query.family or None,
-        tokens=query.tokens,
-        unique_tokens=query.unique_tokens,
-        force=force,
-        own=given,
-    )
-    best = _best(model, found.N, query.tokens)
+    if explain and not isinstance(model, Fit):
+        raise BadInput(f"law {model.name} has no intervals to explain; a fitted law.json has")
+    own: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
+    split: Allocation | None = None
+    if query.compute is not None:
+        given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
+        if given:
+            raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
+        split = model.allocate(query.compute, force=force)
+        found = model.predict(split.N, split.D, force=True, own=own)
+    else:
+        if bool(query.family) == (query.params is not None):
+            raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
+        if query.tokens is None:
+            raise BadInput("tokens= is missing; give it, like tokens=5.5B, or compute= alone")
+        found = model.predict(
+            params=query.params,
+            family=query.family or None,
+            tokens=query.tokens,
+            unique_tokens=query.unique_tokens,
+            force=force,
+            own=own,
+        )
+    best = _best(model, found.N, found.D)
     efficient: dict[str, Any] = {}
-    if model.frontier is not None:
+    if model.frontier is not None and split is None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
         loss = float(model.frontier.loss(blocks))
         efficient = {
@@ -304,7 +354,7 @@ def predict(
         source=model.source,
         convention=model.convention,
         params=found.N,
-        tokens=query.tokens,
+        tokens=found.D,
         loss=found.loss,
         perplexity=perplexity(found.loss),
         loss_interval_80=found.interval_80,
@@ -314,6 +364,11 @@ def predict(
         extrapolation=found.extrapolation.factor,
         compute_factor=found.extrapolation.compute_factor,
         inside_domain=found.extrapolation.inside,
+        params_interval_80=None if split is None else split.N_interval_80,
+        tokens_interval_80=None if split is None else split.D_interval_80,
+        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
+        if explain and isinstance(model, Fit)
+        else None,
         warnings=(*model.warnings, *outside),
         settings=dict(settings or {}),
         best_settings=best,

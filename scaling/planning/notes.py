@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from families.units import format_size
+from families.units import BadInput, format_size
 
 from ..budget import Budget
 from ..fitting.predictor import Fit
@@ -39,14 +39,16 @@ def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
 
 
 def range_note(choice: Choice, others: Sequence[OtherChoice], law: LossModel) -> str:
-    """The range of sizes and tokens over published laws, in place of an interval; empty where the law has one, or no other.
+    """The range of sizes and tokens over published laws, or the interval of a fitted law's own optimum; empty without either.
 
     Args:
         choice: the plan's.
         others: of the other published laws, for the same budget or target.
         law: the plan's.
     """
-    if choice.interval_80 is not None or not others or isinstance(law, Fit):
+    if isinstance(law, Fit):
+        return _optimum_note(choice, law)
+    if choice.interval_80 is not None or not others:
         return ""
     every = [choice, *(other.choice for other in others)]
     sizes, tokens = ([getattr(one, name) for one in every] for name in ("params", "tokens"))
@@ -54,6 +56,22 @@ def range_note(choice: Choice, others: Sequence[OtherChoice], law: LossModel) ->
     return (
         f"over published laws ({names}) {format_size(min(sizes))} to {format_size(max(sizes))} parameters, "
         f"{format_size(min(tokens))} to {format_size(max(tokens))} tokens: a range of opinions, not an interval"
+    )
+
+
+def _optimum_note(choice: Choice, law: Fit) -> str:
+    """The law's N* and D* for what the choice spends in training, with their intervals; empty where it has none."""
+    try:
+        best = law.allocate(choice.flops, force=True)
+    except BadInput:
+        return ""
+    if best.N_interval_80 is None or best.D_interval_80 is None:
+        return ""
+    (low, high), (least, most) = best.N_interval_80, best.D_interval_80
+    return (
+        f"{law.name} puts the best split of {format_size(choice.flops)} FLOPs at N* {format_size(best.N)} "
+        f"(80 %: {format_size(low)} to {format_size(high)}), D* {format_size(best.D)} "
+        f"({format_size(least)} to {format_size(most)})"
     )
 
 

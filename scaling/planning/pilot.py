@@ -7,6 +7,8 @@ from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
+from ..fitting.predictor import Fit
+from ..fitting.selection import BENDING
 from ..laws import LossModel, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
@@ -155,9 +157,15 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message])),
+        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law)])),
         inputs={law.name: law.sha256},
     )
+
+
+def _bends(law: LossModel) -> list[str]:
+    """What the pilot would need before its law describes it; empty where its residuals are noise."""
+    warnings = law.card.get("warnings", "").split("; the ") if isinstance(law, Fit) else []
+    return [text.strip() for text in warnings if BENDING in text]
 
 
 def _planned(

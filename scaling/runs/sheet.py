@@ -18,7 +18,7 @@ from ..untrusted import parse_json
 from .columns import field_of, is_known
 from .dialect import Delimited, read_delimited, read_rows
 from .run import RUNS_VERSION
-from .store import merged_text, shard_faults
+from .store import merged_lines
 
 TORN = "it has no line end and is not JSON: it is being written, or was cut off"
 
@@ -92,8 +92,9 @@ def read_sheet(path: StrPath) -> Sheet:
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        sheet = _json_lines(merged_text(path), path)
-        return replace(sheet, rows=(*sheet.rows, *((0, fault) for fault in shard_faults(path))))
+        text, faults = merged_lines(path)
+        sheet = _json_lines(text, path)
+        return replace(sheet, rows=(*sheet.rows, *((0, fault) for fault in faults)))
     data = _bytes(path)
     if data.startswith(b"PAR1"):
         return _expanded(_parquet(data, path))

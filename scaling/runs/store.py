@@ -108,7 +108,7 @@ def gather_runs(path: StrPath) -> None:
     path = Path(path)
     for _ in range(_TRIES):
         before = path.read_bytes() if path.exists() else None
-        text = merged_text(path) if before is not None or _merged_rows(path) else ""
+        text = merged_text(path) if before is not None or _merged_rows(path)[0] else ""
         if not text or text.encode() == before:
             return
         if before is None:
@@ -124,11 +124,20 @@ def merged_text(path: Path) -> str:
     Raises:
         BadInput: the file cannot be read.
     """
-    observed = _merged_rows(path)
+    return merged_lines(path)[0]
+
+
+def merged_lines(path: Path) -> tuple[str, list[str]]:
+    """The text of `merged_text`, and the lines of shards that are no observations, each with its file and its fault.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    observed, faults = _merged_rows(path)
     runs = path.parent / SHARDS
-    text = read_text(path) if path.exists() or not (observed or shard_faults(path)) else ""
+    text = read_text(path) if path.exists() or not (observed or faults) else ""
     if not observed and ORIGIN not in text:
-        return text
+        return text, faults
     kept = []
     for line in (lines := text.splitlines(keepends=True)):
         try:
@@ -139,7 +148,7 @@ def merged_text(path: Path) -> str:
             row = None  # a person's slip, which `read_runs` names
         if not (isinstance(row, dict) and (run_key(row) in observed or _deleted(row, runs))):
             kept.append(line.removesuffix("\n"))
-    return "".join(f"{line}\n" for line in (*kept, *observed.values()))
+    return "".join(f"{line}\n" for line in (*kept, *observed.values())), faults
 
 
 def _deleted(row: dict[str, Any], runs: Path) -> bool:
@@ -148,11 +157,6 @@ def _deleted(row: dict[str, Any], runs: Path) -> bool:
     return (
         folder == SHARDS and bool(name) and "/" not in name and runs.is_dir() and not (runs / name).exists()
     )
-
-
-def shard_faults(path: Path) -> list[str]:
-    """Lines of the shards of a study's runs.jsonl that are no observations, each with its file and what is wrong."""
-    return [row for shard in _shards(path) for key, row in _shard_rows(shard) if key is None]
 
 
 def imported_text(path: StrPath, runs: Iterable[Run], origin: str) -> str:
@@ -167,7 +171,7 @@ def imported_text(path: StrPath, runs: Iterable[Run], origin: str) -> str:
         BadInput: the study's file cannot be read.
     """
     path = Path(path)
-    observed = _merged_rows(path)
+    observed, _ = _merged_rows(path)
     lines = merged_text(path).splitlines() if path.exists() or observed else []
     if not path.exists():
         lines = [_opening("runs", RUNS_VERSION), *lines]
@@ -328,15 +332,18 @@ def _shard_rows(shard: Path) -> Iterator[tuple[Key | None, str]]:
         yield key, line
 
 
-def _merged_rows(path: Path) -> dict[Key, str]:
-    """Lines of all shards of a runs.jsonl, in the order of run, tokens and eval set; of equal keys the first."""
+def _merged_rows(path: Path) -> tuple[dict[Key, str], list[str]]:
+    """Lines of all shards of a runs.jsonl, in the order of run, tokens and eval set, of equal keys the first; and faults."""
     rows: dict[Key, str] = {}
+    faults: list[str] = []
     for shard in _shards(path):
         origin = f"{SHARDS}/{shard.parent.name}"
         for key, line in _shard_rows(shard):
-            if key is not None:
+            if key is None:
+                faults.append(line)
+            else:
                 rows.setdefault(key, f"{line.rstrip()[:-1]},{json.dumps(ORIGIN)}:{json.dumps(origin)}}}")
-    return dict(sorted(rows.items()))
+    return dict(sorted(rows.items())), faults
 
 
 def _entries(lines: Iterable[str], path: Path) -> Iterator[WorkEntry]:

@@ -1,0 +1,289 @@
+"""Constants of the law in view of its own misfit: a posterior in which rows near each other err alike.
+
+    log L = f_θ(log N, log D) + wander + offset of the size + noise          θ normal about published fits
+
+No law of six constants is exact, so the rows of a large table do not pin it down as independent ones would, and rows far
+below the target in compute say less about it than rows near it. The wander is a Gaussian process over decades of N and D
+whose variance grows with distance (Ornstein and Uhlenbeck 1930); how large it is, each table says by its evidence (the
+marginal likelihood), linear in θ about the plain fit. Three answers are averaged: rows that err alike at every loss, and rows
+that err more, and much more, the higher their loss lies (early, small and untuned ones).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..stats import Array
+from .forms import EQUAL
+from .optimise import FormShape, Problem, log_loss
+
+LENGTH = 3.0  # decades over which the wander forgets where it was: beyond any table's own range
+
+WANDERS = np.array([2e-5, 2e-4, 2e-3, 6e-3, 2e-2])  # standard deviation of log loss per root decade
+
+OFFSETS = np.array([2e-5, 1e-3, 4e-3, 1.5e-2])  # of log loss, shared by the rows of one size
+
+NOISE_SHARES = np.array([1.0, 0.4])  # of the plain fit's residuals that are noise and not wander
+
+# Normal priors of the logarithms of wander and offset: what public tables have (log e136).
+WANDER_PRIOR = (np.log(8e-3), 1.0)
+OFFSET_PRIOR = (np.log(3e-3), 1.0)
+
+STEEPNESSES = (0.0, 2.0, 4.0)  # powers of loss by which misfit grows above the smallest loss
+
+TEMPER = 0.3  # power of the evidence: neighbouring values average, since the wander is an image of misfit, not its cause
+
+LEAST_WEIGHT = 0.04  # of the best value of wander, offset and noise: what counts less is left out
+
+MOST_CELLS = 240  # residuals of larger tables are averaged in cells
+
+CELL = 0.1  # least width of such a cell, in log N and log D
+
+FREEDOM = 4.0  # of Student's t, by which rows far off count less
+
+STEP = 1e-5  # of central differences in θ
+
+MOST_STEPS = 40
+
+CONSTANTS_SHARE = (
+    0.55  # of the posterior's covariance that intervals of constants and optima have, by simulation
+)
+
+PREDICTED = 0.13  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+
+USUAL_WANDER = (
+    6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
+)
+
+DRIFT = 1.9  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """Normal posterior of θ, and what else the table says of its misfit.
+
+    Args:
+        theta: mean, shape (6,), in the coordinates of the problem.
+        covariance: shape (6, 6); zero where a coordinate is not free.
+        wander: standard deviation of log loss per root decade.
+        offset: standard deviation of log loss that the rows of one size share.
+        converged: false where the search for the mean ended before its gradient was small.
+    """
+
+    theta: Array
+    covariance: Array
+    wander: float
+    offset: float
+    converged: bool
+
+    @property
+    def drift(self) -> float:
+        """Standard deviation of log loss that a decade of compute beyond the data adds."""
+        return DRIFT * float(self.wander**0.75 * USUAL_WANDER**0.25)
+
+    def widened(self, factor: float) -> "Posterior":
+        """The same with its covariance times a factor: few runs bend a law towards themselves."""
+        return replace(self, covariance=factor * self.covariance)
+
+    def draws(self, shape: FormShape, count: int, seed: int) -> Array:
+        """`count` draws of θ, shape (count, 6)."""
+        free = list(shape.free)
+        values, vectors = np.linalg.eigh(self.covariance[np.ix_(free, free)])
+        root = vectors * np.sqrt(np.maximum(values, 0))
+        theta = np.tile(self.theta, (count, 1))
+        theta[:, free] += np.random.default_rng([seed, 2]).standard_normal((count, len(free))) @ root.T
+        return shape.at(theta)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rows:
+    """Rows, averaged in cells where they are many: `average` (cells, n) takes residuals of rows to those of cells."""
+
+    problem: Problem
+    shape: FormShape
+    average: Array
+    count: Array
+    near: Array  # correlation of the wander between cells, in units of wander² per decade
+    same: Array  # 1 where two cells have one size
+    height: Array  # log loss above the smallest, by the plain fit
+
+    def residual(self, theta: Array) -> Array:
+        r = self.problem.y - log_loss(theta[None], self.problem.x, self.problem.z)[0]
+        return np.asarray(self.average @ r)
+
+    def jacobian(self, theta: Array) -> Array:
+        shift = np.eye(6)[list(self.shape.free)] * STEP
+        up, down = (
+            log_loss(self.shape.at(theta + sign * shift), self.problem.x, self.problem.z) for sign in (1, -1)
+        )
+        return np.asarray(self.average @ ((up - down) / (2 * STEP)).T)
+
+
+def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, noise: float) -> Posterior:
+    """The posterior of θ, averaged over how misfit grows with loss and over its size.
+
+    Args:
+        problem: the rows, and the prior's centre.
+        shape: the form.
+        theta: the plain fit, shape (6,), at which the search starts.
+        widths: standard deviations of the prior, shape (6,).
+        noise: standard deviation of log loss about the plain fit.
+    """
+    rows = _averaged(problem, shape, theta, noise)
+    found = [part for steepness in STEEPNESSES for part in _weighted(rows, theta, widths, noise, steepness)]
+    weights = np.array([part[0] for part in found])
+    weights /= weights.sum()
+    means = np.array([part[1].theta for part in found])
+    mean = weights @ means
+    between = means - mean
+    covariance = sum(w * part[1].covariance for w, part in zip(weights, found, strict=True))
+    covariance = CONSTANTS_SHARE * (covariance + (weights[:, None] * between).T @ between)
+    return Posterior(
+        theta=shape.at(mean),
+        covariance=covariance,
+        wander=float(np.exp(weights @ np.log([part[1].wander for part in found]))),
+        offset=float(np.exp(weights @ np.log([part[1].offset for part in found]))),
+        converged=all(part[1].converged for part in found),
+    )
+
+
+def _averaged(problem: Problem, shape: FormShape, theta: Array, noise: float) -> _Rows:
+    n, x, z = len(problem.x), problem.x, problem.z
+    fitted = log_loss(theta[None], x, z)[0]
+    width, inverse = CELL, np.arange(n)
+    while len(np.unique(inverse)) > MOST_CELLS:
+        keys = np.column_stack([np.round(x / width), np.round(z / width)])
+        inverse = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+        width *= 1.3
+    average = np.zeros((int(inverse.max()) + 1, n))
+    off = (
+        problem.y - fitted
+    ) / noise  # within a cell rows far off count less at once, or they would move its mean
+    alone = len(average) == n
+    average[inverse, np.arange(n)] = 1.0 if alone else (FREEDOM + 1) / (FREEDOM + off**2)
+    count = average.sum(axis=1)
+    average /= count[:, None]
+    at_x, at_z, height = average @ x, average @ z, average @ fitted
+    order = np.argsort(at_x, kind="stable")
+    size = np.empty(
+        len(at_x), dtype=np.intp
+    )  # sizes are parted where two neighbours differ, so that `same` is transitive
+    size[order] = np.cumsum(np.diff(at_x[order], prepend=at_x[order[0]]) > EQUAL)
+    distance = np.hypot(at_x[:, None] - at_x, at_z[:, None] - at_z) / np.log(10)
+    return _Rows(
+        problem=problem,
+        shape=shape,
+        average=average,
+        count=count,
+        near=LENGTH * np.exp(-distance / LENGTH),
+        same=(size[:, None] == size).astype(np.float64),
+        height=height - height.min(),
+    )
+
+
+def _weighted(
+    rows: _Rows, theta: Array, widths: Array, noise: float, steepness: float
+) -> list[tuple[float, Posterior]]:
+    """Posteriors at the likely values of wander, offset and noise, with weights that add to 1."""
+    scale = np.exp(steepness * rows.height)
+    grid = [(q, s, share * noise) for q in WANDERS for s in OFFSETS for share in NOISE_SHARES]
+    weight: Array = np.ones(len(rows.count))
+    chances: Array = np.ones(len(grid))
+    for turn in range(2):  # rows far off count less once it is known which they are
+        covariances = np.stack([_covariance(rows, scale, weight, *values) for values in grid])
+        chances = _chances(rows, theta, widths, covariances, grid)
+        if turn == 0:
+            best = int(np.argmax(chances))
+            whitening = np.linalg.inv(np.linalg.cholesky(covariances[best]))
+            mean, _, _ = _search(rows, theta, widths, whitening)
+            spread = grid[best][2] * scale / np.sqrt(rows.count)
+            own = spread * (whitening.T @ (whitening @ rows.residual(mean)))
+            weight = (FREEDOM + 1) / (FREEDOM + own**2)
+            theta = mean
+    kept = np.flatnonzero(chances >= LEAST_WEIGHT * chances.max())
+    found = []
+    for index in kept.tolist():
+        whitening = np.linalg.inv(np.linalg.cholesky(covariances[index]))
+        mean, covariance, converged = _search(rows, theta, widths, whitening)
+        wander, offset, _ = grid[index]
+        found.append(
+            (
+                float(chances[index] / chances[kept].sum()),
+                Posterior(
+                    theta=mean,
+                    covariance=covariance,
+                    wander=float(wander),
+                    offset=float(offset),
+                    converged=converged,
+                ),
+            )
+        )
+    return found
+
+
+def _covariance(
+    rows: _Rows, scale: Array, weight: Array, wander: float, offset: float, noise: float
+) -> Array:
+    own = (noise * scale) ** 2 / (weight * rows.count)
+    matrix = wander**2 * rows.near * np.outer(scale, scale) + offset**2 * rows.same + np.diag(own)
+    return np.asarray(matrix + np.eye(len(own)) * (1e-10 * float(np.trace(matrix)) / len(own) + 1e-16))
+
+
+def _chances(
+    rows: _Rows,
+    theta: Array,
+    widths: Array,
+    covariances: Array,
+    grid: list[tuple[float, float, float]],
+) -> Array:
+    """Tempered evidence of each value, θ integrated out to first order: shape (values,), adding to 1."""
+    free = list(rows.shape.free)
+    J = rows.jacobian(theta)
+    marginal = covariances + (J * widths[free] ** 2) @ J.T
+    expected = rows.residual(theta) - J @ (rows.problem.centre - theta)[free]
+    lower = np.linalg.cholesky(marginal)
+    white = np.linalg.solve(lower, np.broadcast_to(expected[:, None], (len(grid), len(expected), 1)))[..., 0]
+    evidence = -0.5 * (white**2).sum(axis=1) - np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
+    logs = TEMPER * evidence
+    for column, (centre, width) in ((0, WANDER_PRIOR), (1, OFFSET_PRIOR)):
+        logs = logs - 0.5 * ((np.log([values[column] for values in grid]) - centre) / width) ** 2
+    chances = np.exp(logs - logs.max())
+    return np.asarray(chances / chances.sum())
+
+
+def _search(rows: _Rows, theta: Array, widths: Array, whitening: Array) -> tuple[Array, Array, bool]:
+    """The mode of θ under one covariance, by Gauss-Newton with damping, and its covariance: (6,), (6, 6), converged."""
+    free = list(rows.shape.free)
+    precision = 1 / widths[free] ** 2
+    centre = rows.problem.centre[free]
+
+    def cost(at: Array) -> float:
+        white, off = whitening @ rows.residual(at), at[free] - centre
+        return float(0.5 * white @ white + 0.5 * (precision * off) @ off)
+
+    mode, damping, converged = theta.copy(), 1e-3, False
+    least = cost(mode)
+    curvature = np.diag(precision)
+    for _ in range(MOST_STEPS):
+        J = whitening @ rows.jacobian(mode)
+        slope = J.T @ (whitening @ rows.residual(mode)) - precision * (mode[free] - centre)
+        curvature = J.T @ J + np.diag(precision)
+        step = np.linalg.solve(curvature, slope)
+        if float(slope @ step) < 1e-8 * max(1.0, least):
+            converged = True
+            break
+        for _ in range(12):
+            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
+            trial = mode.copy()
+            trial[free] += step * min(1.0, 1.0 / float(np.abs(step).max()))
+            value = cost(trial)
+            if value < least:
+                break
+            damping *= 6
+        else:
+            converged = True  # no step improves: at the floor of double precision
+            break
+        mode, least, damping = trial, value, max(damping * 0.2, 1e-9)
+    covariance = np.zeros((6, 6))
+    covariance[np.ix_(free, free)] = np.linalg.inv(curvature)
+    return mode, covariance, converged
