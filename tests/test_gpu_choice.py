@@ -186,3 +186,25 @@ def test_fp16_trains_like_fp32_and_resumes_with_its_scale(one_thread, tmp_path):
     again = load(settings, step_folder(tmp_path, 4), "cpu")
     assert again.scale == LossScale(INITIAL / 4, 17)
     assert torch.equal(*(train_step(session, examples, 1e-2)[0] for session in (ours, again)))
+
+
+# Keys added later
+
+
+def test_runs_of_before_keep_their_identity_and_the_new_keys_count_where_they_are_used():
+    facts = TextFacts(vocab_size=300, eos_token_id=299)
+    before = tiny.settings(facts=facts)
+    # the digest at commit 8151268, which had neither residual= nor deterministic=
+    assert before.identity() == "26087b0d5bc1a60ca1acec35ea2103075280c1d9454f10f7d28ca690801a1c1c"
+    kept = [before.identity()]
+    kept += [tiny.settings(facts=facts, deterministic=True).identity()]
+    kept += [tiny.settings(facts=facts, dtype="bf16", residual=kind).identity() for kind in ("fp32", "bf16")]
+    assert len(set(kept)) == len(kept)
+
+
+def test_a_deterministic_run_uses_deterministic_kernels_alone(one_thread):
+    facts = TextFacts(vocab_size=300, eos_token_id=299)
+    start(tiny.settings(facts=facts, n_layer=1, n_positions=16, deterministic=True), "cpu")
+    assert torch.are_deterministic_algorithms_enabled()
+    start(tiny.settings(facts=facts, n_layer=1, n_positions=16), "cpu")
+    assert not torch.are_deterministic_algorithms_enabled()

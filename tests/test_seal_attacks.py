@@ -217,7 +217,7 @@ def test_12_a_row_that_was_added_by_hand_shows_no_order(place):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_13_of_two_plans_at_once_the_second_is_refused(tmp_path, there):
-    for turn in range(6):
+    for turn in range(4):
         path = tmp_path / str(turn) / "plan.json"
         if there:
             write_plan(PlanFile(members=(member(),)), path)

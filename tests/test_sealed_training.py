@@ -50,6 +50,7 @@ def graded(study):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_from_the_seal_carries_it_from_before_its_first_step_through_a_stop_to_its_loss(study):
     folder = study.run_folder("one-s0")
     digest = open_seal(study.plan).seal.digest

@@ -309,3 +309,11 @@ def test_the_name_of_a_loss_says_its_unit_and_what_it_is_of(header, unit, per, h
 )
 def test_what_is_no_loss_of_a_model_is_not_taken_for_one(header):
     assert loss_name(header) is None
+
+
+def test_a_table_of_name_state_and_config_columns_is_an_export_whatever_else_it_has():
+    from scaling.runs.mapping import is_export
+
+    assert is_export(("Name", "State", "config.n_params", "tokens", "eval/loss"))
+    assert is_export(("run", "config.n_params", "loss"))
+    assert not is_export(("name", "state", "params", "tokens", "loss"))

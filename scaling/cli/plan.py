@@ -86,7 +86,7 @@ def plan(
         str | None, typer.Option("--within", help="Indifference band: 0.01 nats, or 2% of the cost.")
     ] = None,
     rule: Annotated[
-        str, typer.Option("--rule", help="Recipe: width, card, kaplan, porian, deepseek, steplaw.")
+        str, typer.Option("--rule", help="Recipe: capped, width, card, kaplan, porian, deepseek, steplaw.")
     ] = DEFAULT_RULE,
     recipes: Annotated[bool, typer.Option("--recipes", help="Show the recipe of every rule.")] = False,
     ratio: Annotated[

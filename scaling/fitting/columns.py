@@ -94,31 +94,11 @@ class Reduced:
     joint: JointFit
 
 
-def values_of(table: RunTable, column: str) -> Array | tuple[str, ...] | None:
-    """A column of the runs: numbers (n,), else texts; None where no row has it.
-
-    Raises:
-        BadInput: some rows lack it, or some are numbers and others text.
-    """
-    found = [run.column(column) for run in table]
-    missing = sum(value is None for value in found)
-    if missing == len(found):
-        return None
-    if missing:
-        raise BadInput(f"{missing} of {len(found)} rows have no {column}")
-    texts = [value for value in found if isinstance(value, str)]
-    if not texts:
-        return np.array(found, dtype=np.float64)
-    if len(texts) < len(found):
-        raise BadInput(f"{column} is a number in {len(found) - len(texts)} rows and text in {len(texts)}")
-    return tuple(texts)
-
-
 def columns_of(coordinates: Coordinates | None, table: RunTable) -> dict[str, Any]:
     """Values by column, as `Fit.predict` takes them, of rows that state every one of a law's coordinates."""
     if coordinates is None:
         return {}
-    found = {name: values_of(table, name) for name in coordinates.names}
+    found = {name: table.column(name) for name in coordinates.names}
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -147,7 +127,7 @@ def choose(table: RunTable, asked: Sequence[str] | None, own: Mapping[str, Kind 
     for name in names:
         kind = own.get(name) or KNOWN.get(name, "multiplier")
         try:
-            values = values_of(table, name)
+            values = table.column(name)
             if values is None:
                 raise BadInput(f"no row has {name}")
             earlier = [part.column for parts in usable.values() for part in parts if part.kind == "setting"]
@@ -203,7 +183,7 @@ def parts_of(
             f"the median run would have {np.median(table.D / values):.2g} steps: is it in sequences? It must be in "
             "tokens, sequences × context length"
         )
-    _check_varied(table, values, [np.log(values_of(table, other)) for other in earlier])  # type: ignore[arg-type]
+    _check_varied(table, values, [np.log(table.column(other)) for other in earlier])  # type: ignore[arg-type]
     span = float(distinct[0]), float(distinct[-1])
     if kind == "setting":
         return (replace(setting(name), span=span),)
@@ -270,7 +250,7 @@ def rows_of_table(table: RunTable, parts: Sequence[Coordinate]) -> Rows:
     """The rows of a joint fit."""
     columns: dict[str, Array] = {}
     for part in parts:
-        values = values_of(table, part.column)
+        values = table.column(part.column)
         if isinstance(values, tuple):
             columns[part.key] = np.array([value == part.level for value in values], dtype=np.float64)
         elif values is not None:

@@ -336,7 +336,7 @@ def _descend(
             gain = cost - new[0]
             q, (cost, slope, hessian) = trial, new
             damping = max(damping * 0.2, 1e-10)
-            if gain <= 1e-9 * cost and _scaled(slope, hessian, cost) < 0.1 * GRADIENT:
+            if gain <= 1e-9 * cost and _scaled(slope, hessian, cost) < 0.5 * GRADIENT:
                 break
         else:
             damping *= 6
@@ -365,7 +365,7 @@ def _polish(
     steps = DIFFERENCE * np.eye(len(q))
     fresh = True
     for _ in range(NEWTON_STEPS):
-        if _scaled(slope, hessian, cost) < 0.1 * GRADIENT:
+        if _scaled(slope, hessian, cost) < 0.5 * GRADIENT:
             break
         scale = 1 / np.sqrt(np.diag(hessian))
         if fresh:

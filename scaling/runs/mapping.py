@@ -57,9 +57,7 @@ _HELPER_NAMES = {
 }
 
 _EXPORTS = (  # columns that only a tracker's table of runs has
-    frozenset(("Name", "State", "Created")),
-    frozenset(("Name", "State", "Runtime")),
-    frozenset(("Name", "State", "User")),
+    frozenset(("Name", "State")),
     frozenset(("run_id", "experiment_id", "status")),
     frozenset(("Run ID", "Start Time", "Status")),
     frozenset(("Start Time", "Duration", "Name")),
@@ -199,9 +197,8 @@ def check_columns(names: Mapping[str, str], columns: Collection[str], path: obje
 def is_export(header: Collection[str]) -> bool:
     """True for the columns of a table of runs as a tracker (W&B, MLflow) exports it."""
     names = set(header)
-    return any(mark <= names for mark in _EXPORTS) or (
-        any(name.startswith("config.") for name in names)
-        and any(name.startswith("summary.") for name in names)
+    return any(mark <= names for mark in _EXPORTS) or any(
+        name.startswith(("config.", "summary.", "metrics.", "params.")) for name in names
     )
 
 

@@ -315,6 +315,25 @@ class RunTable(Sequence[Run]):
         """False where a row is a point in mid-schedule."""
         return np.fromiter((run.annealed for run in self), dtype=np.bool_, count=len(self))
 
+    def column(self, name: str) -> Array | tuple[str, ...] | None:
+        """A column besides N, D and the loss, such as lr: numbers (n,), else texts; None where no row has it.
+
+        Raises:
+            BadInput: some rows lack it, or some are numbers and others text.
+        """
+        found = [run.column(name) for run in self]
+        missing = sum(value is None for value in found)
+        if missing == len(found):
+            return None
+        if missing:
+            raise BadInput(f"{missing} of {len(found)} rows have no {name}")
+        texts = [value for value in found if isinstance(value, str)]
+        if not texts:
+            return np.array(found, dtype=np.float64)
+        if len(texts) < len(found):
+            raise BadInput(f"{name} is a number in {len(found) - len(texts)} rows and text in {len(texts)}")
+        return tuple(texts)
+
     def counted(self, convention: Convention) -> "RunTable":
         """The same rows with N by another convention."""
         if convention == self._convention:
