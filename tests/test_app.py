@@ -43,7 +43,7 @@ def test_help_imports_no_verb_and_no_library():
     ("words", "offered"),
     [
         ("scaling pl", {"plan", "plot"}),
-        ("scaling plan --budg", {"--budget"}),
+        ("scaling plan --budg", {"--budget", "--budget-includes-serving"}),
         ("scaling families ", {"list", "show", "emit"}),
         ("scaling families list --js", {"--json"}),
     ],

@@ -69,7 +69,7 @@ def test_a_line_is_appended_after_the_last_whole_one_whatever_block_is_read(
     whole = "".join(line + "\n" for line in lines)
     path.write_text(whole + cut)
     with path.open("rb") as file:
-        assert files._end_of_lines(file, block) == len(whole)
+        assert files._end_of_lines(file, len(whole + cut), block) == len(whole)
     append_line(path, "new")
     assert path.read_text() == whole + "new\n"
 

@@ -20,6 +20,27 @@ AIM = "--target 1M --tokens 20M"
 
 # Command lines that are refused, by verb; in a folder that holds what `tree` writes.
 REFUSALS = {
+    "guide": ("guide plan", "guide --json"),
+    "schema": ("schema plann", "schema families shw"),
+    "mcp": ("mcp serve", "mcp --writes"),
+    "generate": (
+        "generate nowhere --prompt a",
+        "generate study --prompt a --temperature -1",
+        "generate study/runs/gpt2-941k-l4-d128-s1 --prompt a",
+    ),
+    "push": ("push nowhere user/name --dry-run", "push study user/name --dry-run"),
+    "stamp": (
+        "stamp nowhere.json",
+        "stamp study/plan.json --ca ca.pem",
+        "stamp study/plan.json --url http://localhost:9/ --git",
+        "stamp study/law.json",
+    ),
+    "versus": (
+        "versus a b --runs nowhere.csv",
+        "versus a b --study study --by nothing",
+        "versus a b --study study --seal new.json",
+    ),
+    "ingest": ("ingest nowhere --contract contract.json", "ingest study --contract study/law.json"),
     "design": (
         "design --params 85X --out new",
         "design --depth 2 --width 64,128 --head-size 64 --vocab 512 --out taken",  # the second member's place is taken

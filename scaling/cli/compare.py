@@ -215,7 +215,7 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         "actual",
         "ppl pred.",
         "ppl",
-        "loss error",
+        "error",
         "z",
         "inside",
     ]

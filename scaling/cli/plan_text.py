@@ -76,7 +76,9 @@ def _table(made: PlanFile, numbers: Mapping[str, int]) -> Iterator[str]:
         share="of least" if to_target else None if made.includes_serving else "of budget",
     )
     rows = [shown.row(kind, choice, law) for kind, choice, law in lined]
-    table = fitting_table(shown.header(), rows, ("ppl", "preferred by", "beyond", shown.share or ""), left=2)
+    table = fitting_table(
+        shown.header(), rows, ("ppl", "preferred by", "beyond", shown.share or "", "train", "serve"), left=2
+    )
     yield table
     if several:
         same = len({f"{budget.flops:.6g}" for budget in _budgets(made)}) == 1

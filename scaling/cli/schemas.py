@@ -253,6 +253,12 @@ class StudyRows(Closed):
     attested: dict[str, list[str]]
 
 
+class Ingested(Closed):
+    """Runs of another engine that were added to a study."""
+
+    runs: list[dict[str, Any]]
+
+
 class StampFacts(Closed):
     """A sealed plan's digest, and who attests its time."""
 
@@ -325,6 +331,7 @@ SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {
     "train": _of(Rungs),
     "ladder": _of(Rungs),
     "emit": _of(Emitted),
+    "ingest": _of(Ingested),
     "tune": _of(TuneFacts),
     "generate": _of("train.generate:Generated"),
     "push": _of("train.push:Push"),

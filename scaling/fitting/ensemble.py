@@ -77,7 +77,9 @@ class FormPrior:
 PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the posterior starts
 
 # Of the posterior, whose rows weigh less (log e136). Published slopes, 0.2 to 0.5, lie within three widths.
-POSTERIOR_PRIOR = FormPrior(slope=0.32, slope_width=0.06, gamma_width=0.4, floor_width=0.15, term_width=0.5)
+POSTERIOR_PRIOR = FormPrior(
+    slope=0.32, slope_width=0.06, gamma_width=0.4, floor=0.5, floor_width=0.25, term_width=0.5
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,5 +396,5 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
         drift=drift_of(cuts, weights, usual=found.drift),
         residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
         offset=found.offset,
-        predicted=min(PREDICTED * few**1.5, 1.0),
+        predicted=min(PREDICTED * few**2.5, 1.0),
     )
