@@ -74,7 +74,8 @@ def test_what_takes_seconds_shows_its_progress_on_a_terminal(verb, study):
     assert status == 0, shown
     lines = [line for line in shown.split("\r") if "%  " in line]
     assert lines[0].startswith("  0%  ")
-    assert "0.0 s left" not in lines[1]
+    half = [line for line in lines if float(line.split("%")[0]) < 50]
+    assert not any("0.0 s left" in line for line in half)
 
 
 @pytest.mark.parametrize("verb", ["backtest", "simulate"])

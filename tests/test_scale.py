@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -134,7 +135,7 @@ def test_what_was_sealed_is_drawn_whatever_else_is_not(large):
     one = next(run for run in seen.runs if run not in seen.subsampled.runs)
 
     class Told:
-        rows = (one,)
+        rows = (SimpleNamespace(runs=(one.run,)),)
 
     assert one in replace(seen, comparison=Told()).subsampled.runs
 

@@ -396,5 +396,5 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
         drift=drift_of(cuts, weights, usual=found.drift),
         residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
         offset=found.offset,
-        predicted=min(PREDICTED * few**2.5, 1.0),
+        predicted=min(PREDICTED * few**2, 1.0),
     )

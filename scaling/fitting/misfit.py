@@ -55,7 +55,7 @@ USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
 )
 
-DRIFT = 2.05  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+DRIFT = 1.95  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
