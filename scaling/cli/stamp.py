@@ -10,7 +10,7 @@ from families.units import BadInput
 from ..planning.stamp import attestations
 from .output import JsonOption, echo, log, print_json
 
-STAMP_EPILOG = "Example: scaling stamp study/plan.json --url https://freetsa.org/tsr --ca cacert.pem"
+STAMP_EPILOG = "Example: scaling stamp study/plan.json"
 
 CaOption = Annotated[
     Path | None, typer.Option("--ca", help="Root certificates (PEM) to trust besides the system's.")
