@@ -134,6 +134,7 @@ def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None)
     """
     temporaries: dict[Path, Path] = {}
     made: list[Path] = []
+    linked: Path | None = None  # has its new name already, and loses it again where a later rename fails
     try:
         for path in files:
             with clear_io_errors(path):
@@ -145,6 +146,7 @@ def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None)
         if new is not None:
             with clear_io_errors(new):
                 _link(temporaries[new], new)
+                linked = new
         for path, temporary in temporaries.items():
             with clear_io_errors(path):
                 temporary.replace(path)
@@ -152,6 +154,8 @@ def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None)
     except BaseException:
         for temporary in temporaries.values():
             temporary.unlink(missing_ok=True)
+        if linked is not None:
+            linked.unlink(missing_ok=True)
         for parent in sorted(made, key=lambda parent: -len(parent.parts)):
             with suppress(OSError):
                 parent.rmdir()

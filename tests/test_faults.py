@@ -20,11 +20,15 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    ("verbs", "every"),
-    [("fit,plan,gather,compare", 1), ("train", 37), ("report", 23), ("ladder", 151)],
+    ("verbs", "every", "lasting"),
+    [
+        ("fit,plan,gather,compare", 1, False),
+        ("train", 71, True),
+        ("report", 53, False),
+        ("ladder", 293, True),
+    ],
     ids=lambda value: str(value),
 )
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "for good"])
 def test_after_a_failed_call_the_same_command_completes_with_the_same_bytes(verbs, every, lasting, tmp_path):
     # Another first call each time that the number of calls changes; all of them: python -m tests.faults FOLDER.
     first = 2 if lasting and every > 1 else 1
@@ -43,5 +47,5 @@ def test_after_a_failed_call_the_same_command_completes_with_the_same_bytes(verb
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["verb"] for row in found] == verbs.split(",")
     for row in found:
-        assert row["failed"] >= 3, row
+        assert row["failed"] >= 2, row
         assert row["problems"] == [], row["problems"][0]

@@ -31,6 +31,8 @@ from .speed import STEP_EFFICIENCY, speed_of
 
 TIME = 600.0  # seconds, where time= is not given
 
+LONGER = 0.5  # a finished run goes on where the time allows for half as much again: estimates err by less
+
 TRAINING_SHARE = 0.85  # of the time; the rest is for reading the text, the first step and the evaluation
 
 MEASURED_SECONDS = 2.0  # of steps that tell the speed
@@ -242,7 +244,7 @@ def _begun(asked: TrainConfig, name: str, limit: str | None, study: Path) -> Cho
     if longest is not None and limit is not None:  # a longer time than before: a longer rung of the same run
         spent = longest.observation.wall_s or 0.0
         more = seconds_of(limit) * TRAINING_SHARE - spent
-        if spent > 0 and more > 0:
+        if spent > 0 and more > LONGER * spent:
             tokens = round(longest.observation.tokens * (1 + more / spent))
             words["tokens"] = str(tokens)
             line = f"{settings.run} goes on to {format_size(tokens)} tokens, {format_duration(more)} more at its speed so far"
