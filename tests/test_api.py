@@ -297,6 +297,7 @@ def test_a_study_gives_what_its_files_hold():
     assert study.law().plot("surface").axes, "a study's law knows the study's runs"
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_comparison_and_its_report(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()

@@ -12,6 +12,7 @@ from scaling import extras
 from . import core
 
 
+@pytest.mark.slow
 def test_every_verb_but_those_that_train_works_without_the_training_packages():
     done = subprocess.run(
         [sys.executable, str(Path(core.__file__)), "--blocked"], capture_output=True, text=True, check=False

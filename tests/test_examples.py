@@ -25,7 +25,7 @@ SMALLER = {
     "demo": ("--quick",),
     "simulate": ("--replicates", "2"),
 }
-SLOW = ("tune", "demo")  # they measure, and train, this machine
+SLOW = ("tune", "demo", "validate", "generate")  # they measure, train, or load what was trained
 
 
 def commands():

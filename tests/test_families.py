@@ -131,6 +131,7 @@ def kept_by_autograd(model, ids):
 
 @given(spec=specs(fewest_heads=2), batch=st.integers(2, 3), attention=st.sampled_from(["eager", "sdpa"]))
 @settings(max_examples=25)
+@pytest.mark.slow
 def test_activations_are_what_autograd_keeps_to_the_byte(spec, batch, attention):
     model = model_of(spec, attention=attention, device="cpu").train()
     ids = torch.randint(

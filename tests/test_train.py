@@ -102,6 +102,7 @@ def test_evaluation_is_the_mean_over_tokens_with_its_standard_error(ladder, text
     )
 
 
+@pytest.mark.slow
 def test_ladders_side_by_side_give_what_they_give_in_turn(text, tmp_path):
     folders, before = {}, os.environ.get("PYTHONSAFEPATH")
     for side_by_side in (1, 2):
