@@ -40,7 +40,9 @@ def test_both_laws_answer_the_same_questions(changed):
 def test_the_next_prediction_is_of_one_point_ten_times_ahead(changed):
     assert pytest.approx(changed.flops / 6, rel=1e-6) == changed.N * changed.D
     loss = changed.change("loss")
-    assert loss.after == pytest.approx(TRUTH.loss(changed.N, changed.D), rel=0.03)
+    truth = TRUTH.loss(changed.N, changed.D)
+    assert loss.after == pytest.approx(truth, rel=0.035)  # 3 % of the predictor before log e136
+    assert loss.after_80[0] < truth < loss.after_80[1]
 
 
 def test_before_is_what_the_sealed_law_says(study, changed):
