@@ -58,13 +58,15 @@ class FormPrior:
     gamma: float = 0.7
     gamma_width: float = 0.4
     floor: float = 0.6
+    highest: float = np.inf  # smallest loss of which the floor is such a share: small models lie far above it
     floor_width: float = 0.3
     term: float = 0.3
     term_width: float = 1.0
 
     def centre(self, log_smallest: float) -> Array:
         """θ at the middle of the prior, for rows whose smallest log loss is given."""
-        floor, term = log_smallest + np.log([self.floor, self.term])
+        floor = min(log_smallest, np.log(self.highest)) + np.log(self.floor)
+        term = log_smallest + np.log(self.term)
         return np.array([floor, term, term, self.slope, self.slope, np.log(self.gamma)])
 
     @property
@@ -78,7 +80,7 @@ PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the post
 
 # Of the posterior, whose rows weigh less (log e136). Published slopes, 0.2 to 0.5, lie within three widths.
 POSTERIOR_PRIOR = FormPrior(
-    slope=0.32, slope_width=0.06, gamma_width=0.4, floor=0.5, floor_width=0.25, term_width=0.5
+    slope=0.32, slope_width=0.06, gamma_width=0.4, highest=3.0, floor_width=0.15, term_width=0.5
 )
 
 
@@ -396,5 +398,5 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
         drift=drift_of(cuts, weights, usual=found.drift),
         residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
         offset=found.offset,
-        predicted=min(PREDICTED * few**2, 1.0),
+        predicted=min(PREDICTED * few**1.5, 1.0),
     )

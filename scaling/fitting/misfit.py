@@ -31,7 +31,7 @@ OFFSET_PRIOR = (np.log(3e-3), 1.0)
 
 STEEPNESSES = (0.0, 2.0, 4.0)  # powers of loss by which misfit grows above the smallest loss
 
-TEMPER = 0.4  # power of the evidence: neighbouring values average, since the wander is an image of misfit, not its cause
+TEMPER = 0.3  # power of the evidence: neighbouring values average, since the wander is an image of misfit, not its cause
 
 LEAST_WEIGHT = 0.04  # of the best value of wander, offset and noise: what counts less is left out
 
@@ -55,7 +55,7 @@ USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
 )
 
-DRIFT = 1.95  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+DRIFT = 1.9  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
