@@ -73,7 +73,7 @@ class Comparison(Document):
 
     It is a result: whoever reads one computes it again from plan, runs and ledgers (`compared`).
 
-    Args:
+    Attributes:
         rows: predictions that were met, each by the run or runs that were started from the seal.
         not_predictions: runs of the same size that do not count, each with its reasons.
         waiting: sealed members without a finished run.
