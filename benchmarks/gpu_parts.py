@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,11 @@ def gemm(bench: Bench) -> Iterator[Finding]:
         ):
             m = bench.size(32768 if name == "head" else 65536, 64)
             x, w, g = bench.normal(m, k), bench.normal(k, n), bench.normal(m, n)
-            works = {"forward": lambda: x @ w, "dX": lambda: g @ w.t(), "dW": lambda: x.t() @ g}  # noqa: B023
+            works = {
+                "forward": partial(torch.matmul, x, w),
+                "dX": partial(torch.matmul, g, w.t()),
+                "dW": partial(torch.matmul, x.t(), g),
+            }
             yield {
                 "size": size,
                 "name": name,
@@ -135,10 +140,10 @@ def attention(bench: Bench) -> Iterator[Finding]:
             facts = {"backend": backend, "heads": heads, "width": width}
             try:
                 with sdpa_kernel(getattr(SDPBackend, backend)):
-                    run = lambda: functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # noqa: B023, E731
+                    run = partial(functional.scaled_dot_product_attention, q, k, v, is_causal=True)
                     forward, out = bench.seconds(run), run()
                 grad = torch.randn_like(out)
-                back = bench.seconds(lambda: torch.autograd.grad(out, (q, k, v), grad, retain_graph=True))  # noqa: B023
+                back = bench.seconds(partial(torch.autograd.grad, out, (q, k, v), grad, retain_graph=True))
                 yield {**facts, "forward": flops / forward / 1e12, "backward": 2.5 * flops / back / 1e12}
             except RuntimeError as error:
                 yield {**facts, "error": str(error)[:150]}
@@ -346,5 +351,5 @@ def small(bench: Bench) -> Iterator[Finding]:
             settings = settings.model_copy(update={**shape, "vocab_size": bench.size(8192, 300)})
             session = start(settings, bench.device)
             examples = random_examples(settings, batch).to(bench.device)
-            step = bench.seconds(lambda: train_step(session, examples, 1e-4), rounds=20, warm=5)  # noqa: B023
+            step = bench.seconds(partial(train_step, session, examples, 1e-4), rounds=20, warm=5)
             yield {"width": width, "layers": layers, "compiled": compiled, "ms": 1e3 * step}

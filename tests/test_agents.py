@@ -139,7 +139,11 @@ def test_the_tools_only_read_unless_writing_is_allowed(server):
     assert all(tool.annotations.read_only_hint for tool in tools.values())
     assert not any("out" in tool.input_schema["properties"] for tool in tools.values())
     writing = {tool.name: tool for tool in asyncio.run(build_server(write=True).list_tools())}
-    assert "out" in writing["plan_and_write"].input_schema["properties"]
+    assert set(writing) == set(tools)
+    for name in ("plan", "fit"):
+        extra = set(writing[name].input_schema["properties"]) - set(tools[name].input_schema["properties"])
+        assert extra == {"out"}
+        assert not writing[name].annotations.read_only_hint
 
 
 def test_a_tool_returns_the_verbs_object_and_a_refusal_is_its_one_line(server, place):

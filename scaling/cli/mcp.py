@@ -4,9 +4,11 @@ Every tool runs its verb in a process of its own, so that nothing it prints mixe
 a fault ends no session. Values never become options: each is given as --option=value, and paths come after `--`.
 """
 
+import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -71,11 +73,29 @@ def build_server(*, write: bool = False) -> Any:
 
     server = MCPServer("scaling", version=__version__, instructions=guide_text())
     reads, writes = ToolAnnotations(**_READS), ToolAnnotations(**_WRITES)
-    server.tool(annotations=writes if write else reads)(plan_and_write if write else plan)
-    server.tool(annotations=writes if write else reads)(fit_and_write if write else fit)
+    for either in (plan, fit):
+        server.tool(annotations=writes if write else reads)(either if write else _without_out(either))
     for read in (predict, backtest, audit):
         server.tool(annotations=reads)(read)
     return server
+
+
+def _without_out(tool: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The same tool without `out`, in its signature and its description: it can only read."""
+    signature = inspect.signature(tool)
+
+    def reads(**arguments: Any) -> dict[str, Any]:
+        return tool(**arguments)
+
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "out"]
+    lines = (tool.__doc__ or "").splitlines()
+    reads.__name__, reads.__doc__ = (
+        tool.__name__,
+        "\n".join(x for x in lines if not x.strip().startswith("out: ")),
+    )
+    reads.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]  # inspect reads it
+    reads.__annotations__ = {name: kind for name, kind in tool.__annotations__.items() if name != "out"}
+    return reads
 
 
 def plan(
@@ -88,6 +108,7 @@ def plan(
     target_loss: float | None = None,
     tokens_available: str | None = None,
     inference_tokens: str | None = None,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Choose model size and tokens for a budget, or the budget for a target loss; predict the loss.
 
@@ -101,34 +122,12 @@ def plan(
         target_loss: nats per token; the cheapest way to it.
         tokens_available: distinct tokens there are, like 50B.
         inference_tokens: tokens to be served, like 1T.
+        out: file to write the sealed plan to.
     """
     return _run(
         "plan", budget=budget, law=law, family=family, mfu=mfu, on=on, params=params, target_loss=target_loss,
-        tokens_available=tokens_available, inference_tokens=inference_tokens,
+        tokens_available=tokens_available, inference_tokens=inference_tokens, out=out,
     )  # fmt: skip
-
-
-def plan_and_write(
-    budget: str | None = None,
-    law: str | None = None,
-    family: str | None = None,
-    mfu: str | None = None,
-    on: str | None = None,
-    params: str | None = None,
-    out: str | None = None,
-) -> dict[str, Any]:
-    """Choose model size and tokens for a budget; with `out`, write and seal plan.json.
-
-    Args:
-        budget: "8xA100-hours", "64 H100 for 2 weeks", "$5000 on H100", "1e21".
-        law: a law.json of `fit`, or chinchilla (default), kaplan, hoffmann.
-        family: a family of published models, "all", or "grid" (any realisable shape).
-        mfu: model FLOPs utilisation, like 0.4 (the default, assumed).
-        on: devices for a budget that names none, like 8xA100.
-        params: a size or several, like "1B,3B,8B".
-        out: file of the sealed plan.
-    """
-    return _run("plan", budget=budget, law=law, family=family, mfu=mfu, on=on, params=params, out=out)
 
 
 def fit(
@@ -138,6 +137,7 @@ def fit(
     eval_set: str | None = None,
     annealed: str | None = None,
     form: str | None = None,
+    out: str | None = None,
 ) -> dict[str, Any]:
     """Fit a scaling law to a table of runs, certify it, and return it with its card.
 
@@ -147,30 +147,8 @@ def fit(
         group: the group of runs to fit, where there are several.
         eval_set: the evaluation set, where there are several.
         annealed: "only", "all" or "no": what to do with rows of unfinished schedules.
-        form: a form instead of the combined default, like chinchilla.
-    """
-    return _run("fit", runs, columns=columns, group=group, eval_set=eval_set, annealed=annealed, form=form)
-
-
-def fit_and_write(
-    runs: str,
-    columns: str | None = None,
-    group: str | None = None,
-    eval_set: str | None = None,
-    annealed: str | None = None,
-    form: str | None = None,
-    out: str | None = None,
-) -> dict[str, Any]:
-    """Fit a scaling law to a table of runs, certify it; with `out`, write law.json.
-
-    Args:
-        runs: path of a table or of a tracker's export.
-        columns: names of columns that were not recognised, like "params=N,tokens=D,loss=val".
-        group: the group of runs to fit, where there are several.
-        eval_set: the evaluation set, where there are several.
-        annealed: "only", "all" or "no": what to do with rows of unfinished schedules.
-        form: a form instead of the combined default, like chinchilla.
-        out: file of the law.
+        form: a form instead of the default, like chinchilla.
+        out: file to write the law to.
     """
     return _run(
         "fit", runs, columns=columns, group=group, eval_set=eval_set, annealed=annealed, form=form, out=out
