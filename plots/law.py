@@ -15,6 +15,7 @@ from families.units import BadInput, format_size
 from scaling.fitting.columns import columns_of
 from scaling.fitting.forms import ResidualGP
 from scaling.fitting.predictor import Fit
+from scaling.fitting.selection import bend_warning
 from scaling.fitting.sensitivity import CHI_SQUARE, LikelihoodProfile
 from scaling.laws import Convention
 from scaling.runs import Run, RunTable
@@ -256,6 +257,8 @@ def residuals(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] =
     worst = int(np.abs(error).argmax())
     trends = [name for name, x in variables.items() if _has_trend(np.log(x[used]), error[used])]
     trend_text = f"with a trend in {' and '.join(trends)}" if trends else "with no trend"
+    if not trends and bend_warning(table.N[used], table.D[used], np.log1p(error[used] / 100)):
+        trend_text = "with a bend that the law does not follow"
     sealed = "the sealed " if runs[worst].run in sealed_runs else ""
     side = "above" if error[worst] > 0 else "below"
     set_title(

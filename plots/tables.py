@@ -114,9 +114,13 @@ def outcome_table(study: StudyData) -> ReportTable | None:
     """Predicted against actual losses and perplexities; None where nothing is scored."""
     if study.comparison is None or not study.comparison.rows:
         return None
+    rows = study.comparison.rows
+    differ = (
+        len({row.grade for row in rows}) > 1
+    )  # one grade for all stands with the seal, and needs no column
     return ReportTable.of(
         "Predicted against actual, losses in nats per token; error and z are positive where the loss was predicted too high",
-        study.comparison.rows,
+        rows,
         {
             "member": lambda row: Cell(row.member),
             "tokens": lambda row: size_cell(row.tokens),
@@ -129,7 +133,7 @@ def outcome_table(study: StudyData) -> ReportTable | None:
             "95 % interval": lambda row: interval_cell(row.interval_95),
             "z": lambda row: Cell(signed_number(row.z), row.z),
             "held": lambda row: Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
-            "order": lambda row: Cell(GRADES[row.grade]),
+            **({"order": lambda row: Cell(GRADES[row.grade])} if differ else {}),
         },
     )
 

@@ -91,7 +91,7 @@ def _intervals(fit: Fit) -> str:
     return (
         f"posterior of the constants; run noise {fit.noise:.2%}, offset of an unseen size {fit.offset:.2%}, "
         f"drift {fit.drift:.2%} of loss per decade of compute beyond the data"
-        if len(fit.forms) == 1 and fit.predicted < 1
+        if fit.is_posterior
         else f"resampled by run; run noise {fit.noise:.2%}, drift {fit.drift:.2%} of loss per decade of "
         "compute beyond the data"
     )

@@ -216,7 +216,7 @@ def _warnings(table: RunTable, fresh: RunTable, fitted: Fit, residuals: Array) -
 def _rests_on_prior(fitted: Fit) -> str:
     """Warn where the prior, and not the rows, holds the law's slopes: what lies far beyond the data rests on it."""
     form = fitted.main_form
-    if fitted.predicted == 1 or not len(form.draws):
+    if not (fitted.is_posterior and len(form.draws)):
         return ""
     alpha, beta, gamma = form.draws.T[3:]
     open_ = [

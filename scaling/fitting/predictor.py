@@ -333,6 +333,11 @@ class Fit:
         parts["all"] = sum(parts.values())
         return {name: Z_80 * math.sqrt(part) for name, part in parts.items()}
 
+    @property
+    def is_posterior(self) -> bool:
+        """True where intervals come from a posterior of the constants, which alone knows the offset of a size."""
+        return self.offset > 0
+
     def uncertainty(self, n: Array, d: Array, decades: Array) -> dict[str, Array]:
         """Variances of log loss of one run, by source, each of shape (n,).
 
