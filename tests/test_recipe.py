@@ -27,14 +27,14 @@ def test_every_rule_gives_whole_steps_near_the_tokens(spec, tokens, rule):
     found = recipe(spec, tokens, rule=rule)
     assert found.batch_tokens == found.batch_sequences * spec.n_positions
     assert found.tokens == pytest.approx(tokens, abs=found.batch_tokens)
-    assert found.warmup_steps <= 0.1 * found.steps
+    assert found.warmup_steps <= 0.2 * found.steps
     assert found.source
 
 
 @given(spec=SHAPES, tokens=st.floats(1e6, 1e9), share=st.floats(0.05, 1))
-def test_warm_up_takes_a_tenth_of_the_shortest_rung_at_most(spec, tokens, share):
+def test_warm_up_takes_a_fifth_of_the_shortest_rung_at_most(spec, tokens, share):
     found = recipe(spec, tokens, shortest=share * tokens)
-    assert found.warmup_steps * found.batch_tokens <= 0.1 * share * tokens + 1e-6
+    assert found.warmup_steps * found.batch_tokens <= 0.2 * share * tokens + 1e-6
 
 
 @pytest.mark.parametrize("width", [32, 64, 96, 128, 160])
