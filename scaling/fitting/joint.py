@@ -46,8 +46,9 @@ COUPLING_WIDTH = 0.5
 LOG_KAPPA, LOG_KAPPA_WIDTH = float(np.log(0.02)), 1.5
 AT_WIDTH = 3.0
 SKEW_WIDTH = 0.3
-POWER_WIDTH, TREND_WIDTH = 1.0, 0.1
-LIMIT_WIDTH = 2.0
+# Clark et al. 2022 (arXiv:2202.01169, table 3) find that counts of experts start at 1.8 to 4.2.
+LOG_START = float(np.log(2.5))
+MULTIPLIER_WIDTHS = {"power": 1.0, "trend": 0.1, "log_limit": 2.0, "log_start": 0.5}
 TERM_SIZE_WIDTH, EXPONENT, EXPONENT_WIDTH = 2.0, 0.3, 0.3
 
 
@@ -179,8 +180,9 @@ def prior_of(parts: Sequence[Coordinate], rows: Rows) -> tuple[Array, Array]:
             ]
         elif part.kind == "multiplier":
             for name in part.names:
-                middle.append(float(np.log(rows.columns[part.key].max())) if name == "log_limit" else 0.0)
-                width.append({"power": POWER_WIDTH, "trend": TREND_WIDTH, "log_limit": LIMIT_WIDTH}[name])
+                most = float(np.log(rows.columns[part.key].max()))
+                middle.append({"log_limit": most, "log_start": LOG_START}.get(name, 0.0))
+                width.append(MULTIPLIER_WIDTHS[name])
         else:
             middle += [float(rows.y.min() + np.log(0.3) + EXPONENT * np.log(part.reference)), EXPONENT]
             width += [TERM_SIZE_WIDTH, EXPONENT_WIDTH]
