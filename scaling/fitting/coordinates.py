@@ -147,8 +147,15 @@ def shift_of(
             best, and anything else at its reference.
     """
     n, count = len(x), len(constants)
-    shift = Shift(**{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
-                  **{name: np.zeros((count, n)) for name in ("by_dx", "by_dz", "by_share", "by_add")})  # fmt: skip
+    kinds = {part.kind for part in parts}
+    nothing = np.broadcast_to(0.0, (count, n))
+    shift = Shift(
+        **{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
+        by_dx=np.zeros((count, n)) if "multiplier" in kinds else nothing,
+        by_dz=np.zeros((count, n)) if "multiplier" in kinds else nothing,
+        by_share=np.zeros((count, n)) if "setting" in kinds else nothing,
+        by_add=np.zeros((count, n)) if "term" in kinds else nothing,
+    )
     deviations: dict[str, tuple[Array, Array]] = {}
     at = 0
     for part in parts:
@@ -236,7 +243,7 @@ def _add_multiplier(
 
 
 def _saturating(part: Coordinate, own: Array, values: Array) -> tuple[Array, dict[str, Array]]:
-    """ln Ê(v) − ln Ê(reference) of a saturating count at values of shape (n,), and its derivatives by constant.
+    """Evaluate ln Ê(v) − ln Ê(reference) of a saturating count at values of shape (n,), and its derivatives by constant.
 
     A law without `log_start` counts from the first unit on: start is the reference.
     """
