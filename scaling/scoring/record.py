@@ -64,8 +64,9 @@ def _results(folder: Path, study: StudyPaths) -> Iterator[SealedResult]:
         comparison = comparisons_under(study.folder)["."]
     except BadInput:  # not opened yet
         comparison = None
-    rows = {} if comparison is None else {row.member: row for row in comparison.not_predictions}
-    rows |= {} if comparison is None else {row.member: row for row in comparison.rows}
+    rows: dict[str, ComparisonRow] = {}
+    if comparison is not None:
+        rows = {row.member: row for row in (*comparison.not_predictions, *comparison.rows)}
     for member in plan.members:
         if member.prediction is not None:
             yield SealedResult(
