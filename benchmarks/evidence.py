@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "docs" / "studies"
 LARGEST_TEXT = 16_000_000  # bytes gathered; more is not read in these studies
 SHORTEST_DOCSTRING = 200  # characters; shorter ones say little but the name of their function
-SHARES = (0.25, 0.354, 0.5, 0.707, 1.0)  # rungs, of a ladder's tokens: evenly spread in log D
 BEND = 180_000  # tokens before which a learning curve obeys no law (docs/log.md#e15)
 LADDERS = ("ladder.json", "again.json")
 PUBLISHED = (
@@ -64,7 +63,9 @@ class Study:
         reach: the target's compute, in units of the largest ladder run's.
         ladder_flops: exact training FLOPs of that run.
         widths: n_embd of the small members, of two layers each.
-        again: widths of those that are trained again with seed 1, on half as many tokens where that is past the bend.
+        shares: rungs of a ladder, in units of its tokens; those before the bend are left out.
+        small_seeds: seeds of the small members.
+        again: widths of those that are trained again with seed 1, on half as many tokens.
         seed: seed of the run that is scored; None where the mean of several is.
         seeds: seeds of the target.
     """
@@ -75,6 +76,8 @@ class Study:
     ladder_flops: float
     widths: tuple[int, ...]
     again: tuple[int, ...]
+    shares: tuple[float, ...]
+    small_seeds: tuple[int, ...]
     seed: int | None
     seeds: tuple[int, ...]
     vocab_size: int = 512
@@ -178,7 +181,7 @@ def small(study: Study, width: int, flops: float) -> PlannedMember:
         n_layer=2, n_head=heads, n_embd=width, n_positions=study.n_positions, vocab_size=study.vocab_size
     )
     tokens = flops / train_flops_per_token(spec)
-    wanted = [share * tokens for share in SHARES if share * tokens >= BEND] or [tokens]
+    wanted = [share * tokens for share in study.shares if share * tokens >= BEND] or [tokens]
     batch = recipe(spec, tokens).batch_tokens
     rungs = tuple(whole_steps(rung, batch) * batch for rung in wanted)
     advice = recipe(spec, rungs[-1], batch_tokens=batch, shortest=rungs[0])
@@ -186,7 +189,7 @@ def small(study: Study, width: int, flops: float) -> PlannedMember:
 
 
 def ladders(study: Study) -> tuple[PlanFile, PlanFile]:
-    """Plans of the small members: those of seed 0, and those of seed 1 at half the tokens."""
+    """Plans of the small members: those at all of their tokens, and those of seed 1 at half."""
     first = tuple(small(study, width, study.ladder_flops) for width in study.widths)
     again = tuple(small(study, width, study.ladder_flops / 2) for width in study.again)
     note = "ladders on which the law is fitted"
@@ -203,11 +206,12 @@ def scaling(*words: str) -> None:
 
 def train_small(study: Study) -> None:
     """Train the small members."""
-    for seed, plan in enumerate(ladders(study)):
-        path = Path(study.name) / LADDERS[seed]
+    for name, plan, seeds in zip(LADDERS, ladders(study), (study.small_seeds, (1,)), strict=True):
+        path = Path(study.name) / name
         if not path.exists():
             plan.write(path)
-        scaling("ladder", str(path), "--study", study.name, f"seed={seed}", "--yes")
+        for seed in seeds:
+            scaling("ladder", str(path), "--study", study.name, f"seed={seed}", "--yes")
 
 
 def seal(study: Study) -> None:
