@@ -253,8 +253,8 @@ TABLES: tuple[Claim, ...] = (
         "huggingface/datablations, issue 9)",
         says="Up to four epochs are nearly worth fresh tokens; past about 16 repetitions more pay little.",
         found="The published law keeps one offset from few epochs to many (its level is 8 % below these losses "
-        "throughout, which the authors say of it), where tokens taken as fresh drift away. R_D* itself is hardly identified: 8 from runs of up to "
-        "8 epochs, 24 from those of up to 20, and far more once over-fitted runs enter.",
+        "throughout, which the authors say of it), where tokens taken as fresh drift away. R_D* itself is "
+        "hardly identified: 8 from runs of up to 8 epochs, 24 from those of up to 20, and far more once over-fitted runs enter.",
     ),
     Claim(
         name="gadre", table="overtraining.csv", title="Gadre's over-training", checks=gadre,
