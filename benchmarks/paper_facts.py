@@ -294,7 +294,7 @@ FACTS: tuple[Claim, ...] = (
         source="Kaplan et al. 2020, arXiv:2001.08361, section 6 (frontier L = (3.1e8/C)^0.050, N = 1.3e9·C^0.73); MosaicML "
         "Composer's GPT-2 model card, tables of architecture and of family members",
         says="The card predicts perplexities of 32.54, 27.84 and 24.64 for 52M, 83M and 125M.",
-        found="The predictions follow from Kaplan's constants to the last digit. The card itself does not add up: parameters, "
+        found="The predictions follow from Kaplan's constants to the last digit. The card itself is inconsistent: parameters, "
         "an attention width and tokens are not those of its own models, and its outcomes fall on a flatter line than the law.",
         checks=card,
     ),
