@@ -237,7 +237,14 @@ def _gradient(slope: Array, p: Array, free: list[int]) -> Array:
 
 
 def linearised(theta: Array, x: Array, z: Array, shape: FormShape) -> tuple[Array, Array]:
-    """Log L at (x, z) for θ (k, 6), and its gradient over the free coordinates: shapes (k, n), (k, n, p)."""
+    """Log L at points and its gradient over the free coordinates: shapes (k, n), (k, n, p).
+
+    Args:
+        theta: coordinates, shape (k, 6).
+        x: log N less its mean, shape (n,).
+        z: log D less its mean, shape (n,).
+        shape: the form.
+    """
     at = _parts(theta, x, z)
     if shape.beta_is_gamma:
         at.slope[:, G_] += at.slope[:, BETA_] * np.exp(theta[:, G_, None])
