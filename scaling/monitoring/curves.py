@@ -15,7 +15,7 @@ from pydantic import Field
 
 from families.units import BadInput
 
-from ..files import Document, Record
+from ..files import Document, Record, check_file
 from ..runs.store import RUNS
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
@@ -248,6 +248,7 @@ def json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
     Raises:
         BadInput: the file cannot be read.
     """
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

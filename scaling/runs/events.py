@@ -8,7 +8,7 @@ from typing import Any
 
 from families.units import BadInput
 
-from ..files import StrPath
+from ..files import StrPath, check_file
 
 _HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
 
@@ -55,6 +55,7 @@ def read_text_entry(path: StrPath, tag: str) -> str | None:
 def _summaries(path: StrPath) -> Iterator[tuple[int, Any]]:
     """(step, summary value) of each record of an event file."""
     file = Path(path)
+    check_file(file)
     try:
         size = file.stat().st_size
         with file.open("rb"):
