@@ -11,7 +11,8 @@ from families.design import DesignRule, design_family
 from families.units import BadInput
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
-from scaling.planning.experiment_design import NextRunQuery, advise, advise_study
+from scaling.planning.experiment_design import NextRunQuery, advise
+from scaling.planning.next_run import advise_study
 from scaling.runs import Run
 from scaling.runs.store import append_run
 

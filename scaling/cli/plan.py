@@ -100,7 +100,11 @@ def plan(
         str | None, typer.Option("--context", help="Context length of designed shapes.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Predict past 1,000 times the fitted N, D or compute, and seal a law whose residuals bend.",
+        ),
     ] = False,
     study: Annotated[
         Path | None,

@@ -23,13 +23,11 @@ from ..budget import parse_budget
 from ..laws import Convention, Law
 from ..recipe import COOLDOWN, recipe
 from ..runs import Run
-from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
 from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
-from .law import comparable, find_law, shape_sizes, single_law
+from .law import find_law, shape_sizes, single_law
 from .planfile import PlanFile, PlannedMember
-from .query import rule_of
 
 RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
 
@@ -436,30 +434,6 @@ class NextRunQuery:
     target: str
     tokens: str
     budget: str = "5%"
-
-
-def advise_study(query: NextRunQuery) -> Advice:
-    """Advice for a study's target, from members shaped like its runs.
-
-    Raises:
-        BadInput: the study has no runs or no law, or the query's size, tokens or budget is wrong.
-    """
-    law = find_law(str(query.study / "law.json"))
-    runs = comparable(law, read_runs(query.study / "runs.jsonl").runs)
-    rule = rule_of(runs)
-    named = MEMBERS.get(query.target.strip().lower())
-    member = named or designed(parse_size(query.target, "target"), rule).member(0)
-    tokens = parse_size(query.tokens, "tokens")
-    shapes = candidates("all", rule)
-    return advise(
-        runs,
-        single_law(law),
-        shapes,
-        shape_sizes(law, shapes),
-        target=(float(count(member.spec, law.convention)), tokens),
-        budget=budget_of(query.budget, accounting.train_flops(member.spec, tokens)),
-        convention=law.convention,
-    )
 
 
 def advise(
