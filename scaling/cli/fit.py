@@ -138,11 +138,7 @@ def fit(
         else read_curve_or_runs(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
     )
     texts: dict[Path, bytes | str] = {}
-<<<<<<< HEAD
-    inputs = curve_hashes(source) or input_hashes(source)
-=======
-    inputs = input_hashes(source) if runs is not None else {}
->>>>>>> main
+    inputs = {} if runs is None else curve_hashes(source) or input_hashes(source)
     if imports:
         check_writable(store)
         imported, text, reading = len(reading), *import_runs(store, reading, source)
