@@ -93,9 +93,9 @@ def pilot(
         f"({facts['target']}, {format_size(design.target_tokens)} tokens)"
     )
     echo(
-        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, to first order under law {law},"
+        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, as the fits of simulated outcomes "
+        f"under law {law} have it"
     )
-    echo("assuming runs follow the law: run noise + parameter uncertainty + extrapolation drift")
     echo(
         f"design criterion: interval under 0.5 %/decade misspecification, ±{design.guarded_half_width_80:.2%}"
     )

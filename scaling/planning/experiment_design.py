@@ -7,7 +7,7 @@ dropped and exchanged while that falls. Prior knowledge (an exponent is about 0.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ TOKENS_GRID = 14
 
 EXCHANGES = 200
 
+OUTCOMES = 4  # simulated and fitted, for the interval that a pilot promises
+
 WORTH = 1e-4  # of the variance: moves that save less are not made
 
 SPENT = 3  # degrees of freedom that a law takes from few runs: `uncertainty.SPENT`, without loading the fit
@@ -86,10 +88,13 @@ class Design:
     target_N: float
     target_tokens: float
     target_flops: float
+    promised: float | None = None  # half width that fits of simulated outcomes have, where they were made
 
     @property
     def half_width_80(self) -> float:
-        """Half of the 80 % interval that `fit` would give one run at the target, as a share of its loss, to first order."""
+        """Half of the 80 % interval that `fit` gives one run at the target, as a share of its loss; else to first order."""
+        if self.promised is not None:
+            return self.promised
         most = max(6 * ladder.N * ladder.tokens for ladder in self.ladders)
         return half_width(
             self.lawful_deviation,
@@ -351,6 +356,16 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
         target=(target, N, D),
         budget=budget_of(query.budget, compute),
     )
+    from .simulate import SimulatedSweep, simulate  # it needs this module's noise
+
+    outcome = simulate(
+        SimulatedSweep(members=tuple((one.member.name, one.N, one.rungs) for one in design.ladders)),
+        surface,
+        target=(N, D),
+        replicates=OUTCOMES,
+        convention=law.convention,
+    )
+    design = replace(design, promised=outcome.half_width_80)
     members = tuple(_planned(ladder) for ladder in design.ladders)
     note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
     return PlanFile(law=law.reference, members=members, notes=(note,)), design

@@ -13,6 +13,7 @@ from families.units import BadInput, format_size, parse_size
 from ..files import Record
 from ..fitting.card import explained
 from ..fitting.forms import Status
+from ..fitting.one_variable import WORDS
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import (
@@ -39,7 +40,7 @@ def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
     """The law to plan with: by name or file; without either the study's own where it has one, else chinchilla.
 
     Raises:
-        BadInput: no such law or file, or a fit that did not converge.
+        BadInput: no such law or file, a fit that did not converge, or a law of one variable.
     """
     if name is None:
         own = study / "law.json" if study is not None else None
@@ -51,6 +52,10 @@ def _usable(path: Path) -> Fit:
     law = load_law(path)
     if law.status is Status.NOT_CONVERGED:
         raise BadInput(f"{path} holds a fit that did not converge; fit again before planning with it")
+    if law.variable:
+        raise BadInput(
+            f"{path} is a law of {WORDS[law.variable]} alone; a plan needs one of N and D, from runs that vary in both"
+        )
     return law
 
 
