@@ -188,7 +188,9 @@ def test_a_law_is_fitted_to_runs_that_nobody_gathered(cli, tmp_path):
         name = f"r{size:.0e}-{tokens:.0e}"
         run = Run(run=name, params=size, tokens=tokens, loss=float(law.loss(size, tokens)))
         append_run(tmp_path / "runs" / name / "runs.jsonl", run)
-    assert cli("fit", "--study", tmp_path, "--form", "chinchilla", "--bootstrap", "0").returncode == 0
+    done = cli("fit", "--study", tmp_path, "--form", "chinchilla", "--bootstrap", "0")
+    assert done.returncode in (0, 1), done.stderr  # 1: eight runs without noise leave a fit doubtful
+    assert "wrote" in done.stdout
     assert load_law(tmp_path / "law.json").inputs == hashes([tmp_path / "runs.jsonl"])
 
 
