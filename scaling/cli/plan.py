@@ -104,7 +104,10 @@ def plan(
         typer.Option("--experts", help="Experts of a layer of a --family with them: 8, or 8,16,32, or auto."),
     ] = None,
     context: Annotated[
-        str | None, typer.Option("--context", help="Context length of designed shapes.")
+        str | None,
+        typer.Option(
+            "--context", help="Context length: of designed shapes, or shorter than published ones' own."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")

@@ -243,7 +243,7 @@ def plan(
         head_size: n_embd per attention head of designed shapes.
         vocab_size: vocabulary of designed shapes, or "auto" for the best by the law's term, else by Tao et al. 2024.
         experts: routed experts of a layer, of a family that has them: a number, several to choose from, or "auto".
-        n_positions: context length of designed shapes, in tokens.
+        n_positions: context length in tokens: of designed shapes, or shorter than published members' own.
         times: measured times by number of devices, like "1=66m40s,8=9m".
         price: USD per device-hour, in place of the catalogue's.
         study: a study or its folder, whose law, shapes and measured MFU are used.
