@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from families.accounting import STATES
-from families.units import format_duration, format_size
+from families.units import format_bytes, format_duration, format_size
 
 from ..budget import Budget, parse_flops
 from ..hardware import accelerator
@@ -242,12 +242,12 @@ def _chosen(chosen: Choice, member: PlannedMember, made: PlanFile) -> Iterator[s
         fixed = states + member.memory.get("gathered", 0)
         rest = sum(member.memory.values()) - fixed
         shared = "" if member.shards == 1 else f", sharded by FSDP (ZeRO 3) over {member.shards} devices"
-        least = "" if member.micro_batch == 1 else f"; {(fixed + rest / member.micro_batch) / 1e9:.3g} at 1"
+        least = "" if member.micro_batch == 1 else f"; {format_bytes(fixed + rest / member.micro_batch)} at 1"
         yield (
-            f"memory {sum(member.memory.values()) / 1e9:.3g} GB per device at micro-batch {member.micro_batch}"
+            f"memory {format_bytes(sum(member.memory.values()))} per device at micro-batch {member.micro_batch}"
             f"{least}{checkpointing}, estimated"
         )
-        yield f"        of it states {states / 1e9:.3g} GB{shared}"
+        yield f"        of it states {format_bytes(states)}{shared}"
 
 
 def _nearby(made: PlanFile) -> list[Choice]:
