@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Tests run side by side: threads that wait leave the cores to the others.
 test slow: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test check format lint types layers slow examples docs figures wheel clean
+.PHONY: demo test check format lint types layers slow examples docs figures calibration evidence wheel clean
 
 demo: $(STAMP)
 	$(BIN)/scaling demo --study demo
@@ -45,6 +45,14 @@ docs: $(STAMP)
 
 figures: $(STAMP)
 	$(BIN)/python -m tests.gallery
+
+# The page of sealed predictions, its picture, and what the READMEs say of them.
+calibration: $(STAMP)
+	$(BIN)/python -m tests.record --write
+
+# One of the sealed studies again, from its recipe: make evidence STUDY=reach-10-wikitext-2
+evidence: $(STAMP)
+	$(BIN)/python -m benchmarks.evidence $(STUDY) --verify
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist

@@ -125,6 +125,7 @@ def expert_bars(folder: Path, sims: int) -> list[Bar]:
     cells = sorted(set(zip(held.N.tolist(), experts.tolist(), strict=True)))
     medians = np.array([np.median(held.L[(held.N == N) & (experts == E)]) for N, E in cells])
     own = {"n_experts": np.array([E for _, E in cells])}
+    means = np.array([held.L[(held.N == N) & (experts == E)].mean() for N, E in cells])
     at_cells = law.predict(np.array([N for N, _ in cells]), held.D[0], own=own).loss
     oracle = np.array(
         [np.median(held.L[(run.n_params() == held.N) & (experts == run.n_experts)]) for run in held]
@@ -133,6 +134,7 @@ def expert_bars(folder: Path, sims: int) -> list[Bar]:
     measured = (
         ("error of rows", np.abs(predicted / held.L - 1).mean(), 0.0, 1.0),
         ("error of cell medians", np.abs(at_cells / medians - 1).mean(), 0.0, 0.005),
+        ("error of cell means", np.abs(at_cells / means - 1).mean(), 0.0, 0.005),
         ("error of the cells' own medians", np.abs(oracle / held.L - 1).mean(), 0.0, 1.0),
         ("R2 of rows", r2, 0.85, 1.0),
     )

@@ -8,10 +8,12 @@ from matplotlib.lines import Line2D
 from families.units import BadInput, format_size
 from scaling.fitting.forms import FittedForm
 from scaling.scoring import ComparisonRow
+from scaling.scoring.record import SealedResult
 from scaling.stats import Z_50, format_loss
 
 from .style import (
     BLUE,
+    GREEN,
     INK,
     MUTED,
     ORANGE,
@@ -27,6 +29,7 @@ from .style import (
 
 FEWEST_TO_CALIBRATE = 3
 LEVELS = (0.5, 0.8, 0.95)
+_INTERVALS = ("low_80", "high_80", "low_95", "high_95")
 
 
 def percent_off(error: float) -> str:
@@ -131,6 +134,83 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
             for r in rows
         ),
     )
+
+
+def by_reach(results: Sequence[SealedResult]) -> Plot:
+    """Every opened prediction, the nearest first: its 80 and 95 % intervals and the actual loss, in percent of the predicted.
+
+    Raises:
+        BadInput: none is opened.
+    """
+    opened = [one for one in results if one.counts]
+    if not opened:
+        raise BadInput("there are 0 opened predictions; the figure needs 1")
+    rows = [one.row for one in opened if one.row is not None]
+    with style_context():
+        figure, (axes,) = new_figure(height=1.75 + 0.36 * (len(rows) - 1))
+        for y, (one, row) in enumerate(zip(reversed(opened), reversed(rows), strict=True)):
+            low, high = (_relative(end, row) for end in row.interval_95)
+            axes.plot((low, high), (y, y), color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
+            low, high = (_relative(end, row) for end in row.interval_80)
+            axes.plot((low, high), (y, y), color=BLUE, linewidth=9, alpha=0.35, solid_capstyle="butt")
+            point = axes.scatter(
+                [_relative(row.actual_loss, row)],
+                [y],
+                s=54,
+                marker="D",
+                color=GREEN if row.inside_80 else ORANGE,
+                edgecolor="none",
+                zorder=4,
+            )
+            tooltips(point, [f"{one.study}: {score_text(row)}\nsealed {one.sealed_at}"])
+        axes.axvline(0, color=BLUE, linewidth=1.2)
+        name_rows(axes, [f"{reach_text(one.reach)}\n{short_label(one.study)}" for one in reversed(opened)])
+        axes.set_ylim(-0.75, len(rows) - 0.25)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("actual loss against predicted, percent")
+        legend_above(
+            axes,
+            [
+                Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
+                Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
+                Line2D([], [], color=GREEN, marker="D", linestyle="", label="inside 80 %"),
+                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="outside"),
+            ],
+            columnspacing=1.2,
+            handlelength=1.4,
+        )
+    inside = (sum(row.inside_80 for row in rows), sum(row.inside_95 for row in rows))
+    return Plot(
+        figure=set_title(
+            figure,
+            f"Sealed predictions by reach, the target's compute over the ladder's: 80 % intervals held {inside[0]} of "
+            f"{len(rows)}, 95 % intervals {inside[1]}",
+        ),
+        header=("study", "reach", "predicted_loss", *_INTERVALS, "actual_loss", "error", "z"),
+        rows=tuple(
+            (
+                one.study,
+                one.reach,
+                row.predicted_loss,
+                *row.interval_80,
+                *row.interval_95,
+                row.actual_loss,
+                row.error,
+                row.z,
+            )
+            for one, row in zip(opened, rows, strict=True)
+        ),
+    )
+
+
+def _relative(loss: float, row: ComparisonRow) -> float:
+    """A loss against the predicted one, in percent."""
+    return 100 * (loss / row.predicted_loss - 1)
+
+
+def reach_text(reach: float | None) -> str:
+    """How far a prediction reached: "2.1 times", "100 times"; "?" where it is not known."""
+    return "? times" if reach is None else f"{reach:.2g} times" if reach < 10 else f"{reach:.0f} times"
 
 
 def calibration(rows: Sequence[ComparisonRow]) -> Plot:

@@ -265,7 +265,7 @@ def kaplan_exponent() -> Check:
 
     Pearce & Song 2024, arXiv:2406.12907.
     """
-    local = {name: _local_exponent(published_law(name).law) for name in ("hoffmann", "chinchilla")}
+    local = {name: local_exponent(published_law(name).law) for name in ("hoffmann", "chinchilla")}
     true = {
         name: law.beta / (law.alpha + law.beta) for name in local for law in (published_law(name).law,)
     }  # in total parameters, anywhere
@@ -281,7 +281,7 @@ def kaplan_exponent() -> Check:
     )
 
 
-def _local_exponent(law: Law) -> float:
+def local_exponent(law: Law) -> float:
     """Fit the slope of log N against log C on the optimum, both without embeddings, over Kaplan's sizes.
 
     All parameters are N + w·N^(1/3) with w = 47491, through Kaplan's shapes (Pearce & Song 2024, eq. 5). At the optimum

@@ -96,8 +96,8 @@ _LR_BY_BATCH = 0.3  # between the two groups of the public grid: 0.35 and 0.27 (
 
 def _capped(spec: ModelSpec, tokens: float) -> _Advice:
     return _Advice(
-        lr=(_steplaw_lr(spec, tokens) ** -2 + _LR_CAP**-2) ** -0.5,
-        batch_tokens=_steplaw_batch(tokens),
+        lr=(steplaw_lr(params_non_embedding(spec), tokens) ** -2 + _LR_CAP**-2) ** -0.5,
+        batch_tokens=steplaw_batch(tokens),
         batch_power=_LR_BY_BATCH,
         source="lr and batch of StepLaw (Li et al. 2025), the lr bent below 4.5e-3 towards toy sizes, where StepLaw's "
         "diverges, and moved by (batch/StepLaw's)^0.3; measured: 0.14 % of loss given away in the mean and 0.36 % at "
@@ -165,8 +165,8 @@ def _deepseek(spec: ModelSpec, tokens: float) -> _Advice:
 
 def _steplaw(spec: ModelSpec, tokens: float) -> _Advice:
     return _Advice(
-        lr=_steplaw_lr(spec, tokens),
-        batch_tokens=_steplaw_batch(tokens),
+        lr=steplaw_lr(params_non_embedding(spec), tokens),
+        batch_tokens=steplaw_batch(tokens),
         warmup_steps=2000,
         beta2=0.95,
         source="Li et al. 2025 (StepLaw), arXiv:2503.04715: lr 1.79·N^-0.713·D^0.307, "
@@ -174,11 +174,13 @@ def _steplaw(spec: ModelSpec, tokens: float) -> _Advice:
     )
 
 
-def _steplaw_lr(spec: ModelSpec, tokens: float) -> float:
-    return float(1.79 * params_non_embedding(spec) ** -0.713 * tokens**0.307)
+def steplaw_lr(params_non_embedding: float, tokens: float) -> float:
+    """StepLaw's learning rate (Li et al. 2025, arXiv:2503.04715)."""
+    return float(1.79 * params_non_embedding**-0.713 * tokens**0.307)
 
 
-def _steplaw_batch(tokens: float) -> float:
+def steplaw_batch(tokens: float) -> float:
+    """StepLaw's batch in tokens (Li et al. 2025, arXiv:2503.04715)."""
     return float(0.58 * tokens**0.571)
 
 
@@ -226,7 +228,7 @@ def recipe(
         raise BadInput(
             f"rule {rule} gives {spec.shape} a learning rate of {advice.lr:g}; it does not apply to this size"
         )
-    requested = batch_tokens or advice.batch_tokens or _steplaw_batch(tokens)
+    requested = batch_tokens or advice.batch_tokens or steplaw_batch(tokens)
     sequences = batch_sequences or _whole_sequences(requested, spec.n_positions, tokens)
     batch = sequences * spec.n_positions
     steps = whole_steps(tokens, batch)

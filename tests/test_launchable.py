@@ -151,7 +151,7 @@ def test_a_member_that_needs_model_parallelism_goes_to_engines_that_have_it_and_
     plan.seal().save("plan.json")
     for words in (("ladder", "plan.json"), ("emit", "plan.json", "--to", "torchrun")):
         with pytest.raises(
-            BadInput, match="-way tensor .*parallelism, which .* does not have: scaling emit --to meg"
+            BadInput, match=r"-way tensor .*parallelism, which .* does not have: scaling emit --to meg"
         ):
             build()([*words], standalone_mode=False)
     for target in ("megatron", "automodel"):

@@ -186,9 +186,11 @@ def _compute(entry: TableEntry) -> list[Finding]:
             counts[label] = 6 * entry.numbers[field].value * tokens
             slack = max(slack, number.relative + entry.numbers[field].relative + 0.001)
     per_token = flops_per_token(entry)
+    exact = None
     if spec is not None and per_token is not None:
         kind = shape_kind(entry, spec)
-        counts[f"the exact count for {kind} of this shape"] = per_token * tokens
+        exact = per_token * tokens
+        counts[f"the exact count for {kind} of this shape"] = exact
         if "n_experts" not in entry.numbers:
             counts[f"6·N·D, N of {kind} without embeddings"] = 6 * params_non_embedding(spec) * tokens
     if not counts:
@@ -209,7 +211,7 @@ def _compute(entry: TableEntry) -> list[Finding]:
         cause = (
             f"equals {best}"
             if fits
-            else f"{1 + off[first]:.3g}x {first}{_compute_cause(off[first])}{implied}"
+            else f"{1 + off[first]:.3g}x {first}{_compute_cause(off[first], number.value, exact)}{implied}"
         )
     return [
         Finding(
@@ -241,9 +243,11 @@ def _active(entry: TableEntry) -> list[Finding]:
     ]
 
 
-def _compute_cause(off: float) -> str:
+def _compute_cause(off: float, stated: float, exact: float | None) -> str:
     if not 1e-2 < 1 + off < 1e2:
         return ": another unit, or another run's FLOPs"
+    if exact is not None:
+        return f", {stated / exact:.3g}x the exact count with head and attention, {exact:.4g}"
     if 0 < off < 2:
         return ": an exact count with head and attention is higher, most at small sizes; or other tokens"
     if off > 0:

@@ -8,7 +8,8 @@ where f is the law of N and D (log loss), Δx and Δz come from multipliers, t f
 
     setting      s = κ (exp(skew·d) − 1 − skew·d)/skew², ½ κ d² where skew is 0, with d = ln h − ln h*
                  ln h* = at + N·x + D·z + Σ (coefficient of an earlier setting)·(its own d)
-    multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), the same of a saturating count, or 1 for an arm
+    multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), 1 for an arm, or of a saturating count
+                 g(v) = ln Ê(v) − ln Ê(reference), 1/Ê = 1/(v − reference + start) + 1/limit (Clark et al. 2022, eq. 7)
     term         t = exp(size)·(v^-exponent − reference^-exponent)
 
 A setting that is left out is at its best, and anything else at its reference, so that f alone is the law at its best. A
@@ -55,7 +56,7 @@ class Coordinate:
         reference: value at which a multiplier or a term does nothing.
         span: least and largest value in the rows.
         level: text that an arm's indicator stands for; empty for a number.
-        saturating: the multiplier's count saturates: 1/(1/v + 1/limit).
+        saturating: the multiplier's count saturates towards a limit, and counts little near the reference.
         draws: resampled constants, shape (k, constants).
     """
 
@@ -101,11 +102,11 @@ def multiplier(
         column: its column.
         on: what it multiplies.
         reference: value at which it is 1.
-        saturating: the count saturates.
+        saturating: the count saturates, and its first units count little.
         trend: its power may change with scale.
         level: text of an arm, whose indicator is 1 where the column has it.
     """
-    names = ("power", *(("trend",) if trend else ()), *(("log_limit",) if saturating else ()))
+    names = ("power", *(("trend",) if trend else ()), *(("log_limit", "log_start") if saturating else ()))
     return Coordinate(
         column=column, kind="multiplier", names=names, values=(0.0,) * len(names), on=on, reference=reference,
         saturating=saturating, level=level,
@@ -146,8 +147,15 @@ def shift_of(
             best, and anything else at its reference.
     """
     n, count = len(x), len(constants)
-    shift = Shift(**{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
-                  **{name: np.zeros((count, n)) for name in ("by_dx", "by_dz", "by_share", "by_add")})  # fmt: skip
+    kinds = {part.kind for part in parts}
+    nothing = np.broadcast_to(0.0, (count, n))
+    shift = Shift(
+        **{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
+        by_dx=np.zeros((count, n)) if "multiplier" in kinds else nothing,
+        by_dz=np.zeros((count, n)) if "multiplier" in kinds else nothing,
+        by_share=np.zeros((count, n)) if "setting" in kinds else nothing,
+        by_add=np.zeros((count, n)) if "term" in kinds else nothing,
+    )
     deviations: dict[str, tuple[Array, Array]] = {}
     at = 0
     for part in parts:
@@ -212,13 +220,11 @@ def _add_multiplier(
     shift: Shift, part: Coordinate, own: Array, at: int, points: tuple[Array, Array, Array]
 ) -> None:
     x, z, values = points
-    by_limit = None
+    by_own: dict[str, Array] = {}
     if part.level:
         g = values
     elif part.saturating:
-        limit = np.exp(np.clip(own[-1], -STEEPEST, STEEPEST))
-        g = np.log1p(part.reference / limit) - np.log1p(values / limit) + np.log(values / part.reference)
-        by_limit = values / (limit + values) - part.reference / (limit + part.reference)
+        g, by_own = _saturating(part, own, values)
     else:
         g = np.log(values / part.reference)
     scale = {"N": x, "D": z, "C": x + z}[part.on]
@@ -232,8 +238,26 @@ def _add_multiplier(
             by[at] += weight * g
             if trend:
                 by[at + 1] += weight * scale * g
-            if by_limit is not None:
-                by[at + len(part.names) - 1] += weight * power * by_limit
+            for constant, derivative in by_own.items():
+                by[at + part.names.index(constant)] += weight * power * derivative
+
+
+def _saturating(part: Coordinate, own: Array, values: Array) -> tuple[Array, dict[str, Array]]:
+    """Evaluate ln Ê(v) − ln Ê(reference) of a saturating count at values of shape (n,), and its derivatives by constant.
+
+    A law without `log_start` counts from the first unit on: start is the reference.
+    """
+    limit = float(np.exp(np.clip(own[part.names.index("log_limit")], -STEEPEST, STEEPEST)))
+    counts_late = "log_start" in part.names
+    start = part.reference
+    if counts_late:
+        start = float(np.exp(np.clip(own[part.names.index("log_start")], -STEEPEST, STEEPEST)))
+    shifted = np.maximum(values - part.reference, 0.0) + start
+    g = np.log(shifted / start) - np.log1p(shifted / limit) + np.log1p(start / limit)
+    by = {"log_limit": shifted / (limit + shifted) - start / (limit + start)}
+    if counts_late:
+        by["log_start"] = start * (limit / (shifted * (limit + shifted)) - limit / (start * (limit + start)))
+    return g, by
 
 
 def _add_term(shift: Shift, part: Coordinate, own: Array, at: int, values: Array) -> None:

@@ -21,6 +21,8 @@ PASSES = 4  # of fitting and weighing anew
 
 STEPS, LAST_STEPS = 40, 80  # of a pass, and of the starts whose agreement certifies the fit
 
+MANY, COARSE = 800, 300  # rows from which on a start comes near the optimum by so many of them first
+
 AGREEMENT = 1e-5  # relative difference of objectives at which two starts have found one optimum
 
 GRADIENT = 1e-5  # largest scaled gradient of a converged fit
@@ -30,9 +32,11 @@ MOST_REFITTED = 300  # rows; larger tables are resampled to first order
 REFIT_STEPS = 4
 
 NEWTON_STEPS, DIFFERENCE = (
-    30,
+    60,
     1e-5,
 )  # where Gauss-Newton crawls; the second in q, of central differences of the gradient
+
+NEARER = 0.5  # of the scaled gradient: a step that leaves more of it asks for a new Hessian
 
 FEWEST_CELLS = 8
 
@@ -46,8 +50,9 @@ COUPLING_WIDTH = 0.5
 LOG_KAPPA, LOG_KAPPA_WIDTH = float(np.log(0.02)), 1.5
 AT_WIDTH = 3.0
 SKEW_WIDTH = 0.3
-POWER_WIDTH, TREND_WIDTH = 1.0, 0.1
-LIMIT_WIDTH = 2.0
+# Clark et al. 2022 (arXiv:2202.01169, table 3) find that counts of experts start at 1.8 to 4.2.
+LOG_START = float(np.log(2.5))
+MULTIPLIER_WIDTHS = {"power": 1.0, "trend": 0.1, "log_limit": 2.0, "log_start": 0.5}
 TERM_SIZE_WIDTH, EXPONENT, EXPONENT_WIDTH = 2.0, 0.3, 0.3
 
 
@@ -148,14 +153,13 @@ def model(parts: Sequence[Coordinate], q: Array, rows: Rows) -> tuple[Array, Arr
     positive = inner > 1e-6
     inner = np.where(positive, inner, 1e-6)
     share = np.where(positive, np.exp(law) / inner, 0.0)
-    by = np.concatenate(
-        [
-            share * by_law[:LAW],
-            share * (by_law[LAW] * shift.by_dx + by_law[LAW + 1] * shift.by_dz)
-            + np.where(positive, shift.by_add / inner, 0.0)
-            + shift.by_share,
-        ]
-    )
+    kinds = {part.kind for part in parts}
+    by = np.empty((len(q), len(rows.x)))
+    by[:LAW], by[LAW:] = share * by_law[:LAW], shift.by_share
+    if "multiplier" in kinds:
+        by[LAW:] += share * (by_law[LAW] * shift.by_dx + by_law[LAW + 1] * shift.by_dz)
+    if "term" in kinds:
+        by[LAW:] += np.where(positive, shift.by_add / inner, 0.0)
     return np.log(inner) + shift.share, by, shift
 
 
@@ -179,8 +183,9 @@ def prior_of(parts: Sequence[Coordinate], rows: Rows) -> tuple[Array, Array]:
             ]
         elif part.kind == "multiplier":
             for name in part.names:
-                middle.append(float(np.log(rows.columns[part.key].max())) if name == "log_limit" else 0.0)
-                width.append({"power": POWER_WIDTH, "trend": TREND_WIDTH, "log_limit": LIMIT_WIDTH}[name])
+                most = float(np.log(rows.columns[part.key].max()))
+                middle.append({"log_limit": most, "log_start": LOG_START}.get(name, 0.0))
+                width.append(MULTIPLIER_WIDTHS[name])
         else:
             middle += [float(rows.y.min() + np.log(0.3) + EXPONENT * np.log(part.reference)), EXPONENT]
             width += [TERM_SIZE_WIDTH, EXPONENT_WIDTH]
@@ -228,18 +233,14 @@ def fit_joint(
     tries += [middle] if starts > 1 else []
     while len(tries) < starts:
         tries.append(q + rng.normal(0, 0.3, len(q)) * np.minimum(width, 0.5))
-    found = [
-        _polish(
-            parts,
-            rows,
-            _descend(parts, rows, start, weights, noise**2 * precision, middle, delta, steps=LAST_STEPS)[0],
-            (weights, noise**2 * precision, middle, delta),
-        )
-        for start in tries
-    ]
+    problem = (weights, noise**2 * precision, middle, delta)
+    tries[1:] = [_coarse(parts, rows, start, problem) for start in tries[1:]]
+    found = [_descend(parts, rows, start, *problem, steps=LAST_STEPS) for start in tries]
+    if starts > 1:  # a single start certifies nothing
+        found = _polish_all(parts, rows, found, problem)
     values = np.array([value for _, value in found])
     q = found[int(np.nanargmin(values))][0]
-    value, slope, hessian = _evaluate(parts, rows, q, weights, noise**2 * precision, middle, delta)
+    value, slope, hessian = _evaluate(parts, rows, q, *problem)
     return JointFit(
         q=q,
         delta=delta,
@@ -251,6 +252,36 @@ def fit_joint(
         weights=weights,
         hessian=hessian,
     )
+
+
+def _coarse(
+    parts: Sequence[Coordinate], rows: Rows, start: Array, problem: tuple[Array, Array, Array, float]
+) -> Array:
+    """The optimum from a start for some of the rows, where there are many: a cheap place to come near that of all."""
+    n = len(rows.y)
+    if n <= MANY:
+        return start
+    weights, precision, middle, delta = problem
+    keep = np.argsort(rows.x + rows.z, kind="stable")[np.linspace(0, n - 1, COARSE).round().astype(int)]
+    few = rows.select(keep)
+    coarse = (weights[keep], precision * COARSE / n, middle, delta)
+    return _polish(parts, few, _descend(parts, few, start, *coarse, steps=LAST_STEPS)[0], coarse)[0]
+
+
+def _polish_all(
+    parts: Sequence[Coordinate],
+    rows: Rows,
+    found: Sequence[tuple[Array, float]],
+    problem: tuple[Array, Array, Array, float],
+) -> list[tuple[Array, float]]:
+    """Polish the best optimum, and those that do not agree with it: each with its objective, in their order."""
+    order = np.argsort([value for _, value in found], kind="stable")
+    polished, best = list(found), np.inf
+    for at in order.tolist():
+        if polished[at][1] > best * (1 + AGREEMENT) + 1e-12 or best == np.inf:
+            polished[at] = _polish(parts, rows, polished[at][0], problem)
+            best = min(best, polished[at][1])
+    return polished
 
 
 def _flat(parts: Sequence[Coordinate], middle: Array) -> Array:
@@ -302,6 +333,16 @@ def _evaluate(
     off = q - middle
     cost += float(0.5 * (precision * off**2).sum())
     return cost if np.isfinite(cost) else np.inf, slope + precision * off, hessian + np.diag(precision)
+
+
+def _slope(
+    parts: Sequence[Coordinate], rows: Rows, q: Array, problem: tuple[Array, Array, Array, float]
+) -> Array:
+    """The gradient alone, shape (p,), as `_evaluate` has it."""
+    weights, precision, middle, delta = problem
+    predicted, by, _ = model(parts, q, rows)
+    psi = np.clip(predicted - rows.y, -delta, delta)
+    return np.asarray(by @ (weights * psi) + precision * (q - middle))
 
 
 def _scaled(slope: Array, hessian: Array, cost: float) -> float:
@@ -363,25 +404,27 @@ def _polish(
     cost, slope, hessian = _evaluate(parts, rows, q, *problem)
     damping = 1e-4
     steps = DIFFERENCE * np.eye(len(q))
-    fresh = True
+    left, fresh = _scaled(slope, hessian, cost), True
     for _ in range(NEWTON_STEPS):
-        if _scaled(slope, hessian, cost) < 0.5 * GRADIENT:
+        if left < 0.5 * GRADIENT:
             break
-        scale = 1 / np.sqrt(np.diag(hessian))
         if fresh:
-            ends = [
-                [_evaluate(parts, rows, q + sign * step, *problem)[1] for sign in (1, -1)] for step in steps
-            ]
+            scale = 1 / np.sqrt(np.diag(hessian))
+            ends = [[_slope(parts, rows, q + sign * step, problem) for sign in (1, -1)] for step in steps]
             whole = np.array([(up - down) / (2 * DIFFERENCE) for up, down in ends])
             whole = 0.5 * (whole + whole.T) * scale[:, None] * scale[None]
             values, vectors = np.linalg.eigh(whole)
         move = scale * (vectors @ ((vectors.T @ (slope * scale)) / (np.abs(values) + damping)))
         trial = q - move * min(1.0, 2 / max(float(np.abs(move).max()), 1e-300))
         new = _evaluate(parts, rows, trial, *problem)
-        fresh = new[0] < cost
-        if fresh:
+        fresh = False
+        if new[0] < cost:
             q, (cost, slope, hessian) = trial, new
             damping = max(damping * 0.2, 1e-9)
+            before, left = left, _scaled(slope, hessian, cost)
+            fresh = (
+                left > NEARER * before
+            )  # a Hessian that still leads there is kept: it costs two gradients a constant
         else:
             damping *= 10
             if damping > 1e4:

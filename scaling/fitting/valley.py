@@ -181,5 +181,8 @@ def _constants(part: Coordinate) -> str:
     power = part.constant("power")
     if part.level:
         return f"{exp(power):.3f} times the compute"
-    limit = f", saturating at {exp(part.constant('log_limit')):.3g}" if part.saturating else ""
+    limit = ""
+    if part.saturating:
+        start = f" from {exp(part.constant('log_start')):.3g} on" if "log_start" in part.names else ""
+        limit = f", counted{start}, saturating at {exp(part.constant('log_limit')):.3g}"
     return f"{part.on} counts ({part.column}/{part.reference:.4g})^{power:.3f}{limit}"

@@ -80,7 +80,9 @@ class Run(Record):
             return self.extra[name]
         if name == "aspect":
             return self.n_embd / self.n_layer if self.n_embd and self.n_layer else None
-        value = getattr(self, name) if name in type(self).model_fields else None
+        value = self.__dict__.get(
+            name
+        )  # where pydantic keeps fields, and much faster than to ask for their names
         return value if isinstance(value, int | float | str) and value != "" else None
 
     @property
