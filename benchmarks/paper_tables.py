@@ -133,8 +133,10 @@ def clark(folder: Path) -> list[Check]:
     """What experts add at each dense size."""
     runs = read_runs(folder / "moe_experts.csv")
     found = fit(runs, coordinates=["n_experts"], bootstrap=0)
-    assert found.fitted_coordinates is not None
-    (part,) = found.fitted_coordinates.parts
+
+    def fitted(size: float) -> float:
+        loss = [float(found.predict(size, runs[0].tokens, n_experts=count).loss) for count in (1, 64)]
+        return loss[1] / loss[0] - 1
 
     def gain(size: float) -> float:
         of = {experts: [run.loss for run in runs if run.params_non_embedding == size and run.n_experts == experts]
@@ -147,7 +149,8 @@ def clark(folder: Path) -> list[Check]:
         between(f"64 experts, loss against dense at {sizes[0] / 1e6:.0f}M", gains[0], -0.15, -0.10, "+.1%"),
         between(f"at {sizes[-1] / 1e6:.0f}M", gains[-1], -0.10, -0.05, "+.1%"),
         between("slope of that gain per decade of size", float(np.polyfit(np.log10(sizes), gains, 1)[0]), 0.005, 0.08, "+.3f"),
-        between("power of the number of experts in the multiplier of N", part.constant("power"), 0.3, 0.5, ".3f"),
+        *(between(f"the same by the fitted law, at {size / 1e6:.0f}M", fitted(size), -0.15, -0.05, "+.1%")
+          for size in (sizes[0], sizes[-1])),
     ]  # fmt: skip
 
 

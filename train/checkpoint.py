@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -182,7 +183,7 @@ class Snapshot:
             hashes = {}
             for path in sorted(place.iterdir()):
                 sync_file(path)  # a power cut must not leave an incomplete folder under this name
-                hashes[path.name] = sha256_file(path)
+                hashes[path.name] = sha256_file(path, largest=math.inf)
             CheckpointFile(inputs=hashes, **self.facts).sealed().write(place / "checkpoint.json")
 
 
@@ -303,7 +304,7 @@ def check(settings: Settings, folder: Path) -> CheckpointFile:
 def _digest(path: Path) -> str | None:
     """Return a file's SHA-256; None if it is missing or unreadable."""
     try:
-        return sha256_file(path)
+        return sha256_file(path, largest=math.inf)
     except OSError:
         return None
 

@@ -12,10 +12,12 @@ that err more, and much more, the higher their loss lies (early, small and untun
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from ..stats import Array
 from .forms import EQUAL
-from .optimise import FormShape, Problem, log_loss
+from .optimise import FormShape, Problem, linearised, log_loss
 
 LENGTH = 3.0  # decades over which the wander forgets where it was: beyond any table's own range
 
@@ -40,8 +42,6 @@ MOST_CELLS = 240  # residuals of larger tables are averaged in cells
 CELL = 0.1  # least width of such a cell, in log N and log D
 
 FREEDOM = 4.0  # of Student's t, by which rows far off count less
-
-STEP = 1e-5  # of central differences in θ
 
 MOST_STEPS = 40
 
@@ -108,15 +108,20 @@ class _Rows:
     height: Array  # log loss above the smallest, by the plain fit
 
     def residual(self, theta: Array) -> Array:
-        r = self.problem.y - log_loss(theta[None], self.problem.x, self.problem.z)[0]
-        return np.asarray(self.average @ r)
+        """Log loss of the cells less that of each θ (k, 6): shape (k, cells)."""
+        off = self.problem.y - log_loss(theta, self.problem.x, self.problem.z)
+        return off if self.alone else np.asarray(off @ self.average.T)
 
-    def jacobian(self, theta: Array) -> Array:
-        shift = np.eye(6)[list(self.shape.free)] * STEP
-        up, down = (
-            log_loss(self.shape.at(theta + sign * shift), self.problem.x, self.problem.z) for sign in (1, -1)
-        )
-        return np.asarray(self.average @ ((up - down) / (2 * STEP)).T)
+    def linearised(self, theta: Array) -> tuple[Array, Array]:
+        """The residual, and the gradient of the law in the free coordinates: (k, cells), (k, cells, p)."""
+        value, gradient = linearised(theta, self.problem.x, self.problem.z, self.shape)
+        off = self.problem.y - value
+        return (off, gradient) if self.alone else (off @ self.average.T, self.average @ gradient)
+
+    @property
+    def alone(self) -> bool:
+        """True where each row is a cell of its own."""
+        return len(self.average) == len(self.problem.x)
 
 
 def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, noise: float) -> Posterior:
@@ -188,45 +193,39 @@ def _weighted(
     scale = np.exp(steepness * rows.height)
     grid = [(q, s, share * noise) for q in WANDERS for s in OFFSETS for share in NOISE_SHARES]
     weight: Array = np.ones(len(rows.count))
-    chances: Array = np.ones(len(grid))
     for turn in range(2):  # rows far off count less once it is known which they are
-        covariances = np.stack([_covariance(rows, scale, weight, *values) for values in grid])
-        chances = _chances(rows, theta, widths, covariances, grid)
+        lower, chances = _chances(rows, theta, widths, _covariances(rows, scale, weight, grid), grid)
         if turn == 0:
             best = int(np.argmax(chances))
-            whitening = np.linalg.inv(np.linalg.cholesky(covariances[best]))
-            mean, _, _ = _search(rows, theta, widths, whitening)
+            whitening = _inverses(lower[[best]])
+            theta = _search(rows, theta, widths, whitening)[0][0]
             spread = grid[best][2] * scale / np.sqrt(rows.count)
-            own = spread * (whitening.T @ (whitening @ rows.residual(mean)))
+            own = spread * (whitening[0].T @ (whitening[0] @ rows.residual(theta[None])[0]))
             weight = (FREEDOM + 1) / (FREEDOM + own**2)
-            theta = mean
     kept = np.flatnonzero(chances >= LEAST_WEIGHT * chances.max())
-    found = []
-    for index in kept.tolist():
-        whitening = np.linalg.inv(np.linalg.cholesky(covariances[index]))
-        mean, covariance, converged = _search(rows, theta, widths, whitening)
-        wander, offset, _ = grid[index]
-        found.append(
-            (
-                float(chances[index] / chances[kept].sum()),
-                Posterior(
-                    theta=mean,
-                    covariance=covariance,
-                    wander=float(wander),
-                    offset=float(offset),
-                    converged=converged,
-                ),
-            )
+    modes, covariances, converged = _search(rows, theta, widths, _inverses(lower[kept]))
+    return [
+        (
+            float(chances[index] / chances[kept].sum()),
+            Posterior(
+                theta=modes[at],
+                covariance=covariances[at],
+                wander=float(grid[index][0]),
+                offset=float(grid[index][1]),
+                converged=bool(converged[at]),
+            ),
         )
-    return found
+        for at, index in enumerate(kept.tolist())
+    ]
 
 
-def _covariance(
-    rows: _Rows, scale: Array, weight: Array, wander: float, offset: float, noise: float
-) -> Array:
-    own = (noise * scale) ** 2 / (weight * rows.count)
-    matrix = wander**2 * rows.near * np.outer(scale, scale) + offset**2 * rows.same + np.diag(own)
-    return np.asarray(matrix + np.eye(len(own)) * (1e-10 * float(np.trace(matrix)) / len(own) + 1e-16))
+def _covariances(rows: _Rows, scale: Array, weight: Array, grid: list[tuple[float, float, float]]) -> Array:
+    """Covariance of the cells' residuals for each wander, offset and noise: shape (values, cells, cells)."""
+    wander, offset, noise = (values[:, None, None] ** 2 for values in np.array(grid).T)
+    own = np.diag(scale**2 / (weight * rows.count))
+    matrix = wander * (rows.near * np.outer(scale, scale)) + offset * rows.same + noise * own
+    ridge = 1e-10 * np.trace(matrix, axis1=1, axis2=2) / len(scale) + 1e-16
+    return np.asarray(matrix + ridge[:, None, None] * np.eye(len(scale)))
 
 
 def _chances(
@@ -235,55 +234,101 @@ def _chances(
     widths: Array,
     covariances: Array,
     grid: list[tuple[float, float, float]],
-) -> Array:
-    """Tempered evidence of each value, θ integrated out to first order: shape (values,), adding to 1."""
+) -> tuple[Array, Array]:
+    """The covariances' Cholesky factors, and each value's tempered evidence, θ integrated out to first order.
+
+    Returns:
+        Shapes (values, cells, cells) and (values,); the second adds to 1.
+    """
     free = list(rows.shape.free)
-    J = rows.jacobian(theta)
-    marginal = covariances + (J * widths[free] ** 2) @ J.T
-    expected = rows.residual(theta) - J @ (rows.problem.centre - theta)[free]
-    lower = np.linalg.cholesky(marginal)
-    white = np.linalg.solve(lower, np.broadcast_to(expected[:, None], (len(grid), len(expected), 1)))[..., 0]
-    evidence = -0.5 * (white**2).sum(axis=1) - np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
-    logs = TEMPER * evidence
+    off, J = (part[0] for part in rows.linearised(theta[None]))
+    expected = off - J @ (rows.problem.centre - theta)[free]
+    lower = np.linalg.cholesky(covariances)
+    both = np.column_stack([expected, J * widths[free]])
+    whitened = np.stack([dtrtrs(one, both, lower=1)[0] for one in lower])
+    white, slopes = whitened[..., 0], whitened[..., 1:]
+    # The determinant and the inverse of K + J·W·J' (Woodbury) ask for matrices of six rows only.
+    inner = np.eye(len(free)) + slopes.transpose(0, 2, 1) @ slopes
+    along = (slopes.transpose(0, 2, 1) @ white[..., None])[..., 0]
+    square = (white**2).sum(axis=1) - (along * np.linalg.solve(inner, along[..., None])[..., 0]).sum(axis=1)
+    half_logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1) + 0.5 * np.linalg.slogdet(inner)[1]
+    logs = TEMPER * (-0.5 * square - half_logs)
     for column, (centre, width) in ((0, WANDER_PRIOR), (1, OFFSET_PRIOR)):
         logs = logs - 0.5 * ((np.log([values[column] for values in grid]) - centre) / width) ** 2
     chances = np.exp(logs - logs.max())
-    return np.asarray(chances / chances.sum())
+    return np.asarray(lower), np.asarray(chances / chances.sum())
 
 
-def _search(rows: _Rows, theta: Array, widths: Array, whitening: Array) -> tuple[Array, Array, bool]:
-    """The mode of θ under one covariance, by Gauss-Newton with damping, and its covariance: (6,), (6, 6), converged."""
+def _inverses(lower: Array) -> Array:
+    """Inverses of lower triangles, shape (k, n, n)."""
+    return np.stack([dtrtri(one, lower=1)[0] for one in lower])
+
+
+def _search(
+    rows: _Rows, theta: Array, widths: Array, whitening: Array
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """The mode of θ under each of k covariances, by Gauss-Newton with damping, and its own covariance.
+
+    Args:
+        rows: the cells.
+        theta: where every search starts, shape (6,).
+        widths: of the prior, shape (6,).
+        whitening: of the residuals, shape (k, cells, cells).
+
+    Returns:
+        Modes (k, 6), covariances (k, 6, 6), and where a search ended with a small gradient (k,).
+    """
     free = list(rows.shape.free)
     precision = 1 / widths[free] ** 2
     centre = rows.problem.centre[free]
 
-    def cost(at: Array) -> float:
-        white, off = whitening @ rows.residual(at), at[free] - centre
-        return float(0.5 * white @ white + 0.5 * (precision * off) @ off)
+    def cost(at: Array, which: NDArray[np.intp]) -> Array:
+        white = (whitening[which] @ rows.residual(at)[..., None])[..., 0]
+        return np.asarray(
+            0.5 * (white**2).sum(axis=1) + 0.5 * (precision * (at[:, free] - centre) ** 2).sum(axis=1)
+        )
 
-    mode, damping, converged = theta.copy(), 1e-3, False
-    least = cost(mode)
-    curvature = np.diag(precision)
+    count = len(whitening)
+    modes, damping, converged = (
+        np.tile(theta, (count, 1)),
+        np.full(count, 1e-3),
+        np.zeros(count, dtype=np.bool_),
+    )
+    least = cost(modes, np.arange(count))
+    curvature = np.tile(np.diag(precision), (count, 1, 1))
+    active = np.arange(count)
     for _ in range(MOST_STEPS):
-        J = whitening @ rows.jacobian(mode)
-        slope = J.T @ (whitening @ rows.residual(mode)) - precision * (mode[free] - centre)
-        curvature = J.T @ J + np.diag(precision)
-        step = np.linalg.solve(curvature, slope)
-        if float(slope @ step) < 1e-8 * max(1.0, least):
-            converged = True
+        off, gradient = rows.linearised(modes[active])
+        J, white = whitening[active] @ gradient, (whitening[active] @ off[..., None])
+        slope = (J.transpose(0, 2, 1) @ white)[..., 0] - precision * (modes[active][:, free] - centre)
+        curvature[active] = J.transpose(0, 2, 1) @ J + np.diag(precision)
+        step = np.linalg.solve(curvature[active], slope[..., None])[..., 0]
+        done = (slope * step).sum(axis=1) < 1e-8 * np.maximum(1.0, least[active])
+        converged[active[done]] = True
+        active, slope = active[~done], slope[~done]
+        if not len(active):
             break
+        trying = np.arange(len(active))
         for _ in range(12):
-            step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), slope)
-            trial = mode.copy()
-            trial[free] += step * min(1.0, 1.0 / float(np.abs(step).max()))
-            value = cost(trial)
-            if value < least:
+            at = active[trying]
+            diagonal = np.eye(len(free)) * np.diagonal(curvature[at], axis1=1, axis2=2)[:, None]
+            step = np.linalg.solve(
+                curvature[at] + damping[at, None, None] * diagonal, slope[trying][..., None]
+            )[..., 0]
+            trial = modes[at].copy()
+            trial[:, free] += step * np.minimum(1.0, 1.0 / np.abs(step).max(axis=1))[:, None]
+            value = cost(trial, at)
+            better = value < least[at]
+            modes[at[better]], least[at[better]] = trial[better], value[better]
+            damping[at] = np.where(better, np.maximum(damping[at] * 0.2, 1e-9), damping[at] * 6)
+            trying = trying[~better]
+            if not len(trying):
                 break
-            damping *= 6
-        else:
-            converged = True  # no step improves: at the floor of double precision
+        stuck = active[trying]  # no step improves: at the floor of double precision
+        converged[stuck] = True
+        active = np.setdiff1d(active, stuck)
+        if not len(active):
             break
-        mode, least, damping = trial, value, max(damping * 0.2, 1e-9)
-    covariance = np.zeros((6, 6))
-    covariance[np.ix_(free, free)] = np.linalg.inv(curvature)
-    return mode, covariance, converged
+    covariance = np.zeros((count, 6, 6))
+    covariance[:, np.array(free)[:, None], free] = np.linalg.inv(curvature)
+    return modes, covariance, converged

@@ -10,6 +10,7 @@ terms (docs/math.md), so a Newton step costs three small products.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,6 +187,71 @@ def log_loss(theta: Array, x: Array, z: Array) -> Array:
     return np.asarray(np.logaddexp(e, gamma * np.logaddexp(u / gamma, v / gamma)))
 
 
+class _Parts(NamedTuple):
+    """Log L and what its derivatives are made of, each (k, n), but `slope`, ∇(ρ − e): (k, 6, n)."""
+
+    log_loss: Array
+    tau: Array  # (u − v)/γ
+    q: Array  # share of the N term in R, to the power of 1/γ
+    p: Array  # share of R in L
+    entropy: Array  # ∂ρ/∂g, with ρ = log R
+    slope: Array
+
+
+def _parts(theta: Array, x: Array, z: Array) -> _Parts:
+    e, a, b, alpha, beta, g = (theta[:, i, None] for i in range(6))
+    gamma = np.exp(g)
+    u, v = a - alpha * x, b - beta * z
+    tau = (u - v) / gamma
+    t = np.exp(-np.abs(tau))
+    big = 1 / (1 + t)
+    q = np.where(tau >= 0, big, 1 - big)
+    rho = np.maximum(u, v) + gamma * np.log1p(t)
+    gap = rho - e
+    s = np.exp(-np.abs(gap))
+    big = 1 / (1 + s)
+    entropy = gamma * (np.log1p(t) + (1 - np.maximum(q, 1 - q)) * np.abs(tau))  # ∂ρ/∂g = γ·H(q)
+    slope = np.empty((len(theta), 6, len(x)))
+    slope[:, E_] = -1
+    slope[:, A_] = q
+    slope[:, B_] = 1 - q
+    slope[:, ALPHA_] = -q * x
+    slope[:, BETA_] = (q - 1) * z
+    slope[:, G_] = entropy
+    return _Parts(
+        log_loss=np.maximum(rho, e) + np.log1p(s),
+        tau=tau,
+        q=q,
+        p=np.where(gap >= 0, big, 1 - big),
+        entropy=entropy,
+        slope=slope,
+    )
+
+
+def _gradient(slope: Array, p: Array, free: list[int]) -> Array:
+    """∇ log L over free coordinates, (k, p, n), from ∇(ρ − e) over the same."""
+    jacobian = slope * p[:, None]
+    if E_ in free:
+        jacobian[:, free.index(E_)] += 1
+    return np.asarray(jacobian)
+
+
+def linearised(theta: Array, x: Array, z: Array, shape: FormShape) -> tuple[Array, Array]:
+    """Log L at points and its gradient over the free coordinates: shapes (k, n), (k, n, p).
+
+    Args:
+        theta: coordinates, shape (k, 6).
+        x: log N less its mean, shape (n,).
+        z: log D less its mean, shape (n,).
+        shape: the form.
+    """
+    at = _parts(theta, x, z)
+    if shape.beta_is_gamma:
+        at.slope[:, G_] += at.slope[:, BETA_] * np.exp(theta[:, G_, None])
+    free = list(shape.free)
+    return at.log_loss, _gradient(at.slope[:, free], at.p, free).transpose(0, 2, 1)
+
+
 def objective(problem: Problem, theta: Array) -> Array:
     """The objective of each θ (k, 6)."""
     residual = log_loss(theta, problem.x, problem.z) - problem.y
@@ -212,33 +278,16 @@ def evaluate(
     """
     k, n = len(theta), len(problem.x)
     x, z = problem.x, problem.z
-    e, a, b, alpha, beta, g = (theta[:, i, None] for i in range(6))
-    gamma = np.exp(g)
-    u, v = a - alpha * x, b - beta * z
-    tau = (u - v) / gamma
-    t = np.exp(-np.abs(tau))
-    big = 1 / (1 + t)
-    q = np.where(tau >= 0, big, 1 - big)
-    rho = np.maximum(u, v) + gamma * np.log1p(t)
-    gap = rho - e
-    s = np.exp(-np.abs(gap))
-    big = 1 / (1 + s)
-    p = np.where(gap >= 0, big, 1 - big)
-    r = np.maximum(rho, e) + np.log1p(s) - problem.y
+    gamma = np.exp(theta[:, G_, None])
+    at = _parts(theta, x, z)
+    tau, q, p, entropy, slope = at.tau, at.q, at.p, at.entropy, at.slope
+    r = at.log_loss - problem.y
     if problem.tilt != 1:
         weights = np.where(r > 0, problem.tilt, 1) * weights
     psi = np.clip(r, -delta, delta)
     magnitude = np.abs(r)
     cost = (weights * psi * (r - 0.5 * psi)).sum(axis=1)
-    entropy = gamma * (np.log1p(t) + (1 - np.maximum(q, 1 - q)) * np.abs(tau))  # ∂ρ/∂g = γ·H(q)
-    slope = np.empty((k, 6, n))  # ∇(ρ − e)
     turn = np.zeros((k, 6, n))  # ∇τ
-    slope[:, E_] = -1
-    slope[:, A_] = q
-    slope[:, B_] = 1 - q
-    slope[:, ALPHA_] = -q * x
-    slope[:, BETA_] = (q - 1) * z
-    slope[:, G_] = entropy
     inverse = 1 / gamma
     turn[:, A_] = inverse
     turn[:, B_] = -inverse
@@ -250,9 +299,7 @@ def evaluate(
         turn[:, G_] += turn[:, BETA_] * gamma
     free = list(shape.free)
     slope, turn = slope[:, free], turn[:, free]
-    jacobian = slope * p[:, None]
-    if E_ in shape.free:
-        jacobian[:, free.index(E_)] += 1
+    jacobian = _gradient(slope, p, free)
     w_psi = weights * psi
     gradient = (jacobian @ w_psi[:, :, None])[:, :, 0]
     majorant = weights * (delta / np.maximum(magnitude, delta))
@@ -262,8 +309,8 @@ def evaluate(
     curved = (slope * (w_psi * p * (1 - p))[:, None]) @ slope.transpose(0, 2, 1)
     curved += (turn * (w_psi * p * gamma * q * (1 - q))[:, None]) @ turn.transpose(0, 2, 1)
     if G_ in shape.free:
-        at = free.index(G_)
-        curved[:, at, at] += (w_psi * p * entropy).sum(axis=1)
+        index = free.index(G_)
+        curved[:, index, index] += (w_psi * p * entropy).sum(axis=1)
     precision = problem.precision[free]
     offset = theta[:, free] - problem.centre[free]
     diagonal = np.eye(len(free)) * precision

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from families.units import BadInput
 
-from ..files import Document, Record
+from ..files import Document, Record, check_file
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
 from ..untrusted import parse_json
@@ -230,6 +230,7 @@ def read_curve(path: Path) -> Curve:
 
 
 def _json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:

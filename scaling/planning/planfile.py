@@ -30,7 +30,7 @@ from ..files import (
 from ..laws import PUBLISHED, LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
-from ..untrusted import parse_json, refuse_repeated_keys
+from ..untrusted import parse_json
 
 SEAL_FORMAT = 2
 
@@ -485,10 +485,6 @@ def open_seal(path: Path) -> PlanFile:
             f"{path} is not sealed, so it holds no prediction made before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
-    try:
-        refuse_repeated_keys(text)
-    except ValueError as error:
-        raise BadInput(f"{path} is sealed, and {error}; {_MEND}") from error
     actual = digest(parse_json(text))
     if actual != plan.seal.digest:
         raise BadInput(

@@ -8,7 +8,7 @@ from typing import Any
 
 from families.units import BadInput
 
-from ..files import StrPath
+from ..files import StrPath, check_file
 
 _HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
 
@@ -35,6 +35,7 @@ def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
         BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
     """
     file = Path(path)
+    check_file(file)
     try:
         size = file.stat().st_size
         with file.open("rb"):

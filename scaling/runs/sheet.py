@@ -13,7 +13,7 @@ from typing import Any
 
 from families.units import BadInput
 
-from ..files import StrPath, check_kind
+from ..files import StrPath, check_file, check_kind
 from ..untrusted import parse_json
 from .columns import field_of, is_known
 from .dialect import Delimited, read_delimited, read_rows
@@ -140,6 +140,7 @@ def _of(found: Delimited) -> Sheet:
 
 
 def _bytes(path: Path) -> bytes:
+    check_file(path)
     try:
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -1,6 +1,7 @@
 """Initial weights from a checkpoint: a local Hugging Face folder, or a name on the hub."""
 
 import json
+import math
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -116,7 +117,9 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
 
 def checkpoint_sha256(folder: Path) -> str:
     """Return the SHA-256 of the weights, independent of the folder's name."""
-    return sha256_bytes(canonical_json([sha256_file(path) for path in _weight_files(folder)]))
+    return sha256_bytes(
+        canonical_json([sha256_file(path, largest=math.inf) for path in _weight_files(folder)])
+    )
 
 
 def has_tokenizer(folder: Path) -> bool:
