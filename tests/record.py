@@ -20,10 +20,11 @@ from scaling.scoring.verify import GRADES
 from scaling.stats import format_loss
 
 from .gallery import ROOT, STUDIES
+from .readme import said
 
 PAGE = ROOT / "calibration.md"
 FIGURE = STUDIES / "figures" / "reach.svg"
-MARKED = re.compile(r"(<!-- record -->\n).*?(<!-- /record -->)", re.DOTALL)
+UNDER = "scaling compare --under docs/studies"
 
 INTRODUCTION = """# Calibration: every sealed prediction, hit or miss
 
@@ -88,7 +89,7 @@ def summary(results):
 def sentence(results):
     """The record in one sentence, those of the best grade first."""
     parts = []
-    for grade, said in GRADES.items():
+    for grade, meaning in GRADES.items():
         rows = [one for one in results if one.counts and one.row.grade == grade]
         if rows:
             near, far = min(one.reach for one in rows), max(one.reach for one in rows)
@@ -96,8 +97,8 @@ def sentence(results):
             inside = (sum(one.row.inside_80 for one in rows), sum(one.row.inside_95 for one in rows))
             error = 100 * fmean(abs(one.row.error) for one in rows)
             parts.append(
-                f"{len(rows)} sealed predictions at {reach} the compute of the ladder ({said}): 80 % intervals held {inside[0]}, "
-                f"95 % intervals {inside[1]}, mean error {error:.2g} % of the loss"
+                f"{len(rows)} sealed predictions at {reach} the compute of the ladder ({meaning}): 80 % intervals "
+                f"held {inside[0]}, 95 % intervals {inside[1]}, mean error {error:.2g} % of the loss"
             )
     waiting = sum(one.row is None for one in results)
     return "; ".join(parts) + (f"; {waiting} sealed and not opened yet" if waiting else "") + "."
@@ -107,7 +108,7 @@ def page(results: tuple[SealedResult, ...]) -> str:
     """The whole of docs/calibration.md."""
     header = ["reach", "study", "sealed (UTC)", "predicted", "80 % interval"]
     header += ["actual", "error", "z", "held", "grade"]
-    attested = sorted({said for one in results for said in one.attested})
+    attested = sorted({text for one in results for text in one.attested})
     return "\n".join(
         [
             INTRODUCTION,
@@ -119,10 +120,10 @@ def page(results: tuple[SealedResult, ...]) -> str:
     )
 
 
-def marked(text, results, *, links):
-    """A page with what stands between its marks written anew."""
-    said = sentence(results)
-    return MARKED.sub(lambda match: f"{match[1]}{said} {links}\n{match[2]}", text)
+def marked(text, name, content):
+    """A page with what stands between two marks written anew."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 def written(results):
@@ -132,7 +133,9 @@ def written(results):
         (ROOT.parent / "README.md", "[All of them](docs/calibration.md)."),
         (STUDIES / "README.md", "[All of them, with their grades](../calibration.md)."),
     ):
-        pages[path] = marked(path.read_text(encoding="utf-8"), results, links=links)
+        pages[path] = marked(path.read_text(encoding="utf-8"), "record", f"{sentence(results)} {links}")
+    shown = "\n".join(["```", f"$ {UNDER}", *said(UNDER, ROOT.parent), "```"])
+    pages[STUDIES / "README.md"] = marked(pages[STUDIES / "README.md"], "under", shown)
     return pages
 
 

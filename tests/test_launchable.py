@@ -205,3 +205,18 @@ def test_the_memory_of_a_plan_is_that_of_its_own_arithmetic(plans):
             one.spec, one.micro_batch, checkpointing=one.checkpointing, bf16=bf16, shards=one.shards
         )
         assert again == one.memory
+
+
+def test_a_published_member_is_planned_at_the_shorter_context_asked_for():
+    whole = sc.plan("1e22", law="chinchilla", family="llama-3.1-8b")
+    assert any("--context 8192" in note for note in whole.notes)
+    short = sc.plan("1e22", law="chinchilla", family="llama-3.1-8b", n_positions=8192)
+    assert not any("--context" in note for note in short.notes)
+    spec = replace(member("llama-3.1-8b").spec, n_positions=8192)
+    chosen = short.recommended
+    assert (chosen.member, chosen.n_positions) == ("llama-3.1-8b-ctx8192", 8192)
+    assert chosen.params == accounting.params(spec)
+    assert chosen.flops == pytest.approx(accounting.train_flops(spec, chosen.tokens))
+    assert chosen.flops == pytest.approx(1e22, rel=0.01)
+    with pytest.raises(BadInput, match="gpt2 reaches 1,024 tokens"):
+        sc.plan("1e20", law="chinchilla", family="gpt2", n_positions=4096)

@@ -97,7 +97,10 @@ def plan(
     ] = None,
     vocab: Annotated[str | None, typer.Option("--vocab", help="Vocabulary of designed shapes.")] = None,
     context: Annotated[
-        str | None, typer.Option("--context", help="Context length of designed shapes.")
+        str | None,
+        typer.Option(
+            "--context", help="Context length: of designed shapes, or shorter than published ones' own."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")

@@ -241,7 +241,7 @@ def plan(
         ratio: n_embd per layer of designed shapes.
         head_size: n_embd per attention head of designed shapes.
         vocab_size: vocabulary of designed shapes.
-        n_positions: context length of designed shapes, in tokens.
+        n_positions: context length in tokens: of designed shapes, or shorter than published members' own.
         times: measured times by number of devices, like "1=66m40s,8=9m".
         price: USD per device-hour, in place of the catalogue's.
         study: a study or its folder, whose law, shapes and measured MFU are used.

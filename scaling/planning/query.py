@@ -92,8 +92,8 @@ def answer_query(
         sizes=sizes,
         force=query.force,
     )
-    if coarse := coarse_note(shapes, law, made):
-        made = made.model_copy(update={"notes": (*made.notes, coarse)})
+    if notes := [*filter(None, [coarse_note(shapes, law, made), _context_note(query, made)])]:
+        made = made.model_copy(update={"notes": (*made.notes, *notes)})
     if query.times is not None:
         made = made.model_copy(
             update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
@@ -186,6 +186,7 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
 
 
 TOO_COARSE = 0.02  # nats that a list of published members may lose to designed shapes
+LONG_CONTEXT = 16_384  # tokens; above it a published context is of the last, short phase of pre-training (Llama 3, Qwen3)
 
 
 def coarse_note(shapes: Candidates, law: LossModel, plan: PlanFile) -> str:
@@ -216,6 +217,17 @@ def coarse_note(shapes: Candidates, law: LossModel, plan: PlanFile) -> str:
     )
 
 
+def _context_note(query: PlanQuery, plan: PlanFile) -> str:
+    """A note where a published member is planned at the long context that it was extended to; else the empty string."""
+    choice = plan.recommended
+    if query.context is not None or choice is None or choice.n_positions <= LONG_CONTEXT:
+        return ""
+    return (
+        f"{choice.member} is planned at its whole context of {choice.n_positions:,} tokens; most pre-training runs use "
+        f"4,096 or 8,192 and extend it at the end: --context 8192 plans that"
+    )
+
+
 def _check(query: PlanQuery) -> None:
     goals = {
         "--budget": query.budget,
@@ -228,7 +240,6 @@ def _check(query: PlanQuery) -> None:
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} are given; one of them decides the other")
     shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
-    shape["--context"] = query.context
     set_shape = [name for name, value in shape.items() if value is not None]
     if set_shape and not (query.family in (None, "all", "grid") or is_own_rule(query.family)):
         raise BadInput(
@@ -280,7 +291,10 @@ def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
         n_positions=parse_count(query.context, "context") if query.context else usual.n_positions,
     )
     sizes = _sizes(query)
-    return sized(sizes, query.family, rule) if sizes else candidates(query.family or "all", rule)
+    context = None if query.context is None else rule.n_positions
+    if sizes:
+        return sized(sizes, query.family, rule, context)
+    return candidates(query.family or "all", rule, context)
 
 
 def _objective(query: PlanQuery) -> Objective:
