@@ -130,7 +130,7 @@ def fit(
     named, kinds = parse_coordinates(coordinates, own)
     reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
     texts: dict[Path, bytes | str] = {}
-    inputs = input_hashes(source)
+    inputs = input_hashes(source) if runs is not None else {}
     if imports:
         check_writable(store)
         imported, text, reading = len(reading), *import_runs(store, reading, source)

@@ -16,11 +16,16 @@ from pydantic import Field
 from families.units import BadInput
 
 from ..files import Document, Record, check_file
+from ..runs.store import RUNS
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
 from ..untrusted import parse_json
 from . import constants as const
 from .trajectory import LrProfile, Points
+
+METRICS = "metrics.jsonl"
+
+LOG = "log"  # subfolder of a run that a logger records (scaling.integrations), in place of trunk/ and rung-TOKENS/
 
 
 class PlannedRung(Record):
@@ -142,6 +147,7 @@ class RunCurves:
         trunk: curve shared by the rungs.
         branches: curve of each rung after it left the trunk, by length in steps.
         finals: loss of the annealed model on the whole eval set, nats per token, by length in steps.
+        whole_evals: True if the curve's evaluations are of the whole eval set, not of a part of it.
     """
 
     name: str
@@ -149,6 +155,7 @@ class RunCurves:
     trunk: Curve
     branches: dict[int, Curve]
     finals: dict[int, float]
+    whole_evals: bool = False
 
     def rung(self, steps: int) -> Curve:
         """Return the curve of a rung from step 0, trunk included, as far as it is logged."""
@@ -188,13 +195,18 @@ def read_run(folder: Path) -> RunCurves:
     branches, finals = {}, {}
     for rung in plan.rungs:
         branch = folder / rung.folder
-        if (branch / "metrics.jsonl").exists():
-            branches[rung.steps] = read_curve(branch / "metrics.jsonl")
+        if (branch / METRICS).exists():
+            branches[rung.steps] = read_curve(branch / METRICS)
         final = _final(branch / "rung.json")
+        if final is None and rung.folder == LOG:
+            final = _recorded(folder / RUNS, rung.steps * plan.batch_tokens)
         if final is not None:
             finals[rung.steps] = final
-    trunk = read_curve(folder / "trunk" / "metrics.jsonl")
-    return RunCurves(name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals)
+    trunk = read_curve(folder / "trunk" / METRICS)
+    recorded = all(rung.folder == LOG for rung in plan.rungs)
+    return RunCurves(
+        name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals, whole_evals=recorded
+    )
 
 
 def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
@@ -218,8 +230,9 @@ def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
 
 def read_curve(path: Path) -> Curve:
     """Read a metrics.jsonl, which may not exist yet; incomplete lines and those without a finite loss are skipped."""
-    rows = [row for row in _json_rows(path) if _finite(row.get("step")) and _finite(row.get("loss"))]
-    evals = [row for row in rows if _finite(row.get("eval_loss"))]
+    lines = [row for row in json_rows(path) if _finite(row.get("step"))]
+    rows = [row for row in lines if _finite(row.get("loss"))]
+    evals = [row for row in lines if _finite(row.get("eval_loss"))]
     return Curve(
         step=np.array([row["step"] for row in rows], dtype=np.float64),
         loss=np.array([row["loss"] for row in rows], dtype=np.float64),
@@ -229,7 +242,12 @@ def read_curve(path: Path) -> Curve:
     )
 
 
-def _json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
+def json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
+    """Objects of a file of JSON lines, or of one document; what is none is skipped, and so is a file that does not exist.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
     check_file(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -256,10 +274,19 @@ def _number_or_nan(value: Any) -> float:
 
 def _final(path: Path) -> float | None:
     """Return the loss in a finished rung's rung.json; None if there is no such file."""
-    rows = list(_json_rows(path, single=True))
+    rows = list(json_rows(path, single=True))
     observation = rows[0].get("observation") if rows else None
     loss = observation.get("loss") if isinstance(observation, dict) else None
     return float(loss) if loss is not None and _finite(loss) else None
+
+
+def _recorded(path: Path, tokens: float) -> float | None:
+    """Return the first loss that a run's own runs.jsonl holds for so many tokens (to 1 %); None without one."""
+    for row in json_rows(path):
+        seen, loss = row.get("tokens"), row.get("loss")
+        if seen and loss and _finite(seen) and _finite(loss) and abs(seen / tokens - 1) < 0.01:
+            return float(loss)
+    return None
 
 
 def reference_progress(run: RunCurves, steps: int) -> float:
