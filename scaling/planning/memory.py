@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from families import ModelSpec, accounting
-from families.memory import Layout, degrees_text, device_memory, experts
+from families.memory import Layout, Precision, degrees_text, device_memory, experts
 from families.units import BadInput, format_bytes
 
 from ..hardware import Accelerator
@@ -132,7 +132,7 @@ def _layouts(spec: ModelSpec, device: Accelerator, devices: int | None) -> Itera
         devices: all of them, which the replicas share; None yields each layout with one replica, or one to each expert
             group.
     """
-    precision = "autocast" if device.training_format != "fp32" else "fp32"
+    precision: Precision = "autocast" if device.training_format != "fp32" else "fp32"
     number = experts(spec)
     degrees = [
         (tensor, pipeline)
