@@ -65,7 +65,8 @@ class Study:
         widths: n_embd of the small members, of two layers each.
         shares: rungs of a ladder, in units of its tokens; those before the bend are left out.
         small_seeds: seeds of the small members.
-        again: widths of those that are trained again with seed 1, on half as many tokens.
+        again: widths of those that are trained again with seed 1, at `again_share` of the FLOPs.
+        again_share: of ladder_flops.
         seed: seed of the run that is scored; None where the mean of several is.
         seeds: seeds of the target.
     """
@@ -80,6 +81,7 @@ class Study:
     small_seeds: tuple[int, ...]
     seed: int | None
     seeds: tuple[int, ...]
+    again_share: float = 0.5
     vocab_size: int = 512
     n_positions: int = 128
     held_out: float = 0.02
@@ -189,9 +191,9 @@ def small(study: Study, width: int, flops: float) -> PlannedMember:
 
 
 def ladders(study: Study) -> tuple[PlanFile, PlanFile]:
-    """Plans of the small members: those at all of their tokens, and those of seed 1 at half."""
+    """Plans of the small members: those at all of their tokens, and those of seed 1 at fewer."""
     first = tuple(small(study, width, study.ladder_flops) for width in study.widths)
-    again = tuple(small(study, width, study.ladder_flops / 2) for width in study.again)
+    again = tuple(small(study, width, study.again_share * study.ladder_flops) for width in study.again)
     note = "ladders on which the law is fitted"
     return PlanFile(members=first, notes=(note,)), PlanFile(members=again, notes=(f"{note}, seed 1",))
 
