@@ -148,10 +148,13 @@ def test_what_no_law_of_one_variable_describes_is_refused_in_one_line(loss, said
     assert "\n" not in str(refused.value)
 
 
-def test_five_points_are_too_few_and_the_line_says_how_many_are_needed():
+def test_five_points_are_too_few_for_a_curve_and_a_law_of_both_takes_them_where_both_are_stated():
     loss = curve_loss("power", np.array(SHAPES["power"]), X)
     with pytest.raises(BadInput, match=r"5 distinct tokens.*at least 6"):
-        fit(**rows("D", X[:5], loss[:5]))
+        fit(N=np.ones(5), D=X[:5], loss=loss[:5])
+    few = fit(**rows("D", X[:5], loss[:5]))
+    assert few.variable == ""
+    assert "do not tell the exponents of N and D apart" in few.card["warnings"]
 
 
 @pytest.mark.parametrize(

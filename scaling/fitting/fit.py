@@ -18,7 +18,7 @@ from .columns import REPETITION, Reduced, choose, reduce_rows
 from .coordinates import Kind
 from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
-from .one_variable import curve_noise, curve_warnings, fit_curve, variable_of
+from .one_variable import FEWEST_POINTS, curve_noise, curve_warnings, fit_curve, values_of, variable_of
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
@@ -118,6 +118,9 @@ def fit(
     variable = variable_of(table.N, table.D) if form == "auto" and not coordinates and not own else ""
     if variable == "D" and table.N[0] == 1 and all(run.compute is not None for run in table):
         variable = "C"  # compute is what was stated, and tokens follow from it
+    stated = table.N[0] != 1 and table.D[0] != 1
+    if variable and stated and len(np.unique(values_of(variable, table.N, table.D))) < FEWEST_POINTS:
+        variable = ""  # too few for a curve: the prior from published laws carries a law of N and D
     one_direction = "" if variable else spread_warning(table, form)
     count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS and not variable:
