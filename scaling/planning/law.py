@@ -28,6 +28,7 @@ from ..laws import (
 )
 from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
+from ..schedule import Kind
 from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
 from .planfile import PlannedLoss
 
@@ -119,6 +120,8 @@ def advise(
     tokens: float,
     *,
     rule: str = DEFAULT_RULE,
+    schedule: Kind = "wsd",
+    batch_tokens: float | None = None,
     batch_sequences: int | None = None,
     shortest: float | None = None,
 ) -> Recipe:
@@ -129,6 +132,8 @@ def advise(
         spec: the shape.
         tokens: training tokens.
         rule: of `recipe`; another than the default counts before the law.
+        schedule: wsd or cosine.
+        batch_tokens: tokens of a step, about, in place of the law's.
         batch_sequences: sequences of a step, exactly.
         shortest: tokens of the shortest run with the same warm-up.
 
@@ -138,11 +143,14 @@ def advise(
     own = settings_of(law) if isinstance(law, Fit) and rule == DEFAULT_RULE else ()
     N = float(count(spec, law.convention))
     batch = (
-        law.best("batch_tokens", N, tokens).value if isinstance(law, Fit) and "batch_tokens" in own else None
+        law.best("batch_tokens", N, tokens).value
+        if isinstance(law, Fit) and "batch_tokens" in own and batch_tokens is None
+        else None
     )
     advice = recipe(
-        spec, tokens, rule=rule, batch_tokens=batch, batch_sequences=batch_sequences, shortest=shortest
-    )
+        spec, tokens, rule=rule, schedule=schedule, batch_tokens=batch_tokens or batch,
+        batch_sequences=batch_sequences, shortest=shortest,
+    )  # fmt: skip
     if not isinstance(law, Fit) or not {"lr", "batch_tokens"} & set(own):
         return advice
     said = [] if batch is None else [f"batch* {format_size(batch)} tokens"]
@@ -150,7 +158,7 @@ def advise(
     if "lr" in own:
         best = (
             law.best("lr", N, tokens)
-            if batch is None
+            if "batch_tokens" not in own
             else law.best("lr", N, tokens, batch_tokens=advice.batch_tokens)
         )
         lr = float(f"{best.value:.3g}")
