@@ -5,7 +5,8 @@ estimated, long logs are averaged.
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,8 @@ from pydantic import Field
 
 from families.units import BadInput
 
-from ..files import Document, Record, check_file
+from ..files import Document, Record, check_file, sha256_file
+from ..runs import Run, RunTable
 from ..runs.store import RUNS
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
@@ -209,23 +211,99 @@ def read_run(folder: Path) -> RunCurves:
     )
 
 
+def is_run(folder: Path) -> bool:
+    """True for the folder of a run of `scaling train`, finished or not."""
+    return folder.is_dir() and (folder / "underway.json").exists()
+
+
+def curve_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the files that hold a run's plan and its curve; empty where the path is no run."""
+    if not is_run(folder):
+        return {}
+    files = [folder / "underway.json", *sorted(folder.rglob(METRICS))]
+    return {str(file.relative_to(folder)): sha256_file(file) for file in files}
+
+
+def curve_table(folder: Path) -> RunTable:
+    """The logged curve of a run's trunk, or of its longest branch, as observations of one run after its warm-up.
+
+    Partial evaluations where there are any, else training losses, each a mean over the steps since the line before.
+
+    Raises:
+        BadInput: no such run, or nothing is logged.
+    """
+    run = read_run(folder)
+    curve = max((run.trunk, *run.branches.values()), key=lambda one: len(one.step))
+    held = bool(len(curve.eval_step))
+    step, loss = (curve.eval_step, curve.eval_loss) if held else (curve.midpoints, curve.loss)
+    kept = step > run.plan.warmup
+    if not kept.any():
+        raise BadInput(f"{folder} has no losses logged after its warm-up of {run.plan.warmup} steps")
+    shared = {
+        "run": run.name,
+        "group": run.plan.group,
+        "params": run.plan.params,
+        "params_non_embedding": run.plan.params_non_embedding,
+        "batch_tokens": run.plan.batch_tokens,
+        "lr": run.plan.lr,
+        "annealed": False,
+    }
+    rows = [
+        Run.model_validate({**shared, "tokens": at * run.plan.batch_tokens, "loss": value})
+        for at, value in zip(step[kept].tolist(), loss[kept].tolist(), strict=True)
+    ]
+    kind = "partial evaluations" if held else "training losses"
+    return RunTable(
+        rows, warnings=[f"{len(rows)} {kind} of {run.name} after its warm-up: the curve of one run"]
+    )
+
+
 def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
     """Read the siblings of a run: comparable runs in the same folder that have finished a rung.
 
     Comparable means the same text, the same kind of start and batches of similar size: with larger batches a run has made
-    fewer updates on the same tokens, and its loss is higher without any fault.
+    fewer updates on the same tokens, and its loss is higher without any fault. Of more than MOST_SIBLINGS those of the
+    nearest sizes are read.
     """
-    siblings = []
+    comparable: list[tuple[Path, RunPlan]] = []
     for path in sorted(runs.glob("*/underway.json")):
         try:
-            other = read_run(path.parent)
+            plan = RunPlan.read(path)
         except BadInput:
             continue  # another run's broken file is no reason to fail here
-        same_text = (other.plan.group, other.plan.fresh) == (run.plan.group, run.plan.fresh)
-        similar_batch = abs(math.log(other.plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
-        if other.name != run.name and same_text and similar_batch and other.finals:
+        same_text = (plan.group, plan.fresh) == (run.plan.group, run.plan.fresh)
+        similar_batch = abs(math.log(plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
+        finished = (path.parent / rung.folder / "rung.json" for rung in plan.rungs)
+        if plan.run != run.name and same_text and similar_batch and any(rung.exists() for rung in finished):
+            comparable.append((path.parent, plan))
+    siblings = []
+    for folder in _most_telling(run.plan, comparable):
+        try:
+            other = read_run(folder)
+        except BadInput:
+            continue
+        if other.finals:
             siblings.append(other)
     return tuple(siblings)
+
+
+def _most_telling(run: RunPlan, others: Sequence[tuple[Path, RunPlan]]) -> list[Path]:
+    """Return the folders of at most MOST_SIBLINGS runs: one of each size, the nearest sizes first, then another of each.
+
+    Of one size those of the nearest length come first. The forecast fits each curve and inverts a matrix of all of them.
+    """
+    if len(others) <= const.MOST_SIBLINGS:
+        return [folder for folder, _ in others]
+
+    def apart(plan: RunPlan) -> float:
+        return abs(math.log(max(plan.steps, default=1) / max(run.steps, default=1)))
+
+    taken: Counter[int] = Counter()
+    ranked = []
+    for folder, plan in sorted(others, key=lambda one: (apart(one[1]), one[0].name)):
+        ranked.append((taken[plan.params], abs(math.log(plan.params / run.params)), folder))
+        taken[plan.params] += 1
+    return sorted(folder for _, _, folder in sorted(ranked)[: const.MOST_SIBLINGS])
 
 
 def read_curve(path: Path) -> Curve:
