@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,13 @@ def is_config_path(text: str) -> bool:
     return text.endswith(".json") or "/" in text or (Path(text) / CONFIG).is_file()
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BadInput("a key stands twice in an object, and readers differ in which of the two they take")
+    return found
+
+
 def read_config(path: str | Path) -> Member:
     """Read a config.json, or a folder that holds one, as a member named after its folder.
 
@@ -74,16 +82,17 @@ def read_config(path: str | Path) -> Member:
     if file.is_dir():
         file = file / CONFIG
     try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise BadInput(
-                f"{file} has {file.stat().st_size:,} bytes; a config.json has at most {LARGEST_FILE:,}"
-            )
-        config = json.loads(file.read_text(encoding="utf-8"))
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):  # a named pipe would never end
+            raise BadInput(f"{file} is no file")
+        if found.st_size > LARGEST_FILE:
+            raise BadInput(f"{file} has {found.st_size:,} bytes; a config.json has at most {LARGEST_FILE:,}")
+        config = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except OSError as error:
         raise BadInput(f"cannot read {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadInput):
-            raise
+            raise BadInput(str(error) if str(file) in str(error) else f"{file}: {error}") from error
         raise BadInput(f"{file} is not JSON that can be read") from error
     if not isinstance(config, dict):
         raise BadInput(f"{file} is not a Hugging Face config.json")

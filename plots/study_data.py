@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from families.units import BadInput
-from scaling.files import read_text
+from scaling.files import check_file, read_text
 from scaling.fitting.predictor import Fit, load_law
 from scaling.laws import PARAMS_FIELD
 from scaling.paths import StudyFile, StudyPaths, open_study
@@ -402,6 +402,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -27,6 +27,15 @@ from .version import __version__
 
 StrPath = str | os.PathLike[str]
 
+LARGEST_FILE = 4 * 10**9  # bytes of a table, a log or a JSON file, which are read whole
+
+_NO_FILES = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
 
 class NewerFile(BadInput):
     """A file of ours that a newer program wrote."""
@@ -61,8 +70,13 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: StrPath) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+def sha256_file(path: StrPath, *, largest: float = LARGEST_FILE) -> str:
+    """Hexadecimal SHA-256 of a file's bytes.
+
+    Raises:
+        BadInput: it is a pipe or a device, or has more bytes than `largest`.
+    """
+    check_file(path, largest=largest)
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -138,8 +152,7 @@ def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None)
     try:
         for path in files:
             with clear_io_errors(path):
-                if path.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                _check_replaceable(path)
                 made += [parent for parent in path.parents if parent not in made and not parent.exists()]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 temporaries[path] = _written(path, files[path])
@@ -162,6 +175,19 @@ def atomic_writes(files: Mapping[Path, bytes | str], *, new: Path | None = None)
         raise
     for folder in {path.parent for path in temporaries}:
         sync_folder(folder)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse a folder, and what is no file: a rename would put a file in the place of /dev/null.
+
+    Raises:
+        OSError: a folder is there.
+        BadInput: a named pipe, a device or a socket.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if (kind := _no_file(path)) is not None:
+        raise BadInput(f"cannot write {path}: it is {kind} and no file")
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -205,8 +231,7 @@ def check_writable(path: StrPath) -> None:
     """
     path = Path(path)
     with clear_io_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        _check_replaceable(path)
         above = next(parent for parent in path.absolute().parents if parent.exists())
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -442,6 +467,33 @@ def first_problem(error: ValidationError) -> str:
     return f"{key}{shown}: {message[:1].lower() + message[1:]}"
 
 
+def check_file(path: StrPath, *, largest: float = LARGEST_FILE) -> None:
+    """Refuse a named pipe, a device or a socket, whose reading may never end, and a file too large to be read whole.
+
+    What is not there, or is a folder, is left to the reading itself.
+
+    Raises:
+        BadInput: naming the path and what it is.
+    """
+    if (kind := _no_file(path)) is not None:
+        raise BadInput(f"{path} is {kind} and no file: write what it gives to a file, and name that")
+    try:
+        size = Path(path).stat().st_size
+    except (OSError, ValueError):
+        return
+    if size > largest:
+        raise BadInput(f"{path} has {size / 1e9:.1f} GB; at most {largest / 1e9:g} GB are read whole")
+
+
+def _no_file(path: StrPath) -> str | None:
+    """What a path leads to, where that is there and neither a file nor a folder."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return next((name for is_one, name in _NO_FILES if is_one(mode)), None)
+
+
 def read_text(path: StrPath, *, made_by: str = "") -> str:
     """A file's text, without the byte order mark that spreadsheets put before the first column's name.
 
@@ -450,8 +502,9 @@ def read_text(path: StrPath, *, made_by: str = "") -> str:
         made_by: the command that writes one, for the message where there is none.
 
     Raises:
-        BadInput: the file does not exist, is a folder, or is not UTF-8.
+        BadInput: the file does not exist, is a folder or a pipe, or is not UTF-8.
     """
+    check_file(path)
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -15,6 +15,7 @@ from typing import Any
 LONGEST_MESSAGE = 1900  # characters; with what stands before it, a line on standard error has at most 2,000
 
 _EXACT_DIGITS = 19  # of an integer; a longer one is read as a float, so that no arithmetic on it overflows
+_DEEPEST_YAML = 100  # brackets open at once; a profile of a cluster has two
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 # Categories that a terminal obeys: control, format (text from right to left), half a character, other line ends.
 _OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
@@ -32,7 +33,8 @@ def parse_json(text: str | bytes) -> Any:
     """A JSON value, as `json.loads` gives it; an integer beyond 64 bits is a float.
 
     Raises:
-        json.JSONDecodeError: the text is not JSON, not UTF-8, nested too deep, or has half a character in a string.
+        json.JSONDecodeError: the text is not JSON, not UTF-8, nested too deep, has half a character in a string, or a key
+            twice in an object.
     """
     try:
         text = text if isinstance(text, str) else text.decode()
@@ -52,24 +54,17 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= _EXACT_DIGITS else float(digits)
 
 
-_DECODER = json.JSONDecoder(parse_int=_whole)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; one with a key twice is refused, since one reader takes the first value and another the last."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise json.JSONDecodeError(f"the key {twice[:60]!r} stands there twice", "", 0)
+    return found
 
 
-def refuse_repeated_keys(text: str) -> None:
-    """Refuse JSON in which an object has a key twice: one reader takes the first value, another the last.
-
-    Raises:
-        ValueError: naming the key.
-    """
-
-    def pairs(found: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for key, _ in found:
-            if key in seen:
-                raise ValueError(f"the key {key!r} stands there twice")
-            seen.add(key)
-
-    json.loads(text, object_pairs_hook=pairs)
+_DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_unique)
 
 
 def parse_csv(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
@@ -94,6 +89,8 @@ def parse_yaml(text: str) -> Any:
     """
     import yaml
 
+    if _nesting(text) > _DEEPEST_YAML:  # the parser looks at every open bracket at each token
+        raise YamlError("lists or maps are nested too deep")
     plain = type("Plain", (yaml.SafeLoader,), {"yaml_implicit_resolvers": {}})
     try:
         return yaml.load(text, Loader=plain)  # noqa: S506 - a SafeLoader that knows fewer types
@@ -103,6 +100,15 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(str(getattr(error, "problem", None) or error), line) from error
     except RecursionError:
         raise YamlError("lists or maps are nested too deep") from None
+
+
+def _nesting(text: str) -> int:
+    """The most brackets open at once, those in quotes and comments too."""
+    deepest = depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def shown(text: str) -> str:

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -24,7 +25,8 @@ from typing import Any
 
 from families.units import BadInput, RunFailed
 
-SECONDS = 10.0  # that a reader may take
+SECONDS = 10.0  # of a processor's time that a reader may take
+HANGS = 90.0  # seconds by the clock after which it counts as hanging, on a machine with other work
 LONGEST = 2000  # characters of a line on standard error
 DEEP = 100_000
 
@@ -144,7 +146,36 @@ def locked_there(path: Path) -> None:
     path.chmod(0)
 
 
-PLACES = (nothing_there, folder_there, loop_there, dangling_there, locked_there)
+def pipe_there(path: Path) -> None:
+    """A named pipe that nobody writes to."""
+    os.mkfifo(path)
+
+
+def socket_there(path: Path) -> None:
+    """A socket."""
+    before = Path.cwd()
+    os.chdir(path.parent)  # its name may have 108 bytes at most
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def device_there(path: Path) -> None:
+    """A link to a device that gives zeros for ever."""
+    path.symlink_to("/dev/zero")
+
+
+def sparse_there(path: Path) -> None:
+    """A file of a terabyte that takes no place."""
+    with path.open("wb") as file:
+        file.truncate(10**12)
+
+
+PLACES = (
+    nothing_there, folder_there, loop_there, dangling_there, locked_there, pipe_there, socket_there, device_there, sparse_there,
+)  # fmt: skip
 
 
 def nasty(kind: str, whole: bytes, rng: random.Random) -> tuple[str, bytes]:
@@ -284,6 +315,7 @@ class Door:
     """A reader or a verb, and the file of the bench that it reads. `ask` takes the bench's folder.
 
     share: of the inputs that a quick door gets; less where an answer takes long.
+    words: in place of a file, what makes (what was done, a spoilt command line).
     """
 
     name: str
@@ -291,6 +323,7 @@ class Door:
     kind: str
     ask: Callable[[Path], object]
     share: float = 1.0
+    words: Callable[[Path, random.Random], tuple[str, list[str]]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +353,9 @@ class Bench:
     seed: int = 0
     refused: int = 0
     slowest: tuple[float, str] = (0.0, "")
+    refused_by: Counter[str] = field(default_factory=Counter)
     _kept: dict[str, bytes] = field(default_factory=dict)
+    _copy: Path | None = None
 
     def whole(self, door: Door) -> bytes:
         """The good file of a door."""
@@ -331,10 +366,11 @@ class Bench:
     def attempt(self, door: Door, number: int) -> Leak | None:
         """Feed the nasty file of that number to a door."""
         rng = random.Random(f"{self.seed} {door.name} {number}")
+        if door.words is not None:
+            return self._say(door, number, *door.words(self.folder, rng))
         whole = self.whole(door)
         if rng.random() < 0.01:
-            place = rng.choice(PLACES)
-            return self._ask(door, number, place.__name__, place)
+            return self.place(door, rng.choice(PLACES))
         done, data = nasty(door.kind, whole, rng)
         return self.feed(door, data, number=number, done=done)
 
@@ -344,27 +380,46 @@ class Bench:
         return self._ask(door, number, done, lambda path: path.write_bytes(data) and None)
 
     def place(self, door: Door, make: Callable[[Path], None]) -> Leak | None:
-        """Put something else than a file there."""
+        """Put something else than a file there; texts of a terabyte are read in pieces, for hours."""
         self.whole(door)
+        if make is sparse_there and (door.kind == "text" or door.name.startswith("text")):
+            return None
         return self._ask(door, -1, make.__name__, make)
 
     def _ask(self, door: Door, number: int, done: str, make: Callable[[Path], None]) -> Leak | None:
         path = self.folder / door.file
-        path.unlink()
-        began = time.monotonic()
+        path.unlink(missing_ok=True)
         try:
             make(path)
-            began = time.monotonic()
-            with _limited(SECONDS), warnings.catch_warnings():
-                warnings.simplefilter("error")
-                door.ask(self.folder)
-        except (BadInput, RunFailed):
-            self.refused += 1
-        except (Exception, TooSlow) as error:
-            return _leak(door, number, done, error)
+            return self._within(door, number, done, lambda: door.ask(self.folder))
         finally:
             self._put_back(path, door)
-        took = time.monotonic() - began
+
+    def _say(self, door: Door, number: int, done: str, words: list[str]) -> Leak | None:
+        """Run a command line; what it wrote is put back."""
+        from .nasty_words import tree, unchanged
+
+        before = tree(self.folder)
+        if self._copy is None:
+            self._copy = self.folder.with_name(f"{self.folder.name}.copy")
+            shutil.copytree(self.folder, self._copy, symlinks=True, ignore=_no_files)
+        leak = self._within(door, number, done, lambda: unchanged(self.folder, *words))
+        if tree(self.folder) != before:
+            _mirror(self._copy, self.folder)
+        return leak
+
+    def _within(self, door: Door, number: int, done: str, ask: Callable[[], object]) -> Leak | None:
+        began = time.process_time()
+        try:
+            with _limited(SECONDS), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                ask()
+        except (BadInput, RunFailed):
+            self.refused += 1
+            self.refused_by[door.name] += 1
+        except (Exception, TooSlow) as error:
+            return _leak(door, number, done, error)
+        took = time.process_time() - began
         if took > self.slowest[0]:
             self.slowest = (took, f"{door.name} [{number}: {done}]")
         if took > SECONDS:
@@ -379,18 +434,41 @@ class Bench:
         path.write_bytes(self._kept[door.file])
 
 
+def _no_files(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not (Path(folder, name).is_file() or Path(folder, name).is_dir())]
+
+
+def _mirror(source: Path, folder: Path) -> None:
+    """Make a folder's files those of its copy again; pipes stay."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        whole = source / path.relative_to(folder)
+        if path.is_symlink() or path.is_file():
+            if not whole.is_file() or whole.read_bytes() != path.read_bytes():
+                path.unlink()
+        elif path.is_dir() and not whole.is_dir():
+            shutil.rmtree(path)
+    shutil.copytree(source, folder, dirs_exist_ok=True, symlinks=True)
+
+
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    def ring(*_: object) -> None:
-        raise TooSlow(f"took longer than {seconds:g} s")
+    """Stop what takes that many seconds of a processor, or waits for HANGS."""
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    def ring(number: int, *_: object) -> None:
+        raise TooSlow(
+            f"took longer than {seconds:g} s" if number == signal.SIGPROF else f"hung for {HANGS:g} s"
+        )
+
+    timers = ((signal.SIGPROF, signal.ITIMER_PROF, seconds), (signal.SIGALRM, signal.ITIMER_REAL, HANGS))
+    before = [signal.signal(number, ring) for number, _, _ in timers]
+    for _, timer, limit in timers:
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (number, timer, _), earlier in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, earlier)
 
 
 def _leak(door: Door, number: int, done: str, error: BaseException) -> Leak:
@@ -442,6 +520,8 @@ def command(*words: object) -> None:
     if any(ord(letter) < 32 and letter != "\n" for letter in said):
         raise Untidy(f"control characters in {said[:100]!r}")
     if status == 2:
+        if said.startswith("Usage: "):  # a group of verbs without one prints its help
+            raise BadInput("help")
         if any(not line.startswith(("left out ", "note: ")) for line in lines[:-1]):
             raise Untidy(f"{len(lines)} lines: {said[:200]!r}")
         raise BadInput(lines[-1])
@@ -494,7 +574,7 @@ def main() -> int:
         )
         print(f"slowest {bench.slowest[0]:.1f} s: {bench.slowest[1]}")
         for name, many in sorted(tried.items()):
-            print(f"  {name}: {many}")
+            print(f"  {name}: {many}, {bench.refused_by[name]} refused")
         for (what, where), same in sorted(kinds.items(), key=lambda item: -len(item[1])):
             print(f"{len(same)} x {what} at {where}, doors {sorted({leak.door for leak in same})[:6]}")
             for leak in same[: asked.shown]:

@@ -13,6 +13,8 @@ import numpy as np
 from families.spec import ModelSpec
 
 from .nasty import Door, command
+from .nasty_foreign import foreign_doors, text_doors
+from .nasty_words import word_doors
 
 STUDIES = Path(__file__).resolve().parents[1] / "docs" / "studies"
 SHAPE = {"n_layer": 2, "n_head": 2, "n_embd": 32, "n_positions": 32, "vocab_size": 300}
@@ -160,14 +162,16 @@ def build(folder: Path, *, training: bool = True) -> tuple[Door, ...]:
     shutil.copy(folder / "study" / "runs.jsonl", folder / "table.jsonl")
     _trainer(folder / "trainer")
     _hardware(folder / "hardware.json")
-    doors = [*_readers(), *_verbs()]
+    (folder / "machine.json").write_text(json.dumps({"kind": "machine", "version": 1, "measured": []}))
+    doors = [*_readers(), *_verbs(), *foreign_doors(folder), *word_doors(folder)]
     if find_spec("tensorboard"):
         _events(folder / "events")
         doors += _event_doors()
     if training and find_spec("torch"):
         _data(folder / "study" / "data")
         _text(folder)
-        doors += _training()
+        doors += [*_training(), *text_doors(folder)]
+    (folder / "here").mkdir()
     return tuple(doors)
 
 
@@ -310,6 +314,7 @@ def _readers() -> Iterator[Door]:
         ask=lambda f: (Comparison.read(f / "study" / "comparison.json"), comparisons_under(f / "study")),
     )  # fmt: skip
     yield Door(name="study.json", file="study/study.json", kind="json", ask=lambda f: open_study(f / "study"))
+    yield Door(name="machine.json", file="machine.json", kind="json", ask=_machine)
     yield Door(name="hardware.json", file="hardware.json", kind="json", ask=_own_hardware)
     yield Door(
         name="ledger",

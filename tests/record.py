@@ -7,12 +7,16 @@ between two marks. Nothing is typed: a study counts where its seal verifies (sca
 """
 
 import argparse
+import io
 import re
+from contextlib import redirect_stdout
 from itertools import groupby
 from statistics import fmean
 
+from families.units import format_size
 from plots import style
-from plots.predictions import by_reach, reach_text
+from plots.predictions import by_reach, reach_text, score_text
+from scaling.cli.compare import compare_study
 from scaling.files import atomic_write
 from scaling.scoring import NotPrediction
 from scaling.scoring.record import SealedResult, sealed_results
@@ -23,7 +27,7 @@ from .gallery import ROOT, STUDIES
 
 PAGE = ROOT / "calibration.md"
 FIGURE = STUDIES / "figures" / "reach.svg"
-MARKED = re.compile(r"(<!-- record -->\n).*?(<!-- /record -->)", re.DOTALL)
+UNDER = "scaling compare --under docs/studies"
 
 INTRODUCTION = """# Calibration: every sealed prediction, hit or miss
 
@@ -88,7 +92,7 @@ def summary(results):
 def sentence(results):
     """The record in one sentence, those of the best grade first."""
     parts = []
-    for grade, said in GRADES.items():
+    for grade, meaning in GRADES.items():
         rows = [one for one in results if one.counts and one.row.grade == grade]
         if rows:
             near, far = min(one.reach for one in rows), max(one.reach for one in rows)
@@ -96,8 +100,8 @@ def sentence(results):
             inside = (sum(one.row.inside_80 for one in rows), sum(one.row.inside_95 for one in rows))
             error = 100 * fmean(abs(one.row.error) for one in rows)
             parts.append(
-                f"{len(rows)} sealed predictions at {reach} the compute of the ladder ({said}): 80 % intervals held {inside[0]}, "
-                f"95 % intervals {inside[1]}, mean error {error:.2g} % of the loss"
+                f"{len(rows)} sealed predictions at {reach} the compute of the ladder ({meaning}): 80 % intervals "
+                f"held {inside[0]}, 95 % intervals {inside[1]}, mean error {error:.2g} % of the loss"
             )
     waiting = sum(one.row is None for one in results)
     return "; ".join(parts) + (f"; {waiting} sealed and not opened yet" if waiting else "") + "."
@@ -107,7 +111,7 @@ def page(results: tuple[SealedResult, ...]) -> str:
     """The whole of docs/calibration.md."""
     header = ["reach", "study", "sealed (UTC)", "predicted", "80 % interval"]
     header += ["actual", "error", "z", "held", "grade"]
-    attested = sorted({said for one in results for said in one.attested})
+    attested = sorted({text for one in results for text in one.attested})
     return "\n".join(
         [
             INTRODUCTION,
@@ -119,10 +123,37 @@ def page(results: tuple[SealedResult, ...]) -> str:
     )
 
 
-def marked(text, results, *, links):
-    """A page with what stands between its marks written anew."""
-    said = sentence(results)
-    return MARKED.sub(lambda match: f"{match[1]}{said} {links}\n{match[2]}", text)
+def marked(text, name, content):
+    """A page with what stands between two marks written anew."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def compared():
+    """What UNDER prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        compare_study(under=STUDIES)
+    return printed.getvalue().rstrip("\n")
+
+
+def outcome(result):
+    """A prediction and what came, in a few sentences."""
+    member, promised = result.member, result.member.prediction
+    reach = f"{reach_text(result.reach)} the compute of the costliest run behind the law"
+    start = f"Sealed {result.sealed_at}: {member.member}, {format_size(member.tokens)} tokens, {reach}. "
+    if result.row is None:
+        low, high = map(format_loss, promised.interval_80)
+        return f"{start}Predicted {format_loss(promised.loss)} nats per token ({low} to {high} at 80 %); **not opened yet**."
+    if not result.counts:
+        return f"{start}Its run does not count: {'; '.join(result.row.reasons)}."
+    row = result.row
+    seeds = (
+        f"; the mean of {len(row.runs)} seeds, {row.spread:.4f} apart (one standard deviation)"
+        if row.spread
+        else ""
+    )
+    minutes = f" The target trained for {60 * row.booked_hours:.1f} minutes." if row.booked_hours else ""
+    return f"{start}**{score_text(row)}**, z {row.z:+.1f}{seeds}. {GRADES[row.grade].capitalize()}.{minutes}"
 
 
 def written(results):
@@ -132,7 +163,12 @@ def written(results):
         (ROOT.parent / "README.md", "[All of them](docs/calibration.md)."),
         (STUDIES / "README.md", "[All of them, with their grades](../calibration.md)."),
     ):
-        pages[path] = marked(path.read_text(encoding="utf-8"), results, links=links)
+        pages[path] = marked(path.read_text(encoding="utf-8"), "record", f"{sentence(results)} {links}")
+    for one in results:
+        path = STUDIES / one.study / "README.md"
+        pages[path] = marked(path.read_text(encoding="utf-8"), "outcome", outcome(one))
+    shown = "\n".join(["```", f"$ {UNDER}", compared(), "```"])
+    pages[STUDIES / "README.md"] = marked(pages[STUDIES / "README.md"], "under", shown)
     return pages
 
 

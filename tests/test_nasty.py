@@ -4,9 +4,23 @@ import json
 
 import pytest
 
-from scaling.untrusted import LONGEST_MESSAGE, one_line, parse_csv, parse_json, shown
+from families.configs import read_config
+from families.units import BadInput
+from scaling.files import atomic_write
+from scaling.untrusted import LONGEST_MESSAGE, YamlError, one_line, parse_csv, parse_json, parse_yaml, shown
 
-from .nasty import FORMLESS, HUGE, LITERALS, LONGEST, PLACES, ended, write_bench
+from .nasty import (
+    FORMLESS,
+    HUGE,
+    LITERALS,
+    LONGEST,
+    PLACES,
+    device_there,
+    ended,
+    pipe_there,
+    socket_there,
+    write_bench,
+)
 
 SOME = 15  # inputs of a quick door in the suite; `python -m tests.nasty` tries any number
 
@@ -119,6 +133,42 @@ def test_json_beyond_the_parsers_limits_is_a_decode_error_or_a_float(literal):
     except json.JSONDecodeError:  # which every reader expects
         return
     assert not isinstance(value, int)
+
+
+def test_a_key_that_stands_twice_is_refused_in_any_json(tmp_path):
+    with pytest.raises(json.JSONDecodeError, match="'n_layer' stands there twice"):
+        parse_json('{"model": {"n_layer": 2, "n_head": 2, "n_layer": 48}}')
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2, "n_layer": 48}')
+    with pytest.raises(BadInput, match=r"config\.json: a key stands twice"):
+        read_config(folder)
+
+
+def test_brackets_nested_too_deep_are_refused_before_the_parser_of_yaml_looks_at_each():
+    """Its time grows with the square of the open brackets."""
+    with pytest.raises(YamlError, match="nested too deep"):
+        parse_yaml("a: " + "[" * 100_000)
+    assert parse_yaml("a: [[b], {c: d}]") == {"a": [["b"], {"c": "d"}]}
+
+
+@pytest.mark.parametrize("make", [pipe_there, socket_there, device_there])
+def test_what_is_no_file_is_neither_read_nor_replaced(make, tmp_path):
+    path = tmp_path / "x.csv"
+    make(path)
+    status, out, said = ended("fit", path)
+    assert (status, out) == (2, "")
+    assert "and no file: write what it gives to a file" in said
+    with pytest.raises(BadInput, match=r"cannot write .*and no file"):
+        atomic_write(path, "x")
+    assert not path.is_file()
+
+
+def test_spoilt_command_lines_are_refused_and_change_nothing(bench):
+    lines = [door for door in bench.doors if door.words is not None]
+    assert len(lines) > 40
+    leaks = [leak for door in lines if (leak := bench.attempt(door, 1))]
+    assert not leaks, "\n".join(map(str, leaks))
 
 
 def test_integers_to_64_bits_stay_exact():

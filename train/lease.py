@@ -142,7 +142,7 @@ def _newest(folder: Path) -> tuple[int, Path] | None:
 def _read(path: Path) -> Owner | None:
     """Return the owner in a lease file; None if it is being written or is gone."""
     try:
-        return Owner(**parse_json(path.read_text(encoding="utf-8")))
+        return Owner(**parse_json(path.read_text(encoding="utf-8"))) if path.is_file() else None
     except (OSError, ValueError, TypeError):
         return None
 

@@ -21,7 +21,7 @@ import torch
 
 from families import ModelSpec, train_flops_per_token
 from families.units import BadInput, format_size
-from scaling.files import clear_io_errors, open_to_append, read_text
+from scaling.files import check_file, clear_io_errors, open_to_append, read_text
 from scaling.hardware import recognise
 from scaling.runs.events import require_tensorboard
 from scaling.untrusted import parse_json
@@ -274,6 +274,7 @@ def truncate_after(path: Path, step: int) -> None:
 
 
 def _bytes_of(path: Path) -> bytes:
+    check_file(path)
     try:
         return path.read_bytes()
     except OSError as error:

@@ -47,6 +47,8 @@ def _run() -> int:
         raise KeyboardInterrupt(*error.args) from error
     except BrokenPipeError:
         raise
+    except MemoryError:
+        fail("there is not enough memory for this input", status=1)
     except OSError as error:  # of a file that no reader or writer has named
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         fail(f"{where}{error.strerror or error}", status=2 if error.errno == errno.ENAMETOOLONG else 1)

@@ -177,11 +177,13 @@ def list_members(as_json: JsonOption = False) -> None:
             f"L{fact['n_layer']} d{fact['n_embd']} h{fact['n_head']}",
             f"{fact['params']:,}",
             format_size(fact["params_non_embedding"]),
+            f"{fact['n_positions']:,}",
             format_size(fact["train_flops_per_token"]),
         ]
         for fact in facts
     ]
-    echo(format_table(["member", "shape", "parameters", "non-embedding", "FLOPs/token"], rows))
+    echo(format_table(["member", "shape", "parameters", "non-embedding", "context", "FLOPs/token"], rows))
+    echo("FLOPs/token: of training at the context named; show MEMBER --context 8192 counts another")
 
 
 @app.command("show", epilog="Example: scaling families show gpt2-83m")
@@ -237,7 +239,10 @@ def show_member(
     if fact["params_active"] < fact["params"]:
         echo(f"active per token {fact['params_active']:,}: the router leaves the other experts out")
     flops, kind = fact["train_flops_per_token"], "6·N_active + attention" if fact["estimated"] else "exact"
-    echo(f"training FLOPs per token {flops:,} ({kind}; 6N would be {6 * fact['params_active']:,})")
+    echo(
+        f"training FLOPs per token {flops:,} at a context of {fact['n_positions']:,} ({kind}; "
+        f"6N would be {6 * fact['params_active']:,})"
+    )
     memory = fact["training_memory"]
     parts = ", ".join(f"{k} {format_bytes(v)}" for k, v in memory.items())
     sequences = "one sequence" if micro_batch == 1 else f"{micro_batch} sequences"

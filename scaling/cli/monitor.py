@@ -3,12 +3,13 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from families.units import format_size, parse_count
+from families.units import BadInput, format_size, parse_count
 
 from ..files import atomic_write, refuse_overwrite_text
 from ..monitoring import Assessment, find_run, study_of, watch
@@ -34,10 +35,21 @@ SECONDS = 5.0  # between two readings of a run's files
 
 
 def watch_run(
-    run: Annotated[str, typer.Argument(help="Folder of a run, or its name in the study.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of a run, its name in the study, or a Trainer's or TensorBoard's folder of a run made elsewhere."
+        ),
+    ],
     study: StudyOption = Path("study"),
     tokens: Annotated[
         str | None, typer.Option("--tokens", help="Tokens of the rung (default: the one in training).")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Planned steps of a run made elsewhere.")
+    ] = None,
+    batch_tokens: Annotated[
+        str | None, typer.Option("--batch-tokens", help="Tokens of a step of a run made elsewhere.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print the current status once and exit.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between updates.")] = SECONDS,
@@ -47,10 +59,8 @@ def watch_run(
 
     Updates until the run ends; --once and --json print the current status and exit.
     """
-    folder = find_run(run, study)
-    readable_study(study_of(folder).folder)
-    steps = _rung_steps(folder, tokens)
-    status = watch(folder, steps=steps)
+    current = _reader(run, study, tokens, steps, batch_tokens)
+    status = current()
     if as_json:
         print_json(status.model_dump(mode="json"))
         return
@@ -66,10 +76,40 @@ def watch_run(
         if status.state == "finished":
             break
         time.sleep(every)
-        status = watch(folder, steps=steps)
+        status = current()
     if sys.stderr.isatty():
         log("")
     echo(_page(status))
+
+
+def _reader(
+    run: str, study: Path, tokens: str | None, steps: int | None, batch_tokens: str | None
+) -> Callable[[], Assessment]:
+    """A function that reads the run's status anew.
+
+    Raises:
+        BadInput: there is no such run, or an option is for a run made elsewhere and this one is ours.
+    """
+    from ..monitoring import watch_foreign
+    from ..monitoring.foreign import is_foreign
+    from ..paths import open_study
+
+    if is_foreign(Path(run)):
+        batch = None if batch_tokens is None else float(parse_count(batch_tokens, "batch-tokens"))
+        if steps is not None and tokens is not None:
+            raise BadInput("steps and tokens both state how long the run is; one of the two is enough")
+        return lambda: watch_foreign(
+            Path(run), open_study(study), steps=steps, batch_tokens=batch, tokens=tokens
+        )
+    folder = find_run(run, study)
+    for name, value in (("steps", steps), ("batch-tokens", batch_tokens)):
+        if value is not None:
+            raise BadInput(
+                f"{name} is {value}; {folder} is a run of a study, which states it: --tokens names a rung"
+            )
+    readable_study(study_of(folder).folder)
+    length = _rung_steps(folder, tokens)
+    return lambda: watch(folder, steps=length)
 
 
 def _rung_steps(folder: Path, tokens: str | None) -> int | None:

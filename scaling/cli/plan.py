@@ -95,12 +95,26 @@ def plan(
     head_size: Annotated[
         int | None, typer.Option("--head-size", help="n_embd per head of designed shapes.")
     ] = None,
-    vocab: Annotated[str | None, typer.Option("--vocab", help="Vocabulary of designed shapes.")] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option("--vocab", help="Vocabulary of designed shapes, or auto: the best by the law."),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option("--experts", help="Experts of a layer of a --family with them: 8, or 8,16,32, or auto."),
+    ] = None,
     context: Annotated[
-        str | None, typer.Option("--context", help="Context length of designed shapes.")
+        str | None,
+        typer.Option(
+            "--context", help="Context length: of designed shapes, or shorter than published ones' own."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Predict past 1,000 times the fitted N, D or compute, and seal a law whose residuals bend.",
+        ),
     ] = False,
     study: Annotated[
         Path | None,
@@ -162,6 +176,7 @@ def plan(
         ratio=ratio,
         head_size=head_size,
         vocab=vocab,
+        experts=experts,
         context=context,
         force=force,
         study=study,

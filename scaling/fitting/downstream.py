@@ -4,8 +4,7 @@ score = chance + (ceiling − chance)/(1 + exp(steepness·(loss − middle))). I
 in log compute, by the error on the largest runs fitted without them.
 """
 
-import csv
-import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from families.units import BadInput
 from ..files import read_text
 from ..runs import Run
 from ..stats import Z_80, Array, Interval
-from ..untrusted import parse_json
+from ..untrusted import parse_csv, parse_json
 from .uncertainty import cluster_weights
 
 # One over the number of choices (lm-evaluation-harness task definitions); accuracy of exact answers starts at 0.
@@ -160,7 +159,10 @@ def read_scores(path: Path) -> list[Scores]:
 
     if path.is_dir():
         for file in sorted(path.rglob("results*.json")):
-            value = parse_json(read_text(file))
+            try:
+                value = parse_json(read_text(file))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{file} is not JSON: {error.msg} at line {error.lineno}") from error
             results = value.get("results") if isinstance(value, dict) else None
             if not isinstance(results, dict):
                 raise BadInput(f"{file} has no results of lm-evaluation-harness")
@@ -176,7 +178,14 @@ def read_scores(path: Path) -> list[Scores]:
                 if isinstance(score, int | float):
                     add(run, str(task), float(score), str(file))
     else:
-        for line, row in enumerate(csv.DictReader(io.StringIO(read_text(path))), start=2):
+        header: list[str] = []
+        for line, cells in parse_csv(read_text(path), ","):
+            if isinstance(cells, str):
+                raise BadInput(f"{path} line {line}: {cells}")
+            if not cells or not header:
+                header = header or cells
+                continue
+            row = dict(zip(header, cells, strict=False))
             try:
                 add(str(row["run"]), str(row["task"]), float(row["score"] or "nan"), f"{path} line {line}")
             except (KeyError, TypeError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -35,8 +35,8 @@ from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
 from .columns import columns_of
 from .coordinates import Best, Coordinates
-from .forms import EQUAL, LENGTH, FittedForm, ResidualGP, Status
-from .lawfile import CoordinatesRecord, FormRecord, LawFile, LocalRecord
+from .forms import EQUAL, LENGTH, FittedForm, LastValue, ResidualGP, Status
+from .lawfile import CoordinatesRecord, FormRecord, LastValueRecord, LawFile, LocalRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +52,8 @@ SCAN_REACH = 4.0  # lengths around the fitted rows: beyond them the correction i
 ROOT = 1e-14  # of log loss, or of log D in its own units: where the search for tokens ends
 
 MOST_ROOT_STEPS = 200
+
+HALVINGS = 100  # of log D between 1 and FOREVER tokens: to the last digit
 
 GROWTH_STEP = 10.0  # factor of compute over which the exponent of N* is taken
 
@@ -71,6 +73,7 @@ class Fit:
         rows: number of observations.
         detail: evidence behind a status other than OK.
         local: correction of log loss near the fitted rows.
+        last: of a curve of one variable, the last value that predictions are drawn to.
         offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
         predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
@@ -85,6 +88,7 @@ class Fit:
         name: name of its file.
         file_sha256: hash of that file; empty for a fit in memory.
         data: the fitted rows; None for a law read from its file, which does not hold them.
+        given: multipliers and terms that `at` has fixed, by their columns' names.
     """
 
     forms: tuple[FittedForm, ...]
@@ -97,6 +101,7 @@ class Fit:
     rows: int
     detail: str = ""
     local: ResidualGP = field(default_factory=ResidualGP.nothing)
+    last: LastValue | None = None
     offset: float = 0.0
     predicted: float = 1.0
     fitted_repetition: Repetition | None = None
@@ -111,6 +116,7 @@ class Fit:
     name: str = "law.json"
     file_sha256: str = ""
     data: RunTable | None = None
+    given: Mapping[str, float | str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The fit card, as a notebook shows it."""
@@ -120,6 +126,46 @@ class Fit:
     def main_form(self) -> FittedForm:
         """The form with the greatest weight. Its law alone does not give the fit's prediction."""
         return max(self.forms, key=lambda form: form.weight)
+
+    @property
+    def variable(self) -> str:
+        """What a law of one variable is of: "N", "D" or "C"; empty for a law of N and D."""
+        return self.main_form.variable if self.main_form.curve else ""
+
+    def point(
+        self,
+        N: float | None = None,
+        D: float | None = None,
+        *,
+        compute: float | None = None,
+        times: float = 1.0,
+    ) -> tuple[float, float]:
+        """N and D of a point of a law of one variable, where some of them are left out: those of the largest fitted row.
+
+        Args:
+            N: parameters.
+            D: tokens.
+            compute: FLOPs, in place of one of the two, or of both for a law of compute.
+            times: a factor of the one variable, applied to its largest fitted value where nothing is given.
+
+        Raises:
+            BadInput: the law's own variable is not given and `times` is 1, or compute is given besides N and D.
+        """
+        top = {"N": self.domain.N[1], "D": self.domain.D[1]}
+        if compute is not None:
+            if N is not None and D is not None:
+                raise BadInput("params, tokens and compute are given; two of them say all")
+            if self.variable == "C" and N is None and D is None and self.domain.N[0] < top["N"]:
+                both = math.sqrt(compute / (6 * top["N"] * top["D"]))
+                return top["N"] * both, top["D"] * both
+            if self.variable == "N":
+                D = top["D"] if D is None else D
+                return compute / (6 * D), D
+            N = top["N"] if N is None else N
+            return N, compute / (6 * N)
+        apart = self.variable == "C" and self.domain.N[0] < top["N"]
+        scale = (math.sqrt(times),) * 2 if apart else (times, 1.0) if self.variable == "N" else (1.0, times)
+        return top["N"] * scale[0] if N is None else N, top["D"] * scale[1] if D is None else D
 
     @property
     def source(self) -> str:
@@ -266,11 +312,35 @@ class Fit:
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
         return in_shape(np.exp(self._with_settings(*fresh, own or {}, shape)[0]), shape)
 
+    def at(self, **given: float | str) -> "Fit":
+        """The same law where multipliers and terms have these values: what is asked of it holds there.
+
+        Args:
+            given: values by column, such as n_experts=8 or vocab_size=32768.
+
+        Raises:
+            BadInput: a column that is no multiplier or term of the law, or whose effect changes with scale.
+        """
+        parts = () if self.fitted_coordinates is None else self.fitted_coordinates.parts
+        fixed = {part.column for part in parts if part.kind != "setting" and "trend" not in part.names}
+        for name in given:
+            if name not in fixed:
+                raise BadInput(f"{self.name} has no multiplier or term {name!r}; {nearest(name, fixed)}")
+        return replace(self, given={**self.given, **given})
+
+    def _constant_shift(self) -> tuple[float, float, float]:
+        """Δ of log N and log D, and nats added, by the values that `at` has fixed."""
+        if not self.given or self.fitted_coordinates is None:
+            return 0.0, 0.0, 0.0
+        one = np.ones(1)
+        shift = self.fitted_coordinates.shift(one, one, self.fitted_coordinates.columns(self.given, one))
+        return float(shift.dx[0]), float(shift.dz[0]), float(shift.add[0])
+
     def _with_settings(
         self, n: Array, d: Array, settings: Mapping[str, Any], shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
         """Log loss of flat points at these settings, and the standard deviation that the settings add to it."""
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = {**self.given, **{name: value for name, value in settings.items() if value is not None}}
         if not given:
             return self._log_loss(n, d), np.zeros(len(n))
         if self.fitted_coordinates is None:
@@ -301,7 +371,8 @@ class Fit:
 
     def _smooth(self, n: Array, d: Array) -> Array:
         """Log loss of the forms together, without the local correction."""
-        return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+        smooth = np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+        return smooth if self.last is None else self.last.draw(smooth)
 
     def _log_loss(self, n: Array, d: Array) -> Array:
         return self._smooth(n, d) + self.local.correction(n, d)
@@ -388,11 +459,13 @@ class Fit:
         self.domain.check_compute(C, force=True)
         self.domain.check_compute(C * 6 / flops_per_param_token, force=force)
         product = C / flops_per_param_token
-        log_N = self._log_optimum(product)
+        dx, dz, _ = self._constant_shift()
+        effective = product * math.exp(dx + dz)
+        log_N = self._log_optimum(effective) - dx
         N = math.exp(log_N)
         D = product / N
         predicted = self.predict(N, D, force=True)
-        sizes = _centred(self._log_optima(product), log_N)
+        sizes = _centred(self._log_optima(effective) - dx, log_N)
         N_interval = None if sizes is None else _exp(sizes)
         return Allocation(
             C=C,
@@ -504,7 +577,8 @@ class Fit:
         """Draw a figure of the fit.
 
         Args:
-            kind: "surface" (contours of loss over N and D), "isoflops", "frontier" (loss and size against compute),
+            kind: "surface" (contours of loss over N and D), "curve" (a law of one variable), "isoflops",
+                "frontier" (loss and size against compute),
                 "residuals" (of the forms, without the local correction), "profile" (likelihood of the exponents),
                 "backtest" (rollout errors by form) or "valley" (loss against lr, batch and other settings).
 
@@ -533,6 +607,14 @@ class Fit:
             unique_tokens: distinct tokens there are (default: as many as are needed).
         """
         n, _, shape = as_points(N, 1.0)
+        if self.given:
+            dx, dz, add = self._constant_shift()
+            if (
+                unique_tokens is not None
+            ):  # what repeated tokens are worth depends on N before it is multiplied
+                return self._bisected(n, loss, float(unique_tokens)).reshape(shape)
+            found = replace(self, given={}).tokens_for(n * math.exp(dx), loss - add)
+            return np.asarray(found * math.exp(-dz)).reshape(shape)
         if loss <= 0:
             return np.full(shape, np.inf)
         if unique_tokens is None:
@@ -547,6 +629,16 @@ class Fit:
             worth = self._first_crossing(repeating, math.log(loss), float(least[0]), most)
             tokens[left] = np.maximum(self.repetition.tokens_worth(worth, U), unique * _JUST_REPEATED)
         return tokens.reshape(shape)
+
+    def _bisected(self, n: Array, loss: float, unique: float) -> Array:
+        """Tokens at which the predicted loss falls to `loss`, by halving log D: shape (k,), infinite where it never does."""
+        low, high = np.zeros(len(n)), np.full(len(n), math.log(FOREVER))
+        reached = self.loss(n, np.exp(high), unique_tokens=unique) <= loss
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            above = self.loss(n, np.exp(middle), unique_tokens=unique) > loss
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(reached, np.exp(high), np.inf)
 
     def _first_crossing(self, n: Array, log_loss: float, least: float, most: float) -> Array:
         """Fewest fresh tokens between `least` and `most` at which the predicted log loss is at most `log_loss`.
@@ -596,9 +688,12 @@ class Fit:
         """The fit as law.json."""
         shared = set(LawFile.model_fields) & set(type(self).__dataclass_fields__)
         return LawFile(
-            **{name: getattr(self, name) for name in shared - {"forms", "local"}},
+            **{name: getattr(self, name) for name in shared - {"forms", "local", "last"}},
             forms=tuple(map(FormRecord.of, self.forms)),
             local=LocalRecord.of(self.local),
+            last=None
+            if self.last is None
+            else LastValueRecord(log_loss=self.last.log_loss, variance=self.last.variance),
             repetition=self.fitted_repetition,
             coordinates=None
             if self.fitted_coordinates is None
@@ -639,6 +734,7 @@ def load_law(path: str | PathLike[str]) -> Fit:
     values |= {
         "forms": tuple(form.fitted() for form in document.forms),
         "local": document.local.fitted(),
+        "last": None if document.last is None else document.last.fitted(),
         "fitted_repetition": document.repetition,
         "fitted_coordinates": None if document.coordinates is None else document.coordinates.fitted(),
         "name": file.name,

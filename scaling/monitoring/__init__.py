@@ -20,6 +20,7 @@ from ..stats import Z_80, Z_95, Interval, format_loss
 from .alarms import Alarm, first_alarm
 from .curves import RunCurves, read_run, read_siblings
 from .forecast import Forecast, forecast_final_loss
+from .foreign import read_foreign
 
 State = Literal[
     "waiting", "no plan", "on plan", "above plan", "below plan",
@@ -88,6 +89,10 @@ def find_run(run: str, study: Path) -> Path:
     for folder in (Path(run), StudyPaths(study).run_folder(run)):
         if (folder / "underway.json").exists():
             return folder
+    if Path(run).is_dir():
+        raise BadInput(
+            f"{run} holds no underway.json of ours, no trainer_state.json and no events of TensorBoard"
+        )
     names = [path.parent.name for path in (study / "runs").glob("*/underway.json")]
     close = difflib.get_close_matches(run, names, n=1)
     hint = (
@@ -144,6 +149,35 @@ def watch(folder: Path, *, steps: int | None = None) -> Assessment:
         raise BadInput(f"{run.name} has no rung of {rung * run.plan.batch_tokens} tokens; it has {known}")
     reference = reference_prediction(study_of(folder), run, rung)
     return assess(run, read_siblings(folder.parent, run), rung, reference)
+
+
+def watch_foreign(
+    path: Path,
+    study: StudyPaths,
+    *,
+    steps: int | None = None,
+    batch_tokens: float | None = None,
+    tokens: str | None = None,
+) -> Assessment:
+    """Return the current status of a training that is not ours, from its trainer's files.
+
+    Args:
+        path: trainer_state.json, an event file, or a folder that holds those of one run.
+        study: study whose sealed plan or law predicts it, and whose runs may be its siblings.
+        steps: its planned steps.
+        batch_tokens: tokens of a step.
+        tokens: its planned tokens, in place of `steps`.
+
+    Raises:
+        BadInput: as `scaling.monitoring.foreign.read_foreign`.
+    """
+    run = read_foreign(path, steps=steps, batch_tokens=batch_tokens, tokens=tokens)
+    (length,) = run.plan.steps
+    if not run.plan.params:  # without its size it has no prediction and no siblings
+        return assess(run, (), length, None)
+    return assess(
+        run, read_siblings(study.folder / "runs", run), length, reference_prediction(study, run, length)
+    )
 
 
 def study_of(folder: Path) -> StudyPaths:

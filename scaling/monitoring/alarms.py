@@ -77,6 +77,8 @@ def check_curve(
 
 def nearest_siblings(run: RunCurves, siblings: Sequence[RunCurves], most: int = 3) -> list[RunCurves]:
     """Return at most `most` siblings, nearest in parameters first."""
+    if not siblings:
+        return []
     size = math.log(run.plan.params)
     return sorted(siblings, key=lambda sibling: abs(math.log(sibling.plan.params) - size))[:most]
 

@@ -5,7 +5,8 @@ estimated, long logs are averaged.
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +16,21 @@ from pydantic import Field
 
 from families.units import BadInput
 
-from ..files import Document, Record
+from ..files import Document, Record, check_file, sha256_file
+from ..runs import Run, RunTable
+from ..runs.store import RUNS
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
 from ..untrusted import parse_json
 from . import constants as const
 from .trajectory import LrProfile, Points
+
+METRICS = "metrics.jsonl"
+
+LOG = "log"  # subfolder of a run that a logger records (scaling.integrations), in place of trunk/ and rung-TOKENS/
+
+
+ENOUGH_EVALS = 8  # for a curve, two of which a backtest may hold out
 
 
 class PlannedRung(Record):
@@ -142,6 +152,7 @@ class RunCurves:
         trunk: curve shared by the rungs.
         branches: curve of each rung after it left the trunk, by length in steps.
         finals: loss of the annealed model on the whole eval set, nats per token, by length in steps.
+        whole_evals: True if the curve's evaluations are of the whole eval set, not of a part of it.
     """
 
     name: str
@@ -149,6 +160,7 @@ class RunCurves:
     trunk: Curve
     branches: dict[int, Curve]
     finals: dict[int, float]
+    whole_evals: bool = False
 
     def rung(self, steps: int) -> Curve:
         """Return the curve of a rung from step 0, trunk included, as far as it is logged."""
@@ -188,38 +200,120 @@ def read_run(folder: Path) -> RunCurves:
     branches, finals = {}, {}
     for rung in plan.rungs:
         branch = folder / rung.folder
-        if (branch / "metrics.jsonl").exists():
-            branches[rung.steps] = read_curve(branch / "metrics.jsonl")
+        if (branch / METRICS).exists():
+            branches[rung.steps] = read_curve(branch / METRICS)
         final = _final(branch / "rung.json")
+        if final is None and rung.folder == LOG:
+            final = _recorded(folder / RUNS, rung.steps * plan.batch_tokens)
         if final is not None:
             finals[rung.steps] = final
-    trunk = read_curve(folder / "trunk" / "metrics.jsonl")
-    return RunCurves(name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals)
+    trunk = read_curve(folder / "trunk" / METRICS)
+    recorded = all(rung.folder == LOG for rung in plan.rungs)
+    return RunCurves(
+        name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals, whole_evals=recorded
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """True for the folder of a run of `scaling train`, finished or not."""
+    return folder.is_dir() and (folder / "underway.json").exists()
+
+
+def curve_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the files that hold a run's plan and its curve; empty where the path is no run."""
+    if not is_run(folder):
+        return {}
+    files = [folder / "underway.json", *sorted(folder.rglob(METRICS))]
+    return {str(file.relative_to(folder)): sha256_file(file) for file in files}
+
+
+def curve_table(folder: Path) -> RunTable:
+    """The logged curve of a run's trunk, or of its longest branch, as observations of one run after its warm-up.
+
+    Partial evaluations where there are enough, else training losses, each a mean over the steps since the line before.
+
+    Raises:
+        BadInput: no such run, or nothing is logged.
+    """
+    run = read_run(folder)
+    curve = max((run.trunk, *run.branches.values()), key=lambda one: len(one.step))
+    held = int((curve.eval_step > run.plan.warmup).sum()) >= ENOUGH_EVALS
+    step, loss = (curve.eval_step, curve.eval_loss) if held else (curve.midpoints, curve.loss)
+    kept = step > run.plan.warmup
+    if not kept.any():
+        raise BadInput(f"{folder} has no losses logged after its warm-up of {run.plan.warmup} steps")
+    shared = {
+        "run": run.name,
+        "group": run.plan.group,
+        "params": run.plan.params,
+        "params_non_embedding": run.plan.params_non_embedding,
+        "batch_tokens": run.plan.batch_tokens,
+        "lr": run.plan.lr,
+        "annealed": False,
+    }
+    rows = [
+        Run.model_validate({**shared, "tokens": at * run.plan.batch_tokens, "loss": value})
+        for at, value in zip(step[kept].tolist(), loss[kept].tolist(), strict=True)
+    ]
+    kind = "partial evaluations" if held else "training losses"
+    return RunTable(
+        rows, warnings=[f"{len(rows)} {kind} of {run.name} after its warm-up: the curve of one run"]
+    )
 
 
 def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
     """Read the siblings of a run: comparable runs in the same folder that have finished a rung.
 
     Comparable means the same text, the same kind of start and batches of similar size: with larger batches a run has made
-    fewer updates on the same tokens, and its loss is higher without any fault.
+    fewer updates on the same tokens, and its loss is higher without any fault. Of more than MOST_SIBLINGS those of the
+    nearest sizes are read.
     """
-    siblings = []
+    comparable: list[tuple[Path, RunPlan]] = []
     for path in sorted(runs.glob("*/underway.json")):
         try:
-            other = read_run(path.parent)
+            plan = RunPlan.read(path)
         except BadInput:
             continue  # another run's broken file is no reason to fail here
-        same_text = (other.plan.group, other.plan.fresh) == (run.plan.group, run.plan.fresh)
-        similar_batch = abs(math.log(other.plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
-        if other.name != run.name and same_text and similar_batch and other.finals:
+        same_text = (plan.group, plan.fresh) == (run.plan.group, run.plan.fresh)
+        similar_batch = abs(math.log(plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
+        finished = (path.parent / rung.folder / "rung.json" for rung in plan.rungs)
+        if plan.run != run.name and same_text and similar_batch and any(rung.exists() for rung in finished):
+            comparable.append((path.parent, plan))
+    siblings = []
+    for folder in _most_telling(run.plan, comparable):
+        try:
+            other = read_run(folder)
+        except BadInput:
+            continue
+        if other.finals:
             siblings.append(other)
     return tuple(siblings)
 
 
+def _most_telling(run: RunPlan, others: Sequence[tuple[Path, RunPlan]]) -> list[Path]:
+    """Return the folders of at most MOST_SIBLINGS runs: one of each size, the nearest sizes first, then another of each.
+
+    Of one size those of the nearest length come first. The forecast fits each curve and inverts a matrix of all of them.
+    """
+    if len(others) <= const.MOST_SIBLINGS:
+        return [folder for folder, _ in others]
+
+    def apart(plan: RunPlan) -> float:
+        return abs(math.log(max(plan.steps, default=1) / max(run.steps, default=1)))
+
+    taken: Counter[int] = Counter()
+    ranked = []
+    for folder, plan in sorted(others, key=lambda one: (apart(one[1]), one[0].name)):
+        ranked.append((taken[plan.params], abs(math.log(plan.params / run.params)), folder))
+        taken[plan.params] += 1
+    return sorted(folder for _, _, folder in sorted(ranked)[: const.MOST_SIBLINGS])
+
+
 def read_curve(path: Path) -> Curve:
     """Read a metrics.jsonl, which may not exist yet; incomplete lines and those without a finite loss are skipped."""
-    rows = [row for row in _json_rows(path) if _finite(row.get("step")) and _finite(row.get("loss"))]
-    evals = [row for row in rows if _finite(row.get("eval_loss"))]
+    lines = [row for row in json_rows(path) if _finite(row.get("step"))]
+    rows = [row for row in lines if _finite(row.get("loss"))]
+    evals = [row for row in lines if _finite(row.get("eval_loss"))]
     return Curve(
         step=np.array([row["step"] for row in rows], dtype=np.float64),
         loss=np.array([row["loss"] for row in rows], dtype=np.float64),
@@ -229,7 +323,13 @@ def read_curve(path: Path) -> Curve:
     )
 
 
-def _json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
+def json_rows(path: Path, *, single: bool = False) -> Iterator[dict[str, Any]]:
+    """Objects of a file of JSON lines, or of one document; what is none is skipped, and so is a file that does not exist.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    check_file(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -255,10 +355,19 @@ def _number_or_nan(value: Any) -> float:
 
 def _final(path: Path) -> float | None:
     """Return the loss in a finished rung's rung.json; None if there is no such file."""
-    rows = list(_json_rows(path, single=True))
+    rows = list(json_rows(path, single=True))
     observation = rows[0].get("observation") if rows else None
     loss = observation.get("loss") if isinstance(observation, dict) else None
     return float(loss) if loss is not None and _finite(loss) else None
+
+
+def _recorded(path: Path, tokens: float) -> float | None:
+    """Return the first loss that a run's own runs.jsonl holds for so many tokens (to 1 %); None without one."""
+    for row in json_rows(path):
+        seen, loss = row.get("tokens"), row.get("loss")
+        if seen and loss and _finite(seen) and _finite(loss) and abs(seen / tokens - 1) < 0.01:
+            return float(loss)
+    return None
 
 
 def reference_progress(run: RunCurves, steps: int) -> float:

@@ -115,7 +115,7 @@ def forecast_from_curve(
         at_step=int(curve.step[-1]),
         loss=end + offset,
         sd=math.hypot(float(sd[0]), offset_sd, const.MODEL_ERROR * end),
-        target="held-out" if ends else "glance" if has_evals else "training",
+        target="held-out" if ends or (has_evals and run.whole_evals) else "glance" if has_evals else "training",
         siblings=len(sibling_prior.fits),
         trajectory=trajectory,
         profile=profile,

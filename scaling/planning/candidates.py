@@ -149,7 +149,27 @@ def is_own_rule(name: str | None) -> bool:
     return name is not None and is_rule(name) and name.strip().lower() not in LISTS
 
 
-def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
+def at_context(each: Member, context: int) -> Member:
+    """A member trained at a shorter context than its own, under a name that says so.
+
+    Args:
+        each: the member.
+        context: in tokens.
+
+    Raises:
+        BadInput: the member does not reach so far.
+    """
+    if context > each.spec.n_positions:
+        raise BadInput(
+            f"context is {context:,}; {each.name} reaches {each.spec.n_positions:,} tokens, and a plan can shorten that only"
+        )
+    if context == each.spec.n_positions:
+        return each
+    spec = replace(each.spec, n_positions=context)
+    return Member(name=f"{each.name}-ctx{context}", spec=spec, source=each.source)
+
+
+def candidates(name: str = "all", rule: DesignRule | None = None, context: int | None = None) -> Candidates:
     """Candidate shapes by name.
 
     Args:
@@ -157,13 +177,20 @@ def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
             shapes are a grid; "all" for the rule's own at every width, and GPT-2's published members; "grid" for every depth
             and width whose ratio is between 32 and 128, about 30,000 shapes.
         rule: design rule of "all", "grid" and of a family that is one.
+        context: in tokens, in place of published members' own.
 
     Raises:
-        BadInput: no such family.
+        BadInput: no such family, or a member that does not reach so far.
     """
     key = name.strip().lower()
+
+    def published_of(members: Iterable[Member], coarse: str = "") -> Candidates:
+        return Candidates.of(
+            members if context is None else [at_context(each, context) for each in members], coarse=coarse
+        )
+
     if key not in ("all", "grid") and key in LISTS:
-        return Candidates.of(family(key).members, coarse=key)
+        return published_of(family(key).members, key)
     if is_rule(key):
         rule = rule if rule is not None and rule.architecture == maker(key).name else rule_for(key)
         key = "grid"
@@ -174,9 +201,9 @@ def candidates(name: str = "all", rule: DesignRule | None = None) -> Candidates:
         return _grid(rule)
     if key != "all":
         if key in FAMILIES:
-            return Candidates.of(family(key).members, coarse=key)
+            return published_of(family(key).members, key)
         if key in MEMBERS or is_config_path(name):
-            return Candidates.of([member(name)])
+            return published_of([member(name)])
         raise BadInput(
             f"family is {name!r}; {nearest(name, ('all', 'grid', *LISTS, *MAKERS, *FAMILIES), shown=40)}"
         )
@@ -238,20 +265,24 @@ def instead_of(name: str) -> str:
 COARSE = 0.1  # relative error of a size above which a published family has no member for it
 
 
-def sized(sizes: Sequence[float], name: str | None, rule: DesignRule) -> Candidates:
+def sized(
+    sizes: Sequence[float], name: str | None, rule: DesignRule, context: int | None = None
+) -> Candidates:
     """The shape nearest to each size, of the rule or of a published family.
 
     Args:
         sizes: parameters.
         name: a published family; None, "all" and "grid" for designed shapes.
         rule: design rule of designed shapes.
+        context: in tokens, in place of published members' own.
 
     Raises:
         BadInput: no such family, or a published family has no member within 10 % of a size.
     """
     if name is None or name.strip().lower() in ("all", "grid") or is_own_rule(name):
         return Candidates.of([designed(size, rule).member(0) for size in sizes], family=rule.architecture)
-    members = [candidates(name, rule).member(index) for index in range(len(candidates(name, rule)))]
+    listed = candidates(name, rule, context)
+    members = [listed.member(index) for index in range(len(listed))]
     chosen = []
     for size in sizes:
         near = min(members, key=lambda one: abs(math.log(accounting.params(one.spec) / size)))

@@ -3,7 +3,7 @@
 import datetime
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field
 
 from families import ModelSpec, params, params_non_embedding, train_flops
+from families.memory import degrees_text
 from families.units import BadInput
 
 from ..budget import Budget
@@ -29,7 +30,7 @@ from ..files import (
 from ..laws import PUBLISHED, LawReference, Prediction
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
-from ..untrusted import parse_json, refuse_repeated_keys
+from ..untrusted import parse_json
 
 SEAL_FORMAT = 2
 
@@ -168,6 +169,8 @@ class PlannedMember(Record):
         config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
+        tensor, pipeline, expert: degrees of model parallelism, where sharding alone does not fit it; `shards` are then the
+            replicas, which share all states without a pipeline, and with one the optimiser's alone.
     """
 
     member: str
@@ -191,6 +194,9 @@ class PlannedMember(Record):
     micro_batch: int | None = None
     checkpointing: bool = False
     shards: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
@@ -207,6 +213,7 @@ class PlannedMember(Record):
         micro_batch: int | None = None,
         checkpointing: bool = False,
         shards: int = 1,
+        degrees: tuple[int, int, int] = (1, 1, 1),
         memory: dict[str, int] | None = None,
     ) -> Self:
         """A member from its spec, with exact counts of parameters and FLOPs.
@@ -222,6 +229,7 @@ class PlannedMember(Record):
             micro_batch: sequences in one forward pass on one device.
             checkpointing: activations are recomputed in the backward pass.
             shards: devices that share weights, gradients and optimiser states.
+            degrees: of tensor, pipeline and expert parallelism.
             memory: bytes on one device by part, at that micro-batch.
         """
         return cls(
@@ -239,6 +247,9 @@ class PlannedMember(Record):
             micro_batch=micro_batch,
             checkpointing=checkpointing,
             shards=shards,
+            tensor=degrees[0],
+            pipeline=degrees[1],
+            expert=degrees[2],
             memory=memory or {},
         )
 
@@ -246,6 +257,11 @@ class PlannedMember(Record):
     def spec(self) -> ModelSpec:
         """The shape alone."""
         return ModelSpec(**{field: getattr(self, field) for field in _SPEC_FIELDS})
+
+    @property
+    def model_parallel(self) -> bool:
+        """True if it needs tensor, pipeline or expert parallelism, which engines of others have."""
+        return self.tensor * self.pipeline * self.expert > 1
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -346,6 +362,24 @@ class PlanFile(Document):
         return self.model_copy(update={"members": tuple(self.member(name) for name in names)})
 
 
+def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
+    """Refuse members that need tensor, pipeline or expert parallelism.
+
+    Args:
+        members: the planned members.
+        what: what does not have it.
+
+    Raises:
+        BadInput: the first of them.
+    """
+    for one in members:
+        if one.model_parallel:
+            raise BadInput(
+                f"{one.member} needs {degrees_text(one.tensor, one.pipeline, one.expert)}, which {what} does not have: "
+                "scaling emit --to megatron or automodel, or plan for more or larger devices"
+            )
+
+
 def digest(value: dict[str, object]) -> str:
     """SHA-256 of a plan's JSON value, the seal's own digest left out."""
     seal = value.get("seal")
@@ -416,6 +450,11 @@ def _one_writer(folder: Path) -> Iterator[None]:
 _MEND = "restore the sealed file, or make a new plan (scaling plan … --out another.json)"
 
 
+BENT = "the law does not describe its own runs yet"  # so begins the note of a plan that is not to be sealed
+
+FORCED = "; sealed all the same (--force)"
+
+
 def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> PlanFile:
     """The plan with its seal: the time now, the law's hash, and the SHA-256 of everything else in it (docs/seal.md).
 
@@ -425,10 +464,13 @@ def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> P
         seed: seed of the run that is to be scored.
 
     Raises:
-        BadInput: it is sealed already.
+        BadInput: it is sealed already, or its law's residuals bend by more than its prediction allows.
     """
     if plan.seal is not None:
         raise BadInput(f"the plan was sealed at {plan.seal.sealed_at}; a seal is set once")
+    for note in plan.notes:
+        if note.startswith(BENT) and not note.endswith(FORCED):
+            raise BadInput(f"not sealed: {note} (`scaling plan --force` seals it all the same, and says so)")
     law = plan.law.sha256 if plan.law is not None else ""
     made = Seal(
         sealed_at=now(), law_sha256=law, digest="", data_sha256=data_sha256, seed=seed, format=SEAL_FORMAT
@@ -451,10 +493,6 @@ def open_seal(path: Path) -> PlanFile:
             f"{path} is not sealed, so it holds no prediction made before the runs: `scaling fit --study {path.parent}`, "
             f"then `scaling plan --study {path.parent} --budget …` seals a prediction in its place"
         )
-    try:
-        refuse_repeated_keys(text)
-    except ValueError as error:
-        raise BadInput(f"{path} is sealed, and {error}; {_MEND}") from error
     actual = digest(parse_json(text))
     if actual != plan.seal.digest:
         raise BadInput(

@@ -23,6 +23,7 @@ from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, instead_of, is_own_rule, sized
+from .choices import Chosen, choose
 from .evaluate import Objective, evaluate_candidates
 from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
@@ -49,6 +50,7 @@ class PlanQuery:
     ratio: float | None = None
     head_size: int | None = None
     vocab: str | None = None
+    experts: str | None = None
     context: str | None = None
     force: bool = False
     study: Path | None = None
@@ -72,10 +74,12 @@ def answer_query(
     """
     _check(query)
     inputs = _inputs(query) if law is None else _inputs_of(law)
+    named = law is not None or query.law is not None
     law = law or find_law(query.law, query.study)
     runs = own_runs(query.study)
-    shapes = _shapes(query, runs if isinstance(law, Fit) else ())
     objective = _objective(query)
+    chosen = _chosen(query, law, runs, objective, budget, named=named)
+    law, shapes = chosen.law, chosen.shapes
     read = _budgets(query, objective, law, shapes, runs) if budget is None else [budget]
     budgets = [_shared(each, query.times) for each in read]
     sizes = tuple(shapes.chosen(np.arange(len(shapes)) == place) for place in _places(query, shapes))
@@ -92,8 +96,8 @@ def answer_query(
         sizes=sizes,
         force=query.force,
     )
-    if coarse := coarse_note(shapes, law, made):
-        made = made.model_copy(update={"notes": (*made.notes, coarse)})
+    if notes := [*filter(None, [*chosen.notes, coarse_note(shapes, law, made), _context_note(query, made)])]:
+        made = made.model_copy(update={"notes": (*made.notes, *notes)})
     if query.times is not None:
         made = made.model_copy(
             update={"notes": (*made.notes, _sharing(query.times, budgets[-1].devices or 1))}
@@ -180,12 +184,48 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
         query: the options.
         law: a law in memory, in place of the one that the options name.
     """
-    law = law or find_law(query.law, query.study)
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    return law, shapes, _objective(query)
+    named = law is not None or query.law is not None
+    law, objective = law or find_law(query.law, query.study), _objective(query)
+    found = _chosen(query, law, own_runs(query.study), objective, None, named=named)
+    return found.law, found.shapes, objective
+
+
+def _chosen(
+    query: PlanQuery,
+    law: LossModel,
+    runs: tuple[Run, ...],
+    objective: Objective,
+    budget: Budget | None,
+    *,
+    named: bool,
+) -> Chosen:
+    """The candidates, with the experts and the vocabulary that are given or left to the law, and the law at them.
+
+    Args:
+        query: the options.
+        law: the plan's.
+        runs: the study's.
+        objective: the plan's.
+        budget: a budget that has been read; None reads the options'.
+        named: the law was named or given, so that no published law of experts takes its place.
+    """
+    own = runs if isinstance(law, Fit) else ()
+    return choose(
+        query.experts,
+        query.vocab,
+        law=law,
+        named=named or isinstance(law, Fit),
+        shapes=lambda experts, vocabulary: _shapes(query, own, experts, vocabulary),
+        budgets=lambda law, shapes: (
+            [budget] if budget is not None else _budgets(query, objective, law, shapes, runs)
+        ),
+        ask=objective,
+        nats=_within(query.within)[0],
+    )
 
 
 TOO_COARSE = 0.02  # nats that a list of published members may lose to designed shapes
+LONG_CONTEXT = 16_384  # tokens; above it a published context is of the last, short phase of pre-training (Llama 3, Qwen3)
 
 
 def coarse_note(shapes: Candidates, law: LossModel, plan: PlanFile) -> str:
@@ -216,6 +256,17 @@ def coarse_note(shapes: Candidates, law: LossModel, plan: PlanFile) -> str:
     )
 
 
+def _context_note(query: PlanQuery, plan: PlanFile) -> str:
+    """A note where a published member is planned at the long context that it was extended to; else the empty string."""
+    choice = plan.recommended
+    if query.context is not None or choice is None or choice.n_positions <= LONG_CONTEXT:
+        return ""
+    return (
+        f"{choice.member} is planned at its whole context of {choice.n_positions:,} tokens; most pre-training runs use "
+        f"4,096 or 8,192 and extend it at the end: --context 8192 plans that"
+    )
+
+
 def _check(query: PlanQuery) -> None:
     goals = {
         "--budget": query.budget,
@@ -228,7 +279,7 @@ def _check(query: PlanQuery) -> None:
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} are given; one of them decides the other")
     shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
-    shape["--context"] = query.context
+    shape["--experts"] = query.experts
     set_shape = [name for name, value in shape.items() if value is not None]
     if set_shape and not (query.family in (None, "all", "grid") or is_own_rule(query.family)):
         raise BadInput(
@@ -261,26 +312,33 @@ def rule_of(runs: Sequence[Run]) -> DesignRule:
     )
 
 
-def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
-    """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
+def _shapes(query: PlanQuery, runs: tuple[Run, ...], experts: int = 0, vocabulary: int = 0) -> Candidates:
+    """Candidates by the options; what they leave out is as in the runs that the law was fitted on.
+
+    Args:
+        query: the options.
+        runs: of the law.
+        experts: routed experts of a layer; 0 for the family's own.
+        vocabulary: 0 for that of the runs, or the family's own.
+    """
     usual = rule_of(runs)
     if query.family is not None and is_own_rule(query.family):
         other = rule_for(query.family)
-        vocabulary, context = (usual.vocab_size, usual.n_positions) if runs else (None, None)
-        usual = replace(
-            other,
-            vocab_size=vocabulary or other.vocab_size,  # a study's text decides them
-            n_positions=context or other.n_positions,
-        )
+        text = usual if runs else other  # a study's text decides them
+        usual = replace(other, vocab_size=text.vocab_size, n_positions=text.n_positions)
     rule = replace(
         usual,
         ratio=usual.ratio if query.ratio is None else query.ratio,
         head_size=usual.head_size if query.head_size is None else query.head_size,
-        vocab_size=parse_count(query.vocab, "vocab") if query.vocab else usual.vocab_size,
+        vocab_size=vocabulary or usual.vocab_size,
+        experts=experts,
         n_positions=parse_count(query.context, "context") if query.context else usual.n_positions,
     )
     sizes = _sizes(query)
-    return sized(sizes, query.family, rule) if sizes else candidates(query.family or "all", rule)
+    context = None if query.context is None else rule.n_positions
+    if sizes:
+        return sized(sizes, query.family, rule, context)
+    return candidates(query.family or "all", rule, context)
 
 
 def _objective(query: PlanQuery) -> Objective:

@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..files import canonical_json, first_problem, sha256_bytes
+from families.units import BadInput
+
+from ..files import canonical_json, check_file, first_problem, sha256_bytes
 from ..untrusted import parse_json
 from .store import WorkEntry
 
@@ -54,7 +56,10 @@ def read_chain(path: Path) -> Chain | None:
     `fault`; nothing is raised for it.
     """
     try:
+        check_file(path)
         data = path.read_bytes()
+    except BadInput as error:
+        return Chain(fault=str(error))
     except OSError:
         return None
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]

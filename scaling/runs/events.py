@@ -8,7 +8,7 @@ from typing import Any
 
 from families.units import BadInput
 
-from ..files import StrPath
+from ..files import StrPath, check_file
 
 _HEADER, _FRAME = 12, 16  # bytes before a record (its length and that one's checksum), and around it
 
@@ -34,7 +34,28 @@ def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
     Raises:
         BadInput: the file cannot be read, has a broken record, or the tensorboard package is missing.
     """
+    for step, summary in _summaries(path):
+        value = _scalar(summary)
+        if value is not None:
+            yield step, summary.tag, value
+
+
+def read_text_entry(path: StrPath, tag: str) -> str | None:
+    """The text logged under a tag, as the Trainer logs its arguments and the model's configuration; None without one.
+
+    Raises:
+        BadInput: as `read_scalars`.
+    """
+    for _, summary in _summaries(path):
+        if summary.tag == f"{tag}/text_summary" and summary.tensor.string_val:
+            return bytes(summary.tensor.string_val[0]).decode("utf-8", errors="replace")
+    return None
+
+
+def _summaries(path: StrPath) -> Iterator[tuple[int, Any]]:
+    """(step, summary value) of each record of an event file."""
     file = Path(path)
+    check_file(file)
     try:
         size = file.stat().st_size
         with file.open("rb"):
@@ -54,9 +75,7 @@ def read_scalars(path: StrPath) -> Iterator[tuple[int, str, float]]:
             raise _broken(file, offset) from error
         offset += len(record) + _FRAME
         for summary in event.summary.value:
-            value = _scalar(summary)
-            if value is not None:
-                yield event.step, summary.tag, value
+            yield event.step, summary
     if offset < size and not _half_written(file, offset):
         raise _broken(file, offset)
 

@@ -23,6 +23,7 @@ from ..files import (
     StrPath,
     append_line,
     atomic_write,
+    check_file,
     check_kind,
     first_problem,
     now,
@@ -106,6 +107,7 @@ def gather_runs(path: StrPath) -> None:
         BadInput: the study cannot be written.
     """
     path = Path(path)
+    check_file(path)
     for _ in range(_TRIES):
         before = path.read_bytes() if path.exists() else None
         text = merged_text(path) if before is not None or _merged_rows(path)[0] else ""
@@ -267,6 +269,7 @@ def read_totals(path: StrPath) -> tuple[WorkEntry, ...]:
     shards = [shard for shard in _shards(path) if shard.exists()]
     totals: dict[tuple[str, str], dict[str, Any]] = {}
     for file in [path, *shards] if path.exists() or not shards else shards:
+        check_file(file)
         try:
             with file.open(encoding="utf-8", errors="replace") as lines:
                 _add_up(lines, file, totals)
@@ -295,6 +298,7 @@ def _shards(path: Path) -> list[Path]:
 
 def _whole_lines(shard: Path) -> list[str]:
     """Lines of a shard up to the last line end: another machine may be writing the rest. None where it does not exist."""
+    check_file(shard)
     try:
         data = shard.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from families.units import BadInput
+from families.units import BadInput, parse_size
 
 from ..files import StrPath, hashes, read_text, sha256_file
 from ..untrusted import parse_json
@@ -21,13 +21,17 @@ STATE = "trainer_state.json"
 
 EVENTS = "events.out.tfevents"
 
-_NAMED = ("loss", "tokens")  # what --columns may name in these files
+_NAMED = ("loss", "tokens")  # what --columns may name in these files, by key or tag
+
+_GIVEN = ("params", "batch_tokens")  # and what it may give as a number
 
 # The last words of tags and keys of tokens: of transformers, Megatron, torchtitan, litgpt, OLMo.
 _TOKENS = (
     "tokens", "numinputtokensseen", "tokensseen", "ntokensseen", "consumedtokens", "totaltokens", "globaltraintokens",
     "traintokens", "trainedtokens", "tokensprocessed", "numtokens", "ntokens",
 )  # fmt: skip
+
+_WHOLE_TOKENS = ("time/token", "time/tokens")  # of LLM Foundry, whose last part alone says too little
 
 _OTHER_AXIS = (
     " vs samples",
@@ -51,7 +55,7 @@ def input_hashes(path: StrPath) -> dict[str, str]:
     path = Path(path)
     if not path.is_dir():
         return hashes([path])
-    return {str(file.relative_to(path)): sha256_file(file) for file in _find(path)}
+    return {str(file.relative_to(path)): sha256_file(file) for file in find_logs(path)}
 
 
 def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator[tuple[int, Row]]:
@@ -65,12 +69,13 @@ def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator
         BadInput: a folder without such files, a name for another field, or the tensorboard package is needed and missing.
     """
     names = names or {}
-    for name in names:
-        if name not in _NAMED:
+    for name, value in names.items():
+        if name not in _NAMED and not (name in _GIVEN and _given(name, value)):
             raise BadInput(
-                f"columns names {name}; in a trainer's files it can name loss and tokens, by key or tag"
+                f"columns says {name}={value}; in a trainer's files it can name loss and tokens, by key or tag, and give "
+                "params and batch_tokens as numbers"
             )
-    files = _find(path) if path.is_dir() else [path]
+    files = find_logs(path) if path.is_dir() else [path]
     runs = _run_names(files, path)
     if events := [file for file in files if file.name != STATE]:
         require_tensorboard(f"{events[0]} is a TensorBoard event file")
@@ -96,7 +101,14 @@ def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator
             yield number, message if str(file) in message else f"{file}: {message}"
 
 
-def _find(folder: Path) -> list[Path]:
+def _given(name: str, value: str) -> bool:
+    try:
+        return parse_size(value, name) > 0
+    except BadInput:
+        return False
+
+
+def find_logs(folder: Path) -> list[Path]:
     """One state file of each run: a finished trainer's own, or that of its last checkpoint, which repeats the same log.
 
     Event files of folders without one; a run that has both is read once.
@@ -118,7 +130,8 @@ def _step(file: Path) -> int:
     return int(tail) if tail.isdecimal() and len(tail) < 19 else 0
 
 
-def _run_name(file: Path) -> str:
+def run_name_of(file: Path) -> str:
+    """The name of the run that a trainer's file is of: that of the nearest folder that is called after something."""
     parent = file.parent
     while (
         parent.name.startswith(("checkpoint-", "version_"))
@@ -130,7 +143,7 @@ def _run_name(file: Path) -> str:
 
 def _run_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
     """The run of each file: its folder's name, or its path where several folders have one name."""
-    names = {file: _run_name(file) for file in files}
+    names = {file: run_name_of(file) for file in files}
     owners: dict[str, set[Path]] = {}
     for file, name in names.items():
         owners.setdefault(name, set()).add(file.parent)
@@ -140,7 +153,7 @@ def _run_names(files: Sequence[Path], root: Path) -> dict[Path, str]:
     }
 
 
-def _number(value: Any) -> float | None:
+def number_of(value: Any) -> float | None:
     """A finite number, also as text; None for anything else."""
     if isinstance(value, str) and len(value) < 40:
         try:
@@ -151,15 +164,17 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _counts(file: Path) -> dict[str, float] | str:
-    """The counts of the model of a file, or why they are unknown."""
+def counts_of(file: Path, names: Mapping[str, str] | None = None) -> dict[str, float] | str:
+    """The counts of the model of a file, or why they are unknown; params where a user gave them."""
+    if names and "params" in names:
+        return {"params": parse_size(names["params"], "params")}
     try:
         return file_counts(file)
     except BadInput as error:
         return str(error)
 
 
-def _losses_of(keys: Sequence[str], names: Mapping[str, str], where: object) -> dict[str, str]:
+def held_out_keys(keys: Sequence[str], names: Mapping[str, str], where: object) -> dict[str, str]:
     """The held-out losses among keys or tags, each with its eval set.
 
     Raises:
@@ -188,7 +203,12 @@ def _losses_of(keys: Sequence[str], names: Mapping[str, str], where: object) -> 
     return {plain[0]: ""} if plain else held
 
 
-def _tokens_key(keys: Sequence[str], names: Mapping[str, str], where: object) -> str | None:
+def tokens_key_of(keys: Sequence[str], names: Mapping[str, str], where: object) -> str | None:
+    """The key or tag of the tokens seen; None where nothing is called so.
+
+    Raises:
+        BadInput: `names` names one that is not there.
+    """
     if "tokens" in names:
         if names["tokens"] not in keys:
             raise BadInput(
@@ -199,7 +219,7 @@ def _tokens_key(keys: Sequence[str], names: Mapping[str, str], where: object) ->
         key
         for key in sorted(keys, key=len)
         if not key.endswith(_OTHER_AXIS)
-        and folded(key.replace("\\", "/").split("/")[-1].split(".")[-1]) in _TOKENS
+        and (key in _WHOLE_TOKENS or folded(key.replace("\\", "/").split("/")[-1].split(".")[-1]) in _TOKENS)
     ]
     return found[0] if found else None
 
@@ -219,21 +239,21 @@ def _state_rows(file: Path, names: Mapping[str, str], run: str) -> Iterator[Row]
     keys = list(
         dict.fromkeys(key for entry in entries for key in entry if isinstance(entry[key], int | float | str))
     )
-    losses = _losses_of(keys, names, file)
-    tokens_key = _tokens_key(keys, names, file)
-    sizes = _counts(file)
-    per_step = None if isinstance(sizes, str) else _tokens_per_step(state, sizes)
-    last = _number(state.get("max_steps")) or _number(state.get("global_step"))
+    losses = held_out_keys(keys, names, file)
+    tokens_key = tokens_key_of(keys, names, file)
+    sizes = counts_of(file, names)
+    per_step = _given_per_step(names) or (None if isinstance(sizes, str) else tokens_per_step(state, sizes))
+    last = number_of(state.get("max_steps")) or number_of(state.get("global_step"))
     seen: dict[float, float] = {}
     for entry in entries:
-        step, tokens = _number(entry.get("step")), _number(entry.get(tokens_key)) if tokens_key else None
+        step, tokens = number_of(entry.get("step")), number_of(entry.get(tokens_key)) if tokens_key else None
         if step is not None and tokens:
             seen[step] = tokens
     for entry in entries:
         for key, eval_set in losses.items():
             if key not in entry:
                 continue
-            step = _number(entry.get("step", 0))
+            step = number_of(entry.get("step", 0))
             if step is None:
                 yield f"{file}: an entry of its log has step {entry['step']!r}; it must be a number"
                 continue
@@ -254,9 +274,16 @@ def _state_rows(file: Path, names: Mapping[str, str], run: str) -> Iterator[Row]
                 }
 
 
-def _tokens_per_step(state: Mapping[str, Any], sizes: Mapping[str, float]) -> float | None:
+def _given_per_step(names: Mapping[str, str]) -> float | None:
+    """A user's tokens per step."""
+    return parse_size(names["batch_tokens"], "batch_tokens") if "batch_tokens" in names else None
+
+
+def tokens_per_step(state: Mapping[str, Any], sizes: Mapping[str, float]) -> float | None:
     """Tokens per step, from total_flos = 6·tokens·N without embeddings (transformers' floating_point_ops)."""
-    flops, steps = _number(state.get("total_flos")), _number(state.get("global_step"))
+    if "params_non_embedding" not in sizes:  # params alone, as a user gave them
+        return None
+    flops, steps = number_of(state.get("total_flos")), number_of(state.get("global_step"))
     if not (flops and steps and flops > 0 and steps > 0):
         return None
     return float(flops / (6 * sizes["params_non_embedding"] * steps))
@@ -272,20 +299,26 @@ def _event_rows(files: Sequence[Path], names: Mapping[str, str], runs: Mapping[P
         for step, tag, value in read_scalars(events):
             scalars.setdefault(tag, {})[step] = value
     file = files[-1]
-    losses = _losses_of(list(scalars), names, file)
-    tokens_tag = _tokens_key(list(scalars), names, file)
+    losses = held_out_keys(list(scalars), names, file)
+    tokens_tag = tokens_key_of(list(scalars), names, file)
     tokens = scalars[tokens_tag] if tokens_tag else {}
-    sizes = _counts(file)
-    if not tokens:
+    sizes = counts_of(file, names)
+    per_step = _given_per_step(names)
+    if not tokens and per_step is None:
         listed = ", ".join(sorted(scalars)[:_LISTED])
-        yield f"{file}: it has no count of tokens among {listed}; --columns tokens=… names one"
+        yield (
+            f"{file}: it has no count of tokens among {listed}; --columns tokens=… names one, or batch_tokens=524288 makes "
+            "them steps × that"
+        )
         return
     for tag, eval_set in losses.items():
         end = max(scalars[tag])
         for step, loss in sorted(scalars[tag].items()):
+            if step == 0 and per_step is not None:  # the loss before the first step
+                continue
             if isinstance(sizes, str):
                 yield f"{file}: {sizes}"
-            elif (seen := _at(tokens, step)) is None:
+            elif (seen := per_step * step if per_step is not None else _at(tokens, step)) is None:
                 yield f"{file}: step {step:g} has a loss and no count of tokens in {tokens_tag}"
             else:
                 yield {

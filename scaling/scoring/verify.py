@@ -269,7 +269,7 @@ def _ledger_breaks(run: Run, settings: Mapping[str, Any], chain: Chain, folder: 
 def _rung(path: Path) -> dict[str, Any] | None:
     """The rung.json of a finished rung, unchecked; None where there is none yet."""
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) and isinstance(value.get("inputs"), dict) else None

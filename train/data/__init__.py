@@ -1,5 +1,6 @@
 """Tokens on disk: their manifest (data.json), windows, and batches as a function of (seed, step)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from families.units import BadInput, format_size
-from scaling.files import Document, Record, sha256_file
+from scaling.files import Document, Record, check_file, sha256_file
 from scaling.paths import safe_name
 
 
@@ -125,7 +126,7 @@ def check_shards(folder: Path, manifest: DataManifest) -> None:
         if not digest:
             continue
         try:
-            found = sha256_file(folder / name)
+            found = sha256_file(folder / name, largest=math.inf)
         except OSError as error:
             raise BadInput(f"{folder / name} cannot be read: {error.strerror}") from error
         if found != digest:
@@ -176,6 +177,7 @@ class Tokens:
         maps = []
         for shard in shards:
             path = folder / shard.name
+            check_file(path, largest=math.inf)
             try:
                 mapped = np.memmap(path, dtype=dtype, mode="r")
             except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import lzma
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from families.units import BadInput
+from scaling.files import check_file
 from scaling.untrusted import parse_json
 
 PLAIN = (".txt", ".md", ".py", ".text", ".raw", ".tokens", ".rst", ".tex")
@@ -81,6 +83,7 @@ def read_chunks(text: SourceText) -> Iterator[str]:
     Raises:
         BadInput: the file cannot be read, is not UTF-8 (or UTF-16 with its mark), or a record has no text.
     """
+    check_file(text.path, largest=math.inf)
     read = {
         ".jsonl": _json_lines,
         ".json": _json,

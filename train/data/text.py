@@ -1,6 +1,7 @@
 """Text on disk: which files of a path hold text, which of them are held out by name, and which are left out, with the reason."""
 
 import hashlib
+import math
 import os
 import re
 import sysconfig
@@ -10,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from families.units import BadInput
+from scaling.files import check_file
 
 from .readers import COMPRESSED, RECORDS, SUFFIXES, SourceText, read_chunks
 
@@ -114,6 +116,7 @@ def survey(data: str, field: str = "", *, roles: bool = True) -> Survey:
         found = [path for path in root.rglob("*.py") if not _TESTS & set(path.relative_to(root).parts)]
         return Survey([SourceText(path.relative_to(root).as_posix(), path) for path in sorted(found)])
     root = Path(data).expanduser()
+    check_file(root, largest=math.inf)
     try:
         if root.is_file():
             return Survey([_named(root, data, field)])
