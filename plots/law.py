@@ -71,6 +71,9 @@ def point_label(run: Run, convention: Convention) -> str:
     )
 
 
+_EDGE = 0.03  # of the axes, within which a contour has no label
+
+
 def optimal_allocations(predictor: Fit, compute: Array) -> tuple[Array, Array, Array] | None:
     """N*, D* and loss at each budget, shape (budgets,); None where the law has no optimum."""
     try:
@@ -158,7 +161,11 @@ def surface(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = f
         shades = [(*to_rgb(GREEN), 0.34 * (1 - i / len(levels)) ** 1.2) for i in range(len(levels) - 1)]
         axes.contourf(N, D, loss, levels=levels, colors=shades)
         lines = axes.contour(N, D, loss, levels=levels[1:-1], colors=[GREEN], linewidths=0.9)
-        axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK])
+        for label in axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK]):
+            x, y = axes.transAxes.inverted().transform(axes.transData.transform(label.get_position()))
+            label.set_visible(
+                _EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE
+            )  # not struck through by an axis
         _isoflop_lines(axes, 6 * table.N * table.D, (n_low, n_high), (d_low, d_high))
         best = optimal_allocations(predictor, np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, 60))
         if best is not None:

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape, unescape
 from typing import Any
@@ -67,6 +68,36 @@ _RC: dict[str, Any] = {
 }
 
 
+# For a printed page: serif, black, no grid; 5.4 inches are the text width of most templates.
+_PAPER: dict[str, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "axes.grid": False,
+    "axes.edgecolor": "#000000",
+    "axes.labelcolor": "#000000",
+    "text.color": "#000000",
+    "xtick.color": "#000000",
+    "ytick.color": "#000000",
+    "xtick.labelcolor": "#000000",
+    "ytick.labelcolor": "#000000",
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,  # TrueType, as publishers ask; the default Type 3 is refused by some
+}
+STYLES: dict[str, dict[str, Any]] = {"screen": {}, "paper": _PAPER}
+FORMATS = ("png", "svg", "pdf", "csv")
+_DRAWN_AS: ContextVar[str] = ContextVar("style", default="screen")
+
+
+@contextmanager
+def drawn_as(name: str) -> Iterator[None]:
+    """Draw figures in one of STYLES."""
+    token = _DRAWN_AS.set(name)
+    try:
+        yield
+    finally:
+        _DRAWN_AS.reset(token)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
     """A figure with the values it shows, as a table: a header and its rows."""
@@ -92,6 +123,7 @@ def style_context() -> Iterator[None]:
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its stubs list every key as a literal
         settings.update(_RC)
+        settings.update(STYLES[_DRAWN_AS.get()])
         yield
 
 
@@ -236,35 +268,55 @@ def _reset_layout(figure: Figure) -> None:
             axes.set_subplotspec(position)
 
 
-def png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """The figure as PNG, with its title."""
+@contextmanager
+def _titled(figure: Figure, shown: bool) -> Iterator[None]:
+    """Show or hide a figure's title while it is saved."""
+    heading = figure._suptitle  # type: ignore[attr-defined]  # no public way to hide it
+    if heading is not None:
+        heading.set_visible(shown)
+        heading.set_in_layout(shown)
+    try:
+        yield
+    finally:
+        if heading is not None:
+            heading.set_visible(True)
+            heading.set_in_layout(True)
+
+
+def png(figure: Figure, *, dpi: int = 200, title: bool = True) -> bytes:
+    """The figure as PNG, with its title unless `title` is False."""
     buffer = io.BytesIO()
-    with style_context():
+    with style_context(), _titled(figure, title):
         _reset_layout(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
+def pdf(figure: Figure, *, title: bool = True) -> bytes:
+    """The figure as PDF: the same bytes for the same values, with its title unless `title` is False."""
+    buffer = io.BytesIO()
+    with style_context(), _titled(figure, title):
+        _reset_layout(figure)
+        figure.savefig(
+            buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
+        )
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str, *, inline: bool = False, title: bool = True) -> str:
     """The figure as SVG: the same bytes for the same values, a title for screen readers, tooltips at points.
 
     Args:
         figure: to be saved.
         name: prefix of all ids, so that several figures fit on one page.
         inline: for the report: without title and background, colours as the page's CSS variables.
+        title: whether the image shows its title.
     """
     buffer = io.StringIO()
-    title = get_title(figure)
-    heading = figure._suptitle  # type: ignore[attr-defined]  # no public way to hide it
-    if heading is not None:
-        heading.set_visible(not inline)
-        heading.set_in_layout(not inline)
-    with style_context():
+    heading = get_title(figure)
+    with style_context(), _titled(figure, title and not inline):
         _reset_layout(figure)
         figure.savefig(buffer, format="svg", transparent=inline, metadata={"Date": None, "Creator": None})
-    if heading is not None:
-        heading.set_visible(True)
-        heading.set_in_layout(True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -275,7 +327,23 @@ def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
         head = re.sub(r'\s(width|height)="[^"]*"', "", head, count=2)
         for colour in DARK:
             rest = rest.replace(colour, f"var(--{css_variable(colour)})")
-    return f'{head} role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{rest}'
+    return f'{head} role="img" aria-label="{escape(heading)}"><title>{escape(heading)}</title>{rest}'
+
+
+def image(plot: Plot, name: str, form: str, *, title: bool = True) -> bytes | str:
+    """A figure, or its values, in one of FORMATS.
+
+    Args:
+        plot: the figure with its values.
+        name: prefix of the ids of an SVG.
+        form: "png", "svg", "pdf" or "csv".
+        title: whether the image shows its title.
+    """
+    if form == "csv":
+        return plot.csv()
+    if form == "svg":
+        return svg(plot.figure, name, title=title)
+    return pdf(plot.figure, title=title) if form == "pdf" else png(plot.figure, title=title)
 
 
 def css_variable(colour: str) -> str:
