@@ -22,12 +22,15 @@ from typing import Any
 from families import train_flops_per_token
 from families.design import name_of
 from families.spec import ModelSpec
+from scaling.cli.train import EVAL_TOKENS, train_members
 from scaling.files import atomic_write, sha256_bytes, sha256_file
-from scaling.paths import StudyPaths
+from scaling.paths import StudyPaths, seeded_name
 from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
 from scaling.recipe import recipe
 from scaling.runs.readers import read_runs
+from scaling.runs.store import read_ledger
 from scaling.schedule import whole_steps
+from train.backend import BackendRequest
 from train.data.prepare import prepare
 from train.runtime import machine_id
 
@@ -65,7 +68,8 @@ class Study:
         widths: n_embd of the small members, of two layers each.
         shares: rungs of a ladder, in units of its tokens; those before the bend are left out.
         small_seeds: seeds of the small members.
-        again: widths of those that are trained again with seed 1, on half as many tokens.
+        again: widths of those that are trained again with seed 1, at `again_share` of the FLOPs.
+        again_share: of ladder_flops.
         seed: seed of the run that is scored; None where the mean of several is.
         seeds: seeds of the target.
     """
@@ -80,6 +84,7 @@ class Study:
     small_seeds: tuple[int, ...]
     seed: int | None
     seeds: tuple[int, ...]
+    again_share: float = 0.5
     vocab_size: int = 512
     n_positions: int = 128
     held_out: float = 0.02
@@ -189,9 +194,9 @@ def small(study: Study, width: int, flops: float) -> PlannedMember:
 
 
 def ladders(study: Study) -> tuple[PlanFile, PlanFile]:
-    """Plans of the small members: those at all of their tokens, and those of seed 1 at half."""
+    """Plans of the small members: those at all of their tokens, and those of seed 1 at fewer."""
     first = tuple(small(study, width, study.ladder_flops) for width in study.widths)
-    again = tuple(small(study, width, study.ladder_flops / 2) for width in study.again)
+    again = tuple(small(study, width, study.again_share * study.ladder_flops) for width in study.again)
     note = "ladders on which the law is fitted"
     return PlanFile(members=first, notes=(note,)), PlanFile(members=again, notes=(f"{note}, seed 1",))
 
@@ -204,6 +209,17 @@ def scaling(*words: str) -> None:
     subprocess.run(program, check=True, env=environment)
 
 
+def train(study: Study, plan: Path, seed: int) -> None:
+    """Train a plan's members, as `scaling ladder` does, with the engine that is recorded in docs/studies where there is one."""
+    print(f"$ scaling ladder {plan} --study {study.name} seed={seed} --yes", flush=True)
+    contents = open_seal(plan) if plan.name == "plan.json" else PlanFile.read(plan)
+    run = STUDIES / study.name / "runs" / seeded_name(contents.members[0].member, seed) / "run.json"
+    made = json.loads(run.read_text(encoding="utf-8")) if run.exists() else {}
+    engine = {key: made[key] for key in ("dtype", "compile", "attention") if key in made}
+    options = {"eval_tokens": EVAL_TOKENS, "wanted": BackendRequest(**engine, threads=1)}
+    train_members(contents, StudyPaths(Path(study.name)), seed=seed, yes=True, **options)
+
+
 def train_small(study: Study) -> None:
     """Train the small members."""
     for name, plan, seeds in zip(LADDERS, ladders(study), (study.small_seeds, (1,)), strict=True):
@@ -211,7 +227,7 @@ def train_small(study: Study) -> None:
         if not path.exists():
             plan.write(path)
         for seed in seeds:
-            scaling("ladder", str(path), "--study", study.name, f"seed={seed}", "--yes")
+            train(study, path, seed)
 
 
 def seal(study: Study) -> None:
@@ -226,7 +242,7 @@ def seal(study: Study) -> None:
 def target(study: Study, seeds: Sequence[int]) -> None:
     """Train the target from its seal, compare and report."""
     for seed in seeds:
-        scaling("ladder", f"{study.name}/plan.json", "--study", study.name, f"seed={seed}", "--yes")
+        train(study, Path(study.name) / "plan.json", seed)
     scaling("compare", "--study", study.name)
 
 
@@ -257,12 +273,29 @@ def verify(study: Study, work: Path) -> Iterator[str]:
         yield f"{name}: {'equal' if here[name] == there[name] else 'DIFFERS'}"
     shared = [name for name in there["losses"] if name in here["losses"]]
     apart = [abs(here["losses"][name] / there["losses"][name] - 1) for name in shared]
-    same = "the same" if recorded(study) == machine_id("cpu") else f"another, {recorded(study)} there"
+    same = "the same" if recorded(study) == processor() else f"another, {recorded(study)} there"
     exact = sum(one == 0 for one in apart)
     yield (
-        f"losses: {exact} of {len(apart)} equal to the last bit, the farthest {max(apart):.1e} off (kind of processor: {same})"
+        f"losses: {exact} of {len(apart)} equal to the last bit, the farthest {max(apart):.1e} off (processor and torch: {same})"
     )
-    yield f"sealed target and prediction: {'equal' if here['target'] == there['target'] else 'DIFFER'}"
+    promised = (here["target"].pop("prediction"), there["target"].pop("prediction"))
+    off = abs(promised[0]["loss"] / promised[1]["loss"] - 1)
+    planned = "equal" if here["target"] == there["target"] else "DIFFERS"
+    yield f"target as planned: {planned}; its prediction {'equal' if off == 0 else f'{off:.1e} off'}"
+
+
+def processor() -> str:
+    """Kind of processor, and torch's version: what decides how sums are rounded."""
+    kind, _, torch = machine_id("cpu").split(", ")
+    return f"{kind}, {torch}"
+
+
+def duration(study: Study) -> Iterator[str]:
+    """Yield how long the training took where the study was made, by its published ledgers."""
+    ledgers = sorted((STUDIES / study.name).glob("runs/*/ledger.jsonl"))
+    seconds = sum(entry.wall_s for path in ledgers for entry in read_ledger(path))
+    if ledgers:
+        yield f"training took {seconds / 60:.1f} min on one core of {recorded(study)}, beside other work"
 
 
 def recorded(study: Study) -> str:
@@ -288,7 +321,7 @@ def publish(study: Study, work: Path) -> None:
             if (text := work / "text" / f"{study.text}.jsonl").exists()
             else {}
         )
-        contents = {**recorded_recipe, **texts, "machine": machine_id("cpu")}
+        contents = {**recorded_recipe, **texts, "machine": processor()}
         atomic_write(path, json.dumps(contents, indent=2) + "\n")
 
 
@@ -309,6 +342,8 @@ def main() -> None:
     study = Study.read(asked.study)
     work = asked.work.resolve()
     (work / study.name).mkdir(parents=True, exist_ok=True)
+    for line in duration(study):
+        print(line, flush=True)
     began = time.time()
     prepare_text(study, work)
     last = STEPS.index(asked.until)

@@ -13,19 +13,25 @@ To measure another version, put its folder first: PYTHONPATH=OTHER python benchm
 import argparse
 import json
 import math
+import os
 import random
+import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scale import measured
+import numpy as np
+from scale import TRUTH, measured, simulate
 
+ROOT = Path(__file__).parents[1]
 EXPONENT = 1.2  # of processor time, at the most
 SCALING = [sys.executable, "-c", "from scaling.cli import main; main()"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 ENTRIES = 200  # ledger entries that each user appends
 
 
@@ -95,7 +101,176 @@ def text_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
     return {"tokenise": measured(python(code))}
 
 
+def scaling(*words: str) -> list[str]:
+    """A command that runs the program."""
+    return [*SCALING, *words]
+
+
+def under_way(study: Path, last: str) -> None:
+    """Give each run of a simulated study the plan of its rung and its result, but for one run that is still in training."""
+    for folder in (study / "runs").iterdir():
+        row = json.loads((folder / "runs.jsonl").read_text().splitlines()[1])
+        plan = {
+            "kind": "underway", "version": 1, "created_at": "2026-11-30T00:00:00Z", "inputs": {}, "run": folder.name,
+            "rungs": [{"steps": 500 if folder.name != last else 800, "folder": "rung"}], "batch_tokens": 2**19, "lr": 1e-3,
+            "warmup": 5, "schedule": "wsd", "params": row["params"], "params_non_embedding": row["params_non_embedding"],
+        }  # fmt: skip
+        (folder / "underway.json").write_text(json.dumps(plan))
+        if folder.name != last:
+            (folder / "rung").mkdir()
+            (folder / "rung" / "rung.json").write_text(json.dumps({"observation": {"loss": row["loss"]}}))
+
+
+def run_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
+    """Read a study of `size` runs with the verbs that `scale.py` leaves out."""
+    study = place / "study"
+    simulate(study, size)
+    where = ("--study", str(study))
+    last = sorted(path.name for path in (study / "runs").iterdir())[-1]
+    under_way(study, last)
+    return {
+        "gather": measured(
+            python(f"from scaling.runs.store import gather_runs; gather_runs({str(study / 'runs.jsonl')!r})")
+        ),
+        "fit": measured(scaling("fit", *where)),
+        "next": measured(scaling("next", *where, "--target", "5B", "--tokens", "100B")),
+        "watch": measured(scaling("watch", last, *where, "--once")),
+        "plan": measured(scaling("plan", "--budget", "1e21", *where, "--yes")),
+    }
+
+
+def sealed_study(place: Path, count: int) -> Path:
+    """Write a study with a sealed plan of `count` members and the run of each, as training leaves it."""
+    from families import ModelSpec, params, params_non_embedding
+    from scaling.paths import StudyPaths
+    from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+    from scaling.recipe import recipe
+    from scaling.runs import Run
+    from scaling.runs.store import append_run
+
+    sys.path[:] = [
+        str(ROOT),
+        *(entry for entry in sys.path if Path(entry) != ROOT / "benchmarks"),
+    ]  # train.py shadows train
+    from tests.synthetic import leave_run
+
+    study, rng = StudyPaths(place / "study"), np.random.default_rng(count)
+
+    def observed(name: str, width: int, tokens: int) -> tuple[ModelSpec, Run]:
+        spec = ModelSpec(n_layer=2, n_head=width // 16, n_embd=width, n_positions=128, vocab_size=1024)
+        loss = float(TRUTH.loss(params(spec), tokens) * np.exp(0.005 * rng.normal()))
+        return spec, Run(run=f"{name}-s0", group="text", params=params(spec), tokens=tokens, loss=loss, eval_set="heldout",
+                         params_non_embedding=params_non_embedding(spec), schedule="wsd 0.2 linear", seed=0)  # fmt: skip
+
+    for width in (32, 48, 64, 80):
+        for steps in (250, 500, 1000):
+            append_run(study.runs, observed(f"d{width}-{steps}", width, steps * 1024)[1])
+    subprocess.run(scaling("fit", "--study", str(study.folder)), check=False, capture_output=True)
+    from scaling.fitting.predictor import load_law
+
+    law = load_law(study.law)
+    members, runs = [], []
+    for index in range(count):
+        tokens = (2000 + index // 10) * 1024
+        spec, run = observed(f"m{index:04}", 96 + 16 * (index % 10), tokens)
+        promise = PlannedLoss.of(law.predict(params(spec), tokens, force=True))
+        members.append(PlannedMember.of(f"m{index:04}", spec, tokens=tokens, prediction=promise,
+                                        recipe=recipe(spec, tokens, batch_tokens=1024)))  # fmt: skip
+        runs.append(run)
+    plan = seal(PlanFile(law=law.reference, members=tuple(members)))
+    write_plan(plan, study.plan)
+    for member, run in zip(members, runs, strict=True):
+        leave_run(study.run_folder(run.run), member, run, seal=plan.seal.digest if plan.seal else "")
+        append_run(study.run_folder(run.run) / "runs.jsonl", run)
+    return study.folder
+
+
+def member_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
+    """Plan, compare and report `size` members."""
+    study = sealed_study(place, size)
+    where = ("--study", str(study))
+    budgets = ",".join(f"{1e18 * 10 ** (4 * index / size):.5g}" for index in range(size))
+    return {
+        "plan": measured(scaling("plan", "--budget", budgets, "--law", "chinchilla", "--json")),
+        "compare": measured(scaling("compare", *where)),
+        "report": measured(scaling("report", *where)),
+        "ladder": measured(scaling("ladder", str(study / "plan.json"), *where, "launcher=slurm", "dry_run=true")),
+        "table": measured(scaling("table", str(study))),
+    }  # fmt: skip
+
+
+USER = """
+import subprocess, sys, time
+from pathlib import Path
+from scaling.runs import Run
+from scaling.runs.store import WorkEntry, append_entry, record_run
+study, name, entries = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+shard = study / "runs" / name
+for k in range(entries):
+    append_entry(shard / "ledger.jsonl", WorkEntry(run=name, part="trunk", from_step=k, to_step=k + 1, tokens=1, flops=1.0,
+                 wall_s=0.1, settings_sha256="0" * 64, at="2026-11-30T00:00:00Z"))
+record_run(shard / "runs.jsonl",
+           Run(run=name, params=1e7, tokens=1e9 + int(name[4:]), loss=4.0, annealed=True, eval_set="heldout"))
+for words in (["fit"], ["plan", "--budget", "1e20", "--yes"], ["report"]):
+    done = subprocess.run([sys.executable, "-c", "from scaling.cli import main; main()", *words, "--study", str(study)],
+                          capture_output=True, text=True)
+    if done.returncode > 1 or "Traceback" in done.stderr:
+        sys.exit(f"{words}: {done.returncode} {done.stderr[-600:]}")
+"""
+
+
+def user_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
+    """Let `size` processes work on one study at once; afterwards every row and entry must be there."""
+    study = place / "study"
+    simulate(study, 40)
+    start = time.perf_counter()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", USER, str(study), f"user{index}", str(ENTRIES)], env=ENVIRONMENT,
+                         stderr=subprocess.PIPE, text=True)
+        for index in range(size)
+    ]  # fmt: skip
+    busy = megabytes = 0.0
+    for process in processes:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        if os.waitstatus_to_exitcode(status):
+            raise SystemExit(f"a user of {size} failed: {said[-1500:]}")
+        busy += usage.ru_utime + usage.ru_stime
+        megabytes = max(megabytes, usage.ru_maxrss / 1024)
+    taken = time.perf_counter() - start
+    check_whole(study, size)
+    return {"at once": (taken, busy, megabytes)}
+
+
+def check_whole(study: Path, users: int) -> None:
+    """Raise SystemExit where a row or an entry is lost, or a file is not whole."""
+    from scaling.fitting.predictor import load_law
+    from scaling.planning.planfile import open_seal
+    from scaling.runs.readers import read_runs
+    from scaling.runs.store import read_totals
+
+    names = {run.run for run in read_runs(study / "runs.jsonl")}
+    steps = {total.run: total.to_step for total in read_totals(study / "ledger.jsonl")}
+    for index in range(users):
+        if f"user{index}" not in names or steps.get(f"user{index}") != ENTRIES:
+            raise SystemExit(f"user{index}'s run or entries are lost")
+    load_law(study / "law.json")
+    open_seal(study / "plan.json")
+    if "</html>" not in (study / "report.html").read_text(encoding="utf-8"):
+        raise SystemExit("report.html is not whole")
+
+
 PARTS: dict[str, Part] = {
+    "runs": Part(
+        sizes=(1000, 3000, 10_000), quick=(100, 300, 1000), run=run_costs,
+        most={"gather": 200.0, "fit": 300.0, "next": 300.0, "watch": 300.0, "plan": 300.0},
+    ),
+    "members": Part(
+        sizes=(50, 160, 500), quick=(10, 20, 40), run=member_costs,
+        most={"plan": 300.0, "compare": 300.0, "report": 600.0, "ladder": 300.0, "table": 300.0},
+    ),
+    "users": Part(sizes=(2, 6, 20), quick=(1, 2, 4), run=user_costs, most={"at once": 400.0}),
     "text": Part(
         sizes=(20_000_000, 200_000_000, 2_000_000_000), quick=(2_000_000, 6_000_000, 20_000_000),
         run=text_costs, most={"tokenise": 1000.0},

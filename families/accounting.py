@@ -3,6 +3,7 @@
 from typing import Literal
 
 from .architectures import Attention, architecture
+from .architectures.decoder import Decoder
 from .spec import ModelSpec
 
 Convention = Literal["total", "non_embedding"]  # of N: all parameters, or all but the embeddings
@@ -31,6 +32,15 @@ def params_non_embedding(spec: ModelSpec) -> int:
 def params_active(spec: ModelSpec) -> int:
     """Count the parameters that one token passes through, embeddings included: all but the experts left out."""
     return params(spec) - architecture(spec.architecture).idle_parameters(spec)
+
+
+def experts(spec: ModelSpec) -> tuple[int, int]:
+    """Count the routed experts of a layer, and those that a token passes through: (1, 1) of a dense model."""
+    found = architecture(spec.architecture)
+    if not isinstance(found, Decoder) or found.mixture is None:
+        return 1, 1
+    entries = found.entries(spec)
+    return int(entries[found.mixture.number]), int(entries["num_experts_per_tok"])
 
 
 def count(spec: ModelSpec, convention: Convention) -> int:

@@ -33,6 +33,7 @@ class DesignRule:
         architecture: a name of `families.rules.MAKERS`, such as gpt2, llama3 or qwen3.
         multiple: a further divisor of n_embd, such as a tile of the matrix units times the tensor-parallel degree.
         kv_heads: key and value heads of grouped queries; 0 stands for the makers' choice.
+        experts: routed experts of a layer, of a family that has them; 0 stands for the makers' choice.
 
     Raises:
         BadInput: a value is out of range.
@@ -45,6 +46,7 @@ class DesignRule:
     architecture: str = "gpt2"
     multiple: int = 1
     kv_heads: int = 0
+    experts: int = 0
 
     def __post_init__(self) -> None:
         maker(self.architecture)
@@ -59,6 +61,8 @@ class DesignRule:
         for name, value in (("vocabulary", self.vocab_size), ("context", self.n_positions)):
             if not 1 <= value <= LONGEST:
                 raise BadInput(f"{name} is {format_size(value)}; it must be from 1 to {format_size(LONGEST)}")
+        if self.experts < 0:
+            raise BadInput(f"experts is {self.experts}; there must be at least 1")
         if self.multiple < 1:
             raise BadInput(f"multiple is {self.multiple}; it must be at least 1")
 
@@ -95,6 +99,7 @@ class DesignRule:
             n_positions=self.n_positions,
             vocab_size=self.vocab_size,
             kv_heads=self.kv_heads,
+            experts=self.experts,
         )
 
     def at_width(self, n_embd: int) -> ModelSpec:

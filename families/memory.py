@@ -30,20 +30,23 @@ class Layout:
         tensor: devices that share each matrix, and the sequence between them (Korthikanti et al. 2022).
         pipeline: devices that share the blocks, in stages.
         expert: devices that share the experts of a mixture.
-        shards: devices among which weights, gradients and optimiser states are divided (ZeRO 3, FSDP).
+        shards: devices among which states are divided: all of them at stage 3 (FSDP), at stage 1 the optimiser's alone, its
+            32-bit weights included (Megatron's distributed optimizer). Experts are shared by `expert` of these devices.
+        stage: 3 or 1, of ZeRO.
         precision: number formats of weights and gradients.
         optimizer: adamw, adamw8bit, adafactor or sgd.
         lora_rank: rank of adapters on every matrix of the blocks (Hu et al. 2021); 0 trains all weights.
         checkpointing: recompute activations in the backward pass.
 
     Raises:
-        BadInput: a degree below 1, or a format or an optimiser that there is not.
+        BadInput: a degree below 1, or a stage, a format or an optimiser that there is not.
     """
 
     tensor: int = 1
     pipeline: int = 1
     expert: int = 1
     shards: int = 1
+    stage: int = 3
     precision: Precision = "autocast"
     optimizer: OptimizerName = "adamw"
     lora_rank: int = 0
@@ -55,6 +58,8 @@ class Layout:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.lora_rank < 0:
             raise BadInput(f"lora rank is {self.lora_rank}; it must be at least 0")
+        if self.stage not in (1, 3):
+            raise BadInput(f"stage is {self.stage}; it must be 1 or 3")
         for name, allowed in (("precision", get_args(Precision)), ("optimizer", get_args(OptimizerName))):
             if getattr(self, name) not in allowed:
                 raise BadInput(f"{name} is {getattr(self, name)!r}; known: {', '.join(allowed)}")
@@ -88,6 +93,12 @@ def check_layout(spec: ModelSpec, layout: Layout) -> None:
             raise BadInput(
                 f"{name} is {degree}, which does not divide {what}, {value}; the nearest that do are {near}"
             )
+
+
+def degrees_text(tensor: int, pipeline: int, expert: int) -> str:
+    """Degrees above 1 in words: "8-way tensor and 4-way pipeline parallelism"."""
+    ways = [("tensor", tensor), ("pipeline", pipeline), ("expert", expert)]
+    return " and ".join(f"{degree}-way {name}" for name, degree in ways if degree > 1) + " parallelism"
 
 
 def experts(spec: ModelSpec) -> int:
@@ -138,22 +149,13 @@ def device_memory(
     blocks = params(spec) - embeddings - head - routed
     ends = embeddings + head if layout.pipeline == 1 else max(embeddings, head)
     split = layout.tensor * layout.pipeline
-    own = -(-blocks // split) + -(-ends // layout.tensor) + -(-routed // (split * layout.expert))
+    own = (-(-blocks // split) + -(-ends // layout.tensor), -(-routed // (split * layout.expert)))
     adapters = -(-lora_parameters(spec, layout.lora_rank) // split) if layout.lora_rank else 0
-    trained = adapters or own
+    found = _states(layout, own, (adapters, 0) if adapters else own, frozen=bool(adapters))
     precision = layout.precision
-    frozen = (2 if precision != "fp32" else 4) * own if adapters else 0
-    weights = frozen + WEIGHTS[precision] * trained
-    states = MOMENTS[layout.optimizer] + (MASTER if precision == "mixed" else 0)
-    found = {
-        "weights": weights,
-        "gradients": GRADIENTS[precision] * trained,
-        "optimizer": round(states * trained),
-    }
-    if layout.shards > 1:
-        found = {name: -(-value // layout.shards) for name, value in found.items()}
+    if layout.shards > 1 and layout.stage == 3:
         lookups = -(-(embeddings if layout.pipeline == 1 else ends) // layout.tensor)
-        widest = max(2 * (own - lookups) // max(1, spec.n_layer // layout.pipeline), lookups)
+        widest = max(2 * (sum(own) - lookups) // max(1, spec.n_layer // layout.pipeline), lookups)
         found["gathered"] = (4 if precision == "fp32" else 2) * widest
     saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, attention)
     half = precision != "fp32"
@@ -163,3 +165,33 @@ def device_memory(
     found["activations"] = -(-(kept + saved.trunk) // layout.tensor)
     found["logits"] = -(-3 * saved.logits // layout.tensor)
     return found
+
+
+def _states(
+    layout: Layout, own: tuple[int, int], trained: tuple[int, int], *, frozen: bool
+) -> dict[str, int]:
+    """Bytes of weights, gradients and optimiser states on one device.
+
+    Args:
+        layout: the degrees, formats and optimiser.
+        own: parameters of the device before sharding, without and in routed experts.
+        trained: those of them, or of adapters, that have gradients.
+        frozen: True if `own` itself is not trained.
+    """
+    precision = layout.precision
+    copy = 4 if precision == "fp32" else 2  # bytes of a weight as products read it
+    moments = MOMENTS[layout.optimizer] + (MASTER if precision == "mixed" else 0)
+    experts_shards = max(1, layout.shards // layout.expert)
+
+    def bytes_of(each: float, counts: tuple[int, int], *, divided: bool) -> int:
+        parts = (layout.shards, experts_shards) if divided else (1, 1)
+        return sum(-(-round(each * count) // part) for count, part in zip(counts, parts, strict=True))
+
+    whole = layout.stage == 3
+    return {
+        "weights": (bytes_of(copy, own, divided=whole) if frozen else 0)
+        + bytes_of(copy, trained, divided=whole)
+        + bytes_of(WEIGHTS[precision] - copy, trained, divided=True),
+        "gradients": bytes_of(GRADIENTS[precision], trained, divided=whole),
+        "optimizer": bytes_of(moments, trained, divided=True),
+    }

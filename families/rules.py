@@ -7,6 +7,7 @@ from typing import Any
 
 from .architectures import architecture
 from .architectures.base import TOKEN_IDS
+from .architectures.decoder import Decoder
 from .architectures.llama import rope
 from .published import GEMMA_ENDS, LLAMA3_ENDS, PUBLISHED, QWEN_ENDS, TIED
 from .spec import ModelSpec, nearest_divisors
@@ -51,6 +52,37 @@ class Maker:
         """Return True for a mixture of experts."""
         return getattr(architecture(self.architecture), "mixture", None) is not None
 
+    @property
+    def experts_per_token(self) -> int:
+        """Return the routed experts that a token passes through; 1 of a dense family."""
+        return int(self._routes["num_experts_per_tok"]) if self.is_mixture else 1
+
+    @property
+    def _routes(self) -> dict[str, Any]:
+        found = architecture(self.architecture)
+        return {**found.library, **found.usual} if isinstance(found, Decoder) else {}
+
+    def _routing(self, experts: int) -> dict[str, Any]:
+        """Return the entries of the config for a number of experts; none where it is the makers' own."""
+        if not experts:
+            return {}
+        if not self.is_mixture:
+            raise BadInput(f"experts is {experts}; {self.name} has none, {', '.join(MIXTURES)} have")
+        usual, groups = self._routes, self._routes.get("n_group") or 0
+        if groups and (
+            experts % groups or experts < 2 * groups
+        ):  # its router adds up the best two of each group
+            raise BadInput(
+                f"experts is {experts}; {self.name} routes among {groups} groups of two or more: take a multiple of "
+                f"{groups} from {2 * groups} on"
+            )
+        found_in = architecture(self.architecture)
+        assert isinstance(found_in, Decoder)
+        assert found_in.mixture is not None
+        number = found_in.mixture.number
+        found = {} if usual[number] == experts else {number: experts}
+        return found if experts >= self.experts_per_token else {**found, "num_experts_per_tok": experts}
+
     def head(self, width: int) -> int:
         """Return the size of a head at a width."""
         if self.head_size is not None:
@@ -66,6 +98,7 @@ class Maker:
         n_positions: int,
         vocab_size: int,
         kv_heads: int = 0,
+        experts: int = 0,
     ) -> ModelSpec:
         """Return the member of a depth and a width that its heads divide.
 
@@ -76,10 +109,14 @@ class Maker:
             n_positions: context in tokens.
             vocab_size: tokens of the vocabulary.
             kv_heads: key and value heads, in place of the makers' choice; the nearest divisor of the heads is taken.
+            experts: routed experts of a layer, in place of the makers' choice.
+
+        Raises:
+            BadInput: experts of a family that has none, or that its router cannot take.
         """
         heads = width // head_size
         found = architecture(self.architecture)
-        config = self.config(width)
+        config = {**self.config(width), **self._routing(experts)}
         if "query_pre_attn_scalar" in config:
             config["query_pre_attn_scalar"] = head_size  # scores are scaled by the root of a head's size
         return ModelSpec(

@@ -20,6 +20,7 @@ from .browser import CHROMIUM, Browser
 ROOT = Path(__file__).parents[1] / "docs"
 STUDIES = ROOT / "studies"
 SHOWN = ("predicted", "forecast", "learning", "frontier")
+SHOWN_FAR = ("predicted", "learning")  # of the studies made from a recipe
 README = STUDIES / "stdlib"  # whose report README shows
 WIDTH, HEIGHT = 1185, 1860
 
@@ -58,6 +59,9 @@ def main() -> None:
     """Draw all of them; without a browser README's picture stays as it is, and that is said."""
     for folder in sorted(path.parent for path in STUDIES.glob("*/study.json")):
         for path in draw(folder, SHOWN):
+            print(path.relative_to(ROOT))
+    for folder in sorted(path.parent for path in STUDIES.glob("*/recipe.json")):
+        for path in draw(folder, SHOWN_FAR):
             print(path.relative_to(ROOT))
     for path in draw(STUDIES, OUTCOME_FIGURES):
         print(path.relative_to(ROOT))

@@ -19,6 +19,14 @@ MEGATRON_LOG = (
     "| learning rate: 6.0E-04 | global batch size:   512 | lm loss: 3.401E+00 | loss scale: 1.0 | grad norm: 0.4 |\n"
     " validation loss at iteration 100 | lm loss value: 3.412345E+00 | lm loss PPL: 3.033E+01 |\n"
 )
+NANOGPT_LOG = """tokens per iteration will be: 491,520
+number of parameters: 123.59M
+num decayed parameter tensors: 50, with 124,354,560 parameters
+num non-decayed parameter tensors: 25, with 19,200 parameters
+step 0: train loss 10.9886, val loss 10.9898
+iter 0: loss 10.9886, time 46423.49ms, mfu -100.00%
+step 500: train loss 3.9012, val loss 3.9120
+"""
 CONFIGS = (
     "llama",
     "qwen3",
@@ -96,6 +104,8 @@ def foreign_doors(folder: Path) -> Iterator[Door]:
         "lm_eval.json", _lm_eval(), "json", lambda path: read_runs(path, column_names=WORDS, max_bad_share=1)
     )
     yield door("table.tsv", table.replace(",", "\t"), "binary", read_runs)
+    for name, log in (("megatron.log", MEGATRON_LOG), ("nanogpt.log", NANOGPT_LOG)):
+        yield door(name, log, "text", lambda path: read_runs(path, column_names={"n_positions": "1024"}))
     yield door("scores/results_1.json", _lm_eval(), "json", lambda path: read_scores(path.parent))
     yield door(
         "scores.csv", "run,task,score\n" + "".join(f"r{n},t,0.{n}\n" for n in range(9)), "csv", read_scores

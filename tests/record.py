@@ -11,8 +11,9 @@ import re
 from itertools import groupby
 from statistics import fmean
 
+from families.units import format_size
 from plots import style
-from plots.predictions import by_reach, reach_text
+from plots.predictions import by_reach, reach_text, score_text
 from scaling.files import atomic_write
 from scaling.scoring import NotPrediction
 from scaling.scoring.record import SealedResult, sealed_results
@@ -126,6 +127,26 @@ def marked(text, name, content):
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
+def outcome(result):
+    """A prediction and what came, in a few sentences."""
+    member, promised = result.member, result.member.prediction
+    reach = f"{reach_text(result.reach)} the compute of the costliest run behind the law"
+    start = f"Sealed {result.sealed_at}: {member.member}, {format_size(member.tokens)} tokens, {reach}. "
+    if result.row is None:
+        low, high = map(format_loss, promised.interval_80)
+        return f"{start}Predicted {format_loss(promised.loss)} nats per token ({low} to {high} at 80 %); **not opened yet**."
+    if not result.counts:
+        return f"{start}Its run does not count: {'; '.join(result.row.reasons)}."
+    row = result.row
+    seeds = (
+        f"; the mean of {len(row.runs)} seeds, {row.spread:.4f} apart (one standard deviation)"
+        if row.spread
+        else ""
+    )
+    minutes = f" The target trained for {60 * row.booked_hours:.1f} minutes." if row.booked_hours else ""
+    return f"{start}**{score_text(row)}**, z {row.z:+.1f}{seeds}. {GRADES[row.grade].capitalize()}.{minutes}"
+
+
 def written(results):
     """Every text that this script writes, by path."""
     pages = {PAGE: page(results)}
@@ -134,6 +155,9 @@ def written(results):
         (STUDIES / "README.md", "[All of them, with their grades](../calibration.md)."),
     ):
         pages[path] = marked(path.read_text(encoding="utf-8"), "record", f"{sentence(results)} {links}")
+    for one in results:
+        path = STUDIES / one.study / "README.md"
+        pages[path] = marked(path.read_text(encoding="utf-8"), "outcome", outcome(one))
     shown = "\n".join(["```", f"$ {UNDER}", *said(UNDER, ROOT.parent), "```"])
     pages[STUDIES / "README.md"] = marked(pages[STUDIES / "README.md"], "under", shown)
     return pages

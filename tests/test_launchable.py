@@ -5,9 +5,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import yaml
 
 import scaling as sc
 from families import accounting, member
+from families.memory import Layout, device_memory
 from families.units import BadInput
 from scaling.cli.app import build
 from scaling.hardware import accelerator
@@ -85,15 +87,84 @@ def test_the_smallest_number_of_devices_that_holds_a_model_is_said_and_is_the_sm
     with pytest.raises(BadInput, match=rf"--on [0-9]+x{name}, the smallest number that holds it") as said:
         fit_memory(spec, device, 1, 512)
     least = int(str(said.value).partition("--on ")[2].partition("x")[0])
-    assert fit_memory(spec, device, least, 512).shards == least
+    fit = fit_memory(spec, device, least, 512)
+    assert fit.tensor * fit.pipeline * fit.shards == least
     with pytest.raises(BadInput):
         fit_memory(spec, device, least - 1, 512)
 
 
 def test_a_model_whose_activations_fill_a_device_fits_into_no_number_of_them():
-    small = replace(accelerator("H100"), memory=2e9)
+    small = replace(accelerator("H100"), memory=2e8)
     with pytest.raises(BadInput, match="no number of them holds it; take devices with more memory"):
         fit_memory(sc.design(params=6e9).spec, small, 8, 512)
+
+
+MODEL_405B = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 126, "hidden_size": 16384,
+    "intermediate_size": 53248, "num_attention_heads": 128, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+LLAMA_405B = replace(member("llama-3.1-405b").spec, n_positions=8192)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "devices"),
+    [(LLAMA_405B, "H100", 512), (LLAMA_405B, "H100", 1024), (member("mixtral-8x7b").spec, "A100", 16)],
+)
+def test_what_sharding_alone_cannot_hold_is_laid_out_by_tensor_pipeline_and_expert_parallelism(
+    spec, name, devices
+):
+    device = accelerator(name)
+    alone = accounting.training_memory(spec, 1, bf16=True, checkpointing=True, shards=devices)
+    assert sum(alone.values()) > USABLE * device.memory
+    fit = fit_memory(spec, device, devices, 2048)
+    layout = Layout(
+        tensor=fit.tensor, pipeline=fit.pipeline, expert=fit.expert, shards=fit.shards,
+        stage=3 if fit.pipeline == 1 else 1, checkpointing=fit.checkpointing,
+    )  # fmt: skip
+    assert fit.tensor * fit.pipeline * fit.shards == devices
+    assert fit.shards % fit.expert == 0
+    assert fit.memory == device_memory(spec, fit.micro_batch, layout)
+    assert sum(fit.memory.values()) <= USABLE * device.memory
+    assert fit.batch_sequences % (fit.shards * fit.micro_batch) == 0
+    assert fit.batch_sequences // (fit.shards * fit.micro_batch) >= fit.pipeline  # no stage is ever idle
+
+
+def test_the_smallest_number_that_holds_a_model_by_model_parallelism_is_said_and_is_the_smallest():
+    with pytest.raises(BadInput, match=r"such as --on [0-9]+xH100.* parallelism") as said:
+        fit_memory(LLAMA_405B, accelerator("H100"), 64, 2048)
+    least = int(str(said.value).partition("--on ")[2].partition("x")[0])
+    assert fit_memory(LLAMA_405B, accelerator("H100"), least, 2048).tensor > 1
+    for fewer in range(least - 8, least):
+        with pytest.raises(BadInput):
+            fit_memory(LLAMA_405B, accelerator("H100"), fewer, 2048)
+
+
+def test_a_member_that_needs_model_parallelism_goes_to_engines_that_have_it_and_nowhere_else(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(dict(MODEL_405B)))
+    plan = sc.plan("1024xH100-weeks", family="config.json", mfu=0.4, law="chinchilla", force=True)
+    (one,) = plan.members
+    assert one.tensor > 1
+    plan.seal().save("plan.json")
+    for words in (("ladder", "plan.json"), ("emit", "plan.json", "--to", "torchrun")):
+        with pytest.raises(
+            BadInput, match=r"-way tensor .*parallelism, which .* does not have: scaling emit --to meg"
+        ):
+            build()([*words], standalone_mode=False)
+    for target in ("megatron", "automodel"):
+        build()(["emit", "plan.json", "--to", target, "--out", target], standalone_mode=False)
+    script = next(tmp_path.rglob("megatron.sh")).read_text()
+    assert f"--tensor-model-parallel-size {one.tensor} " in script
+    assert f"--pipeline-model-parallel-size {one.pipeline} " in script
+    assert ("--use-megatron-fsdp" in script) == (
+        one.pipeline == 1
+    )  # else memory holds the optimiser's states alone divided
+    assert "--sequence-parallel" in script
+    layout = yaml.safe_load(next(tmp_path.rglob("automodel.yaml")).read_text())["distributed"]
+    assert (layout["tp_size"], layout.get("pp_size", 1)) == (one.tensor, one.pipeline)
 
 
 def test_too_many_devices_for_a_short_run_are_refused_with_the_most_that_are_of_use():

@@ -9,10 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from families import ModelSpec
 from families.units import BadInput
 from plots.study_data import load_study
+from scaling.files import hashes
+from scaling.fitting.predictor import load_law
+from scaling.laws import Law, published_law
+from scaling.monitoring.constants import MOST_SIBLINGS
+from scaling.monitoring.curves import PlannedRung, RunPlan, read_run, read_siblings
+from scaling.paths import StudyPaths
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+from scaling.recipe import recipe
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run, read_ledger, read_totals
+from scaling.scoring.comparison import compared
 from scaling.stats import MOST_CURVES, MOST_DRAWN, MOST_READ, subsample_evenly
 
 
@@ -146,3 +156,50 @@ def test_a_study_of_a_few_runs_is_drawn_whole(tmp_path):
     seen = load_study(tmp_path)
     assert seen.subsampled.runs == seen.runs
     assert not any("figures draw" in doubt for doubt in seen.warnings)
+
+
+def underway(folder, size, steps, *, finished=True):
+    """A run's plan and, where it is finished, its result."""
+    RunPlan(
+        run=folder.name, rungs=(PlannedRung(steps=steps, folder="rung"),), batch_tokens=1024, lr=1e-3, warmup=1,
+        schedule="wsd", params=size, params_non_embedding=size,
+    ).write(folder / "underway.json")  # fmt: skip
+    if finished:
+        (folder / "rung").mkdir()
+        (folder / "rung" / "rung.json").write_text('{"observation": {"loss": 3.0}}')
+
+
+@pytest.mark.parametrize("count", [6, 3 * MOST_SIBLINGS])
+def test_of_many_siblings_each_size_and_the_nearest_lengths_are_read(count, tmp_path):
+    sizes = [1_000_000 * 2**k for k in range(5)]
+    for k in range(count):
+        underway(tmp_path / f"run{k:03}", sizes[k % 5], 100 + k // 5)
+    underway(tmp_path / "own", sizes[2], 100, finished=False)
+    found = read_siblings(tmp_path, read_run(tmp_path / "own"))
+    assert len(found) == min(count, MOST_SIBLINGS)
+    assert {one.plan.params for one in found} == set(sizes)
+    longest = {size: max(one.plan.steps[0] for one in found if one.plan.params == size) for size in sizes}
+    assert max(longest.values()) - min(longest.values()) <= 1  # as many of each, the nearest in length
+
+
+def test_a_law_is_fitted_to_runs_that_nobody_gathered(cli, tmp_path):
+    law = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+    for size, tokens in itertools.product((1e7, 3e7, 1e8, 3e8), (1e9, 1e10)):
+        name = f"r{size:.0e}-{tokens:.0e}"
+        run = Run(run=name, params=size, tokens=tokens, loss=float(law.loss(size, tokens)))
+        append_run(tmp_path / "runs" / name / "runs.jsonl", run)
+    done = cli("fit", "--study", tmp_path, "--form", "chinchilla", "--bootstrap", "0")
+    assert done.returncode in (0, 1), done.stderr  # 1: eight runs without noise leave a fit doubtful
+    assert "wrote" in done.stdout
+    assert load_law(tmp_path / "law.json").inputs == hashes([tmp_path / "runs.jsonl"])
+
+
+def test_a_plan_by_a_published_law_is_nothing_to_score(tmp_path):
+    spec = ModelSpec(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=1024)
+    law = published_law("chinchilla")
+    promise = PlannedLoss.of(law.predict(1e8, 2e9))
+    member = PlannedMember.of("m", spec, tokens=2**20, recipe=recipe(spec, 2**20), prediction=promise)
+    study = StudyPaths(tmp_path)
+    write_plan(seal(PlanFile(law=law.reference, members=(member,))), study.plan)
+    append_run(study.runs, Run(run="m-s0", params=member.params, tokens=2**20, loss=5.0))
+    assert compared(study) is None

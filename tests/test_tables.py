@@ -232,8 +232,8 @@ def test_bytes_that_are_no_table_are_named_in_one_line(data, said, tmp_path):
 
 def test_a_log_for_people_is_said_to_be_one(tmp_path):
     path = tmp_path / "train.log"
-    path.write_text("step 0: train loss 10.9, val loss 10.9\niter 0: loss 10.92, time 40000.00ms\n" * 5)
-    with pytest.raises(BadInput, match="is a log for people and no table"):
+    path.write_text("[INFO] epoch 0, loss 10.9 after 40 s\n[INFO] epoch 1, loss 10.8 after 80 s\n" * 5)
+    with pytest.raises(BadInput, match=r"is no log that is known here .* and no table"):
         read_runs(path)
 
 

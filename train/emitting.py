@@ -16,7 +16,7 @@ from families.units import BadInput, nearest
 from scaling.hardware import Accelerator, accelerator
 from scaling.paths import safe_name
 from scaling.planning.memory import fit_memory
-from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.planfile import PlanFile, PlannedMember, refuse_model_parallel
 from scaling.recipe import recipe
 from scaling.schedule import whole_steps
 
@@ -157,6 +157,8 @@ TARGETS: dict[str, Target] = {
 }
 
 
+_MODEL_PARALLEL = ("config", "megatron", "automodel")  # targets that take tensor and pipeline parallelism
+
 Devices = tuple[int | None, Accelerator | None]  # how many and which, where they were said
 
 
@@ -264,24 +266,25 @@ def _on(member: PlannedMember, device: Accelerator | None, devices: int) -> Plan
         BadInput: the devices do not divide its batch, or it does not fit into them.
     """
     sequences = member.recipe.batch_sequences
-    if sequences % devices:
-        below = sequences - sequences % devices
-        nearest_two = f"{below} or {below + devices}" if below else f"{devices}"
+    fit = None if device is None else fit_memory(member.spec, device, devices, sequences, name=member.member)
+    replicas = devices if fit is None else devices // (fit.tensor * fit.pipeline)
+    if sequences % replicas:
+        below = sequences - sequences % replicas
+        nearest_two = f"{below} or {below + replicas}" if below else f"{replicas}"
+        who = f"{replicas} devices" if replicas == devices else f"{replicas} replicas on {devices} devices"
         raise BadInput(
-            f"{member.member} has a batch of {sequences} sequences, which {devices} devices cannot share evenly: plan for "
+            f"{member.member} has a batch of {sequences} sequences, which {who} cannot share evenly: plan for "
             f"those devices, or give batch_size={nearest_two}"
         )
-    if device is None:
+    if fit is None:
         return member
-    fit = fit_memory(member.spec, device, devices, sequences, name=member.member)
     micro = next(
         size
-        for size in range(min(fit.micro_batch, sequences // devices), 0, -1)
-        if (sequences // devices) % size == 0
+        for size in range(min(fit.micro_batch, sequences // replicas), 0, -1)
+        if (sequences // replicas) % size == 0
     )
-    return member.model_copy(
-        update={"micro_batch": micro, "checkpointing": fit.checkpointing, "shards": fit.shards}
-    )
+    names = ("checkpointing", "shards", "tensor", "pipeline", "expert")
+    return member.model_copy(update={"micro_batch": micro, **{name: getattr(fit, name) for name in names}})
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:
@@ -305,6 +308,10 @@ def emit_files(job: EmitJob, targets: Sequence[Target]) -> dict[str, Emitted]:
     Raises:
         BadInput: a target cannot take the job, or two targets would write one file.
     """
+    for target in targets:
+        if target.name not in _MODEL_PARALLEL:
+            members = [run.planned for run in job.runs if run.planned is not None]
+            refuse_model_parallel(members, f"--to {target.name}")
     found = {target.name: target.write(job) for target in targets}
     owner: dict[str, str] = {}
     for name, emitted in found.items():

@@ -95,7 +95,14 @@ def plan(
     head_size: Annotated[
         int | None, typer.Option("--head-size", help="n_embd per head of designed shapes.")
     ] = None,
-    vocab: Annotated[str | None, typer.Option("--vocab", help="Vocabulary of designed shapes.")] = None,
+    vocab: Annotated[
+        str | None,
+        typer.Option("--vocab", help="Vocabulary of designed shapes, or auto: the best by the law."),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option("--experts", help="Experts of a layer of a --family with them: 8, or 8,16,32, or auto."),
+    ] = None,
     context: Annotated[
         str | None,
         typer.Option(
@@ -165,6 +172,7 @@ def plan(
         ratio=ratio,
         head_size=head_size,
         vocab=vocab,
+        experts=experts,
         context=context,
         force=force,
         study=study,

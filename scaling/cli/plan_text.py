@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from families.accounting import STATES
+from families.memory import degrees_text
 from families.units import format_bytes, format_duration, format_size
 
 from ..budget import Budget, parse_flops
@@ -242,12 +243,18 @@ def _chosen(chosen: Choice, member: PlannedMember, made: PlanFile) -> Iterator[s
         fixed = states + member.memory.get("gathered", 0)
         rest = sum(member.memory.values()) - fixed
         shared = "" if member.shards == 1 else f", sharded by FSDP (ZeRO 3) over {member.shards} devices"
+        if member.model_parallel:
+            what = "all" if member.pipeline == 1 else "the optimiser's"
+            replicas = "" if member.shards == 1 else f", {what} over {member.shards} replicas"
+            shared = f", {degrees_text(member.tensor, member.pipeline, member.expert)}{replicas}"
         least = "" if member.micro_batch == 1 else f"; {format_bytes(fixed + rest / member.micro_batch)} at 1"
         yield (
             f"memory {format_bytes(sum(member.memory.values()))} per device at micro-batch {member.micro_batch}"
             f"{least}{checkpointing}, estimated"
         )
         yield f"        of it states {format_bytes(states)}{shared}"
+        if member.model_parallel:
+            yield "        which scaling train has not: scaling emit --to megatron or automodel"
 
 
 def _nearby(made: PlanFile) -> list[Choice]:

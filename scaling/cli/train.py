@@ -280,7 +280,7 @@ def ladder(
 ) -> None:
     """Train every member of a plan to each of its rungs, skipping finished ones. Refuses a sealed plan that was edited."""
     from ..paths import open_study
-    from ..planning.planfile import read_verified_plan
+    from ..planning.planfile import read_verified_plan, refuse_model_parallel
 
     contents, paths = read_verified_plan(plan), open_study(study)
     if devices > 1 and (launcher is not None or jobs > 1):
@@ -297,6 +297,7 @@ def ladder(
         from train.data.remote import check_export
 
         check_export(export)
+    refuse_model_parallel(contents.only(member or ()).members, "scaling ladder")
     if launcher is not None and launcher not in LAUNCHERS:
         raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
     if launcher is None:

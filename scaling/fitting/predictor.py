@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -53,6 +53,8 @@ ROOT = 1e-14  # of log loss, or of log D in its own units: where the search for 
 
 MOST_ROOT_STEPS = 200
 
+HALVINGS = 100  # of log D between 1 and FOREVER tokens: to the last digit
+
 GROWTH_STEP = 10.0  # factor of compute over which the exponent of N* is taken
 
 
@@ -85,6 +87,7 @@ class Fit:
         name: name of its file.
         file_sha256: hash of that file; empty for a fit in memory.
         data: the fitted rows; None for a law read from its file, which does not hold them.
+        given: multipliers and terms that `at` has fixed, by their columns' names.
     """
 
     forms: tuple[FittedForm, ...]
@@ -111,6 +114,7 @@ class Fit:
     name: str = "law.json"
     file_sha256: str = ""
     data: RunTable | None = None
+    given: Mapping[str, float | str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The fit card, as a notebook shows it."""
@@ -266,11 +270,35 @@ class Fit:
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
         return in_shape(np.exp(self._with_settings(*fresh, own or {}, shape)[0]), shape)
 
+    def at(self, **given: float | str) -> "Fit":
+        """The same law where multipliers and terms have these values: what is asked of it holds there.
+
+        Args:
+            given: values by column, such as n_experts=8 or vocab_size=32768.
+
+        Raises:
+            BadInput: a column that is no multiplier or term of the law, or whose effect changes with scale.
+        """
+        parts = () if self.fitted_coordinates is None else self.fitted_coordinates.parts
+        fixed = {part.column for part in parts if part.kind != "setting" and "trend" not in part.names}
+        for name in given:
+            if name not in fixed:
+                raise BadInput(f"{self.name} has no multiplier or term {name!r}; {nearest(name, fixed)}")
+        return replace(self, given={**self.given, **given})
+
+    def _constant_shift(self) -> tuple[float, float, float]:
+        """Δ of log N and log D, and nats added, by the values that `at` has fixed."""
+        if not self.given or self.fitted_coordinates is None:
+            return 0.0, 0.0, 0.0
+        one = np.ones(1)
+        shift = self.fitted_coordinates.shift(one, one, self.fitted_coordinates.columns(self.given, one))
+        return float(shift.dx[0]), float(shift.dz[0]), float(shift.add[0])
+
     def _with_settings(
         self, n: Array, d: Array, settings: Mapping[str, Any], shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
         """Log loss of flat points at these settings, and the standard deviation that the settings add to it."""
-        given = {name: value for name, value in settings.items() if value is not None}
+        given = {**self.given, **{name: value for name, value in settings.items() if value is not None}}
         if not given:
             return self._log_loss(n, d), np.zeros(len(n))
         if self.fitted_coordinates is None:
@@ -388,11 +416,13 @@ class Fit:
         self.domain.check_compute(C, force=True)
         self.domain.check_compute(C * 6 / flops_per_param_token, force=force)
         product = C / flops_per_param_token
-        log_N = self._log_optimum(product)
+        dx, dz, _ = self._constant_shift()
+        effective = product * math.exp(dx + dz)
+        log_N = self._log_optimum(effective) - dx
         N = math.exp(log_N)
         D = product / N
         predicted = self.predict(N, D, force=True)
-        sizes = _centred(self._log_optima(product), log_N)
+        sizes = _centred(self._log_optima(effective) - dx, log_N)
         N_interval = None if sizes is None else _exp(sizes)
         return Allocation(
             C=C,
@@ -533,6 +563,14 @@ class Fit:
             unique_tokens: distinct tokens there are (default: as many as are needed).
         """
         n, _, shape = as_points(N, 1.0)
+        if self.given:
+            dx, dz, add = self._constant_shift()
+            if (
+                unique_tokens is not None
+            ):  # what repeated tokens are worth depends on N before it is multiplied
+                return self._bisected(n, loss, float(unique_tokens)).reshape(shape)
+            found = replace(self, given={}).tokens_for(n * math.exp(dx), loss - add)
+            return np.asarray(found * math.exp(-dz)).reshape(shape)
         if loss <= 0:
             return np.full(shape, np.inf)
         if unique_tokens is None:
@@ -547,6 +585,16 @@ class Fit:
             worth = self._first_crossing(repeating, math.log(loss), float(least[0]), most)
             tokens[left] = np.maximum(self.repetition.tokens_worth(worth, U), unique * _JUST_REPEATED)
         return tokens.reshape(shape)
+
+    def _bisected(self, n: Array, loss: float, unique: float) -> Array:
+        """Tokens at which the predicted loss falls to `loss`, by halving log D: shape (k,), infinite where it never does."""
+        low, high = np.zeros(len(n)), np.full(len(n), math.log(FOREVER))
+        reached = self.loss(n, np.exp(high), unique_tokens=unique) <= loss
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            above = self.loss(n, np.exp(middle), unique_tokens=unique) > loss
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        return np.where(reached, np.exp(high), np.inf)
 
     def _first_crossing(self, n: Array, log_loss: float, least: float, most: float) -> Array:
         """Fewest fresh tokens between `least` and `most` at which the predicted log loss is at most `log_loss`.

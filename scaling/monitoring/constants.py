@@ -22,6 +22,9 @@ NOISE_INFLATION = (
 )
 RESIDUAL_UNCERTAINTY = 0.3  # share of a sibling's residual that may be its own rather than the batches'
 SAME_BATCH = 0.25  # |ln ratio| of tokens per step up to which two runs are siblings
+MOST_SIBLINGS = (
+    32  # more than any study had on which these constants were chosen; the cost grows with their cube
+)
 
 # Prior of a run without siblings (siblings). Chosen on code-a, docs-b, code-c, code-d; relative to the current loss, so
 # that it carries over to other model sizes.

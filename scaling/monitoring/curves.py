@@ -5,7 +5,8 @@ estimated, long logs are averaged.
 """
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -213,19 +214,48 @@ def read_siblings(runs: Path, run: RunCurves) -> tuple[RunCurves, ...]:
     """Read the siblings of a run: comparable runs in the same folder that have finished a rung.
 
     Comparable means the same text, the same kind of start and batches of similar size: with larger batches a run has made
-    fewer updates on the same tokens, and its loss is higher without any fault.
+    fewer updates on the same tokens, and its loss is higher without any fault. Of more than MOST_SIBLINGS those of the
+    nearest sizes are read.
     """
-    siblings = []
+    comparable: list[tuple[Path, RunPlan]] = []
     for path in sorted(runs.glob("*/underway.json")):
         try:
-            other = read_run(path.parent)
+            plan = RunPlan.read(path)
         except BadInput:
             continue  # another run's broken file is no reason to fail here
-        same_text = (other.plan.group, other.plan.fresh) == (run.plan.group, run.plan.fresh)
-        similar_batch = abs(math.log(other.plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
-        if other.name != run.name and same_text and similar_batch and other.finals:
+        same_text = (plan.group, plan.fresh) == (run.plan.group, run.plan.fresh)
+        similar_batch = abs(math.log(plan.batch_tokens / run.plan.batch_tokens)) < const.SAME_BATCH
+        finished = (path.parent / rung.folder / "rung.json" for rung in plan.rungs)
+        if plan.run != run.name and same_text and similar_batch and any(rung.exists() for rung in finished):
+            comparable.append((path.parent, plan))
+    siblings = []
+    for folder in _most_telling(run.plan, comparable):
+        try:
+            other = read_run(folder)
+        except BadInput:
+            continue
+        if other.finals:
             siblings.append(other)
     return tuple(siblings)
+
+
+def _most_telling(run: RunPlan, others: Sequence[tuple[Path, RunPlan]]) -> list[Path]:
+    """Return the folders of at most MOST_SIBLINGS runs: one of each size, the nearest sizes first, then another of each.
+
+    Of one size those of the nearest length come first. The forecast fits each curve and inverts a matrix of all of them.
+    """
+    if len(others) <= const.MOST_SIBLINGS:
+        return [folder for folder, _ in others]
+
+    def apart(plan: RunPlan) -> float:
+        return abs(math.log(max(plan.steps, default=1) / max(run.steps, default=1)))
+
+    taken: Counter[int] = Counter()
+    ranked = []
+    for folder, plan in sorted(others, key=lambda one: (apart(one[1]), one[0].name)):
+        ranked.append((taken[plan.params], abs(math.log(plan.params / run.params)), folder))
+        taken[plan.params] += 1
+    return sorted(folder for _, _, folder in sorted(ranked)[: const.MOST_SIBLINGS])
 
 
 def read_curve(path: Path) -> Curve:

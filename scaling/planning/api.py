@@ -211,7 +211,8 @@ def plan(
     rule: str = DEFAULT_RULE,
     ratio: float | None = None,
     head_size: int | None = None,
-    vocab_size: int | None = None,
+    vocab_size: int | str | None = None,
+    experts: int | str | Sequence[int] | None = None,
     n_positions: int | None = None,
     times: str | None = None,
     price: float | None = None,
@@ -240,7 +241,8 @@ def plan(
         rule: recipe of learning rate and batch: "capped", "width", "card", "kaplan", "porian", "deepseek" or "steplaw".
         ratio: n_embd per layer of designed shapes.
         head_size: n_embd per attention head of designed shapes.
-        vocab_size: vocabulary of designed shapes.
+        vocab_size: vocabulary of designed shapes, or "auto" for the best by the law's term, else by Tao et al. 2024.
+        experts: routed experts of a layer, of a family that has them: a number, several to choose from, or "auto".
         n_positions: context length in tokens: of designed shapes, or shorter than published members' own.
         times: measured times by number of devices, like "1=66m40s,8=9m".
         price: USD per device-hour, in place of the catalogue's.
@@ -275,6 +277,7 @@ def plan(
         ratio=ratio,
         head_size=head_size,
         vocab=_text(vocab_size),
+        experts=_several(experts),
         context=_text(n_positions),
         force=force,
         study=_folder(study),

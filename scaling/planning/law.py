@@ -75,8 +75,9 @@ def plan_params(law: LossModel, spec: ModelSpec) -> Any:
 def idle_params(law: LossModel, spec: ModelSpec) -> int:
     """Parameters that a law does not count in its N: of a mixture under a published law, which is of dense models.
 
-    With N the active parameters C = 6·N·D holds, as it did where the law was fitted; a law fitted on one's own mixtures
-    counts what its runs counted.
+    With N the active parameters C = 6·N·D holds, as it did where the law was fitted, and the loss is that of a dense model
+    of as much compute; the joint law of `mixtures` counts them too, and says what experts add (docs/log.md#e186). A law
+    fitted on one's own mixtures counts what its runs counted.
     """
     return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
 

@@ -1,10 +1,16 @@
-"""Settings with which a model trains within the memory of its devices: micro-batch, recomputation, sharding, batch."""
+"""Settings with which a model trains within the memory of its devices: micro-batch, recomputation, sharding, batch.
+
+Sharding the states over all devices (FSDP) comes first. A model that does not fit so is laid out by tensor, pipeline and
+expert parallelism, as Megatron-LM does.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 from families import ModelSpec, accounting
+from families.memory import Layout, Precision, degrees_text, device_memory, experts
 from families.units import BadInput, format_bytes
 
 from ..hardware import Accelerator
@@ -12,6 +18,9 @@ from ..hardware import Accelerator
 USABLE = 0.92  # of a device's memory; the rest is the context's, the libraries' and the allocator's
 MOST_DEVICES = 2**16  # considered where a model fits into none of fewer
 NEAR = 0.05  # relative change of a batch that a micro-batch twice as large is worth
+WIDEST_TENSOR = (
+    8  # devices of a node, within which tensor parallelism stays (Narayanan et al. 2021, section 3)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +33,9 @@ class MemoryFit:
         checkpointing: activations are recomputed in the backward pass.
         shards: devices that share the states.
         memory: bytes by part on each device.
+        tensor: devices that share each matrix; 1 as `pipeline` and `expert` are where sharding alone suffices.
+        pipeline: devices that share the blocks, in stages.
+        expert: devices that share the experts of a mixture.
     """
 
     micro_batch: int
@@ -31,6 +43,9 @@ class MemoryFit:
     checkpointing: bool
     shards: int
     memory: dict[str, int]
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
 
 
 def fit_memory(
@@ -44,7 +59,8 @@ def fit_memory(
     """The batch nearest to the one asked for that the devices share evenly, and the largest micro-batch that fits.
 
     Activation checkpointing is used only where it must be, and states are sharded over all devices (ZeRO 3, FSDP) only where
-    they do not fit into one. Without a device the micro-batch is 1.
+    they do not fit into one. Where that is not enough, tensor, pipeline and expert parallelism of as few devices as will do, the
+    rest of them replicas that share the states. Without a device the micro-batch is 1.
 
     Args:
         spec: the model.
@@ -68,10 +84,9 @@ def fit_memory(
         measure = partial(
             accounting.training_memory, spec, checkpointing=checkpointing, bf16=bf16, shards=shards
         )
-        one, two = (sum(measure(size).values()) for size in (1, 2))
-        if one > usable:
+        most = _most(measure, usable, share)
+        if not most:
             continue
-        most = min(share, 1 + int((usable - one) / (two - one)))  # memory is affine in the micro-batch
         micro, whole = _divided(share, most)
         return MemoryFit(
             micro_batch=micro,
@@ -80,7 +95,85 @@ def fit_memory(
             shards=shards,
             memory=measure(micro),
         )
+    for layout in _layouts(spec, device, devices):
+        share = max(layout.pipeline, round(batch_sequences / layout.shards))  # a stage needs a micro-batch
+        measure = partial(device_memory, spec, layout=layout)
+        most = _most(measure, usable, share // layout.pipeline)
+        if most:
+            micro, whole = _divided(share, most)
+            return MemoryFit(
+                micro_batch=micro,
+                batch_sequences=layout.shards * whole,
+                checkpointing=layout.checkpointing,
+                shards=layout.shards,
+                memory=measure(micro),
+                tensor=layout.tensor,
+                pipeline=layout.pipeline,
+                expert=layout.expert,
+            )
     raise _too_large(spec, device, devices, name)
+
+
+def _most(measure: Callable[[int], dict[str, int]], usable: float, share: int) -> int:
+    """The largest micro-batch that fits, at most `share`; 0 if one sequence does not. Memory is affine in it."""
+    one, two = (sum(measure(size).values()) for size in (1, 2))
+    return 0 if one > usable else min(share, 1 + int((usable - one) / (two - one)))
+
+
+def _layouts(spec: ModelSpec, device: Accelerator, devices: int | None) -> Iterator[Layout]:
+    """Layouts by tensor, pipeline and expert parallelism, the fewest devices to a replica first, then the fewest stages.
+
+    Without a pipeline the replicas share all states (FSDP); with one the optimiser's alone, since weights that are gathered
+    for each micro-batch of each stage would cross the network many times a step.
+
+    Args:
+        spec: the model.
+        device: the accelerator.
+        devices: all of them, which the replicas share; None yields each layout with one replica, or one to each expert
+            group.
+    """
+    precision: Precision = "autocast" if device.training_format != "fp32" else "fp32"
+    number = experts(spec)
+    degrees = [
+        (tensor, pipeline)
+        for tensor in range(1, WIDEST_TENSOR + 1)
+        if spec.n_head % tensor == 0 and (spec.n_kv_head or spec.n_head) % tensor == 0
+        for pipeline in range(1, spec.n_layer + 1)
+        if spec.n_layer % pipeline == 0
+    ]
+    for tensor, pipeline in sorted(degrees, key=lambda pair: (pair[0] * pair[1], pair[1])):
+        if devices is not None and devices % (tensor * pipeline):
+            continue
+        for expert in (size for size in range(1, max(1, number) + 1) if max(1, number) % size == 0):
+            replicas = expert if devices is None else devices // (tensor * pipeline)
+            if replicas % expert == 0 and tensor * pipeline * expert > 1:
+                for checkpointing in (False, True):
+                    yield Layout(
+                        tensor=tensor,
+                        pipeline=pipeline,
+                        expert=expert,
+                        shards=replicas,
+                        stage=3 if pipeline == 1 else 1,
+                        precision=precision,
+                        checkpointing=checkpointing,
+                    )
+
+
+def _least_replicated(spec: ModelSpec, usable: float, layout: Layout, most: int) -> int | None:
+    """The fewest devices below `most` that hold a model in that layout, whatever the number of replicas; None if none do."""
+    group = layout.tensor * layout.pipeline
+
+    def holds(replicas: int) -> bool:
+        return sum(device_memory(spec, 1, replace(layout, shards=replicas)).values()) <= usable
+
+    multiples = range(layout.expert, (most - 1) // group + 1, layout.expert)
+    if not multiples or not holds(multiples[-1]):
+        return None
+    low, high = -1, len(multiples) - 1  # too few, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(multiples[middle]) else (middle, high)
+    return group * multiples[high]
 
 
 def _divided(share: int, most: int) -> tuple[int, int]:
@@ -114,12 +207,22 @@ def _too_large(spec: ModelSpec, device: Accelerator, devices: int, name: str) ->
         f"{device.name} has {format_bytes(device.memory)}"
     )
     usable = USABLE * device.memory
-    if needed(MOST_DEVICES) > usable:
+    high = MOST_DEVICES + 1  # enough, of those considered
+    if needed(MOST_DEVICES) <= usable:
+        low, high = devices, MOST_DEVICES  # too few, enough
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if needed(middle) <= usable else (middle, high)
+    least, how = high, ""
+    for layout in _layouts(spec, device, None):
+        if layout.checkpointing and layout.tensor * layout.pipeline * layout.expert < least:
+            fewer = _least_replicated(spec, usable, layout, least)
+            if fewer is not None and fewer > devices:
+                least, how = fewer, f", by {degrees_text(layout.tensor, layout.pipeline, layout.expert)}"
+    if least > MOST_DEVICES:
         return BadInput(f"{problem}: no number of them holds it; take devices with more memory")
-    low, high = devices, MOST_DEVICES  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if needed(middle) <= usable else (middle, high)
+    sharded = f" ({high} with states sharded alone)" if how and high <= MOST_DEVICES else ""
     return BadInput(
-        f"{problem}: take more or larger devices, such as --on {high}x{device.name}, the smallest number that holds it"
+        f"{problem}: take more or larger devices, such as --on {least}x{device.name}, the smallest number that holds "
+        f"it{how}{sharded}"
     )

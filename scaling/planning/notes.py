@@ -32,8 +32,10 @@ def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
     batch, devices = member.recipe.batch_sequences, budget.devices or 1
     if batch == asked.batch_sequences:
         return ""
+    sharing = f"{devices} devices" if not member.model_parallel else f"{member.shards} replicas"
+    share = batch // (member.shards if member.model_parallel else devices)
     return (
-        f"{member.member}: batch of {batch:,} sequences = {devices} devices × {batch // devices:,} "
+        f"{member.member}: batch of {batch:,} sequences = {sharing} × {share:,} "
         f"(rule {asked.rule}: {asked.batch_sequences:,}), in whole steps {format_size(member.tokens, 4)} tokens"
     )
 

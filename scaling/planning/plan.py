@@ -273,6 +273,7 @@ def planned_member(
         micro_batch=fit.micro_batch,
         checkpointing=fit.checkpointing,
         shards=fit.shards,
+        degrees=(fit.tensor, fit.pipeline, fit.expert),
         memory=fit.memory,
     )
 

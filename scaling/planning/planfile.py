@@ -3,7 +3,7 @@
 import datetime
 import fcntl
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Field
 
 from families import ModelSpec, params, params_non_embedding, train_flops
+from families.memory import degrees_text
 from families.units import BadInput
 
 from ..budget import Budget
@@ -168,6 +169,8 @@ class PlannedMember(Record):
         config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
+        tensor, pipeline, expert: degrees of model parallelism, where sharding alone does not fit it; `shards` are then the
+            replicas, which share all states without a pipeline, and with one the optimiser's alone.
     """
 
     member: str
@@ -191,6 +194,9 @@ class PlannedMember(Record):
     micro_batch: int | None = None
     checkpointing: bool = False
     shards: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
@@ -207,6 +213,7 @@ class PlannedMember(Record):
         micro_batch: int | None = None,
         checkpointing: bool = False,
         shards: int = 1,
+        degrees: tuple[int, int, int] = (1, 1, 1),
         memory: dict[str, int] | None = None,
     ) -> Self:
         """A member from its spec, with exact counts of parameters and FLOPs.
@@ -222,6 +229,7 @@ class PlannedMember(Record):
             micro_batch: sequences in one forward pass on one device.
             checkpointing: activations are recomputed in the backward pass.
             shards: devices that share weights, gradients and optimiser states.
+            degrees: of tensor, pipeline and expert parallelism.
             memory: bytes on one device by part, at that micro-batch.
         """
         return cls(
@@ -239,6 +247,9 @@ class PlannedMember(Record):
             micro_batch=micro_batch,
             checkpointing=checkpointing,
             shards=shards,
+            tensor=degrees[0],
+            pipeline=degrees[1],
+            expert=degrees[2],
             memory=memory or {},
         )
 
@@ -246,6 +257,11 @@ class PlannedMember(Record):
     def spec(self) -> ModelSpec:
         """The shape alone."""
         return ModelSpec(**{field: getattr(self, field) for field in _SPEC_FIELDS})
+
+    @property
+    def model_parallel(self) -> bool:
+        """True if it needs tensor, pipeline or expert parallelism, which engines of others have."""
+        return self.tensor * self.pipeline * self.expert > 1
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -344,6 +360,24 @@ class PlanFile(Document):
         if not names:
             return self
         return self.model_copy(update={"members": tuple(self.member(name) for name in names)})
+
+
+def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
+    """Refuse members that need tensor, pipeline or expert parallelism.
+
+    Args:
+        members: the planned members.
+        what: what does not have it.
+
+    Raises:
+        BadInput: the first of them.
+    """
+    for one in members:
+        if one.model_parallel:
+            raise BadInput(
+                f"{one.member} needs {degrees_text(one.tensor, one.pipeline, one.expert)}, which {what} does not have: "
+                "scaling emit --to megatron or automodel, or plan for more or larger devices"
+            )
 
 
 def digest(value: dict[str, object]) -> str:

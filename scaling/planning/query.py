@@ -23,6 +23,7 @@ from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists
 from .candidates import Candidates, candidates, instead_of, is_own_rule, sized
+from .choices import Chosen, choose
 from .evaluate import Objective, evaluate_candidates
 from .law import advise, find_law
 from .plan import budget_for, estimate_budget, make_plan
@@ -49,6 +50,7 @@ class PlanQuery:
     ratio: float | None = None
     head_size: int | None = None
     vocab: str | None = None
+    experts: str | None = None
     context: str | None = None
     force: bool = False
     study: Path | None = None
@@ -74,8 +76,9 @@ def answer_query(
     inputs = _inputs(query) if law is None else _inputs_of(law)
     law = law or find_law(query.law, query.study)
     runs = own_runs(query.study)
-    shapes = _shapes(query, runs if isinstance(law, Fit) else ())
     objective = _objective(query)
+    chosen = _chosen(query, law, runs, objective, budget)
+    law, shapes = chosen.law, chosen.shapes
     read = _budgets(query, objective, law, shapes, runs) if budget is None else [budget]
     budgets = [_shared(each, query.times) for each in read]
     sizes = tuple(shapes.chosen(np.arange(len(shapes)) == place) for place in _places(query, shapes))
@@ -92,7 +95,7 @@ def answer_query(
         sizes=sizes,
         force=query.force,
     )
-    if notes := [*filter(None, [coarse_note(shapes, law, made), _context_note(query, made)])]:
+    if notes := [*filter(None, [*chosen.notes, coarse_note(shapes, law, made), _context_note(query, made)])]:
         made = made.model_copy(update={"notes": (*made.notes, *notes)})
     if query.times is not None:
         made = made.model_copy(
@@ -180,9 +183,28 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
         query: the options.
         law: a law in memory, in place of the one that the options name.
     """
-    law = law or find_law(query.law, query.study)
-    shapes = _shapes(query, own_runs(query.study) if isinstance(law, Fit) else ())
-    return law, shapes, _objective(query)
+    law, objective = law or find_law(query.law, query.study), _objective(query)
+    found = _chosen(query, law, own_runs(query.study), objective, None)
+    return found.law, found.shapes, objective
+
+
+def _chosen(
+    query: PlanQuery, law: LossModel, runs: tuple[Run, ...], objective: Objective, budget: Budget | None
+) -> Chosen:
+    """The candidates, with the experts and the vocabulary that are given or left to the law, and the law at them."""
+    own = runs if isinstance(law, Fit) else ()
+    return choose(
+        query.experts,
+        query.vocab,
+        law=law,
+        named=query.law is not None or isinstance(law, Fit),
+        shapes=lambda experts, vocabulary: _shapes(query, own, experts, vocabulary),
+        budgets=lambda law, shapes: (
+            [budget] if budget is not None else _budgets(query, objective, law, shapes, runs)
+        ),
+        ask=objective,
+        nats=_within(query.within)[0],
+    )
 
 
 TOO_COARSE = 0.02  # nats that a list of published members may lose to designed shapes
@@ -240,6 +262,7 @@ def _check(query: PlanQuery) -> None:
     if len(named) > 1:
         raise BadInput(f"{' and '.join(named)} are given; one of them decides the other")
     shape = {"--ratio": query.ratio, "--head-size": query.head_size, "--vocab": query.vocab}
+    shape["--experts"] = query.experts
     set_shape = [name for name, value in shape.items() if value is not None]
     if set_shape and not (query.family in (None, "all", "grid") or is_own_rule(query.family)):
         raise BadInput(
@@ -272,22 +295,26 @@ def rule_of(runs: Sequence[Run]) -> DesignRule:
     )
 
 
-def _shapes(query: PlanQuery, runs: tuple[Run, ...]) -> Candidates:
-    """Candidates by the options; what they leave out is as in the runs that the law was fitted on."""
+def _shapes(query: PlanQuery, runs: tuple[Run, ...], experts: int = 0, vocabulary: int = 0) -> Candidates:
+    """Candidates by the options; what they leave out is as in the runs that the law was fitted on.
+
+    Args:
+        query: the options.
+        runs: of the law.
+        experts: routed experts of a layer; 0 for the family's own.
+        vocabulary: 0 for that of the runs, or the family's own.
+    """
     usual = rule_of(runs)
     if query.family is not None and is_own_rule(query.family):
         other = rule_for(query.family)
-        vocabulary, context = (usual.vocab_size, usual.n_positions) if runs else (None, None)
-        usual = replace(
-            other,
-            vocab_size=vocabulary or other.vocab_size,  # a study's text decides them
-            n_positions=context or other.n_positions,
-        )
+        text = usual if runs else other  # a study's text decides them
+        usual = replace(other, vocab_size=text.vocab_size, n_positions=text.n_positions)
     rule = replace(
         usual,
         ratio=usual.ratio if query.ratio is None else query.ratio,
         head_size=usual.head_size if query.head_size is None else query.head_size,
-        vocab_size=parse_count(query.vocab, "vocab") if query.vocab else usual.vocab_size,
+        vocab_size=vocabulary or usual.vocab_size,
+        experts=experts,
         n_positions=parse_count(query.context, "context") if query.context else usual.n_positions,
     )
     sizes = _sizes(query)

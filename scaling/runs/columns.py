@@ -22,12 +22,12 @@ FIELDS = {
     "experts_per_token": "expertspertoken numexpertspertok numexpertspertoken activeexperts topk expertstopk",
     "n_head": "nhead nheads head heads attentionheads numheads numattentionheads",
     "params": "params param parameters parameter nparams nparameters numparams totalparams modelsize paramcount totalparameters "
-    "numparameters modelparams modelparameters totalparams trainableparams numtrainableparams trainableparameters",
+    "numparameters parametercount modelparams modelparameters totalparams trainableparams numtrainableparams trainableparameters",
     "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams "
     "paramsactive activatedparamcount nactiveparameters",
     "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams",
     "tokens": "tokens trainingtokens traintokens ntokens numtokens tokensseen ntokensseen numtokensseen "
-    "numinputtokensseen consumedtokens totaltokens tokenstrained trainedtokens tokensprocessed",
+    "numinputtokensseen consumedtokens totaltokens tokenstrained trainedtokens tokensprocessed timetoken",
     "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
     "steps": "steps step trainingsteps iterations",
     "batch_tokens": "batchtokens tokensperbatch batchsizetokens",

@@ -61,9 +61,14 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
     frozenset(("run_id", "experiment_id", "status")),
     frozenset(("Run ID", "Start Time", "Status")),
     frozenset(("Start Time", "Duration", "Name")),
+    frozenset(("sys/id",)),  # Neptune
+    frozenset(("Name", "Experiment Key")),  # Comet
+    frozenset(("Experiment", "rev", "typ")),  # DVC
     frozenset(("_step", "_runtime")),
     frozenset(("_step", "_timestamp")),
 )
+
+_NUMBERS = ("n_positions", "batch", "grad_accumulation")  # what a user may give in place of a column, too
 
 _LISTED = 60  # columns that a message lists
 
@@ -303,7 +308,7 @@ def differing(header: Iterable[str], constant: Collection[str], mapped: Mapped) 
 
 def _is_constant(name: str, column: str, header: Collection[str]) -> bool:
     """True for a size in place of a column: params=124M, where the table is that of one model."""
-    if name not in SCALED or column in header or not column[:1].isdigit():
+    if name not in (*SCALED, *_NUMBERS) or column in header or not column[:1].isdigit():
         return False
     try:
         return parse_size(column, name) > 0
@@ -401,7 +406,18 @@ def _take_meant(choice: _Choice, name: str, export: bool) -> None:
 
 
 def _take_run(choice: _Choice, constant: Collection[str]) -> None:
-    for header in ("Name", "tags.mlflow.runName", "name", "run_name", "Run Name", "run_id", "Run ID"):
+    for header in (
+        "Name",
+        "tags.mlflow.runName",
+        "name",
+        "run_name",
+        "Run Name",
+        "sys/name",
+        "rev",
+        "sys/id",
+        "run_id",
+        "Run ID",
+    ):
         if header in choice.header and header not in constant:
             choice.take("run", header)
             return
@@ -483,6 +499,10 @@ def missing_columns(
         hint = f"--columns {unknown}=… names the file's own"
         if unknown in SCALED:
             hint += f", and --columns {unknown}={_EXAMPLES.get(unknown, '1e18')} gives that of every row"
+        if unknown == "tokens" and "batch" in found:
+            hint += "; or n_positions=2048 makes them steps × batch × context"
+        elif unknown == "tokens" and "steps" in found:
+            hint += "; or batch_tokens=524288 makes them steps × batch_tokens"
     shown = ", ".join(list(columns)[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
     sizes = ("params", "params_non_embedding")
     lacks = ", ".join("params or params_non_embedding" if name in sizes else name for name in missing)

@@ -19,6 +19,7 @@ from .columns import field_of, is_known
 from .dialect import Delimited, read_delimited, read_rows
 from .run import RUNS_VERSION
 from .store import merged_lines
+from .textlogs import read_log
 
 TORN = "it has no line end and is not JSON: it is being written, or was cut off"
 
@@ -102,6 +103,8 @@ def read_sheet(path: StrPath) -> Sheet:
         return _expanded(_workbook(data, path))
     _refuse_binary(data, path)
     text, notes = _decoded(data, path)
+    if suffix in (*_LOG_SUFFIXES, ".txt", "") and (log := read_log(text, path.stem)) is not None:
+        return replace(_of_objects(list(enumerate(log[0], start=1))), notes=(*notes, *log[1]))
     if suffix in MARKDOWN:
         tables = pipe_tables(text)
         if not tables:
@@ -114,15 +117,18 @@ def read_sheet(path: StrPath) -> Sheet:
             if len(tables) > 1
             else []
         )
-    elif text.lstrip()[:1] in ("{", "[") or suffix in (".json", ".ndjson"):
+    elif text.lstrip()[:1] in ("{" if suffix in _LOG_SUFFIXES else ("{", "[")) or suffix in (
+        ".json",
+        ".ndjson",
+    ):
         sheet = _json(text, path)
     else:
         found = read_delimited(text, is_known, "\t" if suffix == ".tsv" and "\t" in text else None)
         sheet = _of(found)
         if suffix in _LOG_SUFFIXES and sum(field_of(name) is not None for name in sheet.header) < 2:
             raise BadInput(
-                f"{path} is a log for people and no table: write its numbers as CSV with the columns run, params, tokens, "
-                "loss, or give the trainer's TensorBoard folder"
+                f"{path} is no log that is known here (Megatron, GPT-NeoX, nanoGPT, llm.c) and no table: write its numbers as "
+                "CSV with the columns run, params, tokens, loss, or give the trainer's TensorBoard folder"
             )
     return _expanded(replace(sheet, notes=(*notes, *sheet.notes)))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from families.units import BadInput
+from families.units import BadInput, parse_size
 
 from ..files import StrPath, hashes, read_text, sha256_file
 from ..untrusted import parse_json
@@ -21,13 +21,17 @@ STATE = "trainer_state.json"
 
 EVENTS = "events.out.tfevents"
 
-_NAMED = ("loss", "tokens")  # what --columns may name in these files
+_NAMED = ("loss", "tokens")  # what --columns may name in these files, by key or tag
+
+_GIVEN = ("params", "batch_tokens")  # and what it may give as a number
 
 # The last words of tags and keys of tokens: of transformers, Megatron, torchtitan, litgpt, OLMo.
 _TOKENS = (
     "tokens", "numinputtokensseen", "tokensseen", "ntokensseen", "consumedtokens", "totaltokens", "globaltraintokens",
     "traintokens", "trainedtokens", "tokensprocessed", "numtokens", "ntokens",
 )  # fmt: skip
+
+_WHOLE_TOKENS = ("time/token", "time/tokens")  # of LLM Foundry, whose last part alone says too little
 
 _OTHER_AXIS = (
     " vs samples",
@@ -65,10 +69,11 @@ def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator
         BadInput: a folder without such files, a name for another field, or the tensorboard package is needed and missing.
     """
     names = names or {}
-    for name in names:
-        if name not in _NAMED:
+    for name, value in names.items():
+        if name not in _NAMED and not (name in _GIVEN and _given(name, value)):
             raise BadInput(
-                f"columns names {name}; in a trainer's files it can name loss and tokens, by key or tag"
+                f"columns says {name}={value}; in a trainer's files it can name loss and tokens, by key or tag, and give "
+                "params and batch_tokens as numbers"
             )
     files = find_logs(path) if path.is_dir() else [path]
     runs = _run_names(files, path)
@@ -94,6 +99,13 @@ def tracker_rows(path: Path, names: Mapping[str, str] | None = None) -> Iterator
             number += 1
             message = str(error)
             yield number, message if str(file) in message else f"{file}: {message}"
+
+
+def _given(name: str, value: str) -> bool:
+    try:
+        return parse_size(value, name) > 0
+    except BadInput:
+        return False
 
 
 def find_logs(folder: Path) -> list[Path]:
@@ -152,8 +164,10 @@ def number_of(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def counts_of(file: Path) -> dict[str, float] | str:
-    """The counts of the model of a file, or why they are unknown."""
+def counts_of(file: Path, names: Mapping[str, str] | None = None) -> dict[str, float] | str:
+    """The counts of the model of a file, or why they are unknown; params where a user gave them."""
+    if names and "params" in names:
+        return {"params": parse_size(names["params"], "params")}
     try:
         return file_counts(file)
     except BadInput as error:
@@ -205,7 +219,7 @@ def tokens_key_of(keys: Sequence[str], names: Mapping[str, str], where: object) 
         key
         for key in sorted(keys, key=len)
         if not key.endswith(_OTHER_AXIS)
-        and folded(key.replace("\\", "/").split("/")[-1].split(".")[-1]) in _TOKENS
+        and (key in _WHOLE_TOKENS or folded(key.replace("\\", "/").split("/")[-1].split(".")[-1]) in _TOKENS)
     ]
     return found[0] if found else None
 
@@ -227,8 +241,8 @@ def _state_rows(file: Path, names: Mapping[str, str], run: str) -> Iterator[Row]
     )
     losses = held_out_keys(keys, names, file)
     tokens_key = tokens_key_of(keys, names, file)
-    sizes = counts_of(file)
-    per_step = None if isinstance(sizes, str) else tokens_per_step(state, sizes)
+    sizes = counts_of(file, names)
+    per_step = _given_per_step(names) or (None if isinstance(sizes, str) else tokens_per_step(state, sizes))
     last = number_of(state.get("max_steps")) or number_of(state.get("global_step"))
     seen: dict[float, float] = {}
     for entry in entries:
@@ -260,8 +274,15 @@ def _state_rows(file: Path, names: Mapping[str, str], run: str) -> Iterator[Row]
                 }
 
 
+def _given_per_step(names: Mapping[str, str]) -> float | None:
+    """A user's tokens per step."""
+    return parse_size(names["batch_tokens"], "batch_tokens") if "batch_tokens" in names else None
+
+
 def tokens_per_step(state: Mapping[str, Any], sizes: Mapping[str, float]) -> float | None:
     """Tokens per step, from total_flos = 6·tokens·N without embeddings (transformers' floating_point_ops)."""
+    if "params_non_embedding" not in sizes:  # params alone, as a user gave them
+        return None
     flops, steps = number_of(state.get("total_flos")), number_of(state.get("global_step"))
     if not (flops and steps and flops > 0 and steps > 0):
         return None
@@ -281,17 +302,23 @@ def _event_rows(files: Sequence[Path], names: Mapping[str, str], runs: Mapping[P
     losses = held_out_keys(list(scalars), names, file)
     tokens_tag = tokens_key_of(list(scalars), names, file)
     tokens = scalars[tokens_tag] if tokens_tag else {}
-    sizes = counts_of(file)
-    if not tokens:
+    sizes = counts_of(file, names)
+    per_step = _given_per_step(names)
+    if not tokens and per_step is None:
         listed = ", ".join(sorted(scalars)[:_LISTED])
-        yield f"{file}: it has no count of tokens among {listed}; --columns tokens=… names one"
+        yield (
+            f"{file}: it has no count of tokens among {listed}; --columns tokens=… names one, or batch_tokens=524288 makes "
+            "them steps × that"
+        )
         return
     for tag, eval_set in losses.items():
         end = max(scalars[tag])
         for step, loss in sorted(scalars[tag].items()):
+            if step == 0 and per_step is not None:  # the loss before the first step
+                continue
             if isinstance(sizes, str):
                 yield f"{file}: {sizes}"
-            elif (seen := _at(tokens, step)) is None:
+            elif (seen := per_step * step if per_step is not None else _at(tokens, step)) is None:
                 yield f"{file}: step {step:g} has a loss and no count of tokens in {tokens_tag}"
             else:
                 yield {

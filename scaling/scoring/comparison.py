@@ -12,6 +12,7 @@ from pydantic import Field
 from families.units import BadInput
 
 from ..files import Document, Record, StrPath, hashes, sha256_file
+from ..laws import PUBLISHED
 from ..paths import StudyPaths, open_study
 from ..planning.match import same_size
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
@@ -145,7 +146,7 @@ def compared(study: StudyPaths) -> Comparison | None:
     The refit alone is taken from comparison.json, where that was written for the very same plan and runs.
 
     Returns:
-        the comparison; None where no sealed member is finished.
+        the comparison; None where no sealed member is finished, or the plan's predictions are a published law's.
 
     Raises:
         BadInput: the seal is broken, or a file cannot be read.
@@ -155,6 +156,10 @@ def compared(study: StudyPaths) -> Comparison | None:
     plan = PlanFile.read(study.plan)
     if plan.seal is None or not any(member.prediction for member in plan.members):
         return None
+    if plan.law is not None and plan.law.name in PUBLISHED:
+        return (
+            None  # predicted on another text: there is nothing to score, and a report is no place to refuse
+        )
     runs = read_runs(study.runs, max_bad_share=1.0, least=0)
     try:
         comparison = compare(open_seal(study.plan), runs, study=study)

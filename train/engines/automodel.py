@@ -107,6 +107,27 @@ def recipe(job: EmitJob, run: EmitRun) -> dict[str, Any]:
             "shuffle_files": False,
         }
 
+    micro = local = member.micro_batch or 1
+    replicas = 1 if member.shards > 1 else job.devices // (member.tensor * member.pipeline)
+    layout: dict[str, Any] = {
+        "strategy": "fsdp2",
+        "dp_replicate_size": replicas,
+        "tp_size": member.tensor,
+        "cp_size": 1,
+        "activation_checkpointing": member.checkpointing,
+        "mp_policy": policy,
+    }
+    if member.tensor > 1:
+        layout["sequence_parallel"] = True
+    if member.pipeline > 1:
+        # Its local batch is what a replica reads in a step, which the stages pass on in micro-batches.
+        local = given.batch_sequences * member.tensor * member.pipeline // job.devices
+        layout |= {
+            "pp_size": member.pipeline,
+            "pipeline": {"pp_schedule": "1f1b", "pp_microbatch_size": micro},
+        }
+    if member.expert > 1:
+        layout |= {"ep_size": member.expert, "moe": {}}
     loader = {
         "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
         "collate_fn": f"{_DATA}.utils.default_collater",
@@ -116,7 +137,7 @@ def recipe(job: EmitJob, run: EmitRun) -> dict[str, Any]:
         "seed": job.seed,
         "step_scheduler": {
             "global_batch_size": given.batch_sequences,
-            "local_batch_size": member.micro_batch or 1,
+            "local_batch_size": local,
             "max_steps": given.steps,
             "num_epochs": given.steps,
             "ckpt_every_steps": max(1, given.steps // 10),
@@ -138,14 +159,7 @@ def recipe(job: EmitJob, run: EmitRun) -> dict[str, Any]:
             "model_save_format": "safetensors",
             "save_consolidated": True,
         },
-        "distributed": {
-            "strategy": "fsdp2",
-            "dp_replicate_size": 1 if member.shards > 1 else job.devices,
-            "tp_size": 1,
-            "cp_size": 1,
-            "activation_checkpointing": member.checkpointing,
-            "mp_policy": policy,
-        },
+        "distributed": layout,
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "dataset": data("data/train-*.bin"),
         "dataloader": loader,

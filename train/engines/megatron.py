@@ -45,7 +45,14 @@ def emit(job: EmitJob) -> Emitted:
         gaps = tuple(_gaps(run))
         words = arguments(job, run, manifest)
         contract = contract_of(
-            job, run, "megatron", VERSION, gaps, tokens, manifest, padded_params=_padded(run.spec)
+            job,
+            run,
+            "megatron",
+            VERSION,
+            gaps,
+            tokens,
+            manifest,
+            padded_params=_padded(run.spec, run.member.tensor),
         )
         files[job.place(run, SCRIPT)] = script(words, job)
         files[job.place(run, CONFIG)] = config_text(run.spec)
@@ -55,10 +62,10 @@ def emit(job: EmitJob) -> Emitted:
     return Emitted(files=files, notes=tuple(notes), shards=shards)
 
 
-def _padded(spec: ModelSpec) -> int:
-    """Count parameters with the vocabulary padded to Megatron's multiple."""
+def _padded(spec: ModelSpec, tensor: int) -> int:
+    """Count parameters with the vocabulary padded to Megatron's multiple for a degree of tensor parallelism."""
     heads = 1 if spec.architecture == "gpt2" else 2
-    return params(spec) + (-spec.vocab_size % PADS_TO) * spec.n_embd * heads
+    return params(spec) + (-spec.vocab_size % (PADS_TO * tensor)) * spec.n_embd * heads
 
 
 def _gaps(run: EmitRun) -> list[Gap]:
@@ -144,8 +151,8 @@ def arguments(job: EmitJob, run: EmitRun, manifest: DataManifest | None = None) 
         "--clip-grad": recipe.grad_clip,
         **schedule_words(run),
         "--seed": job.seed + 1,  # which must be above 0
-        "--tensor-model-parallel-size": 1,
-        "--pipeline-model-parallel-size": 1,
+        "--tensor-model-parallel-size": member.tensor,
+        "--pipeline-model-parallel-size": member.pipeline,
         "--no-create-attention-mask-in-dataloader": None,
         "--eval-interval": max(1, recipe.steps // 10),
         "--eval-iters": 10,
@@ -167,12 +174,23 @@ def arguments(job: EmitJob, run: EmitRun, manifest: DataManifest | None = None) 
             words |= {"--group-query-attention": None, "--num-query-groups": spec.n_kv_head}
     if job.dtype != "fp32":
         words[f"--{job.dtype}"] = None
+    if member.tensor > 1:
+        words["--sequence-parallel"] = None  # the memory estimate takes activations to be shared too
     if member.shards > 1:
         words |= {
             "--use-distributed-optimizer": None,
             "--overlap-grad-reduce": None,
             "--overlap-param-gather": None,
         }
+        if (
+            member.pipeline == 1
+        ):  # all states are shared; the options that Megatron-FSDP's documentation requires
+            words |= {
+                "--use-megatron-fsdp": None,
+                "--data-parallel-sharding-strategy": "optim_grads_params",
+                "--no-gradient-accumulation-fusion": None,
+                "--ckpt-format": "fsdp_dtensor",
+            }
     if member.checkpointing:
         words |= {
             "--recompute-granularity": "full",
