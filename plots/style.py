@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape, unescape
+from math import inf, log
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -189,13 +190,30 @@ def log_losses(axes: Axes, which: str = "y") -> None:
     for step in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
         first, last = int(low / step) + 1, int(high / step)
         if last - first < 7:
-            axis.set_major_locator(FixedLocator([i * step for i in range(first, last + 1)]))
+            ticks = [i * step for i in range(first, last + 1)]
+            axis.set_major_locator(FixedLocator(_with_ends(ticks, low, high, step)))
             break
     else:  # a diverged loss: decades, not a tick for every five nats up to a million
         axis.set_major_locator(LogLocator(numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+_BARE = 0.12  # of a logarithmic axis: an end further from the nearest tick gets one of its own
+
+
+def _with_ends(ticks: Sequence[float], low: float, high: float, step: float) -> list[float]:
+    """Round ticks of a logarithmic axis from `low` to `high`, with finer ones at its ends where those would be bare."""
+    ends: list[float] = []
+    for fine in (step / 2, step / 5) if step >= 0.5 else (step / 2,):
+        for value in ((int(low / fine) + 1) * fine, int(high / fine) * fine):
+            known = [*ticks, *ends]
+            distance = min((abs(log(value / tick)) for tick in known), default=inf)
+            beyond = not ticks or not ticks[0] <= value <= ticks[-1]
+            if low <= value <= high and beyond and distance > _BARE * log(high / low):
+                ends.append(value)
+    return sorted([*ticks, *ends])
 
 
 def _format_tick(value: float) -> str:
