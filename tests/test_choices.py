@@ -10,6 +10,7 @@ from families.design import rule_for
 from families.units import BadInput
 from scaling.fitting.coordinates import multiplier, shift_of
 from scaling.fitting.fit import fit
+from scaling.laws import published_law
 from scaling.mixtures import joint_law
 from scaling.planning.api import plan
 from scaling.planning.vocabulary import vocabulary_parameters
@@ -112,7 +113,7 @@ def test_experts_that_nobody_has_are_refused(of_experts):
     ):
         with pytest.raises(BadInput, match=message):
             plan(1e20, **words)
-    said = plan(1e20, family="mixtral", experts=8, law="chinchilla")
+    said = plan(1e20, family="mixtral", experts=8, law=published_law("chinchilla"))
     assert accounting.params_active(said.members[0].spec) == said.recommended.N
     assert "sees no experts" in said.notes[-1]
 

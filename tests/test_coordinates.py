@@ -229,6 +229,41 @@ def test_a_plan_takes_learning_rate_and_batch_from_the_studys_own_law(fitted):
     assert advise(fitted, spec, D, rule="porian").rule == "porian"
 
 
+def test_training_without_a_plan_takes_them_from_the_studys_law_and_says_so(fitted, tmp_path):
+    from scaling.paths import StudyPaths
+    from train.config import TrainConfig
+    from train.jobs.launch import tuned_law
+    from train.settings import TextFacts, settings_of
+
+    words = {
+        "family": "own",
+        "data": "text",
+        "tokens": 2_000_000_000,
+        "n_layer": 8,
+        "n_head": 8,
+        "n_embd": 512,
+    }
+    config = TrainConfig.model_validate({**words, "vocab_size": 8192, "n_positions": 1024})
+    study, said = StudyPaths(tmp_path), []
+    assert tuned_law(config, study, said.append) is None
+    fitted.save(study.law)
+    law = tuned_law(config, study, said.append)
+    N, D = float(params(config.spec())), 2e9
+    found, plain = (settings_of(config, TextFacts(), "cpu", at) for at in (law, None))
+    assert found.batch_tokens == pytest.approx(fitted.best("batch_tokens", N, D).value, rel=0.02)
+    assert found.lr == pytest.approx(fitted.best("lr", N, D, batch_tokens=found.batch_tokens).value, rel=0.01)
+    assert found.lr != plain.lr
+    assert found.recipe.startswith("the law's own best settings")
+    own = settings_of(config.model_copy(update={"batch_size": 64}), TextFacts(), "cpu", law)
+    assert own.lr == pytest.approx(fitted.best("lr", N, D, batch_tokens=65536).value, rel=0.01)
+    for update in ({"optimizer": "muon"}, {"init": "model"}, {"lr": 1e-3, "batch_size": 8}):
+        assert tuned_law(config.model_copy(update=update), study, said.append) is None
+    assert not said
+    study.law.write_text("{}")
+    assert tuned_law(config, study, said.append) is None
+    assert "by the recipe's rule" in said[0]
+
+
 def test_experts_multiply_the_parameters_and_the_best_vocabulary_grows_with_the_budget():
     rng = np.random.default_rng(3)
     experts = [

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from families import ModelSpec
 from families.units import BadInput
 from scaling.files import canonical_json, sha256_bytes
+from scaling.laws import LossModel
 from scaling.machine import StepBackend
 from scaling.paths import safe_name, seeded_name
+from scaling.planning.law import advise
 from scaling.planning.planfile import PlannedMember
 from scaling.recipe import Recipe, recipe
 from scaling.schedule import Schedule, whole_steps
@@ -130,14 +132,22 @@ def base_name(config: TrainConfig, *, shape_in_suffix: bool = False) -> str:
     return safe_name(name)
 
 
-def settings_of(config: TrainConfig, facts: TextFacts, device: str) -> Settings:
-    """Return a run's settings with all defaults resolved by the recipe for its member and tokens."""
+def settings_of(config: TrainConfig, facts: TextFacts, device: str, law: LossModel | None = None) -> Settings:
+    """Return a run's settings with all defaults resolved by the recipe for its member and tokens.
+
+    Args:
+        config: the run.
+        facts: facts of the text.
+        device: "cpu" or "cuda", whose memory determines the micro-batch.
+        law: whose best learning rate and batch are taken, where it has them; None for the recipe's.
+    """
     spec = config.spec()
     batch = FINE_TUNING_BATCH if config.init and config.batch_size is None else config.batch_size
     batch_tokens = None if batch is None else float(batch * spec.n_positions)
     shortest = min(config.rung_tokens())
-    advice = recipe(
-        spec, config.tokens, schedule=config.schedule, batch_tokens=batch_tokens, shortest=shortest
+    asked: dict[str, Any] = {"schedule": config.schedule, "batch_tokens": batch_tokens, "shortest": shortest}
+    advice = (
+        recipe(spec, config.tokens, **asked) if law is None else advise(law, spec, config.tokens, **asked)
     )
     init = {}
     if config.init is not None:

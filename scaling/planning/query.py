@@ -74,10 +74,11 @@ def answer_query(
     """
     _check(query)
     inputs = _inputs(query) if law is None else _inputs_of(law)
+    named = law is not None or query.law is not None
     law = law or find_law(query.law, query.study)
     runs = own_runs(query.study)
     objective = _objective(query)
-    chosen = _chosen(query, law, runs, objective, budget)
+    chosen = _chosen(query, law, runs, objective, budget, named=named)
     law, shapes = chosen.law, chosen.shapes
     read = _budgets(query, objective, law, shapes, runs) if budget is None else [budget]
     budgets = [_shared(each, query.times) for each in read]
@@ -183,21 +184,37 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
         query: the options.
         law: a law in memory, in place of the one that the options name.
     """
+    named = law is not None or query.law is not None
     law, objective = law or find_law(query.law, query.study), _objective(query)
-    found = _chosen(query, law, own_runs(query.study), objective, None)
+    found = _chosen(query, law, own_runs(query.study), objective, None, named=named)
     return found.law, found.shapes, objective
 
 
 def _chosen(
-    query: PlanQuery, law: LossModel, runs: tuple[Run, ...], objective: Objective, budget: Budget | None
+    query: PlanQuery,
+    law: LossModel,
+    runs: tuple[Run, ...],
+    objective: Objective,
+    budget: Budget | None,
+    *,
+    named: bool,
 ) -> Chosen:
-    """The candidates, with the experts and the vocabulary that are given or left to the law, and the law at them."""
+    """The candidates, with the experts and the vocabulary that are given or left to the law, and the law at them.
+
+    Args:
+        query: the options.
+        law: the plan's.
+        runs: the study's.
+        objective: the plan's.
+        budget: a budget that has been read; None reads the options'.
+        named: the law was named or given, so that no published law of experts takes its place.
+    """
     own = runs if isinstance(law, Fit) else ()
     return choose(
         query.experts,
         query.vocab,
         law=law,
-        named=query.law is not None or isinstance(law, Fit),
+        named=named or isinstance(law, Fit),
         shapes=lambda experts, vocabulary: _shapes(query, own, experts, vocabulary),
         budgets=lambda law, shapes: (
             [budget] if budget is not None else _budgets(query, objective, law, shapes, runs)

@@ -11,6 +11,9 @@ import torch
 from families import ModelSpec, params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import sha256_file
+from scaling.fitting.forms import Status
+from scaling.fitting.predictor import Fit, load_law
+from scaling.fitting.valley import settings_of as tuned_by
 from scaling.paths import StudyPaths
 from scaling.planning.match import differences, sealed_member
 from scaling.planning.planfile import PlanFile, PlannedMember
@@ -41,6 +44,23 @@ from ..speed import speed_of
 from .ladders import Job, ProgressCallback, train_ladders
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
+
+
+def tuned_law(config: TrainConfig, study: StudyPaths, log: Callable[[str], None]) -> Fit | None:
+    """Return the study's own law where it has a best learning rate or batch that the run leaves open; else None.
+
+    Its runs are of AdamW from scratch, so other optimisers and loaded weights keep their own defaults.
+    """
+    left = {"lr": config.lr, "batch_tokens": config.batch_size}
+    if config.optimizer != "adamw" or config.init is not None or not study.law.exists():
+        return None
+    try:
+        law = load_law(study.law)
+    except BadInput as error:
+        log(f"learning rate and batch by the recipe's rule: {error}")
+        return None
+    usable = law.status is not Status.NOT_CONVERGED
+    return law if usable and any(left[name] is None for name in tuned_by(law) if name in left) else None
 
 
 def check_machine(
@@ -251,11 +271,12 @@ def prepare_run(
     if begun:
         Settings.read(folder / RUN)
     need, batch = None, config.batch_size or 1
+    law = None if begun else tuned_law(config, StudyPaths(study), log)
     for source in filter(None, (config.data, config.validation)):
         check_data(source, data)
     if config.epochs is None:  # else the text says how long the run is
         _check_length(config, spec)
-        unread = settings_of(config, TextFacts(), device)
+        unread = settings_of(config, TextFacts(), device, law)
         batch = unread.batch_size
         need = check_machine(
             unread,
@@ -288,7 +309,16 @@ def prepare_run(
     windows = count_windows(manifest, spec.n_positions, config.data_fraction)
     if config.epochs is not None:
         config = config.model_copy(update={"tokens": config.epochs * windows * spec.n_positions})
-    settings = settings_of(config, TextFacts.of(manifest, spec.architecture), device)
+    facts = TextFacts.of(manifest, spec.architecture)
+    if law is not None and law.group != facts.group:
+        log(
+            f"{law.name} is of {law.group or 'no named text'} and this run of {facts.group}: the recipe's rule it is"
+        )
+        law = None
+    settings = settings_of(config, facts, device, law)
+    if law is not None:
+        found = settings.recipe.partition("; else ")[0]
+        log(f"{settings.run}: {found} ({law.name}); lr= and batch_size= choose others")
     if config.data_fraction < 1 and windows < settings.batch_size:
         raise BadInput(
             f"data_fraction is {config.data_fraction:g}, which leaves {windows} windows of {spec.n_positions} tokens; "
