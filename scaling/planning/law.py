@@ -17,6 +17,7 @@ from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import (
     ALIASES,
+    COUNTED,
     PUBLISHED,
     Allocation,
     Convention,
@@ -246,7 +247,7 @@ class PredictResult(Record):
 
     def lines(self) -> list[str]:
         """The answer as text."""
-        kind = "parameters" if self.convention == "total" else "non-embedding parameters"
+        kind = COUNTED[self.convention]
         lines = [
             f"{format_size(self.params)} {kind}, {format_size(self.tokens)} tokens, by {self.law} ({self.source})"
         ]
