@@ -351,11 +351,12 @@ def main() -> None:
         train_small(study)
     if last >= STEPS.index("seal") and not (work / study.name / "plan.json").exists():
         seal(study)
-    if asked.verify:
-        for line in verify(study, work):
-            print(line, flush=True)
+    if asked.verify and last >= STEPS.index("seal"):
+        print(*verify(study, work), sep="\n", flush=True)
     if last >= STEPS.index("target"):
         target(study, asked.seed or study.seeds)
+        if asked.verify:
+            print(*verify(study, work), sep="\n", flush=True)
     if asked.publish:
         publish(study, work)
     print(f"{study.name}: {asked.until} after {(time.time() - began) / 60:.1f} min", flush=True)

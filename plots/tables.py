@@ -7,8 +7,8 @@ from typing import TypeVar
 from families.units import BadInput, format_duration, format_size
 from scaling.laws import Allocation
 from scaling.planning.candidates import candidates
-from scaling.planning.experiment_design import Advice, advise
-from scaling.planning.law import shape_sizes
+from scaling.planning.experiment_design import Advice
+from scaling.planning.next_run import advise_fit
 from scaling.planning.query import rule_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.scoring.verify import GRADES
@@ -298,7 +298,7 @@ def next_runs_table(study: StudyData) -> ReportTable | None:
 def informative_ladders_table(study: StudyData) -> ReportTable | None:
     """Ladders that most narrow the prediction at ten times the fitted compute for their cost; None without advice."""
     advised = advise_next_run(study)
-    if advised is None:
+    if advised is None or not advised[1].offers:
         return None
     target, advice = advised
     return ReportTable.of(
@@ -329,18 +329,12 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     predictor = study.law
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
-        shapes = candidates("all", rule_of(runs))
-        sizes = shape_sizes(study.law, shapes)
-        fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
-        shapes = shapes.chosen(fitted)
-        advice = advise(
+        advice = advise_fit(
+            predictor,
             runs,
-            study.law.main_form.law,
-            shapes,
-            sizes[fitted],
+            candidates("all", rule_of(runs)),
             target=(target.N, target.D),
             budget=BUDGET_SHARE * target.C,
-            convention=study.law.convention,
         )
     except BadInput:
         return None

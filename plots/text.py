@@ -190,6 +190,12 @@ def recommendations(study: StudyData) -> list[str]:
             f"({format_size(best_offer.ladder.flops)} FLOPs): the 80 % interval goes from "
             f"±{100 * advice.half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
+    elif advised is not None:
+        target, advice = advised
+        sentences.append(
+            f"No single ladder within the budget narrows the prediction for {format_size(target.N)} parameters on "
+            f"{format_size(target.D)} tokens (±{100 * advice.half_width_80:.1f} %) by a hundredth (scaling next)."
+        )
     warnings = law.card.get("warnings", "none")
     if warnings != "none":
         sentences.append(f"The fit warns: {warnings}.")

@@ -7,13 +7,16 @@ between two marks. Nothing is typed: a study counts where its seal verifies (sca
 """
 
 import argparse
+import io
 import re
+from contextlib import redirect_stdout
 from itertools import groupby
 from statistics import fmean
 
 from families.units import format_size
 from plots import style
 from plots.predictions import by_reach, reach_text, score_text
+from scaling.cli.compare import compare_study
 from scaling.files import atomic_write
 from scaling.scoring import NotPrediction
 from scaling.scoring.record import SealedResult, sealed_results
@@ -21,7 +24,6 @@ from scaling.scoring.verify import GRADES
 from scaling.stats import format_loss
 
 from .gallery import ROOT, STUDIES
-from .readme import said
 
 PAGE = ROOT / "calibration.md"
 FIGURE = STUDIES / "figures" / "reach.svg"
@@ -127,6 +129,13 @@ def marked(text, name, content):
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
+def compared():
+    """What UNDER prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        compare_study(under=STUDIES)
+    return printed.getvalue().rstrip("\n")
+
+
 def outcome(result):
     """A prediction and what came, in a few sentences."""
     member, promised = result.member, result.member.prediction
@@ -158,7 +167,7 @@ def written(results):
     for one in results:
         path = STUDIES / one.study / "README.md"
         pages[path] = marked(path.read_text(encoding="utf-8"), "outcome", outcome(one))
-    shown = "\n".join(["```", f"$ {UNDER}", *said(UNDER, ROOT.parent), "```"])
+    shown = "\n".join(["```", f"$ {UNDER}", compared(), "```"])
     pages[STUDIES / "README.md"] = marked(pages[STUDIES / "README.md"], "under", shown)
     return pages
 

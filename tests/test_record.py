@@ -14,13 +14,15 @@ from . import record
 from .gallery import STUDIES
 
 RESULTS = sealed_results(STUDIES)
-RECIPES = sorted(path.parent.name for path in STUDIES.glob("*/recipe.json"))
+RECIPES = sorted(
+    path.parent.name for path in STUDIES.glob("*/recipe.json") if (path.parent / "plan.json").exists()
+)
 
 
 def test_what_is_committed_is_what_the_script_makes():
     for path, text in record.written(RESULTS).items():
         assert path.read_text(encoding="utf-8") == text, f"{path}: make calibration"
-        assert record.sentence(RESULTS) in text
+    assert record.sentence(RESULTS) in (record.ROOT.parent / "README.md").read_text(encoding="utf-8")
     drawn = record.FIGURE.read_text(encoding="utf-8")
     assert all(one.study in drawn for one in RESULTS if one.counts)
 
@@ -36,14 +38,20 @@ def test_reach_is_the_targets_compute_over_the_costliest_run_behind_its_law():
             assert one.reach == pytest.approx(recipe.reach, rel=0.01)
 
 
-def test_a_study_whose_run_was_not_started_from_its_seal_does_not_count(tmp_path):
-    shutil.copytree(STUDIES / "stdlib", tmp_path / "stdlib")
-    path = tmp_path / "stdlib" / "runs.jsonl"
-    path.write_text(path.read_text().replace('"loss":2.8', '"loss":2.7'))
-    (one,) = sealed_results(tmp_path)
-    assert not one.counts or one.row.actual_loss == RESULTS[0].row.actual_loss
+def test_a_loss_that_was_edited_after_the_run_does_not_count(tmp_path):
+    name = "reach-30-stdlib"
+    shutil.copytree(
+        STUDIES / name, tmp_path / name, ignore=shutil.ignore_patterns("figures", "metrics.jsonl")
+    )
+    (found,) = sealed_results(tmp_path)
+    assert found.counts
+    for path in (tmp_path / name).rglob("runs.jsonl"):
+        path.write_text(path.read_text().replace(f'"loss":{found.row.actual_loss}', '"loss":2.76'))
+    (found,) = sealed_results(tmp_path)
+    assert not found.counts
+    assert "does not count" in record.page((found,))
     with pytest.raises(BadInput, match="no sealed plan"):
-        sealed_results(tmp_path / "stdlib" / "runs")
+        sealed_results(tmp_path / name / "runs")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -12,10 +12,12 @@ from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import Status
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
-from scaling.fitting.selection import BENDING
+from scaling.fitting.selection import BENDING, bend_on_card
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
+from scaling.planning.notes import bend_note
+from scaling.planning.planfile import BENT
 from scaling.runs import Run, RunTable
 from scaling.stats import Z_80
 
@@ -300,3 +302,7 @@ def test_runs_too_short_for_a_law_are_said_to_bend_and_runs_on_a_law_are_not():
     found = fit(bent, bootstrap=30)
     assert BENDING in found.card["warnings"]
     assert "it would need" in found.card["warnings"]
+    bend = bend_on_card(found.card["warnings"])
+    assert bend_note(found, 3.0, (3 - bend.size, 3 + bend.size)).startswith(BENT)
+    assert bend_note(found, 3.0, (3 - 20 * bend.size, 3 + 20 * bend.size)) == ""
+    assert bend_note(straight, 3.0, (2.999, 3.001)) == ""

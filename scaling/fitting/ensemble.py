@@ -17,7 +17,7 @@ from ..laws import CONSTANTS, Law
 from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
-from .forms import FittedForm, ResidualGP, Status
+from .forms import FittedForm, LastValue, ResidualGP, Status
 from .misfit import PREDICTED, posterior
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
 from .uncertainty import SPENT, cluster_draws
@@ -297,6 +297,7 @@ class EnsembleFit:
     residuals: Array  # of log loss about the plain fit, which follows the rows most closely
     offset: float = 0.0
     predicted: float = 1.0  # share of the draws' variance that predictions have
+    last: LastValue | None = None  # of a curve of one variable
 
     @property
     def main(self) -> int:

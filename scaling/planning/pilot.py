@@ -8,11 +8,12 @@ from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
 from ..fitting.predictor import Fit
-from ..fitting.selection import BENDING
-from ..laws import LossModel, n_params
+from ..fitting.selection import bend_on_card
+from ..laws import LossModel, Prediction, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
+from .notes import bend_note
 from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
@@ -157,15 +158,16 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law)])),
+        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law, prediction)])),
         inputs={law.name: law.sha256},
     )
 
 
-def _bends(law: LossModel) -> list[str]:
+def _bends(law: LossModel, prediction: Prediction) -> list[str]:
     """What the pilot would need before its law describes it; empty where its residuals are noise."""
-    warnings = law.card.get("warnings", "").split("; the ") if isinstance(law, Fit) else []
-    return [text.strip() for text in warnings if BENDING in text]
+    bend = bend_on_card(law.card.get("warnings", "")) if isinstance(law, Fit) else None
+    note = bend_note(law, float(prediction.loss), prediction.interval_80)
+    return [note] if note else [] if bend is None else [bend.text]
 
 
 def _planned(
