@@ -13,6 +13,7 @@ from scaling.fitting.forms import LastValue, Status
 from scaling.fitting.one_variable import variable_of
 
 from .core import in_process
+from .simulated_runs import taught, write
 
 X = np.geomspace(1e8, 2e10, 14)
 
@@ -190,6 +191,16 @@ def test_the_curve_of_a_single_run_is_fitted_though_its_rows_are_in_mid_schedule
     card = json.loads(told.out)["card"]
     assert "curve of one run" in card["warnings"]
     assert card["data"].startswith("14 rows of 1 run")
+
+
+def test_a_runs_own_folder_is_backtested_on_its_logged_curve(tmp_path):
+    _, run = taught()
+    folder = tmp_path / run.name
+    write(run, folder)
+    told = in_process(f"backtest {folder} --holdout top-20% --json")
+    assert told.status == 0, told.err
+    assert "the curve of one run" in told.err
+    assert set(json.loads(told.out)["groups"][0]["forms"]) == {"last value", "L(D)"}
 
 
 def test_a_plain_form_may_still_be_asked_for():

@@ -118,11 +118,11 @@ def fit(
     variable = variable_of(table.N, table.D) if form == "auto" and not coordinates and not own else ""
     if variable == "D" and table.N[0] == 1 and all(run.compute is not None for run in table):
         variable = "C"  # compute is what was stated, and tokens follow from it
-    stated = table.N[0] != 1 and table.D[0] != 1
+    count = len(set(table.cluster.tolist()))
+    stated = table.N[0] != 1 and table.D[0] != 1 and count >= FEWEST_RUNS
     if variable and stated and len(np.unique(values_of(variable, table.N, table.D))) < FEWEST_POINTS:
         variable = ""  # too few for a curve: the prior from published laws carries a law of N and D
     one_direction = "" if variable else spread_warning(table, form)
-    count = len(set(table.cluster.tolist()))
     if bootstrap and count < FEWEST_RUNS and not variable:
         raise BadInput(
             f"there {'is' if count == 1 else 'are'} {count} run{'' if count == 1 else 's'}; intervals need at least "

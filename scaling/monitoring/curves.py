@@ -30,6 +30,9 @@ METRICS = "metrics.jsonl"
 LOG = "log"  # subfolder of a run that a logger records (scaling.integrations), in place of trunk/ and rung-TOKENS/
 
 
+ENOUGH_EVALS = 8  # for a curve, two of which a backtest may hold out
+
+
 class PlannedRung(Record):
     """A planned length of a run and its cooldown.
 
@@ -227,14 +230,14 @@ def curve_hashes(folder: Path) -> dict[str, str]:
 def curve_table(folder: Path) -> RunTable:
     """The logged curve of a run's trunk, or of its longest branch, as observations of one run after its warm-up.
 
-    Partial evaluations where there are any, else training losses, each a mean over the steps since the line before.
+    Partial evaluations where there are enough, else training losses, each a mean over the steps since the line before.
 
     Raises:
         BadInput: no such run, or nothing is logged.
     """
     run = read_run(folder)
     curve = max((run.trunk, *run.branches.values()), key=lambda one: len(one.step))
-    held = bool(len(curve.eval_step))
+    held = int((curve.eval_step > run.plan.warmup).sum()) >= ENOUGH_EVALS
     step, loss = (curve.eval_step, curve.eval_loss) if held else (curve.midpoints, curve.loss)
     kept = step > run.plan.warmup
     if not kept.any():
