@@ -43,6 +43,13 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 CEILING = 3.0  # times the 95 % limit: the height of the panels of the profile
 
 
+_COUNTED: dict[Convention, str] = {
+    "total": "",
+    "non_embedding": " (without embeddings)",
+    "active": " (active)",
+}
+
+
 def without_local_correction(predictor: Fit) -> Fit:
     """The law's forms alone: the correction that predictions add close to single runs would draw kinks."""
     return replace(predictor, local=ResidualGP.nothing())
@@ -164,9 +171,7 @@ def surface(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = f
         if best is not None:
             axes.plot(best[0], best[1], color=PURPLE, linewidth=2.2, zorder=4)
         draw_points(axes, table.N, table.D, runs, sealed_runs, predictor.convention)
-        axes.set_xlabel(
-            "parameters, N" + ("" if predictor.convention == "total" else " (without embeddings)")
-        )
+        axes.set_xlabel("parameters, N" + _COUNTED[predictor.convention])
         axes.set_ylabel("tokens, D")
         draw_legend(
             axes,
