@@ -159,9 +159,10 @@ def start(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     (model if meta else model.to(device)).train()
     if in_blocks:
-        prepare_blocks(model, compiled if settings.compile else None, recompute=settings.checkpointing)
+        compiler = partial(compiled, mode=settings.compile_mode)
+        prepare_blocks(model, compiler if settings.compile else None, recompute=settings.checkpointing)
         if settings.compile:
-            compile_head(model, compiled)
+            compile_head(model, compiler)
     loss, root = _loss_and_root(settings, model, device, world, whole=not in_blocks)
     if meta:
         materialise(model, source, weights, device)
@@ -221,7 +222,7 @@ def _loss_and_root(
     if half and not (world.size > 1 and world.zero):
         shared = InHalf(root)
     loss = shared if half else mean
-    return (compiled(loss) if settings.compile and whole else loss), shared
+    return (compiled(loss, settings.compile_mode) if settings.compile and whole else loss), shared
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -26,7 +26,7 @@ RunsArgument = Annotated[
 ]
 
 ConventionOption = Annotated[
-    str | None, typer.Option("--convention", help="Parameters that N counts: total or non_embedding.")
+    str | None, typer.Option("--convention", help="Parameters that N counts: total, non_embedding or active.")
 ]
 
 ColumnsOption = Annotated[

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from families.units import BadInput, format_size
 
-from ..laws import CONSTANTS
+from ..laws import CONSTANTS, Convention
 from ..stats import format_loss
 from .one_variable import WORDS, describe_shape
 from .predictor import Fit
@@ -16,6 +16,13 @@ REACHES = (2.0, 10.0)  # times the largest fitted value of the one variable
 SHOWN = 0.03  # of the whole interval: narrower parts are not named
 
 MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)
+
+
+_COUNTED: dict[Convention, str] = {
+    "total": "all parameters",
+    "non_embedding": "parameters without embeddings",
+    "active": "the parameters that one token passes through",
+}
 
 
 def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Sequence[str]) -> dict[str, str]:
@@ -44,7 +51,7 @@ def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Seque
             f"eval set {fit.eval_set or '(not named)'}"
         ),
         "exclusions": exclusions,
-        "convention": f"N counts {'all parameters' if fit.convention == 'total' else 'parameters without embeddings'}",
+        "convention": f"N counts {_COUNTED[fit.convention]}",
         "loss": "nats per token",
         **evidence,
         **(_curve(fit) if fit.variable else _surface(fit, several)),

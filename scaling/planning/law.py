@@ -18,6 +18,7 @@ from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import (
     ALIASES,
+    COUNTED,
     PUBLISHED,
     Allocation,
     Convention,
@@ -253,7 +254,7 @@ class PredictResult(Record):
 
     def lines(self) -> list[str]:
         """The answer as text."""
-        kind = "parameters" if self.convention == "total" else "non-embedding parameters"
+        kind = COUNTED[self.convention]
         sizes = [(self.params, kind), (self.tokens, "tokens")]
         stated = [(size, what) for size, what in sizes if not (self.variable and size == 1)]
         if self.variable == "C":

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field
 
-from families import ModelSpec, params, params_non_embedding, train_flops
+from families import ModelSpec, accounting, params, params_non_embedding, train_flops
 from families.memory import degrees_text
 from families.units import BadInput
 
@@ -198,6 +198,11 @@ class PlannedMember(Record):
     pipeline: int = 1
     expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def params_active(self) -> int:
+        """Parameters that one token passes through."""
+        return accounting.params_active(self.spec)
 
     @classmethod
     def of(

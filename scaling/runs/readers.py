@@ -52,7 +52,15 @@ __all__ = [
 
 Unstated = Literal["last", "all"]  # which rows of a run count as annealed where a table does not say
 
-_SIZES = ("params", "params_non_embedding", "tokens", "unique_tokens", "compute", "batch_tokens")
+_SIZES = (
+    "params",
+    "params_non_embedding",
+    "params_active",
+    "tokens",
+    "unique_tokens",
+    "compute",
+    "batch_tokens",
+)
 
 _WHOLE = ("seed", "n_positions", "vocab_size", "n_layer", "n_embd", "n_head")
 
