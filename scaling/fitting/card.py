@@ -9,6 +9,10 @@ from .predictor import Fit
 
 BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
+# Warnings that a plan beyond the rows repeats contain these words.
+BENDING = "residuals still bend"
+ON_PRIOR = "far predictions rest on the prior"
+
 SHOWN = 0.03  # of the whole interval: narrower parts are not named
 
 MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)

@@ -16,6 +16,7 @@ from ..laws import Convention
 from ..runs import Run, RunTable
 from ..runs.identity import vocabularies
 from ..stats import Z_50, Array
+from .card import BENDING
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
 Annealed = Literal["only", "all"]  # leave mid-schedule points out, or mix them in
@@ -35,7 +36,6 @@ LEAST = 0.005  # and at least this share of the loss
 
 FEWEST_FREE_OF_BEND = 4  # degrees of freedom left beside a quadratic in log N and log D
 
-BENDING = "residuals still bend"  # so begins the warning, which a sealed plan repeats
 
 BEND_F = 4.0  # ratio of mean squares: about the 1 % point of F with 6 and 10 to 20 degrees of freedom
 

@@ -1,6 +1,7 @@
 """Notes of a plan: the assumptions behind its numbers, and warnings about them, a sentence each."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from families.units import BadInput, format_size
 
 from ..budget import Budget
+from ..fitting.card import BENDING, ON_PRIOR
 from ..fitting.predictor import Fit
 from ..laws import LossModel, PublishedLaw
 from ..recipe import Recipe
@@ -75,6 +77,12 @@ def _optimum_note(choice: Choice, law: Fit) -> str:
         f"(80 %: {format_size(low)} to {format_size(high)}), D* {format_size(best.D)} "
         f"({format_size(least)} to {format_size(most)})"
     )
+
+
+def doubts(law: LossModel) -> tuple[str, ...]:
+    """Warnings of a fitted law that bear on what lies beyond its rows: a bend, and slopes that are the prior's."""
+    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", "")) if isinstance(law, Fit) else []
+    return tuple(text for text in said if BENDING in text or ON_PRIOR in text)
 
 
 def mfu_note(budget: Budget) -> str:
@@ -174,4 +182,5 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
         lines.append(
             f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
         )
+        lines += doubts(law)
     return tuple(lines)

@@ -7,12 +7,11 @@ from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
-from ..fitting.predictor import Fit
-from ..fitting.selection import BENDING
 from ..laws import LossModel, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
+from .notes import doubts
 from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
@@ -157,15 +156,9 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law)])),
+        notes=tuple(filter(None, [prediction.extrapolation.message, *doubts(law)])),
         inputs={law.name: law.sha256},
     )
-
-
-def _bends(law: LossModel) -> list[str]:
-    """What the pilot would need before its law describes it; empty where its residuals are noise."""
-    warnings = law.card.get("warnings", "").split("; the ") if isinstance(law, Fit) else []
-    return [text.strip() for text in warnings if BENDING in text]
 
 
 def _planned(
