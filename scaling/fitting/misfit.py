@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from ..stats import Array
 from .forms import EQUAL
@@ -245,6 +244,8 @@ def _chances(
     expected = off - J @ (rows.problem.centre - theta)[free]
     lower = np.linalg.cholesky(covariances)
     both = np.column_stack([expected, J * widths[free]])
+    from scipy.linalg.lapack import dtrtrs
+
     whitened = np.stack([dtrtrs(one, both, lower=1)[0] for one in lower])
     white, slopes = whitened[..., 0], whitened[..., 1:]
     # The determinant and the inverse of K + J·W·J' (Woodbury) ask for matrices of six rows only.
@@ -261,6 +262,8 @@ def _chances(
 
 def _inverses(lower: Array) -> Array:
     """Inverses of lower triangles, shape (k, n, n)."""
+    from scipy.linalg.lapack import dtrtri
+
     return np.stack([dtrtri(one, lower=1)[0] for one in lower])
 
 
