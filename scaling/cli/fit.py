@@ -182,7 +182,7 @@ def fit(
         print_json({**fitted.document().model_dump(mode="json"), **extras})
     else:
         for name, text in fitted.card.items():
-            echo(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
+            echo(fill(f"{name:<25} {text}", width=100, subsequent_indent=" " * 26))
         for line in lines:
             echo(line)
         if out is not None:
