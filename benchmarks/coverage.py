@@ -1,5 +1,7 @@
 """Do the intervals hold? Simulated surfaces and rollouts of public tables: coverage beside width.
 
+On simulated surfaces, whose law is known, also those of the constants and of the best split of ten times the compute.
+
 Run: python benchmarks/coverage.py [--data DIR] [--sims N] [--json] [--check]
 """
 
@@ -14,8 +16,10 @@ import numpy as np
 from extrapolation import APART, SHIFTS, before, score, tables
 
 from scaling.fitting.fit import fit
+from scaling.fitting.predictor import Fit
 from scaling.laws import Law
 from scaling.runs import Run
+from scaling.stats import Interval
 
 SURFACES = {
     "symmetric": Law(E=1.8, A=480.0, B=480.0, alpha=0.35, beta=0.35),
@@ -25,6 +29,8 @@ SURFACES = {
 NOISES = (0.002, 0.005, 0.01)
 DESIGNS = ("isoflop", "ladder", "checkpoints")
 BANDS = {80: (0.72, 0.88), 95: (0.88, 0.99)}
+TARGET = 1e20  # FLOPs, ten times the largest simulated run
+CONSTANTS = ("E", "alpha", "beta", "gamma")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,28 @@ class Trial:
     inside_95: float
     width_80: float
     error: float
+    known: "tuple[Known, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One quantity whose true value the simulation knows, its estimate and 80 % interval; NaN where there is none."""
+
+    name: str
+    truth: float
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def inside(self) -> bool:
+        """True where the interval holds the truth."""
+        return self.low <= self.truth <= self.high
+
+    @property
+    def beside_estimate(self) -> bool:
+        """True where the interval does not hold its own estimate."""
+        return not self.low <= self.estimate <= self.high
 
 
 def design(kind: str, law: Law, noise: float, rng: np.random.Generator) -> list[Run]:
@@ -64,8 +92,8 @@ def trial(kind: str, law: Law, noise: float, seed: int) -> Trial:
     """Simulate, fit, predict a run of 1e20 FLOPs, and look."""
     rng = np.random.default_rng(seed)
     found = fit(design(kind, law, noise, rng), seed=seed, bootstrap=100)
-    N = np.sqrt(1e20 / 120) * np.exp(rng.uniform(-0.7, 0.7, 5))
-    D = 1e20 / 6 / N
+    N = np.sqrt(TARGET / 120) * np.exp(rng.uniform(-0.7, 0.7, 5))
+    D = TARGET / 6 / N
     actual = np.asarray(law.loss(N, D)) * np.exp(rng.normal(0, noise, 5))
     p = found.predict(N, D)
     assert p.interval_80 is not None
@@ -75,6 +103,27 @@ def trial(kind: str, law: Law, noise: float, seed: int) -> Trial:
         inside_95=float(((p.interval_95[0] <= actual) & (actual <= p.interval_95[1])).mean()),
         width_80=float(np.mean((p.interval_80[1] - p.interval_80[0]) / p.loss)),
         error=float(np.abs(p.loss / actual - 1).mean()),
+        known=known(found, law, float(rng.normal(0, noise))),
+    )
+
+
+def known(found: Fit, law: Law, own: float) -> tuple[Known, ...]:
+    """The constants, and N*, D* and the loss of a run there at TARGET; `own` is the log noise of that run."""
+    best, true = found.allocate(TARGET), law.allocate(TARGET)
+    run = float(law.loss(best.N, best.D) * np.exp(own))
+    quantities: list[tuple[str, float, float, Interval | None]] = [
+        (name, getattr(law, name), getattr(found.main_form.law, name), found.interval(name))
+        for name in CONSTANTS
+    ]
+    quantities += [
+        ("N*", true.N, best.N, best.N_interval_80),
+        ("D*", true.D, best.D, best.D_interval_80),
+        ("loss at N*", run, float(best.loss), best.loss_interval_80),
+    ]
+    return tuple(
+        Known(name=name, truth=truth, estimate=estimate, low=float(low), high=float(high))
+        for name, truth, estimate, bounds in quantities
+        for low, high in ((np.nan, np.nan) if bounds is None else bounds,)
     )
 
 
@@ -118,7 +167,29 @@ def main() -> int:
         for row in (everything, real)
         for level, (low, high) in BANDS.items()
     ]
-    result = {"rows": rows, "bars": bars}
+    held = quantities([t for ts in simulated.values() for t in ts])
+    low, high = BANDS[80]
+    for one in held:
+        bars.append(
+            {
+                "name": f"simulated, {one['name']}: nominal 80 %",
+                "value": one["coverage_80"],
+                "at_least": low,
+                "at_most": high,
+                "holds": bool(low <= one["coverage_80"] <= high),
+            }
+        )
+    beside = float(np.mean([one["beside_estimate"] for one in held]))
+    bars.append(
+        {
+            "name": "simulated, intervals beside their estimate",
+            "value": beside,
+            "at_least": 0.0,
+            "at_most": 0.0,
+            "holds": beside == 0,
+        }
+    )
+    result = {"rows": rows, "quantities": held, "bars": bars}
     print(json.dumps(result, indent=2) if options.json else text(result))
     return 1 if options.check and not all(bar["holds"] for bar in bars) else 0
 
@@ -154,12 +225,36 @@ def summary(name: str, trials: list[Trial]) -> dict[str, Any]:
     }
 
 
+def quantities(trials: list[Trial]) -> list[dict[str, Any]]:
+    """Of each known quantity: shares of trials inside the interval, and the median half width.
+
+    Half widths are shares of the estimate.
+    """
+    found = []
+    for name in dict.fromkeys(one.name for t in trials for one in t.known):
+        ones = [one for t in trials for one in t.known if one.name == name]
+        found.append(
+            {
+                "name": name,
+                "coverage_80": float(np.mean([one.inside for one in ones])),
+                "beside_estimate": float(np.mean([one.beside_estimate for one in ones])),
+                "half_width_80": float(np.median([(one.high - one.low) / 2 / one.estimate for one in ones])),
+            }
+        )
+    return found
+
+
 def text(result: dict[str, Any]) -> str:
     """The result for a person."""
     lines = [f"{'':<32}{'trials':>7}{'in 80 %':>9}{'in 95 %':>9}{'80 % width':>12}{'mean error':>12}"]
     lines += [
         f"{r['name']:<32}{r['trials']:>7}{r['coverage_80']:>9.1%}{r['coverage_95']:>9.1%}{r['width_80']:>12.2%}{r['error']:>12.2%}"
         for r in result["rows"]
+    ]
+    lines += [
+        f"{'interval of ' + q['name']:<32}{result['rows'][-2]['trials']:>7}{q['coverage_80']:>9.1%}{'':>9}"
+        f"{2 * q['half_width_80']:>12.2%}"
+        for q in result["quantities"]
     ]
     lines += [
         f"{'ok  ' if b['holds'] else 'FAIL'} {b['name']}: {b['value']:.1%} ({b['at_least']:.0%} to {b['at_most']:.0%})"

@@ -44,6 +44,11 @@ class Bench:
         """Attention backends to compare, best first."""
         return ("sdpa",) if self.device == "cpu" else ("cudnn", "flash")
 
+    @property
+    def fused(self) -> dict[str, Any]:
+        """The engine of most parts: compiled bf16; in a smoke test of a CPU, where compiling takes seconds, not compiled."""
+        return {**FUSED, "compile": not self.smoke}
+
     def size(self, real: int, toy: int) -> int:
         """One of two sizes."""
         return toy if self.smoke else real
@@ -154,7 +159,7 @@ def correct(bench: Bench) -> Iterator[Finding]:
     engines: dict[str, dict[str, Any]] = {
         "fp32": {"dtype": "fp32"},
         "bf16": {"dtype": "bf16"},
-        "bf16 residual": {**FUSED, "residual": "bf16"},
+        "bf16 residual": {**bench.fused, "residual": "bf16"},
         **{f"bf16 compiled {kind}": {**FUSED, "attention": kind} for kind in bench.kinds},
     }
     base: tuple[float, dict[str, torch.Tensor]] | None = None
@@ -208,8 +213,8 @@ def grid(bench: Bench) -> Iterator[Finding]:
         for micro in (2,) if bench.smoke else (32, 64, 128, 16):
             yield race(bench, "124M", micro, batch, 3, **FUSED, attention=kind)[0]
     best, micro = bench.kinds[0], bench.size(64, 2)
-    yield race(bench, "124M", micro, batch, 3, **FUSED, attention=best, residual="bf16")[0]
-    yield race(bench, "124M", micro, batch, 3, **FUSED, attention=best, deterministic=True)[0]
+    yield race(bench, "124M", micro, batch, 3, **bench.fused, attention=best, residual="bf16")[0]
+    yield race(bench, "124M", micro, batch, 3, **bench.fused, attention=best, deterministic=True)[0]
     torch.use_deterministic_algorithms(False)
     yield race(bench, "124M", bench.size(32, 2), batch, 2, dtype="bf16")[0]
     yield race(bench, "124M", bench.size(8, 2), bench.size(32, 2), 2, dtype="fp32")[0]
@@ -230,7 +235,7 @@ def profile(bench: Bench) -> Iterator[Finding]:
     from torch.profiler import profile as trace
 
     found, ready = race(
-        bench, "124M", bench.size(64, 2), bench.size(128, 4), 2, **FUSED, attention=bench.kinds[0]
+        bench, "124M", bench.size(64, 2), bench.size(128, 4), 2, **bench.fused, attention=bench.kinds[0]
     )
     yield found
     if ready is None:
@@ -256,7 +261,7 @@ def large(bench: Bench) -> Iterator[Finding]:
     """355M to 1558M."""
     for size, micro in (("355M", 32), ("1558M", 12), ("774M", 16)):
         micro = bench.size(micro, 2)
-        yield race(bench, size, micro, 8 * micro, 2, **FUSED, attention=bench.kinds[0])[0]
+        yield race(bench, size, micro, 8 * micro, 2, **bench.fused, attention=bench.kinds[0])[0]
 
 
 def peers(bench: Bench) -> Iterator[Finding]:
@@ -264,10 +269,10 @@ def peers(bench: Bench) -> Iterator[Finding]:
     shape = {"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab": 50257, "batch": 32}
     if bench.smoke:
         shape = {"n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 16, "vocab": 300, "batch": 2}
-    own = {"dtype": "bf16", "compile": True, "attention": bench.kinds[0]}
+    own = {**bench.fused, "attention": bench.kinds[0]}
     loops = {
         "ours": {"kind": "ours", "engine": own},
-        "nanoGPT, compiled bf16": {"kind": "nanogpt", "compile": True, "dtype": "bf16"},
+        "nanoGPT, compiled bf16": {"kind": "nanogpt", **bench.fused},
         "Trainer, bf16": {"kind": "trainer", "best": True},
     }
     steps = bench.size(10, 1)
@@ -295,8 +300,9 @@ def resume(bench: Bench) -> Iterator[Finding]:
     (home / "text.txt").write_text("".join(letters.choice("abcdefgh \n") for _ in range(400_000)))
     words = [
         sys.executable, "-P", "-c", _TRAIN, "train", "family=gpt2", "n_layer=2", "n_embd=128", "n_head=2",
-        "n_positions=128", "vocab_size=300", f"data={home / 'text.txt'}", f"tokens={bench.size(2_000_000, 100_000)}",
-        "batch_size=32", "compile=true", "dtype=bf16", "save_every=1", f"device={bench.device}", "--yes", "--study",
+        "n_positions=128", "vocab_size=300", f"data={home / 'text.txt'}", f"tokens={bench.size(2_000_000, 40_000)}",
+        "batch_size=32", f"compile={str(not bench.smoke).lower()}", "dtype=bf16", "save_every=1",
+        f"device={bench.device}", "--yes", "--study",
     ]  # fmt: skip
 
     def run(study: str, *, kill: bool = False) -> str:
@@ -328,7 +334,14 @@ def tune(bench: Bench) -> Iterator[Finding]:
     from train.tune.tuner import tune as search
 
     settings = bench.settings("124M", bench.size(32, 2), bench.size(512, 4), dtype="fp32")
-    found = search(settings, BackendRequest(), device=bench.device, room=None, log=lambda line: None)
+    asked = BackendRequest(dtype="fp32", compile=False, attention="sdpa", threads=1)
+    found = search(
+        settings,
+        asked if bench.smoke else BackendRequest(),
+        device=bench.device,
+        room=None,
+        log=lambda line: None,
+    )
     if found.picked is None or found.verified is None:
         yield {"error": "nothing was picked", "probes": found.probes}
         return
@@ -343,8 +356,8 @@ def tune(bench: Bench) -> Iterator[Finding]:
 
 def small(bench: Bench) -> Iterator[Finding]:
     """Members of 1M to 20M: bound by launches."""
-    for width, layers in ((64, 2), (256, 4), (384, 6)):
-        for compiled in (False, True):
+    for width, layers in ((64, 2), (256, 4), (384, 6))[: bench.size(3, 1)]:
+        for compiled in (False, True)[: bench.size(2, 1)]:
             batch = bench.size(32, 4)
             settings = bench.settings("124M", batch, batch, dtype="bf16", compile=compiled)
             shape = {"n_layer": layers, "n_embd": width, "n_head": width // 64, "n_inner": 4 * width}

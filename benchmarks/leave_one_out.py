@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.fitting import ensemble
+from scaling.fitting import ensemble, misfit
 from scaling.fitting.ensemble import POSTERIOR_PRIOR, FormPrior
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import ResidualGP
@@ -37,7 +37,7 @@ PRIORS = {
     "slope 0.26": replace(POSTERIOR_PRIOR, slope=0.26),
     "slope 0.35": replace(POSTERIOR_PRIOR, slope=0.35),
     "gamma 0.5": replace(POSTERIOR_PRIOR, gamma=0.5),
-    "gamma 1": replace(POSTERIOR_PRIOR, gamma=1.0),
+    "gamma 0.7": replace(POSTERIOR_PRIOR, gamma=0.7),
     "floor 0.5": replace(POSTERIOR_PRIOR, floor=0.5),
     "floor 0.7": replace(POSTERIOR_PRIOR, floor=0.7),
 }
@@ -45,14 +45,18 @@ IN_USE = ("prior in use", "correction")
 
 
 @contextmanager
-def predicting_with(prior: FormPrior) -> Iterator[None]:
-    """Fits made meanwhile use another prior."""
-    usual = ensemble.POSTERIOR_PRIOR
+def predicting_with(prior: FormPrior, **constants: Any) -> Iterator[None]:
+    """Fits made meanwhile use another prior, and other constants of `scaling.fitting.misfit`."""
+    usual = ensemble.POSTERIOR_PRIOR, {name: getattr(misfit, name) for name in constants}
     ensemble.POSTERIOR_PRIOR = prior
+    for name, value in constants.items():
+        setattr(misfit, name, value)
     try:
         yield
     finally:
-        ensemble.POSTERIOR_PRIOR = usual
+        ensemble.POSTERIOR_PRIOR = usual[0]
+        for name, value in usual[1].items():
+            setattr(misfit, name, value)
 
 
 def errors(case: "Case", prior: FormPrior) -> dict[str, float]:

@@ -8,11 +8,10 @@ Run: python benchmarks/reach.py [--data DIR] [--sims N] [--elsewhere] [--json] [
 """
 
 import argparse
-import csv
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -20,38 +19,13 @@ from typing import Any
 
 import numpy as np
 from leave_one_out import PRIORS, predicting_with
-from numpy.typing import NDArray
+from reach_cases import APART, REACHES, SOURCES, Array, Case, public_cases, simulated_cases
 
-from scaling.fitting.ensemble import FormPrior
+from scaling.fitting.ensemble import POSTERIOR_PRIOR, FormPrior, plain_fit, posterior_fit
 from scaling.fitting.fit import fit
-from scaling.fitting.selection import select_runs
-from scaling.laws import Law
-from scaling.runs import Run, RunTable
-from scaling.runs.readers import read_runs
 
-REACHES = (10, 30, 100)
-HELD = 3  # rows above C_max/3 are scored, at every reach the same
-FEWEST_ROWS, FEWEST_RUNS = 8, 4  # to fit
 BOOTSTRAP = 100
 OUTSIDE = 10.0  # 2/(1 − 0.8): the price of what lies outside an 80 % interval
-
-# The sources that the bars are means over. Groups that are noise-free or repeat their data are shown apart.
-SOURCES = (
-    "chinchilla",
-    "datablations",
-    "farseer",
-    "gemstones",
-    "lr_batch_grid",
-    "opt",
-    "overtraining",
-    "porian_isoflop",
-    "random_settings",
-    "vocabulary",
-)
-APART = {"cs336": "noise-free", "c4_repeated": "repeated data", "dedup": "deduplicated, repeated"}
-TUNED = ("lr_batch_grid",)  # sweeps of the learning rate: the best row of each size and length is a run
-UNIGRAM = 7.0  # nats, added to losses that are normalised by the unigram's, to make them positive
-VOCABULARIES = ("4096", "8192", "16384", "32768", "64512")  # every second one: they share runs' settings
 
 # Today's figures (log e135), and the bars relative to them.
 TODAY = {
@@ -59,22 +33,6 @@ TODAY = {
     30: {"error": 0.0350, "interval_score": 0.2353},
     100: {"error": 0.0451, "interval_score": 0.2613},
 }
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One question: the cheap runs, and the far points with their losses."""
-
-    source: str
-    group: str
-    reach: int
-    cheap: RunTable
-    N: Array
-    D: Array
-    U: Array
-    L: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,66 +70,6 @@ class Score:
             one_side=bool((low > case.L).all() or (high < case.L).all()),
             warned=warned,
         )
-
-
-def read_group_tables(path: Path) -> dict[str, RunTable]:
-    """The groups of one table, its rows comparable and its losses positive."""
-    if path.stem == "vocabulary":
-        return _vocabulary(path)
-    groups = {}
-    for name, runs in read_runs(path).by_group().items():
-        mixed = len({run.annealed for run in runs}) > 1
-        chosen, _ = select_runs(runs, group=None, annealed="only" if mixed else None)
-        groups[name] = _best_of_cells(chosen) if path.stem in TUNED else chosen
-    return groups
-
-
-def _vocabulary(path: Path) -> dict[str, RunTable]:
-    with path.open() as file:
-        rows = [row for row in csv.DictReader(file) if row["vocab_size"] in VOCABULARIES]
-    return {
-        f"vocabulary {size}": RunTable.from_arrays(
-            N=[float(row["params_non_embedding"]) for row in rows if row["vocab_size"] == size],
-            D=[float(row["tokens"]) for row in rows if row["vocab_size"] == size],
-            loss=[UNIGRAM + float(row["loss"]) for row in rows if row["vocab_size"] == size],
-            convention="non_embedding",
-        )
-        for size in VOCABULARIES
-    }
-
-
-def _best_of_cells(runs: RunTable) -> RunTable:
-    cells: dict[tuple[float, float], Run] = {}
-    for run in runs:
-        key = run.n_params(), run.tokens
-        if key not in cells or run.loss < cells[key].loss:
-            cells[key] = run
-    return RunTable(cells.values())
-
-
-def public_cases(folder: Path, reaches: Sequence[int] = REACHES) -> Iterator[Case]:
-    """Every group that has rows enough at each reach; the noise-free source too."""
-    for source in (*SOURCES, "cs336_isoflop"):
-        path = folder / f"{source}.csv"
-        if not path.exists():
-            continue
-        for group, runs in read_group_tables(path).items():
-            for reach in reaches:
-                C = runs.C
-                cheap, held = runs.select(C.max() / reach * (1 + 1e-9) >= C), runs.select(C.max() / HELD < C)
-                if len(cheap) < FEWEST_ROWS or len(set(cheap.cluster.tolist())) < FEWEST_RUNS:
-                    continue
-                held = held.counted(cheap.convention)
-                yield Case(
-                    source=source,
-                    group=group,
-                    reach=reach,
-                    cheap=cheap,
-                    N=held.N,
-                    D=held.D,
-                    U=held.U,
-                    L=held.L,
-                )
 
 
 def ask(cases: Sequence[Case]) -> list[Score]:
@@ -221,130 +119,98 @@ def over_sources(scores: Sequence[Score], reach: int) -> dict[str, float]:
     return means
 
 
-# Surfaces whose loss is known at any size: three laws of the general form, and three that no law of it follows far.
-LAWS = {
-    "symmetric": Law(E=1.8, A=480.0, B=480.0, alpha=0.35, beta=0.35),
-    "asymmetric": Law(E=1.7, A=180.0, B=9000.0, alpha=0.28, beta=0.45),
-    "general": Law(E=1.6, A=1.5e5, B=6e5, alpha=0.6, beta=0.58, gamma=0.45),
-    "E near 0": Law(E=0.05, A=19.0, B=25.0, alpha=0.13, beta=0.13),
-    "offset": Law(E=1.8, A=480.0, B=480.0, alpha=0.35, beta=0.35),
-    "broken": Law(E=1.8, A=480.0, B=480.0, alpha=0.35, beta=0.35),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Constants of the posterior, and two factors of what is in use: of the drift, and of the constants' variance."""
+
+    prior: FormPrior = POSTERIOR_PRIOR
+    misfit: tuple[tuple[str, Any], ...] = ()
+    drift: float = 1.0
+    share: float = 1.0
+
+
+STEEP = "STEEPNESSES"
+CHOICES = {
+    **{name: Choice(prior=prior) for name, prior in PRIORS.items()},
+    "steepness 0, 2, 4": Choice(misfit=((STEEP, (0.0, 2.0, 4.0)),)),
+    "steepness 2, 4, 6": Choice(misfit=((STEEP, (2.0, 4.0, 6.0)),)),
+    "steepness 0, 4, 8, 12": Choice(misfit=((STEEP, (0.0, 4.0, 8.0, 12.0)),)),
+    "length 3": Choice(misfit=(("LENGTH", 3.0),)),
+    "temper 0.1": Choice(misfit=(("TEMPER", 0.1),)),
+    "as in log e136": Choice(
+        prior=replace(POSTERIOR_PRIOR, gamma=0.7),
+        misfit=((STEEP, (0.0, 2.0, 4.0)), ("LENGTH", 3.0)),
+    ),
 }
-OFFSET = 3e8  # tokens that teach nothing, of the surface "offset"
-BREAK, SLOWER = (
-    1e18,
-    0.3,
-)  # FLOPs from where the surface "broken" bends, and by how much its reducible slope falls
-TOP = 1e19  # FLOPs of the largest simulated run
-NOISES = (0.002, 0.005, 0.01)  # of log loss between like runs; every size has an offset of half of that
-DESIGNS = ("isoflop", "ladder", "checkpoints", "untuned")
-UNTUNED = 0.03  # of loss: how far the smallest runs of that design lie too high
-TARGETS = 5  # points at each reach
+DRIFTS, SHARES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5), (0.5, 1.0, 2.0)
+HOLDING = (
+    0.75,
+    0.85,
+)  # of rows inside 80 % intervals, over reaches: among such factors the best score is chosen
 
 
-def surface(name: str, N: Array, D: Array) -> Array:
-    """Loss of a simulated surface in nats per token, elementwise."""
-    law = LAWS[name]
-    if name == "offset":
-        return np.asarray(law.loss(N, D * D / (D + OFFSET)))
-    loss = np.asarray(law.loss(N, D))
-    if name == "broken":
-        bend = (1 + 6 * N * D / BREAK) ** (0.5 * SLOWER * law.alpha)
-        return np.asarray(law.E + (loss - law.E) * bend)
-    return loss
+def answers(cases: Sequence[Case], choices: dict[str, Choice]) -> dict[tuple[str, float, float], list[Score]]:
+    """Scores by constants, factor of the drift and factor of the constants' variance.
 
-
-def simulated_cases(sims: int, reaches: Sequence[int] = REACHES) -> Iterator[Case]:
-    """Runs of every surface, design and noise, and targets of unseen sizes beyond them; one table for all reaches."""
-    for name, kind, noise, number in product(LAWS, DESIGNS, NOISES, range(sims)):
-        rng = np.random.default_rng(
-            [number, sorted(LAWS).index(name), DESIGNS.index(kind), round(noise * 1e3)]
-        )
-        run, N, D = _design(kind, rng)
-        own = rng.normal(0, noise, len(set(run)))[np.unique(run, return_inverse=True)[1]]
-        if kind == "checkpoints":
-            own = own + rng.normal(0, noise / 4, len(run))
-        sizes, at = np.unique(N.round(-3), return_inverse=True)
-        own = own + rng.normal(0, noise / 2, len(sizes))[at]
-        if kind == "untuned":
-            own = own + UNTUNED * np.maximum(1 - np.log10(N * D / (N * D).min()), 0)
-        cheap = RunTable.from_arrays(N=N, D=D, loss=surface(name, N, D) * np.exp(own), run=run)
-        for reach in reaches:
-            C = reach * TOP
-            size = np.sqrt(C / 120) * np.exp(rng.uniform(-0.7, 0.7, TARGETS))
-            tokens = C / 6 / size
-            off = rng.normal(0, noise * np.sqrt(1.25), TARGETS)
-            yield Case(
-                source=f"simulated {name}",
-                group=f"{kind} {noise:.1%} {number}",
-                reach=reach,
-                cheap=cheap,
-                N=size,
-                D=tokens,
-                U=tokens,
-                L=surface(name, size, tokens) * np.exp(off),
-            )
-
-
-def _design(kind: str, rng: np.random.Generator) -> tuple[list[str], Array, Array]:
-    """Runs up to 1e19 FLOPs: names, N and D."""
-    if kind in ("isoflop", "untuned"):
-        C, ratio = (v.ravel() for v in np.meshgrid(np.geomspace(1e16, TOP, 6), np.geomspace(0.25, 4, 7)))
-        N = np.sqrt(C / 120) * ratio
-        D = C / 6 / N
-    elif kind == "ladder":
-        N = np.geomspace(1e7, 2.9e8, 20)
-        D = N * 20 * np.exp(rng.normal(0, 0.6, 20))
-    else:
-        N, ratio = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 2.9e8, 6), (5.0, 10.0, 20.0, 40.0)))
-        D = N * ratio
-    names = [f"{n:g}" for n in N] if kind == "checkpoints" else [f"{i}" for i in range(len(N))]
-    return names, N, D
-
-
-DRIFTS, SHARES = (0.5, 0.7, 1.0, 1.4, 2.0), (0.25, 0.5, 1.0, 2.0, 4.0)  # times those in use
-
-
-def answers(cases: Sequence[Case], prior: FormPrior) -> dict[tuple[float, float], list[Score]]:
-    """Scores under one prior, for each factor of the drift and of the constants' variance."""
-    found: dict[tuple[float, float], list[Score]] = {}
+    Each table's plain fit and rollouts are made once; only the posterior is repeated.
+    """
+    found: dict[tuple[str, float, float], list[Score]] = {}
     for case in cases:
-        with predicting_with(prior):
-            one = fit(case.cheap, annealed="all", bootstrap=BOOTSTRAP)
-        unique = None if one.fitted_repetition is None else case.U
-        for drift, share in product(DRIFTS, SHARES):
-            other = replace(one, drift=drift * one.drift, predicted=share * one.predicted)
-            answer = other.predict(case.N, case.D, unique_tokens=unique, force=True)
-            assert answer.interval_80 is not None
-            found.setdefault((drift, share), []).append(Score.of(case, answer.loss, *answer.interval_80))
+        one = fit(case.cheap, annealed="all", bootstrap=BOOTSTRAP, coordinates=("unique_tokens",))
+        assert one.data is not None
+        assert one.fitted_repetition is None
+        plain = plain_fit(one.data, 0)
+        for name, choice in choices.items():
+            with predicting_with(choice.prior, **dict(choice.misfit)):
+                parts = posterior_fit(one.data, plain, seed=0, bootstrap=BOOTSTRAP)
+            other = replace(one, forms=parts.forms, local=parts.local, offset=parts.offset)
+            for drift, share in product(DRIFTS, SHARES):
+                scaled = replace(
+                    other, drift=drift * parts.drift, predicted=min(share * parts.predicted, 1.0)
+                )
+                answer = scaled.predict(case.N, case.D, force=True)
+                assert answer.interval_80 is not None
+                found.setdefault((name, drift, share), []).append(
+                    Score.of(case, answer.loss, *answer.interval_80)
+                )
     return found
 
 
-def chosen_elsewhere(cases: Sequence[Case]) -> dict[int, dict[str, float]]:
-    """The prior, the drift and the constants' share chosen on all sources but one, and scored on that one.
+def chosen_elsewhere(cases: Sequence[Case]) -> dict[str, Any]:
+    """The constants, the drift and the constants' share chosen on all sources but one, and scored on that one.
 
-    The prior by the mean over sources and reaches of the error over its own largest among priors, the two factors by the
-    same of the interval score: each table is looked at once for every prior and pair of factors.
+    The constants by the mean over reaches of the error, in units of e135's; the two factors by the same of the interval
+    score, among those whose intervals hold 75 to 85 % of the rows of the other sources, or else come nearest to 80.
     """
-    everything = {name: answers(cases, prior) for name, prior in PRIORS.items()}
-    sources = list(dict.fromkeys(case.source for case in cases))
+    everything = answers(cases, CHOICES)
     picked: list[Score] = []
-    for source in sources:
+    chosen = {}
+    for source in dict.fromkeys(case.source for case in cases):
 
-        def mean(scores: list[Score], name: str, left_out: str = source) -> float:
-            rows = [
-                float(np.log(row[name]))
-                for reach in REACHES
-                for origin, row in by_source(scores, reach).items()
-                if origin != left_out
-            ]
-            return float(np.mean(rows))
+        def mean(key: tuple[str, float, float], name: str, left_out: str = source) -> float:
+            others = [one for one in everything[key] if one.source != left_out]
+            unit = {reach: TODAY[reach].get(name, 1.0) for reach in REACHES}
+            return float(np.mean([over_sources(others, reach)[name] / unit[reach] for reach in REACHES]))
 
-        prior = min(everything, key=lambda name: mean(everything[name][1.0, 1.0], "error"))
-        pairs = everything[prior]
-        best = min(pairs, key=lambda pair: mean(pairs[pair], "interval_score"))
-        picked += [one for one in pairs[best] if one.source == source]
-    return {reach: over_sources(picked, reach) for reach in REACHES}
+        best = min(CHOICES, key=lambda name: mean((name, 1.0, 1.0), "error"))
+        keys = [key for key in everything if key[0] == best]
+        holding = [key for key in keys if HOLDING[0] <= mean(key, "inside") <= HOLDING[1]]
+        key = (
+            min(holding, key=lambda key: mean(key, "interval_score"))
+            if holding
+            else min(keys, key=lambda key: abs(mean(key, "inside") - 0.8))
+        )
+        chosen[source] = {"constants": key[0], "drift": key[1], "share": key[2]}
+        picked += [one for one in everything[key] if one.source == source]
+    return {
+        "chosen": chosen,
+        "over_sources": {reach: over_sources(picked, reach) for reach in REACHES},
+        "sources": {reach: by_source(picked, reach) for reach in REACHES},
+        "every_choice": {
+            name: {reach: over_sources(everything[name, 1.0, 1.0], reach) for reach in REACHES}
+            for name in CHOICES
+        },
+    }
 
 
 def main() -> int:
@@ -382,7 +248,11 @@ def main() -> int:
 def judged(result: dict[str, Any]) -> list[dict[str, Any]]:
     """What is promised of the public tables; with constants chosen elsewhere, where that was asked for."""
     bars = []
-    for reach, means in result.get("elsewhere", result["over_sources"]).items():
+    for reach, means in (
+        result["elsewhere"]["over_sources"].items()
+        if "elsewhere" in result
+        else result["over_sources"].items()
+    ):
         today = TODAY[reach]
         for name, value, low, high in (
             ("80 % intervals hold", means["inside"], 0.72, 0.90),
@@ -421,7 +291,13 @@ def text(result: dict[str, Any]) -> str:
                 for name, row in rows.items()
             ]
             lines.append("")
-    for reach, row in result.get("elsewhere", {}).items():
+    elsewhere = result.get("elsewhere", {"chosen": {}, "every_choice": {}, "over_sources": {}})
+    lines += [f"without {source}: {chosen}" for source, chosen in elsewhere["chosen"].items()]
+    lines += [
+        f"{name}: " + ", ".join(f"{row['error']:.2%}" for row in reaches.values())
+        for name, reaches in elsewhere["every_choice"].items()
+    ]
+    for reach, row in elsewhere["over_sources"].items():
         lines.append(
             f"constants chosen on other sources, {reach} times: error {row['error']:.2%}, bias {row['bias']:+.2%}, "
             f"in 80 % {row['inside']:.0%}, half {row['half_width']:.1%}, score {row['interval_score']:.1%}"

@@ -1,6 +1,7 @@
 """Past this machine, on paper: a simulated study of thousands of runs is read, gathered, fitted, planned from and reported.
 
-Run: python benchmarks/scale.py [--runs 1000,10000] [--json] [--check]. Each run has one observation, a curve of 50 lines
+Run: python benchmarks/scale.py [--runs 1000,10000] [--json] [--check]; --efficiency prints docs/scale.md's table of published
+MFUs, nothing is measured for it. Each run has one observation, a curve of 50 lines
 and 100 entries in its ledger, all in files of its own, as the trainer leaves them: 10,000 runs are 1,000,000 ledger rows in
 30,000 files. Each stage is a process of its own, and its time and the most memory it took include the interpreter's start. The
 bars are on processor time, which a busy machine does not change much, and on how it grows: an exponent of 1 is in step with
@@ -21,8 +22,10 @@ import numpy as np
 
 from families import accounting
 from families.design import DesignRule, design_family
+from families.units import format_size
 from scaling.laws import Law
 from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.throughput import predicted_published
 from scaling.recipe import recipe
 
 TRUTH = Law(E=1.9, A=400.0, B=4000.0, alpha=0.34, beta=0.37)
@@ -174,6 +177,21 @@ def measured(command: list[str]) -> tuple[float, float, float]:
     return taken, usage.ru_utime + usage.ru_stime, int(said.rpartition("VmHWM ")[2]) / 1024
 
 
+def efficiency_table() -> str:
+    """MFUs of published runs beside the planner's, each estimated from the other runs of its generation, as Markdown."""
+    lines = [
+        "| GPUs | model | context | recomputed | published | estimated | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run, mfu in predicted_published():
+        size = format_size(accounting.params(run.spec), 2)
+        lines.append(
+            f"| {run.devices} {run.accelerator.name} | {size} | {run.spec.n_positions:,} | "
+            f"{'yes' if run.checkpointing else 'no'} | {run.mfu:.3f} | {mfu:.3f} | {mfu / run.mfu:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Print the table and the bars; exit status 1 under --check where one fails."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -182,7 +200,11 @@ def main() -> int:
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--efficiency", action="store_true")
     options = parser.parse_args()
+    if options.efficiency:
+        print(efficiency_table(), end="")
+        return 0
     counts = [int(word) for word in options.runs.split(",")]
     found: dict[int, dict[str, tuple[float, float, float]]] = {}
     for count in counts:

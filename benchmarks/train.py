@@ -139,13 +139,13 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="vocabulary 8192 and tiny alone, three rounds")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quick", action="store_true", help="vocabulary 8192 and tiny alone")
+    parser.add_argument("--rounds", type=int, help="turns of each loop (default: 9, 3 with --quick)")
     parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    rounds = 3 if options.quick else options.rounds
+    rounds = options.rounds or (3 if options.quick else 9)
     vocabularies = [8192] if options.quick else [8192, 50257]
     cpu, kind, top, source = machine()
     bars, tables = [], {}

@@ -6,7 +6,8 @@ from .architectures import Attention, architecture
 from .architectures.decoder import Decoder
 from .spec import ModelSpec
 
-Convention = Literal["total", "non_embedding"]  # of N: all parameters, or all but the embeddings
+# Of N: all parameters, all but the embeddings, or those that one token of a mixture of experts passes through.
+Convention = Literal["total", "non_embedding", "active"]
 
 STATES = ("weights", "gradients", "optimizer")  # parts of the memory that no micro-batch changes
 
@@ -45,6 +46,8 @@ def experts(spec: ModelSpec) -> tuple[int, int]:
 
 def count(spec: ModelSpec, convention: Convention) -> int:
     """N as a law of that convention counts it."""
+    if convention == "active":
+        return params_active(spec)
     return params(spec) if convention == "total" else params_non_embedding(spec)
 
 

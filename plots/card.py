@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+LONG_CELL = 60  # characters, from which a column of a LaTeX table breaks its lines
+
 _JSON_KEYS = {"recorded": "booked", "status": "verdict"}  # labels of facts whose keys in --json are older
 
 
@@ -41,14 +43,37 @@ def markdown(study: StudyData, drawn: tuple[StudyFigure, ...] = (), folder: str 
 
 
 def latex(study: StudyData) -> str:
-    """A table for a paper: predicted against actual where there is one, else the runs. Needs booktabs."""
-    table = tables.outcome_table(study) or tables.observations_table(study) or tables.plan_table(study)
-    alignment = ""
-    if table is not None:
-        columns = [[row[i] for row in table.rows] for i in range(len(table.header))]
-        numeric = [all(cell.value is not None or cell.text == "–" for cell in column) for column in columns]
-        alignment = "".join("r" if n else "l" for n in numeric)
-    return _latex_template().render(headline=text.headline(study), table=table, alignment=alignment)
+    """Tables for a paper, which need booktabs: what came, or the runs; the law's constants, its optimum and its card."""
+    first = tables.outcome_table(study) or tables.observations_table(study) or tables.plan_table(study)
+    headline = text.headline(study)
+    shown = [
+        *((headline, table) for table in (first,) if table is not None),
+        *(
+            (table.title, table)
+            for table in (
+                tables.constants_table(study),
+                tables.optimum_table(study),
+                tables.card_table(study),
+            )
+            if table is not None
+        ),
+    ]
+    return _latex_template().render(
+        headline=headline, tables=[(caption, table, _alignment(table)) for caption, table in shown]
+    )
+
+
+def _alignment(table: ReportTable) -> str:
+    """Column types of a tabular: numbers to the right, texts to the left, long ones in a paragraph."""
+    columns = [[row[i] for row in table.rows] for i in range(len(table.header))]
+    return "".join(
+        "r"
+        if all(cell.value is not None or cell.text == "–" for cell in column)
+        else r"p{0.7\linewidth}"
+        if max(len(cell.text) for cell in column) > LONG_CELL
+        else "l"
+        for column in columns
+    )
 
 
 @cache

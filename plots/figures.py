@@ -11,7 +11,7 @@ from scaling.paths import StudyPaths
 from scaling.runs import Run
 from scaling.scoring import ComparisonRow
 
-from . import frontier, law, plan, predictions, training
+from . import curve, frontier, law, plan, predictions, training
 from .forecast import forecast_figure
 from .study_data import StudyData
 from .style import Plot
@@ -93,7 +93,7 @@ FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
     ),
     "surface": (
         "Contours: the law's loss at N parameters and D tokens; darker is lower. Dotted: equal compute.",
-        lambda study: law.surface(*_law_inputs(study)),
+        lambda study: (curve.curve if _law_of(study).variable else law.surface)(*_law_inputs(study)),
     ),
     "isoflops": (
         "One curve for each budget. Star: the law's best size. Points: runs, moved along the law to the nearest budget; "

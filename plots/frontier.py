@@ -125,16 +125,16 @@ def isoflops(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = 
             axes.plot(curve.N, curve.loss, color=colour)
             if curve.optimum is not None:
                 axes.scatter(*curve.optimum, marker="*", s=110, color=colour, zorder=6, edgecolor="none")
-            rising = curve.loss[-1] > curve.loss[-len(curve.loss) // 4]
-            axes.annotate(  # at its right end, where the curves lie farthest apart
+            axes.annotate(  # beyond its right end, where nothing of it is
                 f"{format_size(curve.C, 2)} FLOPs",
                 (curve.N[-1], curve.loss[-1]),
                 color=colour,
                 fontsize=8,
-                xytext=(-7, 1) if rising else (0, 4),
+                xytext=(4, 0),
                 textcoords="offset points",
-                ha="right",
-                va="bottom",
+                ha="left",
+                va="center",
+                zorder=7,
             )
             near = curve.run_index
             if len(near):
@@ -150,6 +150,12 @@ def isoflops(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = 
                         alpha=0.8,
                     )
                     tooltips(points, [point_label(runs[int(k)], predictor.convention) for k in near[mask]])
+        if curves:  # room for the labels
+            low, high = (
+                min(float(curve.N[0]) for curve in curves),
+                max(float(curve.N[-1]) for curve in curves),
+            )
+            axes.set_xlim(low / 1.1, high * (high / low) ** 0.28)
         log_sizes(axes, "x")
         log_losses(axes)
         axes.set_xlabel("parameters, N")

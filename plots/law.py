@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from families.units import BadInput, format_size
 from scaling.fitting.columns import columns_of
@@ -27,6 +28,7 @@ from .style import (
     INK,
     MUTED,
     ORANGE,
+    PAPER,
     PURPLE,
     Plot,
     legend_above,
@@ -41,6 +43,13 @@ from .style import (
 TREND = 2.0  # standard errors of a slope beyond which residuals are reported to have a trend
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 CEILING = 3.0  # times the 95 % limit: the height of the panels of the profile
+
+
+_COUNTED: dict[Convention, str] = {
+    "total": "",
+    "non_embedding": " (without embeddings)",
+    "active": " (active)",
+}
 
 
 def without_local_correction(predictor: Fit) -> Fit:
@@ -69,6 +78,11 @@ def point_label(run: Run, convention: Convention) -> str:
         f"{run.run}\nN {format_size(run_size(run, convention))}, D {format_size(run.tokens)}: "
         f"loss {format_loss(run.loss)}"
     )
+
+
+_BACKGROUND = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 0.6}  # of a label over lines
+
+_EDGE = 0.03  # of the axes, within which a contour has no label
 
 
 def optimal_allocations(predictor: Fit, compute: Array) -> tuple[Array, Array, Array] | None:
@@ -158,15 +172,17 @@ def surface(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = f
         shades = [(*to_rgb(GREEN), 0.34 * (1 - i / len(levels)) ** 1.2) for i in range(len(levels) - 1)]
         axes.contourf(N, D, loss, levels=levels, colors=shades)
         lines = axes.contour(N, D, loss, levels=levels[1:-1], colors=[GREEN], linewidths=0.9)
-        axes.clabel(lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK])
-        _isoflop_lines(axes, 6 * table.N * table.D, (n_low, n_high), (d_low, d_high))
+        labels = axes.clabel(
+            lines, fmt=lambda value: f"{value:.3g}", fontsize=7.5, colors=[INK], inline=False, zorder=3
+        )
+        budgets = _isoflop_lines(axes, 6 * table.N * table.D, (n_low, n_high), (d_low, d_high))
         best = optimal_allocations(predictor, np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, 60))
+        optimal = [] if best is None else list(zip(best[0].tolist(), best[1].tolist(), strict=True))
+        _hide_struck(axes, labels, budgets, optimal)
         if best is not None:
             axes.plot(best[0], best[1], color=PURPLE, linewidth=2.2, zorder=4)
         draw_points(axes, table.N, table.D, runs, sealed_runs, predictor.convention)
-        axes.set_xlabel(
-            "parameters, N" + ("" if predictor.convention == "total" else " (without embeddings)")
-        )
+        axes.set_xlabel("parameters, N" + _COUNTED[predictor.convention])
         axes.set_ylabel("tokens, D")
         draw_legend(
             axes,
@@ -199,11 +215,36 @@ def _levels(low: float, high: float) -> list[float]:
     return [low * 0.999, *[value for value in inner if low < value < high], high * 1.001]
 
 
+def _hide_struck(
+    axes: Axes,
+    labels: Sequence[Text],
+    others: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]],
+) -> None:
+    """Hide labels of contours that would be struck through; the others interrupt what lies under them.
+
+    Args:
+        axes: the axes.
+        labels: the contours' labels; those at the edge of the axes are hidden too.
+        others: (x, y) of other labels.
+        line: (x, y) along the line that is drawn over them.
+    """
+    to_axes = axes.transData + axes.transAxes.inverted()
+    taken = [(*to_axes.transform(place), 0.11, 0.06) for place in others]
+    taken += [(*to_axes.transform(place), 0.04, 0.04) for place in line]
+    for label in labels:
+        x, y = to_axes.transform(label.get_position())
+        inside = _EDGE < x < 1 - _EDGE and _EDGE < y < 1 - _EDGE
+        label.set_visible(inside and all(abs(x - u) > du or abs(y - v) > dv for u, v, du, dv in taken))
+        label.set_bbox(_BACKGROUND)
+
+
 def _isoflop_lines(
     axes: Axes, compute: Array, n_span: tuple[float, float], d_span: tuple[float, float]
-) -> None:
-    """Draw lines 6·N·D = C through the range of the runs, labelled at their right ends."""
+) -> list[tuple[float, float]]:
+    """Draw lines 6·N·D = C through the range of the runs, labelled at their right ends; returns where the labels lie."""
     low, high = math.log10(compute.min()), math.log10(compute.max())
+    placed = []
     for C in np.logspace(low, high, max(2, min(5, round((high - low) * 1.5) + 1))):
         grid = np.geomspace(*n_span, 50)
         line = C / (6 * grid)
@@ -211,16 +252,26 @@ def _isoflop_lines(
         if inside.sum() < 2:
             continue
         axes.plot(grid[inside], line[inside], color=MUTED, linewidth=1, linestyle=":", zorder=2)
+        end = float(grid[inside][-1]), float(line[inside][-1])
         axes.annotate(
             format_size(float(C), 2),
-            (grid[inside][-1], line[inside][-1]),
+            end,
             color=MUTED,
             fontsize=7.5,
             xytext=(-9, 3),
             textcoords="offset points",
             ha="right",
             va="bottom",
+            bbox=_BACKGROUND,
+            zorder=3,
         )
+        x, y = axes.transData.transform(end)
+        # the middle of the label: 9 points to the left, and half its width of about 26
+        middle = axes.transData.inverted().transform(
+            (x - 22 * axes.figure.dpi / 72, y + 7 * axes.figure.dpi / 72)
+        )
+        placed.append((float(middle[0]), float(middle[1])))
+    return placed
 
 
 def residual_percent(predictor: Fit, runs: Sequence[Run]) -> Array:

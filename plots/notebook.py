@@ -12,7 +12,7 @@ from scaling.planning.planfile import PlanFile
 from scaling.planning.query import IsoFlopCurve
 from scaling.runs import Run, RunTable
 
-from . import frontier, law, predictions
+from . import curve, frontier, law, predictions
 from .figures import draw_figure
 from .plan import planned
 from .study_data import load_study
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FIT_FIGURES: dict[str, Callable[["Fit", RunTable], Plot]] = {
     "surface": law.surface,
+    "curve": curve.curve,
     "isoflops": frontier.isoflops,
     "frontier": frontier.frontier,
     "residuals": law.residuals,

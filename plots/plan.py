@@ -82,9 +82,7 @@ def planned(
             labelled.append((curve.flops, curve.params[inside], curve.loss[inside], BLUE if main else MUTED))
         frontier = [choice for choice in plan.frontier if low <= choice.params <= high] if not curves else []
         if frontier:
-            axes.plot(
-                [c.params for c in frontier], [c.loss for c in frontier], color=BLUE, marker="o", markersize=4
-            )
+            axes.plot([c.params for c in frontier], [c.loss for c in frontier], color=BLUE, linewidth=2.0)
             losses.extend(c.loss for c in frontier)
         handles = _draw_marks(axes, plan, best, runs, low, high)
         near = published_near(plan, (low, high), (min(losses), max(losses))) if published else ()
@@ -162,14 +160,13 @@ def _draw_marks(
         width = top - best.loss if nats is None else nats
         share = 100 * (plan.band.within_share or 0.0)
         axes.axhspan(best.loss, best.loss + width, color=GREEN, alpha=0.18, linewidth=0)
-        points = axes.scatter(
-            [member.choice.params for member in plan.band.members],
-            [member.choice.loss for member in plan.band.members],
-            s=34, color=GREEN, edgecolor="none", zorder=4,
-        )  # fmt: skip
-        tooltips(points, [f"{member.choice.member}: +{member.nats:.4f} nats" for member in plan.band.members])
+        members = sorted(plan.band.members, key=lambda member: member.choice.params)
+        sizes, reached = [one.choice.params for one in members], [one.choice.loss for one in members]
+        axes.plot(sizes, reached, color=GREEN, linewidth=5, solid_capstyle="round", zorder=4)
+        points = axes.scatter(sizes, reached, s=34, color=GREEN, alpha=0.0, zorder=4)  # for the hover alone
+        tooltips(points, [f"{member.choice.member}: +{member.nats:.4f} nats" for member in members])
         within = f"within {share:.2g} % of the cost" if nats is None else f"within {nats:.2g} nats"
-        handles.append(Line2D([], [], color=GREEN, marker="o", linestyle="", markersize=6, label=within))
+        handles.append(Line2D([], [], color=GREEN, linewidth=5, solid_capstyle="round", label=within))
     star = axes.scatter(
         [best.params], [best.loss], s=150, marker="*", color=ORANGE, edgecolor="none", zorder=6
     )
@@ -190,15 +187,11 @@ def _draw_marks(
         and abs(choice.flops / best.flops - 1) < 1e-6
     ]
     if unpreferred:
-        rings = axes.scatter(
+        points = axes.scatter(  # on the curve, for the hover alone
             [choice.params for choice in unpreferred], [choice.loss for choice in unpreferred],
-            s=42, facecolor="none", edgecolor=BLUE, linewidth=1.0, zorder=3,
+            s=42, color=BLUE, alpha=0.0, zorder=3,
         )  # fmt: skip
-        tooltips(rings, [f"{choice.member}: Pareto-optimal, preferred by no law" for choice in unpreferred])
-        handles.append(
-            Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=6, markerfacecolor="none",
-                   label="frontier, preferred by no law")
-        )  # fmt: skip
+        tooltips(points, [f"{choice.member}: Pareto-optimal, preferred by no law" for choice in unpreferred])
     for other, dashes in zip(plan.others, cycle(DASHES), strict=False):
         if low < other.choice.params < high:
             axes.axvline(other.choice.params, color=PURPLE, linewidth=1.2, linestyle=dashes, zorder=1)

@@ -33,6 +33,11 @@ SECTIONS = (
 )
 
 
+_SENTENCE = (
+    34  # characters of a line of a table's sentences, so that a narrow page scrolls and does not squeeze them
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Column:
     """A column of a table: its header, CSS class, and minimum width in characters (0: none)."""
@@ -92,7 +97,7 @@ def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, 
         seal_warning=seal_warning,
         headline=text.headline(study).removeprefix(seal_warning),
         tiles=_tiles(study),
-        sections=SECTIONS if study.n_studies == 1 else tuple(s for s in SECTIONS if s[0] == "happened"),
+        sections=_sections(study),
         warnings=study.warnings,
         has_plan=study.plan is not None or study.ladder is not None,
         has_law=study.law is not None,
@@ -101,13 +106,31 @@ def report(study: StudyData, drawn: Sequence[StudyFigure], not_drawn: dict[str, 
         facts_law=text.law_facts(study),
         figures_planned=_figures(drawn, ("planned",), {}),
         figures_happened=_figures(
-            drawn, ("predicted", *_RESULT_FIGURES), {n: why for n, why in not_drawn.items() if n not in pending}
+            drawn,
+            ("predicted", *_RESULT_FIGURES),
+            {} if text.is_fit_only(study) else {n: why for n, why in not_drawn.items() if n not in pending},
         ),
         figures_law=_figures(drawn, _LAW_FIGURES, not_drawn),
+        fit_only=text.is_fit_only(study),
         tables=shown,
         advice=text.recommendations(study),
         documents=_documents(study) if study.n_studies == 1 else None,
     )  # fmt: skip
+
+
+def _sections(study: StudyData) -> tuple[tuple[str, str], ...]:
+    """(key, heading) of the sections of a page: of a law and runs alone those that have contents, the optimum first."""
+    if study.n_studies != 1:
+        return tuple(section for section in SECTIONS if section[0] == "happened")
+    if not text.is_fit_only(study):
+        return SECTIONS
+    headings = dict(SECTIONS) | {
+        "next": "Optimum and next runs",
+        "asked": "Runs and files",
+        "happened": "Training",
+    }
+    shown = ["next", "law", *(["happened"] if study.curves else []), "runs", "asked"]
+    return tuple((key, headings[key]) for key in shown)
 
 
 @cache
@@ -158,7 +181,8 @@ def _columns(table: tables.ReportTable) -> list[_Column]:
         if all(cell.value is not None or cell.text == "–" for cell in column):
             columns.append(_Column(name, "n"))
         elif i:
-            columns.append(_Column(name, "l"))
+            longest = max(len(cell.text) for cell in column)
+            columns.append(_Column(name, "l", _SENTENCE if longest > _SENTENCE else 0))
         else:
             columns.append(_Column(name, "t", min(max(len(cell.text) for cell in column), 24) + 2))
     return columns

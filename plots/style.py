@@ -5,8 +5,10 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape, unescape
+from math import inf, log
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -67,6 +69,36 @@ _RC: dict[str, Any] = {
 }
 
 
+# For a printed page: serif, black, no grid; 5.4 inches are the text width of most templates.
+_PAPER: dict[str, Any] = {
+    "font.family": "STIXGeneral",
+    "mathtext.fontset": "stix",
+    "axes.grid": False,
+    "axes.edgecolor": "#000000",
+    "axes.labelcolor": "#000000",
+    "text.color": "#000000",
+    "xtick.color": "#000000",
+    "ytick.color": "#000000",
+    "xtick.labelcolor": "#000000",
+    "ytick.labelcolor": "#000000",
+    "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,  # TrueType, as publishers ask; the default Type 3 is refused by some
+}
+STYLES: dict[str, dict[str, Any]] = {"screen": {}, "paper": _PAPER}
+FORMATS = ("png", "svg", "pdf", "csv")
+_DRAWN_AS: ContextVar[str] = ContextVar("style", default="screen")
+
+
+@contextmanager
+def drawn_as(name: str) -> Iterator[None]:
+    """Draw figures in one of STYLES."""
+    token = _DRAWN_AS.set(name)
+    try:
+        yield
+    finally:
+        _DRAWN_AS.reset(token)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
     """A figure with the values it shows, as a table: a header and its rows."""
@@ -92,6 +124,7 @@ def style_context() -> Iterator[None]:
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its stubs list every key as a literal
         settings.update(_RC)
+        settings.update(STYLES[_DRAWN_AS.get()])
         yield
 
 
@@ -157,13 +190,30 @@ def log_losses(axes: Axes, which: str = "y") -> None:
     for step in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
         first, last = int(low / step) + 1, int(high / step)
         if last - first < 7:
-            axis.set_major_locator(FixedLocator([i * step for i in range(first, last + 1)]))
+            ticks = [i * step for i in range(first, last + 1)]
+            axis.set_major_locator(FixedLocator(_with_ends(ticks, low, high, step)))
             break
     else:  # a diverged loss: decades, not a tick for every five nats up to a million
         axis.set_major_locator(LogLocator(numticks=8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+
+
+_BARE = 0.12  # of a logarithmic axis: an end further from the nearest tick gets one of its own
+
+
+def _with_ends(ticks: Sequence[float], low: float, high: float, step: float) -> list[float]:
+    """Round ticks of a logarithmic axis from `low` to `high`, with finer ones at its ends where those would be bare."""
+    ends: list[float] = []
+    for fine in (step / 2, step / 5) if step >= 0.5 else (step / 2,):
+        for value in ((int(low / fine) + 1) * fine, int(high / fine) * fine):
+            known = [*ticks, *ends]
+            distance = min((abs(log(value / tick)) for tick in known), default=inf)
+            beyond = not ticks or not ticks[0] <= value <= ticks[-1]
+            if low <= value <= high and beyond and distance > _BARE * log(high / low):
+                ends.append(value)
+    return sorted([*ticks, *ends])
 
 
 def _format_tick(value: float) -> str:
@@ -236,35 +286,55 @@ def _reset_layout(figure: Figure) -> None:
             axes.set_subplotspec(position)
 
 
-def png(figure: Figure, *, dpi: int = 200) -> bytes:
-    """The figure as PNG, with its title."""
+@contextmanager
+def _titled(figure: Figure, shown: bool) -> Iterator[None]:
+    """Show or hide a figure's title while it is saved."""
+    heading = figure._suptitle  # type: ignore[attr-defined]  # no public way to hide it
+    if heading is not None:
+        heading.set_visible(shown)
+        heading.set_in_layout(shown)
+    try:
+        yield
+    finally:
+        if heading is not None:
+            heading.set_visible(True)
+            heading.set_in_layout(True)
+
+
+def png(figure: Figure, *, dpi: int = 200, title: bool = True) -> bytes:
+    """The figure as PNG, with its title unless `title` is False."""
     buffer = io.BytesIO()
-    with style_context():
+    with style_context(), _titled(figure, title):
         _reset_layout(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
+def pdf(figure: Figure, *, title: bool = True) -> bytes:
+    """The figure as PDF: the same bytes for the same values, with its title unless `title` is False."""
+    buffer = io.BytesIO()
+    with style_context(), _titled(figure, title):
+        _reset_layout(figure)
+        figure.savefig(
+            buffer, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
+        )
+    return buffer.getvalue()
+
+
+def svg(figure: Figure, name: str, *, inline: bool = False, title: bool = True) -> str:
     """The figure as SVG: the same bytes for the same values, a title for screen readers, tooltips at points.
 
     Args:
         figure: to be saved.
         name: prefix of all ids, so that several figures fit on one page.
         inline: for the report: without title and background, colours as the page's CSS variables.
+        title: whether the image shows its title.
     """
     buffer = io.StringIO()
-    title = get_title(figure)
-    heading = figure._suptitle  # type: ignore[attr-defined]  # no public way to hide it
-    if heading is not None:
-        heading.set_visible(not inline)
-        heading.set_in_layout(not inline)
-    with style_context():
+    heading = get_title(figure)
+    with style_context(), _titled(figure, title and not inline):
         _reset_layout(figure)
         figure.savefig(buffer, format="svg", transparent=inline, metadata={"Date": None, "Creator": None})
-    if heading is not None:
-        heading.set_visible(True)
-        heading.set_in_layout(True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -275,7 +345,23 @@ def svg(figure: Figure, name: str, *, inline: bool = False) -> str:
         head = re.sub(r'\s(width|height)="[^"]*"', "", head, count=2)
         for colour in DARK:
             rest = rest.replace(colour, f"var(--{css_variable(colour)})")
-    return f'{head} role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{rest}'
+    return f'{head} role="img" aria-label="{escape(heading)}"><title>{escape(heading)}</title>{rest}'
+
+
+def image(plot: Plot, name: str, form: str, *, title: bool = True) -> bytes | str:
+    """A figure, or its values, in one of FORMATS.
+
+    Args:
+        plot: the figure with its values.
+        name: prefix of the ids of an SVG.
+        form: "png", "svg", "pdf" or "csv".
+        title: whether the image shows its title.
+    """
+    if form == "csv":
+        return plot.csv()
+    if form == "svg":
+        return svg(plot.figure, name, title=title)
+    return pdf(plot.figure, title=title) if form == "pdf" else png(plot.figure, title=title)
 
 
 def css_variable(colour: str) -> str:

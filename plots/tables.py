@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from families.units import BadInput, format_duration, format_size
-from scaling.laws import Allocation
+from scaling.fitting.predictor import GROWTH_STEP
+from scaling.laws import CONSTANTS, Allocation
 from scaling.planning.candidates import candidates
-from scaling.planning.experiment_design import Advice, advise
-from scaling.planning.law import shape_sizes
+from scaling.planning.experiment_design import Advice
+from scaling.planning.next_run import advise_fit
 from scaling.planning.query import rule_of
 from scaling.scoring.refit import change_interval, change_name, change_value
 from scaling.scoring.verify import GRADES
-from scaling.stats import MOST_ROWS, perplexity, subsample_evenly
+from scaling.stats import MOST_ROWS, Interval, perplexity, subsample_evenly
 
 from .study_data import StudyData
 
@@ -265,6 +266,82 @@ def forms_table(study: StudyData) -> ReportTable | None:
     )
 
 
+def constants_table(study: StudyData) -> ReportTable | None:
+    """Constants of the law's main form, and the exponents of N* and D*, each with its intervals; None without a law."""
+    if study.law is None:
+        return None
+    fit = study.law
+    law = fit.main_form.law
+    values = {name: getattr(law, name) for name in CONSTANTS}
+    try:
+        growth = fit.optimum_exponent(GROWTH_STEP * fit.domain.C[1])[0]
+        values |= {"a": growth, "b": 1 - growth}
+    except BadInput:
+        pass  # a law of one variable has no optimum
+
+    def within(level: float) -> Callable[[str], Cell]:
+        def cell(name: str) -> Cell:
+            bounds = fit.interval(name, level)
+            return Cell("–" if bounds is None else f"{bounds[0]:.4g}–{bounds[1]:.4g}")
+
+        return cell
+
+    return ReportTable.of(
+        f"Constants of {fit.main_form.name}, L = E + (A/N^alpha + B/D^beta)^gamma in nats per token, and exponents of "
+        "N* in C^a and D* in C^b beyond the data",
+        [*values],
+        {
+            "constant": Cell,
+            "value": lambda name: text_cell(values[name], "{:.4g}".format),
+            "80 % interval": within(0.8),
+            "95 % interval": within(0.95),
+        },
+    )
+
+
+def optimum_table(study: StudyData) -> ReportTable | None:
+    """N*, D* and the loss there at 1, 3, 10 and 100 times the fitted compute, each with its 80 % interval; None without."""
+    if study.law is None:
+        return None
+    optima = []
+    for times in TIMES:
+        try:
+            optima.append((times, study.law.allocate(times * study.law.domain.C[1])))
+        except BadInput:
+            continue
+    if not optima:
+        return None
+
+    def sizes(pair: Interval | None) -> Cell:
+        return Cell("–" if pair is None else f"{format_size(pair[0])}–{format_size(pair[1])}")
+
+    return ReportTable.of(
+        "Compute-optimal sizes at multiples of the largest fitted compute",
+        optima,
+        {
+            "compute": lambda row: Cell(f"{row[0]:g} ×", row[0]),
+            "FLOPs": lambda row: size_cell(row[1].C),
+            "N*": lambda row: size_cell(row[1].N),
+            "80 % of N*": lambda row: sizes(row[1].N_interval_80),
+            "D*": lambda row: size_cell(row[1].D),
+            "80 % of D*": lambda row: sizes(row[1].D_interval_80),
+            "loss": lambda row: loss_cell(row[1].loss),
+            "80 % of the loss": lambda row: interval_cell(row[1].loss_interval_80),
+        },
+    )
+
+
+def card_table(study: StudyData) -> ReportTable | None:
+    """The fit card of the law; None without one."""
+    if study.law is None:
+        return None
+    return ReportTable.of(
+        "Fit card",
+        study.law.card.items(),
+        {"field": lambda entry: Cell(entry[0]), "value": lambda entry: Cell(entry[1])},
+    )
+
+
 def next_runs_table(study: StudyData) -> ReportTable | None:
     """The law's optimum at 1, 3, 10 and 100 times the largest compute fitted; None where it has none."""
     if study.law is None:
@@ -298,7 +375,7 @@ def next_runs_table(study: StudyData) -> ReportTable | None:
 def informative_ladders_table(study: StudyData) -> ReportTable | None:
     """Ladders that most narrow the prediction at ten times the fitted compute for their cost; None without advice."""
     advised = advise_next_run(study)
-    if advised is None:
+    if advised is None or not advised[1].offers:
         return None
     target, advice = advised
     return ReportTable.of(
@@ -329,18 +406,12 @@ def advise_next_run(study: StudyData) -> tuple[Allocation, Advice] | None:
     predictor = study.law
     try:
         target = predictor.allocate(10 * predictor.domain.C[1])
-        shapes = candidates("all", rule_of(runs))
-        sizes = shape_sizes(study.law, shapes)
-        fitted = sizes >= predictor.domain.N[0]  # smaller ones may not follow the law
-        shapes = shapes.chosen(fitted)
-        advice = advise(
+        advice = advise_fit(
+            predictor,
             runs,
-            study.law.main_form.law,
-            shapes,
-            sizes[fitted],
+            candidates("all", rule_of(runs)),
             target=(target.N, target.D),
             budget=BUDGET_SHARE * target.C,
-            convention=study.law.convention,
         )
     except BadInput:
         return None

@@ -4,6 +4,7 @@ import math
 
 from families.units import BadInput, format_duration, format_size
 from scaling.fitting.forms import Status
+from scaling.fitting.predictor import Fit
 from scaling.paths import StudyPaths
 from scaling.planning.stamp import attestations
 from scaling.scoring.verify import GRADES
@@ -43,10 +44,31 @@ def _outcome(study: StudyData) -> str:
                 f"is predicted to reach a loss of {format_loss(sealed[0].prediction.loss)}."
             )
     if study.law:
-        return f"A law fitted on {study.law.rows} points of {study.law.runs} runs; nothing is sealed yet."
+        return _optimum(study.law)
     if study.runs:
         return f"Runs without a law: {len(study.runs)} observed, nothing fitted yet."
     return "A plan; nothing is trained yet."
+
+
+def is_fit_only(study: StudyData) -> bool:
+    """True for a law and its runs without any plan: a page about the law, its optimum first."""
+    return study.law is not None and study.plan is None and study.ladder is None and study.comparison is None
+
+
+def _optimum(law: Fit) -> str:
+    """The best size at ten times the fitted compute, with its intervals."""
+    fitted = f"a law fitted on {law.rows} points of {law.runs} runs"
+    try:
+        best = law.allocate(10 * law.domain.C[1])
+    except BadInput:
+        return f"{fitted[0].upper()}{fitted[1:]}; it has no compute-optimal size."
+    N, loss = best.N_interval_80, best.loss_interval_80
+    size = f" (80 %: {format_size(N[0])} to {format_size(N[1])})" if N else ""
+    reached = f" ({format_loss(loss[0])} to {format_loss(loss[1])})" if loss else ""
+    return (
+        f"At {format_size(best.C)} FLOPs, ten times the fitted compute, {format_size(best.N)} parameters{size} on "
+        f"{format_size(best.D)} tokens are best: loss {format_loss(best.loss)}{reached}, by {fitted}."
+    )
 
 
 def question_facts(study: StudyData) -> Facts:
@@ -190,6 +212,14 @@ def recommendations(study: StudyData) -> list[str]:
             f"({format_size(best_offer.ladder.flops)} FLOPs): the 80 % interval goes from "
             f"±{100 * advice.half_width_80:.1f} % to ±{100 * best_offer.half_width_80:.1f} % (scaling next)."
         )
+    elif advised is not None:
+        target, advice = advised
+        sentences.append(
+            f"No single ladder within the budget narrows the prediction for {format_size(target.N)} parameters on "
+            f"{format_size(target.D)} tokens (±{100 * advice.half_width_80:.1f} %) by a hundredth (scaling next)."
+        )
+    if is_fit_only(study):
+        sentences.append("Nothing is planned yet: scaling plan turns a budget into a model by this law.")
     warnings = law.card.get("warnings", "none")
     if warnings != "none":
         sentences.append(f"The fit warns: {warnings}.")

@@ -42,6 +42,18 @@ LARGEST_SHOWN = 3.0  # times the median loss shown: a diverging run leaves the a
 MOST_NAMED = 14  # lines that can be named at their ends
 
 
+def _style_by_size(names: Sequence[str], runs: Sequence[Run]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each run: those of its size, so that runs of one size look alike; of its own where that is unknown."""
+    size_of = {run.run: run_size(run) for run in runs}
+    sizes = sorted({size_of[name] for name in names if name in size_of})
+    keys: list[object] = [*sizes, *(name for name in names if name not in size_of)]
+    return {
+        name: (PALETTE[place % len(PALETTE)], MARKERS[place % len(MARKERS)])
+        for name in names
+        for place in (keys.index(size_of.get(name, name)),)
+    }
+
+
 def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor: Fit | None = None) -> Plot:
     """Loss against tokens: a line for each trunk, thin lines for cooldowns, points for annealed rungs, dashes for the law.
 
@@ -57,12 +69,12 @@ def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor:
     names = run_names(curves, runs)
     if not names:
         raise BadInput("there are 0 learning curves and 0 runs; the figure needs 1")
-    style = {name: (PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
     rungs = {
         name: sorted((r for r in runs if r.run == name and r.annealed), key=lambda r: r.tokens)
         for name in names
     }
-    ends = []
+    style = _style_by_size(names, runs)
+    ends: dict[object, tuple[float, float, str, str]] = {}  # of each size the curve that reaches furthest
     with style_context():
         figure, (axes,) = new_figure(height=4.2)
         for curve in curves:
@@ -99,9 +111,9 @@ def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor:
             )  # before a tail as long
             last = max(annealed + tails)
             size = next((run_size(r) for r in points), 0.0)
-            ends.append(
-                (float(last[0]), float(last[1]), format_size(size) if size else short_label(name, 14), colour)
-            )
+            label = format_size(size) if size else short_label(name, 14)
+            end = float(last[0]), float(last[1]), label, colour
+            ends[label] = max(ends.get(label, end), end)
         shown = [r.tokens for points in rungs.values() for r in points] or [c.tokens[-1] for c in curves]
         left = min([*shown, *(float(c.tokens[min(len(c.tokens) - 1, 8)]) for c in curves)])
         last_step = max([*shown, *(float(c.tokens[-1]) for c in curves)])
@@ -125,13 +137,26 @@ def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor:
         log_losses(axes)
         axes.set_xlabel("tokens trained on, D")
         axes.set_ylabel("loss, nats per token")
-        by_loss = sorted(ends, key=lambda end: end[1])
-        named = np.linspace(0, len(ends) - 1, min(MOST_NAMED, len(ends))).round().astype(int)
+        by_loss = sorted(ends.values(), key=lambda end: end[1])
+        named = np.linspace(0, len(by_loss) - 1, min(MOST_NAMED, len(by_loss))).round().astype(int)
         label_ends(axes, [by_loss[i] for i in named])
+        parts = {curve.part.startswith("rung") for curve in curves}
         handles = [
-            Line2D([], [], color=INK, linewidth=1.5, label="training"),
-            Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="cooldown"),
-            Line2D([], [], color=INK, marker="o", markersize=5, linestyle="", label="held-out, annealed"),
+            *([Line2D([], [], color=INK, linewidth=1.5, label="training")] if False in parts else []),
+            *(
+                [Line2D([], [], color=INK, linewidth=0.9, alpha=0.55, label="cooldown")]
+                if True in parts
+                else []
+            ),
+            *(
+                [
+                    Line2D(
+                        [], [], color=INK, marker="o", markersize=5, linestyle="", label="held-out, annealed"
+                    )
+                ]
+                if any(rungs.values())
+                else []
+            ),
         ]
         if predictor is not None:
             handles.append(Line2D([], [], color=INK, linewidth=1, linestyle=(0, (4, 2)), label="law"))

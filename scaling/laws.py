@@ -18,7 +18,17 @@ from families.units import BadInput, format_size, nearest
 from .files import Record, canonical_json, sha256_bytes
 from .stats import Z_80, Z_95, Array, format_loss, perplexity
 
-PARAMS_FIELD: dict[Convention, str] = {"total": "params", "non_embedding": "params_non_embedding"}
+PARAMS_FIELD: dict[Convention, str] = {
+    "total": "params",
+    "non_embedding": "params_non_embedding",
+    "active": "params_active",
+}
+
+COUNTED: dict[Convention, str] = {
+    "total": "parameters",
+    "non_embedding": "non-embedding parameters",
+    "active": "active parameters",
+}
 
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
@@ -53,7 +63,7 @@ def n_params(sized: Sized, convention: Convention, name: str = "the record") -> 
         BadInput: the record does not state it; `name` stands in the message.
     """
     field = PARAMS_FIELD[convention]
-    size = getattr(sized, field)
+    size = getattr(sized, field, None)
     if size is None:
         raise BadInput(f"{name} has no {field}, which the convention {convention!r} counts")
     return float(size)

@@ -61,6 +61,8 @@ def main() -> None:
         for path in draw(folder, SHOWN):
             print(path.relative_to(ROOT))
     for folder in sorted(path.parent for path in STUDIES.glob("*/recipe.json")):
+        if not (folder / "runs.jsonl").exists():
+            continue  # a recipe that is not trained yet
         for path in draw(folder, SHOWN_FAR):
             print(path.relative_to(ROOT))
     for path in draw(STUDIES, OUTCOME_FIGURES):

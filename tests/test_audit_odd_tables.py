@@ -1,11 +1,13 @@
 """Tables that are odd and yet right: audited to the end, and accused of nothing that they do not say."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import member, params_kaplan
-from scaling.auditing import audit_text
+from scaling.auditing import audit, audit_text
 from scaling.laws import KaplanFrontier
 
 FAMILY = ("gpt2-52m", "gpt2-83m", "gpt2-125m")
@@ -130,3 +132,30 @@ def test_no_cell_of_a_table_stops_an_audit(data):
 def test_a_time_of_nothing_is_no_number():
     table = "| model | tokens | loss | ppl | hours on 8xA100 |\n|-|-|-|-|-|\n| gpt2 | 10B | 3.2 | 00:00 | 00:00 |\n"
     assert of(audit_text(table), "MFU") == of(audit_text(table), "perplexity") == []
+
+
+LLAMA3 = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192, "rope_theta": 500000.0,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("folder", "verdicts"),
+    [
+        ("Meta-Llama-3-8B", {"parameters": "ok", "FLOPs": "ok", "name": "ok", "weights": "ok"}),
+        ("Llama-3-70B", {"parameters": "ok", "FLOPs": "ok", "name": "mismatch", "weights": "ok"}),
+    ],
+)
+def test_a_configuration_is_set_against_its_name_and_the_bytes_of_its_weights(folder, verdicts, tmp_path):
+    """8,030,261,248 parameters (transformers' own count) of two bytes each."""
+    place = tmp_path / folder
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(LLAMA3))
+    index = {"metadata": {"total_size": 16060522496}, "weight_map": {}}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    for path in (place, place / "config.json"):
+        found = {finding.check: finding for finding in audit(path).findings}
+        assert {check: finding.verdict for check, finding in found.items()} == verdicts
+        assert found["parameters"].recomputed == "8,030,261,248"

@@ -103,6 +103,21 @@ def test_a_plan_takes_the_fewest_experts_within_the_band(of_experts):
     assert "the fewest within 9 nats" in wide.notes[-1]
 
 
+def test_a_law_of_active_parameters_plans_mixtures_by_them():
+    runs = [
+        Run(run=f"{N:g}-{D:g}", params=8 * N, params_active=N, tokens=D, n_experts=8, loss=BESIROGLU.loss(N, D))
+        for N in np.geomspace(1e7, 3e8, 4) for D in (2e9, 8e9, 2e10)
+    ]  # fmt: skip
+    assert runs[0].flops == 6 * runs[0].params_active * runs[0].tokens
+    law = fit(runs, convention="active", bootstrap=0)
+    assert law.card["convention"].endswith("one token passes through")
+    made = plan(1e19, law=law, family="mixtral").recommended
+    assert made.loss == pytest.approx(BESIROGLU.loss(made.N, made.tokens), rel=0.01)
+    assert 0.2 * made.params < made.N < 0.6 * made.params
+    with pytest.raises(BadInput, match="has no params_active"):
+        fit([run.model_copy(update={"params_active": None}) for run in runs], convention="active")
+
+
 def test_experts_that_nobody_has_are_refused(of_experts):
     for words, message in (
         ({"experts": 8}, "names a family that has them: mixtral"),

@@ -107,7 +107,7 @@ def test_a_doubtful_fit_leaves_with_status_1_and_says_why(tmp_path):
     rows = [f"r{i},{N},{20 * N},{LAW.loss(N, 20 * N) * (1 + 0.002 * (-1) ** i)}" for i, N in enumerate(sizes)]
     path = tmp_path / "runs.csv"
     path.write_text("run,params,tokens,loss\n" + "\n".join(rows) + "\n")
-    done = scaling("fit", path, "--out", tmp_path / "law.json")
+    done = scaling("fit", path, "--form", "chinchilla", "--out", tmp_path / "law.json")
     assert done.returncode == 1
     assert "ill_conditioned" in done.stderr
     assert (tmp_path / "law.json").exists()

@@ -9,12 +9,16 @@ import sys
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from families import ModelSpec
+from families.architectures import REGISTRY, architecture
 from families.units import BadInput
 from train.checkpoint import save_model
 from train.data.prepare import prepare
+from train.data.tokenizer import load_tokenizer
 from train.model.config import build
 from train.model.pretrained import checkpoint_folder, checkpoint_spec, load_weights
 from train.validate import continuation, load
@@ -195,3 +199,71 @@ def test_a_fresh_process_without_this_program_loads_the_folder(folders):
     )  # fmt: skip
     counts = [int(line.split()[0]) for line in done.stdout.splitlines()]
     assert counts == [sum(w.numel() for w in build(spec_of(kind), seed=1).parameters()) for kind in KINDS]
+
+
+SMALL = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+    "vocab_size": 512, "max_position_embeddings": 128, "pad_token_id": 0,
+}  # fmt: skip
+LATENT = {
+    "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 24, "qk_nope_head_dim": 16, "n_group": 1,
+    "topk_group": 1, "n_routed_experts": 4, "n_shared_experts": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
+}  # fmt: skip
+OWN = {
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "deepseek_v3": {**LATENT, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 16},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    **{key: {"head_dim": 16} for key in ("gemma", "gemma2", "gemma3_text")},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REGISTRY)
+def test_logits_of_every_architecture_are_transformers_own_to_1e_4(kind, tmp_path):
+    """Of weights whose logits are as large as those of trained models, up to 20 or 40."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(kind, **{**SMALL, **OWN.get(kind, {})})
+    config._experts_implementation = "eager"
+    model = getattr(transformers, architecture(kind).model_class)(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.5)
+    model.save_pretrained(tmp_path / kind)
+    ours = loaded_by_init(tmp_path / kind).eval()
+    ours.config._experts_implementation = "eager"
+    ids = torch.arange(7, 7 + 101 * 64, 101)[None, :] % 512
+    with torch.no_grad():
+        theirs = model(ids).logits
+        off = (ours(ids).logits - theirs).abs().max()
+    assert theirs.abs().max() > 10
+    assert off <= 1e-4
+
+
+def test_a_qwen2_folder_is_measured_with_the_tokenizer_that_stands_in_it(copy, tmp_path):
+    """From the model's type alone transformers takes Qwen's own pre-tokenizer, and other tokens."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        "qwen2", **{**SMALL, "vocab_size": 320}, eos_token_id=0, bos_token_id=0
+    )
+    folder = tmp_path / "qwen2"
+    transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
+    shutil.copy(copy / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copy(copy / "tokenizer_config.json", folder / "tokenizer_config.json")
+    text = "First Citizen:\n\n\nBefore we proceed 1234 any further,  hear me speak.\n" * 3
+    found = load(folder, "cpu").tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert (
+        found == Tokenizer.from_file(str(copy / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    )
+
+
+def test_a_tokenizer_that_makes_the_library_panic_is_one_line(copy):
+    """A merge shorter than the prefix that it is said to have, as spoilt files have it."""
+    path = copy / "tokenizer.json"
+    found = json.loads(path.read_text())
+    found["model"]["continuing_subword_prefix"] = "1234567"
+    path.write_text(json.dumps(found))
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_tokenizer(str(path))

@@ -208,3 +208,20 @@ def test_a_deterministic_run_uses_deterministic_kernels_alone(one_thread):
     assert torch.are_deterministic_algorithms_enabled()
     start(tiny.settings(facts=facts, n_layer=1, n_positions=16), "cpu")
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("by_block", [False, True])
+@pytest.mark.parametrize("mode", ["default", "max-autotune-no-cudagraphs"])
+def test_the_compilers_search_is_handed_to_it_and_leaves_the_identity_of_a_run(
+    mode, by_block, monkeypatch, one_thread
+):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda function, **given: modes.append(given["mode"]) or function)
+    facts = TextFacts(vocab_size=300, eos_token_id=299)
+    settings = tiny.settings(facts=facts, n_layer=2, n_positions=16, compile=True, compile_mode=mode)
+    start(settings, "cpu", by_block=by_block)
+    assert modes == [mode] * (3 if by_block else 1)  # two blocks and the head, or all at once
+    assert (
+        settings.identity() == tiny.settings(facts=facts, n_layer=2, n_positions=16, compile=True).identity()
+    )
+    torch.use_deterministic_algorithms(False)

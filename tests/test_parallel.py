@@ -13,15 +13,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from families import ModelSpec, params
 from families.units import BadInput, RunFailed
 from scaling.files import first_problem
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
+from train import parts
 from train.config import Settings, TrainConfig
 from train.distributed import World
 from train.jobs import ranks
 from train.jobs.pool import Process
 from train.jobs.ranks import run_distributed
+from train.model.config import build
 from train.settings import planned_steps
 
 from . import tiny
@@ -53,7 +56,7 @@ def metrics(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "pieces3", "moved"])
+@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "pieces3", "moved", "parts"])
 def test_two_processes_log_what_one_does(name, cases):
     ours, theirs = metrics(cases / name), metrics(cases / "one")
     assert [part for part, _ in ours] == [part for part, _ in theirs]
@@ -65,7 +68,7 @@ def test_two_processes_log_what_one_does(name, cases):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "moved"])
+@pytest.mark.parametrize("name", ["z0", "z2", "z3", "pieces", "moved", "parts"])
 def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
     for ours, theirs in zip(
         *(read_runs(cases / which / "runs.jsonl").runs for which in (name, "one")), strict=True
@@ -73,6 +76,34 @@ def test_their_finished_models_are_as_good_on_held_out_text(name, cases):
         assert (ours.run, ours.tokens, ours.eval_set) == (theirs.run, theirs.tokens, theirs.eval_set)
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
         assert ours.loss_se == pytest.approx(theirs.loss_se, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_state_in_parts_has_a_file_of_each_process_in_safetensors(cases):
+    files = (cases / "parts-seen.txt").read_text().split()
+    assert {name.partition("-model")[0] for name in files} == {"shard-00001", "shard-00002"}
+    assert all(name.endswith(".safetensors") for name in files)
+
+
+def test_a_state_is_written_in_parts_only_where_it_is_sharded_and_large(monkeypatch):
+    model = torch.nn.Linear(100, 100)
+    for world, bound, expected in (
+        (World(size=2, zero=3), 0, True),
+        (World(size=2, zero=2), 12 * 10_100 - 1, True),
+        (World(size=2, zero=3), 12 * 10_100, False),
+        (World(size=2, zero=0), 0, False),
+        (World(size=2, zero=3, engine="deepspeed"), 0, False),
+        (World(), 0, False),
+    ):
+        monkeypatch.setattr(parts, "GATHERED", bound)
+        assert parts.in_parts(model, world) == expected
+
+
+def test_a_model_without_memory_has_the_shapes_of_one_with_it():
+    spec = ModelSpec(n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=300)
+    found = build(spec, seed=0, meta=True)
+    assert {weight.device.type for weight in found.parameters()} == {"meta"}
+    assert sum(weight.numel() for weight in found.parameters()) == params(spec)
 
 
 @pytest.mark.slow

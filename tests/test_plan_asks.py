@@ -1,5 +1,7 @@
 """What people ask a plan: several sizes, money, serving, distinct tokens, and what another MFU would change."""
 
+from pathlib import Path
+
 import pytest
 
 import scaling as sc
@@ -7,7 +9,7 @@ from families.units import BadInput
 from scaling.cli.plan_text import lines
 from scaling.hardware import known
 from scaling.planning.published_mfu import REPORTED, calibration, generation, measured_runs, reached
-from scaling.planning.throughput import _ratios, estimated_mfu
+from scaling.planning.throughput import _ratios, estimated_mfu, predicted_published
 
 
 def text(plan):
@@ -151,3 +153,14 @@ def test_reported_runs_name_devices_and_sources():
         assert one.accelerator in known()
     assert generation("H200") == "H100"
     assert reached("RTX-4090") is None
+
+
+def test_most_published_runs_are_within_15_percent_of_what_the_others_say_and_the_page_has_the_table():
+    from benchmarks.scale import efficiency_table
+
+    off = [abs(mfu / run.mfu - 1) for run, mfu in predicted_published()]
+    assert len(off) == 36
+    assert sum(one <= 0.15 for one in off) >= 31
+    assert max(off) < 0.25
+    page = Path(__file__).parents[1] / "docs" / "scale.md"
+    assert efficiency_table() in page.read_text(encoding="utf-8")

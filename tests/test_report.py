@@ -313,3 +313,50 @@ def test_the_command_says_first_that_a_seal_is_broken(study, tmp_path, cli):
     assert "The seal is broken" in (folder / "report.md").read_text().splitlines()[2]
     assert r"\caption{The seal is broken" in (folder / "report.tex").read_text()
     assert "The seal is broken" in _page(folder)
+
+
+# Figures and tables for a paper
+
+
+def test_a_figure_for_a_paper_is_one_file_in_the_asked_format(study, tmp_path, cli):
+    heads = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
+    out = tmp_path / "out"
+    for form in heads:
+        done = cli(
+            "plot",
+            "surface",
+            "--study",
+            study,
+            "--format",
+            form,
+            "--no-title",
+            "--style",
+            "paper",
+            "--out",
+            out / "a",
+        )
+        assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["a.pdf", "a.png", "a.svg"]
+    assert all((out / f"a.{form}").read_bytes().startswith(head) for form, head in heads.items())
+    drawn = (out / "a.svg").read_text()
+    assert "STIX" in drawn
+    assert "At " not in drawn.split("</title>", 1)[1]  # the conclusion is for screen readers alone
+    for options, named in (
+        (("--format", "pdf", "--out", tmp_path / "b.png"), "ending"),
+        (("--format", "gif"), "gif"),
+        (("--style", "papr"), "paper"),
+    ):
+        refused = cli("plot", "surface", "--study", study, *options, cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        assert named in refused.stderr
+
+
+def test_a_papers_tables_state_constants_optimum_and_card(study):
+    data = load_study(study)
+    tex = card.latex(data)
+    assert tex.count(r"\begin{table}") == 4
+    low, high = data.law.interval("alpha")
+    assert f"alpha & {data.law.main_form.law.alpha:.4g} & {low:.4g}--{high:.4g} &" in tex
+    best = data.law.allocate(10 * data.law.domain.C[1])
+    assert f"{format_size(best.N)} & {format_size(best.N_interval_80[0])}--" in tex
+    assert all(escape_latex(value) in tex for value in data.law.card.values())

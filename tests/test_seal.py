@@ -11,6 +11,8 @@ from scaling.planning.candidates import candidates
 from scaling.planning.law import find_law
 from scaling.planning.plan import make_plan
 from scaling.planning.planfile import (
+    BENT,
+    FORCED,
     PlanFile,
     PlannedLoss,
     PlannedMember,
@@ -34,6 +36,14 @@ def test_a_sealed_plan_opens_as_it_was_written(plan, tmp_path):
     write_plan(sealed, tmp_path / "plan.json")
     assert open_seal(tmp_path / "plan.json") == sealed
     assert sealed.seal.law_sha256 == plan.law.sha256
+
+
+def test_a_plan_whose_law_bends_is_sealed_by_force_alone_and_says_so(plan):
+    bent = plan.model_copy(update={"notes": (f"{BENT}: the residuals still bend by size",)})
+    with pytest.raises(BadInput, match=r"not sealed: .*still bend by size.*--force"):
+        seal(bent)
+    forced = bent.model_copy(update={"notes": (bent.notes[0] + FORCED,)})
+    assert seal(forced).notes == forced.notes
 
 
 def leaves(value, path=()):

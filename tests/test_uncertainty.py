@@ -12,10 +12,12 @@ from scaling.fitting.certify import certify
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import Status
 from scaling.fitting.optimise import ALPHA_, SHAPES, Problem, influence, log_loss, minimise, objective
-from scaling.fitting.selection import BENDING
+from scaling.fitting.selection import BENDING, bend_on_card
 from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_report
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
+from scaling.planning.notes import bend_note
+from scaling.planning.planfile import BENT
 from scaling.runs import Run, RunTable
 from scaling.stats import Z_80
 
@@ -184,6 +186,14 @@ def test_a_known_standard_error_is_a_floor_of_the_noise():
     assert noise_of(RunTable.of(runs), np.full(len(runs), 1e-4)) == pytest.approx(0.02, rel=0.01)
 
 
+@pytest.mark.parametrize("failed", [0.0, 0.15])
+def test_runs_that_failed_upwards_do_not_make_the_others_noisier(failed):
+    runs = independent(0, count=14)
+    rng = np.random.default_rng(1)
+    residuals = rng.normal(0, 0.004, len(runs)) + 0.4 * (rng.random(len(runs)) < failed)
+    assert noise_of(RunTable.of(runs), residuals) == pytest.approx(0.004, rel=0.2)
+
+
 def test_resampling_is_the_same_for_the_same_seed():
     runs = independent(0)
     a, b, c = (fit(runs, seed=seed, bootstrap=30).predict(1e10, 1e11).interval_80 for seed in (1, 1, 2))
@@ -245,6 +255,17 @@ def test_noise_free_rows_leave_a_narrow_interval_and_six_runs_a_wide_one():
     assert exact.predict(1e10, 1e12).loss == pytest.approx(LAW.loss(1e10, 1e12), rel=1e-3)
 
 
+def test_eighteen_noise_free_runs_of_a_narrow_range_give_the_surface_a_hundred_times_beyond():
+    cells = list(itertools.product(np.geomspace(2e7, 1e9, 5), (5, 12, 30, 70)))
+    N, D = (np.array(part) for part in zip(*((n, r * n) for n, r in cells), strict=True))
+    found = fit(N=N, D=D, loss=LAW.loss(N, D), bootstrap=60)
+    best, C = found.allocate(1e23), 1e23
+    assert pytest.approx(LAW.allocate(C).N, rel=0.04) == best.N
+    low, high = best.loss_interval_80
+    assert low < LAW.loss(best.N, best.D) < high
+    assert high / low < 1.02
+
+
 def test_the_parts_of_an_interval_add_up_to_it_and_are_named_on_the_card():
     found = fit(ladder(1), bootstrap=60)
     N, D = 1e9, 2e10
@@ -300,3 +321,7 @@ def test_runs_too_short_for_a_law_are_said_to_bend_and_runs_on_a_law_are_not():
     found = fit(bent, bootstrap=30)
     assert BENDING in found.card["warnings"]
     assert "it would need" in found.card["warnings"]
+    bend = bend_on_card(found.card["warnings"])
+    assert bend_note(found, 3.0, (3 - bend.size, 3 + bend.size)).startswith(BENT)
+    assert bend_note(found, 3.0, (3 - 20 * bend.size, 3 + 20 * bend.size)) == ""
+    assert bend_note(straight, 3.0, (2.999, 3.001)) == ""

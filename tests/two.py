@@ -57,6 +57,17 @@ def all_cases(folder, plain, pieces, dropout, text):
         climb_in(folder / "moved", plain, text, stop_after=4)
     together("moved", plain, 3)
 
+    from train import parts
+
+    parts.GATHERED = 0  # as a state beyond the bound is saved: each process its part
+    together("parts", plain, 3, stop_after=4)
+    together("parts", plain, 2, stop_after=4)
+    parts_seen = sorted(path.name for path in (folder / "parts").rglob("shard-*"))
+    if first:
+        (folder / "parts-seen.txt").write_text("\n".join(parts_seen))
+        climb_in(folder / "parts", plain, text, stop_after=4)
+    together("parts", plain, 3)
+
 
 def _process(rank, folder, *inputs):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")

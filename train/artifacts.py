@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from families import params, params_non_embedding, train_flops_per_token
+from families import params, params_active, params_non_embedding, train_flops_per_token
+from families.accounting import experts
 from families.rules import maker_of
 from families.units import BadInput
 from scaling.files import atomic_write, now
@@ -266,6 +267,8 @@ def rung_file(
         group=settings.group,
         params=params(spec),
         params_non_embedding=params_non_embedding(spec),
+        params_active=params_active(spec) if experts(spec)[0] > 1 else None,
+        n_experts=experts(spec)[0] if experts(spec)[0] > 1 else None,
         tokens=tokens,
         unique_tokens=min(tokens, len(text.train) * settings.n_positions),
         loss=result.loss,

@@ -6,7 +6,9 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,11 +36,13 @@ from .data.tokenizer import CONFIG, END_OF_TEXT, MASKS, companions
 from .distributed import ALONE, World, unshard
 from .loop import Session, start
 from .model.objective import load_optimizer_state, optimizer_state
+from .parts import read_moments, read_weights, write_parts
 
 _WEIGHTS = "model.safetensors"
 _STATE = "state.safetensors"
 _LOSSES = "pending.losses"  # of each process's share of the batch, since the last line of metrics; (processes, steps)
 _SPIKES = "watch.losses"  # of the last steps, against which spikes are detected
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, the optimiser of sharded runs
 _SCALE = "loss.scale"  # of fp16, and the steps since it last changed
 _EMPTY = torch.empty(0)
 _NAME = re.compile(r"step-(\d{8})")
@@ -59,6 +63,9 @@ class CheckpointFile(Document):
     pending_losses: tuple[float, ...] = ()  # of the steps since the last line of metrics
     pending_norms: tuple[float, ...] = ()
     processes: int = 1  # number that wrote it; any number can resume from it
+    parts: tuple[
+        str, ...
+    ] = ()  # states of a weight that each process wrote for itself, with the weights (parts.py)
     starts_branch: bool = False  # a rung's cooldown starts here: never pruned
     work: WorkEntry | None = None  # ledger entry of the steps since the checkpoint before
     seal: str = ""  # SHA-256 of all other fields; "" in checkpoints of older versions
@@ -88,12 +95,12 @@ def step_folder(parent: Path, step: int) -> Path:
     return parent / f"step-{step:08d}"
 
 
-def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, folder: Path) -> None:
+def write_model(model: Any, weights: dict[str, torch.Tensor] | None, tokenizer: Path, folder: Path) -> None:
     """Write a Hugging Face folder, which AutoModelForCausalLM (AutoModelForMaskedLM) and AutoTokenizer load.
 
     Args:
         model: the model, for its config.
-        weights: its weights by name.
+        weights: its weights by name; None leaves them out.
         tokenizer: tokenizer.json.
         folder: an existing folder.
     """
@@ -102,7 +109,8 @@ def write_model(model: Any, weights: dict[str, torch.Tensor], tokenizer: Path, f
     model.config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
-    _write_tensors(weights, folder / _WEIGHTS)
+    if weights is not None:
+        _write_tensors(weights, folder / _WEIGHTS)
     eos = model.config.eos_token_id
     atomic_write(folder / "tokenizer.json", tokenizer.read_bytes())
     vocabulary = Tokenizer.from_file(str(tokenizer))
@@ -202,29 +210,70 @@ def snapshot(
     weights = {name: _copy(weight, world) for name, weight in weights_of(session.model)}
     moments = optimizer_state(session.optimizer, session.model)
     state = {name: _copy(value, world) for name, value in moments}
-    state.update(_random_state(session))
-    losses = world.gather(torch.stack(session.losses)) if session.losses else torch.zeros(world.size, 0)
+    small, facts = _small_state(session, work=work, starts_branch=starts_branch)
     if not world.first:
         return None
+    return Snapshot(model=session.model, weights=weights, state=state | small, facts=facts)
+
+
+def _small_state(
+    session: Session, *, work: WorkEntry | None, starts_branch: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the state besides weights and optimiser, and the fields of checkpoint.json; a collective call."""
+    world = session.world
+    state = _random_state(session)
+    losses = world.gather(torch.stack(session.losses)) if session.losses else torch.zeros(world.size, 0)
     state[_LOSSES] = losses.cpu()
     if session.scale is not None:
         state[_SCALE] = torch.tensor([session.scale.value, session.scale.good], dtype=torch.float64)
     state[_SPIKES] = torch.tensor(list(session.spikes.losses), dtype=torch.float64)
-    return Snapshot(
-        model=session.model,
-        weights=weights,
-        state=state,
-        facts={
-            "step": session.step,
-            "wall_s": session.wall_s,
-            "settings_sha256": session.settings.identity(),
-            "pending_losses": tuple(losses.mean(dim=0).tolist()),
-            "pending_norms": tuple(float(norm) for norm in session.norms),
-            "processes": world.size,
-            "starts_branch": starts_branch,
-            "work": work,
-        },
-    )
+    return state, {
+        "step": session.step,
+        "wall_s": session.wall_s,
+        "settings_sha256": session.settings.identity(),
+        "pending_losses": tuple(losses.mean(dim=0).tolist()),
+        "pending_norms": tuple(float(norm) for norm in session.norms),
+        "processes": world.size,
+        "starts_branch": starts_branch,
+        "work": work,
+    }
+
+
+def save_in_parts(
+    session: Session,
+    folder: Path,
+    tokenizer: Path,
+    *,
+    work: WorkEntry | None = None,
+    starts_branch: bool = False,
+) -> None:
+    """Write a checkpoint in which each process writes its own shards; a collective call, during which training waits.
+
+    Args:
+        session: the session, sharded.
+        folder: the checkpoint, which all processes see.
+        tokenizer: tokenizer.json to save with it.
+        work: ledger entry of the steps since the checkpoint before.
+        starts_branch: True if a rung's cooldown starts here.
+
+    Raises:
+        RunFailed: a process cannot write.
+        BadInput: the disk is full or the folder cannot be written.
+    """
+    world = session.world
+    small, facts = _small_state(session, work=work, starts_branch=starts_branch)
+    with atomic_dir(folder) if world.first else nullcontext(folder) as own:
+        place = Path(world.do(lambda: str(own)))
+        hashes, rest = write_parts(session.model, session.optimizer, place, world)
+        if world.first:
+            write_model(session.model, None, tokenizer, place)
+            _write_tensors({name: value.cpu() for name, value in (small | rest).items()}, place / _STATE)
+            for path in sorted(place.iterdir()):
+                if path.name not in hashes:
+                    sync_file(path)
+                    hashes[path.name] = sha256_file(path)
+            CheckpointFile(inputs=hashes, parts=MOMENTS, **facts).sealed().write(place / "checkpoint.json")
+    world.do(lambda: None)  # none goes on before the folder has its name
 
 
 def _copy(tensor: torch.Tensor, world: World) -> torch.Tensor:
@@ -322,9 +371,12 @@ def load(settings: Settings, folder: Path, device: str, world: World = ALONE) ->
         BadInput: a file is damaged or missing, or the checkpoint belongs to other settings.
     """
     facts = CheckpointFile.model_validate(world.do(lambda: check(settings, folder).model_dump(mode="json")))
-    session = start(settings, device, world, weights=load_file(folder / _WEIGHTS))
+    weights = partial(read_weights, folder) if facts.parts else load_file(folder / _WEIGHTS)
+    session = start(settings, device, world, weights=weights)
     state = load_file(folder / _STATE)
     load_optimizer_state(session.optimizer, session.model, state, device)
+    if facts.parts:
+        read_moments(folder, session.model, session.optimizer, facts.parts)
     session.step, session.wall_s = facts.step, facts.wall_s
     _restore_random_state(session, state, settings.seed + facts.step)
     rows = state.get(_LOSSES, torch.zeros(0))

@@ -203,6 +203,8 @@ OptimizerKind = Literal["adamw", "adafactor", "muon"]
 
 EngineKind = Literal["torch", "deepspeed"]
 
+CompileMode = Literal["default", "max-autotune-no-cudagraphs"]  # torch.compile's own names
+
 
 def _count(value: Any, info: ValidationInfo) -> int:
     return parse_count(value, info.field_name or "count")
@@ -336,6 +338,11 @@ class TrainConfig(Record):
         default="auto",
         description="Compile the step. auto: if the time saved exceeds the compile time.",
     )
+    compile_mode: CompileMode = Field(
+        default="default",
+        description="Search of the compiler. max-autotune-no-cudagraphs measures several kernels for each matrix product, which "
+        "takes minutes at the start; needs compile=true.",
+    )
     attention: Literal["auto", "eager", "sdpa", "flash", "cudnn"] = Field(
         default="auto",
         description="Attention backend; flash and cudnn need a GPU. auto: the fastest measured.",
@@ -410,6 +417,10 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
+        if self.compile_mode != "default" and self.compile is not True:
+            raise ValueError(
+                f"compile_mode is {self.compile_mode} and compile {str(self.compile).lower()}; it needs compile=true"
+            )
         if self.residual == "bf16" and self.dtype not in ("auto", "bf16"):
             raise ValueError(f"residual is bf16 and dtype {self.dtype}; residual=bf16 needs dtype=bf16")
         if (self.rungs.many or self.ablate == "steps") and self.schedule != "wsd":
@@ -467,7 +478,7 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset", "seal",
+    "init", "epochs", "dataset", "seal", "compile_mode",
 )  # fmt: skip
 
 
@@ -512,6 +523,7 @@ class Settings(Document):
     residual: Literal["fp32", "bf16"] = "fp32"  # activations between blocks; bf16: copies of all weights too
     deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
+    compile_mode: CompileMode = "default"
     attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
     checkpointing: bool = False  # recompute activations in the backward pass
@@ -545,8 +557,8 @@ class Settings(Document):
     def identity(self) -> str:
         """Return the SHA-256 of all settings that determine the trunk's numbers, which every branch continues.
 
-        The cooldown belongs to the branch (`decay`); micro-batch and threads only change rounding. Settings added since
-        count where they differ from their default, so that older checkpoints keep their identity.
+        The cooldown belongs to the branch (`decay`); micro-batch, threads and the compiler's search only change rounding.
+        Settings added since count where they differ from their default, so that older checkpoints keep their identity.
         """
         return sha256_bytes(canonical_json(self._identifying()))
 

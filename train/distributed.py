@@ -12,7 +12,7 @@ import datetime
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -255,6 +255,53 @@ def divide(root: "LossOf", model: Any, world: World, device: str, *, half: bool)
     for block in blocks(model):
         fully_shard(block, **options)
     return fully_shard(root, **options)
+
+
+def materialise(
+    model: Any,
+    source: Any,
+    weights: Mapping[str, torch.Tensor] | Callable[[Any], None] | None,
+    device: str,
+) -> None:
+    """Give a sharded model that was built without memory its weights, each process the part that it keeps.
+
+    Args:
+        model: the model, sharded, on the meta device.
+        source: the whole model on process 0, from which the others get buffers and their parts of weights; None elsewhere.
+        weights: a checkpoint's weights by name, or a function that reads them into the model, each process its part; None takes
+            those of the source.
+        device: "cpu" or "cuda".
+    """
+    tied = model.all_tied_weights_keys
+    model.to_empty(device=device)
+    if tied:
+        model.tie_weights()
+    theirs = {} if source is None else dict(source.named_parameters())
+    if callable(weights):
+        weights(model)
+    else:
+        for name, weight in model.named_parameters():
+            if weights is not None:
+                part = like(weight, weights[name])
+            else:
+                part = _scattered(weight, theirs[name].detach() if theirs else None)
+            with torch.no_grad():
+                weight.copy_(part)
+    buffers = {} if source is None else dict(source.named_buffers())
+    for name, buffer in model.named_buffers():
+        if source is not None:
+            buffer.copy_(buffers[name])
+        dist.broadcast(buffer, 0)
+
+
+def _scattered(weight: torch.Tensor, value: torch.Tensor | None) -> torch.Tensor:
+    """Return this process's part of a value that process 0 has, sharded like a weight; a collective call."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(weight, DTensor)
+    local = weight.to_local()
+    whole = torch.empty(weight.shape, device=local.device) if value is None else value.to(local.device)
+    return distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=0)
 
 
 def prepare_blocks(model: Any, compile_block: Callable[[Any], Any] | None, *, recompute: bool) -> None:

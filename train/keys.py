@@ -8,7 +8,7 @@ KEYS = (
     "objective", "ablate", "jobs", "fractions", "data_fraction", "optimizer", "lr", "warmup", "schedule", "cooldown",
     "cooldown_shape", "rungs", "weight_decay", "beta1", "beta2", "grad_clip", "dropout", "init_std", "dtype", "compile",
     "attention", "threads", "checkpointing", "device", "devices", "zero", "engine", "held_out", "eval_tokens", "tensorboard",
-    "log_every", "save_every", "deterministic", "residual",
+    "log_every", "save_every", "deterministic", "residual", "compile_mode",
 )  # fmt: skip
 
 _MODEL = ("family", "init", "n_layer", "n_head", "n_embd")  # keys that choose a model

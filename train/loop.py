@@ -24,6 +24,7 @@ from .distributed import (
     World,
     backward,
     divide,
+    materialise,
     prepare_blocks,
     replicate,
     without_sync,
@@ -99,7 +100,7 @@ def start(
     device: str,
     world: World = ALONE,
     *,
-    weights: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor] | Callable[[Any], None] | None = None,
     by_block: bool = False,
 ) -> Session:
     """Return a session at step 0, determined by the settings.
@@ -108,7 +109,8 @@ def start(
         settings: settings of the run.
         device: "cpu" or "cuda".
         world: the processes that share the run.
-        weights: a checkpoint's weights by name, all of them; default: initialised.
+        weights: a checkpoint's weights by name, all of them, or a function that reads them into a model, sharded or whole;
+            default: initialised.
         by_block: True to compile block by block in one process too, as several processes do; in bf16 a whole compiled step
             rounds otherwise, because it fuses across blocks.
 
@@ -128,31 +130,42 @@ def start(
         deterministic=settings.deterministic,
         tf32=device == "cuda" and settings.dtype == "fp32",
     )
-    model = build(
+    many = world.size > 1 and not world.deepspeed
+    # Sharded weights are never whole in a process, but for process 0's initial ones in the host's memory.
+    meta = many and world.zero > 0
+    build_model = partial(
+        build,
         settings.spec(),
         seed=settings.seed,
         dropout=settings.dropout,
         init_std=settings.init_std,
         eos_token_id=settings.eos_token_id,
     )
-    if weights is not None:
+    shapes = build_model(meta=True) if meta else None
+    source = build_model(initialised=weights is None) if world.first or not meta else None
+    if weights is None and settings.init and source is not None:
+        load_weights(source, settings.spec(), Path(settings.init))
+    model: Any = source if shapes is None else shapes
+    if isinstance(weights, Mapping):
+        _check_names(model, weights)
+    if weights is not None and not meta:
         _fill(model, weights)
-    elif settings.init:
-        load_weights(model, settings.spec(), Path(settings.init))
     world.seed_dropout(settings.seed)
     use_attention(model, settings.attention)
     if settings.compile and device == "cpu":
         use_logistic_gelu(model)
-    many = world.size > 1 and not world.deepspeed
     in_blocks = many or by_block or (settings.checkpointing and settings.residual == "bf16")
     if settings.checkpointing and not in_blocks:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.to(device).train()
+    (model if meta else model.to(device)).train()
     if in_blocks:
-        prepare_blocks(model, compiled if settings.compile else None, recompute=settings.checkpointing)
+        compiler = partial(compiled, mode=settings.compile_mode)
+        prepare_blocks(model, compiler if settings.compile else None, recompute=settings.checkpointing)
         if settings.compile:
-            compile_head(model, compiled)
+            compile_head(model, compiler)
     loss, root = _loss_and_root(settings, model, device, world, whole=not in_blocks)
+    if meta:
+        materialise(model, source, weights, device)
     optimizer: Any = make_optimizer(settings, model)
     if world.deepspeed:
         from .deepspeed import DeepSpeed
@@ -172,13 +185,17 @@ def start(
     )
 
 
-@torch.no_grad()
-def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    ours = dict(model.named_parameters())
-    if weights.keys() != ours.keys():
-        odd = sorted(weights.keys() ^ ours.keys())
+def _check_names(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    if odd := sorted(weights.keys() ^ dict(model.named_parameters()).keys()):
         raise BadInput(f"the checkpoint is of another model; parameters that differ: {odd[:3]}")
-    for name, weight in ours.items():
+
+
+@torch.no_grad()
+def _fill(model: Any, weights: Mapping[str, torch.Tensor] | Callable[[Any], None]) -> None:
+    if callable(weights):
+        weights(model)
+        return
+    for name, weight in model.named_parameters():
         weight.copy_(weights[name])
 
 
@@ -205,7 +222,7 @@ def _loss_and_root(
     if half and not (world.size > 1 and world.zero):
         shared = InHalf(root)
     loss = shared if half else mean
-    return (compiled(loss) if settings.compile and whole else loss), shared
+    return (compiled(loss, settings.compile_mode) if settings.compile and whole else loss), shared
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:

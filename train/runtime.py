@@ -186,8 +186,13 @@ def padded_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return wide[..., : head.weight.shape[0]]
 
 
-def compiled(losses: Losses) -> Losses:
-    """Compile a function for static shapes; any number of models and shapes in one process."""
+def compiled(losses: Losses, mode: str = "default") -> Losses:
+    """Compile a function for static shapes; any number of models and shapes in one process.
+
+    Args:
+        losses: the function.
+        mode: torch.compile's, "default" or "max-autotune-no-cudagraphs".
+    """
     from torch._dynamo import config
     from torch._functorch import config as functorch
 
@@ -198,7 +203,7 @@ def compiled(losses: Losses) -> Losses:
     if not torch.cuda.is_available():
         # Recomputing saves memory bandwidth, which is the bottleneck of a GPU and not of a CPU.
         functorch.max_dist_from_bw = 1
-    fast: Losses = torch.compile(losses, dynamic=False)
+    fast: Losses = torch.compile(losses, dynamic=False, mode=mode)
     return fast
 
 

@@ -12,9 +12,10 @@ from typing import Self
 from families.units import RunFailed
 from scaling.runs.store import WorkEntry, append_entry, read_ledger
 
-from .checkpoint import CheckpointFile, checkpoints, discard, snapshot
+from .checkpoint import CheckpointFile, checkpoints, discard, save_in_parts, snapshot
 from .config import Settings
 from .loop import Session
+from .parts import in_parts
 from .rung import RUNG
 
 KEPT = 2  # newest checkpoints, one to fall back to if the other is damaged; besides those that branches start from
@@ -61,6 +62,13 @@ class Saver:
         self.wait()
         if session.world.first:
             check_room(session, folder.parent)
+        session_step, opening = session.step, session.settings.ledger_opening()
+        if in_parts(session.model, session.world):
+            save_in_parts(session, folder, self.tokenizer, work=work, starts_branch=starts_branch)
+            if session.world.first:
+                append_entry(self.ledger, work, opening=opening)
+                prune(folder.parent, session_step)
+            return
         copy = snapshot(session, work=work, starts_branch=starts_branch)
         if copy is None:
             return
@@ -70,7 +78,6 @@ class Saver:
             append_entry(self.ledger, work, opening=opening)
             prune(folder.parent, session_step)
 
-        session_step, opening = session.step, session.settings.ledger_opening()
         if not self.background:
             write()
             return

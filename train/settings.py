@@ -162,6 +162,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str, law: LossMod
         grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
         **BackendRequest.of(config).plain(device).model_dump(),
         residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
+        compile_mode=config.compile_mode,
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
@@ -260,6 +261,7 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     recorded = Settings.read(path)
     keys = [
         "micro_batch",
+        "compile_mode",
         "seal",  # a run that began without one is not sealed afterwards
         *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),

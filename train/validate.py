@@ -162,9 +162,14 @@ def load(folder: Path, device: str) -> Loaded:
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **options)
-        tokenizer = (
-            transformers.AutoTokenizer.from_pretrained(folder, **options) if has_tokenizer(folder) else None
+        # By its tokenizer.json where there is one: from the model's type alone the library would take another
+        # pre-tokenizer than the file's, for Qwen2 and others.
+        kind = (
+            transformers.PreTrainedTokenizerFast
+            if (folder / "tokenizer.json").is_file()
+            else transformers.AutoTokenizer
         )
+        tokenizer = kind.from_pretrained(folder, **options) if has_tokenizer(folder) else None
     except Exception as error:  # the library raises many kinds on broken files
         raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
     if tokenizer is None:  # the library would create an empty one

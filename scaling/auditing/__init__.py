@@ -14,6 +14,7 @@ from ..runs.mapping import is_export, map_columns
 from ..runs.readers import check_columns, missing_columns, read_runs
 from ..runs.sheet import MARKDOWN
 from .arithmetic import bookkeeping_findings, derivation_notes, table_findings
+from .configuration import config_file, config_findings
 from .findings import Finding, Verdict, collapse, sort_findings
 from .shapes import known_member, shape_findings
 from .tables import (
@@ -67,15 +68,23 @@ class AuditedText:
 
 
 def audit(path: Path, *, column_names: Mapping[str, str] | None = None) -> Audit:
-    """Audit the tables of a Markdown file, or the table in a file of another format that `runs.sheet` reads.
+    """Audit the tables of a Markdown file, the table in a file of another format that `runs.sheet` reads, or a config.json.
 
     Args:
-        path: of the file.
+        path: of the file, or of a folder that holds a config.json.
         column_names: our field to the file's column, where the names differ: {"params": "N", "tokens": "D"}.
 
     Raises:
         BadInput: the file cannot be read, or it holds nothing that could be recomputed.
     """
+    if (config := config_file(path)) is not None:
+        return Audit(
+            source=str(path),
+            tables=0,
+            rows=1,
+            findings=sort_findings(config_findings(config)),
+            inputs=hashes([config]),
+        )
     names = dict(column_names or {})
     printed = read_tables(path)
     if printed:

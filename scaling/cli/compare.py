@@ -351,7 +351,9 @@ _TITLES = {"mismatch": "Inconsistent", "suspicious": "Suspicious", "ok": "Consis
 
 
 def audit(
-    table: Annotated[Path, typer.Argument(help="File with tables: .csv, .tsv, .jsonl or Markdown.")],
+    table: Annotated[
+        Path, typer.Argument(help="File with tables (.csv, .jsonl, Markdown, …), or a config.json.")
+    ],
     columns: ColumnsOption = "",
     out: Annotated[Path | None, typer.Option("--out", help="Write the audit to this file as JSON.")] = None,
     as_json: JsonOption = False,

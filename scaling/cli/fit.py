@@ -31,6 +31,7 @@ from .run_options import (
     WithOption,
     parse_coordinates,
     read_and_warn,
+    read_curve_or_runs,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ def fit(
     plot: Annotated[
         Path | None,
         typer.Option(
-            "--plot", help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg."
+            "--plot",
+            help="Write surface, isoflops, residuals, profile and, with settings, valley as .svg; of one variable, "
+            "curve and residuals.",
         ),
     ] = None,
     seed: SeedOption = 0,
@@ -107,7 +110,8 @@ def fit(
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
-    from ..fitting.selection import one_of_annealed, one_of_conventions, select_runs
+    from ..fitting.selection import one_of_annealed, one_of_conventions
+    from ..monitoring.curves import curve_hashes
     from ..runs.importing import import_runs
     from ..runs.store import gather_runs
     from ..runs.trackers import input_hashes
@@ -128,9 +132,13 @@ def fit(
     if plot is not None:
         check_writable(plot / "surface.svg")
     named, kinds = parse_coordinates(coordinates, own)
-    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+    reading = (
+        read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+        if imports or runs is None
+        else read_curve_or_runs(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+    )
     texts: dict[Path, bytes | str] = {}
-    inputs = input_hashes(source) if runs is not None else {}
+    inputs = {} if runs is None else curve_hashes(source) or input_hashes(source)
     if imports:
         check_writable(store)
         imported, text, reading = len(reading), *import_runs(store, reading, source)
@@ -148,9 +156,7 @@ def fit(
         seed=seed,
         bootstrap=bootstrap,
     )
-    chosen, _ = select_runs(
-        reading, group=group, annealed=one_of_annealed(annealed), eval_set=eval_set, mixed=named or ()
-    )
+    chosen = fitted.data or reading
     extras: dict[str, Any] = {}
     lines: list[str] = []
     for name, requested, report in (
@@ -176,7 +182,7 @@ def fit(
         print_json({**fitted.document().model_dump(mode="json"), **extras})
     else:
         for name, text in fitted.card.items():
-            echo(fill(f"{name:<26}{text}", width=100, subsequent_indent=" " * 26))
+            echo(fill(f"{name:<25} {text}", width=100, subsequent_indent=" " * 26))
         for line in lines:
             echo(line)
         if out is not None:
@@ -199,6 +205,11 @@ def _draw(fitted: "Fit", runs: "Sequence[Run]", folder: Path) -> dict[Path, str]
     from ..fitting.sensitivity import profiles_of
     from ..fitting.valley import settings_of
 
+    if fitted.variable:
+        from plots.curve import curve
+
+        figures = {"curve": curve(fitted, runs), "residuals": residuals(fitted, runs)}
+        return {folder / f"{name}.svg": svg(drawn.figure, name) for name, drawn in figures.items()}
     figures = {
         "surface": surface(fitted, runs),
         "isoflops": isoflops(fitted, runs),
@@ -218,7 +229,8 @@ def predict(
     words: Annotated[
         list[str],
         typer.Argument(
-            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21.",
+            help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21; "
+            "of a law of one variable that one.",
             metavar="KEY=VALUE...",
         ),
     ],
@@ -321,11 +333,12 @@ def backtest(
 ) -> None:
     """Fit the cheap runs, predict the expensive ones, and score each form and the default predictor."""
     from ..fitting.backtest import backtest as run_backtest
+    from ..fitting.fit import REPEATED
     from ..fitting.selection import of_group, one_of_annealed, one_of_conventions
     from .output import Progress
 
     source = runs or study / "runs.jsonl"
-    reading = read_and_warn(source, columns, bad_rows, loss_unit, annealed)
+    reading = read_curve_or_runs(source, columns, bad_rows, loss_unit, annealed)
     bar = Progress(elsewhere=False)
     result = run_backtest(
         of_group(reading, group),
@@ -347,30 +360,24 @@ def backtest(
     if as_json:
         print_json(asdict(result))
         return
-    rows = [
-        [
-            score.group[:28] or "(none)",
-            f"{score.fit_rows}/{score.held_rows}",
-            f"{score.compute_ratio:.3g}x",
-            *(f"{score.forms[form].mean_error:.2%}" for form in ("chinchilla", "general", "kaplan")),
-            f"{score.default.mean_error:.2%}",
-            f"{score.default.bias:+.2%}",
-            f"{score.default.coverage_80:.0%}",
-            f"{score.default.relative_width_80:.1%}",
-        ]
-        for score in result.groups
-    ]
-    header = [
-        "group",
-        "fit/held",
-        "reach",
-        "chinch.",
-        "general",
-        "kaplan",
-        "default",
-        "bias",
-        "in 80 %",
-        "width",
-    ]
     echo(f"mean |predicted/actual - 1| of the loss on held-out rows ({holdout})")
-    echo(fitting_table(header, rows, ("bias", "reach")))  # --json has them
+    shared = ["default", "bias", "in 80 %", "width"]
+    for forms in dict.fromkeys(tuple(score.forms) for score in result.groups):
+        shown = [form for form in forms if form != REPEATED]
+        rows = [
+            [
+                score.group[:28] or "(none)",
+                f"{score.fit_rows}/{score.held_rows}",
+                f"{score.compute_ratio:.3g}x",
+                *(f"{score.forms[form].mean_error:.2%}" for form in shown),
+                f"{score.default.mean_error:.2%}",
+                f"{score.default.bias:+.2%}",
+                f"{score.default.coverage_80:.0%}",
+                f"{score.default.relative_width_80:.1%}",
+            ]
+            for score in result.groups
+            if tuple(score.forms) == forms
+        ]
+        names = ["chinch." if form == "chinchilla" else form for form in shown]
+        header = ["group", "fit/held", "reach", *names, *shared]
+        echo(fitting_table(header, rows, ("bias", "reach")))  # --json has them

@@ -11,7 +11,7 @@ from families.design import DesignRule
 from families.units import BadInput, format_size, parse_size
 
 from ..planning.candidates import named_or_designed
-from ..planning.experiment_design import NextRunQuery, PilotQuery, advise_study, pilot_plan
+from ..planning.experiment_design import NextRunQuery, PilotQuery, pilot_plan
 from ..planning.law import find_law, single_law
 from ..planning.pilot import ladder_flops
 from ..planning.planfile import PlanFile, write_plan
@@ -93,9 +93,9 @@ def pilot(
         f"({facts['target']}, {format_size(design.target_tokens)} tokens)"
     )
     echo(
-        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, to first order under law {law},"
+        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, as the fits of simulated outcomes "
+        f"under law {law} have it"
     )
-    echo("assuming runs follow the law: run noise + parameter uncertainty + extrapolation drift")
     echo(
         f"design criterion: interval under 0.5 %/decade misspecification, ±{design.guarded_half_width_80:.2%}"
     )
@@ -139,6 +139,8 @@ def next_run(
     for name, value in (("target", target), ("tokens", tokens)):
         if not value:
             raise BadInput(f"--{name} is missing; the next run serves a target, or --versus A,B")
+    from ..planning.next_run import advise_study
+
     advice = advise_study(NextRunQuery(study=study, target=target, tokens=tokens, budget=budget))
     if as_json:
         print_json(advice.facts())
@@ -154,8 +156,11 @@ def next_run(
         for offer in advice.offers
     ]
     echo(
-        f"80 % interval of the target's loss now: ±{advice.half_width_80:.2%}, to first order in the law's constants"
+        f"80 % interval of the target's loss now: ±{advice.half_width_80:.2%}, as `scaling predict` gives it"
     )
+    if not advice.offers:
+        echo(f"none of these helps: no run within {budget} narrows it by a hundredth; a larger --budget may")
+        return
     echo(format_table(["member", "tokens", "rungs", "FLOPs", "interval"], rows))
 
 

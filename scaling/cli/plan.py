@@ -110,7 +110,11 @@ def plan(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Predict past 1,000 times the fitted N, D or compute, and seal a law whose residuals bend.",
+        ),
     ] = False,
     study: Annotated[
         Path | None,

@@ -26,7 +26,7 @@ RunsArgument = Annotated[
 ]
 
 ConventionOption = Annotated[
-    str | None, typer.Option("--convention", help="Parameters that N counts: total or non_embedding.")
+    str | None, typer.Option("--convention", help="Parameters that N counts: total, non_embedding or active.")
 ]
 
 ColumnsOption = Annotated[
@@ -97,6 +97,7 @@ def read_and_warn(
     loss_unit: str,
     annealed: str | None = None,
     own: Sequence[str] = (),
+    one_variable: bool = False,
 ) -> "RunTable":
     """Read the runs of a file, losses in nats; log the rows left out and the warnings.
 
@@ -106,6 +107,7 @@ def read_and_warn(
         bad_rows: largest tolerated share of unreadable rows, 0 to 1.
         loss_unit: nats, bits or ppl.
         own: columns of the user's own to keep.
+        one_variable: take a table without sizes, or without tokens, for a law of one variable.
         annealed: "all" counts every row as annealed where the file does not say.
 
     Raises:
@@ -121,12 +123,41 @@ def read_and_warn(
         loss_unit=check_loss_unit(loss_unit),
         unstated="all" if annealed == "all" else "last",
         own_columns=[name for name in own if name not in Run.model_fields],
+        one_variable=one_variable,
     )
     for line in runs.bad:
         log(f"left out {line}")
     for line in runs.warnings:
         log(f"note: {line}")
     return runs
+
+
+def read_curve_or_runs(
+    source: Path,
+    columns: str,
+    bad_rows: float,
+    loss_unit: str,
+    annealed: str | None = None,
+    own: Sequence[str] = (),
+) -> "RunTable":
+    """Read runs as `read_and_warn` does, or the logged curve of a run's own folder; sizes or tokens may be unstated.
+
+    Args:
+        source: file of runs, or the folder of one run of `scaling train`.
+        columns: columns of the file by field.
+        bad_rows: largest tolerated share of unreadable rows, 0 to 1.
+        loss_unit: nats, bits or ppl.
+        annealed: "all" counts every row as annealed where the file does not say.
+        own: columns of the user's own to keep.
+    """
+    from ..monitoring.curves import curve_table, is_run
+
+    if is_run(source):
+        table = curve_table(source)
+        for line in table.warnings:
+            log(f"note: {line}")
+        return table
+    return read_and_warn(source, columns, bad_rows, loss_unit, annealed, own, one_variable=True)
 
 
 M = TypeVar("M", bound=BaseModel)

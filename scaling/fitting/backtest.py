@@ -13,10 +13,13 @@ from ..runs import Run, RunTable
 from ..stats import Array
 from .columns import columns_of
 from .fit import REPEATED, fit
+from .one_variable import FEWEST_POINTS, FORM_OF, WORDS, variable_of
 from .predictor import Fit
-from .selection import Annealed, select_runs
+from .selection import Annealed, is_single_run, select_runs
 
 FORMS = ("chinchilla", "general", "kaplan")
+
+LAST = "last value"  # beside a curve's power law with a floor
 
 _DEFAULT_WORK = 4  # plain fits that the default predictor takes the time of
 
@@ -122,6 +125,15 @@ def split(runs: Sequence[Run], holdout: str) -> tuple[tuple[Run, ...], tuple[Run
     )
 
 
+def _variable(runs: Sequence[Run]) -> str:
+    """The one variable of rows, as `variable_of`; empty where they state their N in different conventions."""
+    try:
+        table = RunTable.of(runs)
+        return variable_of(table.N, table.D)
+    except BadInput:
+        return ""
+
+
 def _measure(run: Run, name: str) -> float:
     if name == "compute":
         return run.flops
@@ -143,7 +155,8 @@ def backtest(
 ) -> Backtest:
     """Backtest each group. The held-out rows enter no fit and no choice of form.
 
-    A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all".
+    A group that mixes annealed and mid-schedule rows is scored on the annealed ones, unless `annealed` is "all" or the rows
+    are the curve of a single run. Rows of one variable are scored against their plain power law and the last value.
 
     Args:
         runs: observations, of one group or several.
@@ -166,7 +179,7 @@ def backtest(
             chosen, excluded = select_runs(
                 members,
                 group=None,
-                annealed=annealed or ("only" if mixed else None),
+                annealed=annealed or (("all" if is_single_run(members, None) else "only") if mixed else None),
                 eval_set=eval_set,
             )
         except BadInput as error:
@@ -176,10 +189,15 @@ def backtest(
             left_out[name] = excluded
         cheap, held = split(chosen, holdout)
         clusters = {run.run for run in cheap}
+        variable = _variable(chosen)
+        if variable and held and len({_measure(run, WORDS[variable]) for run in cheap}) >= FEWEST_POINTS:
+            ready[name] = cheap, held
+            continue
         if len(cheap) < FEWEST_FIT_ROWS or len(clusters) < 4 or not held:
             skipped[name] = (
                 f"{len(cheap)} training rows from {len(clusters)} runs and {len(held)} held out; need at least "
                 f"{FEWEST_FIT_ROWS} training rows from 4 runs, and 1 held-out row"
+                + (f", or {FEWEST_POINTS} distinct {WORDS[variable]} (--holdout top-20%)" if variable else "")
             )
             continue
         ready[name] = cheap, held
@@ -211,8 +229,11 @@ def _score(
     default = fit(cheap, convention=convention, annealed="all", seed=seed, bootstrap=bootstrap)
     chosen = default.convention
     actual = np.array([run.loss for run in held])
-    names = FORMS if default.fitted_repetition is None else (*FORMS, REPEATED)
+    names: tuple[str, ...] = FORMS if default.fitted_repetition is None else (*FORMS, REPEATED)
     forms = {}
+    if default.last is not None:
+        names = (FORM_OF[default.variable],)
+        forms[LAST] = FormScore.of(np.full(len(held), np.exp(default.last.log_loss)), actual)
     for number, form in enumerate(names):
         at(_DEFAULT_WORK + number, form)
         fitted = fit(cheap, form=form, convention=chosen, annealed="all", seed=seed, bootstrap=0)

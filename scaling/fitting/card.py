@@ -4,18 +4,27 @@ from collections.abc import Sequence
 
 from families.units import BadInput, format_size
 
-from ..laws import CONSTANTS
+from ..laws import CONSTANTS, Convention
+from ..stats import format_loss
+from .one_variable import WORDS, describe_shape
 from .predictor import Fit
 
 BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
-# Warnings that a plan beyond the rows repeats contain these words.
-BENDING = "residuals still bend"
-ON_PRIOR = "far predictions rest on the prior"
+REACHES = (2.0, 10.0)  # times the largest fitted value of the one variable
+
+ON_PRIOR = "far predictions rest on the prior"  # in the warning that a plan beyond the rows repeats
 
 SHOWN = 0.03  # of the whole interval: narrower parts are not named
 
 MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)
+
+
+_COUNTED: dict[Convention, str] = {
+    "total": "all parameters",
+    "non_embedding": "parameters without embeddings",
+    "active": "the parameters that one token passes through",
+}
 
 
 def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Sequence[str]) -> dict[str, str]:
@@ -44,17 +53,41 @@ def card(fit: Fit, *, exclusions: str, evidence: dict[str, str], warnings: Seque
             f"eval set {fit.eval_set or '(not named)'}"
         ),
         "exclusions": exclusions,
-        "convention": f"N counts {'all parameters' if fit.convention == 'total' else 'parameters without embeddings'}",
+        "convention": f"N counts {_COUNTED[fit.convention]}",
         "loss": "nats per token",
         **evidence,
-        "law": several + ", ".join(f"{name} {getattr(main.law, name):.4g}" for name in CONSTANTS[:3]),
-        "exponents": several + _exponents(fit),
-        **_repetition(fit),
-        **{f"optimum at {times:g}x the data": _optimum(fit, times * domain.C[1]) for times in BUDGETS},
+        **(_curve(fit) if fit.variable else _surface(fit, several)),
         "domain": f"N {_span(domain.N)}, D {_span(domain.D)}, C {_span(domain.C)} FLOPs",
         "intervals": _intervals(fit),
         **_uncertainty(fit),
         "warnings": "; ".join(warnings) or "none",
+    }
+
+
+def _surface(fit: Fit, several: str) -> dict[str, str]:
+    """Constants of a law of N and D, and its optima."""
+    constants = ", ".join(f"{name} {getattr(fit.main_form.law, name):.4g}" for name in CONSTANTS[:3])
+    return {
+        "law": several + constants,
+        "exponents": several + _exponents(fit),
+        **_repetition(fit),
+        **{f"optimum at {times:g}x the data": _optimum(fit, times * fit.domain.C[1]) for times in BUDGETS},
+    }
+
+
+def _curve(fit: Fit) -> dict[str, str]:
+    """The likeliest shape of a law of one variable, and what it predicts further on."""
+    ahead = []
+    for times in REACHES:
+        found = fit.predict(*fit.point(times=times), force=True)
+        text = f"{format_loss(float(found.loss))} at {times:g}x"
+        if found.interval_80 is not None:
+            low, high = (format_loss(float(edge)) for edge in found.interval_80)
+            text += f" (80 %: {low} to {high})"
+        ahead.append(text)
+    return {
+        "law": describe_shape(fit.main_form),
+        "prediction": f"{', '.join(ahead)} the largest {WORDS[fit.variable]}",
     }
 
 
@@ -92,6 +125,11 @@ def _optimum(fit: Fit, compute: float) -> str:
 def _intervals(fit: Fit) -> str:
     if not fit.intervals:
         return "none requested"
+    if fit.variable:
+        return (
+            f"posterior of the constants and shapes; noise of a row {fit.noise:.2%}, rollouts wrong by {fit.drift:.2%} of "
+            f"loss per decade of {WORDS[fit.variable]}"
+        )
     return (
         f"posterior of the constants; run noise {fit.noise:.2%}, offset of an unseen size {fit.offset:.2%}, "
         f"drift {fit.drift:.2%} of loss per decade of compute beyond the data"
@@ -105,6 +143,8 @@ def _uncertainty(fit: Fit) -> dict[str, str]:
     """Parts of the interval at ten times the data, at the best size there."""
     if not fit.intervals:
         return {}
+    if fit.variable:
+        return {"uncertainty at 10x the data": explained(fit.explain(*fit.point(times=10.0)))}
     try:
         best = fit.allocate(10 * fit.domain.C[1])
     except BadInput:

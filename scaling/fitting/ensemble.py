@@ -17,7 +17,7 @@ from ..laws import CONSTANTS, Law
 from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
-from .forms import FittedForm, ResidualGP, Status
+from .forms import FittedForm, LastValue, ResidualGP, Status
 from .misfit import PREDICTED, posterior
 from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
 from .uncertainty import SPENT, cluster_draws
@@ -78,9 +78,9 @@ class FormPrior:
 
 PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the posterior starts
 
-# Of the posterior, whose rows weigh less (log e136). Published slopes, 0.2 to 0.5, lie within three widths.
+# Of the posterior, whose rows weigh less (log e136, e181). Published slopes, 0.2 to 0.5, lie within three widths.
 POSTERIOR_PRIOR = FormPrior(
-    slope=0.32, slope_width=0.06, gamma_width=0.4, highest=3.0, floor_width=0.15, term_width=0.5
+    slope=0.32, slope_width=0.06, gamma=1.0, gamma_width=0.4, highest=3.0, floor_width=0.15, term_width=0.5
 )
 
 
@@ -297,6 +297,7 @@ class EnsembleFit:
     residuals: Array  # of log loss about the plain fit, which follows the rows most closely
     offset: float = 0.0
     predicted: float = 1.0  # share of the draws' variance that predictions have
+    last: LastValue | None = None  # of a curve of one variable
 
     @property
     def main(self) -> int:
@@ -359,21 +360,57 @@ def fit_single_form(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainFit:
+    """The general form by log-Huber under a weak prior, certified: where the posterior starts, and its rollouts."""
+
+    rows: Table
+    problem: Problem
+    certificate: Certificate
+    cuts: list[Rollout]
+
+
 def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
     """The general form's posterior and a local correction; `bootstrap` is the number of its draws."""
+    return posterior_fit(table, plain_fit(table, seed), seed=seed, bootstrap=bootstrap)
+
+
+def plain_fit(table: RunTable, seed: int) -> PlainFit:
+    """The certified plain fit; `seed` is of its starts.
+
+    Raises:
+        BadInput: less than FEWEST_ROWS rows.
+    """
     if len(table) < FEWEST_ROWS:
         raise BadInput(f"there are {len(table)} rows; at least {FEWEST_ROWS} are needed")
     rows = Table.of(table.N, table.D, table.L)
     problem = rows.problem(GENERAL)
-    certificate = certify(problem, GENERAL.shape, None, seed)
+    return PlainFit(
+        rows=rows,
+        problem=problem,
+        certificate=certify(problem, GENERAL.shape, None, seed),
+        cuts=rollouts(rows, (GENERAL,)),
+    )
+
+
+def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int) -> EnsembleFit:
+    """The posterior about a plain fit of the same rows, and a local correction.
+
+    Args:
+        table: the runs.
+        plain: their plain fit.
+        seed: of the draws.
+        bootstrap: how many draws.
+    """
+    problem, certificate = plain.problem, plain.certificate
     found = posterior(
         replace(problem, centre=POSTERIOR_PRIOR.centre(float(problem.y.min()))),
         GENERAL.shape,
         certificate.theta,
         POSTERIOR_PRIOR.widths,
-        rows.plain_noise(problem, certificate.theta),
+        plain.rows.plain_noise(problem, certificate.theta),
     )
-    plain = _member(GENERAL.name, certificate, GENERAL.shape, 1.0, np.empty((0, 6)), None)
+    smooth = _member(GENERAL.name, certificate, GENERAL.shape, 1.0, np.empty((0, 6)), None)
     constants = problem.constants(found.theta)
     certificate = replace(
         certificate, theta=found.theta, law=Law(**dict(zip(CONSTANTS, constants.tolist(), strict=True)))
@@ -386,8 +423,7 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
     few = runs / max(runs - SPENT, 1)  # few runs bend a law towards themselves, and do not hold the ridge
     found = found.widened(few)
     draws = problem.constants(found.draws(GENERAL.shape, bootstrap, seed)) if bootstrap else np.empty((0, 6))
-    cuts = rollouts(rows, (GENERAL,))
-    weights, errors = ensemble_weights(cuts, (GENERAL,))
+    weights, errors = ensemble_weights(plain.cuts, (GENERAL,))
     member = _member(
         GENERAL.name, certificate, GENERAL.shape, 1.0, draws, None if errors is None else float(errors[0])
     )
@@ -395,8 +431,8 @@ def fit_ensemble(table: RunTable, *, seed: int, bootstrap: int) -> EnsembleFit:
         forms=(member,),
         certificates=(certificate,),
         local=ResidualGP.of(table.N, table.D, np.log(table.L) - member.log_loss(table.N, table.D)),
-        drift=drift_of(cuts, weights, usual=found.drift),
-        residuals=np.log(table.L) - plain.log_loss(table.N, table.D),
+        drift=drift_of(plain.cuts, weights, usual=found.drift),
+        residuals=np.log(table.L) - smooth.log_loss(table.N, table.D),
         offset=found.offset,
         predicted=min(PREDICTED * few**1.5, 1.0),
     )

@@ -18,12 +18,14 @@ from .columns import REPETITION, Reduced, choose, reduce_rows
 from .coordinates import Kind
 from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
+from .one_variable import FEWEST_POINTS, curve_noise, curve_warnings, fit_curve, values_of, variable_of
 from .optimise import SHAPES
 from .predictor import Fit
 from .repetition import fit_repetition, unidentified
 from .selection import (
     Annealed,
     bend_warning,
+    is_single_run,
     rows_of,
     select_runs,
     small_run_warning,
@@ -35,6 +37,11 @@ from .valley import describe_coordinates
 REPEATED = "data-constrained"
 
 FORMS = ("auto", *SHAPES, REPEATED)
+
+OWN_CURVE = (
+    "these rows are the curve of one run, most of them in mid-schedule: where its learning rate decays, the final loss "
+    "comes out lower (scaling watch knows the schedule)"
+)
 
 MOSTLY_PRIOR = 0.6  # of the prior's width: the rows have taken little off it
 MOST_HASHED = 10_000  # rows whose hashes a law keeps: 0.7 MB; of a larger fit the order of runs is told by the seal alone
@@ -67,7 +74,8 @@ def fit(
         N: parameters in place of `runs`, shape (n,); each row is a run of its own.
         D: tokens that they were trained on, shape (n,).
         loss: nats per token, shape (n,).
-        form: "auto" is the general form's posterior under a prior from published laws; else one of FORMS, fitted plainly.
+        form: "auto" is the general form's posterior under a prior from published laws, and where the rows vary in one of
+            N, D and compute alone a law of that one variable; else one of FORMS, fitted plainly.
         convention: what N counts; total parameters where every run has them.
         group: which group, where the runs have several.
         eval_set: which eval set, where they have several.
@@ -98,16 +106,24 @@ def fit(
     """
     if form not in FORMS:
         raise BadInput(f"form is {form!r}; {nearest(form, FORMS)}")
+    rows = rows_of(runs, N=N, D=D, loss=loss, convention=convention)
+    own_curve = form == "auto" and annealed is None and is_single_run(rows, group)
     table, excluded = select_runs(
-        rows_of(runs, N=N, D=D, loss=loss, convention=convention),
+        rows,
         group=group,
-        annealed=annealed,
+        annealed="all" if own_curve else annealed,
         eval_set=eval_set,
         mixed=coordinates or (),
     )
-    one_direction = spread_warning(table, form)
+    variable = variable_of(table.N, table.D) if form == "auto" and not coordinates and not own else ""
+    if variable == "D" and table.N[0] == 1 and all(run.compute is not None for run in table):
+        variable = "C"  # compute is what was stated, and tokens follow from it
     count = len(set(table.cluster.tolist()))
-    if bootstrap and count < FEWEST_RUNS:
+    stated = table.N[0] != 1 and table.D[0] != 1 and count >= FEWEST_RUNS
+    if variable and stated and len(np.unique(values_of(variable, table.N, table.D))) < FEWEST_POINTS:
+        variable = ""  # too few for a curve: the prior from published laws carries a law of N and D
+    one_direction = "" if variable else spread_warning(table, form)
+    if bootstrap and count < FEWEST_RUNS and not variable:
         raise BadInput(
             f"there {'is' if count == 1 else 'are'} {count} run{'' if count == 1 else 's'}; intervals need at least "
             f"{FEWEST_RUNS}: add runs, or ask for no intervals (bootstrap 0)"
@@ -123,7 +139,11 @@ def fit(
     observed = table
     if reduced is not None:
         observed, fresh = reduced.rows, reduced.effective
-    if form == "auto":
+    if repetition is not None or reduced is not None:
+        variable = ""
+    if variable:
+        result = fit_curve(table, variable, seed=seed, bootstrap=bootstrap)
+    elif form == "auto":
         result = fit_ensemble(fresh, seed=seed, bootstrap=bootstrap)
     else:
         plain = "chinchilla" if form == REPEATED else form
@@ -133,7 +153,7 @@ def fit(
         forms=result.forms,
         domain=Domain(N=_range(table.N), D=_range(table.D), C=_range(6 * table.N * table.D)),
         convention=table.convention,
-        noise=noise_of(observed, result.residuals),
+        noise=curve_noise(result.residuals) if variable else noise_of(observed, result.residuals),
         drift=result.drift,
         offset=result.offset,
         predicted=result.predicted,
@@ -142,6 +162,7 @@ def fit(
         runs=count,
         rows=len(table),
         local=result.local,
+        last=result.last,
         fitted_repetition=repetition,
         fitted_coordinates=None if reduced is None else reduced.coordinates,
         intervals=bootstrap > 0,
@@ -157,12 +178,17 @@ def fit(
             fitted,
             exclusions="; ".join([*_bad_rows(table.bad), *([] if excluded == "none" else [excluded])])
             or "none",
-            evidence=_evidence(certificate)
+            evidence=_evidence(certificate, variable)
             | describe_coordinates(fitted, reasons, None if reduced is None else reduced.joint),
             warnings=[
                 *table.warnings,
                 *filter(None, [one_direction]),
-                *_warnings(table, fresh, fitted, result.residuals),
+                *([OWN_CURVE] if own_curve and not bool(table.annealed.all()) else []),
+                *(
+                    curve_warnings(table, variable, fitted.noise)
+                    if variable
+                    else _warnings(table, fresh, fitted, result.residuals)
+                ),
             ],
         ),
     )
@@ -233,9 +259,14 @@ def _range(values: Array) -> tuple[float, float]:
     return float(values.min()), float(values.max())
 
 
-def _evidence(certificate: Certificate) -> dict[str, str]:
+def _evidence(certificate: Certificate, variable: str) -> dict[str, str]:
     return {
-        "objective": f"{certificate.objective:.6g}, log-Huber summed over rows",
+        "objective": f"{certificate.objective:.6g}, "
+        + (
+            "half the squares in units of the noise, with the prior"
+            if variable
+            else "log-Huber summed over rows"
+        ),
         "starts": f"{certificate.agreeing} of {certificate.starts} agree",
         "gradient": f"{certificate.gradient:.2g}, scaled",
         "condition": f"{certificate.condition:.2g}",

@@ -8,6 +8,7 @@ from families.units import BadInput
 
 from ..laws import CONSTANTS, Law
 from ..stats import Array, StatusEnum
+from .curve import curve_loss
 
 LENGTH = 1.0  # in log N and log D: the correction fades over a factor of e
 
@@ -131,6 +132,24 @@ def _cells(x: Array, z: Array, r: Array) -> tuple[Array, Array, Array, Array]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastValue:
+    """The last loss of a curve, towards which its prediction is drawn.
+
+    Args:
+        log_loss: of the last row.
+        variance: mean squared error of log loss of rollouts inside the curve.
+    """
+
+    log_loss: float
+    variance: float
+
+    def draw(self, log_loss: Array) -> Array:
+        """Log loss of the shapes, drawn to the last value: a change d counts d²/(d² + variance), elementwise."""
+        change = log_loss - self.log_loss
+        return np.asarray(self.log_loss + change**3 / (change**2 + self.variance))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FittedForm:
     """Fit of one form: its law, its status and its weight in the combined prediction.
 
@@ -141,7 +160,9 @@ class FittedForm:
         objective: least objective.
         weight: share in the combined log loss, 0 to 1.
         draws: resampled constants, shape (k, 6), in the order of CONSTANTS.
-        variable: "C" where the law's N is 6·N·D.
+        variable: "C" where the law's N is 6·N·D; of a curve "N", "D" or "C", what it is of.
+        curve: shape of a law of one variable (`curve.FORMULAS`), whose constants `law` and `draws` hold; empty for a law
+            of N and D. Its prediction is the mean over its draws.
         rollout_error: rms log error of predictions ten times beyond what they were fitted on, inside these data; None
             where there were too few rows for rollouts.
     """
@@ -153,19 +174,35 @@ class FittedForm:
     weight: float
     draws: Array
     variable: str = "ND"
+    curve: str = ""
     rollout_error: float | None = None
 
     def log_loss(self, N: Array, D: Array) -> Array:
         """Log L at each point, elementwise."""
+        if self.curve:
+            x = self._of(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
+            return np.asarray(self._curve_draws(x.ravel()).mean(axis=0).reshape(x.shape))
         return np.asarray(np.log(self.law.loss(6 * N * D if self.variable == "C" else N, D)))
 
     def log_losses(self, N: Array, D: Array) -> Array:
         """Log L of each draw: shape (k, n) at points of shape (n,), or of the k-th draw at the k-th of points (k, 1)."""
+        if self.curve:
+            return self._curve_draws(self._of(N, D))
         E, A, B, alpha, beta, gamma = (self.draws[:, i, None] for i in range(len(CONSTANTS)))
         n = 6 * N * D if self.variable == "C" else N
         with np.errstate(over="ignore", under="ignore", divide="ignore"):
             inner = np.exp(np.log(A) - alpha * np.log(n)) + np.exp(np.log(B) - beta * np.log(D))
             return np.asarray(np.log(E + inner**gamma))
+
+    def _of(self, N: Array, D: Array) -> Array:
+        """The one variable of a curve."""
+        return np.asarray(
+            {"N": N + 0 * D, "D": D + 0 * N}[self.variable] if self.variable != "C" else 6 * N * D
+        )
+
+    def _curve_draws(self, x: Array) -> Array:
+        """Log loss of each draw at points of shape (n,), or of the k-th at the k-th of (k, 1)."""
+        return np.asarray(np.log(curve_loss(self.curve, self.draws.T[:, :, None], x)))
 
     def log_optima(self, product: float) -> Array:
         """Log N* of each draw at N·D = product, in closed form: shape (k,); not finite where a draw has no optimum."""

@@ -8,7 +8,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from ..files import Document, Record
 from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
 from .coordinates import Coordinate, Coordinates, Kind, Target
-from .forms import FittedForm, ResidualGP, Status
+from .forms import FittedForm, LastValue, ResidualGP, Status
 
 
 class FormRecord(Record):
@@ -24,17 +24,26 @@ class FormRecord(Record):
     alpha: float = Field(ge=0)
     beta: float = Field(ge=0)
     gamma: float = Field(gt=0)
-    variable: Literal["ND", "C"] = "ND"  # C: the law's N is 6·N·D
+    variable: Literal["ND", "N", "D", "C"] = "ND"  # C: the law's N is 6·N·D
+    curve: Literal["", "power", "offset", "saturating", "broken", "logarithmic"] = ""  # a law of one variable
     status: Status
     objective: float
     weight: float = Field(ge=0, le=1)
     rollout_error: float | None = None
     draws: tuple[tuple[float, float, float, float, float, float], ...] = ()
 
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the curve of a law of N and D."""
+        values: dict[str, Any] = handler(self)
+        if not self.curve:
+            values.pop("curve", None)
+        return values
+
     @classmethod
     def of(cls, form: FittedForm) -> "FormRecord":
         """A fitted form as a record."""
-        shared = ("name", "variable", "status", "objective", "weight", "rollout_error")
+        shared = ("name", "variable", "curve", "status", "objective", "weight", "rollout_error")
         return cls(
             **{name: getattr(form, name) for name in shared},
             **{name: getattr(form.law, name) for name in CONSTANTS},
@@ -43,12 +52,23 @@ class FormRecord(Record):
 
     def fitted(self) -> FittedForm:
         """The record as a fitted form."""
-        shared = ("name", "variable", "status", "objective", "weight", "rollout_error")
+        shared = ("name", "variable", "curve", "status", "objective", "weight", "rollout_error")
         return FittedForm(
             **{name: getattr(self, name) for name in shared},
             law=Law(**{name: getattr(self, name) for name in CONSTANTS}),
             draws=np.array(self.draws, dtype=np.float64).reshape(len(self.draws), len(CONSTANTS)),
         )
+
+
+class LastValueRecord(Record):
+    """Last log loss of a curve of one variable, and the mean squared error of its rollouts (docs/math.md)."""
+
+    log_loss: float
+    variance: float = Field(gt=0)
+
+    def fitted(self) -> LastValue:
+        """The record as the last value."""
+        return LastValue(log_loss=self.log_loss, variance=self.variance)
 
 
 class LocalRecord(Record):
@@ -158,6 +178,7 @@ class LawFile(Document):
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord
+    last: LastValueRecord | None = None
     repetition: Repetition | None = None
     row_hashes: tuple[
         str, ...
@@ -167,10 +188,11 @@ class LawFile(Document):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a law does not have: coordinates, or the hashes of rows that an older program fitted."""
+        """Leave out what a law does not have: coordinates, a last value, or the hashes of rows that an older program fitted."""
         values: dict[str, Any] = handler(self)
-        if self.coordinates is None:
-            values.pop("coordinates", None)
+        for name in ("coordinates", "last"):
+            if getattr(self, name) is None:
+                values.pop(name, None)
         if not self.row_hashes:
             values.pop("row_hashes", None)
         return values

@@ -5,21 +5,21 @@
 No law of six constants is exact, so the rows of a large table do not pin it down as independent ones would, and rows far
 below the target in compute say less about it than rows near it. The wander is a Gaussian process over decades of N and D
 whose variance grows with distance (Ornstein and Uhlenbeck 1930); how large it is, each table says by its evidence (the
-marginal likelihood), linear in θ about the plain fit. Three answers are averaged: rows that err alike at every loss, and rows
-that err more, and much more, the higher their loss lies (early, small and untuned ones).
+marginal likelihood), linear in θ about the plain fit. Three answers are averaged, in
+which rows err more, much more, and very much more the higher their loss lies (early, small and untuned ones).
 """
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtri, dtrtrs
 
 from ..stats import Array
 from .forms import EQUAL
 from .optimise import FormShape, Problem, linearised, log_loss
 
-LENGTH = 3.0  # decades over which the wander forgets where it was: beyond any table's own range
+LENGTH = 10.0  # decades over which the wander forgets where it was: far beyond any table's own range
 
 WANDERS = np.array([2e-5, 2e-4, 2e-3, 6e-3, 2e-2])  # standard deviation of log loss per root decade
 
@@ -31,7 +31,9 @@ NOISE_SHARES = np.array([1.0, 0.4])  # of the plain fit's residuals that are noi
 WANDER_PRIOR = (np.log(8e-3), 1.0)
 OFFSET_PRIOR = (np.log(3e-3), 1.0)
 
-STEEPNESSES = (0.0, 2.0, 4.0)  # powers of loss by which misfit grows above the smallest loss
+PRIOR_TAIL = 1.5  # widths from which these priors fall as an exponential: a table may have hardly any noise
+
+STEEPNESSES = (2.0, 4.0, 8.0)  # powers of loss by which misfit grows above the smallest loss
 
 TEMPER = 0.3  # power of the evidence: neighbouring values average, since the wander is an image of misfit, not its cause
 
@@ -45,17 +47,17 @@ FREEDOM = 4.0  # of Student's t, by which rows far off count less
 
 MOST_STEPS = 40
 
-CONSTANTS_SHARE = (
-    0.55  # of the posterior's covariance that intervals of constants and optima have, by simulation
-)
+# Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
+# two terms in mid-data, which decide N*, of their slopes and of log gamma.
+CONSTANTS_SHARE = np.array([0.85, 0.42, 0.42, 0.48, 0.48, 1.0])
 
-PREDICTED = 0.13  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.05  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
 USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
 )
 
-DRIFT = 1.9  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e136)
+DRIFT = 2.6  # standard deviation of log loss per decade beyond the data, in units of the wander so drawn (log e181)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +144,10 @@ def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, n
     mean = weights @ means
     between = means - mean
     covariance = sum(w * part[1].covariance for w, part in zip(weights, found, strict=True))
-    covariance = CONSTANTS_SHARE * (covariance + (weights[:, None] * between).T @ between)
+    covariance = covariance + (weights[:, None] * between).T @ between
     return Posterior(
         theta=shape.at(mean),
-        covariance=covariance,
+        covariance=covariance * np.sqrt(np.outer(CONSTANTS_SHARE, CONSTANTS_SHARE)),
         wander=float(np.exp(weights @ np.log([part[1].wander for part in found]))),
         offset=float(np.exp(weights @ np.log([part[1].offset for part in found]))),
         converged=all(part[1].converged for part in found),
@@ -245,6 +247,7 @@ def _chances(
     expected = off - J @ (rows.problem.centre - theta)[free]
     lower = np.linalg.cholesky(covariances)
     both = np.column_stack([expected, J * widths[free]])
+    dtrtrs = import_module("scipy.linalg.lapack").dtrtrs  # late: predicting needs no scipy
     whitened = np.stack([dtrtrs(one, both, lower=1)[0] for one in lower])
     white, slopes = whitened[..., 0], whitened[..., 1:]
     # The determinant and the inverse of K + J·W·J' (Woodbury) ask for matrices of six rows only.
@@ -254,13 +257,15 @@ def _chances(
     half_logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1) + 0.5 * np.linalg.slogdet(inner)[1]
     logs = TEMPER * (-0.5 * square - half_logs)
     for column, (centre, width) in ((0, WANDER_PRIOR), (1, OFFSET_PRIOR)):
-        logs = logs - 0.5 * ((np.log([values[column] for values in grid]) - centre) / width) ** 2
+        off = np.abs(np.log([values[column] for values in grid]) - centre) / width
+        logs = logs - np.where(off < PRIOR_TAIL, 0.5 * off**2, PRIOR_TAIL * (off - 0.5 * PRIOR_TAIL))
     chances = np.exp(logs - logs.max())
     return np.asarray(lower), np.asarray(chances / chances.sum())
 
 
 def _inverses(lower: Array) -> Array:
     """Inverses of lower triangles, shape (k, n, n)."""
+    dtrtri = import_module("scipy.linalg.lapack").dtrtri
     return np.stack([dtrtri(one, lower=1)[0] for one in lower])
 
 

@@ -35,8 +35,8 @@ from ..runs import RunTable
 from ..stats import HEAVY_TAILED_95, Z_80, Array, Interval
 from .columns import columns_of
 from .coordinates import Best, Coordinates
-from .forms import EQUAL, LENGTH, FittedForm, ResidualGP, Status
-from .lawfile import CoordinatesRecord, FormRecord, LawFile, LocalRecord
+from .forms import EQUAL, LENGTH, FittedForm, LastValue, ResidualGP, Status
+from .lawfile import CoordinatesRecord, FormRecord, LastValueRecord, LawFile, LocalRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,6 +73,7 @@ class Fit:
         rows: number of observations.
         detail: evidence behind a status other than OK.
         local: correction of log loss near the fitted rows.
+        last: of a curve of one variable, the last value that predictions are drawn to.
         offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
         predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
@@ -100,6 +101,7 @@ class Fit:
     rows: int
     detail: str = ""
     local: ResidualGP = field(default_factory=ResidualGP.nothing)
+    last: LastValue | None = None
     offset: float = 0.0
     predicted: float = 1.0
     fitted_repetition: Repetition | None = None
@@ -124,6 +126,46 @@ class Fit:
     def main_form(self) -> FittedForm:
         """The form with the greatest weight. Its law alone does not give the fit's prediction."""
         return max(self.forms, key=lambda form: form.weight)
+
+    @property
+    def variable(self) -> str:
+        """What a law of one variable is of: "N", "D" or "C"; empty for a law of N and D."""
+        return self.main_form.variable if self.main_form.curve else ""
+
+    def point(
+        self,
+        N: float | None = None,
+        D: float | None = None,
+        *,
+        compute: float | None = None,
+        times: float = 1.0,
+    ) -> tuple[float, float]:
+        """N and D of a point of a law of one variable, where some of them are left out: those of the largest fitted row.
+
+        Args:
+            N: parameters.
+            D: tokens.
+            compute: FLOPs, in place of one of the two, or of both for a law of compute.
+            times: a factor of the one variable, applied to its largest fitted value where nothing is given.
+
+        Raises:
+            BadInput: the law's own variable is not given and `times` is 1, or compute is given besides N and D.
+        """
+        top = {"N": self.domain.N[1], "D": self.domain.D[1]}
+        if compute is not None:
+            if N is not None and D is not None:
+                raise BadInput("params, tokens and compute are given; two of them say all")
+            if self.variable == "C" and N is None and D is None and self.domain.N[0] < top["N"]:
+                both = math.sqrt(compute / (6 * top["N"] * top["D"]))
+                return top["N"] * both, top["D"] * both
+            if self.variable == "N":
+                D = top["D"] if D is None else D
+                return compute / (6 * D), D
+            N = top["N"] if N is None else N
+            return N, compute / (6 * N)
+        apart = self.variable == "C" and self.domain.N[0] < top["N"]
+        scale = (math.sqrt(times),) * 2 if apart else (times, 1.0) if self.variable == "N" else (1.0, times)
+        return top["N"] * scale[0] if N is None else N, top["D"] * scale[1] if D is None else D
 
     @property
     def source(self) -> str:
@@ -329,7 +371,8 @@ class Fit:
 
     def _smooth(self, n: Array, d: Array) -> Array:
         """Log loss of the forms together, without the local correction."""
-        return np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+        smooth = np.asarray(sum(form.weight * form.log_loss(n, d) for form in self.forms))
+        return smooth if self.last is None else self.last.draw(smooth)
 
     def _log_loss(self, n: Array, d: Array) -> Array:
         return self._smooth(n, d) + self.local.correction(n, d)
@@ -534,7 +577,8 @@ class Fit:
         """Draw a figure of the fit.
 
         Args:
-            kind: "surface" (contours of loss over N and D), "isoflops", "frontier" (loss and size against compute),
+            kind: "surface" (contours of loss over N and D), "curve" (a law of one variable), "isoflops",
+                "frontier" (loss and size against compute),
                 "residuals" (of the forms, without the local correction), "profile" (likelihood of the exponents),
                 "backtest" (rollout errors by form) or "valley" (loss against lr, batch and other settings).
 
@@ -644,9 +688,12 @@ class Fit:
         """The fit as law.json."""
         shared = set(LawFile.model_fields) & set(type(self).__dataclass_fields__)
         return LawFile(
-            **{name: getattr(self, name) for name in shared - {"forms", "local"}},
+            **{name: getattr(self, name) for name in shared - {"forms", "local", "last"}},
             forms=tuple(map(FormRecord.of, self.forms)),
             local=LocalRecord.of(self.local),
+            last=None
+            if self.last is None
+            else LastValueRecord(log_loss=self.last.log_loss, variance=self.last.variance),
             repetition=self.fitted_repetition,
             coordinates=None
             if self.fitted_coordinates is None
@@ -687,6 +734,7 @@ def load_law(path: str | PathLike[str]) -> Fit:
     values |= {
         "forms": tuple(form.fitted() for form in document.forms),
         "local": document.local.fitted(),
+        "last": None if document.last is None else document.last.fitted(),
         "fitted_repetition": document.repetition,
         "fitted_coordinates": None if document.coordinates is None else document.coordinates.fitted(),
         "name": file.name,

@@ -3,7 +3,9 @@
 Untuned small runs bend a law (Porian et al. 2024); `small_run_warning` checks for them.
 """
 
+import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from shlex import quote
 from typing import Literal, cast, get_args
 
@@ -16,7 +18,6 @@ from ..laws import Convention
 from ..runs import Run, RunTable
 from ..runs.identity import vocabularies
 from ..stats import Z_50, Array
-from .card import BENDING
 from .ensemble import CANDIDATES, Table, predict_log, solve
 
 Annealed = Literal["only", "all"]  # leave mid-schedule points out, or mix them in
@@ -27,6 +28,8 @@ LARGEST_SHARE = 0.34  # of the rows; a larger rung leaves too few others to judg
 
 FEWEST_OTHERS = 8
 
+FEWEST_OTHER_SIZES = 3  # fewer sizes do not tell how loss falls with N, so nothing lies off their law
+
 SIGNAL = 3.0  # standard errors of the rung's mean that it must lie off
 
 _SAME = 1e-6  # relative; losses closer than that are one
@@ -36,6 +39,9 @@ LEAST = 0.005  # and at least this share of the loss
 
 FEWEST_FREE_OF_BEND = 4  # degrees of freedom left beside a quadratic in log N and log D
 
+BENDING = "residuals still bend"  # so begins the warning, which a sealed plan repeats
+
+_STATED = re.compile(r"\(([0-9.]+)% of loss, rms\)")
 
 BEND_F = 4.0  # ratio of mean squares: about the 1 % point of F with 6 and 10 to 20 degrees of freedom
 
@@ -107,6 +113,12 @@ def of_group(runs: Sequence[Run], group: str | None) -> RunTable:
     if group not in groups:
         raise BadInput(f"group is {group!r}; {nearest(group, list(groups))}")
     return groups[group]
+
+
+def is_single_run(runs: RunTable, group: str | None) -> bool:
+    """True where all rows of the group are of one run, with points in mid-schedule: the curve of that run."""
+    names = {run.run for run in runs if group is None or run.group == group}
+    return len(names) == 1 and len(runs) > 1 and not all(run.annealed for run in runs)
 
 
 def select_runs(
@@ -218,6 +230,25 @@ def bend_warning(N: Array, D: Array, residuals: Array) -> str:
     return f"the {BENDING} by {cause} ({size:.1%} of loss, rms): a law does not describe these runs yet; it would need {need}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bend:
+    """What a fit card says of residuals that bend: rms as a share of the loss, and what the runs would need."""
+
+    size: float
+    text: str
+
+
+def bend_on_card(warnings: str) -> Bend | None:
+    """The bend that a card's warnings state; None without one."""
+    found = next((text.strip() for text in warnings.split("; the ") if BENDING in text), "")
+    stated = _STATED.search(found)
+    return (
+        None
+        if stated is None
+        else Bend(size=float(stated[1]) / 100, text=f"the {found.removeprefix('the ')}")
+    )
+
+
 def spread_warning(table: RunTable, form: str) -> str:
     """Warn of rows that vary in one direction only, and name the form that fits them.
 
@@ -268,6 +299,8 @@ def small_run_warning(N: Array, D: Array, L: Array) -> str:
     C = N * D
     low = C.min() * RUNG >= C
     if low.mean() > LARGEST_SHARE or (~low).sum() < FEWEST_OTHERS:
+        return ""
+    if len(np.unique(np.log(N[~low]).round(2))) < FEWEST_OTHER_SIZES:
         return ""
     others = Table.of(N[~low], D[~low], L[~low]).thinned()
     offsets = []

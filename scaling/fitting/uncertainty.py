@@ -19,6 +19,8 @@ SPENT = (
     3  # degrees of freedom that a law takes from the spread of few runs; the prior holds its other constants
 )
 
+FEWEST_BELOW = 20  # residuals below 0 from which their own spread is known well enough
+
 FEWEST_REPLICATES = 3  # degrees of freedom at which replicated cells give the noise
 
 
@@ -104,6 +106,16 @@ def noise_of(table: RunTable, residuals: Array) -> float:
 
 
 def _spread(values: Array) -> float:
+    """Standard deviation by quantiles, of the values below 0 alone where they are many and spread less.
+
+    Runs fail upwards: untuned, early and diverged ones lie far above a law, and nothing lies as far below it.
+    """
+    below = values[values < 0]
+    spread = _scale(values)
+    return min(spread, _scale(below)) if len(below) >= FEWEST_BELOW else spread
+
+
+def _scale(values: Array) -> float:
     half, most = np.quantile(np.abs(values), [0.5, 0.8])
     return float(max(half / 0.6745, most / 1.2816))
 

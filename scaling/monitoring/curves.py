@@ -16,7 +16,8 @@ from pydantic import Field
 
 from families.units import BadInput
 
-from ..files import Document, Record, check_file
+from ..files import Document, Record, check_file, sha256_file
+from ..runs import Run, RunTable
 from ..runs.store import RUNS
 from ..schedule import Kind, Schedule, Shape
 from ..stats import Z_50, Array
@@ -27,6 +28,9 @@ from .trajectory import LrProfile, Points
 METRICS = "metrics.jsonl"
 
 LOG = "log"  # subfolder of a run that a logger records (scaling.integrations), in place of trunk/ and rung-TOKENS/
+
+
+ENOUGH_EVALS = 8  # for a curve, two of which a backtest may hold out
 
 
 class PlannedRung(Record):
@@ -207,6 +211,53 @@ def read_run(folder: Path) -> RunCurves:
     recorded = all(rung.folder == LOG for rung in plan.rungs)
     return RunCurves(
         name=plan.run, plan=plan, trunk=trunk, branches=branches, finals=finals, whole_evals=recorded
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """True for the folder of a run of `scaling train`, finished or not."""
+    return folder.is_dir() and (folder / "underway.json").exists()
+
+
+def curve_hashes(folder: Path) -> dict[str, str]:
+    """Hashes of the files that hold a run's plan and its curve; empty where the path is no run."""
+    if not is_run(folder):
+        return {}
+    files = [folder / "underway.json", *sorted(folder.rglob(METRICS))]
+    return {str(file.relative_to(folder)): sha256_file(file) for file in files}
+
+
+def curve_table(folder: Path) -> RunTable:
+    """The logged curve of a run's trunk, or of its longest branch, as observations of one run after its warm-up.
+
+    Partial evaluations where there are enough, else training losses, each a mean over the steps since the line before.
+
+    Raises:
+        BadInput: no such run, or nothing is logged.
+    """
+    run = read_run(folder)
+    curve = max((run.trunk, *run.branches.values()), key=lambda one: len(one.step))
+    held = int((curve.eval_step > run.plan.warmup).sum()) >= ENOUGH_EVALS
+    step, loss = (curve.eval_step, curve.eval_loss) if held else (curve.midpoints, curve.loss)
+    kept = step > run.plan.warmup
+    if not kept.any():
+        raise BadInput(f"{folder} has no losses logged after its warm-up of {run.plan.warmup} steps")
+    shared = {
+        "run": run.name,
+        "group": run.plan.group,
+        "params": run.plan.params,
+        "params_non_embedding": run.plan.params_non_embedding,
+        "batch_tokens": run.plan.batch_tokens,
+        "lr": run.plan.lr,
+        "annealed": False,
+    }
+    rows = [
+        Run.model_validate({**shared, "tokens": at * run.plan.batch_tokens, "loss": value})
+        for at, value in zip(step[kept].tolist(), loss[kept].tolist(), strict=True)
+    ]
+    kind = "partial evaluations" if held else "training losses"
+    return RunTable(
+        rows, warnings=[f"{len(rows)} {kind} of {run.name} after its warm-up: the curve of one run"]
     )
 
 

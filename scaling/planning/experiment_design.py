@@ -7,7 +7,7 @@ dropped and exchanged while that falls. Prior knowledge (an exponent is about 0.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,11 @@ from ..budget import parse_budget
 from ..laws import Convention, Law
 from ..recipe import COOLDOWN, recipe
 from ..runs import Run
-from ..runs.readers import read_runs
 from ..schedule import ladder_length, whole_steps
 from ..stats import Z_80, Array
 from .candidates import Candidates, candidates, designed
-from .law import comparable, find_law, shape_sizes, single_law
+from .law import find_law, shape_sizes, single_law
 from .planfile import PlanFile, PlannedMember
-from .query import rule_of
 
 RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
 
@@ -50,6 +48,8 @@ SIZES = (1 / 300, 1 / 2)  # of the target's, for the members to learn from
 TOKENS_GRID = 14
 
 EXCHANGES = 200
+
+OUTCOMES = 4  # simulated and fitted, for the interval that a pilot promises
 
 WORTH = 1e-4  # of the variance: moves that save less are not made
 
@@ -88,10 +88,13 @@ class Design:
     target_N: float
     target_tokens: float
     target_flops: float
+    promised: float | None = None  # half width that fits of simulated outcomes have, where they were made
 
     @property
     def half_width_80(self) -> float:
-        """Half of the 80 % interval that `fit` would give one run at the target, as a share of its loss, to first order."""
+        """Half of the 80 % interval that `fit` gives one run at the target, as a share of its loss; else to first order."""
+        if self.promised is not None:
+            return self.promised
         most = max(6 * ladder.N * ladder.tokens for ladder in self.ladders)
         return half_width(
             self.lawful_deviation,
@@ -353,6 +356,16 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
         target=(target, N, D),
         budget=budget_of(query.budget, compute),
     )
+    from .simulate import SimulatedSweep, simulate  # it needs this module's noise
+
+    outcome = simulate(
+        SimulatedSweep(members=tuple((one.member.name, one.N, one.rungs) for one in design.ladders)),
+        surface,
+        target=(N, D),
+        replicates=OUTCOMES,
+        convention=law.convention,
+    )
+    design = replace(design, promised=outcome.half_width_80)
     members = tuple(_planned(ladder) for ladder in design.ladders)
     note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
     return PlanFile(law=law.reference, members=members, notes=(note,)), design
@@ -436,30 +449,6 @@ class NextRunQuery:
     target: str
     tokens: str
     budget: str = "5%"
-
-
-def advise_study(query: NextRunQuery) -> Advice:
-    """Advice for a study's target, from members shaped like its runs.
-
-    Raises:
-        BadInput: the study has no runs or no law, or the query's size, tokens or budget is wrong.
-    """
-    law = find_law(str(query.study / "law.json"))
-    runs = comparable(law, read_runs(query.study / "runs.jsonl").runs)
-    rule = rule_of(runs)
-    named = MEMBERS.get(query.target.strip().lower())
-    member = named or designed(parse_size(query.target, "target"), rule).member(0)
-    tokens = parse_size(query.tokens, "tokens")
-    shapes = candidates("all", rule)
-    return advise(
-        runs,
-        single_law(law),
-        shapes,
-        shape_sizes(law, shapes),
-        target=(float(count(member.spec, law.convention)), tokens),
-        budget=budget_of(query.budget, accounting.train_flops(member.spec, tokens)),
-        convention=law.convention,
-    )
 
 
 def advise(

@@ -13,10 +13,12 @@ from families.units import BadInput, format_size, parse_size
 from ..files import Record
 from ..fitting.card import explained
 from ..fitting.forms import Status
+from ..fitting.one_variable import WORDS
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import (
     ALIASES,
+    COUNTED,
     PUBLISHED,
     Allocation,
     Convention,
@@ -40,7 +42,7 @@ def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
     """The law to plan with: by name or file; without either the study's own where it has one, else chinchilla.
 
     Raises:
-        BadInput: no such law or file, or a fit that did not converge.
+        BadInput: no such law or file, a fit that did not converge, or a law of one variable.
     """
     if name is None:
         own = study / "law.json" if study is not None else None
@@ -52,6 +54,10 @@ def _usable(path: Path) -> Fit:
     law = load_law(path)
     if law.status is Status.NOT_CONVERGED:
         raise BadInput(f"{path} holds a fit that did not converge; fit again before planning with it")
+    if law.variable:
+        raise BadInput(
+            f"{path} is a law of {WORDS[law.variable]} alone; a plan needs one of N and D, from runs that vary in both"
+        )
     return law
 
 
@@ -216,6 +222,7 @@ class PredictResult(Record):
         settings: values of the law's coordinates that were given.
         best_settings: the values at which the law's loss is least.
         scores: downstream scores by task, or why there is none; empty where none are asked for.
+        variable: "N", "D" or "C" for a law of that alone; empty for a law of N and D.
     """
 
     law: str
@@ -243,13 +250,17 @@ class PredictResult(Record):
     settings: dict[str, str] = Field(default_factory=dict)
     best_settings: dict[str, float] = Field(default_factory=dict)
     scores: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
+    variable: str = ""
 
     def lines(self) -> list[str]:
         """The answer as text."""
-        kind = "parameters" if self.convention == "total" else "non-embedding parameters"
-        lines = [
-            f"{format_size(self.params)} {kind}, {format_size(self.tokens)} tokens, by {self.law} ({self.source})"
-        ]
+        kind = COUNTED[self.convention]
+        sizes = [(self.params, kind), (self.tokens, "tokens")]
+        stated = [(size, what) for size, what in sizes if not (self.variable and size == 1)]
+        if self.variable == "C":
+            stated = [(6 * self.params * self.tokens, "FLOPs")]
+        asked = ", ".join(f"{format_size(size)} {what}" for size, what in stated)
+        lines = [f"{asked}, by {self.law} ({self.source})"]
         for name, show, value, half, most in (
             ("loss", format_loss, self.loss, self.loss_interval_80, self.loss_interval_95),
             ("perplexity", format_perplexity, self.perplexity, self.perplexity_interval_80, self.perplexity_interval_95),
@@ -327,7 +338,10 @@ def predict(
         raise BadInput(f"law {model.name} has no intervals to explain; a fitted law.json has")
     own: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
     split: Allocation | None = None
-    if query.compute is not None:
+    if isinstance(model, Fit) and model.variable and not query.family:
+        n, d = _on_curve(model, query)
+        found = model.predict(n, d, force=force, own=own)
+    elif query.compute is not None:
         given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
         if given:
             raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
@@ -381,8 +395,27 @@ def predict(
         warnings=(*model.warnings, *outside),
         settings=dict(settings or {}),
         best_settings=best,
+        variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
     )
+
+
+def _on_curve(model: Fit, query: PredictQuery) -> tuple[float, float]:
+    """N and D of a question to a law of one variable; what it does not depend on may be left out.
+
+    Raises:
+        BadInput: the variable is not given.
+    """
+    own = {"N": query.params, "D": query.tokens, "C": query.compute}[model.variable]
+    both = query.params is not None and query.tokens is not None
+    if own is None and query.compute is None and not both:
+        name, example = {"N": ("params", "1B"), "D": ("tokens", "5.5B"), "C": ("compute", "1e21")}[
+            model.variable
+        ]
+        raise BadInput(
+            f"{name}= is missing; {model.name} is a law of it alone: give it, like {name}={example}"
+        )
+    return model.point(query.params, query.tokens, compute=query.compute)
 
 
 def _setting(name: str, text: str) -> float | str:

@@ -7,11 +7,13 @@ from families.design import DesignRule, name_of
 from families.spec import ModelSpec
 from families.units import BadInput, format_size
 
-from ..laws import LossModel, n_params
+from ..fitting.predictor import Fit
+from ..fitting.selection import bend_on_card
+from ..laws import LossModel, Prediction, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
-from .notes import doubts
+from .notes import bend_note, doubts
 from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
@@ -156,9 +158,16 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message, *doubts(law)])),
+        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law, prediction), *doubts(law)])),
         inputs={law.name: law.sha256},
     )
+
+
+def _bends(law: LossModel, prediction: Prediction) -> list[str]:
+    """What the pilot would need before its law describes it; empty where its residuals are noise."""
+    bend = bend_on_card(law.card.get("warnings", "")) if isinstance(law, Fit) else None
+    note = bend_note(law, float(prediction.loss), prediction.interval_80)
+    return [note] if note else [] if bend is None else [bend.text]
 
 
 def _planned(

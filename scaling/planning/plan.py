@@ -17,7 +17,7 @@ from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates, pareto, to_choice
 from .law import advise, planned_loss
 from .memory import fit_memory
-from .notes import batch_note, notes, range_note, unspent_budget_notes
+from .notes import batch_note, bend_note, notes, range_note, unspent_budget_notes
 from .planfile import Choice, LadderRung, OtherChoice, PlanFile, PlannedMember
 from .sensitivity import mfu_cases
 from .throughput import estimated_mfu
@@ -198,6 +198,7 @@ def make_plan(
         members=uniquely_named(members),
         notes=(
             *notes(goal, budget, law, choice),
+            *filter(None, [bend_note(law, choice.loss, choice.interval_80, force=force)]),
             *filter(None, [range_note(choice, others, law), *batches]),
             *unspent_budget_notes(evaluated, budget, law, choice),
         ),

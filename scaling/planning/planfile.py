@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, Field
 
-from families import ModelSpec, params, params_non_embedding, train_flops
+from families import ModelSpec, accounting, params, params_non_embedding, train_flops
 from families.memory import degrees_text
 from families.units import BadInput
 
@@ -198,6 +198,11 @@ class PlannedMember(Record):
     pipeline: int = 1
     expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def params_active(self) -> int:
+        """Parameters that one token passes through."""
+        return accounting.params_active(self.spec)
 
     @classmethod
     def of(
@@ -450,6 +455,11 @@ def _one_writer(folder: Path) -> Iterator[None]:
 _MEND = "restore the sealed file, or make a new plan (scaling plan … --out another.json)"
 
 
+BENT = "the law does not describe its own runs yet"  # so begins the note of a plan that is not to be sealed
+
+FORCED = "; sealed all the same (--force)"
+
+
 def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> PlanFile:
     """The plan with its seal: the time now, the law's hash, and the SHA-256 of everything else in it (docs/seal.md).
 
@@ -459,10 +469,13 @@ def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> P
         seed: seed of the run that is to be scored.
 
     Raises:
-        BadInput: it is sealed already.
+        BadInput: it is sealed already, or its law's residuals bend by more than its prediction allows.
     """
     if plan.seal is not None:
         raise BadInput(f"the plan was sealed at {plan.seal.sealed_at}; a seal is set once")
+    for note in plan.notes:
+        if note.startswith(BENT) and not note.endswith(FORCED):
+            raise BadInput(f"not sealed: {note} (`scaling plan --force` seals it all the same, and says so)")
     law = plan.law.sha256 if plan.law is not None else ""
     made = Seal(
         sealed_at=now(), law_sha256=law, digest="", data_sha256=data_sha256, seed=seed, format=SEAL_FORMAT

@@ -17,7 +17,7 @@ from ..hardware import Accelerator, recognise
 from ..machine import MachineFile, Measured, Tuned
 from ..runs import Run
 from ..stats import Array
-from .published_mfu import Reached, calibration, generation, measured_runs, reached
+from .published_mfu import MeasuredRun, Reached, calibration, generation, measured_runs, reached
 
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
 
@@ -103,13 +103,23 @@ def estimated_mfu(
 @cache
 def _ratios() -> tuple[tuple[str, float], ...]:
     """(Generation, published over modelled MFU) of each published run."""
+    return tuple((generation(run.accelerator.name), run.mfu / _modelled(run)) for run in measured_runs())
+
+
+def _modelled(run: MeasuredRun) -> float:
+    """MFU of a published run by the roofline alone."""
+    share = max(1, run.batch_sequences // run.devices)
+    modelled = _roofline(run.spec, run.accelerator, run.micro_batch, share)
+    return modelled * 3 / 4 if run.checkpointing else modelled
+
+
+def predicted_published() -> tuple[tuple[MeasuredRun, float], ...]:
+    """Each published run, and its MFU as the estimate says it from the other runs of its generation alone."""
+    runs, ratios = measured_runs(), _ratios()
     found = []
-    for run in measured_runs():
-        modelled = _roofline(
-            run.spec, run.accelerator, run.micro_batch, max(1, run.batch_sequences // run.devices)
-        )
-        modelled *= 3 / 4 if run.checkpointing else 1
-        found.append((generation(run.accelerator.name), run.mfu / modelled))
+    for index, run in enumerate(runs):
+        others = ratios[:index] + ratios[index + 1 :]
+        found.append((run, _modelled(run) * calibration(run.accelerator.name, others)[0]))
     return tuple(found)
 
 

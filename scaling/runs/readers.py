@@ -7,7 +7,7 @@ files of trainers (`trackers`) give rows of runs themselves.
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,15 @@ __all__ = [
 
 Unstated = Literal["last", "all"]  # which rows of a run count as annealed where a table does not say
 
-_SIZES = ("params", "params_non_embedding", "tokens", "unique_tokens", "compute", "batch_tokens")
+_SIZES = (
+    "params",
+    "params_non_embedding",
+    "params_active",
+    "tokens",
+    "unique_tokens",
+    "compute",
+    "batch_tokens",
+)
 
 _WHOLE = ("seed", "n_positions", "vocab_size", "n_layer", "n_embd", "n_head")
 
@@ -116,6 +124,7 @@ def read_runs(
     loss_unit: str = "nats",
     unstated: Unstated = "last",
     own_columns: Collection[str] = (),
+    one_variable: bool = False,
 ) -> RunTable:
     """Read runs from a table (CSV, JSON, Markdown, Excel, Parquet), a trainer_state.json, a TensorBoard file, or a folder.
 
@@ -131,6 +140,8 @@ def read_runs(
             to each, as losses relative to a baseline's need.
         own_columns: columns that are no field of `Run`, kept in `Run.extra`.
         unstated: which of several rows of one run count as annealed where no column says: the last, or all.
+        one_variable: take a table without sizes, or without tokens, for a law of one variable: what it does not state
+            counts as 1, and is named.
 
     Returns:
         The runs as a table, with the reader's warnings and the rows it left out.
@@ -163,6 +174,7 @@ def read_runs(
         loss_unit=loss_unit,
         unstated=unstated,
         own=own_columns,
+        one_variable=one_variable,
     )
 
 
@@ -192,11 +204,17 @@ def _table(
     loss_unit: str = "nats",
     unstated: Unstated = "last",
     own: Collection[str] = (),
+    one_variable: bool = False,
 ) -> RunTable:
     """The runs of a table's rows; see `read_runs`."""
     refuse_curves(sheet.header, path)
     columns, notes, constant = sheet.header, [*sheet.notes], _constant(sheet)
     mapped = map_columns(columns, names if columns else {}, constant, path=path)
+    blank = _unstated_variable(mapped, columns if sheet.rows else (), constant, own) if one_variable else ""
+    if blank:
+        mapped = map_columns(columns, {**names, blank: "1"}, constant, path=path)
+        mapped = replace(mapped, notes=tuple(n for n in mapped.notes if not n.startswith(f"{blank} is ")))
+        notes.append(f"{blank} are not stated: a law of one variable needs none (they count as 1)")
     for column in own:
         if column not in columns:
             raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
@@ -248,7 +266,7 @@ def _table(
     return RunTable(
         runs,
         bad=read.bad,
-        warnings=[*notes, *data_warnings(runs, read.sources)],
+        warnings=[*notes, *([] if blank else data_warnings(runs, read.sources))],
         ignored_columns=[name for name in columns if name not in used and name != ORIGIN],
     )
 
@@ -287,6 +305,27 @@ def _refuse_missing(path: Path, columns: Collection[str], mapped: Mapped, consta
     missing = missing_columns(columns, FIELDS, constant, given=given)
     if missing:
         raise BadInput(f"{path} {missing}")
+
+
+def _unstated_variable(
+    mapped: Mapped, columns: Collection[str], constant: Collection[str], own: Collection[str]
+) -> str:
+    """Which of params and tokens a table of one variable does not state; empty where it states both, or may mean one.
+
+    A column that varies and is not understood may be the missing one: then none is filled in.
+    """
+    known = set(mapped.sources)
+    used = {source.header for source in mapped.sources.values()} | set(own)
+    if "loss" not in known or any(c not in used and c not in constant and c != ORIGIN for c in columns):
+        return ""
+    sized = bool({"params", "params_non_embedding"} & known)
+    long = (
+        "tokens" in known or {"steps", "batch_tokens"} <= known or {"steps", "batch", "n_positions"} <= known
+    )
+    budget = bool({"compute", "total_flos"} & known)
+    if not sized and (long or budget):
+        return "params"
+    return "tokens" if sized and not long and not budget else ""
 
 
 def _constant(sheet: Sheet) -> list[str]:

@@ -35,6 +35,7 @@ class Run(Record):
     group: str = ""
     params: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     params_non_embedding: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
+    params_active: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
     tokens: float = Field(gt=0, le=LARGEST_COUNT)
     loss: float = Field(gt=0)
     unique_tokens: float | None = Field(default=None, gt=0, le=LARGEST_COUNT)
@@ -93,8 +94,10 @@ class Run(Record):
 
     @property
     def flops(self) -> float:
-        """Training FLOPs: `compute`, or 6·N·D where that is not stated."""
-        return 6 * self.n_params() * self.tokens if self.compute is None else self.compute
+        """Training FLOPs: `compute`, or 6·N·D where that is not stated, N the active parameters of a mixture."""
+        if self.compute is not None:
+            return self.compute
+        return 6 * (self.params_active or self.n_params()) * self.tokens
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)

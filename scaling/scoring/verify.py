@@ -12,7 +12,7 @@ from families.units import BadInput
 
 from ..files import now, parse_time, sha256_file
 from ..fitting.predictor import load_law
-from ..laws import Domain, LawReference
+from ..laws import PARAMS_FIELD, Domain, LawReference
 from ..paths import StudyPaths
 from ..planning.match import differences, run_folders, run_settings, settings_in
 from ..planning.planfile import PlanFile, PlannedMember, Seal
@@ -185,7 +185,7 @@ def _check_evidence(basis: Basis, member: PlannedMember, run: Run, found: _Found
     if run.row_hash in law.row_hashes:
         found.against.append("it is among the runs that the law was fitted on")
     elif not law.row_hashes:
-        N = run.params if law.convention == "total" else run.params_non_embedding
+        N = getattr(run, PARAMS_FIELD[law.convention])
         inside = domain is None or (
             N is not None and domain.N[0] <= N <= domain.N[1] and domain.D[0] <= run.tokens <= domain.D[1]
         )

@@ -185,7 +185,11 @@ def load_files(name: str) -> tuple[Any, dict[str, str]]:
     if path.is_file():
         try:
             return Tokenizer.from_file(str(path)), companions(path.parent)
-        except Exception as error:  # tokenizers raises bare Exception
+        except (
+            BaseException
+        ) as error:  # tokenizers raises bare Exception, and panics where a merge is too short
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise BadInput(f"tokenizer {name!r} cannot be read: {error}") from error
     if (path / "tokenizer.json").is_file():
         return load_files(str(path / "tokenizer.json"))

@@ -1,5 +1,6 @@
 """From a ModelSpec to a Hugging Face model and its config.json."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ def build(
     dropout: float = 0.0,
     init_std: float = 0.02,
     eos_token_id: int | None = None,
+    meta: bool = False,
+    initialised: bool = True,
 ) -> Any:
     """Return a freshly initialised model, a function of (spec, seed).
 
@@ -49,12 +52,15 @@ def build(
         dropout: probability of every dropout in the architecture.
         init_std: standard deviation of the initial weights.
         eos_token_id: token id of the beginning and the end of text; by default the last of the vocabulary.
+        meta: True for the shapes alone, without memory for weights.
+        initialised: False to leave weights unset, for a checkpoint's.
 
     Raises:
         RuntimeError: transformers counts other parameters than the spec.
     """
     import torch
     import transformers
+    from transformers.initialization import no_init_weights
 
     transformers.utils.logging.disable_progress_bar()
     eos = spec.vocab_size - 1 if eos_token_id is None else eos_token_id
@@ -73,7 +79,10 @@ def build(
     if getattr(found, "mixture", None) is not None and not torch.cuda.is_available():
         config._experts_implementation = "eager"  # one expert at a time: exact, and the same in every run
     torch.manual_seed(seed)
-    model = getattr(transformers, found.model_class)(config)
+    with torch.device("meta") if meta else nullcontext(), nullcontext() if initialised else no_init_weights():
+        model = getattr(transformers, found.model_class)(config)
+    if not initialised:
+        model.tie_weights()  # else its initialisation does
     count = sum(weight.numel() for weight in model.parameters())
     if count != params(spec):
         raise RuntimeError(

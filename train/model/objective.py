@@ -215,6 +215,24 @@ def optimizer_state(optimizer: Any, model: Any) -> Iterator[tuple[str, torch.Ten
     )
 
 
+OptimizerState = dict[str, torch.Tensor]
+
+
+def local_optimizer_state(optimizer: Any, model: Any) -> tuple[OptimizerState, OptimizerState]:
+    """Return this process's part of the state, sharded like the weights, and what is the same in every process, by name."""
+    names = {weight: name for name, weight in model.named_parameters()}
+    sharded: OptimizerState = {}
+    rest: OptimizerState = {}
+    for weight, values in optimizer.state.items():
+        for value, kept in values.items():
+            key = f"{value}.{names[weight]}"
+            if hasattr(kept, "device_mesh"):
+                sharded[key] = kept.detach()
+            else:
+                rest[key] = _tensor(kept)
+    return sharded, rest
+
+
 def load_optimizer_state(optimizer: Any, model: Any, state: dict[str, torch.Tensor], device: str) -> None:
     """Restore the state from `optimizer_state` bit for bit.
 
