@@ -240,6 +240,10 @@ def seal(study: Study) -> None:
     shape = ["--vocab", str(study.vocab_size), "--context", str(study.n_positions)]
     shape += ["--head-size", str(study.head_size), "--ratio", f"{study.ratio:g}"]
     chosen = [] if study.seed is None else ["--seed", str(study.seed)]
+    if (
+        STUDIES / study.name / "plan.json"
+    ).exists():  # what was sealed once is sealed again, whatever is refused today
+        chosen.append("--force")
     scaling("plan", "--study", study.name, "--budget", f"{study.budget:g}", *shape, *chosen)
 
 

@@ -294,7 +294,7 @@ def uniquely_named(members: Sequence[PlannedMember]) -> tuple[PlannedMember, ...
 
 
 def named_apart(members: Sequence[PlannedMember], runs: Sequence[Run]) -> tuple[PlannedMember, ...]:
-    """The members; one whose name runs on other tokens have already is told apart by its tokens.
+    """The members; one whose name runs on other tokens have already is named by its tokens too.
 
     Args:
         members: the planned members.
