@@ -31,6 +31,7 @@ from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
 from scaling.schedule import whole_steps
 from train.backend import BackendRequest
+from train.config import SHAPE_KEYS
 from train.data.prepare import prepare
 from train.runtime import machine_id
 
@@ -171,12 +172,15 @@ def prepare_text(study: Study, work: Path) -> None:
     if study.text == "wikitext-2":
         prepare("text/wikitext-2/test.txt", folder, validation="text/wikitext-2/valid.txt", **options)
         return
-    data = "stdlib"
-    if study.text != "stdlib":
-        data = f"text/{study.text}.jsonl"
-        if not Path(data).exists():
-            gather(study.text, work / data)
+    data = text_of(study)
+    if study.text in TEXTS and not Path(data).exists():
+        gather(study.text, work / data)
     prepare(data, folder, held_out=study.held_out, **options)
+
+
+def text_of(study: Study) -> str:
+    """The study's text, as data= names it."""
+    return f"text/{study.text}.jsonl" if study.text in TEXTS else study.text
 
 
 def small(study: Study, width: int, flops: float) -> PlannedMember:
@@ -236,13 +240,26 @@ def seal(study: Study) -> None:
     shape = ["--vocab", str(study.vocab_size), "--context", str(study.n_positions)]
     shape += ["--head-size", str(study.head_size), "--ratio", f"{study.ratio:g}"]
     chosen = [] if study.seed is None else ["--seed", str(study.seed)]
+    if (
+        STUDIES / study.name / "plan.json"
+    ).exists():  # what was sealed once is sealed again, whatever is refused today
+        chosen.append("--force")
     scaling("plan", "--study", study.name, "--budget", f"{study.budget:g}", *shape, *chosen)
 
 
 def target(study: Study, seeds: Sequence[int]) -> None:
     """Train the target from its seal, compare and report."""
+    plan = Path(study.name) / "plan.json"
+    member = open_seal(plan).members[0]
+    taken = {small.member for ladder in ladders(study) for small in ladder.members}
     for seed in seeds:
-        train(study, Path(study.name) / "plan.json", seed)
+        if member.member in taken:  # the law chose the shape of a small member, whose runs have its name
+            shape = [f"{key}={getattr(member, key)}" for key in SHAPE_KEYS if key != "n_inner"]
+            text = [f"data={text_of(study)}", f"held_out={study.held_out}", f"eval_tokens={EVAL_TOKENS}"]
+            words = [*shape, *text, "family=gpt2", f"tokens={member.tokens}", "name=target", f"seed={seed}"]
+            scaling("train", *words, "--study", study.name, "--yes")
+        else:
+            train(study, plan, seed)
     scaling("compare", "--study", study.name)
 
 

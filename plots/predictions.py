@@ -174,7 +174,7 @@ def by_reach(results: Sequence[SealedResult]) -> Plot:
                 Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
                 Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
                 Line2D([], [], color=GREEN, marker="D", linestyle="", label="inside 80 %"),
-                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="outside"),
+                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="outside 80 %"),
             ],
             columnspacing=1.2,
             handlelength=1.4,

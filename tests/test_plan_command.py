@@ -7,6 +7,14 @@ import sys
 
 import pytest
 
+from scaling.fitting.predictor import load_law
+from scaling.planning.law import find_law
+from scaling.planning.notes import doubts
+from scaling.planning.plan import named_apart
+
+from . import sealed
+from .gallery import STUDIES
+
 HEAVY = ("torch", "transformers", "matplotlib", "scipy", "pandas")
 
 
@@ -77,6 +85,20 @@ def test_a_study_holds_the_sealed_plan_and_it_is_not_lost(cli, tmp_path):
     assert again.returncode == 2
     assert "--out" in again.stderr
     assert cli(*arguments, "--yes").returncode == 0
+
+
+def test_a_target_of_a_ladder_runs_shape_has_a_name_of_its_own():
+    target = sealed.member("gpt2-941k-l4-d128")
+    ladder = sealed.observation(128, 204_800, 3.4, name="gpt2-941k-l4-d128-s0")
+    assert [one.member for one in named_apart([target], [ladder])] == ["gpt2-941k-l4-d128-1.02m"]
+    itself = sealed.observation(128, target.tokens, 2.95, name="gpt2-941k-l4-d128-s0")
+    assert named_apart([target], [itself]) == (target,)
+
+
+def test_a_plan_beyond_its_rows_repeats_what_the_law_warns_of():
+    beyond = load_law(STUDIES / "large-10-sources" / "law.json")
+    assert [text.split()[2] for text in doubts(beyond)] == ["hardly"]
+    assert doubts(find_law("chinchilla", None)) == ()
 
 
 @pytest.mark.parametrize(

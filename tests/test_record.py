@@ -39,7 +39,7 @@ def test_reach_is_the_targets_compute_over_the_costliest_run_behind_its_law():
 
 
 def test_a_loss_that_was_edited_after_the_run_does_not_count(tmp_path):
-    name = "reach-30-stdlib"
+    name = "reach-100-headers"
     shutil.copytree(
         STUDIES / name, tmp_path / name, ignore=shutil.ignore_patterns("figures", "metrics.jsonl")
     )

@@ -13,6 +13,8 @@ BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
 REACHES = (2.0, 10.0)  # times the largest fitted value of the one variable
 
+ON_PRIOR = "far predictions rest on the prior"  # in the warning that a plan beyond the rows repeats
+
 SHOWN = 0.03  # of the whole interval: narrower parts are not named
 
 MANY_EPOCHS = 4.0  # beyond them repeated tokens are worth less than fresh ones (Muennighoff et al. 2023)

@@ -12,7 +12,7 @@ from ..files import now
 from ..laws import Convention, Domain, Law, Repetition
 from ..runs import Run, RunTable
 from ..stats import Array
-from .card import MANY_EPOCHS, card
+from .card import MANY_EPOCHS, ON_PRIOR, card
 from .certify import Certificate
 from .columns import REPETITION, Reduced, choose, reduce_rows
 from .coordinates import Kind
@@ -253,10 +253,7 @@ def _rests_on_prior(fitted: Fit) -> str:
     ]
     if not open_:
         return ""
-    return (
-        f"these runs hardly say how loss falls with {' and '.join(open_)}: far predictions rest on the prior "
-        "from published laws"
-    )
+    return f"these runs hardly say how loss falls with {' and '.join(open_)}: {ON_PRIOR} from published laws"
 
 
 def _range(values: Array) -> tuple[float, float]:

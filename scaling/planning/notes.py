@@ -1,6 +1,7 @@
 """Notes of a plan: the assumptions behind its numbers, and warnings about them, a sentence each."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from families.units import BadInput, format_size
 
 from ..budget import Budget
+from ..fitting.card import ON_PRIOR
 from ..fitting.predictor import Fit
 from ..fitting.selection import bend_on_card
 from ..laws import LossModel, PublishedLaw
@@ -98,6 +100,12 @@ def bend_note(law: LossModel, loss: float, interval_80: Interval | None, *, forc
     if bend.size < BEND_SHARE * half:
         return ""
     return f"{BENT}: {bend.text}; it would promise ±{half:.1%}{FORCED if force else ''}"
+
+
+def doubts(law: LossModel) -> tuple[str, ...]:
+    """Warnings of a fitted law that bear on what lies beyond its rows: slopes that are the prior's."""
+    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", "")) if isinstance(law, Fit) else []
+    return tuple(text for text in said if ON_PRIOR in text)
 
 
 def mfu_note(budget: Budget) -> str:
@@ -197,4 +205,5 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
         lines.append(
             f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
         )
+        lines += doubts(law)
     return tuple(lines)

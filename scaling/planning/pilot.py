@@ -13,7 +13,7 @@ from ..laws import LossModel, Prediction, n_params
 from ..recipe import COOLDOWN, recipe
 from ..runs.store import WorkEntry
 from ..schedule import ladder_length, whole_steps
-from .notes import bend_note
+from .notes import bend_note, doubts
 from .planfile import PlanFile, PlannedLoss, PlannedMember
 
 RUNGS = (
@@ -158,7 +158,7 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law, prediction)])),
+        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law, prediction), *doubts(law)])),
         inputs={law.name: law.sha256},
     )
 

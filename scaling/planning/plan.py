@@ -10,6 +10,7 @@ from ..budget import Budget, MfuSource, parse_budget
 from ..hardware import accelerator
 from ..laws import PUBLISHED, LossModel
 from ..recipe import DEFAULT_RULE
+from ..runs import Run
 from ..stats import format_loss
 from .band import band, preferences
 from .candidates import Candidates
@@ -289,6 +290,22 @@ def uniquely_named(members: Sequence[PlannedMember]) -> tuple[PlannedMember, ...
         found.append(own if not same else f"{own}-run{same + 1}")
     return tuple(
         member.model_copy(update={"member": name}) for name, member in zip(found, members, strict=True)
+    )
+
+
+def named_apart(members: Sequence[PlannedMember], runs: Sequence[Run]) -> tuple[PlannedMember, ...]:
+    """The members; one whose name runs on other tokens have already is named by its tokens too.
+
+    Args:
+        members: the planned members.
+        runs: the study's, each named after its member and seed.
+    """
+    taken = {(run.run.rpartition("-s")[0], run.tokens) for run in runs}
+    return tuple(
+        member.model_copy(update={"member": f"{member.member}-{format_size(member.tokens).lower()}"})
+        if any(name == member.member and tokens != member.tokens for name, tokens in taken)
+        else member
+        for member in members
     )
 
 

@@ -26,7 +26,7 @@ from .candidates import Candidates, candidates, instead_of, is_own_rule, sized
 from .choices import Chosen, choose
 from .evaluate import Objective, evaluate_candidates
 from .law import advise, find_law
-from .plan import budget_for, estimate_budget, make_plan
+from .plan import budget_for, estimate_budget, make_plan, named_apart
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
 
@@ -106,6 +106,7 @@ def answer_query(
         nearest = min(made.members, key=lambda one: abs(math.log(one.params / size)))
         if note := size_note(size, nearest.spec):
             made = made.model_copy(update={"notes": (*made.notes, note)})
+    made = made.model_copy(update={"members": named_apart(made.members, runs)})
     member = made.members[-1]
     own = advise(law, member.spec, member.tokens)
     return made, ({"law": own} if own.rule == "law" else {}) | recipes(member.spec, member.tokens)
