@@ -49,7 +49,7 @@ MOST_STEPS = 40
 
 # Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
-CONSTANTS_SHARE = np.array([0.85, 0.6, 0.6, 0.32, 0.32, 0.9])
+CONSTANTS_SHARE = np.array([0.85, 0.57, 0.57, 0.28, 0.28, 0.92])
 
 PREDICTED = 0.045  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
