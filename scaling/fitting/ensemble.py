@@ -80,7 +80,14 @@ PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the post
 
 # Of the posterior, whose rows weigh less (log e136, e181). Published slopes, 0.2 to 0.5, lie within three widths.
 POSTERIOR_PRIOR = FormPrior(
-    slope=0.32, slope_width=0.06, gamma=1.0, gamma_width=0.4, highest=3.0, floor_width=0.15, term_width=0.5
+    slope=0.32,
+    slope_width=0.06,
+    gamma=0.8,
+    gamma_width=0.4,
+    highest=3.0,
+    floor_width=0.15,
+    term=0.4,
+    term_width=0.5,
 )
 
 
