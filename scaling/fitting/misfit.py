@@ -19,7 +19,7 @@ from ..stats import Array
 from .forms import EQUAL
 from .optimise import FormShape, Problem, linearised, log_loss
 
-LENGTH = 6.0  # decades over which the wander forgets where it was: beyond any table's own range
+LENGTH = 7.0  # decades over which the wander forgets where it was: beyond any table's own range
 
 WANDERS = np.array([2e-5, 2e-4, 2e-3, 6e-3, 2e-2])  # standard deviation of log loss per root decade
 
@@ -49,7 +49,7 @@ MOST_STEPS = 40
 
 # Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
-CONSTANTS_SHARE = np.array([0.85, 0.57, 0.57, 0.28, 0.28, 0.92])
+CONSTANTS_SHARE = np.array([0.9, 0.6, 0.6, 0.25, 0.25, 1.0])
 
 PREDICTED = 0.045  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
