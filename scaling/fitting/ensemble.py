@@ -86,7 +86,9 @@ class FormPrior:
         share = 1.0 if vocab_size is None else min(1.0, bytes_per_token(vocab_size) / USUAL_BYTES)
         above = max(0.0, log_smallest - np.log(share * self.highest))
         return replace(
-            self, highest=share * self.highest, floor_width=self.floor_width + self.floor_doubt * (1 - share) * above
+            self,
+            highest=share * self.highest,
+            floor_width=self.floor_width + self.floor_doubt * (1 - share) * above,
         )
 
 
