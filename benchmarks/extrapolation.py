@@ -134,11 +134,12 @@ def drawn(runs: tuple[Run, ...], seed: int) -> tuple[Run, ...]:
 
 
 def score(runs: tuple[Run, ...]) -> GroupScore | None:
-    """The top-decade backtest, or None where the rows are too few."""
+    """The top-decade backtest, or None where the rows are too few, or curves of one variable."""
     try:
-        return backtest(runs).groups[0]
+        found = backtest(runs).groups[0]
     except BadInput:
         return None
+    return found if set(FORMS) <= set(found.forms) else None
 
 
 def asked(source: str, name: str, runs: tuple[Run, ...], *, quick: bool) -> list[Case]:

@@ -15,6 +15,41 @@ from . import tiny
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
+# Files that take longest, by measured seconds: begun last, one of them would keep one worker busy and leave the rest idle.
+LONGEST_FIRST = (
+    *(
+        "test_faults.py",
+        "test_examples.py",
+        "test_parallel.py",
+        "test_slurm.py",
+        "test_demo.py",
+        "test_exact.py",
+    ),
+    *(
+        "test_cli.py",
+        "test_parallel_engine.py",
+        "test_pool.py",
+        "test_nasty.py",
+        "test_resume.py",
+        "test_one_answer.py",
+    ),
+    *("test_queue.py", "test_tune.py", "test_safety.py", "test_train.py", "test_sweep.py", "test_report.py"),
+    *(
+        "test_tracking.py",
+        "test_product.py",
+        "test_core.py",
+        "test_ladder.py",
+        "test_api.py",
+        "test_fit_command.py",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest; tests of a file keep their order."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):

@@ -123,7 +123,7 @@ def test_the_plan_is_ladders_in_whole_steps_without_predictions():
         assert one.prediction is None
         assert one.rungs[-1] == one.tokens
         assert all(rung % one.recipe.batch_tokens == 0 for rung in one.rungs)
-        assert one.recipe.warmup_steps * one.recipe.batch_tokens <= 0.11 * one.rungs[0]
+        assert one.recipe.warmup_steps * one.recipe.batch_tokens <= 0.21 * one.rungs[0]
 
 
 def test_the_command_writes_a_plan(cli, tmp_path):

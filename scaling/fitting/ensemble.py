@@ -60,6 +60,7 @@ class FormPrior:
     floor: float = 0.6
     highest: float = np.inf  # smallest loss of which the floor is such a share: small models lie far above it
     floor_width: float = 0.3
+    floor_doubt: float = 0.0  # of the floor, by how much shorter tokens are than published ones, for each e-fold above `highest`
     term: float = 0.3
     term_width: float = 1.0
 
@@ -75,12 +76,49 @@ class FormPrior:
         term, slope = self.term_width, self.slope_width
         return np.array([self.floor_width, term, term, slope, slope, self.gamma_width])
 
+    def of_rows(self, log_smallest: float, vocab_size: int | None) -> "FormPrior":
+        """The prior for rows: fewer bytes a token are fewer nats, and no published law has tokens so short.
+
+        Args:
+            log_smallest: smallest log loss of the rows.
+            vocab_size: of their tokenizer; None where it is not known, or not one.
+        """
+        share = 1.0 if vocab_size is None else min(1.0, bytes_per_token(vocab_size) / USUAL_BYTES)
+        above = max(0.0, log_smallest - np.log(share * self.highest))
+        return replace(
+            self,
+            highest=share * self.highest,
+            floor_width=self.floor_width + self.floor_doubt * (1 - share) * above,
+        )
+
+
+USUAL_BYTES = 4.4  # of a token of the published laws' tokenizers, GPT-2's on English among them
+
+TOY_BYTES, TOY_VOCABULARY = 1.97, 512  # mean of five texts, 1.71 to 2.15 (docs/log.md, e166)
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """Bytes of text that a token of a byte-pair vocabulary stands for, roughly: linear in the vocabulary's logarithm.
+
+    Through the two measured points above, GPT-2's at 50,257 entries; between 1 and 8.
+    """
+    share = np.log(vocab_size / TOY_VOCABULARY) / np.log(50_257 / TOY_VOCABULARY)
+    return float(np.clip(TOY_BYTES + (USUAL_BYTES - TOY_BYTES) * share, 1.0, 8.0))
+
 
 PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the posterior starts
 
 # Of the posterior, whose rows weigh less (log e136, e181). Published slopes, 0.2 to 0.5, lie within three widths.
 POSTERIOR_PRIOR = FormPrior(
-    slope=0.32, slope_width=0.06, gamma=1.0, gamma_width=0.4, highest=3.0, floor_width=0.15, term_width=0.5
+    slope=0.32,
+    slope_width=0.06,
+    gamma=0.76,
+    gamma_width=0.4,
+    highest=3.0,
+    floor_width=0.15,
+    floor_doubt=0.5,
+    term=0.34,
+    term_width=0.5,
 )
 
 
@@ -297,6 +335,7 @@ class EnsembleFit:
     residuals: Array  # of log loss about the plain fit, which follows the rows most closely
     offset: float = 0.0
     predicted: float = 1.0  # share of the draws' variance that predictions have
+    prior_share: float = 0.0  # of the slopes' prior variance, what the rows leave
     last: LastValue | None = None  # of a curve of one variable
 
     @property
@@ -403,11 +442,14 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
         bootstrap: how many draws.
     """
     problem, certificate = plain.problem, plain.certificate
+    smallest = float(problem.y.min())
+    vocabularies = {run.vocab_size for run in table}
+    prior = POSTERIOR_PRIOR.of_rows(smallest, vocabularies.pop() if len(vocabularies) == 1 else None)
     found = posterior(
-        replace(problem, centre=POSTERIOR_PRIOR.centre(float(problem.y.min()))),
+        replace(problem, centre=prior.centre(smallest)),
         GENERAL.shape,
         certificate.theta,
-        POSTERIOR_PRIOR.widths,
+        prior.widths,
         plain.rows.plain_noise(problem, certificate.theta),
     )
     smooth = _member(GENERAL.name, certificate, GENERAL.shape, 1.0, np.empty((0, 6)), None)
@@ -435,4 +477,5 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
         residuals=np.log(table.L) - smooth.log_loss(table.N, table.D),
         offset=found.offset,
         predicted=min(PREDICTED * few**1.5, 1.0),
+        prior_share=found.prior_share,
     )

@@ -157,6 +157,7 @@ def fit(
         drift=result.drift,
         offset=result.offset,
         predicted=result.predicted,
+        prior_share=result.prior_share,
         status=certificate.status,
         detail=certificate.detail,
         runs=count,

@@ -77,7 +77,8 @@ class ResidualGP:
             return cls.nothing()
         x, z, scaled, count = _cells(np.log(N), np.log(D), residuals / scale)
         kernel = _kernel(x, z, x, z)
-        weight: Array = np.ones(len(x))
+        # Begun without a correction: begun with equal weights, diverged rows bend it so far that the others look far off.
+        weight: Array = np.asarray(1 / (1 + (scaled / OUTLIER) ** 2), dtype=np.float64)
         coefficient: Array = np.zeros(len(x))
         for _ in range(ROBUST_STEPS):
             coefficient = np.asarray(

@@ -19,7 +19,7 @@ from ..stats import Array
 from .forms import EQUAL
 from .optimise import FormShape, Problem, linearised, log_loss
 
-LENGTH = 10.0  # decades over which the wander forgets where it was: far beyond any table's own range
+LENGTH = 7.0  # decades over which the wander forgets where it was: beyond any table's own range
 
 WANDERS = np.array([2e-5, 2e-4, 2e-3, 6e-3, 2e-2])  # standard deviation of log loss per root decade
 
@@ -49,9 +49,11 @@ MOST_STEPS = 40
 
 # Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
-CONSTANTS_SHARE = np.array([0.85, 0.42, 0.42, 0.48, 0.48, 1.0])
+CONSTANTS_SHARE = np.array([0.9, 0.6, 0.6, 0.25, 0.25, 1.0])
 
-PREDICTED = 0.05  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.045  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+
+SLOPES = [3, 4]  # of θ
 
 USUAL_WANDER = (
     6e-3  # towards which a table's own is drawn, a quarter of the way in its logarithm, before it is a drift
@@ -70,6 +72,7 @@ class Posterior:
         wander: standard deviation of log loss per root decade.
         offset: standard deviation of log loss that the rows of one size share.
         converged: false where the search for the mean ended before its gradient was small.
+        prior_share: of the slopes' prior variance, what the rows leave: 0 where they decide, 1 where they say nothing.
     """
 
     theta: Array
@@ -77,6 +80,7 @@ class Posterior:
     wander: float
     offset: float
     converged: bool
+    prior_share: float = 0.0
 
     @property
     def drift(self) -> float:
@@ -151,6 +155,7 @@ def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, n
         wander=float(np.exp(weights @ np.log([part[1].wander for part in found]))),
         offset=float(np.exp(weights @ np.log([part[1].offset for part in found]))),
         converged=all(part[1].converged for part in found),
+        prior_share=min(float(np.mean(np.diag(covariance)[SLOPES] / widths[SLOPES] ** 2)), 1.0),
     )
 
 

@@ -47,6 +47,8 @@ SCAN_STEP = (
     0.5  # of log D, half the correction's length: a crossing that lies between two steps is no dip of its own
 )
 
+UNTIED = 2.0  # decades beyond the data at which nothing holds the ridge where the slopes are the prior's (log e206)
+
 SCAN_REACH = 4.0  # lengths around the fitted rows: beyond them the correction is below 3e-4 of itself
 
 ROOT = 1e-14  # of log loss, or of log D in its own units: where the search for tokens ends
@@ -76,6 +78,8 @@ class Fit:
         last: of a curve of one variable, the last value that predictions are drawn to.
         offset: standard deviation of log loss that the rows of one size share, which an unseen size adds.
         predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
+        prior_share: of the slopes' prior variance, what the rows leave; its square is the share of the rest that predictions
+            have far beyond the data, where nothing holds the ridge.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
         fitted_coordinates: what else the loss depends on: settings, multipliers, terms.
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
@@ -104,6 +108,7 @@ class Fit:
     last: LastValue | None = None
     offset: float = 0.0
     predicted: float = 1.0
+    prior_share: float = 0.0
     fitted_repetition: Repetition | None = None
     fitted_coordinates: Coordinates | None = None
     intervals: bool = True
@@ -423,7 +428,9 @@ class Fit:
         centre = self._smooth(n, d)
         form = np.asarray(sum(part.weight * (part.log_loss(n, d) - centre) ** 2 for part in self.forms))
         draws = sum(part.weight * part.log_losses(n, d) for part in self.forms if len(part.draws))
-        constants = self.predicted * np.var(draws, axis=0) if np.ndim(draws) else np.zeros(len(n))
+        untied = self.prior_share**4 * np.minimum(decades / UNTIED, 1)
+        share = self.predicted + (1 - self.predicted) * untied
+        constants = share * np.var(draws, axis=0) if np.ndim(draws) else np.zeros(len(n))
         seen = np.abs(np.log(n)[:, None] - self.local.log_N) < EQUAL
         return {
             "run noise": np.full(len(n), self.noise**2),
