@@ -17,7 +17,17 @@ from ..scoring import compare_study as compare_runs
 from ..scoring.refit import Refit, change_interval, change_name, change_value
 from ..scoring.verify import GRADES
 from ..stats import format_loss, format_perplexity
-from .output import WIDTH, JsonOption, StudyOption, YesOption, echo, format_table, log, print_json
+from .output import (
+    WIDTH,
+    JsonOption,
+    StudyOption,
+    YesOption,
+    echo,
+    fitting_table,
+    format_table,
+    log,
+    print_json,
+)
 from .run_options import ColumnsOption
 
 if TYPE_CHECKING:
@@ -219,7 +229,7 @@ def outcome_table(found: Mapping[str, tuple[ComparisonRow, ...]]) -> str:
         "z",
         "inside",
     ]
-    return format_table(header, rows)
+    return fitting_table(header, rows, ["ppl pred.", "ppl"])
 
 
 def cost_table(found: Comparison) -> str:

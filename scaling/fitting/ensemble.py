@@ -112,12 +112,11 @@ PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the post
 POSTERIOR_PRIOR = FormPrior(
     slope=0.32,
     slope_width=0.06,
-    gamma=0.76,
+    gamma=0.74,
     gamma_width=0.4,
     highest=3.0,
     floor_width=0.15,
     floor_doubt=0.5,
-    term=0.34,
     term_width=0.5,
 )
 

@@ -45,7 +45,7 @@ CELL = 0.1  # least width of such a cell, in log N and log D
 
 FREEDOM = 4.0  # of Student's t, by which rows far off count less
 
-MOST_STEPS = 40
+MOST_STEPS = 100
 
 # Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
