@@ -61,7 +61,7 @@ def test_sizes_and_tokens_that_move_together_give_no_law_of_both(form):
         assert found.status in (Status.ILL_CONDITIONED, Status.AT_BOUND)
     else:  # a curve of compute alone, which predicts along it and says that it knows no optimum
         assert found.status is Status.OK
-        assert any("law of compute alone" in line for line in found.warnings)
+        assert "this is a law of compute alone" in " ".join(repr(found).split())
         assert found.predict(2e9, 4e10).loss == pytest.approx(BESIROGLU.loss(2e9, 4e10), rel=0.02)
 
 
