@@ -51,7 +51,7 @@ MOST_STEPS = 100
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
 CONSTANTS_SHARE = np.array([0.9, 0.6, 0.6, 0.25, 0.25, 1.0])
 
-PREDICTED = 0.045  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
+PREDICTED = 0.03  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
 SLOPES = [3, 4]  # of θ
 
