@@ -476,5 +476,6 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
         residuals=np.log(table.L) - smooth.log_loss(table.N, table.D),
         offset=found.offset,
         predicted=min(PREDICTED * few**1.5, 1.0),
-        prior_share=found.prior_share / few**0.25,  # to the fourth power it multiplies draws that have been widened
+        prior_share=found.prior_share
+        / few**0.25,  # to the fourth power it multiplies draws that have been widened
     )
