@@ -357,7 +357,12 @@ def _tables(text: SourceText) -> Iterator[Any]:
         raise BadInput(f"{text.path} is compressed as a whole; decompress it, {text.kind} compresses itself")
     try:
         yield pyarrow
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        UnicodeDecodeError,
+        SystemError,
+    ) as error:  # the last of spoilt offsets
         raise BadInput(f"cannot read {text.path}: {str(error).splitlines()[0]}") from error
 
 

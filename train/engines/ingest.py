@@ -131,7 +131,11 @@ def _json_lines(file: Path, contract: Contract) -> Iterator[Point]:
 
 
 def _table(file: Path) -> Iterator[Point]:
-    for row in csv.DictReader(read_text(file).splitlines()):
+    try:
+        rows = list(csv.DictReader(read_text(file).splitlines()))
+    except csv.Error as error:
+        raise BadInput(f"{file} is not CSV: {error}") from error
+    for row in rows:
         values = {
             (key or "").rpartition(" - ")[2].strip().lower(): _float(value) for key, value in row.items()
         }

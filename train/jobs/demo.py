@@ -20,7 +20,15 @@ from scaling.planning.pilot import (
     sealed_plan,
     target_member,
 )
-from scaling.planning.planfile import PlanFile, PlannedMember, open_seal, seal, write_plan
+from scaling.planning.planfile import (
+    BENT,
+    SHOWN,
+    PlanFile,
+    PlannedMember,
+    open_seal,
+    seal,
+    write_plan,
+)
 from scaling.runs.readers import read_runs
 from scaling.runs.store import exists, read_ledger
 
@@ -124,5 +132,7 @@ def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile
         law = load_law(study.law)
         hours = expected_hours(target, read_ledger(study.ledger))
         made = sealed_plan(target, law, hours)
+        notes = tuple(note + SHOWN if note.startswith(BENT) else note for note in made.notes)
+        made = made.model_copy(update={"notes": notes})
         write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seed=seed), study.plan)
     return open_seal(study.plan)
