@@ -43,6 +43,8 @@ SHOWN = 12  # points of a prediction that a notebook shows
 
 _EDGE = 1 + 1e-9
 
+JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
+
 
 class Sized(Protocol):
     """A record with both counts of its parameters, such as a run or a planned member."""
@@ -756,11 +758,8 @@ class PublishedLaw:
             return fresh
         n, unique = np.asarray(N, dtype=np.float64), np.full(np.shape(N), float(unique_tokens))
         effective_N, _ = self.repetition.effective(n, 2 * unique, unique)
-        needed = np.maximum(self.law.tokens_for(effective_N, loss), unique * _JUST_REPEATED)
+        needed = np.maximum(self.law.tokens_for(effective_N, loss), unique * JUST_REPEATED)
         return np.asarray(np.where(fresh <= unique, fresh, self.repetition.tokens_worth(needed, unique)))
-
-
-_JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
 
 
 PUBLISHED: dict[str, PublishedLaw] = {

@@ -16,6 +16,7 @@ from families.units import BadInput, nearest
 from ..files import sha256_bytes, sha256_file
 from ..laws import (
     CONSTANTS,
+    JUST_REPEATED,
     PUBLISHED_REPETITION,
     Allocation,
     Convention,
@@ -125,7 +126,8 @@ class Fit:
 
     def __repr__(self) -> str:
         """The fit card, as a notebook shows it."""
-        return "\n".join(f"{name:<26}{text}" for name, text in self.card.items())
+        width = max(map(len, self.card), default=0) + 2
+        return "\n".join(f"{name:<{width}}{text}" for name, text in self.card.items())
 
     @property
     def main_form(self) -> FittedForm:
@@ -631,10 +633,10 @@ class Fit:
         left = np.flatnonzero(~np.isfinite(tokens))
         if len(left):
             U = np.full(len(left), unique)
-            repeating, least = self.repetition.effective(n[left], U * _JUST_REPEATED, U)
+            repeating, least = self.repetition.effective(n[left], U * JUST_REPEATED, U)
             most = unique * (1 + self.repetition.R_D)
             worth = self._first_crossing(repeating, math.log(loss), float(least[0]), most)
-            tokens[left] = np.maximum(self.repetition.tokens_worth(worth, U), unique * _JUST_REPEATED)
+            tokens[left] = np.maximum(self.repetition.tokens_worth(worth, U), unique * JUST_REPEATED)
         return tokens.reshape(shape)
 
     def _bisected(self, n: Array, loss: float, unique: float) -> Array:
@@ -717,9 +719,6 @@ class Fit:
             BadInput: the folder cannot be written.
         """
         self.document().write(Path(path))
-
-
-_JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
 
 
 def load_law(path: str | PathLike[str]) -> Fit:
