@@ -18,10 +18,11 @@ import numpy as np
 from families import accounting, member
 from families.design import DesignRule
 from scaling.fitting.fit import fit
-from scaling.laws import Law, published_law
+from scaling.laws import Law
 from scaling.planning.candidates import Candidates, candidates
 from scaling.planning.experiment_design import LadderSpec, select_ladders
 from scaling.planning.simulate import SimulatedSweep
+from scaling.published_laws import published_law
 
 TARGET, TOKENS, SHARE = "gpt2-125m", 2.5e9, 0.05
 REPLICATES = 12

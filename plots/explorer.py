@@ -9,11 +9,12 @@ from families.units import BadInput
 from scaling.fitting.forms import EQUAL, LENGTH, NEARBY, REACH, SAME_SIZE
 from scaling.fitting.predictor import Fit
 from scaling.hardware import accelerator
-from scaling.laws import CONSTANTS, TOKENS_PER_PARAM, LossModel, PublishedLaw
+from scaling.laws import CONSTANTS, TOKENS_PER_PARAM, LossModel
 from scaling.planning.candidates import Candidates
 from scaling.planning.evaluate import SHORTEST, Objective
 from scaling.planning.law import plan_params
 from scaling.planning.planfile import PlanFile
+from scaling.published_laws import PublishedLaw
 
 from .report import asset, page_policy, page_style, templates
 

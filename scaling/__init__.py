@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from .budget import Budget
     from .fitting.fit import fit
     from .fitting.predictor import Fit, load_law
-    from .laws import Allocation, Law, LossModel, Prediction, PublishedLaw, published_law
+    from .laws import Allocation, Law, LossModel, Prediction
     from .planning.api import Plan, load_plan, plan
+    from .published_laws import PublishedLaw, published_law
     from .runs import Run, RunTable
     from .runs.readers import read_runs
     from .scoring import Comparison
@@ -62,7 +63,7 @@ else:
         "ModelSpec": "families.spec",
         "Plan": "scaling.planning.api",
         "Prediction": "scaling.laws",
-        "PublishedLaw": "scaling.laws",
+        "PublishedLaw": "scaling.published_laws",
         "Run": "scaling.runs",
         "RunFailed": "families.units",
         "RunTable": "scaling.runs",
@@ -72,7 +73,7 @@ else:
         "load_law": "scaling.fitting.predictor",
         "load_plan": "scaling.planning.api",
         "plan": "scaling.planning.api",
-        "published_law": "scaling.laws",
+        "published_law": "scaling.published_laws",
         "read_runs": "scaling.runs.readers",
     }
 

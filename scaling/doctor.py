@@ -22,7 +22,8 @@ from .extras import INSTALL_TRAINING, TRAINING
 from .files import Document, Record
 from .fitting.forms import Status
 from .fitting.isoflop import approach_2, parabola
-from .laws import Law, published_law
+from .laws import Law
+from .published_laws import published_law
 from .runs import Run
 from .stats import Array
 

@@ -4,7 +4,8 @@ import math
 
 from families.units import BadInput
 
-from .laws import Law, PublishedLaw
+from .laws import Law
+from .published_laws import PublishedLaw
 
 NAME = "joint-moe"
 

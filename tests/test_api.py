@@ -28,6 +28,7 @@ DOCUMENTED = (  # modules whose docstrings hold examples
     "scaling.fitting.fit",
     "scaling.fitting.predictor",
     "scaling.laws",
+    "scaling.published_laws",
     "scaling.planning.api",
     "scaling.runs.readers",
     "scaling.runs.run",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from families import accounting, member
 from families.design import DesignRule
 from families.units import BadInput
-from scaling.laws import Law, published_law
+from scaling.laws import Law
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import (
     DRIFT,
@@ -30,6 +30,7 @@ from scaling.planning.experiment_design import (
 )
 from scaling.planning.pilot import pilot_family
 from scaling.planning.planfile import PlanFile
+from scaling.published_laws import published_law
 
 LAW = published_law("chinchilla").law
 SHAPES = candidates("all", DesignRule(ratio=40, head_size=32))

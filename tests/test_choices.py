@@ -10,10 +10,10 @@ from families.design import rule_for
 from families.units import BadInput
 from scaling.fitting.coordinates import multiplier, shift_of
 from scaling.fitting.fit import fit
-from scaling.laws import published_law
 from scaling.mixtures import joint_law
 from scaling.planning.api import plan
 from scaling.planning.vocabulary import vocabulary_parameters
+from scaling.published_laws import published_law
 from scaling.runs import Run
 
 from .surfaces import BESIROGLU

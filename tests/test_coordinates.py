@@ -15,8 +15,8 @@ from scaling.fitting.fit import fit
 from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
 from scaling.fitting.valley import best_settings, best_vocabulary
-from scaling.laws import published_law
 from scaling.planning.law import advise
+from scaling.published_laws import published_law
 from scaling.recipe import DEFAULT_RULE
 from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs

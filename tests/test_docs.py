@@ -15,7 +15,7 @@ from plots.output import REPORTS
 from scaling.cli.app import VERBS, load
 from scaling.files import Document
 from scaling.fitting.fit import FORMS
-from scaling.laws import PUBLISHED
+from scaling.published_laws import PUBLISHED
 from scaling.recipe import RULES
 from train.config import TrainConfig
 

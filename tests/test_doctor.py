@@ -7,7 +7,8 @@ import pytest
 
 from scaling import doctor
 from scaling.doctor import formats, installation, package, release
-from scaling.laws import Law, published_law
+from scaling.laws import Law
+from scaling.published_laws import published_law
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from scaling.cli.app import VERBS, load
-from scaling.laws import published_law
+from scaling.published_laws import published_law
 
 from . import small_plan, tiny
 

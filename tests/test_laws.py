@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from families.units import BadInput
-from scaling.laws import PUBLISHED, KaplanFrontier, Law, kaplan_law, published_law
+from scaling.laws import KaplanFrontier, Law, kaplan_law
+from scaling.published_laws import PUBLISHED, published_law
 
 laws = st.builds(
     Law,

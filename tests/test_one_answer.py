@@ -11,13 +11,14 @@ from families.units import BadInput
 from scaling.budget import parse_budget
 from scaling.fitting.forms import FittedForm, ResidualGP, Status
 from scaling.fitting.predictor import Fit, load_law
-from scaling.laws import CONSTANTS, PUBLISHED, Domain, Law, LossModel, Repetition
+from scaling.laws import CONSTANTS, Domain, Law, LossModel, Repetition
 from scaling.planning.candidates import candidates
 from scaling.planning.evaluate import Objective
 from scaling.planning.law import PredictQuery, predict
 from scaling.planning.pilot import sealed_plan
 from scaling.planning.plan import make_plan
 from scaling.planning.planfile import PlanFile, seal, sealed_predictions
+from scaling.published_laws import PUBLISHED
 
 EXACT = 1e-9
 ROUNDS, LAWS = 10, 100  # 1,000 laws, each with a question of its own

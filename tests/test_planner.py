@@ -14,7 +14,7 @@ from families.design import DesignRule
 from families.units import BadInput
 from scaling.budget import parse_budget
 from scaling.hardware import accelerator
-from scaling.laws import PUBLISHED, PUBLISHED_REPETITION, published_law
+from scaling.laws import PUBLISHED_REPETITION
 from scaling.planning.band import band
 from scaling.planning.candidates import candidates, designed
 from scaling.planning.evaluate import Objective, evaluate_candidates, pareto, to_choice
@@ -22,6 +22,7 @@ from scaling.planning.law import find_law
 from scaling.planning.memory import fit_memory
 from scaling.planning.plan import budget_for, estimate_budget, make_plan
 from scaling.planning.published_mfu import reached
+from scaling.published_laws import PUBLISHED, published_law
 from scaling.stats import perplexity
 
 # Kaplan's frontier at N = 12·n_layer·n_embd²: the card's "predicted perplexity", to the last digit.

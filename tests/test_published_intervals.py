@@ -7,8 +7,8 @@ import pytest
 
 import scaling as sc
 from families.units import BadInput
-from scaling.laws import PUBLISHED
 from scaling.planning.planfile import seal, sealed_predictions
+from scaling.published_laws import PUBLISHED
 from scaling.stats import Z_80, Z_95
 
 LAW = PUBLISHED["chinchilla"]

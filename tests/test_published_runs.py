@@ -5,7 +5,8 @@ import math
 import pytest
 
 from families.units import BadInput
-from scaling.laws import KaplanFrontier, published_law
+from scaling.laws import KaplanFrontier
+from scaling.published_laws import published_law
 from scaling.published_runs import PUBLISHED_RUNS, published_runs
 
 CARD = published_runs("composer-gpt2")

@@ -15,10 +15,10 @@ from families.architectures import architecture
 from families.configs import spec_of_config
 from families.design import design, design_members, rule_for
 from families.rules import MAKERS, MIXTURES, maker, maker_of
-from scaling.laws import published_law
 from scaling.planning.candidates import candidates
 from scaling.planning.law import plan_params, shape_sizes
 from scaling.planning.query import rule_of
+from scaling.published_laws import published_law
 from scaling.runs import Run
 from train.model.config import hugging_face_config
 

@@ -14,11 +14,12 @@ from families.units import BadInput
 from plots.study_data import load_study
 from scaling.files import hashes
 from scaling.fitting.predictor import load_law
-from scaling.laws import Law, published_law
+from scaling.laws import Law
 from scaling.monitoring.constants import MOST_SIBLINGS
 from scaling.monitoring.curves import PlannedRung, RunPlan, read_run, read_siblings
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+from scaling.published_laws import published_law
 from scaling.recipe import recipe
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run, read_ledger, read_totals

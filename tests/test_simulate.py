@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from families.units import BadInput
-from scaling.laws import Law, published_law
+from scaling.laws import Law
 from scaling.planning.experiment_design import PilotQuery, pilot_plan
 from scaling.planning.planfile import PlanFile, write_plan
 from scaling.planning.simulate import SimulatedSweep, simulate
+from scaling.published_laws import published_law
 
 SURFACE = published_law("chinchilla").law
 PLAN, BASKET = pilot_plan(PilotQuery(target="gpt2-125m", tokens="2.5B"))

@@ -8,7 +8,8 @@ from families.units import BadInput, format_size
 
 from ..budget import PF_DAY
 from ..files import Record
-from ..laws import KaplanFrontier, published_law
+from ..laws import KaplanFrontier
+from ..published_laws import published_law
 from ..published_runs import PUBLISHED_RUNS, PublishedRun, PublishedRuns, published_runs
 from . import audit_markdown
 from .arithmetic import tokens_of

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from families.units import BadInput
 
 from ..budget import Budget
-from ..laws import PUBLISHED, LossModel
+from ..laws import LossModel
+from ..published_laws import PUBLISHED
 from ..stats import Array
 from .evaluate import EvaluatedCandidates, evaluate_candidates, to_choice
 from .planfile import Band, BandMember

@@ -16,18 +16,8 @@ from ..fitting.forms import Status
 from ..fitting.one_variable import WORDS
 from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
-from ..laws import (
-    ALIASES,
-    COUNTED,
-    PUBLISHED,
-    Allocation,
-    Convention,
-    Law,
-    LossModel,
-    Prediction,
-    PublishedLaw,
-    published_law,
-)
+from ..laws import COUNTED, Allocation, Convention, Law, LossModel, Prediction
+from ..published_laws import ALIASES, PUBLISHED, PublishedLaw, published_law
 from ..recipe import DEFAULT_RULE, Recipe, recipe
 from ..runs import Run
 from ..schedule import Kind

@@ -12,7 +12,8 @@ from ..budget import Budget
 from ..fitting.card import ON_PRIOR
 from ..fitting.predictor import Fit
 from ..fitting.selection import bend_on_card
-from ..laws import LossModel, PublishedLaw
+from ..laws import LossModel
+from ..published_laws import PublishedLaw
 from ..recipe import Recipe
 from ..stats import Interval, format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective

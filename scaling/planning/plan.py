@@ -8,7 +8,8 @@ from families.units import BadInput, format_size
 
 from ..budget import Budget, MfuSource, parse_budget
 from ..hardware import accelerator
-from ..laws import PUBLISHED, LossModel
+from ..laws import LossModel
+from ..published_laws import PUBLISHED
 from ..recipe import DEFAULT_RULE
 from ..runs import Run
 from ..stats import format_loss

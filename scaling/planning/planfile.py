@@ -27,7 +27,8 @@ from ..files import (
     refuse_overwrite,
     sha256_bytes,
 )
-from ..laws import PUBLISHED, LawReference, Prediction
+from ..laws import LawReference, Prediction
+from ..published_laws import PUBLISHED
 from ..recipe import Recipe
 from ..stats import Interval, perplexity
 from ..untrusted import parse_json

@@ -12,11 +12,11 @@ from pydantic import Field
 from families.units import BadInput
 
 from ..files import Document, Record, StrPath, hashes, sha256_file
-from ..laws import PUBLISHED
 from ..paths import StudyPaths, open_study
 from ..planning.match import same_size
 from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
 from ..planning.stamp import Attestation, attestation_texts, stamps_of
+from ..published_laws import PUBLISHED
 from ..runs import Run
 from ..runs.readers import read_runs
 from ..runs.store import exists, gather_runs
