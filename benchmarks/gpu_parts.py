@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from families import train_flops_per_token
 from families.accounting import training_memory
-from scaling.hardware import recognise
+from scaling.devices import recognise
 from train.backend import BackendRequest, random_examples
 from train.config import Settings
 from train.loop import Session, gradients, start, train_step

@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from families.units import BadInput, format_duration, format_size
+from scaling.devices import recognise
 from scaling.fitting.predictor import Fit
-from scaling.hardware import recognise
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry
 from scaling.stats import MOST_BARS, MOST_LINES, format_loss, subsample_evenly

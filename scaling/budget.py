@@ -10,8 +10,9 @@ from pydantic import Field
 
 from families.units import BadInput, ungrouped
 
+from .devices import Devices, combine, read_devices
 from .files import Record
-from .hardware import Accelerator, Devices, accelerator, combine, read_devices
+from .hardware import Accelerator, accelerator
 
 ASSUMED_MFU = 0.4  # well-tuned training on one node; the family of MosaicML's GPT-2 card reached 0.07 to 0.08
 PF_DAY = 8.64e19  # FLOPs in a petaFLOP/s-day (Kaplan et al. 2020)

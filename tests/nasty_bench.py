@@ -212,13 +212,13 @@ def _law(folder: Path) -> None:
 
 
 def _own_hardware(folder: Path) -> None:
-    from scaling import hardware
+    from scaling import devices, hardware
 
     os.environ[hardware.USER_FILE] = str(folder / "hardware.json")
     hardware._own.cache_clear()
     try:
         hardware.accelerator("Mine")
-        hardware.recognise("8xMine")
+        devices.recognise("8xMine")
     finally:
         del os.environ[hardware.USER_FILE]
         hardware._own.cache_clear()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from families.units import BadInput
 from scaling.auditing import audit_text
 from scaling.budget import parse_budget, parse_devices, split_budgets
-from scaling.hardware import CATALOGUE, Devices, accelerator, combine, read_devices, recognise
+from scaling.devices import Devices, combine, read_devices, recognise
+from scaling.hardware import CATALOGUE, accelerator
 
 NAMES = st.sampled_from(sorted(CATALOGUE))
 COUNTS = st.integers(1, 20_000)

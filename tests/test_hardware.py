@@ -7,7 +7,8 @@ import pytest
 from families import member
 from families.units import BadInput
 from scaling.budget import parse_budget
-from scaling.hardware import CATALOGUE, accelerator, recognise
+from scaling.devices import recognise
+from scaling.hardware import CATALOGUE, accelerator
 from scaling.planning.throughput import estimated_mfu, measured_mfu
 from scaling.runs import Run
 

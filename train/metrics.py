@@ -21,8 +21,8 @@ import torch
 
 from families import ModelSpec, train_flops_per_token
 from families.units import BadInput, format_size
+from scaling.devices import recognise
 from scaling.files import check_file, clear_io_errors, open_to_append, read_text
-from scaling.hardware import recognise
 from scaling.runs.events import require_tensorboard
 from scaling.untrusted import parse_json
 

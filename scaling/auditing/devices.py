@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from ..hardware import Devices, combine, read_devices, recognise
+from ..devices import Devices, combine, read_devices, recognise
 from .tables import TableEntry
 
 _DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)

@@ -13,7 +13,8 @@ from families.architectures import architecture
 from families.units import BadInput
 
 from ..budget import parse_duration
-from ..hardware import Accelerator, recognise
+from ..devices import recognise
+from ..hardware import Accelerator
 from ..machine import MachineFile, Measured, Tuned
 from ..runs import Run
 from ..stats import Array
