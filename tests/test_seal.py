@@ -13,6 +13,7 @@ from scaling.planning.plan import make_plan
 from scaling.planning.planfile import (
     BENT,
     FORCED,
+    SHOWN,
     PlanFile,
     PlannedLoss,
     PlannedMember,
@@ -44,6 +45,8 @@ def test_a_plan_whose_law_bends_is_sealed_by_force_alone_and_says_so(plan):
         seal(bent)
     forced = bent.model_copy(update={"notes": (bent.notes[0] + FORCED,)})
     assert seal(forced).notes == forced.notes
+    shown = bent.model_copy(update={"notes": (bent.notes[0] + SHOWN,)})
+    assert seal(shown).notes == shown.notes
 
 
 def leaves(value, path=()):

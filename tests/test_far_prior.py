@@ -1,0 +1,100 @@
+"""What rests on the prior far beyond the data: a floor by bytes, wide intervals where rows say little, failed runs."""
+
+import numpy as np
+import pytest
+
+from scaling.fitting.ensemble import POSTERIOR_PRIOR, USUAL_BYTES, bytes_per_token
+from scaling.fitting.fit import fit
+from scaling.fitting.forms import ResidualGP
+from scaling.fitting.predictor import UNTIED, load_law
+from scaling.laws import Law
+from scaling.runs import Run
+
+LAW = Law(E=0.9, A=60.0, B=250.0, alpha=0.3, beta=0.32)
+NEAR, FAR = (6.5e4, 1e6), (4e5, 6e7)
+
+
+def toy(vocab_size, most=6.5e4, noise=0.002):
+    """A toy ladder: three decades below its far target, in a third of a decade of sizes and tokens each."""
+    rng = np.random.default_rng(3)
+    return [
+        Run(
+            run=f"{N:.0f}-{D:.0f}", params=N, tokens=D, vocab_size=vocab_size,
+            loss=LAW.loss(N, D) * np.exp(noise * rng.normal()),
+        )
+        for N in np.geomspace(1.7e4, most, 4)
+        for D in (2e5, 4e5, 8e5)
+    ]  # fmt: skip
+
+
+def half_width(found, point):
+    low, high = found.predict(*point, force=True).interval_80
+    return np.log(high / low) / 2
+
+
+@pytest.fixture(scope="module")
+def short_tokens():
+    return fit(toy(512))
+
+
+def test_tokens_of_a_published_vocabulary_have_the_usual_bytes_and_shorter_ones_fewer():
+    assert bytes_per_token(50_257) == pytest.approx(USUAL_BYTES)
+    assert bytes_per_token(512) < bytes_per_token(8192) < bytes_per_token(32_000) < USUAL_BYTES
+    assert 1 <= bytes_per_token(2) <= bytes_per_token(10**9) <= 8
+
+
+def test_the_prior_of_published_tables_is_the_same_with_and_without_their_vocabulary():
+    for smallest in (0.7, 1.2):
+        without = POSTERIOR_PRIOR.of_rows(smallest, None)
+        np.testing.assert_allclose(
+            POSTERIOR_PRIOR.of_rows(smallest, 50_257).centre(smallest), without.centre(smallest)
+        )
+        assert without.floor_width == POSTERIOR_PRIOR.floor_width
+
+
+def test_short_tokens_may_fall_lower_than_the_floor_of_published_ones(short_tokens):
+    long_tokens = fit(toy(50_257))
+    assert short_tokens.predict(*FAR, force=True).loss < 0.97 * long_tokens.predict(*FAR, force=True).loss
+    assert short_tokens.predict(*NEAR).loss == pytest.approx(long_tokens.predict(*NEAR).loss, rel=0.01)
+
+
+def test_where_rows_say_little_a_far_prediction_has_the_variance_of_all_constants(short_tokens):
+    found = short_tokens
+    assert found.prior_share > 0.5
+    n, d = (np.array([value]) for value in FAR)
+    draws = sum(form.weight * form.log_losses(n, d) for form in found.forms)
+    share = float(found.uncertainty(n, d, np.array([UNTIED]))["constants"][0] / np.var(draws, axis=0)[0])
+    assert share == pytest.approx(found.predicted + (1 - found.predicted) * found.prior_share**4)
+    assert float(found.uncertainty(n, d, np.array([0.0]))["constants"][0]) < np.var(draws, axis=0)[0] * share
+
+
+def test_rows_over_decades_leave_the_prior_little_and_intervals_narrow(short_tokens):
+    rng = np.random.default_rng(0)
+    wide = fit(
+        [
+            Run(run=f"{N:.0f}-{D:.0f}", params=N, tokens=D, vocab_size=512, loss=LAW.loss(N, D) * np.exp(0.002 * rng.normal()))
+            for N in np.geomspace(1e4, 1e8, 7)
+            for D in np.geomspace(1e5, 1e10, 7)
+        ]
+    )  # fmt: skip
+    assert wide.prior_share < 0.5 * short_tokens.prior_share
+    beyond = tuple(30 * most for most in (wide.domain.N[1], wide.domain.D[1]))
+    assert half_width(wide, beyond) < 0.5 * half_width(short_tokens, FAR)
+
+
+def test_a_law_that_is_read_back_is_as_unsure_as_the_one_that_was_saved(short_tokens, tmp_path):
+    short_tokens.save(tmp_path / "law.json")
+    again = load_law(tmp_path / "law.json")
+    assert again.prior_share == short_tokens.prior_share
+    assert half_width(again, FAR) == pytest.approx(half_width(short_tokens, FAR))
+
+
+def test_runs_that_diverged_do_not_lift_the_correction_of_the_others():
+    rng = np.random.default_rng(1)
+    N = np.repeat(np.geomspace(1e7, 1e9, 4), 40)
+    D = np.tile(np.geomspace(1e9, 1e11, 40), 4)
+    residuals = rng.normal(0, 0.004, len(N))
+    failed = rng.random(len(N)) < 0.45
+    residuals[failed] += 0.5
+    correction = ResidualGP.of(N, D, residuals).correction(N[~failed], D[~failed])
+    assert np.abs(correction).max() < 0.03
