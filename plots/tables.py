@@ -299,16 +299,22 @@ def constants_table(study: StudyData) -> ReportTable | None:
     )
 
 
-def optimum_table(study: StudyData) -> ReportTable | None:
-    """N*, D* and the loss there at 1, 3, 10 and 100 times the fitted compute, each with its 80 % interval; None without."""
+def _optima(study: StudyData) -> list[tuple[float, Allocation]]:
+    """The law's optimum at each of TIMES the largest compute fitted, where it has one."""
+    found: list[tuple[float, Allocation]] = []
     if study.law is None:
-        return None
-    optima = []
+        return found
     for times in TIMES:
         try:
-            optima.append((times, study.law.allocate(times * study.law.domain.C[1])))
+            found.append((times, study.law.allocate(times * study.law.domain.C[1])))
         except BadInput:
             continue
+    return found
+
+
+def optimum_table(study: StudyData) -> ReportTable | None:
+    """N*, D* and the loss there at 1, 3, 10 and 100 times the fitted compute, each with its 80 % interval; None without."""
+    optima = _optima(study)
     if not optima:
         return None
 
@@ -344,16 +350,7 @@ def card_table(study: StudyData) -> ReportTable | None:
 
 def next_runs_table(study: StudyData) -> ReportTable | None:
     """The law's optimum at 1, 3, 10 and 100 times the largest compute fitted; None where it has none."""
-    if study.law is None:
-        return None
-    predictor = study.law
-    optima = []
-    for times in TIMES:
-        try:
-            best = predictor.allocate(times * predictor.domain.C[1])
-        except BadInput:
-            continue
-        optima.append((times, best, predictor.predict(best.N, best.D, force=True)))
+    optima = _optima(study)
     if not optima:
         return None
     return ReportTable.of(
@@ -365,9 +362,9 @@ def next_runs_table(study: StudyData) -> ReportTable | None:
             "parameters": lambda row: size_cell(row[1].N),
             "tokens": lambda row: size_cell(row[1].D),
             "tokens per parameter": lambda row: text_cell(row[1].tokens_per_param, "{:.3g}".format),
-            "loss": lambda row: loss_cell(row[2].loss),
-            "80 % interval": lambda row: interval_cell(row[2].interval_80),
-            "ppl": lambda row: number_cell(perplexity(row[2].loss), 2),
+            "loss": lambda row: loss_cell(row[1].loss),
+            "80 % interval": lambda row: interval_cell(row[1].loss_interval_80),
+            "ppl": lambda row: number_cell(perplexity(row[1].loss), 2),
         },
     )
 
