@@ -271,7 +271,7 @@ def save_in_parts(
             for path in sorted(place.iterdir()):
                 if path.name not in hashes:
                     sync_file(path)
-                    hashes[path.name] = sha256_file(path)
+                    hashes[path.name] = sha256_file(path, largest=math.inf)
             CheckpointFile(inputs=hashes, parts=MOMENTS, **facts).sealed().write(place / "checkpoint.json")
     world.do(lambda: None)  # none goes on before the folder has its name
 
