@@ -88,7 +88,19 @@ def _entry(
 # those of which no other source was at hand, or whose other source says otherwise (A10G: the A10's 125; TPU v2: 45; GB200:
 # 2,450; B300: 270 GB).
 _NOT_CONFIRMED = frozenset(
-    "A10G H200-NVL GH200 GH200-144GB B300 GB200 RTX-3090-Ti RTX-6000-Ada RTX-5090 RTX-PRO-6000 TPU-v2".split()
+    [
+        "A10G",
+        "H200-NVL",
+        "GH200",
+        "GH200-144GB",
+        "B300",
+        "GB200",
+        "RTX-3090-Ti",
+        "RTX-6000-Ada",
+        "RTX-5090",
+        "RTX-PRO-6000",
+        "TPU-v2",
+    ]
 )
 _TABLE = """
 accelerator      GB  GB/s  USD/h     fp8    bf16    fp16   tf32   fp32  source; price
