@@ -113,7 +113,10 @@ def validate(
     if context is not None and recorded is not None and context != recorded.observation.n_positions:
         recorded = None  # a loss at another context does not compare
     heldout, source, left_out, lost = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
-    objective = _Logits() if settings.objective == "causal" else None
+    objective = None
+    if settings.objective == "causal":
+        objective = _Logits()
+        _check_causal(loaded, model)
     result = evaluate(loaded.model, settings, heldout, loaded.device, progress=progress, objective=objective)
     allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
     same = recorded is not None and recorded.observation.eval_set == heldout.name
@@ -218,6 +221,33 @@ class _Logits(Causal):
             logits_BxTxV.flatten(0, 1).float(), targets.flatten(), reduction="none"
         )
         return losses.view(targets.shape)
+
+
+@torch.no_grad()
+def _check_causal(loaded: Loaded, place: Path) -> None:
+    """Check that a model's predictions do not change with the tokens after them, as XLNet's or an encoder's do.
+
+    Raises:
+        BadInput: they do; their loss would be of text that the model sees.
+    """
+    length = min(_CAUSAL, longest_context(loaded.model.config) or _CAUSAL)
+    ids = (
+        torch.arange(2, 2 + length, device=loaded.device)[None]
+        % loaded.model.config.get_text_config().vocab_size
+    )
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    first, second = (loaded.model(input_ids=one).logits[:, : length - 1].float() for one in (ids, other))
+    if length > 1 and (first - second).abs().max() > _SAME * first.abs().max().clamp(min=1):
+        raise BadInput(
+            f"{place} is no causal language model: its predictions change with the tokens after them, so that its loss would "
+            "be of text that it sees"
+        )
+
+
+_CAUSAL = 8  # tokens of the window on which it is checked
+
+_SAME = 1e-3  # of the largest logit
 
 
 def longest_context(config: Any) -> int | None:

@@ -69,9 +69,8 @@ class Coverage:
     """What a tokenizer makes of samples of a text: characters that it loses, and markers that it takes for words."""
 
     def __init__(self, coder: Any) -> None:
-        self._coder = (
-            coder if hasattr(coder, "encode") else None
-        )  # a tokenizer in Python tells no places in the text
+        # None of a tokenizer in Python, which tells no places in the text.
+        self._encode: Callable[..., Any] | None = getattr(coder, "encode", None)
         model = getattr(coder, "model", None)
         unknown = getattr(model, "unk_token", "<unk>" if type(model).__name__ == "Unigram" else None)
         self._unknown = coder.token_to_id(unknown) if unknown else None
@@ -85,19 +84,19 @@ class Coverage:
 
     def look(self, pieces: list[str]) -> None:
         """Look at samples that are spread evenly over a batch of pieces."""
-        if self._coder is None:
+        if self._encode is None:
             return
         every = max(_WINDOW, sum(map(len, pieces)) // _WINDOWS)
         at = 0
         for piece in pieces:
             for begin in range(-at % every, len(piece), every):
                 sample = piece[begin : begin + _WINDOW]
-                self._sample(_ENDS.sub("", sample) or sample)  # a word that is cut may be unknown
+                whole = _ENDS.sub("", sample) or sample  # a word that is cut may be unknown
+                self._count(whole, self._encode(whole, add_special_tokens=False))
             at += len(piece)
 
-    def _sample(self, text: str) -> None:
+    def _count(self, text: str, encoding: Any) -> None:
         self.markers.update(_MARKERS.findall(text))
-        encoding = self._coder.encode(text, add_special_tokens=False)
         lost = np.array([not letter.isspace() for letter in text], dtype=bool)
         self._seen += int(lost.sum())
         for number, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
