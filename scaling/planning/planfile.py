@@ -170,8 +170,9 @@ class PlannedMember(Record):
         config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
-        tensor, pipeline, expert: degrees of model parallelism, where sharding alone does not fit it; `shards` are then the
-            replicas, which share all states without a pipeline, and with one the optimiser's alone.
+        tensor, pipeline, context_parallel, expert: degrees of model parallelism, where sharding alone does not fit it; `shards`
+            are then the replicas times the context degree, which share all states without a pipeline, and with one the
+            optimiser's alone.
     """
 
     member: str
@@ -197,6 +198,7 @@ class PlannedMember(Record):
     shards: int = 1
     tensor: int = 1
     pipeline: int = 1
+    context_parallel: int = 1
     expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
 
@@ -219,7 +221,7 @@ class PlannedMember(Record):
         micro_batch: int | None = None,
         checkpointing: bool = False,
         shards: int = 1,
-        degrees: tuple[int, int, int] = (1, 1, 1),
+        degrees: tuple[int, int, int, int] = (1, 1, 1, 1),
         memory: dict[str, int] | None = None,
     ) -> Self:
         """A member from its spec, with exact counts of parameters and FLOPs.
@@ -235,7 +237,7 @@ class PlannedMember(Record):
             micro_batch: sequences in one forward pass on one device.
             checkpointing: activations are recomputed in the backward pass.
             shards: devices that share weights, gradients and optimiser states.
-            degrees: of tensor, pipeline and expert parallelism.
+            degrees: of tensor, pipeline, expert and context parallelism.
             memory: bytes on one device by part, at that micro-batch.
         """
         return cls(
@@ -256,6 +258,7 @@ class PlannedMember(Record):
             tensor=degrees[0],
             pipeline=degrees[1],
             expert=degrees[2],
+            context_parallel=degrees[3],
             memory=memory or {},
         )
 
@@ -266,8 +269,13 @@ class PlannedMember(Record):
 
     @property
     def model_parallel(self) -> bool:
-        """True if it needs tensor, pipeline or expert parallelism, which engines of others have."""
-        return self.tensor * self.pipeline * self.expert > 1
+        """True if it needs tensor, pipeline, context or expert parallelism, which engines of others have."""
+        return self.tensor * self.pipeline * self.context_parallel * self.expert > 1
+
+    @property
+    def degrees_text(self) -> str:
+        """The degrees above 1 in words."""
+        return degrees_text(self.tensor, self.pipeline, self.expert, self.context_parallel)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -381,7 +389,7 @@ class PlanFile(Document):
 
 
 def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
-    """Refuse members that need tensor, pipeline or expert parallelism.
+    """Refuse members that need tensor, pipeline, context or expert parallelism.
 
     Args:
         members: the planned members.
@@ -393,7 +401,7 @@ def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
     for one in members:
         if one.model_parallel:
             raise BadInput(
-                f"{one.member} needs {degrees_text(one.tensor, one.pipeline, one.expert)}, which {what} does not have: "
+                f"{one.member} needs {one.degrees_text}, which {what} does not have: "
                 "scaling emit --to megatron or automodel, or plan for more or larger devices"
             )
 
