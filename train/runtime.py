@@ -109,7 +109,8 @@ def prepare_process(
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's documentation: cuBLAS needs it
     wanted = deterministic or (is_compiled and not torch.cuda.is_available())
-    if wanted != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, a second of CPU
+    # Only where it changes something: the call imports the compiler, a second of CPU.
+    if wanted != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(wanted)
     if tf32:
         torch.set_float32_matmul_precision("high")
