@@ -291,7 +291,8 @@ class Seal(Record):
 
     Args:
         data_sha256: text that the runs behind the law read; "" where that is not known.
-        seed: seed of the run that is to be scored; None scores the mean of all that match.
+        seed: seed of the run that is to be scored; None where the plan names several, or none.
+        seeds: all seeds that it names; the mean of their runs is scored, once every one is finished.
         format: 1 for seals of 0.1.0, whose runs did not carry their digest; 2 for those that do.
     """
 
@@ -300,7 +301,18 @@ class Seal(Record):
     digest: str
     data_sha256: str = ""
     seed: int | None = None
+    seeds: tuple[int, ...] = ()
     format: int = 1
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """Seeds that the plan names; none in plans of before, which score the mean of all runs that match."""
+        return self.seeds or (() if self.seed is None else (self.seed,))
+
+    @property
+    def named_text(self) -> str:
+        """The seeds in words: "0", or "0, 1 and 2"."""
+        return " and ".join(filter(None, (", ".join(map(str, self.named[:-1])), *map(str, self.named[-1:]))))
 
     @property
     def time(self) -> datetime.datetime:
@@ -471,13 +483,14 @@ FORCED = "; sealed all the same (--force)"
 SHOWN = "; sealed all the same, to show the whole flow"  # of a demo, which ends with a report on any machine
 
 
-def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> PlanFile:
+def seal(plan: PlanFile, *, data_sha256: str = "", seeds: Sequence[int] = ()) -> PlanFile:
     """The plan with its seal: the time now, the law's hash, and the SHA-256 of everything else in it (docs/seal.md).
 
     Args:
         plan: an unsealed plan.
         data_sha256: text that its members are to be trained on, as `sealed_text` finds it.
-        seed: seed of the run that is to be scored.
+        seeds: of the runs that are to be scored, so that one which was thrown away is missed. Without any, whatever
+            matches is scored.
 
     Raises:
         BadInput: it is sealed already, or its law's residuals bend by more than its prediction allows.
@@ -488,8 +501,15 @@ def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> P
         if note.startswith(BENT) and not note.endswith((FORCED, SHOWN)):
             raise BadInput(f"not sealed: {note} (`scaling plan --force` seals it all the same, and says so)")
     law = plan.law.sha256 if plan.law is not None else ""
+    named = tuple(dict.fromkeys(seeds))
     made = Seal(
-        sealed_at=now(), law_sha256=law, digest="", data_sha256=data_sha256, seed=seed, format=SEAL_FORMAT
+        sealed_at=now(),
+        law_sha256=law,
+        digest="",
+        data_sha256=data_sha256,
+        seed=named[0] if len(named) == 1 else None,
+        seeds=named,
+        format=SEAL_FORMAT,
     )
     open_ = plan.model_copy(update={"seal": made})
     closed = made.model_copy(update={"digest": digest(open_.model_dump(mode="json"))})
