@@ -122,8 +122,7 @@ class Sizing:
         if expected > OVERRUN * seconds:
             return (
                 f"the smallest ladders that a law can be fitted to take about {expected:.0f} s of training here, not "
-                f"{seconds:.0f}{self._busy()}; Ctrl-C stops, and --seconds {1.2 * expected:.0f} on an idle machine gives a "
-                "longer study and a narrower interval"
+                f"{seconds:.0f}{self._busy()}; the prediction is sealed all the same"
             )
         return f"sized to what is left{self._busy()}" if self._busy() else ""
 
