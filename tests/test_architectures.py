@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.configs import outcome
 from families import MEMBERS, BadInput, ModelSpec, accounting, member
 from families.architectures import REGISTRY, architecture, config_json
 from families.architectures.decoder import Decoder
@@ -317,6 +318,46 @@ def test_idle_experts_of_an_unknown_mixture_are_told_by_their_names(tmp_path):
     )  # fmt: skip
     spec = member(str(write(tmp_path / "moe", json.loads(json.dumps(config.to_dict()))))).spec
     assert accounting.params(spec) - accounting.params_active(spec) == 2 * 4 * 3 * 32 * 16
+
+
+KINDS = (
+    "bart",
+    "ernie4_5_moe",
+    "jamba",
+    "jetmoe",
+    "mamba",
+    "nemotron_h",
+)  # a sample of benchmarks/configs.py
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_type_of_the_library_is_counted_as_the_library_counts_it(kind):
+    assert outcome(kind).outcome == "estimated"
+
+
+def test_layers_without_scores_and_experts_of_unknown_number_are_not_counted_silently(tmp_path):
+    def found(kind, **changes):
+        config = transformers.CONFIG_MAPPING[kind](**changes).to_dict()
+        return member(str(write(tmp_path / kind, json.loads(json.dumps(config, default=str)))))
+
+    state_space = found("mamba", num_hidden_layers=2, hidden_size=32, vocab_size=64)
+    assert accounting.train_flops_per_token(state_space.spec) == 6 * state_space.n_params
+    mixed = found(
+        "jamba",
+        num_hidden_layers=8,
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        vocab_size=64,
+    )
+    active = accounting.params_active(mixed.spec)
+    assert active < mixed.n_params
+    assert (
+        accounting.train_flops_per_token(mixed.spec) == 6 * active + 12 * 64 * mixed.spec.n_positions
+    )  # one layer of 8
+    unknown = found("deepseek_v2", num_hidden_layers=3, num_experts_per_tok=None)
+    assert accounting.params_active(unknown.spec) == unknown.n_params
+    assert "how many experts a token passes through is not stated" in unknown.source
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,10 @@ def ladder(
     ] = None,
     study: StudyOption = Path("study"),
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Random seed (default: the sealed plan's, else 0).")
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Random seed (default: the first that the sealed plan names, else 0)."
+        ),
     ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -288,7 +291,7 @@ def ladder(
             f"devices is {devices}; with a launcher or jobs= a profile gives the devices of each member"
         )
     if seed is None:
-        seed = (contents.seal.seed if contents.seal else None) or 0
+        seed = next(iter(contents.seal.named if contents.seal else ()), 0)
     if export is not None and detach:
         raise BadInput(
             "export= copies models once they are trained; leave out detach=true, or follow the jobs later with export="

@@ -134,5 +134,5 @@ def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile
         made = sealed_plan(target, law, hours)
         notes = tuple(note + SHOWN if note.startswith(BENT) else note for note in made.notes)
         made = made.model_copy(update={"notes": notes})
-        write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seed=seed), study.plan)
+        write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seeds=(seed,)), study.plan)
     return open_seal(study.plan)
