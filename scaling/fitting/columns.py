@@ -52,6 +52,8 @@ FEWEST_ROWS = 12  # below a cut
 
 LEAST_SHARE = 0.01  # by which a share of the data must vary
 
+_HINTS = {"batch_tokens": "; a batch in sequences needs their length: --columns n_positions=2048"}
+
 LIKELY_STEPS = 1e6  # of a run; more of them mean that the batch is counted in sequences
 
 
@@ -105,7 +107,7 @@ def choose(table: RunTable, asked: Sequence[str] | None, own: Mapping[str, Kind 
         try:
             values = table.column(name)
             if values is None:
-                raise BadInput(f"no row has {name}")
+                raise BadInput(f"no row has {name}{_HINTS.get(name, '')}")
             earlier = [part.column for parts in usable.values() for part in parts if part.kind == "setting"]
             usable[name] = parts_of(table, name, kind, values, earlier)
         except BadInput as error:
@@ -156,7 +158,7 @@ def parts_of(
     distinct = np.unique(values)
     if len(distinct) == 1:
         raise BadInput(f"it is {distinct[0]:g} in every row")
-    if name == "batch_tokens" and float(np.median(table.D / values)) > LIKELY_STEPS:
+    if name == "batch_tokens" and in_sequences(table, values):
         raise BadInput(
             f"the median run would have {np.median(table.D / values):.2g} steps: is it in sequences? It must be in "
             "tokens, sequences × context length"
@@ -170,6 +172,11 @@ def parts_of(
     reference = 1.0 if name == "n_experts" else float(np.exp(np.median(np.log(values))))
     saturating = name == "n_experts" and len(distinct) >= 4
     return (replace(multiplier(name, reference=reference, saturating=saturating, trend=False), span=span),)
+
+
+def in_sequences(table: RunTable, batches: Array) -> bool:
+    """True where the median run would have so many steps that its batch must be counted in sequences."""
+    return float(np.median(table.D / batches)) > LIKELY_STEPS
 
 
 def _share(table: RunTable, name: str, values: Array) -> Coordinate:

@@ -10,7 +10,7 @@ from families.units import BadInput
 
 from ..runs import RunTable
 from ..stats import Array, Interval
-from .columns import KNOWN, LEAST_SHARE, Chosen, coupled, rows_of_table
+from .columns import KNOWN, LEAST_SHARE, Chosen, coupled, in_sequences, rows_of_table
 from .coordinates import Coordinate, Coordinates
 from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
 
@@ -152,6 +152,8 @@ def _stated_batch(table: RunTable, parts: Sequence[Coordinate]) -> Interval | No
     """Least and largest batch of the rows, in tokens; None where some state none, or it is a coordinate."""
     batches = [run.batch_tokens for run in table if run.batch_tokens]
     if len(batches) < len(table) or any(part.column == "batch_tokens" for part in parts):
+        return None
+    if in_sequences(table, np.array(batches)):
         return None
     return float(min(batches)), float(max(batches))
 
