@@ -64,7 +64,7 @@ def demo(
         rungs = ", ".join(format_size(rung) for rung in member.rungs)
         log(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
     log("3/6  train the smaller members as ladders")
-    options = {**steps.TRAINING, "seed": seed}
+    options = steps.training_options(seed, seconds)
     began = time.monotonic()
     train_members(ladders, paths, side_by_side=cores(), **options)
     if sizing is not None and (

@@ -16,10 +16,11 @@ from families.units import BadInput, format_size
 
 from ..runs import RunTable
 from ..stats import Array, Interval
-from .columns import choose, reduce_rows
+from .columns import choose
 from .coordinates import Coordinate, multiplier
 from .ensemble import PRIOR, USUAL_NOISE
 from .joint import LAW, Rows, model
+from .reduction import reduce_rows
 
 FEWEST_RUNS, FEWEST_SCALES = 2, 2  # of each arm
 

@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from families.design import DesignRule
 from families.units import BadInput
@@ -46,17 +47,26 @@ BATCH_SEQUENCES = 8
 MAX_THREADS = 4  # for one model of this size; more threads wait for each other
 BUSY = 0.85  # share of the cores below which a machine does other work
 OVERRUN, LATE = 1.3, 5.0  # times the expected seconds, and seconds beyond them: what is said
-TRAINING = {
-    "yes": True,
-    "save_every": 10.0,  # seconds between checkpoints, the most that an interrupted demo loses
-    "eval_tokens": 2**16,
-    "device": "cpu",
-}
+SAVE_EVERY = 10.0  # seconds between checkpoints, the most that an interrupted demo loses
+EVAL_TOKENS = (2**13, 2**16)  # held-out tokens evaluated at each rung, at least and at most
+EVAL_TOKENS_A_SECOND = 1280  # per second of training: a quick demo would evaluate for as long as it trains
 
 
 def threads() -> int:
     """Return the number of threads to train the largest member on."""
     return min(MAX_THREADS, cores())
+
+
+def training_options(seed: int, seconds: float) -> dict[str, Any]:
+    """Options of `train` for all members.
+
+    Args:
+        seed: random seed.
+        seconds: training time that the study is sized to.
+    """
+    least, most = EVAL_TOKENS
+    eval_tokens = min(most, max(least, int(seconds * EVAL_TOKENS_A_SECOND)))
+    return {"yes": True, "save_every": SAVE_EVERY, "eval_tokens": eval_tokens, "device": "cpu", "seed": seed}
 
 
 def text_name(data: str) -> str:
@@ -185,5 +195,5 @@ def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile
         made = sealed_plan(target, law, hours)
         notes = tuple(note + SHOWN if note.startswith(BENT) else note for note in made.notes)
         made = made.model_copy(update={"notes": notes})
-        write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seed=seed), study.plan)
+        write_plan(seal(made, data_sha256=sealed_text(study.folder, made), seeds=(seed,)), study.plan)
     return open_seal(study.plan)
