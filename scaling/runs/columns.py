@@ -25,13 +25,14 @@ FIELDS = {
     "numparameters parametercount modelparams modelparameters totalparams trainableparams numtrainableparams trainableparameters",
     "params_active": "activeparams activeparameters activatedparams activatedparameters nactiveparams "
     "paramsactive activatedparamcount nactiveparameters",
-    "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams",
+    "params_non_embedding": "paramsnonembedding nonembeddingparameters nonembeddingparams nonembparams "
+    "nonembeddingparamsize nonvocabparameters nonvocabparams denseparametercount",
     "tokens": "tokens trainingtokens traintokens ntokens numtokens tokensseen ntokensseen numtokensseen "
     "numinputtokensseen consumedtokens totaltokens tokenstrained trainedtokens tokensprocessed timetoken",
     "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
     "steps": "steps step trainingsteps iterations",
     "batch_tokens": "batchtokens tokensperbatch batchsizetokens",
-    "batch": "batch batchsize globalbatchsize trainbatchsize",
+    "batch": "batch bsz batchsize globalbatchsize trainbatchsize",
     "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
     "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
     "vocab_size": "vocab vocabsize vocabulary vocabularysize",

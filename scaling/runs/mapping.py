@@ -38,8 +38,30 @@ REQUIRED = ("params", "tokens", "loss")
 _ALIASES = {  # letters and digits in lower case; where several columns match, the later alias counts
     "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
     "params": ("size", "modelsize", "nparams", "numparams", "parameters", "n"),
-    "tokens": ("ntokens", "numtokens", "tokensseen", "traintokens", "trainingtokens", "d"),
-    "loss": ("trainloss", "testloss", "evalloss", "validationloss", "valloss", "finalloss", "l"),
+    "tokens": (
+        "sftdatasize",
+        "numcharacters",
+        "datasize",
+        "ntokens",
+        "numtokens",
+        "tokensseen",
+        "traintokens",
+        "trainingtokens",
+        "d",
+    ),
+    "loss": (
+        "unigramnormalizedloss",
+        "sftloss",
+        "lossvalidation",
+        "lmloss",
+        "trainloss",
+        "testloss",
+        "evalloss",
+        "validationloss",
+        "valloss",
+        "finalloss",
+        "l",
+    ),
 }
 
 _STATES = ("state", "status", "runstate", "runstatus", "jobstate", "jobstatus")

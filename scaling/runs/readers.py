@@ -246,6 +246,7 @@ def _table(
     notes += [
         f"the rows differ in {name!r}, which is not read: --columns group={name} and --group fit those of one"
         for name in differing(columns, constant, mapped)
+        if name not in own
     ]
     notes += [
         f"{count} of {name!r} {'is' if count == 1 else 'are'} too large for its unit, and read as printed"
