@@ -201,7 +201,7 @@ def fit(
 def _one_multiplied(table: RunTable, effective: RunTable, reduced: Reduced) -> str:
     """The one variable of rows with the caller's own multipliers of it alone, such as parallel streams; else empty.
 
-    Experts stay in a law of N and D: of N alone their two larger sizes err by 0.47 % and not 0.41 % (docs/log.md#e236).
+    Experts stay in a law of N and D: of N alone their two larger sizes err by 0.47 % and not 0.41 % (docs/log.md#e234).
     """
     parts = reduced.coordinates.parts
     if any(part.column in KNOWN for part in parts):
