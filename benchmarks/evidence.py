@@ -239,7 +239,8 @@ def seal(study: Study) -> None:
     scaling("fit", "--study", study.name)
     shape = ["--vocab", str(study.vocab_size), "--context", str(study.n_positions)]
     shape += ["--head-size", str(study.head_size), "--ratio", f"{study.ratio:g}"]
-    chosen = [] if study.seed is None else ["--seed", str(study.seed)]
+    seeds = study.seeds if study.seed is None else (study.seed,)
+    chosen = [word for seed in seeds for word in ("--seed", str(seed))]
     if (
         STUDIES / study.name / "plan.json"
     ).exists():  # what was sealed once is sealed again, whatever is refused today

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from paper_facts import Check, Claim, between, near
+from paper_facts import Check, Claim, between, clark_gain, near
 
 from scaling import Fit, Law, Run, RunTable, fit, published_law, read_runs
 from scaling.fitting.isoflop import approach_1, approach_2, isoflops
@@ -104,6 +104,11 @@ def muennighoff(folder: Path) -> list[Check]:
 
 
 OVERTRAINED = (("rpj", 921e9), ("rw_original", 460e9), ("c4_original", 115e9))
+GADRE = {
+    "rpj": (0.007, 0.007),
+    "rw_original": (0.0, 0.016),
+    "c4_original": (0.015, 0.043),
+}  # figure 5: 1.4B, 6.9B
 
 
 def gadre(folder: Path) -> list[Check]:
@@ -111,6 +116,7 @@ def gadre(folder: Path) -> list[Check]:
     groups = read_runs(folder / "overtraining.csv").by_group()
     checks = []
     inside = total = 0
+    worst = max(map(max, GADRE.values()))
     for group, longest in OVERTRAINED:
         runs = groups[group]
         for target in runs:
@@ -124,9 +130,16 @@ def gadre(folder: Path) -> list[Check]:
                 low, high = expected.interval_80 or (math.nan, math.nan)
                 total, inside = total + 1, inside + bool(low <= target.loss <= high)
                 size, tokens = f"{target.params / 1e9:.1f}B", f"{target.tokens / 1e9:.0f}B tokens"
-                checks.append(between(f"{group.removesuffix('_original')}, {size} on {tokens}: error",
-                                      float(expected.loss) / target.loss - 1, -0.05, 0.05, "+.2%"))  # fmt: skip
-    return [*checks, between(f"inside their 80 % interval, of {total}", inside, 3, 6, ".0f")]
+                checks.append(between(f"{group.removesuffix('_original')}, {size} on {tokens}: error, either sign",
+                                      abs(float(expected.loss) / target.loss - 1), 0, worst, ".2%",
+                                      paper=GADRE[group][target.params > 5e9]))  # fmt: skip
+    mean = float(np.mean([check.value for check in checks]))
+    theirs = float(np.mean(list(GADRE.values())))
+    return [
+        *checks,
+        between("mean of the six", mean, 0, 2 * theirs, ".2%", paper=theirs),
+        between(f"inside their 80 % interval, of {total}", inside, 3, 6, ".0f"),
+    ]
 
 
 def clark(folder: Path) -> list[Check]:
@@ -146,8 +159,10 @@ def clark(folder: Path) -> list[Check]:
     sizes = sorted(set(runs.N.tolist()))
     gains = [gain(size) for size in sizes]
     return [
-        between(f"64 experts, loss against dense at {sizes[0] / 1e6:.0f}M", gains[0], -0.15, -0.10, "+.1%"),
-        between(f"at {sizes[-1] / 1e6:.0f}M", gains[-1], -0.10, -0.05, "+.1%"),
+        between(f"64 experts, loss against dense at {sizes[0] / 1e6:.0f}M", gains[0], -0.15, -0.10, "+.1%",
+                paper=clark_gain(sizes[0], 64)),
+        between(f"at {sizes[-1] / 1e6:.0f}M", gains[-1], -0.10, -0.05, "+.1%",
+                paper=clark_gain(sizes[-1], 64)),
         between("slope of that gain per decade of size", float(np.polyfit(np.log10(sizes), gains, 1)[0]), 0.005, 0.08, "+.3f"),
         *(between(f"the same by the fitted law, at {size / 1e6:.0f}M", fitted(size), -0.15, -0.05, "+.1%")
           for size in (sizes[0], sizes[-1])),
@@ -261,14 +276,17 @@ TABLES: tuple[Claim, ...] = (
     ),
     Claim(
         name="gadre", table="overtraining.csv", title="Gadre's over-training", checks=gadre,
-        source="Gadre et al. 2024, arXiv:2403.08540, abstract: 1.4B on 900B tokens and 6.9B on 138B from 300 times less compute",
+        source="Gadre et al. 2024, arXiv:2403.08540, abstract: 1.4B on 900B tokens and 6.9B on 138B from 300 times less compute; "
+        "errors from figure 5, without their signs",
         says="One law predicts over-trained and compute-optimal large runs from small ones.",
-        found="From the runs of at most a three-hundredth of each target's compute the default predictor errs by 0.5 to 4.4 %.",
+        found="From the runs of at most a three-hundredth of each target's compute the default predictor's worst error is within "
+        "the paper's own worst, 4.3 %, which is the limit of each; its mean is larger than the paper's, whose law has one "
+        "exponent for both and was fitted to five runs chosen for it.",
     ),
     Claim(
         name="clark", table="moe_experts.csv", title="Clark's experts", checks=clark,
-        source="Clark et al. 2022, arXiv:2202.01169, equation 1 (the fitted coefficients could not be confirmed and are left "
-        "out)",
+        source="Clark et al. 2022, arXiv:2202.01169, equation 1 with the constants of S-BASE (table 3, as quoted by others), "
+        "which gives the numbers of the paper's column here",
         says="Experts help at every size, less the larger the dense model, and saturate in their number.",
         found="They do. The table's rows of one expert include routed ones (two and four experts a token); the dense row is the "
         "one of the largest loss.",

@@ -25,6 +25,7 @@ from families.design import DesignRule, design_family
 from families.units import format_size
 from scaling.laws import Law
 from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.published_mfu import MeasuredRun
 from scaling.planning.throughput import predicted_published
 from scaling.recipe import recipe
 
@@ -178,16 +179,41 @@ def measured(command: list[str]) -> tuple[float, float, float]:
 
 
 def efficiency_table() -> str:
-    """MFUs of published runs beside the planner's, each estimated from the other runs of its generation, as Markdown."""
+    """MFUs of published runs beside the planner's, each estimated from others of its generation and engine, as Markdown.
+
+    One row for a model on one kind of device at one context: devices, published, estimated and their ratio, least to most.
+    """
+    groups: dict[tuple[str, str, str, str], list[tuple[MeasuredRun, float]]] = {}
+    for run, mfu in predicted_published():
+        degrees = run.layout
+        ways = [
+            f"{word} {degree}"
+            for word, degree in (
+                ("tp", degrees.tensor),
+                ("pp", degrees.pipeline),
+                ("cp", degrees.context),
+                ("ep", degrees.expert),
+            )
+            if degree > 1
+        ]
+        how = ", ".join(ways) or ("FSDP, recomputed" if degrees.checkpointing else "FSDP")
+        model = run.model or f"MPT {format_size(accounting.params(run.spec), 2)}"
+        key = (run.accelerator.name, model, f"{run.spec.n_positions:,}", how)
+        groups.setdefault(key, []).append((run, mfu))
     lines = [
-        "| GPUs | model | context | recomputed | published | estimated | ratio |",
+        "| GPUs | model | context | degrees | published | estimated | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
-    for run, mfu in predicted_published():
-        size = format_size(accounting.params(run.spec), 2)
+    for (device, model, context, how), runs in groups.items():
+
+        def span(values: list[float], form: str) -> str:
+            low, high = format(min(values), form), format(max(values), form)
+            return low if low == high else f"{low} to {high}"
+
         lines.append(
-            f"| {run.devices} {run.accelerator.name} | {size} | {run.spec.n_positions:,} | "
-            f"{'yes' if run.checkpointing else 'no'} | {run.mfu:.3f} | {mfu:.3f} | {mfu / run.mfu:.2f} |"
+            f"| {span([run.devices for run, _ in runs], ',')} {device} | {model} | {context} | {how} | "
+            f"{span([run.mfu for run, _ in runs], '.3f')} | {span([mfu for _, mfu in runs], '.3f')} | "
+            f"{span([mfu / run.mfu for run, mfu in runs], '.2f')} |"
         )
     return "\n".join(lines) + "\n"
 

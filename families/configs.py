@@ -105,4 +105,6 @@ def read_config(path: str | Path) -> Member:
     source = str(file)
     if is_estimated(spec):
         source += "; counted by transformers, FLOPs estimated as 6·N_active + attention"
+        if spec.config.get("experts_unknown"):
+            source += "; how many experts a token passes through is not stated: all are counted as active"
     return Member(name=name, spec=spec, source=source)

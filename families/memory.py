@@ -1,4 +1,4 @@
-"""Memory of one device in training under tensor, pipeline, expert and data parallelism, LoRA and 8-bit optimisers."""
+"""Memory of one device in training under tensor, pipeline, context, expert and data parallelism, LoRA and 8-bit optimisers."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -28,10 +28,12 @@ class Layout:
 
     Args:
         tensor: devices that share each matrix, and the sequence between them (Korthikanti et al. 2022).
-        pipeline: devices that share the blocks, in stages.
+        pipeline: devices that share the blocks, in stages that are as even as can be.
+        context: devices that share each sequence, and pass keys and values around (Liu et al. 2023, ring attention).
         expert: devices that share the experts of a mixture.
         shards: devices among which states are divided: all of them at stage 3 (FSDP), at stage 1 the optimiser's alone, its
-            32-bit weights included (Megatron's distributed optimizer). Experts are shared by `expert` of these devices.
+            32-bit weights included (Megatron's distributed optimizer). Experts are shared by `expert` of these devices, and
+            each sequence by `context` of them, so that shards / context are the replicas.
         stage: 3 or 1, of ZeRO.
         precision: number formats of weights and gradients.
         optimizer: adamw, adamw8bit, adafactor or sgd.
@@ -44,6 +46,7 @@ class Layout:
 
     tensor: int = 1
     pipeline: int = 1
+    context: int = 1
     expert: int = 1
     shards: int = 1
     stage: int = 3
@@ -53,7 +56,7 @@ class Layout:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("tensor", "pipeline", "expert", "shards"):
+        for name in ("tensor", "pipeline", "context", "expert", "shards"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.lora_rank < 0:
@@ -67,7 +70,11 @@ class Layout:
     @property
     def devices(self) -> int:
         """Devices that hold one copy of the model together."""
-        return self.tensor * self.pipeline * max(self.expert, self.shards)
+        return self.tensor * self.pipeline * max(self.expert, self.shards, self.context)
+
+    def stage_layers(self, n_layer: int) -> int:
+        """Return the blocks of the largest stage of the pipeline."""
+        return -(-n_layer // self.pipeline)
 
 
 def check_layout(spec: ModelSpec, layout: Layout) -> None:
@@ -78,10 +85,14 @@ def check_layout(spec: ModelSpec, layout: Layout) -> None:
         layout: the degrees.
 
     Raises:
-        BadInput: a degree that does not divide what it shares.
+        BadInput: a degree that does not divide what it shares, or more stages than blocks. Stages need not be even.
     """
     number = experts(spec)
-    shared = [("tensor", "n_head", spec.n_head), ("pipeline", "n_layer", spec.n_layer)]
+    if layout.pipeline > spec.n_layer:
+        raise BadInput(
+            f"pipeline is {layout.pipeline}; there are {spec.n_layer} blocks, and a stage needs one"
+        )
+    shared = [("tensor", "n_head", spec.n_head), ("context", "n_positions", spec.n_positions)]
     if layout.expert > 1:
         if not number:
             raise BadInput(f"expert is {layout.expert}; {spec.architecture} has no experts")
@@ -95,10 +106,30 @@ def check_layout(spec: ModelSpec, layout: Layout) -> None:
             )
 
 
-def degrees_text(tensor: int, pipeline: int, expert: int) -> str:
-    """Degrees above 1 in words: "8-way tensor and 4-way pipeline parallelism"."""
-    ways = [("tensor", tensor), ("pipeline", pipeline), ("expert", expert)]
+def degrees_text(tensor: int, pipeline: int, expert: int, context: int = 1) -> str:
+    """Degrees above 1 in words: "8-way tensor and 4-way pipeline parallelism".
+
+    Args:
+        tensor: devices that share each matrix.
+        pipeline: stages.
+        expert: devices that share the experts.
+        context: devices that share each sequence.
+    """
+    ways = [("tensor", tensor), ("pipeline", pipeline), ("context", context), ("expert", expert)]
     return " and ".join(f"{degree}-way {name}" for name, degree in ways if degree > 1) + " parallelism"
+
+
+def stages(n_layer: int, pipeline: int) -> tuple[int, ...]:
+    """Return the blocks of each stage of a pipeline, in order: as even as can be, the last stages the shorter ones.
+
+    The last stage holds the head, so it is the one to have less else to do.
+
+    Args:
+        n_layer: blocks of the model.
+        pipeline: stages.
+    """
+    whole, more = divmod(n_layer, pipeline)
+    return (whole + 1,) * more + (whole,) * (pipeline - more)
 
 
 def experts(spec: ModelSpec) -> int:
@@ -148,22 +179,33 @@ def device_memory(
     head, routed = parts.get("head", 0), parts.get("experts", 0)
     blocks = params(spec) - embeddings - head - routed
     ends = embeddings + head if layout.pipeline == 1 else max(embeddings, head)
-    split = layout.tensor * layout.pipeline
-    own = (-(-blocks // split) + -(-ends // layout.tensor), -(-routed // (split * layout.expert)))
-    adapters = -(-lora_parameters(spec, layout.lora_rank) // split) if layout.lora_rank else 0
+    layers = layout.stage_layers(spec.n_layer)
+
+    def held(count: int, ways: int) -> int:  # of what all blocks have, by the largest stage
+        return -(-count * layers // (spec.n_layer * ways))
+
+    own = (
+        held(blocks, layout.tensor) + -(-ends // layout.tensor),
+        held(routed, layout.tensor * layout.expert),
+    )
+    adapters = held(lora_parameters(spec, layout.lora_rank), layout.tensor) if layout.lora_rank else 0
     found = _states(layout, own, (adapters, 0) if adapters else own, frozen=bool(adapters))
     precision = layout.precision
     if layout.shards > 1 and layout.stage == 3:
         lookups = -(-(embeddings if layout.pipeline == 1 else ends) // layout.tensor)
-        widest = max(2 * (sum(own) - lookups) // max(1, spec.n_layer // layout.pipeline), lookups)
+        widest = max(2 * (sum(own) - lookups) // layers, lookups)
         found["gathered"] = (4 if precision == "fp32" else 2) * widest
     saved = architecture(spec.architecture).activation_bytes(spec, micro_batch, attention)
     half = precision != "fp32"
     layer = (saved.layer + saved.wide) // 2 if half else saved.layer
     inputs = 4 * micro_batch * spec.n_positions * spec.n_embd
-    kept = spec.n_layer * inputs + layer if layout.checkpointing else spec.n_layer * layer
-    found["activations"] = -(-(kept + saved.trunk) // layout.tensor)
-    found["logits"] = -(-3 * saved.logits // layout.tensor)
+    flight = (
+        layers * layout.pipeline
+    )  # blocks whose activations the first stage keeps, of all micro-batches in flight
+    kept = flight * inputs + layer if layout.checkpointing else flight * layer
+    ways = layout.tensor * layout.context
+    found["activations"] = -(-(kept + saved.trunk) // ways)
+    found["logits"] = -(-3 * saved.logits // ways)
     return found
 
 

@@ -219,7 +219,7 @@ def _load_outcomes(folder: Path) -> StudyData:
 
 def _compared(study: StudyPaths, intact: bool, warnings: list[str]) -> Comparison | None:
     """The comparison as plan, runs and ledgers give it; `warnings` gets what does not count and what disagrees."""
-    comparison = compared(study) if intact else None
+    comparison = compared(study, refits=True) if intact else None
     if comparison is None:
         if study.comparison.exists():
             warnings.append("comparison.json is not shown: no sealed plan and finished run bear it out")

@@ -77,6 +77,14 @@ class StudyPaths:
         """The page to read."""
         return self.folder / "report.html"
 
+    def seed(self) -> int:
+        """The study's seed; 0 without study.json.
+
+        Raises:
+            BadInput: study.json cannot be read.
+        """
+        return StudyFile.read(self.file).seed if self.file.exists() else 0
+
     def run_folder(self, run: str) -> Path:
         """Where a run's checkpoints and metrics lie."""
         return self.folder / "runs" / run

@@ -41,12 +41,12 @@ def member(name="d128", width=128, loss=2.97):
     )
 
 
-def made_plan(*members, rows=LEARNED, seed=None):
+def made_plan(*members, rows=LEARNED, seeds=()):
     law = LawReference(
         name="law.json", sha256="1" * 64, convention="total", group="text", eval_set="heldout",
         row_hashes=tuple(run.row_hash for run in rows),
     )  # fmt: skip
-    return seal(PlanFile(law=law, members=members or (member(),)), data_sha256=TEXT, seed=seed)
+    return seal(PlanFile(law=law, members=members or (member(),)), data_sha256=TEXT, seeds=seeds)
 
 
 def trained(place, plan, run=TARGET, **changes):

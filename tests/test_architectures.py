@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.configs import outcome
 from families import MEMBERS, BadInput, ModelSpec, accounting, member
 from families.architectures import REGISTRY, architecture, config_json
 from families.architectures.decoder import Decoder
@@ -33,7 +34,7 @@ LATENT = {
 
 @st.composite
 def specs(draw, names=tuple(DECODERS)):
-    """A small shape of any decoder: grouped queries, heads of their own size, tied or not, biases, experts."""
+    """A small shape of any decoder: grouped queries, heads of their own size, tied or not, biases, windows, latents, experts."""
     name = draw(st.sampled_from(names))
     found = REGISTRY[name]
     kv_heads = draw(st.integers(1, 3))
@@ -45,11 +46,28 @@ def specs(draw, names=tuple(DECODERS)):
             config[flag] = draw(st.booleans())
     if "head_dim" in found.library:
         config["head_dim"] = draw(st.sampled_from([8, 16, 32]))
+    if "sliding_window" in found.library:
+        windows = [4, 12] if "gemma" in name else [None, 4, 12]
+        config["sliding_window"] = draw(st.sampled_from(windows))
+    if "use_sliding_window" in found.library:
+        config["use_sliding_window"] = (
+            config["sliding_window"] is not None
+        )  # without it the library drops the window
+    if "max_window_layers" in found.library:
+        config["max_window_layers"] = draw(st.integers(0, 3))
+    if "decoder_sparse_step" in found.library:
+        config |= {
+            "decoder_sparse_step": draw(st.integers(1, 2)),
+            "mlp_only_layers": draw(st.sampled_from([[], [0]])),
+        }
     if found.mixture is not None:
         config[found.mixture.number] = experts = draw(st.integers(2, 6))
         config["num_experts_per_tok"] = draw(st.integers(1, experts))
         if found.mixture.first_dense:
             config |= {**LATENT, found.mixture.first_dense: draw(st.integers(0, 2))}
+            config["q_lora_rank"] = draw(st.sampled_from([None, 8, 24]))
+            for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"):
+                config[key] = 2 * draw(st.integers(2, 12))
             config[found.mixture.shared] = draw(st.integers(1, 2))
     spec = ModelSpec(
         architecture=name,
@@ -317,6 +335,46 @@ def test_idle_experts_of_an_unknown_mixture_are_told_by_their_names(tmp_path):
     )  # fmt: skip
     spec = member(str(write(tmp_path / "moe", json.loads(json.dumps(config.to_dict()))))).spec
     assert accounting.params(spec) - accounting.params_active(spec) == 2 * 4 * 3 * 32 * 16
+
+
+KINDS = (
+    "bart",
+    "ernie4_5_moe",
+    "jamba",
+    "jetmoe",
+    "mamba",
+    "nemotron_h",
+)  # a sample of benchmarks/configs.py
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_type_of_the_library_is_counted_as_the_library_counts_it(kind):
+    assert outcome(kind).outcome == "estimated"
+
+
+def test_layers_without_scores_and_experts_of_unknown_number_are_not_counted_silently(tmp_path):
+    def found(kind, **changes):
+        config = transformers.CONFIG_MAPPING[kind](**changes).to_dict()
+        return member(str(write(tmp_path / kind, json.loads(json.dumps(config, default=str)))))
+
+    state_space = found("mamba", num_hidden_layers=2, hidden_size=32, vocab_size=64)
+    assert accounting.train_flops_per_token(state_space.spec) == 6 * state_space.n_params
+    mixed = found(
+        "jamba",
+        num_hidden_layers=8,
+        hidden_size=64,
+        intermediate_size=64,
+        num_attention_heads=4,
+        vocab_size=64,
+    )
+    active = accounting.params_active(mixed.spec)
+    assert active < mixed.n_params
+    assert (
+        accounting.train_flops_per_token(mixed.spec) == 6 * active + 12 * 64 * mixed.spec.n_positions
+    )  # one layer of 8
+    unknown = found("deepseek_v2", num_hidden_layers=3, num_experts_per_tok=None)
+    assert accounting.params_active(unknown.spec) == unknown.n_params
+    assert "how many experts a token passes through is not stated" in unknown.source
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Experts and vocabulary that a plan leaves to the law: published laws against their papers, fitted ones against themselves."""
 
 import json
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from families.units import BadInput
 from scaling.fitting.coordinates import multiplier, shift_of
 from scaling.fitting.fit import fit
 from scaling.mixtures import joint_law
+from scaling.planning import choices
 from scaling.planning.api import plan
 from scaling.planning.vocabulary import vocabulary_parameters
 from scaling.published_laws import published_law
@@ -157,3 +159,13 @@ def test_the_command_line_leaves_the_vocabulary_to_the_published_law():
     assert "a range of opinions, not an interval" in found["notes"][-1]
     rule = rule_for("gpt2", vocab_size=found["recommended"]["vocab_size"])
     assert rule.vocab_size % 128 == 0
+
+
+def test_vocabularies_that_prefer_each_other_are_said_not_left_unconverged(monkeypatch):
+    turns = cycle([1024, 2048])
+    monkeypatch.setattr(choices, "rounded", lambda value: next(turns))
+    found = plan(1e19, vocab_size="auto")
+    (note,) = (note for note in found.notes if "None is best" in note)
+    assert found.recommended.vocab_size == 1024
+    assert "vocabulary 1,024 for" in note
+    assert "1,024 for 2,048, 2,048 for 1,024" in note

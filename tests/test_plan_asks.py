@@ -1,14 +1,25 @@
 """What people ask a plan: several sizes, money, serving, distinct tokens, and what another MFU would change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import scaling as sc
+from families import member
+from families.memory import Layout
 from families.units import BadInput
 from scaling.cli.plan_text import lines
 from scaling.hardware import known
-from scaling.planning.published_mfu import REPORTED, calibration, generation, measured_runs, reached
+from scaling.planning.parallel_time import links, step_time
+from scaling.planning.published_mfu import (
+    REPORTED,
+    calibration,
+    generation,
+    measured_runs,
+    reached,
+    width_exponent,
+)
 from scaling.planning.throughput import _ratios, estimated_mfu, predicted_published
 
 
@@ -106,26 +117,66 @@ def test_another_mfu_buys_more_or_less_of_a_time_and_takes_another_time_for_a_co
     assert not sc.plan("1e21", law="chinchilla").document.sensitivity
 
 
-@pytest.mark.parametrize("run", measured_runs(), ids=str)
-def test_the_estimate_of_every_published_run_holds_what_it_reached(run):
-    found = estimated_mfu(
-        run.spec,
-        run.accelerator,
-        micro_batch=run.micro_batch,
-        batch_sequences=run.batch_sequences,
-        devices=run.devices,
-        checkpointing=run.checkpointing,
-    )
-    assert found.low * (1 - 1e-9) <= run.mfu <= found.high * (1 + 1e-9)
-    assert found.low < found.mfu < found.high
+def test_the_estimate_of_every_published_run_holds_what_it_reached():
+    assert len(measured_runs()) == 130
+    for run in measured_runs():
+        found = estimated_mfu(
+            run.spec,
+            run.accelerator,
+            micro_batch=run.micro_batch,
+            batch_sequences=run.batch_sequences,
+            devices=run.devices,
+            layout=run.layout,
+            interleave=run.interleave,
+        )
+        assert found.low * (1 - 1e-9) <= run.mfu <= found.high * (1 + 1e-9), run
+        assert found.low < found.mfu < found.high, run
 
 
 def test_half_of_the_published_runs_lie_above_their_estimate_on_each_generation():
+    exponent = width_exponent(_ratios())
     for name in ("A100", "H100"):
-        ratios = [ratio for kind, ratio in _ratios() if kind == name]
-        factor, low, high = calibration(name, _ratios())
-        assert sum(ratio > factor for ratio in ratios) == len(ratios) // 2
+        runs = [one for one in _ratios() if one.kind == name and one.engine == "fsdp"]
+        factor, low, high = calibration(name, "fsdp", _ratios(), exponent)
+        above = sum(one.value / (one.width / 2048) ** exponent > factor for one in runs)
+        assert above == len(runs) // 2
         assert high / low < 1.5
+
+
+def test_from_the_other_published_runs_all_but_two_are_within_15_percent():
+    wrong = [run for run, mfu in predicted_published() if abs(mfu / run.mfu - 1) > 0.15]
+    # 70B on the fewest A100s of 40 GB that hold it, and a 1B that reached less than on half and on twice as many devices
+    assert [(run.accelerator.name, run.spec.n_embd, run.devices) for run in wrong] == [
+        ("A100-40GB", 8192, 64),
+        ("A100-40GB", 2048, 32),
+    ]
+
+
+def test_degrees_cost_what_crosses_the_links_and_the_bubble():
+    spec, device = member("llama-3.1-70b").spec, known()["H100"]
+
+    def time(micro_batches=64, **degrees):
+        return step_time(
+            replace(spec, n_positions=8192),
+            device,
+            Layout(**degrees),
+            micro_batch=1,
+            micro_batches=micro_batches,
+            mfu=0.6,
+        )
+
+    assert time().slowdown == 1
+    piped = time(pipeline=8, micro_batches=16)
+    assert piped.bubble == 7 / 16  # Narayanan et al. 2021, section 2.2: (p - 1) / m
+    assert time(pipeline=3).unevenness == pytest.approx(27 * 3 / 80)
+    # Korthikanti et al. 2022, section 4.2.2: an all-reduce is a gather and a scatter, four of them in a block, 2 bytes a value
+    bytes_of = 4 * 2 * 2 * 8192 * 8192 * 7 / 8
+    assert time(tensor=8).tensor == pytest.approx(bytes_of / (0.8 * 450e9))
+    assert time(tensor=2).tensor < time(tensor=8).tensor
+    assert time(tensor=8).slowdown < time(tensor=8, checkpointing=True).slowdown
+    assert time(context=2).context == 0  # attention hides the ring at this length
+    assert time(shards=8, stage=3).slowdown == 1  # gathered while blocks compute
+    assert links("MI300X") is None
 
 
 def test_an_estimate_for_64_h100_lies_within_what_such_runs_reached_and_the_plan_says_so():
@@ -133,7 +184,7 @@ def test_an_estimate_for_64_h100_lies_within_what_such_runs_reached_and_the_plan
         plan = sc.plan(f"64 H100 for {time}", law="chinchilla", mfu="estimate")
         assert reached("H100").low < plan.budget.mfu < reached("H100").high
         (note,) = (note for note in plan.notes if "is estimated" in note)
-        assert "published runs on H100s reached 0.33 to 0.48 on 8 to 16,384 devices" in note
+        assert "published runs on H100s reached 0.33 to 0.59 on 8 to 16,384 devices" in note
 
 
 def test_a_device_without_published_runs_has_a_wider_band():
@@ -155,12 +206,8 @@ def test_reported_runs_name_devices_and_sources():
     assert reached("RTX-4090") is None
 
 
-def test_most_published_runs_are_within_15_percent_of_what_the_others_say_and_the_page_has_the_table():
+def test_the_page_has_the_table_of_published_runs():
     from benchmarks.scale import efficiency_table
 
-    off = [abs(mfu / run.mfu - 1) for run, mfu in predicted_published()]
-    assert len(off) == 36
-    assert sum(one <= 0.15 for one in off) >= 31
-    assert max(off) < 0.25
     page = Path(__file__).parents[1] / "docs" / "scale.md"
     assert efficiency_table() in page.read_text(encoding="utf-8")

@@ -6,11 +6,13 @@ import shutil
 import pytest
 
 from families.units import BadInput
+from plots.study_data import load_study
 from scaling.files import hashes
 from scaling.fitting.predictor import load_law
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import open_seal
 from scaling.runs.readers import read_runs
-from scaling.scoring import Comparison, compare, compare_study
+from scaling.scoring import Comparison, compare, compare_study, compared
 from scaling.scoring.refit import refit
 
 from .synthetic import TRUTH, leave_run, write_study
@@ -80,6 +82,21 @@ def test_the_command_says_what_changed_and_keeps_it(study, tmp_path, cli):
         assert text in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert Comparison.read(folder / "comparison.json").refit.rows_after == 17
+
+
+def test_a_refit_that_was_edited_in_comparison_json_is_computed_again_and_named(study, changed, tmp_path):
+    folder = StudyPaths(shutil.copytree(study, tmp_path / "s"))
+    assert compared(folder, refits=True).disagreements == ()
+    value = json.loads(folder.comparison.read_text())
+    value["refit"]["changes"][-1]["after"] = 2.0
+    folder.comparison.write_text(json.dumps(value))
+    shown = load_study(folder.folder)
+    assert shown.comparison.refit.change("loss").after == pytest.approx(
+        changed.change("loss").after, rel=1e-9
+    )
+    (named,) = [line for line in shown.warnings if "comparison.json" in line]
+    assert "has 2 as loss after the refit; it is" in named
+    assert compare_study(folder.folder).disagreements == (named,)
 
 
 def test_without_a_law_the_scores_stand_alone(study, tmp_path, cli):

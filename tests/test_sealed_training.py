@@ -31,7 +31,7 @@ def sealed(study, seed=0):
 
     text = TextFacts.of(DataManifest.read(study.data / "data.json"), "gpt2").data_sha256
     made = PlanFile(members=(planned("one", prediction=PROMISED),))
-    write_plan(seal(made, data_sha256=text, seed=seed), study.plan, replace=True)
+    write_plan(seal(made, data_sha256=text, seeds=(seed,)), study.plan, replace=True)
     return study
 
 

@@ -267,7 +267,7 @@ def _on(member: PlannedMember, device: Accelerator | None, devices: int) -> Plan
     """
     sequences = member.recipe.batch_sequences
     fit = None if device is None else fit_memory(member.spec, device, devices, sequences, name=member.member)
-    replicas = devices if fit is None else devices // (fit.tensor * fit.pipeline)
+    replicas = devices if fit is None else devices // (fit.tensor * fit.pipeline * fit.context)
     if sequences % replicas:
         below = sequences - sequences % replicas
         nearest_two = f"{below} or {below + replicas}" if below else f"{replicas}"
@@ -284,7 +284,8 @@ def _on(member: PlannedMember, device: Accelerator | None, devices: int) -> Plan
         if (sequences // replicas) % size == 0
     )
     names = ("checkpointing", "shards", "tensor", "pipeline", "expert")
-    return member.model_copy(update={"micro_batch": micro, **{name: getattr(fit, name) for name in names}})
+    settings = {name: getattr(fit, name) for name in names}
+    return member.model_copy(update={"micro_batch": micro, "context_parallel": fit.context, **settings})
 
 
 def parse_targets(text: str) -> tuple[Target, ...]:

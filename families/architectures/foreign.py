@@ -1,4 +1,7 @@
-"""An architecture that is not counted here: transformers counts it on the meta device, and FLOPs are 6·N_active + attention."""
+"""An architecture that is not counted here: transformers counts it on the meta device, and FLOPs are 6·N_active + attention.
+
+Full attention is counted in the layers that have any, as far as the config tells which those are.
+"""
 
 import importlib
 from collections.abc import Mapping
@@ -10,9 +13,25 @@ from .base import ActivationBytes, Attention, score_values, train_flops, whole
 
 NAME = "other"  # of the architecture in a spec, in place of a model_type
 _SIZES = {  # names that configs of transformers have for the sizes, the most usual first
-    "n_layer": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
-    "n_head": ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"),
-    "n_embd": ("hidden_size", "n_embd", "d_model", "dim"),
+    "n_layer": (
+        "num_hidden_layers",
+        "n_layer",
+        "n_layers",
+        "num_layers",
+        "num_decoder_layers",
+        "decoder_layers",
+    ),
+    "n_head": (
+        "num_attention_heads",
+        "n_head",
+        "n_heads",
+        "num_heads",
+        "decoder_attention_heads",
+        "num_decoder_attention_heads",
+        "encoder_attention_heads",
+        "attention_heads",
+    ),
+    "n_embd": ("hidden_size", "n_embd", "d_model", "dim", "emb_dim"),
     "n_positions": (
         "max_position_embeddings",
         "n_positions",
@@ -22,13 +41,21 @@ _SIZES = {  # names that configs of transformers have for the sizes, the most us
     ),
     "vocab_size": ("vocab_size",),
 }
-_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k")
+_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "top_k")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_expert")
+# Mixers of tokens without scores of each with each: state spaces and linear attention.
+_NO_ATTENTION = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
+_LAYER_KINDS = ("layer_types", "layers_block_type", "block_types")
 _MOST = {"n_layer": 2048, "n_embd": 10**6, "vocab_size": 10**8}  # beyond which no library need try
 _NO_TEXT_CONTEXT = 2048  # positions where a config states none, as Bloom's
 
 
 class Foreign:
-    """Counts that transformers gave, kept in a spec's `config` under model_type, total, embeddings and idle."""
+    """Counts that transformers gave, kept in a spec's `config` under model_type, total, embeddings, idle and attended.
+
+    `attended` are the widths of scores and of values in all heads of all layers together. Where the config does not say how
+    many experts a token passes through, `idle` is 0 and `experts_unknown` true.
+    """
 
     model_type = NAME
     config_class = "AutoConfig"
@@ -63,7 +90,10 @@ class Foreign:
 
     def train_flops_per_token(self, spec: ModelSpec) -> int:
         """Estimate 6 per active parameter and full attention in every block (Kaplan et al. 2020)."""
-        return train_flops(spec.config["total"] - spec.config["idle"], spec)
+        active, attended = spec.config["total"] - spec.config["idle"], spec.config.get("attended")
+        if attended is None:  # a plan of before
+            return train_flops(active, spec)
+        return int(6 * active + 6 * attended * spec.n_positions)
 
     def activation_bytes(self, spec: ModelSpec, batch: int, attention: Attention) -> ActivationBytes:
         """Estimate as of a Llama with full key and value heads and a feed-forward layer of 4·n_embd."""
@@ -99,8 +129,13 @@ class Foreign:
         """
         kind = config.get("model_type")
         text = config.get("text_config")
-        sizes = _sizes({**text, **config} if isinstance(text, dict) else config, str(kind))
-        return ModelSpec(architecture=NAME, **sizes, config=Extras(counted(config)))
+        flat = {**text, **config} if isinstance(text, dict) else config
+        sizes = _sizes(flat, str(kind))
+        found = counted(config)
+        found["attended"] = _attended(flat, sizes, str(kind))
+        if sizes["n_embd"] % sizes["n_head"]:
+            sizes["n_head"] = 1  # heads of a size of their own; no count here needs it
+        return ModelSpec(architecture=NAME, **sizes, config=Extras(found))
 
 
 def _sizes(config: Mapping[str, Any], kind: str) -> dict[str, int]:
@@ -110,18 +145,50 @@ def _sizes(config: Mapping[str, Any], kind: str) -> dict[str, int]:
         if key is None and size == "n_positions":
             found[size] = _NO_TEXT_CONTEXT
             continue
+        if key is None and size == "n_head" and kind in _NO_ATTENTION:
+            found[size] = 1
+            continue
+        if key is None and size == "n_layer" and _layer_kinds(config):
+            found[size] = len(_layer_kinds(config))
+            continue
         if key is None:
             raise BadInput(f"model_type is {kind!r}, and its config has none of {', '.join(names)}")
         found[size] = whole(config, key)
         if found[size] > _MOST.get(size, found[size]):
             raise BadInput(f"{key} is {found[size]:,}; at most {_MOST[size]:,} can be counted")
-    if found["n_embd"] % found["n_head"]:
-        found["n_head"] = 1  # heads of a size of their own; no count here needs it
     return found
 
 
+def _layer_kinds(config: Mapping[str, Any]) -> list[str]:
+    """Return what the config calls its layers, or the first of them where they repeat; none where it does not say."""
+    for key in _LAYER_KINDS:
+        if isinstance(config.get(key), list):
+            return [str(one) for one in config[key]]
+    return []
+
+
+def _attended(config: Mapping[str, Any], sizes: Mapping[str, int], kind: str) -> int:
+    """Return the widths of scores and of values in all heads of the layers that attend."""
+    if kind in _NO_ATTENTION:
+        return 0
+    layers = sizes["n_layer"]
+    listed, period = _layer_kinds(config), config.get("attn_layer_period")
+    if listed:
+        kinds = [listed[layer % len(listed)] for layer in range(layers)]
+        layers = sum(("attention" in one and "linear" not in one) or one == "hybrid" for one in kinds)
+    elif "attn_layer_indices" in config:
+        layers = len(set(config["attn_layer_indices"] or ()) & set(range(layers)))
+    elif isinstance(period, int) and period > 0:
+        layers = sum(layer % period == config.get("attn_layer_offset", 0) for layer in range(layers))
+    head = config.get("head_dim")
+    width = sizes["n_embd"]
+    if isinstance(head, int) and not isinstance(head, bool) and 0 < head <= width:
+        width = sizes["n_head"] * head
+    return 2 * layers * width
+
+
 def counted(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model_type, model_class, total, embeddings and idle of any config, by transformers on the meta device.
+    """Return model_type, model_class, total, embeddings, idle and experts_unknown, by transformers on the meta device.
 
     No weight is allocated, nothing is downloaded and no code of the folder is run.
 
@@ -160,12 +227,15 @@ def counted(config: Mapping[str, Any]) -> dict[str, Any]:
         for module in model.modules()
         if isinstance(module, torch.nn.Embedding)
     }
+    flat = {**(config.get("text_config") or {}), **config}
+    idle = _idle(weights, flat)
     return {
         "model_type": kind,
         "model_class": type(model).__name__,
         "total": total,
         "embeddings": sum(lookups.values()),
-        "idle": _idle(weights, {**(config.get("text_config") or {}), **config}),
+        "idle": idle or 0,
+        **({"experts_unknown": True} if idle is None else {}),
     }
 
 
@@ -179,17 +249,23 @@ def _model(transformers: Any, config: Any) -> Any:
     raise ValueError("it has no language model")
 
 
-def _idle(weights: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """Count routed experts that a token does not pass through: weights under `experts`, stacked or one by one."""
+def _idle(weights: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """Count routed experts that a token does not pass through: weights under `experts`, stacked or one by one.
+
+    Weights of three axes, the first of them as long as the config has experts, are stacked experts whatever their name.
+
+    Returns:
+        The count, or None where there are experts and the config does not say how many of them a token passes through.
+    """
     per_token = next((config[key] for key in _PER_TOKEN if isinstance(config.get(key), int)), None)
-    if per_token is None:
-        return 0
-    idle = 0
+    stated = {config[key] for key in _EXPERTS if isinstance(config.get(key), int) and config[key] > 1}
+    idle, routed = 0, 0
     for name, weight in weights.items():
         parts = name.split(".")
-        if "experts" not in parts:
+        named = "experts" in parts[:-1] and "shared" not in parts[parts.index("experts") - 1]
+        if not named and not (weight.dim() == 3 and weight.shape[0] in stated):
             continue
-        after = parts[parts.index("experts") + 1]
+        after = parts[parts.index("experts") + 1] if named else ""
         number = weight.shape[0]
         if after.isdecimal():
             prefix = ".".join(parts[: parts.index("experts") + 1])
@@ -200,6 +276,7 @@ def _idle(weights: Mapping[str, Any], config: Mapping[str, Any]) -> int:
                     if other.startswith(prefix + ".")
                 }
             )
-        if number > per_token:
+        routed += 1
+        if per_token is not None and number > per_token:
             idle += weight.numel() * (number - per_token) // number
-    return idle
+    return None if routed and per_token is None else idle

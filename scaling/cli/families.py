@@ -197,6 +197,9 @@ def show_member(
     ] = 1,
     tensor: Annotated[int, typer.Option("--tensor", help="Memory: tensor-parallel devices.")] = 1,
     pipeline: Annotated[int, typer.Option("--pipeline", help="Memory: pipeline-parallel devices.")] = 1,
+    context_parallel: Annotated[
+        int, typer.Option("--context-parallel", help="Memory: devices that share each sequence.")
+    ] = 1,
     expert: Annotated[int, typer.Option("--expert", help="Memory: devices that share the experts.")] = 1,
     shards: Annotated[
         int, typer.Option("--shards", help="Memory: devices that share the states (ZeRO 3, FSDP).")
@@ -217,10 +220,13 @@ def show_member(
     layout = Layout(
         tensor=tensor,
         pipeline=pipeline,
+        context=context_parallel,
         expert=expert,
         shards=shards,
         precision=cast(
-            Precision, precision or ("fp32" if tensor * pipeline * expert * shards == 1 else "autocast")
+            Precision,
+            precision
+            or ("fp32" if tensor * pipeline * context_parallel * expert * shards == 1 else "autocast"),
         ),
         optimizer=cast(OptimizerName, optimizer),
         lora_rank=lora_rank,
@@ -251,6 +257,7 @@ def show_member(
         for name, degree in (
             ("tensor", tensor),
             ("pipeline", pipeline),
+            ("context", context_parallel),
             ("expert", expert),
             ("shards", shards),
         )

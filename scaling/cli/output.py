@@ -32,9 +32,6 @@ def readable_study(folder: Path | None) -> Path | None:
 StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="Folder of the study.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.")]
-VocabOption = Annotated[str, typer.Option("--vocab", help="Vocabulary size.")]
-ContextOption = Annotated[str, typer.Option("--context", help="Context length, n_positions.")]
-HeadSizeOption = Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Proceed, and overwrite files, without confirmation.")]
 
 
@@ -60,6 +57,11 @@ def root(
 def print_json(value: Any) -> None:
     """Print one JSON object on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def loss_and_error(loss: float, error: float | None) -> str:
+    """Format a loss with its standard error; a single window has none."""
+    return f"{loss:.4f} ± {error:.4f}" if error else f"{loss:.4f} ± –"
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:

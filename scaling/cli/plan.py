@@ -8,9 +8,10 @@ import typer
 from families.units import BadInput
 
 from ..files import atomic_writes, refuse_overwrite_text
+from ..paths import StudyPaths
 from ..planning.match import sealed_text
 from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflop_curves, offered, own_runs
+from ..planning.query import PlanQuery, answer_query, fixed_options, isoflop_curves, offered, own_runs
 from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
@@ -124,9 +125,11 @@ def plan(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the sealed plan to this file.")] = None,
     seed: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
-            "--seed", min=0, help="Seed of the run to be scored (default: the mean of all that match)."
+            "--seed",
+            min=0,
+            help="Seed of the run to be scored, or several, whose mean is (default: the study's, else 0).",
         ),
     ] = None,
     stamp: Annotated[
@@ -186,14 +189,15 @@ def plan(
     )
     made, advice = answer_query(question)
     target = out or (study / "plan.json" if study is not None else None)
-    if target is None and (stamp is not None or seed is not None):
+    if target is None and (stamp is not None or seed):
         raise BadInput(
             f"--{'stamp' if stamp is not None else 'seed'} is part of a seal; give --study or --out too"
         )
     if ca is not None and stamp is None:
         raise BadInput("--ca names the roots of a timestamp server; give --stamp too")
     if target is not None:
-        made = seal(made, data_sha256=sealed_text(study, made) if study else "", seed=seed)
+        seeds = seed or [0 if study is None else StudyPaths(study).seed()]
+        made = seal(made, data_sha256=sealed_text(study, made) if study else "", seeds=seeds)
     drawn = {} if plot is None else {plot: _draw(made, question, plot, published_runs)}
     if report is not None:
         from plots.plan_page import plan_page
@@ -202,7 +206,7 @@ def plan(
     if explore is not None:
         from plots.explorer import explorer
 
-        drawn[explore] = explorer(made, *offered(question))
+        drawn[explore] = explorer(made, *offered(question), options=fixed_options(question))
     for page in filter(None, (report, explore)):
         refuse_overwrite_text(page, str(drawn[page]).partition(" content=")[0], "such a page", replace=yes)
     if target is not None:
@@ -226,7 +230,8 @@ def plan(
     for line in made.notes:
         log(f"note: {line}")
     if target is not None:
-        log(f"wrote {target}, sealed" + (" and stamped" if stamp is not None else ""))
+        named = "" if made.seal is None else made.seal.named_text
+        log(f"wrote {target}, sealed{' and stamped' if stamp is not None else ''}, for seed {named}")
 
 
 def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from textwrap import fill
 
 from families.accounting import STATES
-from families.memory import degrees_text
 from families.units import format_bytes, format_duration, format_size
 
 from ..budget import Budget, parse_flops
@@ -245,8 +244,9 @@ def _chosen(chosen: Choice, member: PlannedMember, made: PlanFile) -> Iterator[s
         shared = "" if member.shards == 1 else f", sharded by FSDP (ZeRO 3) over {member.shards} devices"
         if member.model_parallel:
             what = "all" if member.pipeline == 1 else "the optimiser's"
-            replicas = "" if member.shards == 1 else f", {what} over {member.shards} replicas"
-            shared = f", {degrees_text(member.tensor, member.pipeline, member.expert)}{replicas}"
+            who = "devices" if member.context_parallel > 1 else "replicas"
+            replicas = "" if member.shards == 1 else f", {what} over {member.shards} {who}"
+            shared = f", {member.degrees_text}{replicas}"
         least = "" if member.micro_batch == 1 else f"; {format_bytes(fixed + rest / member.micro_batch)} at 1"
         yield (
             f"memory {format_bytes(sum(member.memory.values()))} per device at micro-batch {member.micro_batch}"

@@ -22,6 +22,7 @@ from .output import (
     export_models,
     format_table,
     log,
+    loss_and_error,
     print_json,
 )
 
@@ -216,7 +217,7 @@ def rung_table(rungs: "Sequence[RungFile]", best: "Sequence[bool] | None" = None
         [
             rung.observation.run + mark,
             format_size(rung.observation.tokens),
-            f"{rung.observation.loss:.4f} ± {rung.observation.loss_se:.4f}",
+            loss_and_error(rung.observation.loss, rung.observation.loss_se),
             f"{rung.perplexity:.2f}",
             "–" if rung.bits_per_byte is None else f"{rung.bits_per_byte:.3f}",
             "–" if rung.loss_per_word is None else f"{rung.loss_per_word:.2f}",
@@ -273,7 +274,10 @@ def ladder(
     ] = None,
     study: StudyOption = Path("study"),
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Random seed (default: the sealed plan's, else 0).")
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Random seed (default: the first that the sealed plan names, else 0)."
+        ),
     ] = None,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -288,7 +292,7 @@ def ladder(
             f"devices is {devices}; with a launcher or jobs= a profile gives the devices of each member"
         )
     if seed is None:
-        seed = (contents.seal.seed if contents.seal else None) or 0
+        seed = next(iter(contents.seal.named if contents.seal else ()), 0)
     if export is not None and detach:
         raise BadInput(
             "export= copies models once they are trained; leave out detach=true, or follow the jobs later with export="

@@ -14,6 +14,7 @@ from ..files import StrPath
 from ..fitting.forms import Status
 from ..fitting.predictor import Fit
 from ..laws import LawReference, LossModel
+from ..paths import StudyPaths
 from ..recipe import DEFAULT_RULE
 from .match import sealed_text
 from .planfile import (
@@ -145,11 +146,11 @@ class Plan:
         figure: Figure = import_module("plots.notebook").plot_plan(self.document, curves, runs)
         return figure
 
-    def seal(self, *, seed: int | None = None) -> "Plan":
+    def seal(self, *, seed: int | Sequence[int] | None = None) -> "Plan":
         """Seal the predictions: with the time, the law's hash, and a digest that shows any later edit.
 
         Args:
-            seed: seed of the run that is to be scored. Default: the mean of all runs that match.
+            seed: seed of the run that is to be scored, or several, whose mean is. Default: the study's, else 0.
 
         Returns:
             The sealed plan.
@@ -159,7 +160,10 @@ class Plan:
         """
         study = None if self._query is None else self._query.study
         text = sealed_text(study, self.document) if study is not None else ""
-        return replace(self, document=seal(self.document, data_sha256=text, seed=seed))
+        if seed is None:
+            seed = 0 if study is None else StudyPaths(Path(study)).seed()
+        seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        return replace(self, document=seal(self.document, data_sha256=text, seeds=seeds))
 
     def save(self, path: StrPath, *, replace: bool = False) -> Path:
         """Write plan.json, whole or not at all.

@@ -1,5 +1,6 @@
 """What a plan may leave to the law besides size and tokens: the number of experts, and the vocabulary."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates
 from .law import advise
 from .memory import fit_memory
-from .vocabulary import SOURCE, interval_of, rounded, tried, vocabulary_parameters
+from .vocabulary import SOURCE, ByApproach, interval_of, rounded, tried, vocabulary_parameters
 
 AUTO = "auto"
 
@@ -66,6 +67,25 @@ class _Tried:
         if self.evaluated.ask.target is not None:
             return f"{format_size(self.merit)} FLOPs"
         return format_loss(self.merit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Round:
+    """A vocabulary tried: its best member, and the vocabulary that this member would have.
+
+    Args:
+        found: the best member.
+        others: its active parameters besides the vocabulary's.
+        flops: of its training.
+        advice: vocabulary parameters by three approaches.
+        again: the vocabulary that they make at its width.
+    """
+
+    found: _Tried
+    others: int
+    flops: float
+    advice: ByApproach
+    again: int
 
 
 def choose(
@@ -265,8 +285,9 @@ def _vocabulary(
     term = next((one for one in _parts(law) if one.column == "vocab_size" and one.kind == "term"), None)
     if term is not None:
         return _by_term(term, number, law, shapes, budgets, ask)
+    rounds: dict[int, _Round] = {}
     size = 0
-    for _ in range(ROUNDS):
+    while size not in rounds and len(rounds) < ROUNDS:
         offered = shapes(number, size)
         found = _try(size, law, offered, budgets, ask)
         spec = offered.spec(found.index)
@@ -275,14 +296,20 @@ def _vocabulary(
         flops = float(found.evaluated.flops[found.index])
         advice = vocabulary_parameters(float(others), flops)
         again = rounded(advice.loss / spec.n_embd)
-        if again == size:
-            break
+        rounds[size] = _Round(found=found, others=others, flops=flops, advice=advice, again=again)
         size = again
-    low, high = (rounded(value / spec.n_embd) for value in advice.span)
-    return found, (
-        f"vocabulary {size:,} for {format_size(others)} other parameters and {format_size(flops)} FLOPs by {SOURCE}, "
+    asked = {size: one for size, one in rounds.items() if size} or rounds
+    size, best = min(asked.items(), key=lambda pair: abs(math.log(pair[1].again / (pair[0] or 1))))
+    unsettled = ""
+    if best.again != size:
+        cycle = ", ".join(f"{other:,} for {one.again:,}" for other, one in asked.items())
+        unsettled = f". None is best for the member that it gives (the member of {cycle}); this one is the nearest to its own"
+    spec = best.found.shapes.spec(best.found.index)
+    low, high = (rounded(value / spec.n_embd) for value in best.advice.span)
+    return best.found, (
+        f"vocabulary {size:,} for {format_size(best.others)} other parameters and {format_size(best.flops)} FLOPs by {SOURCE}, "
         f"approach 3; its three approaches give "
-        f"{low:,} to {high:,}: a range of opinions, not an interval"
+        f"{low:,} to {high:,}: a range of opinions, not an interval{unsettled}"
     )
 
 

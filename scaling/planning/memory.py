@@ -1,7 +1,7 @@
 """Settings with which a model trains within the memory of its devices: micro-batch, recomputation, sharding, batch.
 
 Sharding the states over all devices (FSDP) comes first. A model that does not fit so is laid out by tensor, pipeline and
-expert parallelism, as Megatron-LM does.
+expert parallelism, as Megatron-LM does, and by context parallelism where a sequence is too long for that.
 """
 
 import math
@@ -21,6 +21,14 @@ NEAR = 0.05  # relative change of a batch that a micro-batch twice as large is w
 WIDEST_TENSOR = (
     8  # devices of a node, within which tensor parallelism stays (Narayanan et al. 2021, section 3)
 )
+CONTEXTS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+)  # degrees of context parallelism considered; 16 is what Llama 3 took for 131,072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,7 @@ class MemoryFit:
         memory: bytes by part on each device.
         tensor: devices that share each matrix; 1 as `pipeline` and `expert` are where sharding alone suffices.
         pipeline: devices that share the blocks, in stages.
+        context: devices that share each sequence.
         expert: devices that share the experts of a mixture.
     """
 
@@ -45,7 +54,21 @@ class MemoryFit:
     memory: dict[str, int]
     tensor: int = 1
     pipeline: int = 1
+    context: int = 1
     expert: int = 1
+
+    @property
+    def layout(self) -> Layout:
+        """The degrees, and how states are shared."""
+        return Layout(
+            tensor=self.tensor,
+            pipeline=self.pipeline,
+            context=self.context,
+            expert=self.expert,
+            shards=self.shards,
+            stage=3 if self.pipeline == 1 else 1,
+            checkpointing=self.checkpointing,
+        )
 
 
 def fit_memory(
@@ -60,7 +83,8 @@ def fit_memory(
 
     Activation checkpointing is used only where it must be, and states are sharded over all devices (ZeRO 3, FSDP) only where
     they do not fit into one. Where that is not enough, tensor, pipeline and expert parallelism of as few devices as will do, the
-    rest of them replicas that share the states. Without a device the micro-batch is 1.
+    rest of them replicas that share the states; and context parallelism where none of those holds a sequence. Without a device
+    the micro-batch is 1.
 
     Args:
         spec: the model.
@@ -96,19 +120,21 @@ def fit_memory(
             memory=measure(micro),
         )
     for layout in _layouts(spec, device, devices):
-        share = max(layout.pipeline, round(batch_sequences / layout.shards))  # a stage needs a micro-batch
+        replicas = layout.shards // layout.context
+        share = max(layout.pipeline, round(batch_sequences / replicas))  # a stage needs a micro-batch
         measure = partial(device_memory, spec, layout=layout)
         most = _most(measure, usable, share // layout.pipeline)
         if most:
             micro, whole = _divided(share, most)
             return MemoryFit(
                 micro_batch=micro,
-                batch_sequences=layout.shards * whole,
+                batch_sequences=replicas * whole,
                 checkpointing=layout.checkpointing,
                 shards=layout.shards,
                 memory=measure(micro),
                 tensor=layout.tensor,
                 pipeline=layout.pipeline,
+                context=layout.context,
                 expert=layout.expert,
             )
     raise _too_large(spec, device, devices, name)
@@ -123,8 +149,9 @@ def _most(measure: Callable[[int], dict[str, int]], usable: float, share: int) -
 def _layouts(spec: ModelSpec, device: Accelerator, devices: int | None) -> Iterator[Layout]:
     """Layouts by tensor, pipeline and expert parallelism, the fewest devices to a replica first, then the fewest stages.
 
-    Without a pipeline the replicas share all states (FSDP); with one the optimiser's alone, since weights that are gathered
-    for each micro-batch of each stage would cross the network many times a step.
+    Those with context parallelism come after all without it. Stages may be uneven: any number of them that divides the
+    devices. Without a pipeline the replicas share all states (FSDP); with one the optimiser's alone, since weights that are
+    gathered for each micro-batch of each stage would cross the network many times a step.
 
     Args:
         spec: the model.
@@ -133,38 +160,53 @@ def _layouts(spec: ModelSpec, device: Accelerator, devices: int | None) -> Itera
             group.
     """
     precision: Precision = "autocast" if device.training_format != "fp32" else "fp32"
-    number = experts(spec)
-    degrees = [
-        (tensor, pipeline)
-        for tensor in range(1, WIDEST_TENSOR + 1)
-        if spec.n_head % tensor == 0 and (spec.n_kv_head or spec.n_head) % tensor == 0
-        for pipeline in range(1, spec.n_layer + 1)
-        if spec.n_layer % pipeline == 0
+    number = max(1, experts(spec))
+    experts_shared = [size for size in range(1, number + 1) if number % size == 0]
+    tensors = [
+        size
+        for size in range(1, WIDEST_TENSOR + 1)
+        if spec.n_head % size == 0 and (spec.n_kv_head or spec.n_head) % size == 0
     ]
-    for tensor, pipeline in sorted(degrees, key=lambda pair: (pair[0] * pair[1], pair[1])):
-        if devices is not None and devices % (tensor * pipeline):
+    depths = [
+        stages
+        for stages in range(1, spec.n_layer + 1)
+        if spec.n_layer % stages == 0
+        or (stages & (stages - 1) == 0 if devices is None else devices % stages == 0)
+    ]
+    degrees = [(tensor, pipeline) for tensor in tensors for pipeline in depths]
+    degrees.sort(key=lambda pair: (pair[0] * pair[1], pair[1]))
+    for context in CONTEXTS:
+        if spec.n_positions % (
+            2 * context
+        ):  # each device takes two pieces, one from either end (Megatron Core)
             continue
-        for expert in (size for size in range(1, max(1, number) + 1) if max(1, number) % size == 0):
-            replicas = expert if devices is None else devices // (tensor * pipeline)
-            if replicas % expert == 0 and tensor * pipeline * expert > 1:
-                for checkpointing in (False, True):
-                    yield Layout(
-                        tensor=tensor,
-                        pipeline=pipeline,
-                        expert=expert,
-                        shards=replicas,
-                        stage=3 if pipeline == 1 else 1,
-                        precision=precision,
-                        checkpointing=checkpointing,
-                    )
+        for tensor, pipeline in degrees:
+            group = tensor * pipeline * context
+            if devices is not None and devices % group:
+                continue
+            for expert in experts_shared:
+                replicas = expert if devices is None else devices // group
+                if replicas % expert == 0 and group * expert > 1:
+                    for checkpointing in (False, True):
+                        yield Layout(
+                            tensor=tensor,
+                            pipeline=pipeline,
+                            context=context,
+                            expert=expert,
+                            shards=replicas * context,
+                            stage=3 if pipeline == 1 else 1,
+                            precision=precision,
+                            checkpointing=checkpointing,
+                        )
 
 
 def _least_replicated(spec: ModelSpec, usable: float, layout: Layout, most: int) -> int | None:
     """The fewest devices below `most` that hold a model in that layout, whatever the number of replicas; None if none do."""
-    group = layout.tensor * layout.pipeline
+    group = layout.tensor * layout.pipeline * layout.context
 
     def holds(replicas: int) -> bool:
-        return sum(device_memory(spec, 1, replace(layout, shards=replicas)).values()) <= usable
+        shared = replace(layout, shards=replicas * layout.context)
+        return sum(device_memory(spec, 1, shared).values()) <= usable
 
     multiples = range(layout.expert, (most - 1) // group + 1, layout.expert)
     if not multiples or not holds(multiples[-1]):
@@ -215,10 +257,11 @@ def _too_large(spec: ModelSpec, device: Accelerator, devices: int, name: str) ->
             low, high = (low, middle) if needed(middle) <= usable else (middle, high)
     least, how = high, ""
     for layout in _layouts(spec, device, None):
-        if layout.checkpointing and layout.tensor * layout.pipeline * layout.expert < least:
+        if layout.checkpointing and layout.devices < least:
             fewer = _least_replicated(spec, usable, layout, least)
             if fewer is not None and fewer > devices:
-                least, how = fewer, f", by {degrees_text(layout.tensor, layout.pipeline, layout.expert)}"
+                words = degrees_text(layout.tensor, layout.pipeline, layout.expert, layout.context)
+                least, how = fewer, f", by {words}"
     if least > MOST_DEVICES:
         return BadInput(f"{problem}: no number of them holds it; take devices with more memory")
     sharded = f" ({high} with states sharded alone)" if how and high <= MOST_DEVICES else ""

@@ -102,7 +102,7 @@ def estimate_budget(
             micro_batch=fit.micro_batch,
             batch_sequences=fit.batch_sequences,
             devices=1 if one_device else budget.devices or 1,
-            checkpointing=fit.checkpointing,
+            layout=fit.layout,
         )
         again = parse_budget(text, mfu=estimate.mfu, on=on, mfu_source="estimated", price=price)
         again = again.model_copy(update={"mfu_interval": (estimate.low, estimate.high)})
@@ -276,7 +276,7 @@ def planned_member(
         micro_batch=fit.micro_batch,
         checkpointing=fit.checkpointing,
         shards=fit.shards,
-        degrees=(fit.tensor, fit.pipeline, fit.expert),
+        degrees=(fit.tensor, fit.pipeline, fit.expert, fit.context),
         memory=fit.memory,
     )
 

@@ -170,8 +170,9 @@ class PlannedMember(Record):
         config: entries of its Hugging Face config that differ from its architecture's usual ones.
         micro_batch: sequences in one forward pass on one device, the most that fit. memory: bytes by part with it.
         shards: devices that share weights, gradients and optimiser states; 1 where each holds them all.
-        tensor, pipeline, expert: degrees of model parallelism, where sharding alone does not fit it; `shards` are then the
-            replicas, which share all states without a pipeline, and with one the optimiser's alone.
+        tensor, pipeline, context_parallel, expert: degrees of model parallelism, where sharding alone does not fit it; `shards`
+            are then the replicas times the context degree, which share all states without a pipeline, and with one the
+            optimiser's alone.
     """
 
     member: str
@@ -197,6 +198,7 @@ class PlannedMember(Record):
     shards: int = 1
     tensor: int = 1
     pipeline: int = 1
+    context_parallel: int = 1
     expert: int = 1
     memory: dict[str, int] = Field(default_factory=dict)
 
@@ -219,7 +221,7 @@ class PlannedMember(Record):
         micro_batch: int | None = None,
         checkpointing: bool = False,
         shards: int = 1,
-        degrees: tuple[int, int, int] = (1, 1, 1),
+        degrees: tuple[int, int, int, int] = (1, 1, 1, 1),
         memory: dict[str, int] | None = None,
     ) -> Self:
         """A member from its spec, with exact counts of parameters and FLOPs.
@@ -235,7 +237,7 @@ class PlannedMember(Record):
             micro_batch: sequences in one forward pass on one device.
             checkpointing: activations are recomputed in the backward pass.
             shards: devices that share weights, gradients and optimiser states.
-            degrees: of tensor, pipeline and expert parallelism.
+            degrees: of tensor, pipeline, expert and context parallelism.
             memory: bytes on one device by part, at that micro-batch.
         """
         return cls(
@@ -256,6 +258,7 @@ class PlannedMember(Record):
             tensor=degrees[0],
             pipeline=degrees[1],
             expert=degrees[2],
+            context_parallel=degrees[3],
             memory=memory or {},
         )
 
@@ -266,8 +269,13 @@ class PlannedMember(Record):
 
     @property
     def model_parallel(self) -> bool:
-        """True if it needs tensor, pipeline or expert parallelism, which engines of others have."""
-        return self.tensor * self.pipeline * self.expert > 1
+        """True if it needs tensor, pipeline, context or expert parallelism, which engines of others have."""
+        return self.tensor * self.pipeline * self.context_parallel * self.expert > 1
+
+    @property
+    def degrees_text(self) -> str:
+        """The degrees above 1 in words."""
+        return degrees_text(self.tensor, self.pipeline, self.expert, self.context_parallel)
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -283,7 +291,8 @@ class Seal(Record):
 
     Args:
         data_sha256: text that the runs behind the law read; "" where that is not known.
-        seed: seed of the run that is to be scored; None scores the mean of all that match.
+        seed: seed of the run that is to be scored; None where the plan names several, or none.
+        seeds: all seeds that it names; the mean of their runs is scored, once every one is finished.
         format: 1 for seals of 0.1.0, whose runs did not carry their digest; 2 for those that do.
     """
 
@@ -292,7 +301,18 @@ class Seal(Record):
     digest: str
     data_sha256: str = ""
     seed: int | None = None
+    seeds: tuple[int, ...] = ()
     format: int = 1
+
+    @property
+    def named(self) -> tuple[int, ...]:
+        """Seeds that the plan names; none in plans of before, which score the mean of all runs that match."""
+        return self.seeds or (() if self.seed is None else (self.seed,))
+
+    @property
+    def named_text(self) -> str:
+        """The seeds in words: "0", or "0, 1 and 2"."""
+        return " and ".join(filter(None, (", ".join(map(str, self.named[:-1])), *map(str, self.named[-1:]))))
 
     @property
     def time(self) -> datetime.datetime:
@@ -369,7 +389,7 @@ class PlanFile(Document):
 
 
 def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
-    """Refuse members that need tensor, pipeline or expert parallelism.
+    """Refuse members that need tensor, pipeline, context or expert parallelism.
 
     Args:
         members: the planned members.
@@ -381,7 +401,7 @@ def refuse_model_parallel(members: Iterable[PlannedMember], what: str) -> None:
     for one in members:
         if one.model_parallel:
             raise BadInput(
-                f"{one.member} needs {degrees_text(one.tensor, one.pipeline, one.expert)}, which {what} does not have: "
+                f"{one.member} needs {one.degrees_text}, which {what} does not have: "
                 "scaling emit --to megatron or automodel, or plan for more or larger devices"
             )
 
@@ -463,13 +483,14 @@ FORCED = "; sealed all the same (--force)"
 SHOWN = "; sealed all the same, to show the whole flow"  # of a demo, which ends with a report on any machine
 
 
-def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> PlanFile:
+def seal(plan: PlanFile, *, data_sha256: str = "", seeds: Sequence[int] = ()) -> PlanFile:
     """The plan with its seal: the time now, the law's hash, and the SHA-256 of everything else in it (docs/seal.md).
 
     Args:
         plan: an unsealed plan.
         data_sha256: text that its members are to be trained on, as `sealed_text` finds it.
-        seed: seed of the run that is to be scored.
+        seeds: of the runs that are to be scored, so that one which was thrown away is missed. Without any, whatever
+            matches is scored.
 
     Raises:
         BadInput: it is sealed already, or its law's residuals bend by more than its prediction allows.
@@ -480,8 +501,15 @@ def seal(plan: PlanFile, *, data_sha256: str = "", seed: int | None = None) -> P
         if note.startswith(BENT) and not note.endswith((FORCED, SHOWN)):
             raise BadInput(f"not sealed: {note} (`scaling plan --force` seals it all the same, and says so)")
     law = plan.law.sha256 if plan.law is not None else ""
+    named = tuple(dict.fromkeys(seeds))
     made = Seal(
-        sealed_at=now(), law_sha256=law, digest="", data_sha256=data_sha256, seed=seed, format=SEAL_FORMAT
+        sealed_at=now(),
+        law_sha256=law,
+        digest="",
+        data_sha256=data_sha256,
+        seed=named[0] if len(named) == 1 else None,
+        seeds=named,
+        format=SEAL_FORMAT,
     )
     open_ = plan.model_copy(update={"seal": made})
     closed = made.model_copy(update={"digest": digest(open_.model_dump(mode="json"))})

@@ -10,6 +10,7 @@ import numpy as np
 
 from families import ModelSpec, accounting
 from families.architectures import architecture
+from families.memory import Layout
 from families.units import BadInput
 
 from ..budget import parse_duration
@@ -18,7 +19,19 @@ from ..hardware import Accelerator
 from ..machine import MachineFile, Measured, Tuned
 from ..runs import Run
 from ..stats import Array
-from .published_mfu import MeasuredRun, Reached, calibration, generation, measured_runs, reached
+from .parallel_time import step_time
+from .published_mfu import (
+    Engine,
+    MeasuredRun,
+    Ratio,
+    Reached,
+    calibration,
+    generation,
+    measured_runs,
+    reached,
+    width_exponent,
+    width_factor,
+)
 
 _MATMUL = 0.70  # of the dense peak: what large matrix products reach on one device, launch gaps included
 
@@ -78,9 +91,13 @@ def estimated_mfu(
     micro_batch: int,
     batch_sequences: int,
     devices: int = 1,
-    checkpointing: bool = False,
+    layout: Layout | None = None,
+    interleave: int = 1,
 ) -> Utilisation:
     """Roofline estimate; on several devices scaled to what published runs on that generation reached.
+
+    With tensor, pipeline, context or expert parallelism those of Megatron Core, which hides most of its communication; else
+    those of FSDP.
 
     Args:
         spec: the shape.
@@ -88,39 +105,104 @@ def estimated_mfu(
         micro_batch: sequences in one forward pass on one device.
         batch_sequences: sequences in one optimiser step.
         devices: number of devices.
-        checkpointing: activations are recomputed, a fourth forward pass that an MFU does not count.
+        layout: degrees of parallelism, and whether activations are recomputed, a fourth forward pass that an MFU does not
+            count (default: neither).
+        interleave: pieces of each pipeline stage (virtual stages); the plans made here have one.
     """
-    mfu = _roofline(spec, device, micro_batch, max(1, batch_sequences // devices))
-    if checkpointing:
-        mfu *= 3 / 4
+    layout = layout or Layout()
+    several = layout.tensor * layout.pipeline * layout.context * layout.expert > 1
+    replicas = max(1, devices // (layout.tensor * layout.pipeline * layout.context))
+    mfu = _parallel_mfu(
+        spec,
+        device,
+        layout,
+        micro_batch,
+        max(1, batch_sequences // devices),
+        batch_sequences / replicas / micro_batch,
+        interleave,
+    )
     if devices == 1:
         return Utilisation(mfu=mfu, low=mfu / ERROR, high=min(1.0, mfu * ERROR))
-    factor, low, high = calibration(device.name, _ratios())
+    exponent = width_exponent(_ratios())
+    engine: Engine = "megatron" if several else "fsdp"
+    factor, low, high = calibration(device.name, engine, _ratios(), exponent)
+    mfu *= width_factor(spec, exponent)
     return Utilisation(
-        mfu=mfu * factor, low=mfu * low, high=min(1.0, mfu * high), reached=reached(device.name)
+        mfu=min(1.0, mfu * factor), low=mfu * low, high=min(1.0, mfu * high), reached=reached(device.name)
     )
 
 
+def _parallel_mfu(
+    spec: ModelSpec,
+    device: Accelerator,
+    layout: Layout,
+    micro_batch: int,
+    share: int,
+    micro_batches: float,
+    interleave: int = 1,
+) -> float:
+    """MFU by the roofline and by what a layout adds to a step, before any calibration.
+
+    Args:
+        spec: the shape.
+        device: the accelerator.
+        layout: the degrees, and whether activations are recomputed.
+        micro_batch: sequences in one forward pass on one device.
+        share: sequences of a step for each device, which pay for its optimiser's part.
+        micro_batches: of a step, in one replica.
+        interleave: pieces of each pipeline stage.
+    """
+    mfu = _roofline(spec, device, micro_batch, share)
+    time = step_time(
+        spec,
+        device,
+        layout,
+        micro_batch=micro_batch,
+        micro_batches=max(1.0, micro_batches),
+        mfu=mfu,
+        interleave=interleave,
+    )
+    return mfu * (3 / 4 if layout.checkpointing else 1.0) / time.slowdown
+
+
 @cache
-def _ratios() -> tuple[tuple[str, float], ...]:
-    """(Generation, published over modelled MFU) of each published run."""
-    return tuple((generation(run.accelerator.name), run.mfu / _modelled(run)) for run in measured_runs())
+def _ratios() -> tuple[Ratio, ...]:
+    """Published over modelled MFU of each published run."""
+    return tuple(
+        Ratio(
+            kind=generation(run.accelerator.name),
+            engine=run.engine,
+            value=run.mfu / _modelled(run),
+            width=run.spec.n_embd,
+            model=run.model.partition("/")[0],
+        )
+        for run in measured_runs()
+    )
 
 
 def _modelled(run: MeasuredRun) -> float:
-    """MFU of a published run by the roofline alone."""
+    """MFU of a published run, before any calibration."""
     share = max(1, run.batch_sequences // run.devices)
-    modelled = _roofline(run.spec, run.accelerator, run.micro_batch, share)
-    return modelled * 3 / 4 if run.checkpointing else modelled
+    return _parallel_mfu(
+        run.spec, run.accelerator, run.layout, run.micro_batch, share, run.micro_batches, run.interleave
+    )
 
 
 def predicted_published() -> tuple[tuple[MeasuredRun, float], ...]:
-    """Each published run, and its MFU as the estimate says it from the other runs of its generation alone."""
+    """Each published run, and its MFU as the estimate says it from the others of its generation and engine.
+
+    Runs of one model on ever more devices say the same, so all of them are left out where one is estimated.
+    """
     runs, ratios = measured_runs(), _ratios()
     found = []
     for index, run in enumerate(runs):
-        others = ratios[:index] + ratios[index + 1 :]
-        found.append((run, _modelled(run) * calibration(run.accelerator.name, others)[0]))
+        model = ratios[index].model
+        others = tuple(
+            one for at, one in enumerate(ratios) if at != index and not (model and one.model == model)
+        )
+        exponent = width_exponent(others)
+        factor = calibration(run.accelerator.name, run.engine, others, exponent)[0]
+        found.append((run, _modelled(run) * factor * width_factor(run.spec, exponent)))
     return tuple(found)
 
 

@@ -22,7 +22,9 @@ from ..runs.readers import read_runs
 from ..runs.store import exists, gather_runs
 from ..stats import Z_80, Interval, format_loss, perplexity
 from .refit import Refit, refit_study
-from .verify import Basis, Grade, verify
+from .verify import Basis, Grade, Verdict, verify
+
+SAME_REFIT = 1e-3  # relative difference of two fits of the same rows: machines round sums otherwise
 
 
 class ComparisonRow(Record):
@@ -128,22 +130,21 @@ def compare_study(study: StudyPaths | StrPath) -> Comparison:
     plan = open_seal(paths.plan)
     runs = read_runs(paths.runs)
     comparison = compare(plan, runs, study=paths)
-    update: dict[str, object] = {"disagreements": _disagreements(paths.comparison, comparison)}
+    comparison = comparison.model_copy(update=_refitted(paths, plan, runs, comparison))
+    disagreements = _disagreements(paths, comparison)
     gather_runs(paths.runs)
-    update["inputs"] = hashes((paths.plan, paths.runs))
-    try:
-        update["refit"] = refit_study(paths, plan, runs, _new_runs(plan, runs, comparison))
-    except BadInput as error:
-        update["no_refit"] = str(error)
-    comparison = comparison.model_copy(update=update)
+    inputs = hashes((paths.plan, paths.runs))
+    comparison = comparison.model_copy(update={"disagreements": disagreements, "inputs": inputs})
     comparison.write(paths.comparison)
     return comparison
 
 
-def compared(study: StudyPaths) -> Comparison | None:
+def compared(study: StudyPaths, *, refits: bool = False) -> Comparison | None:
     """A study's comparison as its plan, runs and ledgers give it, whatever comparison.json says; writes nothing.
 
-    The refit alone is taken from comparison.json, where that was written for the very same plan and runs.
+    Args:
+        study: its paths.
+        refits: fit the law with the new runs too, and check what comparison.json says of that; else there is no refit.
 
     Returns:
         the comparison; None where no sealed member is finished, or the plan's predictions are a published law's.
@@ -165,12 +166,22 @@ def compared(study: StudyPaths) -> Comparison | None:
         comparison = compare(open_seal(study.plan), runs, study=study)
     except NothingScored:
         return None
-    update: dict[str, object] = {"disagreements": _disagreements(study.comparison, comparison)}
+    if refits:
+        comparison = comparison.model_copy(update=_refitted(study, plan, runs, comparison))
+    update: dict[str, object] = {"disagreements": _disagreements(study, comparison)}
     if study.comparison.exists():
-        stored = Comparison.read(study.comparison)
-        same = study.runs.exists() and stored.inputs == hashes((study.plan, study.runs))
-        update |= {"created_at": stored.created_at, "refit": stored.refit if same else None}
+        update["created_at"] = Comparison.read(study.comparison).created_at
     return comparison.model_copy(update=update)
+
+
+def _refitted(
+    study: StudyPaths, plan: PlanFile, runs: Sequence[Run], comparison: Comparison
+) -> dict[str, object]:
+    """`refit` of a comparison, or `no_refit`, the reason why there is none."""
+    try:
+        return {"refit": refit_study(study, plan, runs, _new_runs(plan, runs, comparison))}
+    except BadInput as error:
+        return {"no_refit": str(error)}
 
 
 class NothingScored(BadInput):
@@ -249,6 +260,14 @@ def outcome(
     grades = {verdict.grade for _, verdict in graded if verdict.counts}
     grade: Grade = "chain" if "chain" in grades else "clock"
     held = [run for run, verdict in graded if verdict.grade == grade]
+    finished = {basis.files_of(run).seed_of(run) for run in held}
+    missing = [str(seed) for seed in basis.seal.named if seed not in finished]
+    if held and missing:  # those that came out well are not scored without the others
+        reason = f"the plan names seeds {basis.seal.named_text}: there is no finished run of {' and '.join(missing)}"
+        graded = [
+            (run, Verdict("undecided", (reason,)) if run in held else verdict) for run, verdict in graded
+        ]
+        held = []
     row = score(prediction, held, grade=grade) if held else None
     apart = [
         NotPrediction(
@@ -339,12 +358,12 @@ def _new_runs(plan: PlanFile, runs: Sequence[Run], comparison: Comparison) -> li
     return [name for name in names if name not in fitted]
 
 
-def _disagreements(path: Path, comparison: Comparison) -> tuple[str, ...]:
+def _disagreements(study: StudyPaths, comparison: Comparison) -> tuple[str, ...]:
     """Where a comparison.json says otherwise than plan, runs and ledgers do; of one that cannot be read, that it cannot."""
-    if not path.exists():
+    if not study.comparison.exists():
         return ()
     try:
-        stored = Comparison.read(path)
+        stored = Comparison.read(study.comparison)
     except BadInput as error:
         return (str(error),)
     lines = []
@@ -371,4 +390,22 @@ def _disagreements(path: Path, comparison: Comparison) -> tuple[str, ...]:
                     )
             if (row.inside_80, row.inside_95) != (fresh.inside_80, fresh.inside_95) and not lines:
                 lines.append(f"comparison.json says otherwise of {row.member}'s intervals")
+    same = study.runs.exists() and stored.inputs == hashes((study.plan, study.runs))
+    if same and stored.refit is not None and comparison.refit is not None:
+        lines += _refit_disagreements(stored, comparison.refit)
     return tuple(dict.fromkeys(lines))
+
+
+def _refit_disagreements(stored: Comparison, fresh: Refit) -> Iterator[str]:
+    """Yield the first quantity that a comparison.json has otherwise for the refit of the very same plan and runs."""
+    told = stored.refit
+    for new in fresh.changes:
+        old = told.change(new.quantity) if told is not None else None
+        for when in ("before", "after"):
+            was = getattr(old, when) if old is not None else math.nan
+            if not math.isclose(was, getattr(new, when), rel_tol=SAME_REFIT):
+                yield (
+                    f"comparison.json has {was:.4g} as {new.quantity} {when} the refit; it is {getattr(new, when):.4g} "
+                    f"(edited, or fitted by another version: it was written by {stored.tool})"
+                )
+                return

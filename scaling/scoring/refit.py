@@ -9,7 +9,7 @@ from families.units import BadInput, format_size
 from ..files import Record, StrPath, sha256_file
 from ..fitting.predictor import Fit, load_law
 from ..laws import PARAMS_FIELD
-from ..paths import StudyFile, StudyPaths
+from ..paths import StudyPaths
 from ..planning.planfile import PlanFile
 from ..runs import Run, RunTable
 from ..runs.readers import read_runs
@@ -65,7 +65,7 @@ def refit_study(study: StudyPaths, plan: PlanFile, runs: Sequence[Run], new: Seq
     """
     if not study.law.exists():
         raise BadInput(f"{study.law} does not exist; there is no law to refit")
-    seed = StudyFile.read(study.file).seed if study.file.exists() else 0
+    seed = study.seed()
     law = load_law(study.law)
     if plan.seal is None or sha256_file(study.law) != plan.seal.law_sha256:
         from ..fitting.fit import fit

@@ -125,6 +125,10 @@ class RunFiles:
         """Digest of the seal that run.json carries; "" for none."""
         return str((self.settings or {}).get("seal") or "")
 
+    def seed_of(self, run: Run) -> int | None:
+        """The run's seed, by run.json where there is one."""
+        return run.seed if self.settings is None else self.settings.get("seed")
+
     @property
     def began(self) -> datetime.datetime | None:
         """When the run began, by the clock: the earlier of run.json's time and its first work's; None where unknown."""
@@ -206,9 +210,9 @@ def _mismatches(basis: Basis, member: PlannedMember, run: Run, files: RunFiles) 
     others = list(differences(member, settings if settings is not None else _stated(run), run.schedule))
     if others:
         yield "; ".join(others[:2]) + (f" and {len(others) - 2} more" if len(others) > 2 else "")
-    seed = run.seed if settings is None else settings.get("seed")
-    if seal.seed not in (None, seed):
-        yield f"its seed is {seed}; the plan named {seal.seed}"
+    seed = files.seed_of(run)
+    if seal.named and seed not in seal.named:
+        yield f"its seed is {seed}; the plan named {seal.named_text}"
 
 
 def _stated(run: Run) -> dict[str, Any]:

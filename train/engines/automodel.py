@@ -108,12 +108,13 @@ def recipe(job: EmitJob, run: EmitRun) -> dict[str, Any]:
         }
 
     micro = local = member.micro_batch or 1
-    replicas = 1 if member.shards > 1 else job.devices // (member.tensor * member.pipeline)
+    group = member.tensor * member.pipeline * member.context_parallel
+    replicas = 1 if member.shards > 1 else job.devices // group
     layout: dict[str, Any] = {
         "strategy": "fsdp2",
         "dp_replicate_size": replicas,
         "tp_size": member.tensor,
-        "cp_size": 1,
+        "cp_size": member.context_parallel,
         "activation_checkpointing": member.checkpointing,
         "mp_policy": policy,
     }
@@ -121,7 +122,7 @@ def recipe(job: EmitJob, run: EmitRun) -> dict[str, Any]:
         layout["sequence_parallel"] = True
     if member.pipeline > 1:
         # Its local batch is what a replica reads in a step, which the stages pass on in micro-batches.
-        local = given.batch_sequences * member.tensor * member.pipeline // job.devices
+        local = given.batch_sequences * group // job.devices
         layout |= {
             "pp_size": member.pipeline,
             "pipeline": {"pp_schedule": "1f1b", "pp_microbatch_size": micro},

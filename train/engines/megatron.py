@@ -12,6 +12,7 @@ from pathlib import Path
 from families import ModelSpec
 from families.accounting import params
 from families.members import CONFIG, config_text
+from families.memory import stages
 from families.units import BadInput
 
 from ..data import DataManifest
@@ -114,6 +115,12 @@ def schedule_words(run: EmitRun) -> Words:
     }
 
 
+def pipeline_layout(n_layer: int, pipeline: int) -> str:
+    """Return Megatron's word for stages that are not even, such as "Et*3|t*3|t*2L": embedding, blocks, loss."""
+    blocks = "|".join(f"t*{count}" for count in stages(n_layer, pipeline))
+    return f"E{blocks}L"
+
+
 def arguments(job: EmitJob, run: EmitRun, manifest: DataManifest | None = None) -> Words:
     """Return the options of pretrain_gpt.py for a run.
 
@@ -183,6 +190,10 @@ def arguments(job: EmitJob, run: EmitRun, manifest: DataManifest | None = None) 
             words |= {"--group-query-attention": None, "--num-query-groups": spec.n_kv_head}
     if job.dtype != "fp32":
         words[f"--{job.dtype}"] = None
+    if spec.n_layer % member.pipeline:
+        words["--pipeline-model-parallel-layout"] = pipeline_layout(spec.n_layer, member.pipeline)
+    if member.context_parallel > 1:
+        words["--context-parallel-size"] = member.context_parallel
     if member.tensor > 1:
         words["--sequence-parallel"] = None  # the memory estimate takes activations to be shared too
     if member.shards > 1:

@@ -16,7 +16,7 @@ from scaling.fitting.predictor import Fit, load_law
 from scaling.fitting.valley import settings_of as tuned_by
 from scaling.paths import StudyPaths
 from scaling.planning.match import differences, sealed_member
-from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.planfile import PlanFile, PlannedMember, Seal
 from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
 
@@ -384,8 +384,7 @@ def with_study_seal(
             "scaling compare will list it under 'not predictions'"
         )
         return settings
-    if seal.seed not in (None, settings.seed):
-        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    _say_seed(settings, seal, log)
     return settings.model_copy(update={"seal": seal.digest})
 
 
@@ -534,14 +533,23 @@ def _with_seal(settings: Settings, plan: PlanFile, folder: Path, log: Callable[[
     seal = plan.seal
     assert seal is not None
     _check_text(settings.member, settings.group, settings.data_sha256, plan)
-    if seal.seed not in (None, settings.seed):
-        log(f"{settings.run} has seed {settings.seed}; the plan named {seal.seed}, and only that is scored")
+    _say_seed(settings, seal, log)
     if (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
         log(
             f"{settings.run} is not the sealed run: it began without this seal; "
             "scaling compare will list it under 'not predictions'"
         )
     return settings.model_copy(update={"seal": seal.digest})
+
+
+def _say_seed(settings: Settings, seal: Seal, log: Callable[[str], None]) -> None:
+    """Say what a run's seed is to a plan that names others, or more."""
+    if seal.named and settings.seed not in seal.named:
+        log(
+            f"{settings.run} has seed {settings.seed}; the plan named {seal.named_text}, and only that is scored"
+        )
+    elif len(seal.named) > 1:
+        log(f"{settings.run} is scored together with the plan's other seeds: it names {seal.named_text}")
 
 
 def _check_text(member: str, group: str, data_sha256: str, plan: PlanFile) -> None:
