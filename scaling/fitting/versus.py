@@ -127,6 +127,15 @@ class Versus:
         return "constant" if max(-low, high) * span < log(CONSTANT) else "undecided"
 
     @property
+    def scaling_text(self) -> str:
+        """How m moves with compute, as a clause."""
+        if self.scaling == "undecided":
+            return "whether the multiplier changes with compute is undecided"
+        return f"the compute multiplier is {self.scaling} with compute".replace(
+            "constant with compute", "constant"
+        )
+
+    @property
     def verdict(self) -> str:
         """Pays, costs or undecided, at the largest compute that both arms have."""
         return self.at(self.C[1]).verdict
@@ -157,9 +166,7 @@ class Versus:
         """The comparison as text, the conclusion first."""
         a, b = self.names
         words = {"pays": f"{b} pays over {a}", "costs": f"{b} costs more than {a}", "undecided": "undecided"}
-        lines = [
-            f"{words[self.verdict]} at {format_size(self.C[1])} FLOPs; its compute multiplier is {self.scaling}"
-        ]
+        lines = [f"{words[self.verdict]} at {format_size(self.C[1])} FLOPs; {self.scaling_text}"]
         for times in SCALES:
             found = self.at(times * self.C[1])
             low, high = found.interval_80

@@ -106,6 +106,7 @@ _LIKE = (  # columns in which rows of one law agree, as a rule
     "dataset", "datasetname", "data", "corpus", "trainingdata", "traindata", "trainset", "datamix", "mixture", "text",
     "architecture", "arch", "modeltype", "optimizer", "optimiser", "schedule", "lrschedule", "scheduler", "objective",
     "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric", "precision", "sweep",
+    "seqlen", "seqlength", "sequencelength", "maxseqlen", "context", "contextlength", "ctxlen", "nctx", "blocksize", "npositions",
 )  # fmt: skip
 
 _LAWS_LOSS = "a law's losses are per token"
