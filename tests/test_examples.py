@@ -20,7 +20,7 @@ CARD = "| Model | Parameters | Loss | Perplexity |\n|---|---|---|---|\n| gpt2-83
 TINY = (*tiny.words(n_layer=1, n_head=2, n_embd=16, vocab_size=300), "n_positions=32")
 SMALLER = {
     "train": (*TINY, "tokens=4K", "batch_size=4", "warmup=4", "--study", "fresh", "--yes"),
-    "tune": (*TINY, "batch_size=4"),
+    "tune": (*TINY, "batch_size=4", "compile=false"),
     "ladder": ("dry_run=true",),
     "demo": ("--seconds", "6"),
     "simulate": ("--replicates", "2"),

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import tarfile
 
 import numpy as np
 import pytest
@@ -118,7 +119,16 @@ def test_a_share_that_copies_make_impossible_is_refused(tmp_path):
         ("test_data.csv", "test"),
         ("tests/notes.md", ""),
         ("test_units.py", ""),
+        ("held_out.jsonl", "heldout"),
+        ("Hold-Out/part1.txt", "heldout"),
+        ("valset.jsonl", "heldout"),
+        ("wiki_valid_v1.en.jsonl", "heldout"),
+        ("valid_data/part1.txt", "heldout"),
+        ("testA.csv", "test"),
+        ("test1.jsonl", "test"),
         ("testament.txt", ""),
+        ("a_test_of_time.txt", ""),
+        ("test_pilots/part1.txt", ""),
         ("part0.txt", ""),
     ],
 )
@@ -144,6 +154,13 @@ def test_hidden_files_are_left_out_links_are_followed_and_copies_are_on_one_side
     source = written(
         tmp_path / "data", **parts, __ipynb_checkpoints___play0__txt=TEXT[:6000], copy__txt=TEXT[:6000]
     )
+    first = TEXT[:6000]
+    written(
+        source,
+        play0__txt__gz=gzip.compress(first.encode()),
+        windows__txt=first.replace("\n", "\r\n"),
+        marked__txt="\ufeff" + first,
+    )
     written(source, **{"__" + "_play1__txt": b"\x00\x05\x16\x07\xff"})
     (source / "shards").symlink_to(store)
     (source / "loop").symlink_to(source)
@@ -153,7 +170,11 @@ def test_hidden_files_are_left_out_links_are_followed_and_copies_are_on_one_side
     hashes = {split: {f.sha256 for f in manifest.files if f.split == split} for split in ("train", "heldout")}
     assert not hashes["train"] & hashes["heldout"]
     assert any("hidden" in line for line in said)
-    assert any("a copy of" in line for line in said)
+    assert any("copies of other files" in line for line in said)
+    assert (
+        sum(name in ("copy.txt", "marked.txt", "play0.txt", "play0.txt.gz", "windows.txt") for name in sides)
+        == 1
+    )
     assert any("read already" in line for line in said)
 
 
@@ -165,6 +186,15 @@ def test_documents_that_are_held_out_are_not_trained_on(tmp_path):
     assert documents[-1] in held
     assert documents[-1] not in decoded(tmp_path, manifest, "train")
     assert "left out: 1 training documents that are held out too" in said
+
+
+def test_documents_between_ends_of_text_are_on_one_side(tmp_path):
+    stories = [f"{text} and so on\n" for text in DOCUMENTS]
+    source = written(tmp_path, all__txt="<|endoftext|>\n".join([stories[-1], *stories])) / "all.txt"
+    manifest, _, _ = split_of(source, tmp_path)
+    assert stories[-1].strip() in decoded(tmp_path, manifest, "heldout")
+    assert stories[-1].strip() not in decoded(tmp_path, manifest, "train")
+    assert stories[0].strip() in decoded(tmp_path, manifest, "train")
 
 
 # Formats
@@ -189,6 +219,9 @@ def test_one_text_gives_the_same_tokens_in_every_format_and_compression(tmp_path
         a__jsonl__bz2=bz2.compress(plain),
         content__jsonl=jsonl(DOCUMENTS, "content"),
         own__jsonl=jsonl(DOCUMENTS, "plot"),
+        a__ndjson=plain,
+        capital__jsonl=jsonl(DOCUMENTS, "Text"),
+        bars__csv="id|text\n" + "".join(f"1|{document}\n" for document in DOCUMENTS),
         a__json=json.dumps([{"text": document} for document in DOCUMENTS]),
         data__json=json.dumps({"version": 1, "data": [{"text": document} for document in DOCUMENTS]}),
         lines__json=plain,
@@ -209,13 +242,37 @@ def test_a_field_can_be_named_and_one_that_is_not_clear_is_asked_for(tmp_path):
     assert DOCUMENTS[0] in decoded(tmp_path, manifest, "train")
 
 
+def test_what_is_no_text_is_not_taken_for_it(tmp_path):
+    chats = [
+        {"id": str(i), "messages": [{"role": "user", "content": text}]} for i, text in enumerate(DOCUMENTS)
+    ]
+    archive = tmp_path / "text.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(written(tmp_path / "in", a__txt=TEXT) / "a.txt", "a.txt")
+    files = written(
+        tmp_path,
+        chats__jsonl="".join(json.dumps(chat) + "\n" for chat in chats),
+        bare__csv="".join(f'"{document}\nand more","0"\n' for document in DOCUMENTS),
+    )
+    for name, message in {"chats.jsonl": "holds the turns of a chat", "bare.csv": "no column 'text'"}.items():
+        with pytest.raises(BadInput, match=message):
+            split_of(files / name, tmp_path)
+    with pytest.raises(BadInput, match="which is no text"):
+        split_of(archive, tmp_path)
+    for name, content in {"lines.txt": jsonl(DOCUMENTS), "page.html": f"<html>{TEXT}</html>"}.items():
+        (tmp_path / name).write_text(content)
+        _, _, said = split_of(tmp_path / name, tmp_path / name.replace(".", "-"))
+        assert f"{name} is read as" in said[0]
+
+
 def test_what_a_folder_holds_besides_text_is_named(tmp_path):
     source = written(
-        tmp_path / "data", a__txt=TEXT, photo__png=b"\x89PNG\0", scores__json='{"loss": 3}', Makefile="all:\n"
-    )
+        tmp_path / "data", a__txt=TEXT, photo__png=b"\x89PNG\0", scores__json='{"loss": 3}', Makefile="all:\n",
+        README__md="Cite it.\n" * 90,
+    )  # fmt: skip
     _, _, said = split_of(source, tmp_path)
     left = "\n".join(said)
-    for name in ("photo.png", "scores.json", "Makefile"):
+    for name in ("photo.png", "scores.json", "Makefile", "README.md"):
         assert name in left
 
 

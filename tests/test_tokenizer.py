@@ -1,10 +1,11 @@
 """A loaded tokenizer is neutral: it reads all of the text, its ids fit the model, and its own files go with the model."""
 
 import json
+import re
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from families import ModelSpec
 from families.units import BadInput
@@ -49,6 +50,66 @@ def test_truncation_and_padding_of_a_saved_tokenizer_are_switched_off(source, co
     assert cut.heldout_sha256 == plain.heldout_sha256
     written = Tokenizer.from_file(str(tmp_path / "b" / "tokenizer.json"))
     assert (written.truncation, written.padding) == (None, None)
+
+
+def test_random_dropout_of_a_saved_tokenizer_is_switched_off(coder, tmp_path):
+    facts = json.loads(coder.to_str())
+    facts["model"]["dropout"] = 0.5
+    (tmp_path / "random.json").write_text(json.dumps(facts))
+    loaded = load_tokenizer(str(tmp_path / "random.json"))
+    assert loaded.encode(DOCUMENTS[0]).ids == coder.encode(DOCUMENTS[0]).ids
+
+
+def of_words(words):
+    tokenizer = Tokenizer(
+        models.WordLevel({"<unk>": 0, "</s>": 1} | {w: i + 2 for i, w in enumerate(words)}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+def of_letters(letters):
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("made", "lost"),
+    [
+        (of_words(["kept"]), 50),
+        (of_words(["kept", "lost"]), 0),
+        (of_letters("kep"), 62.5),
+        (of_letters("keptlos"), 0),
+    ],
+    ids=["unknown words", "all words", "dropped letters", "all letters"],
+)
+def test_text_that_a_tokenizer_loses_is_said(made, lost, tmp_path):
+    """Of "kept lost" a letter in five of eight is none of k, e and p."""
+    (tmp_path / "text.txt").write_text("kept lost\n" * 2000)
+    said = []
+    prepare(
+        str(tmp_path / "text.txt"), tmp_path / "data", vocab_size=300, tokenizer=saved(made, tmp_path / "coder.json"),
+        log=said.append,
+    )  # fmt: skip
+    found = [line for line in said if "loses" in line]
+    assert len(found) == bool(lost)
+    assert not lost or float(re.search(r"loses ([\d.]+)%", found[0])[1]) == pytest.approx(lost, abs=1.5)
+
+
+def test_markers_that_are_no_special_tokens_are_said(tmp_path, coder):
+    text = "<|endoftext|>\n".join(f"{text}</s>" for text in DOCUMENTS * 5)
+    (tmp_path / "text.txt").write_text(text)
+    for tokenizer, named in (
+        (None, "</s>"),
+        (saved(of_words(["law"]), tmp_path / "w.json"), "</s>, <|endoftext|>"),
+    ):
+        said = []
+        prepare(
+            str(tmp_path / "text.txt"), tmp_path / f"data-{named[-1]}-{tokenizer is None}", vocab_size=300,
+            tokenizer=tokenizer, log=said.append,
+        )  # fmt: skip
+        assert any(f"the text holds {named}, no special token" in line for line in said)
 
 
 def gapped(coder, end):

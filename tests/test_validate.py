@@ -73,6 +73,7 @@ def test_a_text_shorter_than_the_context_has_a_loss_too(models, tmp_path):
     result = validate(place / "neox", data=str(tmp_path / "short.txt"), device="cpu")
     ids = torch.tensor(train_tokenizer([TEXT], 300).encode(TEXT[:90]).ids)
     assert result.eval_tokens == len(ids) - 1 < 64
+    assert result.loss_se is None  # of one window
     assert result.loss == pytest.approx(loss_in_windows(place / "neox", ids, 64), abs=1e-5)
 
 
@@ -80,3 +81,12 @@ def test_a_context_that_the_model_has_no_positions_for_is_refused(models):
     place, _ = models
     with pytest.raises(BadInput, match=r"context is 65; .*neox has 1 to 64 positions"):
         validate(place / "neox", data=str(place / "text.txt"), context=65, device="cpu")
+
+
+def test_a_model_that_sees_the_tokens_it_predicts_is_refused(models, tmp_path):
+    place, _ = models
+    config = transformers.XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=32, vocab_size=300)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((place / "neox" / "tokenizer.json").read_bytes())
+    with pytest.raises(BadInput, match="no causal language model"):
+        validate(tmp_path, data=str(place / "text.txt"), context=32, device="cpu")

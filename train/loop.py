@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from families.architectures import architecture
 from families.units import BadInput, RunFailed, nearest
 from scaling.schedule import Schedule
 
@@ -36,7 +37,7 @@ from .model.config import build
 from .model.kernels import compile_head, use_attention, use_logistic_gelu
 from .model.objective import batch_of, clipped_step, make_optimizer, objective_of
 from .model.pretrained import load_weights
-from .runtime import OutOfMemory, compiled, frozen_collector, prepare_process, within_memory
+from .runtime import OutOfMemory, compiled, freeze_imports, frozen_collector, prepare_process, within_memory
 
 DEVICES = ("auto", "cpu", "cuda")
 _SAVE, _STOP = 1, 2  # requests of a process after a step; all processes follow the most urgent
@@ -130,6 +131,7 @@ def start(
         deterministic=settings.deterministic,
         tf32=device == "cuda" and settings.dtype == "fp32",
     )
+    freeze_imports(architecture(settings.spec().architecture).model_class)
     many = world.size > 1 and not world.deepspeed
     # Sharded weights are never whole in a process, but for process 0's initial ones in the host's memory.
     meta = many and world.zero > 0

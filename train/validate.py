@@ -20,7 +20,7 @@ from .data.prepare import DATA, find_prepared_data, model_folder
 from .data.readers import read_chunks
 from .data.remote import local_text
 from .data.text import find_texts
-from .data.tokenizer import neutral
+from .data.tokenizer import LEAST_LOST, neutral
 from .evaluate import EvalSet, eval_set, evaluate
 from .loop import pick_device
 from .model.objective import EVALUATION_KEY, Causal, objective_of
@@ -60,8 +60,9 @@ class Validation(Record):
     eval_tokens: int
     context: int
     left_out: int = 0
+    lost: float = 0.0  # share of the text's characters that the tokenizer does not know or drops
     loss: float
-    loss_se: float
+    loss_se: float | None  # None for a single window, which has no spread
     perplexity: float
     bits_per_byte: float | None  # None for masked tokens
     loss_per_word: float | None
@@ -111,8 +112,11 @@ def validate(
     settings = _settings(model, loaded, context)
     if context is not None and recorded is not None and context != recorded.observation.n_positions:
         recorded = None  # a loss at another context does not compare
-    heldout, source, left_out = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
-    objective = _Logits() if settings.objective == "causal" else None
+    heldout, source, left_out, lost = _held_out(model, tokens, data, settings, recorded, loaded, eval_tokens)
+    objective = None
+    if settings.objective == "causal":
+        objective = _Logits()
+        _check_causal(loaded, model)
     result = evaluate(loaded.model, settings, heldout, loaded.device, progress=progress, objective=objective)
     allowed = TOLERANCE[settings.dtype] if tolerance is None else tolerance
     same = recorded is not None and recorded.observation.eval_set == heldout.name
@@ -125,8 +129,9 @@ def validate(
         eval_tokens=result.tokens,
         context=settings.n_positions,
         left_out=left_out,
+        lost=lost,
         loss=result.loss,
-        loss_se=result.se,
+        loss_se=result.se or None,
         perplexity=result.perplexity,
         bits_per_byte=result.bits_per_byte,
         loss_per_word=result.loss_per_word,
@@ -218,6 +223,33 @@ class _Logits(Causal):
         return losses.view(targets.shape)
 
 
+@torch.no_grad()
+def _check_causal(loaded: Loaded, place: Path) -> None:
+    """Check that a model's predictions do not change with the tokens after them, as XLNet's or an encoder's do.
+
+    Raises:
+        BadInput: they do; their loss would be of text that the model sees.
+    """
+    length = min(_CAUSAL, longest_context(loaded.model.config) or _CAUSAL)
+    ids = (
+        torch.arange(2, 2 + length, device=loaded.device)[None]
+        % loaded.model.config.get_text_config().vocab_size
+    )
+    other = ids.clone()
+    other[0, -1] = ids[0, 0]
+    first, second = (loaded.model(input_ids=one).logits[:, : length - 1].float() for one in (ids, other))
+    if length > 1 and (first - second).abs().max() > _SAME * first.abs().max().clamp(min=1):
+        raise BadInput(
+            f"{place} is no causal language model: its predictions change with the tokens after them, so that its loss would "
+            "be of text that it sees"
+        )
+
+
+_CAUSAL = 8  # tokens of the window on which it is checked
+
+_SAME = 1e-3  # of the largest logit
+
+
 def longest_context(config: Any) -> int | None:
     """Return the number of positions that a model has; None if they have no limit."""
     text = config.get_text_config()
@@ -261,15 +293,15 @@ def _held_out(
     recorded: RungFile | None,
     loaded: Loaded,
     limit: int,
-) -> tuple[EvalSet, str, int]:
-    """Return the evaluation set, from prepared tokens or another text, its source, and its tokens that are left out."""
+) -> tuple[EvalSet, str, int, float]:
+    """Return the evaluation set, of prepared tokens or another text, its source, its tokens left out, and the share lost."""
     if folder is None:
         if data is None:
             raise BadInput(
                 f"there is no {DATA} beside {place} or above it; --data names the text to measure on"
             )
-        held, left = _text(data, settings, loaded, limit)
-        return held, data, left
+        held, left, lost = _text(data, settings, loaded, limit)
+        return held, data, left, lost
     manifest = DataManifest.read(folder / DATA)
     heldout = Tokens.open(folder, (manifest.heldout,), manifest.dtype, settings.n_positions)
     objective = objective_of(settings)
@@ -288,11 +320,11 @@ def _held_out(
             f"data is {folder}, whose held-out text is {held.name}; the recorded loss is of "
             f"{recorded.observation.eval_set}: --data names the study's own data, or another text"
         )
-    return held, str(folder), 0
+    return held, str(folder), 0, 0.0
 
 
-def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> tuple[EvalSet, int]:
-    """Return an evaluation set of a whole text, and the tokens after its last window that are not in it.
+def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> tuple[EvalSet, int, float]:
+    """Return an evaluation set of a whole text, its tokens after the last window, and the share that its tokenizer loses.
 
     Its documents are separated by the end-of-text token. A text of few windows has a last, shorter one of what is left.
 
@@ -309,16 +341,17 @@ def _text(data: str, settings: Settings, loaded: Loaded, limit: int) -> tuple[Ev
         if total < 2:
             raise BadInput(f"data is {data!r}, which has {total} tokens; at least 2 are needed")
         ids = np.fromfile(Path(folder) / written.shards[0].name, dtype=dtype)[:total].astype(np.int64)
+    lost = writer.coverage.lost if writer.coverage.lost >= LEAST_LOST else 0.0
     per_byte, per_word = total / max(1, written.bytes), total / max(1, written.words)
     windows = Tokens((ids,), context)
     begin = len(windows) * context
     if len(windows) >= FEW_WINDOWS or total - begin < 2:
         held = EvalSet.of(windows, limit, objective, tokens_per_byte=per_byte, tokens_per_word=per_word)
-        return held, total - 1 - begin
+        return held, total - 1 - begin, lost
     examples = objective.examples(windows.windows(np.arange(len(windows))), EVALUATION_KEY)
     rest = objective.examples(ids[None, begin:], EVALUATION_KEY)
     digest = sha256_bytes(examples.astype("<i8").tobytes() + rest.astype("<i8").tobytes())[:12]
-    return EvalSet(examples, f"heldout-{digest}", per_byte, per_word, rest), 0
+    return EvalSet(examples, f"heldout-{digest}", per_byte, per_word, rest), 0, lost
 
 
 def _coder(loaded: Loaded) -> Any:

@@ -61,7 +61,7 @@ def demo(
         rungs = ", ".join(format_size(rung) for rung in member.rungs)
         log(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
     log("3/6  train the smaller members as ladders")
-    options = {**steps.TRAINING, "seed": seed}
+    options = steps.training_options(seed, seconds)
     train_members(ladders, paths, side_by_side=cores(), **options)
     log("4/6  fit the law, and seal the prediction for the largest member")
     sealed = steps.seal_target(paths, target, seed)

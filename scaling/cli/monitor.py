@@ -22,6 +22,7 @@ from .output import (
     echo,
     format_table,
     log,
+    loss_and_error,
     print_json,
     readable_study,
 )
@@ -243,7 +244,7 @@ def _validation_lines(result: Any) -> list[str]:
             ["loss ± se", "perplexity", "bits/byte", "loss/word"],
             [
                 [
-                    f"{result.loss:.4f} ± {result.loss_se:.4f}",
+                    loss_and_error(result.loss, result.loss_se),
                     f"{result.perplexity:.2f}",
                     "–" if result.bits_per_byte is None else f"{result.bits_per_byte:.3f}",
                     "–" if result.loss_per_word is None else f"{result.loss_per_word:.2f}",
@@ -252,6 +253,10 @@ def _validation_lines(result: Any) -> list[str]:
         ),
         "",
     ]
+    if result.lost:
+        lines[2:2] = [
+            f"the tokenizer loses {result.lost:.1%} of the text's characters, which are unknown to it or dropped"
+        ]
     if result.equal is None and result.recorded_loss is None:
         lines.append("no recorded loss to compare with")
     elif result.equal is None:

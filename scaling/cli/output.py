@@ -62,6 +62,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def loss_and_error(loss: float, error: float | None) -> str:
+    """Format a loss with its standard error; a single window has none."""
+    return f"{loss:.4f} ± {error:.4f}" if error else f"{loss:.4f} ± –"
+
+
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Align a table with two spaces between columns; the first `left` columns to the left, the rest to the right."""
     cells = [list(headers), *[list(row) for row in rows]]

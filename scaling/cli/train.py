@@ -22,6 +22,7 @@ from .output import (
     export_models,
     format_table,
     log,
+    loss_and_error,
     print_json,
 )
 
@@ -216,7 +217,7 @@ def rung_table(rungs: "Sequence[RungFile]", best: "Sequence[bool] | None" = None
         [
             rung.observation.run + mark,
             format_size(rung.observation.tokens),
-            f"{rung.observation.loss:.4f} ± {rung.observation.loss_se:.4f}",
+            loss_and_error(rung.observation.loss, rung.observation.loss_se),
             f"{rung.perplexity:.2f}",
             "–" if rung.bits_per_byte is None else f"{rung.bits_per_byte:.3f}",
             "–" if rung.loss_per_word is None else f"{rung.loss_per_word:.2f}",

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,58 @@ class _Shard:
         return Shard(name=self.path.name, tokens=self.tokens, sha256=self._hash.hexdigest())
 
 
+# What people write between documents; where it is no special token of the tokenizer, it is read as words.
+_MARKERS = re.compile(
+    r"<\|(?:endoftext|end_of_text|begin_of_text|eot_id|im_start|im_end|end)\|>|</?s>|<[eb]os>|\[(?:SEP|CLS|EOS)\]"
+)
+
+_ENDS = re.compile(r"^\S+|\S+$")
+
+_WINDOW = 512  # characters of a sample
+
+_WINDOWS = 16  # samples of a batch of CHUNK_CHARACTERS
+
+
+class Coverage:
+    """What a tokenizer makes of samples of a text: characters that it loses, and markers that it takes for words."""
+
+    def __init__(self, coder: Any) -> None:
+        # None of a tokenizer in Python, which tells no places in the text.
+        self._encode: Callable[..., Any] | None = getattr(coder, "encode", None)
+        model = getattr(coder, "model", None)
+        unknown = getattr(model, "unk_token", "<unk>" if type(model).__name__ == "Unigram" else None)
+        self._unknown = coder.token_to_id(unknown) if unknown else None
+        self._seen = self._lost = 0
+        self.markers: Counter[str] = Counter()
+
+    @property
+    def lost(self) -> float:
+        """Share of the characters, spaces left out, that no known token stands for."""
+        return self._lost / max(1, self._seen)
+
+    def look(self, pieces: list[str]) -> None:
+        """Look at samples that are spread evenly over a batch of pieces."""
+        if self._encode is None:
+            return
+        every = max(_WINDOW, sum(map(len, pieces)) // _WINDOWS)
+        at = 0
+        for piece in pieces:
+            for begin in range(-at % every, len(piece), every):
+                sample = piece[begin : begin + _WINDOW]
+                whole = _ENDS.sub("", sample) or sample  # a word that is cut may be unknown
+                self._count(whole, self._encode(whole, add_special_tokens=False))
+            at += len(piece)
+
+    def _count(self, text: str, encoding: Any) -> None:
+        self.markers.update(_MARKERS.findall(text))
+        lost = np.array([not letter.isspace() for letter in text], dtype=bool)
+        self._seen += int(lost.sum())
+        for number, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if number != self._unknown:
+                lost[begin:end] = False
+        self._lost += int(lost.sum())
+
+
 class Encoder:
     """Writes the tokens of texts into shards, each text followed by the end-of-text token."""
 
@@ -64,6 +117,7 @@ class Encoder:
         self._cuts = splits_at_spaces(coder)
         self._special: re.Pattern[str] | None = special_strings(coder)
         self._read = 0
+        self.coverage = Coverage(coder)
 
     def write(self, texts: Pieces, stem: str) -> Written:
         """Encode texts a few megabytes at a time; only training text is split into shards.
@@ -75,6 +129,7 @@ class Encoder:
         current: _Shard | None = None
         bytes_read = words = 0
         for pieces, ends in self._batches(texts):
+            self.coverage.look(pieces)
             for ids in self._encode(pieces, ends):
                 if not len(ids):
                     continue

@@ -17,10 +17,10 @@ from scaling.planning.planfile import PlanFile
 from ..rung import MODEL, RUNG, RungFile
 from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
-from .readers import names_field, read_chunks
+from .readers import content_sha256, markup_in, names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
 from .split import Split, check_share, split_texts, text_sizes
-from .text import Survey, find_texts, fingerprint, survey
+from .text import MOST_NAMED, Survey, find_texts, fingerprint, survey
 from .tokenizer import (
     CONFIG,
     ENDS,
@@ -28,6 +28,7 @@ from .tokenizer import (
     SpecialTokens,
     end_in_config,
     load_files,
+    losses_of_text,
     neutral,
     special_token,
     spread,
@@ -132,13 +133,13 @@ def prepare(
     total = sum(size for _, size, _ in marks.values())
     if total == 0:
         raise BadInput(f"data is {data!r}, which is empty; it must hold text")
-    _drop_copies(found, {name: mark[2] for name, mark in marks.items()}, data)
+    _drop_copies(found, {text.name: marks[text.name][2] for text in found.texts}, data)
     split = (
         Split(tuple(found.train), tuple(found.heldout), named=True)
         if named
         else split_texts(found.train, held_out)
     )
-    for line in _guessed_fields(found):
+    for line in _how_read(found):
         log(line)
     for line in found.lines():
         log(f"left out: {line}")
@@ -212,6 +213,8 @@ def prepare(
     if split.copies:
         log(copied)
     log(split_line(manifest))
+    for line in losses_of_text(writer.coverage.lost, writer.coverage.markers, coder.tokenizer):
+        log(line)
     if remark := vocabulary_remark(
         entries, manifest.used_entries, manifest.train_tokens, loaded=tokenizer is not None
     ):
@@ -227,32 +230,43 @@ def split_line(manifest: DataManifest) -> str:
     )
 
 
-def _guessed_fields(found: Survey) -> list[str]:
-    """Return a line where records are read by a field that was guessed."""
-    guessed = {name for text in found.texts[:8] if (name := names_field(text))}
-    return (
+_LOOKED_AT = 8  # files that are looked at for what is said of how they are read
+
+
+def _how_read(found: Survey) -> list[str]:
+    """Return a line where records are read by a field that was guessed, and one for markup that is read as text."""
+    guessed = {name for text in found.texts[:_LOOKED_AT] if (name := names_field(text))}
+    lines = (
         [f"text is read from the field {', '.join(sorted(guessed))}; field= names another"] if guessed else []
     )
+    for text in found.texts[:_LOOKED_AT]:
+        if markup := markup_in(text):
+            lines.append(f"{text.name} is read as {markup}")
+    return lines
 
 
 def _drop_copies(found: Survey, digests: dict[str, str], data: str) -> None:
-    """Leave out files that are copies of others, and training files that are copies of held-out ones.
+    """Leave out files whose text is a copy of another's, and training files that are copies of held-out ones.
 
     Raises:
         BadInput: all training text is held out too.
     """
+    if len(found.texts) > 1:
+        digests = {text.name: content_sha256(text, digests[text.name]) for text in found.texts}
     held = {digests[text.name]: text.name for text in found.heldout}
     seen: dict[str, str] = {}
-    kept = []
+    kept, copies = [], {}
     for text in found.train:
         digest = digests[text.name]
         if digest in held:
-            found.leave(f"a copy of {held[digest]}, which is held out", [text.name])
+            copies[text.name] = f"a copy of {held[digest]}, which is held out"
         elif digest in seen:
-            found.leave(f"a copy of {seen[digest]}", [text.name])
+            copies[text.name] = f"a copy of {seen[digest]}"
         else:
             seen[digest] = text.name
             kept.append(text)
+    for name, reason in copies.items():
+        found.leave(reason if len(copies) <= MOST_NAMED else "copies of other files", [name])
     if not kept:
         raise BadInput(
             f"data is {data!r}, all of which is held out too; held-out text must not be trained on"

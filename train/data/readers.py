@@ -3,14 +3,17 @@
 import bz2
 import csv
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -24,7 +27,9 @@ RECORDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # each reco
 
 COMPRESSED = (".gz", ".zst", ".xz", ".bz2")
 
-SUFFIXES = (*PLAIN, *RECORDS)
+LINES = (".ndjson", ".jsonlines")  # other names of .jsonl
+
+SUFFIXES = (*PLAIN, *RECORDS, *LINES)
 
 FIELDS = (
     "text",
@@ -33,7 +38,25 @@ FIELDS = (
     "body",
     "story",
     "article",
-)  # names of the field that holds a record's text, the first that a file has
+    "raw_content",
+)  # names of the field that holds a record's text, the first that a file has, in capitals too
+
+# A field so called is not the text, even where it is the only one that holds strings: chats have an id and a list.
+_FACTS = re.compile(
+    r"(.*[_-])?(id|ids|uuid|guid|url|uri|title|name|label|labels|split|lang|language|source|date|time|timestamp|hash|sha\d*|md5"
+    r"|file|filename|path|category|topic|author|role|type|license|meta|metadata)",
+    re.IGNORECASE,
+)
+
+LONGEST_NAME = (
+    40  # characters of a field that is guessed; a longer first line of a CSV file is a row and no header
+)
+
+_DELIMITERS = ",;\t|"
+
+_START = 2**16  # characters at the start of a plain file that show what it is
+
+_TAGS = re.compile(r"<!doctype html|<html|<\?xml", re.IGNORECASE)
 
 CHUNK_CHARACTERS = 2**22
 
@@ -41,7 +64,9 @@ LONGEST_RECORD = 2**28  # characters of a line of JSON or a cell of CSV
 
 LARGEST_JSON = 2**29  # bytes of a .json file, which is read whole
 
-_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by the byte order mark; all else is UTF-8
+MARKED = (b"\xff\xfe", b"\xfe\xff")
+
+_ENCODINGS = dict.fromkeys(MARKED, "utf-16")  # by the byte order mark; all else is UTF-8
 
 _BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
@@ -60,6 +85,8 @@ class SourceText:
         suffixes = [suffix.lower() for suffix in self.path.suffixes[-2:]]
         if suffixes and suffixes[-1] in COMPRESSED:
             suffixes.pop()
+        if suffixes and suffixes[-1] in LINES:
+            return ".jsonl"
         return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else ".txt"
 
     @property
@@ -160,7 +187,7 @@ def _zstandard(path: Path, mode: str) -> Any:
 
 
 @contextmanager
-def _reading(text: SourceText, newline: str = "") -> Iterator[TextIO]:
+def _reading(text: SourceText, newline: str | None = "") -> Iterator[TextIO]:
     with open_bytes(text.path, text.compression) as raw:
         start = raw.peek(2)[:2] if hasattr(raw, "peek") else b""
         encoding = _ENCODINGS.get(start, "utf-8-sig")
@@ -232,18 +259,23 @@ class Field:
 
 
 def _there(record: Any) -> str:
-    names = (
-        [key for key, value in record.items() if isinstance(value, str)]
-        if isinstance(record, Mapping)
-        else []
-    )
+    if not isinstance(record, Mapping):
+        return ""
+    for key, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            return f"; {key} holds the turns of a chat: write each chat as one string"
+    names = [key for key, value in record.items() if isinstance(value, str)]
     return f"; field= names another: {', '.join(names[:8])}" if names else ""
 
 
 def text_field(names: Iterable[str]) -> str:
     """Return the name of the field that holds the text: a usual name, else the only one; "" if that is not clear."""
-    there = set(names)
-    return next((name for name in FIELDS if name in there), there.pop() if len(there) == 1 else "")
+    there = {name.lower(): name for name in names}
+    for usual in FIELDS:
+        if usual in there:
+            return there[usual]
+    only = "".join(there.values()) if len(there) == 1 else ""
+    return "" if len(only) > LONGEST_NAME or _FACTS.fullmatch(only) else only
 
 
 def _encodable(found: str, where: str) -> str:
@@ -293,16 +325,14 @@ def _csv(text: SourceText) -> Iterator[str]:
     before = csv.field_size_limit(LONGEST_RECORD)
     try:
         with _reading(text) as file:
-            first = file.readline(2**16)
-            delimiter = "\t" if text.kind == ".tsv" else max(",;\t", key=first.count)
-            names = next(csv.reader([first], delimiter=delimiter), [])
+            names, reader = _header(text, file)
             name = text.field or text_field(names)
             if name not in names:
+                there = ", ".join(name[:LONGEST_NAME] for name in names[:8])
                 raise BadInput(
-                    f"{text.path} has no column {name or FIELDS[0]!r}, but {', '.join(names[:8])}; field= names another"
+                    f"{text.path} has no column {name or FIELDS[0]!r}, but {there}; field= names another"
                 )
             column = names.index(name)
-            reader = csv.reader(file, delimiter=delimiter)
             for number, row in enumerate(reader, start=2):
                 if not row:
                     continue
@@ -313,6 +343,14 @@ def _csv(text: SourceText) -> Iterator[str]:
         raise BadInput(f"{text.path} is not CSV: {error}") from error
     finally:
         csv.field_size_limit(before)
+
+
+def _header(text: SourceText, file: TextIO) -> tuple[list[str], Iterator[list[str]]]:
+    """Return the names of a CSV file's columns, and its rows."""
+    first = file.readline(2**16)
+    delimiter = "\t" if text.kind == ".tsv" else max(_DELIMITERS, key=first.count)
+    reader = csv.reader(chain([first], file), delimiter=delimiter)
+    return next(reader, []), reader
 
 
 def _parquet(text: SourceText) -> Iterator[str]:
@@ -413,11 +451,59 @@ def names_field(text: SourceText) -> str:
         else:
             return ""
     elif text.kind in (".csv", ".tsv"):
-        with _reading(text) as file:
-            first = file.readline(2**16)
-        delimiter = "\t" if text.kind == ".tsv" else max(",;\t", key=first.count)
-        strings = next(csv.reader([first], delimiter=delimiter), [])
+        try:
+            with _reading(text) as file:
+                strings, _ = _header(text, file)
+        except csv.Error:
+            return ""  # read_chunks says so
     else:
         return ""
     found = text_field(strings)
     return "" if found == FIELDS[0] else found
+
+
+def markup_in(text: SourceText) -> str:
+    """Return what a plain file holds that its name does not say, such as JSON; "" if it is text as far as its start shows.
+
+    Raises:
+        BadInput: as `read_chunks`.
+    """
+    if text.kind not in PLAIN or text.kind in (".py", ".md", ".rst", ".tex"):
+        return ""
+    start = next(read_chunks(text), "")[:_START].lstrip()
+    if start[:1] in "{[" and start:
+        try:
+            first = json.loads(start.partition("\n")[0])
+        except (ValueError, RecursionError):
+            return ""
+        return (
+            "JSON, brackets and all: called .jsonl, it is read by its field"
+            if isinstance(first, dict)
+            else ""
+        )
+    return "markup, tags and all" if _TAGS.match(start) else ""
+
+
+def content_sha256(text: SourceText, sha256: str) -> str:
+    """Return the SHA-256 of a file's characters, by which copies are known whatever their compression, mark or ends of lines.
+
+    Args:
+        text: the file.
+        sha256: of its bytes, which stands where they are the characters, or no text.
+
+    Raises:
+        BadInput: as `read_chunks`.
+    """
+    if text.kind in (".parquet", ".arrow"):
+        return sha256
+    with open_bytes(text.path, "") as file:
+        odd = bool(text.compression) or file.read(3).startswith((*MARKED, b"\xef\xbb\xbf"))
+        while not odd and (block := file.read(2**20)):
+            odd = b"\r" in block
+    if not odd:
+        return sha256
+    found = hashlib.sha256()
+    with _reading(text, newline=None) as lines:
+        while part := lines.read(2**20):
+            found.update(part.encode())
+    return found.hexdigest()

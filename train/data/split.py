@@ -8,6 +8,7 @@ from typing import Literal
 from families.units import BadInput
 
 from .readers import SourceText, holds_documents, open_bytes, read_chunks
+from .tokenizer import END_OF_TEXT
 
 TOLERANCE = 1.5  # the held-out share is met within this factor, or the text is refused
 
@@ -88,23 +89,34 @@ class Split:
 
     def _noted(self, text: SourceText, chunks: Iterator[str]) -> Iterator[str]:
         for chunk in chunks:
-            if holds_documents(text) and len(chunk) >= COPY:
-                self.held_documents.add(_digest(chunk))
+            self.held_documents |= {_digest(part) for part in _documents(text, chunk) if _tells(part)}
             yield chunk
 
     def _without_copies(self, text: SourceText, chunks: Iterator[str]) -> Iterator[str]:
-        if not (self.held_documents and holds_documents(text)):
+        if not self.held_documents:
             yield from chunks
             return
         for chunk in chunks:
-            if len(chunk) >= COPY and _digest(chunk) in self.held_documents:
-                self.copies += 1
-            else:
-                yield chunk
+            parts = _documents(text, chunk)
+            kept = [part for part in parts if not (_tells(part) and _digest(part) in self.held_documents)]
+            self.copies += len(parts) - len(kept)
+            if kept:
+                yield chunk if len(kept) == len(parts) else END_OF_TEXT.join(kept)
+
+
+def _documents(text: SourceText, chunk: str) -> list[str]:
+    """Return the documents of a piece: itself, or what stands between ends of text in a plain file; nothing without those."""
+    if holds_documents(text):
+        return [chunk]
+    return chunk.split(END_OF_TEXT) if END_OF_TEXT in chunk else [""]
+
+
+def _tells(document: str) -> bool:
+    return len(document.strip()) >= COPY
 
 
 def _digest(document: str) -> bytes:
-    return hashlib.blake2b(document.encode(), digest_size=12).digest()
+    return hashlib.blake2b(document.strip().encode(), digest_size=12).digest()
 
 
 def _before(chunks: Iterator[str], cut: Cut) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Literal
 from families.units import BadInput
 from scaling.files import check_file
 
-from .readers import COMPRESSED, RECORDS, SUFFIXES, SourceText, read_chunks
+from .readers import COMPRESSED, MARKED, RECORDS, SUFFIXES, SourceText, open_bytes, read_chunks
 
 _SPLITS = ("train", "valid", "validation", "dev", "test", "heldout", "data", "text")
 
@@ -22,17 +22,20 @@ _TESTS = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 Role = Literal["", "train", "heldout", "test"]
 
 _ROLES: dict[str, Role] = {
-    "train": "train",
-    "training": "train",
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
     **dict.fromkeys(
-        ("valid", "val", "validation", "dev", "devel", "eval", "evaluation", "heldout"), "heldout"
+        (
+            *("valid", "val", "validation", "validate", "valset", "dev", "devel", "devset"),
+            *("eval", "evaluation", "evalset", "heldout", "holdout"),
+        ),
+        "heldout",
     ),
-    **dict.fromkeys(("test", "tests", "testing"), "test"),
+    **dict.fromkeys(("test", "tests", "testing", "testset"), "test"),
 }
 
-# Beside a word of _ROLES in a file's name, these and numbers say nothing: test_set.jsonl, valid-00000-of-00002.parquet.
+# Beside a word of _ROLES in a name, these, numbers and words of two letters say nothing: test_set.jsonl, valid_v1.en.jsonl,
+# valid-00000-of-00002.parquet.
 _COMMON = {
-    "of",
     "part",
     "shard",
     "set",
@@ -52,7 +55,7 @@ _CODE = (".py", ".md", ".rst", ".tex")  # test_units.py is a file about tests, n
 
 # Files about a data set or a model, which libraries write beside the text.
 _ABOUT = re.compile(
-    r"(readme|license|licence|changelog|notice|citation|contributing)(\..*)?"
+    r"(readme|license|licence|changelog|notice|citation|contributing|copying)(\..*)?|merges\.txt|~\$.*"
     r"|dataset_infos?\.json|dataset_dict\.json|state\.json|.*config.*\.json|.*metadata.*\.(json|csv)|cache-.*\.arrow"
     r"|tokenizer.*\.json|vocab.*\.json|special_tokens_map\.json|package.*\.json|requirements.*\.txt",
     re.IGNORECASE,
@@ -118,11 +121,11 @@ def survey(data: str, field: str = "", *, roles: bool = True) -> Survey:
     root = Path(data).expanduser()
     check_file(root, largest=math.inf)
     try:
-        if root.is_file():
-            return Survey([_named(root, data, field)])
-        is_folder = root.is_dir()
+        is_file, is_folder = root.is_file(), root.is_dir()
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise BadInput(f"data is {data!r}: {getattr(error, 'strerror', None) or error}") from error
+    if is_file:
+        return Survey([_named(root, data, field)])
     if not is_folder:
         raise BadInput(
             f"data is {data!r}, which does not exist; it must be a text file, a folder of them, or stdlib"
@@ -155,13 +158,10 @@ def find_texts(data: str, field: str = "") -> list[SourceText]:
 def _named(path: Path, data: str, field: str) -> SourceText:
     """Return a file that was named itself; an unknown ending is plain text, unless it holds a NUL."""
     text = SourceText(path.name, path, field)
-    if not _known(path) and not text.compression:
-        try:
-            with path.open("rb") as file:
-                binary = b"\0" in file.read(2**16)
-        except OSError as error:
-            raise BadInput(f"cannot read {path}: {error.strerror}") from error
-        if binary:
+    if not _known(path):
+        with open_bytes(path, text.compression) as file:
+            start = file.read(2**16)
+        if b"\0" in start and start[:2] not in MARKED:
             raise BadInput(
                 f"data is {data!r}, which is no text; its ending must be one of {', '.join(SUFFIXES)}"
             )
@@ -186,9 +186,9 @@ def _in_folder(root: Path, field: str, roles: bool) -> Survey:
             texts.append(SourceText(name, path, field))
         else:
             found.leave(f"no text, {path.suffix.lower() or 'no ending'}", [name])
-    records = any(text.kind in RECORDS and not _ABOUT.fullmatch(text.path.name) for text in texts)
+    others = any(not _ABOUT.fullmatch(text.path.name) for text in texts)
     for text in texts:
-        about = _ABOUT.fullmatch(text.path.name) and (text.kind in RECORDS or records)
+        about = _ABOUT.fullmatch(text.path.name) and (text.kind in RECORDS or others)
         role = role_of(text) if roles else ""
         if about:
             found.leave("about the data, not part of it", [text.name])
@@ -235,13 +235,23 @@ def role_of(text: SourceText) -> Role:
         return ""
     *folders, name = PurePosixPath(text.name).parts
     for folder in folders:
-        if role := _ROLES.get(folder.lower()):
-            return role
+        if len(words := _telling_words(folder)) == 1 and words[0] in _ROLES:
+            return _ROLES[words[0]]
     for suffixes in (COMPRESSED, SUFFIXES):
         name = next((name[: -len(end)] for end in suffixes if name.lower().endswith(end)), name)
-    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
-    words = [word for word in words if word not in _COMMON and not word.isdecimal()]
+    words = _telling_words(name)
     return next((_ROLES[word] for word in (words[:1] + words[-1:]) if word in _ROLES), "")
+
+
+def _telling_words(name: str) -> list[str]:
+    """Return the words of a name without those that say nothing of a split: testA_v2 has one, held_out too."""
+    joined = re.sub(r"(?i)h(e|o)ld[-_. ]?out", "heldout", name)
+    parts = re.findall(r"[a-z]+|[A-Z]+(?![a-z])|[A-Z][a-z]+", joined)
+    return [
+        word
+        for number, part in enumerate(parts)
+        if (word := part.lower()) not in _COMMON and (len(word) > 2 or not number)
+    ]
 
 
 def _not_text(text: SourceText) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,9 +145,11 @@ def spread(pieces: Iterator[str], total: int) -> Iterator[str]:
 
 
 def neutral(tokenizer: Any, special_tokens: SpecialTokens = "markers") -> Any:
-    """Return a tokenizer without truncation and padding, which belong to batches of examples and not to text."""
+    """Return a tokenizer without truncation and padding, which belong to batches of examples, and BPE's random dropout."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None
     tokenizer.encode_special_tokens = special_tokens == "text"
     return tokenizer
 
@@ -277,3 +279,30 @@ def vocabulary_remark(size: int, used: int, tokens: int, *, loaded: bool) -> str
         f"the tokenizer has {size:,} entries, of which {used:,} occur in the {format_size(tokens)} training tokens; the others "
         f"stay as they are initialised: {way} a smaller vocab_size= such as {max(300, 2 ** (used.bit_length() - 1)):,}"
     )
+
+
+LEAST_LOST = 1e-3  # share of the characters from which on it is said that a tokenizer loses them
+
+LEAST_MARKERS = 2  # in the samples of a text; one may be a text about markers
+
+
+def losses_of_text(lost: float, markers: Mapping[str, int], tokenizer: Any) -> Iterator[str]:
+    """Yield remarks on what a tokenizer does not take from a text.
+
+    Args:
+        lost: share of the text's characters that no known token stands for.
+        markers: how often what people write between documents was seen.
+        tokenizer: the tokenizer.
+    """
+    if lost >= LEAST_LOST:
+        yield (
+            f"the tokenizer loses {lost:.1%} of the text's characters, which are unknown to it or dropped: losses are of the "
+            "rest, and compare with no other tokenizer's"
+        )
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    words = sorted(name for name, count in markers.items() if count >= LEAST_MARKERS and name not in special)
+    if words and not tokenizer.encode_special_tokens:
+        yield (
+            f"the text holds {', '.join(words)}, no special token of this tokenizer: read as words, not as the end of a "
+            "document"
+        )

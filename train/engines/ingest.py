@@ -121,13 +121,13 @@ def _json_lines(file: Path, contract: Contract) -> Iterator[Point]:
         except ValueError as error:
             raise BadInput(f"{file} line {number} is not JSON") from error
         values = {key: _float(value) for key, value in row.items()} if isinstance(row, dict) else {}
-        loss, step = _first(values, "loss"), values.get("step")
+        loss, step = _first(values, "loss"), _whole(values.get("step"))
         if loss is None or step is None:
             continue
-        first = int(step) if first is None else first
+        first = step if first is None else first
         tokens = _first(values, "tokens")
         batch = None if tokens is None else tokens / contract.n_positions
-        yield Point(int(step) + (1 if first == 0 else 0), loss, _first(values, "lr"), batch)
+        yield Point(step + (1 if first == 0 else 0), loss, _first(values, "lr"), batch)
 
 
 def _table(file: Path) -> Iterator[Point]:
@@ -139,10 +139,10 @@ def _table(file: Path) -> Iterator[Point]:
         values = {
             (key or "").rpartition(" - ")[2].strip().lower(): _float(value) for key, value in row.items()
         }
-        step = next((values[name] for name in _STEPS if values.get(name) is not None), None)
+        step = next((step for name in _STEPS if (step := _whole(values.get(name))) is not None), None)
         loss = _first(values, "loss")
         if step is not None and loss is not None:
-            yield Point(int(step), loss, _first(values, "lr"), _first(values, "batch"))
+            yield Point(step, loss, _first(values, "lr"), _first(values, "batch"))
 
 
 def _events(file: Path) -> Iterator[Point]:
@@ -162,8 +162,13 @@ def _first(values: Mapping[str, float | None], what: str) -> float | None:
 def _float(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer of 400 digits
         return None
+
+
+def _whole(value: float | None) -> int | None:
+    """Return a step, or None for what is none: a NaN, or more than a count can be."""
+    return int(value) if value is not None and abs(value) < 2**53 else None
 
 
 def check(log: Log, contract: Contract) -> tuple[str, ...]:

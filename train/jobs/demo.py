@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from families.design import DesignRule
 from families.units import BadInput
@@ -43,17 +44,26 @@ WIDTHS = (32, 48, 64, 96, 128)  # n_embd of the members, the last of which is pr
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
 MAX_THREADS = 4  # for one model of this size; more threads wait for each other
-TRAINING = {
-    "yes": True,
-    "save_every": 10.0,  # seconds between checkpoints, the most that an interrupted demo loses
-    "eval_tokens": 2**16,
-    "device": "cpu",
-}
+SAVE_EVERY = 10.0  # seconds between checkpoints, the most that an interrupted demo loses
+EVAL_TOKENS = (2**13, 2**16)  # held-out tokens evaluated at each rung, at least and at most
+EVAL_TOKENS_A_SECOND = 1280  # per second of training: a quick demo would evaluate for as long as it trains
 
 
 def threads() -> int:
     """Return the number of threads to train the largest member on."""
     return min(MAX_THREADS, cores())
+
+
+def training_options(seed: int, seconds: float) -> dict[str, Any]:
+    """Options of `train` for all members.
+
+    Args:
+        seed: random seed.
+        seconds: training time that the study is sized to.
+    """
+    least, most = EVAL_TOKENS
+    eval_tokens = min(most, max(least, int(seconds * EVAL_TOKENS_A_SECOND)))
+    return {"yes": True, "save_every": SAVE_EVERY, "eval_tokens": eval_tokens, "device": "cpu", "seed": seed}
 
 
 def text_name(data: str) -> str:

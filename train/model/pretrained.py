@@ -272,6 +272,8 @@ def _check_arithmetic(config: Any, spec: ModelSpec, folder: Path) -> None:
         ours, theirs = getattr(usual, key), getattr(config, key, None)
         if key == "head_dim" and theirs is None:  # as in Mixtral's own files
             theirs = config.hidden_size // config.num_attention_heads
+        if isinstance(theirs, dict) and theirs.get("type") == theirs.get("rope_type"):
+            theirs = {name: value for name, value in theirs.items() if name != "type"}  # its older name
         if ours != theirs:
             raise BadInput(
                 f"init is {folder}, a model with {key} {theirs}; {spec.architecture} is trained with {ours}"
