@@ -34,7 +34,7 @@ LATENT = {
 
 @st.composite
 def specs(draw, names=tuple(DECODERS)):
-    """A small shape of any decoder: grouped queries, heads of their own size, tied or not, biases, experts."""
+    """A small shape of any decoder: grouped queries, heads of their own size, tied or not, biases, windows, latents, experts."""
     name = draw(st.sampled_from(names))
     found = REGISTRY[name]
     kv_heads = draw(st.integers(1, 3))
@@ -46,11 +46,28 @@ def specs(draw, names=tuple(DECODERS)):
             config[flag] = draw(st.booleans())
     if "head_dim" in found.library:
         config["head_dim"] = draw(st.sampled_from([8, 16, 32]))
+    if "sliding_window" in found.library:
+        windows = [4, 12] if "gemma" in name else [None, 4, 12]
+        config["sliding_window"] = draw(st.sampled_from(windows))
+    if "use_sliding_window" in found.library:
+        config["use_sliding_window"] = (
+            config["sliding_window"] is not None
+        )  # without it the library drops the window
+    if "max_window_layers" in found.library:
+        config["max_window_layers"] = draw(st.integers(0, 3))
+    if "decoder_sparse_step" in found.library:
+        config |= {
+            "decoder_sparse_step": draw(st.integers(1, 2)),
+            "mlp_only_layers": draw(st.sampled_from([[], [0]])),
+        }
     if found.mixture is not None:
         config[found.mixture.number] = experts = draw(st.integers(2, 6))
         config["num_experts_per_tok"] = draw(st.integers(1, experts))
         if found.mixture.first_dense:
             config |= {**LATENT, found.mixture.first_dense: draw(st.integers(0, 2))}
+            config["q_lora_rank"] = draw(st.sampled_from([None, 8, 24]))
+            for key in ("kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"):
+                config[key] = 2 * draw(st.integers(2, 12))
             config[found.mixture.shared] = draw(st.integers(1, 2))
     spec = ModelSpec(
         architecture=name,

@@ -56,6 +56,19 @@ def test_the_files_of_a_target_are_the_golden_ones(target, file, study):
     assert emitted(target, study).files[file] == (GOLDEN / file).read_text(encoding="utf-8")
 
 
+def test_context_parallelism_and_uneven_stages_are_in_an_engines_arguments(study):
+    job = job_of(study)
+    (run,) = job.runs
+    member = run.member.model_copy(update={"pipeline": 2, "context_parallel": 2, "shards": 2, "n_layer": 3})
+    planned = replace(run, planned=member, spec=member.spec)
+    words = megatron.arguments(replace(job, runs=(planned,), devices=4), planned)
+    assert words["--context-parallel-size"] == 2
+    assert (
+        words["--pipeline-model-parallel-layout"] == "Et*2|t*1L"
+    )  # as docs of Megatron Core write it: Et*16|t*12,L
+    assert "--context-parallel-size" not in megatron.arguments(job, run)
+
+
 def rate_of_theirs(words, step):
     """Learning rate of step `step`, from 0, as Megatron's OptimizerParamScheduler (core 0.16) and AutoModel's copy say."""
     warm, peak, until = words["--lr-warmup-iters"], words["--lr"], words["--lr-decay-iters"]

@@ -1,9 +1,14 @@
 """Memory under tensor, pipeline and expert parallelism, LoRA and 8-bit optimisers, against published figures."""
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from families import BadInput, ModelSpec, accounting, member
-from families.memory import Layout, device_memory, lora_parameters
+from families.memory import Layout, device_memory, lora_parameters, stages
+from scaling.hardware import accelerator
+from scaling.planning.memory import fit_memory
 
 STATES = ("weights", "gradients", "optimizer")
 
@@ -79,6 +84,47 @@ def test_a_distributed_optimiser_keeps_what_its_documentation_says(precision, ke
         )
 
 
+def test_the_largest_of_uneven_stages_is_what_must_fit():
+    spec = member("llama-3.1-405b").spec  # 126 blocks
+    assert stages(126, 16) == (8,) * 14 + (7,) * 2
+    assert stages(126, 9) == (14,) * 9
+    blocks = {p: device_memory(spec, 1, Layout(pipeline=p))["optimizer"] for p in (1, 9, 16, 18)}
+    assert blocks[9] > blocks[16] > blocks[18]
+    even = device_memory(replace(spec, n_layer=128), 1, Layout(pipeline=16))["optimizer"]  # stages of 8 too
+    assert blocks[16] == pytest.approx(even, rel=1e-3)
+
+
+def test_context_parallelism_divides_activations_alone():
+    spec = replace(member("llama-3.1-8b").spec, n_positions=32768)
+    one, four = (device_memory(spec, 1, Layout(context=c, shards=4)) for c in (1, 4))
+    assert four["activations"] == pytest.approx(one["activations"] / 4, abs=4)
+    assert four["logits"] == pytest.approx(one["logits"] / 4, abs=4)
+    assert [four[part] for part in STATES] == [one[part] for part in STATES]
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "above"),
+    [("llama-3-70b", "H100", 1), ("llama-2-7b", "T4", 1)],
+)
+def test_no_smaller_number_of_devices_holds_what_a_refusal_names(name, device, above):
+    spec, found = member(name).spec, accelerator(device)
+    with pytest.raises(BadInput) as refusal:
+        fit_memory(spec, found, above, 16)
+    least = int(re.search(rf"--on (\d+)x{device}", str(refusal.value))[1])
+    fit_memory(spec, found, least, 16)
+    for fewer in range(above, least):
+        with pytest.raises(BadInput):
+            fit_memory(spec, found, fewer, 16)
+
+
+def test_a_sequence_that_no_tensor_parallelism_holds_is_shared():
+    spec = replace(member("llama-3.1-405b").spec, n_positions=131072)
+    fit = fit_memory(spec, accelerator("H100"), 512, 16)
+    assert (fit.tensor, fit.context, fit.pipeline) == (8, 4, 1)
+    assert fit.batch_sequences % (512 // 32) == 0
+    assert sum(fit.memory.values()) < 80e9
+
+
 def test_experts_are_shared_by_some_of_the_devices_that_share_the_states():
     spec = member("mixtral-8x7b").spec
     assert states(spec, shards=8, expert=8) == pytest.approx(states(spec, shards=8), abs=64)
@@ -110,6 +156,8 @@ def test_adapters_of_rank_r_on_a_matrix_of_m_by_n_have_r_times_m_plus_n():
         ("llama-3-8b", {"expert": 2}, "has no experts"),
         ("mixtral-8x7b", {"expert": 3}, "the number of experts, 8"),
         ("llama-3-8b", {"pipeline": 0}, "at least 1"),
+        ("llama-3-8b", {"pipeline": 33}, "there are 32 blocks, and a stage needs one"),
+        ("llama-3-8b", {"context": 3}, "n_positions, 8192; the nearest that do are 2 and 4"),
         ("llama-3-8b", {"precision": "fp8"}, "known: fp32"),
         ("llama-3-8b", {"optimizer": "adan"}, "known: adamw"),
     ],
