@@ -10,9 +10,9 @@ where f is the law of N and D (log loss), Δx and Δz come from multipliers, t f
                  ln h* = at + N·x + D·z + Σ (coefficient of an earlier setting)·(its own d)
     multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), 1 for an arm, or of a saturating count
                  g(v) = ln Ê(v) − ln Ê(reference), 1/Ê = 1/(v − reference + start) + 1/limit (Clark et al. 2022, eq. 7);
-                 of a logarithm Δx = ln(1 + rate·ln(v/reference)) (Chen et al. 2025, eq. 5, for parallel streams);
+                 of a logarithm Δx = ln(1 + rate·ln(v/reference)) (Chen et al. 2025, arXiv:2505.10475, for parallel streams);
                  of shares r of domains Δz = Σ slope·(r − reference), which makes B/D̃^beta the exponential of Ye et al. 2024
-                 (arXiv:2403.16952, eq. 6), or Δz = ln Σ w·r − ln Σ w·reference, tokens of a domain counting w each
+                 (arXiv:2403.16952), or Δz = ln Σ w·r − ln Σ w·reference, tokens of a domain counting w each
     term         t = exp(size)·(v^-exponent − reference^-exponent)
 
 A setting that is left out is at its best, and anything else at its reference, so that f alone is the law at its best. A
