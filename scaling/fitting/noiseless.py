@@ -22,7 +22,7 @@ FEWEST_FREE = 3  # distinct points beyond the number of constants
 
 MOST_ROWS = 200  # rows beyond this number outweigh the prior by themselves
 
-NEARLY = 10.0  # times STILL, to first order, from which the search is worth its time
+NEARLY = 2.0  # times STILL, to first order, from which the search is worth its time
 
 NO_FLOOR = 12.0  # log of the smallest loss over a floor that is none
 
@@ -37,14 +37,16 @@ def law_through(problem: Problem, shape: FormShape, theta: Array) -> Array | Non
         shape: the general form.
         theta: a fit of the same rows, shape (6,).
     """
-    points = len(np.unique(np.column_stack([problem.x, problem.z]), axis=0))
     freedom = len(problem.x) - len(shape.free)
-    if points - len(shape.free) < FEWEST_FREE or len(problem.x) > MOST_ROWS:
+    if freedom < FEWEST_FREE or len(problem.x) > MOST_ROWS:
         return None
     value, gradient = (part[0] for part in linearised(theta[None], problem.x, problem.z, shape))
     off = problem.y - value
     across = off - gradient @ np.linalg.lstsq(gradient, off, rcond=1e-9)[0]
     if (across**2).sum() > freedom * (NEARLY * STILL) ** 2:
+        return None
+    points = len(np.unique(np.column_stack([problem.x, problem.z]), axis=0))
+    if points - len(shape.free) < FEWEST_FREE:
         return None
     bare = replace(problem, precision=np.full(6, 1e-12), centre=theta)
     low = theta.copy()
