@@ -281,7 +281,7 @@ def residual_percent(predictor: Fit, runs: Sequence[Run]) -> Array:
 
 
 def residuals(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = frozenset()) -> Plot:
-    """Percent by which each run's loss is above the law, against N, D and C.
+    """Percent by which each run's loss is above the law, against N, D and C, or the one variable of the law.
 
     Raises:
         BadInput: no runs.
@@ -292,9 +292,11 @@ def residuals(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] =
     fitted = np.array([run.run not in sealed_runs for run in runs], dtype=bool)
     used = fitted if fitted.any() else ~fitted
     variables = {"N": table.N, "D": table.D, "C": 6 * table.N * table.D}
+    if predictor.variable:  # of a law of one variable the others are no data
+        variables = {predictor.variable: variables[predictor.variable]}
     labels = {"N": "parameters, N", "D": "tokens, D", "C": "FLOPs, C"}
     with style_context():
-        figure, panels = new_figure(height=2.9, columns=3, sharey=True)
+        figure, panels = new_figure(height=2.9, columns=len(variables), sharey=True)
         for axes, (name, x) in zip(panels, variables.items(), strict=True):
             axes.axhline(0, color=INK, linewidth=0.8)
             draw_points(axes, x, error, runs, sealed_runs, predictor.convention)

@@ -122,6 +122,19 @@ def _lowest(params: Array, loss: Array) -> tuple[Array, Array]:
     return params[best], loss[best]
 
 
+def _envelope(sizes: Sequence[float], losses: Sequence[float]) -> tuple[Array, Array]:
+    """Points of a band that no other between them and the best undercuts: a line without the teeth of worse shapes."""
+    size, loss = np.asarray(sizes, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    best = int(np.argmin(loss))
+    kept = np.concatenate(
+        [
+            loss[: best + 1] <= np.minimum.accumulate(loss[: best + 1]),
+            loss[best + 1 :] <= np.minimum.accumulate(loss[best + 1 :][::-1])[::-1],
+        ]
+    )
+    return size[kept], loss[kept]
+
+
 def _sizes(plan: PlanFile, best: Choice) -> tuple[float, float]:
     """Range of parameters shown: around the recommended, or around the choices of several budgets."""
     if not plan.ladder:
@@ -162,7 +175,7 @@ def _draw_marks(
         axes.axhspan(best.loss, best.loss + width, color=GREEN, alpha=0.18, linewidth=0)
         members = sorted(plan.band.members, key=lambda member: member.choice.params)
         sizes, reached = [one.choice.params for one in members], [one.choice.loss for one in members]
-        axes.plot(sizes, reached, color=GREEN, linewidth=5, solid_capstyle="round", zorder=4)
+        axes.plot(*_envelope(sizes, reached), color=GREEN, linewidth=5, solid_capstyle="round", zorder=4)
         points = axes.scatter(sizes, reached, s=34, color=GREEN, alpha=0.0, zorder=4)  # for the hover alone
         tooltips(points, [f"{member.choice.member}: +{member.nats:.4f} nats" for member in members])
         within = f"within {share:.2g} % of the cost" if nats is None else f"within {nats:.2g} nats"

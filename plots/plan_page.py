@@ -39,15 +39,15 @@ def plan_page(
         policy=Markup(page_policy(script)),  # noqa: S704 - from this package
         style=Markup(page_style()),  # noqa: S704 - from this package
         script=Markup(script),  # noqa: S704 - from this package
-        headline=_headline(plan, chosen),
-        tiles=_tiles(chosen),
+        headline=plan_headline(plan, chosen),
+        tiles=plan_tiles(chosen),
         facts=_facts(plan),
         figure=Markup(svg(picture, "planned", inline=True)),  # noqa: S704 - matplotlib escapes its texts
         tables={
             "costs": _costs(plan),
             "sensitivity": _sensitivity(plan),
             "others": _others(plan),
-            "band": _band(plan),
+            "band": plan_band(plan),
             "members": _members(plan),
             "recipes": _recipes(advice),
         },
@@ -56,7 +56,7 @@ def plan_page(
     )  # fmt: skip
 
 
-def _headline(plan: PlanFile, chosen: Choice) -> str:
+def plan_headline(plan: PlanFile, chosen: Choice) -> str:
     """The plan in one sentence."""
     line = (
         f"Train {chosen.member}, {format_size(chosen.params)} parameters, on {format_size(chosen.tokens)} tokens: "
@@ -67,7 +67,8 @@ def _headline(plan: PlanFile, chosen: Choice) -> str:
     return line + (f", {chosen.price:,.0f} USD." if chosen.price is not None else ".")
 
 
-def _tiles(chosen: Choice) -> text.Facts:
+def plan_tiles(chosen: Choice) -> text.Facts:
+    """The plan's numbers, each with what it is."""
     tiles = [
         (format_size(chosen.params), "parameters"),
         (format_size(chosen.tokens), "training tokens"),
@@ -178,7 +179,8 @@ def _others(plan: PlanFile) -> ReportTable | None:
     return _choices("Other budgets, sizes and laws (losses of different laws do not compare)", rows)
 
 
-def _band(plan: PlanFile) -> ReportTable | None:
+def plan_band(plan: PlanFile) -> ReportTable | None:
+    """Members of the indifference band, at most nine; None where it has only one."""
     if plan.band is None or len(plan.band.members) < 2:
         return None
     every = -(-len(plan.band.members) // 8)

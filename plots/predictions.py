@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
@@ -78,8 +79,7 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
     with style_context():
         figure, (axes,) = new_figure(height=1.75 + 0.42 * (len(rows) - 1))
         for y, row in enumerate(reversed(rows)):
-            axes.plot(row.interval_95, (y, y), color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
-            axes.plot(row.interval_80, (y, y), color=BLUE, linewidth=9, alpha=0.35, solid_capstyle="butt")
+            _interval_bars(axes, y, row.interval_80, row.interval_95)
             axes.plot([row.predicted_loss], [y], marker="|", markersize=17, markeredgewidth=2.4, color=BLUE)
             point = axes.scatter(
                 [row.actual_loss], [y], s=62, marker="D", color=ORANGE, edgecolor="none", zorder=4
@@ -96,26 +96,7 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
         axes.set_ylim(-0.75, len(rows) - 0.25)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("held-out loss, nats per token")
-        legend_above(
-            axes,
-            [
-                Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
-                Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
-                Line2D(
-                    [],
-                    [],
-                    color=BLUE,
-                    marker="|",
-                    markersize=11,
-                    markeredgewidth=2.4,
-                    linestyle="",
-                    label="predicted",
-                ),
-                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="actual"),
-            ],
-            columnspacing=1.2,
-            handlelength=1.4,
-        )
+        _interval_legend(axes, _predicted_mark(), _diamond(ORANGE, "actual"))
     return Plot(
         figure=set_title(figure, scores_text(rows)),
         header=(
@@ -136,6 +117,31 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
     )
 
 
+def _interval_bars(axes: Axes, y: float, narrow: Sequence[float], wide: Sequence[float]) -> None:
+    """Draw the 80 % interval thick and the 95 % one thin, at a height."""
+    axes.plot(wide, (y, y), color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
+    axes.plot(narrow, (y, y), color=BLUE, linewidth=9, alpha=0.35, solid_capstyle="butt")
+
+
+def _interval_legend(axes: Axes, *marks: Line2D) -> None:
+    """Place the legend of the interval bars, and of further marks, above the axes."""
+    bars = [
+        Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
+        Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
+    ]
+    legend_above(axes, [*bars, *marks], columnspacing=1.2, handlelength=1.4)
+
+
+def _predicted_mark() -> Line2D:
+    return Line2D(
+        [], [], color=BLUE, marker="|", markersize=11, markeredgewidth=2.4, linestyle="", label="predicted"
+    )
+
+
+def _diamond(colour: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker="D", linestyle="", label=label)
+
+
 def by_reach(results: Sequence[SealedResult]) -> Plot:
     """Every opened prediction, the nearest first: its 80 and 95 % intervals and the actual loss, in percent of the predicted.
 
@@ -149,10 +155,11 @@ def by_reach(results: Sequence[SealedResult]) -> Plot:
     with style_context():
         figure, (axes,) = new_figure(height=1.75 + 0.36 * (len(rows) - 1))
         for y, (one, row) in enumerate(zip(reversed(opened), reversed(rows), strict=True)):
-            low, high = (_relative(end, row) for end in row.interval_95)
-            axes.plot((low, high), (y, y), color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
-            low, high = (_relative(end, row) for end in row.interval_80)
-            axes.plot((low, high), (y, y), color=BLUE, linewidth=9, alpha=0.35, solid_capstyle="butt")
+            _interval_bars(
+                axes,
+                y,
+                *([_relative(end, row) for end in pair] for pair in (row.interval_80, row.interval_95)),
+            )
             point = axes.scatter(
                 [_relative(row.actual_loss, row)],
                 [y],
@@ -168,17 +175,7 @@ def by_reach(results: Sequence[SealedResult]) -> Plot:
         axes.set_ylim(-0.75, len(rows) - 0.25)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("actual loss against predicted, percent")
-        legend_above(
-            axes,
-            [
-                Line2D([], [], color=BLUE, alpha=0.35, linewidth=8, label="80 %"),
-                Line2D([], [], color=BLUE, alpha=0.55, linewidth=2.2, label="95 %"),
-                Line2D([], [], color=GREEN, marker="D", linestyle="", label="inside 80 %"),
-                Line2D([], [], color=ORANGE, marker="D", linestyle="", label="outside 80 %"),
-            ],
-            columnspacing=1.2,
-            handlelength=1.4,
-        )
+        _interval_legend(axes, _diamond(GREEN, "inside 80 %"), _diamond(ORANGE, "outside 80 %"))
     inside = (sum(row.inside_80 for row in rows), sum(row.inside_95 for row in rows))
     return Plot(
         figure=set_title(

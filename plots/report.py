@@ -33,6 +33,7 @@ SECTIONS = (
 )
 
 
+_NAME = 28  # characters of a cell that never wraps: a member's name
 _SENTENCE = (
     34  # characters of a line of a table's sentences, so that a narrow page scrolls and does not squeeze them
 )
@@ -182,7 +183,8 @@ def _columns(table: tables.ReportTable) -> list[_Column]:
             columns.append(_Column(name, "n"))
         elif i:
             longest = max(len(cell.text) for cell in column)
-            columns.append(_Column(name, "l", _SENTENCE if longest > _SENTENCE else 0))
+            kind = "l n" if longest <= _NAME else "l"
+            columns.append(_Column(name, kind, _SENTENCE if longest > _SENTENCE else 0))
         else:
             columns.append(_Column(name, "t", min(max(len(cell.text) for cell in column), 24) + 2))
     return columns

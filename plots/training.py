@@ -383,8 +383,8 @@ def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) 
             share = f"{100 * both / total:.0f} %"
             axes.annotate(
                 f"{format_size(both)}, {share}",
-                (both, y),
-                xytext=(4, 0),
+                (max(both, planned.get(name, 0.0)), y),  # right of the planned tick
+                xytext=(5, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
@@ -400,7 +400,10 @@ def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) 
                 )
                 labelled = True
         name_rows(axes, labels)
-        axes.set_xlim(0, max(t + c for t, c in zip(trunk, cool, strict=True)) * 1.3)
+        axes.set_xlim(
+            0,
+            1.3 * max(*map(sum, zip(trunk, cool, strict=True)), *(planned.get(name, 0.0) for name in names)),
+        )
         axes.xaxis.set_major_formatter(lambda value, _: format_size(value))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("training FLOPs, exact")

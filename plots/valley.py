@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from families.units import BadInput
+from families.units import BadInput, format_size
 from scaling.fitting.columns import columns_of
 from scaling.fitting.coordinates import valley as height
 from scaling.fitting.predictor import Fit
@@ -66,12 +66,19 @@ def valley(fit: Fit, runs: Sequence[Run]) -> Plot:
         axes[0].set_ylabel("loss above the best, %")
         ahead = best_settings(fit)
         said = (
-            ", ".join(f"{name}* {value.value:.3g}" for name, value in ahead[-1].best.items()) if ahead else ""
+            ", ".join(f"{name} {_short(value.value)}" for name, value in ahead[-1].best.items())
+            if ahead
+            else ""
         )
         title = (
-            f"Best settings at {ahead[-1].C / fit.domain.C[1]:g} times the data: {said}"
+            f"At {ahead[-1].C / fit.domain.C[1]:g} times the compute of the runs the law's best settings are {said}"
             if ahead
             else "Settings"
         )
         set_title(figure, title)
     return Plot(figure=figure, header=("run", "setting", "over_best", "loss_above_best"), rows=tuple(rows))
+
+
+def _short(value: float) -> str:
+    """A setting with three digits: 2.22M, 0.000615."""
+    return format_size(value) if value >= 1000 else f"{value:.3g}"

@@ -91,14 +91,14 @@ _INIT_STD, _INIT_WIDTH = 0.02, 512
 # Measured on GPT-2 shapes (stdlib text, vocabulary 1024, wsd; docs/log.md#e147), nats/token at lr .002, .004, .008, .016:
 # L2 d64 on 2M tokens 3.127 3.040 3.039 3.246; L3 d96 on 3M 2.788 2.722 2.739 2.834; L4 d128 on 3M 2.608 2.561 2.666 2.802.
 _LR_CAP = 4.5e-3
-_LR_BY_BATCH = 0.3  # between the two groups of the public grid: 0.35 and 0.27 (docs/log.md#e145)
+LR_BY_BATCH = 0.3  # between the two groups of the public grid: 0.35 and 0.27 (docs/log.md#e145)
 
 
 def _capped(spec: ModelSpec, tokens: float) -> _Advice:
     return _Advice(
         lr=(steplaw_lr(params_non_embedding(spec), tokens) ** -2 + _LR_CAP**-2) ** -0.5,
         batch_tokens=steplaw_batch(tokens),
-        batch_power=_LR_BY_BATCH,
+        batch_power=LR_BY_BATCH,
         source="lr and batch of StepLaw (Li et al. 2025), the lr bent below 4.5e-3 towards toy sizes, where StepLaw's "
         "diverges, and moved by (batch/StepLaw's)^0.3; measured: 0.14 % of loss given away in the mean and 0.36 % at "
         "worst on 41 public cells of 60M to 1.1B parameters, under 0.2 % on own sweeps of 100k to 800k; warm-up of as "

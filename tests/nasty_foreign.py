@@ -76,7 +76,7 @@ def foreign_doors(folder: Path) -> Iterator[Door]:
     """Write the files and give the doors."""
     from families.configs import read_config
     from scaling.auditing import audit
-    from scaling.fitting.downstream import read_scores
+    from scaling.fitting.downstream_scores import read_scores
     from scaling.runs.readers import read_runs
 
     place = folder / "foreign"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import accounting, member
-from families.design import DesignRule
+from families.design import DesignRule, rule_for
 from families.units import BadInput
 from scaling.laws import Law
 from scaling.planning.candidates import candidates
@@ -211,3 +211,31 @@ def test_the_half_width_of_few_runs_is_widened_as_a_fit_widens_it(runs):
     said = half_width(left, runs, 0.0) ** 2 - half_width(0.0, runs, 0.0) ** 2
     endless = half_width(left, 10**9, 0.0) ** 2 - half_width(0.0, 10**9, 0.0) ** 2
     assert said / endless == pytest.approx(runs / (runs - 3))
+
+
+@pytest.mark.parametrize(("family", "target"), [("olmo2", "1B"), ("qwen3-moe", "3B")])
+def test_ladders_of_any_family_are_of_its_shapes_and_within_the_budget(family, target):
+    plan, design = pilot_plan(PilotQuery(target=target, family=family, budget="3%"))
+    rule = rule_for(family)
+    assert design.flops <= 0.03 * design.target_flops
+    assert len(plan.members) >= 4
+    for one in plan.members:
+        assert one.spec == rule.at_width(one.spec.n_embd)
+
+
+def test_a_published_target_has_ladders_of_its_own_family_at_the_context_they_share():
+    plan, design = pilot_plan(PilotQuery(target="llama-3.1-8b", budget="1%"))
+    assert {one.spec.architecture for one in plan.members} == {"llama"}
+    assert {one.spec.n_positions for one in plan.members} == {design.target.spec.n_positions} == {8192}
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        (PilotQuery(target="llama3.1-8b"), "did you mean llama-3.1-8b"),
+        (PilotQuery(target="8B", family="lama3"), "family is 'lama3'; did you mean llama3"),
+    ],
+)
+def test_a_target_or_family_that_is_not_known_names_the_nearest(query, said):
+    with pytest.raises(BadInput, match=said):
+        pilot_plan(query)

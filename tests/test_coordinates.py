@@ -3,21 +3,23 @@
 import itertools
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from families import ModelSpec, params
 from families.units import BadInput
-from scaling.fitting.columns import FEWEST_PER_ARM, choose, reduce_rows
+from scaling.fitting.columns import FEWEST_PER_ARM, choose
 from scaling.fitting.coordinates import multiplier, setting, shift_of, term
 from scaling.fitting.fit import fit
 from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
+from scaling.fitting.reduction import reduce_rows
 from scaling.fitting.valley import best_settings, best_vocabulary
 from scaling.planning.law import advise
 from scaling.published_laws import published_law
-from scaling.recipe import DEFAULT_RULE
+from scaling.recipe import DEFAULT_RULE, LR_BY_BATCH
 from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs
 
@@ -173,6 +175,9 @@ def test_a_coordinate_that_a_law_does_not_have_is_refused(fitted):
 PARTS = {
     "setting": [setting("b"), setting("lr", ("b",))],
     "multiplier": [multiplier("x", "C"), multiplier("e", saturating=True)],
+    "logarithm": [multiplier("x", "C").shaped("log", 0.5)],
+    "shares": [multiplier(name, "D").shaped("sum", 0.4) for name in ("r1", "r2")],
+    "exponential": [multiplier(name, "D").shaped("exponential", 0.4) for name in ("r1", "r2")],
     "term": [term("v", reference=2.0)],
 }
 
@@ -287,3 +292,101 @@ def test_experts_multiply_the_parameters_and_the_best_vocabulary_grows_with_the_
     assert sizes[-1] > 1.5 * sizes[0]
     with pytest.raises(BadInput, match="no term of vocab_size"):
         best_vocabulary(found, 1e20)
+
+
+def test_loss_by_parallel_streams_is_predicted_for_streams_that_were_not_tried(tmp_path):
+    """Chen et al. 2025, eq. 5: L = E + (A/(N·(k·ln P + 1)))^alpha, tables without tokens."""
+
+    def loss(N, P):
+        return 1.29 + (1.9e8 / (N * (0.334 * np.log(P) + 1))) ** 0.196
+
+    sizes, rng = (5e8, 7e8, 1.1e9, 1.6e9, 2.6e9, 4.4e9), np.random.default_rng(0)
+    rows = [f"{N:.0f},{P},{loss(N, P) * np.exp(0.0005 * rng.normal())}" for N in sizes for P in (1, 2, 4)]
+    (tmp_path / "runs.csv").write_text("num_params,parallel_size,loss\n" + "\n".join(rows))
+    done = scaling("fit", "runs.csv", "--columns", "params=num_params", "--with", "parallel_size:multiplier",
+                   "--bootstrap", "8", "--out", "law.json", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0
+    law = load_law(tmp_path / "law.json")
+    (part,) = law.fitted_coordinates.parts
+    assert (law.variable, part.shape) == ("N", "log")
+    found = np.array([law.predict(N, 1.0, own={"parallel_size": 8}).loss for N in sizes])
+    assert found == pytest.approx([loss(N, 8) for N in sizes], rel=0.004)
+    assert (
+        "4.4B parameters"
+        in scaling("predict", "law.json", "params=4.4B", "parallel_size=8", cwd=tmp_path).stdout
+    )
+
+
+@pytest.mark.parametrize("shape", ["exponential", "sum"])
+def test_the_loss_of_mixtures_of_domains_is_predicted_from_the_shares_of_others(shape):
+    """Ye et al. 2024, eq. 6: L = c + k·exp(Σ t·r); or tokens of a domain that count by a weight."""
+    rng = np.random.default_rng(2)
+    t, w = np.array([-2.5, 0.2, -0.8]), np.array([1.0, 0.05, 0.3])
+
+    def loss(N, r):
+        effect = 0.9 * np.exp(r @ t) if shape == "exponential" else 0.5 * (r @ w + 0.02) ** -0.3
+        return 1.7 + 0.4 * (N / 1e8) ** -0.3 + effect
+
+    def runs(count):
+        return [
+            Run(run=f"{N}-{i}", params=N, tokens=3e10, loss=loss(N, r) * np.exp(0.002 * rng.normal()),
+                extra={f"share_{j}": float(r[j]) for j in range(3)})
+            for N in (7e7, 2e8, 1e9) for i, r in enumerate(rng.dirichlet(np.ones(3), count))
+        ]  # fmt: skip
+
+    law = fit(runs(14), bootstrap=0, own={f"share_{j}": "share" for j in range(3)})
+    assert {part.shape for part in law.fitted_coordinates.parts} == {shape}
+    held = RunTable(runs(10))
+    own = {f"share_{j}": held.column(f"share_{j}") for j in range(3)}
+    found = law.predict(held.N, held.D, own=own).loss
+    assert 1 - ((found - held.L) ** 2).sum() / ((held.L - held.L.mean()) ** 2).sum() > 0.97
+    again = load_law_text(law)
+    assert again.predict(
+        1e9, 3e10, own={"share_0": 0.0, "share_1": 0.5, "share_2": 0.5}
+    ).loss == pytest.approx(
+        law.predict(1e9, 3e10, own={"share_0": 0.0, "share_1": 0.5, "share_2": 0.5}).loss, rel=1e-9
+    )
+    with pytest.raises(BadInput, match="share_0 is 30; a share must be between 0 and 1"):
+        law.predict(1e9, 3e10, own={"share_0": 30.0})
+
+
+def load_law_text(law):
+    from scaling.fitting.lawfile import CoordinatesRecord
+
+    record = CoordinatesRecord.model_validate_json(
+        CoordinatesRecord.of(law.fitted_coordinates).model_dump_json()
+    )
+    return replace(law, fitted_coordinates=record.fitted())
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((60.0, 40.0), "share_0: it is 60 in some rows; a share must be between 0 and 1"),
+        ((0.7, 0.7), "the shares sum to 1.4"),
+        ((0.5, 0.5), "share_0: it is 0.5 in every row"),
+    ],
+    ids=["percent", "more than all", "constant"],
+)
+def test_shares_that_are_none_are_refused(shares, message):
+    runs = [
+        Run(run=f"{i}", params=1e7 * (1 + i % 4), tokens=1e9 * (1 + i // 4), loss=3 - i / 40,
+            extra={f"share_{j}": share * (1 if shares[0] == 0.5 or i % 3 else 0.9) for j, share in enumerate(shares)})
+        for i in range(24)
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match=message):
+        fit(runs, bootstrap=0, own={"share_0": "share", "share_1": "share"})
+
+
+def test_a_learning_rate_of_runs_that_share_a_batch_is_moved_to_the_batch_that_is_advised():
+    spec = ModelSpec(n_layer=8, n_head=8, n_embd=512, n_positions=1024, vocab_size=8192)
+    N, D = float(params(spec)), 2e9
+    law = fit(swept(batch_tokens=2**16), bootstrap=0, coordinates=["lr"])
+    assert law.fitted_coordinates.batch_tokens == (2**16, 2**16)
+    at_runs = law.best("lr", N, D).value
+    for batch in (2**15, 2**16, 2**19):
+        found = advise(law, spec, D, batch_tokens=batch)
+        assert found.lr == pytest.approx(at_runs * (batch / 2**16) ** LR_BY_BATCH, rel=0.01)
+        assert ("moved from the runs' batch of 65.5k tokens" in found.source) == (batch != 2**16)
+    varied = fit(swept(), bootstrap=0, coordinates=["lr"])
+    assert "for the runs' own batches of" in advise(varied, spec, D).source

@@ -7,10 +7,11 @@ import pytest
 
 import scaling as sc
 from families.units import BadInput
-from plots.explorer import data, explorer
+from plots.explorer import data, explorer, frontier
 from plots.plan_page import plan_page
 from scaling.cli.app import build
-from scaling.planning.query import PlanQuery, answer_query, isoflop_curves, offered
+from scaling.planning.evaluate import Objective, evaluate_candidates
+from scaling.planning.query import PlanQuery, answer_query, fixed_options, isoflop_curves, offered
 
 from .browser import Browser
 
@@ -42,12 +43,43 @@ def test_the_explorer_holds_the_law_and_no_name_can_leave_its_element(law, monke
     [
         (PlanQuery(budget="1e20", law="kaplan"), "leaves nothing to explore; use --law chinchilla"),
         (PlanQuery(target_loss=2.6), "give --budget in place of a target"),
-        (PlanQuery(budget="1e20", family="grid"), "a page holds 5,000"),
     ],
 )
 def test_what_cannot_be_explored_says_why(query, said):
     with pytest.raises(BadInput, match=said):
         page_of(query)
+
+
+def test_a_grid_is_thinned_to_what_can_be_the_best_of_some_budget():
+    query = PlanQuery(budget="1e21", family="llama3")
+    made, _ = answer_query(query)
+    law, shapes, _ = offered(query)
+    kept = frontier(law, shapes, made.budget.flops)
+    assert len(kept) < len(shapes) / 5
+    for flops, served, includes, unique in (
+        (1e19, 0, False, None),
+        (7e21, 2e11, True, None),
+        (9e23, 1e13, True, None),
+        (3e22, 0, False, 5e10),
+    ):
+        ask = Objective(
+            flops=flops, inference_tokens=served, includes_serving=includes, tokens_available=unique
+        )
+        every, few = evaluate_candidates(ask, law, shapes), evaluate_candidates(ask, law, kept)
+        assert few.shapes.member(few.best()).name == every.shapes.member(every.best()).name
+        assert few.loss[few.best()] == every.loss[every.best()]
+
+
+def test_the_page_says_its_plan_without_a_script_and_the_command_for_the_same_numbers():
+    query = PlanQuery(budget="64 H100 for 2 weeks", family="llama3", context="4096")
+    made, _ = answer_query(query)
+    page = explorer(made, *offered(query), options=fixed_options(query))
+    static, live = page.split('<div id="live" hidden>')
+    assert "The sliders need JavaScript" in static
+    assert f"Train {made.recommended.member}" in static
+    assert "About as good" in static
+    assert '"options":"--family llama3 --context 4096"' in live
+    assert "Of 17,186 candidates the page holds the" in live
 
 
 def test_the_page_of_a_plan_has_its_costs_its_doubts_and_what_to_launch():
@@ -139,8 +171,17 @@ def test_the_explorer_computes_what_the_command_line_prints(browser, tmp_path):
             browser.run(SET, {"flops": flops, "mfu": mfu}),
             sc.plan(flops, law="chinchilla", on="64xH100", mfu=mfu, force=True),
         )
+    grid = tmp_path / "grid.html"
+    grid.write_text(page_of(PlanQuery(budget="1e21", family="llama3")))
+    browser.open(grid.as_uri())
+    for flops, unique in (("1e21", "all"), ("4.4e22", "all"), ("2e23", "100B"), ("3e18", "all")):
+        limit = None if unique == "all" else unique
+        agree(
+            browser.run(SET, {"flops": flops, "unique": unique}),
+            sc.plan(flops, law="chinchilla", family="llama3", tokens_available=limit, force=True),
+        )
     assert browser.errors() == []
-    assert set(browser.requests()) <= {fixed.as_uri(), "data:,"}
+    assert set(browser.requests()) <= {grid.as_uri(), "data:,"}
 
 
 @pytest.mark.slow

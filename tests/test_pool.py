@@ -17,8 +17,9 @@ from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
 from train.data import DataManifest
 from train.jobs import ladders, pool
+from train.jobs.demo import Sizing, overrun
 from train.jobs.ladders import Job, train_ladders
-from train.jobs.pool import Pool, Process, python
+from train.jobs.pool import Pool, Process, cpu_share, python
 from train.ladder import Interrupted, RunOptions
 from train.lease import Stop, stop_signals
 
@@ -240,3 +241,24 @@ def test_a_queue_that_is_asked_to_stop_has_saved_every_run(text, tmp_path):
         train_ladders(jobs, RunOptions(log_every=1), stop, report, side_by_side=2)
     assert len(list(tmp_path.glob("runs/*/trunk/step-*/checkpoint.json"))) == 2
     assert not list(tmp_path.glob("runs/*/claim-*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads are bound to a core")
+def test_two_that_share_a_core_get_half_of_two():
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert 0 < cpu_share(2, 0.2) < 0.6
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_a_busy_machine_says_what_it_expects_and_that_times_cannot_be_predicted():
+    quiet = Sizing(ladders=15.0, target=9.0, share=0.97)
+    assert quiet.warning(25.0) == ""
+    assert "other work takes 60% of the cores" in Sizing(ladders=15.0, target=9.0, share=0.4).warning(25.0)
+    assert "take about 80 s of training here, not 25" in Sizing(ladders=50.0, target=30.0, share=0.4).warning(
+        25.0
+    )
+    assert overrun("the ladders", 15.0, 18.0) == ""
+    assert "took 60 s and not the 15 s" in overrun("the ladders", 15.0, 60.0)

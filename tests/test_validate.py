@@ -85,7 +85,9 @@ def test_a_context_that_the_model_has_no_positions_for_is_refused(models):
 
 def test_a_model_that_sees_the_tokens_it_predicts_is_refused(models, tmp_path):
     place, _ = models
-    config = transformers.XLNetConfig(d_model=16, n_layer=1, n_head=2, d_inner=32, vocab_size=300)
+    config = transformers.XLNetConfig(
+        d_model=16, n_layer=1, n_head=2, d_inner=32, vocab_size=300, initializer_range=0.5
+    )
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((place / "neox" / "tokenizer.json").read_bytes())
     with pytest.raises(BadInput, match="no causal language model"):

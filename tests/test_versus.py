@@ -113,4 +113,4 @@ def test_arms_are_groups_values_of_a_column_or_files(tmp_path):
     answer = json.loads(done.stdout)
     assert answer["verdict"] in ("pays", "costs", "undecided")
     assert VersusFile.read(tmp_path / "v.json").names == ("a", "b")
-    assert "compute multiplier of b over a" in (tmp_path / "v.svg").read_text()
+    assert "b over a: " in (tmp_path / "v.svg").read_text()

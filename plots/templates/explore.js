@@ -173,6 +173,7 @@
     if (ask.unique !== null) words.push("--tokens-available " + ask.unique);
     if (ask.served) words.push("--inference-tokens " + ask.served);
     if (ask.served && ask.includes) words.push("--budget-includes-serving");
+    if (data.options) words.push(data.options);
     get("command").textContent = words.join(" ");
     drawn = [found.filter(function (one) { return one.feasible; }), near, best];
     draw.apply(null, drawn);
@@ -224,5 +225,7 @@
     chart.appendChild(node("text", { x: named, y: top + 14, "text-anchor": "middle", "class": "name" }, best.shape.name));
     chart.appendChild(node("text", { x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, "parameters"));
   }
+  get("static").hidden = true;
+  get("live").hidden = false;
   update();
 })();

@@ -1,5 +1,6 @@
 """scaling demo: a study from text to report on this machine. scaling doctor: published results and the installation."""
 
+import time
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
@@ -56,13 +57,20 @@ def demo(
     if not paths.file.exists():  # only now: a text that is refused leaves no study
         contents.write(paths.file)
     log(f"2/6  plan: {len(steps.WIDTHS)} members, sized to {seconds:.0f} s of training on this machine")
-    ladders, target = steps.plan_members(paths, seconds, manifest.train_tokens)
+    ladders, target, sizing = steps.plan_members(paths, seconds, manifest.train_tokens)
+    if sizing is not None and (warning := sizing.warning(seconds)):
+        log(f"     {warning}")
     for member in (*ladders.members, target):
         rungs = ", ".join(format_size(rung) for rung in member.rungs)
         log(f"     {member.member:22} {format_size(member.params):>6} parameters, tokens {rungs}")
     log("3/6  train the smaller members as ladders")
     options = steps.training_options(seed, seconds)
+    began = time.monotonic()
     train_members(ladders, paths, side_by_side=cores(), **options)
+    if sizing is not None and (
+        late := steps.overrun("the ladders", sizing.ladders, time.monotonic() - began)
+    ):
+        log(f"     {late}")
     log("4/6  fit the law, and seal the prediction for the largest member")
     sealed = steps.seal_target(paths, target, seed)
     for member in sealed.members:
@@ -75,7 +83,12 @@ def demo(
     for note in sealed.notes:
         log(f"     note: {note}")
     log("5/6  train the largest member")
+    began = time.monotonic()
     train_members(sealed, paths, threads=steps.threads(), **options)
+    if sizing is not None and (
+        late := steps.overrun("the last member", sizing.target, time.monotonic() - began)
+    ):
+        log(f"     {late}")
     log("6/6  compare and report")
     comparison = compared(paths)
     report, _ = write_report(paths.folder)

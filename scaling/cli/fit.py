@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from families.units import BadInput
+from families.units import BadInput, nearest
 
 from .output import (
     WIDTH,
@@ -244,7 +244,8 @@ def predict(
         Path | None,
         typer.Option(
             "--scores",
-            help="Also downstream scores: a folder of lm-eval results, or a CSV of run, task, score.",
+            help="Also downstream scores: a folder of lm-eval results, or a CSV of run, task, score, with FLOPs as compute "
+            "where no table has the losses.",
         ),
     ] = None,
     runs: Annotated[
@@ -286,22 +287,33 @@ def predict(
             echo(f"score      {score}")
             continue
         low, high = score["interval_80"]
+        name = f"{task} ({score['metric']})" if score["metric"] else task
+        turn = ", which turn with scale" if score["turns"] else ""
         echo(
-            f"score      {task} {score['score']:.3f}   80 %: {low:.3f} to {high:.3f}   by {score['form']}, {score['runs']} runs"
+            f"score      {name} {score['score']:.3f}   80 %: {low:.3f} to {high:.3f}   by {score['form']}, {score['runs']} "
+            f"runs{turn}"
         )
 
 
 def _scores(path: Path, runs: Path | None, chance: "Sequence[str]") -> "list[tuple[str, ScoreFit | str]]":
     """A curve of each task, or why there is none."""
-    from ..fitting.downstream import fit_scores, parse_chance, read_scores
+    from ..fitting.downstream import fit_scores
+    from ..fitting.downstream_scores import parse_chance, read_scores
     from ..runs.readers import read_runs
 
-    if runs is None:
-        raise BadInput("--scores needs --runs, the table with the losses of the runs that were scored")
     known = parse_chance(chance)
-    table = read_runs(runs)
+    table = () if runs is None else read_runs(runs)
+    scored = read_scores(path, {run.run for run in table})
+    if unknown := set(known) - {task.task for task in scored}:
+        raise BadInput(
+            f"chance names {min(unknown)!r}; {nearest(min(unknown), [task.task for task in scored])}"
+        )
     found: list[tuple[str, ScoreFit | str]] = []
-    for task in read_scores(path):
+    for task in scored:
+        if runs is None and not task.compute:
+            raise BadInput("--scores needs --runs, the table with the losses of the runs that were scored")
+        if task.added:
+            log(f"note: scores of {task.task} are between -1 and 0: taken as negated Brier scores")
         try:
             found.append((task.task, fit_scores(task, table, chance=known.get(task.task))))
         except BadInput as error:

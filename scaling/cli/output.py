@@ -32,9 +32,6 @@ def readable_study(folder: Path | None) -> Path | None:
 StudyOption = Annotated[Path, typer.Option("--study", callback=readable_study, help="Folder of the study.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Random seed.")]
-VocabOption = Annotated[str, typer.Option("--vocab", help="Vocabulary size.")]
-ContextOption = Annotated[str, typer.Option("--context", help="Context length, n_positions.")]
-HeadSizeOption = Annotated[int, typer.Option("--head-size", help="n_embd per attention head.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Proceed, and overwrite files, without confirmation.")]
 
 

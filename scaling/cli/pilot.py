@@ -17,12 +17,9 @@ from ..planning.pilot import ladder_flops
 from ..planning.planfile import PlanFile, write_plan
 from ..planning.simulate import SimulatedSweep, simulate
 from .output import (
-    ContextOption,
-    HeadSizeOption,
     JsonOption,
     Progress,
     SeedOption,
-    VocabOption,
     YesOption,
     echo,
     format_table,
@@ -46,12 +43,27 @@ def pilot(
         typer.Option("--tokens", help="Training tokens of the target (default: the law's optimum)."),
     ] = None,
     law: Annotated[str, typer.Option("--law", help="Prior law for the design.")] = "chinchilla",
+    family: Annotated[
+        str | None,
+        typer.Option(
+            "--family",
+            help="Rule of the ladders' shapes: llama3, qwen3, … (default: a named target's, else gpt2).",
+        ),
+    ] = None,
     ratio: Annotated[
-        float, typer.Option("--ratio", help="n_embd per layer of the candidate members.")
-    ] = 40.0,
-    head_size: HeadSizeOption = 32,
-    vocab: VocabOption = "50257",
-    context: ContextOption = "1024",
+        float | None,
+        typer.Option("--ratio", help="n_embd per layer of the ladders' shapes (default: the family's)."),
+    ] = None,
+    head_size: Annotated[
+        int | None, typer.Option("--head-size", help="n_embd per attention head (default: the family's).")
+    ] = None,
+    vocab: Annotated[
+        str | None, typer.Option("--vocab", help="Vocabulary size (default: the family's).")
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option("--context", help="Context length, n_positions (default: the family's)."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the plan of the ladders, for scaling ladder.")
     ] = None,
@@ -64,6 +76,7 @@ def pilot(
         budget=budget,
         tokens=tokens,
         law=law,
+        family=family,
         ratio=ratio,
         head_size=head_size,
         vocab=vocab,

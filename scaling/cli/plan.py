@@ -11,7 +11,7 @@ from ..files import atomic_writes, refuse_overwrite_text
 from ..paths import StudyPaths
 from ..planning.match import sealed_text
 from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
-from ..planning.query import PlanQuery, answer_query, isoflop_curves, offered, own_runs
+from ..planning.query import PlanQuery, answer_query, fixed_options, isoflop_curves, offered, own_runs
 from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
@@ -206,7 +206,7 @@ def plan(
     if explore is not None:
         from plots.explorer import explorer
 
-        drawn[explore] = explorer(made, *offered(question))
+        drawn[explore] = explorer(made, *offered(question), options=fixed_options(question))
     for page in filter(None, (report, explore)):
         refuse_overwrite_text(page, str(drawn[page]).partition(" content=")[0], "such a page", replace=yes)
     if target is not None:

@@ -63,7 +63,8 @@ WithOption = Annotated[
     list[str] | None,
     typer.Option(
         "--with",
-        help="A column of your own as COLUMN, or COLUMN:KIND with multiplier, setting or term; repeatable.",
+        help="A column of your own as COLUMN, or COLUMN:KIND with multiplier, setting, term or share (of the training data); "
+        "COLUMN,COLUMN:KIND for several; repeatable.",
     ),
 ]
 
@@ -80,10 +81,11 @@ def parse_coordinates(
 
     kinds: dict[str, Kind | None] = {}
     for text in own or ():
-        name, kind = own_kind(text)
-        if name in kinds:
-            raise BadInput(f"with names {name!r} twice")
-        kinds[name] = kind
+        names, kind = own_kind(text)
+        for name in names:
+            if name in kinds:
+                raise BadInput(f"with names {name!r} twice")
+            kinds[name] = kind
     if coordinates is None:
         return None, kinds
     names = [name.strip() for name in coordinates.split(",") if name.strip()]

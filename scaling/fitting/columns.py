@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from families.units import BadInput, nearest
 
@@ -13,7 +12,7 @@ from ..runs import RunTable
 from ..stats import Array
 from .coordinates import KINDS, Coordinate, Coordinates, Kind, multiplier, setting, term
 from .ensemble import CUTS, FEWEST_HELD_ROWS
-from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
+from .joint import Rows, cells, fit_joint, model
 
 REPETITION = "unique_tokens"  # the fourth kind: `laws.Repetition`, fitted by `repetition`
 
@@ -51,13 +50,9 @@ MOST_TRIED = 400  # rows of a rollout, evenly in compute
 
 FEWEST_ROWS = 12  # below a cut
 
-SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
+LEAST_SHARE = 0.01  # by which a share of the data must vary
 
-NEAR = 0.02  # of log loss up a valley: rows nearer its bottom than this show the law itself
-
-FEWEST_NEAR = 0.25  # of the rows
-
-MOST_NEAR = 120  # rows that show the law itself, the nearest of each cell of like N and D
+_HINTS = {"batch_tokens": "; a batch in sequences needs their length: --columns n_positions=2048"}
 
 LIKELY_STEPS = 1e6  # of a run; more of them mean that the batch is counted in sequences
 
@@ -75,23 +70,6 @@ class Chosen:
     parts: tuple[Coordinate, ...] = ()
     reasons: Mapping[str, str]
     forced: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reduced:
-    """Fitted coordinates, and the rows as the law of N and D alone has them.
-
-    Args:
-        coordinates: with their constants.
-        rows: those near the bottom of every valley, losses at their best settings and references.
-        effective: the same with N and D multiplied.
-        joint: the fit and its certificate.
-    """
-
-    coordinates: Coordinates
-    rows: RunTable
-    effective: RunTable
-    joint: JointFit
 
 
 def columns_of(coordinates: Coordinates | None, table: RunTable) -> dict[str, Any]:
@@ -129,7 +107,7 @@ def choose(table: RunTable, asked: Sequence[str] | None, own: Mapping[str, Kind 
         try:
             values = table.column(name)
             if values is None:
-                raise BadInput(f"no row has {name}")
+                raise BadInput(f"no row has {name}{_HINTS.get(name, '')}")
             earlier = [part.column for parts in usable.values() for part in parts if part.kind == "setting"]
             usable[name] = parts_of(table, name, kind, values, earlier)
         except BadInput as error:
@@ -148,7 +126,7 @@ def choose(table: RunTable, asked: Sequence[str] | None, own: Mapping[str, Kind 
     added = _by_rollouts(table, kept, rest, reasons, seed)
     order = [*KNOWN, *own]
     parts = sorted((*kept, *added), key=lambda part: (part.kind != "setting", order.index(part.column)))
-    return Chosen(parts=_coupled(parts), reasons=reasons, forced=bool(forced))
+    return Chosen(parts=coupled(parts), reasons=reasons, forced=bool(forced))
 
 
 def values_or_none(table: RunTable, column: str) -> bool:
@@ -173,12 +151,14 @@ def parts_of(
     """
     if isinstance(values, tuple):
         return _arms(table, name, kind, values)
+    if kind == "share":
+        return (_share(table, name, values),)
     if not (np.isfinite(values) & (values > 0)).all():
         raise BadInput(f"it is {values.min():g} in some rows; it must be positive")
     distinct = np.unique(values)
     if len(distinct) == 1:
         raise BadInput(f"it is {distinct[0]:g} in every row")
-    if name == "batch_tokens" and float(np.median(table.D / values)) > LIKELY_STEPS:
+    if name == "batch_tokens" and in_sequences(table, values):
         raise BadInput(
             f"the median run would have {np.median(table.D / values):.2g} steps: is it in sequences? It must be in "
             "tokens, sequences × context length"
@@ -192,6 +172,26 @@ def parts_of(
     reference = 1.0 if name == "n_experts" else float(np.exp(np.median(np.log(values))))
     saturating = name == "n_experts" and len(distinct) >= 4
     return (replace(multiplier(name, reference=reference, saturating=saturating, trend=False), span=span),)
+
+
+def in_sequences(table: RunTable, batches: Array) -> bool:
+    """True where the median run would have so many steps that its batch must be counted in sequences."""
+    return float(np.median(table.D / batches)) > LIKELY_STEPS
+
+
+def _share(table: RunTable, name: str, values: Array) -> Coordinate:
+    """The share of a domain in the training data: a multiplier of D."""
+    if not ((values >= 0) & (values <= 1)).all():
+        raise BadInput(f"it is {values.max():g} in some rows; a share must be between 0 and 1")
+    if np.ptp(values) < LEAST_SHARE:
+        raise BadInput(f"it is {values[0]:g} in every row")
+    x, z = np.log(table.N), np.log(table.D)
+    basis = np.stack([np.ones_like(x), x - x.mean(), z - z.mean()], axis=1)
+    left = values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
+    if float(np.std(left)) < LEAST_SHARE:
+        raise BadInput("it moves with N and D, so its effect and theirs are not told apart")
+    span = float(values.min()), float(values.max())
+    return replace(multiplier(name, "D", trend=False), span=span).shaped("exponential", float(values.mean()))
 
 
 def _arms(table: RunTable, name: str, kind: Kind, values: tuple[str, ...]) -> tuple[Coordinate, ...]:
@@ -233,17 +233,17 @@ def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array]) -> N
         raise BadInput("it moves with the other settings, so its effect and theirs are not told apart")
 
 
-def _coupled(parts: Sequence[Coordinate]) -> tuple[Coordinate, ...]:
+def coupled(parts: Sequence[Coordinate]) -> tuple[Coordinate, ...]:
     """The parts in their order, each setting with a coefficient for the deviations of the settings before it."""
     settings: list[str] = []
-    coupled = []
+    found = []
     for part in parts:
         if part.kind == "setting":
             fresh = setting(part.column, [name for name in settings if part.column == "lr"])
             part = replace(fresh, span=part.span)
             settings.append(part.column)
-        coupled.append(part)
-    return tuple(coupled)
+        found.append(part)
+    return tuple(found)
 
 
 def rows_of_table(table: RunTable, parts: Sequence[Coordinate]) -> Rows:
@@ -270,7 +270,7 @@ def _by_rollouts(
         return ()
     rows = rows_of_table(table, [*kept, *(part for parts in rest.values() for part in parts)])
     added: tuple[Coordinate, ...] = ()
-    best = _rollout_error(rows, _coupled([*kept]), seed)
+    best = _rollout_error(rows, coupled([*kept]), seed)
     if best is None:
         reasons |= dict.fromkeys(
             rest, "left out: too few runs for a rollout that could show whether it helps"
@@ -284,7 +284,7 @@ def _by_rollouts(
         tries = {(name,) for name in left} | ({tuple(together)} if len(together) > 1 else set())
         for names in sorted(tries):
             parts = [part for name in names for part in left[name]]
-            found = _rollout_error(rows, _coupled(_ordered([*kept, *added, *parts])), seed)
+            found = _rollout_error(rows, coupled(_ordered([*kept, *added, *parts])), seed)
             errors[names] = RolloutError(np.inf, np.inf) if found is None else found
         names = min(errors, key=lambda key: errors[key].scatter)
         if not errors[names].below(best):
@@ -365,122 +365,8 @@ def _rollout_error(rows: Rows, parts: Sequence[Coordinate], seed: int) -> Rollou
     return RolloutError(*map(float, np.mean(errors, axis=0))) if errors else None
 
 
-def unreached(part: Coordinate, own: Array, rows: Rows, deviation: Array) -> str:
-    """The bound on a setting whose best value no run reaches; empty where runs lie on both sides of it.
-
-    Args:
-        part: the setting.
-        own: its constants.
-        rows: the rows of the fit.
-        deviation: log of each row's value over its best, shape (n,).
-    """
-    above, below = float((deviation > 0).mean()), float((deviation < 0).mean())
-    if min(above, below) >= SIDES:
-        return ""
-    known = rows.columns[part.key]
-    if above < SIDES:
-        return (
-            f"the best is at least {np.exp(known.max()):.3g}: no run lies beyond its best, so that is a bound"
-        )
-    return (
-        f"the best is at most {np.exp(known.min()):.3g}: every run lies beyond its best, so that is a bound"
-    )
-
-
-def reduce_rows(
-    table: RunTable, chosen: Chosen, *, bootstrap: int, seed: int
-) -> tuple[Reduced | None, Mapping[str, str]]:
-    """Fit the chosen coordinates, and bring the rows to their best settings.
-
-    Args:
-        table: the runs, in effective N and D where tokens repeat.
-        chosen: the coordinates.
-        bootstrap: resamples of whole runs.
-        seed: of the starts and the resamples.
-
-    Returns:
-        The coordinates with the rows; None where none is left. And the reasons, by column.
-
-    Raises:
-        BadInput: a coordinate that was asked for never reaches its best value, or its fit does not converge.
-    """
-    parts, reasons = chosen.parts, dict(chosen.reasons)
-    while parts:
-        rows = rows_of_table(table, parts)
-        joint = fit_joint(parts, rows, seed=seed)
-        problem = _problem(parts, rows, joint)
-        if not problem:
-            break
-        name, text = problem
-        if chosen.forced and reasons.get(name) == "asked for":
-            raise BadInput(f"coordinate {name}: {text}")
-        reasons[name] = f"left out: {text}"
-        parts = _coupled([part for part in parts if part.column != name])
-    if not parts:
-        return None, reasons
-    coordinates = Coordinates(log_N=rows.log_N, log_D=rows.log_D, parts=tuple(parts))
-    draws = resampled(parts, rows, joint, bootstrap, seed)
-    predicted, _, shift = model(parts, joint.q, rows)
-    coordinates = coordinates.with_values(
-        joint.q[LAW:], _rounded(draws[:, LAW:]), _misfit(predicted - rows.y, shift.share)
-    )
-    near = _near(rows, shift.share)
-    clean = table.L * np.exp(-shift.share) - shift.add
-    near = near[clean[near] > 0]
-    at_best = table.with_arrays(L=np.maximum(clean, 1e-9)).select(near)
-    effective = at_best.with_arrays(
-        N=table.N[near] * np.exp(shift.dx[near]), D=table.D[near] * np.exp(shift.dz[near])
-    )
-    return Reduced(coordinates=coordinates, rows=at_best, effective=effective, joint=joint), reasons
-
-
-def _rounded(draws: Array) -> Array:
-    return np.array([[float(f"{v:.10g}") for v in row] for row in draws.tolist()]).reshape(draws.shape)
-
-
-def _problem(parts: Sequence[Coordinate], rows: Rows, joint: JointFit) -> tuple[str, str] | None:
-    """The first coordinate that the rows do not determine, and why."""
-    at = LAW
-    for part in parts:
-        own = joint.q[at : at + len(part.names)]
-        if part.kind == "setting":
-            best = Coordinates(log_N=0.0, log_D=0.0, parts=tuple(parts)).best_log(
-                part.column, np.exp(rows.x), np.exp(rows.z), rows.columns, joint.q[LAW:]
-            )
-            text = unreached(part, own, rows, rows.columns[part.key] - best)
-            if text:
-                return part.column, text
-        at += len(part.names)
-    if not joint.certified:
-        return parts[-1].column, (
-            f"its fit did not converge ({joint.agreeing} of {joint.starts} starts agree, scaled gradient "
-            f"{joint.gradient:.1g})"
-        )
-    return None
-
-
-def _misfit(residual: Array, share: Array) -> float:
-    """Standard deviation of the residual per unit of s, from rows up a valley."""
-    far = share > NEAR
-    return float(np.sqrt(np.mean((residual[far] / share[far]) ** 2))) if far.sum() >= 4 else 0.0
-
-
-def _near(rows: Rows, share: Array) -> NDArray[np.intp]:
-    """Rows near the bottom of every valley, at most MOST_NEAR: the nearest of each cell of like N and D, in their order."""
-    if not share.any():
-        return np.arange(len(share))
-    cell = cells(rows)
-    order = np.lexsort([share, cell])
-    starts = np.r_[0, np.flatnonzero(np.diff(cell[order])) + 1]
-    rank = np.empty(len(share), dtype=np.intp)
-    rank[order] = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
-    count = max(int((share <= NEAR).sum()), int(np.ceil(FEWEST_NEAR * len(share))))
-    nearest_first = np.lexsort([share, rank]) if count > MOST_NEAR else np.argsort(share, kind="stable")
-    return np.sort(nearest_first[: min(count, MOST_NEAR)])
-
-
-def own_kind(text: str) -> tuple[str, Kind | None]:
-    """Parse "COLUMN" or "COLUMN:kind".
+def own_kind(text: str) -> tuple[list[str], Kind | None]:
+    """Parse "COLUMN" or "COLUMN:kind"; several columns are separated by commas.
 
     Raises:
         BadInput: an unknown kind.
@@ -488,4 +374,6 @@ def own_kind(text: str) -> tuple[str, Kind | None]:
     name, _, kind = text.partition(":")
     if kind and kind not in KINDS:
         raise BadInput(f"with is {text!r}; the kind is {nearest(kind, KINDS)}")
-    return name.strip(), next((known for known in KINDS if known == kind), None)
+    return [part.strip() for part in name.split(",") if part.strip()], next(
+        (known for known in KINDS if known == kind), None
+    )

@@ -9,7 +9,10 @@ where f is the law of N and D (log loss), Δx and Δz come from multipliers, t f
     setting      s = κ (exp(skew·d) − 1 − skew·d)/skew², ½ κ d² where skew is 0, with d = ln h − ln h*
                  ln h* = at + N·x + D·z + Σ (coefficient of an earlier setting)·(its own d)
     multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), 1 for an arm, or of a saturating count
-                 g(v) = ln Ê(v) − ln Ê(reference), 1/Ê = 1/(v − reference + start) + 1/limit (Clark et al. 2022, eq. 7)
+                 g(v) = ln Ê(v) − ln Ê(reference), 1/Ê = 1/(v − reference + start) + 1/limit (Clark et al. 2022, eq. 7);
+                 of a logarithm Δx = ln(1 + rate·ln(v/reference)) (Chen et al. 2025, eq. 5, for parallel streams);
+                 of shares r of domains Δz = Σ slope·(r − reference), which makes B/D̃^beta the exponential of Ye et al. 2024
+                 (arXiv:2403.16952, eq. 6), or Δz = ln Σ w·r − ln Σ w·reference, tokens of a domain counting w each
     term         t = exp(size)·(v^-exponent − reference^-exponent)
 
 A setting that is left out is at its best, and anything else at its reference, so that f alone is the law at its best. A
@@ -27,18 +30,24 @@ from families.units import BadInput, nearest
 
 from ..stats import Array, Interval
 
-Kind = Literal["setting", "multiplier", "term"]
+Kind = Literal["setting", "multiplier", "term", "share"]  # a share is a multiplier of D, by its shape
+
+Shape = Literal["power", "log", "exponential", "sum"]  # of a multiplier; the last two are of shares
 
 Target = Literal["N", "D", "C"]
 
 LogLoss = Callable[[Array, Array], Array]
 
-KINDS: tuple[Kind, ...] = ("setting", "multiplier", "term")
+KINDS: tuple[Kind, ...] = ("setting", "multiplier", "term", "share")
+
+CONSTANT_OF: dict[Shape, str] = {"log": "log_rate", "exponential": "slope", "sum": "log_weight"}
 
 MOST_SKEW, LEAST_SKEW = (
     2.0,
     1e-3,
 )  # beyond the first a valley is a wall; below the second its series is exact to 1e-6
+
+LEAST_COUNT = 1e-3  # of a multiplier, far below every run's
 
 STEEPEST = 30.0  # of exp(size)'s logarithm and of a setting's share of log loss: keeps trial steps finite
 
@@ -57,6 +66,7 @@ class Coordinate:
         span: least and largest value in the rows.
         level: text that an arm's indicator stands for; empty for a number.
         saturating: the multiplier's count saturates towards a limit, and counts little near the reference.
+        shape: of a multiplier that does not saturate.
         draws: resampled constants, shape (k, constants).
     """
 
@@ -69,12 +79,23 @@ class Coordinate:
     span: Interval = (0.0, 0.0)
     level: str = ""
     saturating: bool = False
+    shape: Shape = "power"
     draws: Array = field(default_factory=lambda: np.empty((0, 0)))
 
     @property
     def key(self) -> str:
         """The column, and the level of an arm."""
         return f"{self.column}={self.level}" if self.level else self.column
+
+    @property
+    def is_share(self) -> bool:
+        """True for the share of a domain, which may be 0."""
+        return self.shape in ("exponential", "sum")
+
+    def shaped(self, shape: Shape, reference: float) -> "Coordinate":
+        """The same multiplier in another shape, without constants yet."""
+        names = (CONSTANT_OF.get(shape, "power"),)
+        return replace(self, shape=shape, reference=reference, names=names, values=(0.0,))
 
     def constant(self, name: str) -> float:
         """A constant by its name."""
@@ -165,11 +186,12 @@ def shift_of(
             values = columns[part.key]
             if part.kind == "setting":
                 _add_setting(shift, part, own, at, (x, z, values), deviations)
-            elif part.kind == "multiplier":
+            elif part.kind == "multiplier" and part.shape != "sum":
                 _add_multiplier(shift, part, own, at, (x, z, values))
-            else:
+            elif part.kind == "term":
                 _add_term(shift, part, own, at, values)
         at = here.stop
+    _add_sum(shift, parts, constants, columns)
     return shift
 
 
@@ -220,6 +242,14 @@ def _add_multiplier(
     shift: Shift, part: Coordinate, own: Array, at: int, points: tuple[Array, Array, Array]
 ) -> None:
     x, z, values = points
+    if part.shape != "power":
+        rise, by_rise = _shaped(part, float(own[0]), values)
+        weight = 0.5 if part.on == "C" else 1.0
+        for name, target in (("dx", "NC"), ("dz", "DC")):
+            if part.on in target:
+                getattr(shift, name)[:] += weight * rise
+                getattr(shift, f"by_{name}")[at] += weight * by_rise
+        return
     by_own: dict[str, Array] = {}
     if part.level:
         g = values
@@ -240,6 +270,36 @@ def _add_multiplier(
                 by[at + 1] += weight * scale * g
             for constant, derivative in by_own.items():
                 by[at + part.names.index(constant)] += weight * power * derivative
+
+
+def _shaped(part: Coordinate, own: float, values: Array) -> tuple[Array, Array]:
+    """Log of a multiplier with one constant at values of shape (n,), and its derivative by that constant."""
+    if part.shape == "exponential":
+        return own * (values - part.reference), values - part.reference
+    rate = np.exp(np.clip(own, -STEEPEST, STEEPEST))
+    inner = 1 + rate * np.log(values / part.reference)
+    kept = inner > LEAST_COUNT
+    inner = np.where(kept, inner, LEAST_COUNT)
+    return np.log(inner), np.where(kept, (inner - 1) / inner, 0.0)
+
+
+def _add_sum(
+    shift: Shift, parts: Sequence[Coordinate], constants: Array, columns: Mapping[str, Array]
+) -> None:
+    """Add ln Σ w·r − ln Σ w·reference of the shares whose tokens count w each; those left out are at their reference."""
+    starts = np.cumsum([0, *(len(part.names) for part in parts)])
+    shares = [(at, part) for at, part in zip(starts, parts, strict=False) if part.shape == "sum"]
+    if not any(part.key in columns for _, part in shares):
+        return
+    weights = np.exp([np.clip(constants[at], -STEEPEST, STEEPEST) for at, _ in shares])
+    here = np.stack(
+        [np.broadcast_to(columns.get(part.key, part.reference), shift.dz.shape) for _, part in shares]
+    )
+    there = np.array([part.reference for _, part in shares])
+    total, standard = np.maximum(weights @ here, LEAST_COUNT * weights.min()), float(weights @ there)
+    shift.dz[:] += np.log(total / standard)
+    for (at, _), weight, value, middle in zip(shares, weights, here, there, strict=True):
+        shift.by_dz[at] += weight * (value / total - middle / standard)
 
 
 def _saturating(part: Coordinate, own: Array, values: Array) -> tuple[Array, dict[str, Array]]:
@@ -277,12 +337,14 @@ class Coordinates:
         log_D: middle of the rows' log D, from which z counts.
         parts: the coordinates, in the order of their constants.
         misfit: standard deviation of log loss per unit of s: a parabola is the less exact, the farther from its bottom.
+        batch_tokens: least and largest batch of the rows, where they state one that is no coordinate: lr* is for those.
     """
 
     log_N: float
     log_D: float
     parts: tuple[Coordinate, ...]
     misfit: float = 0.0
+    batch_tokens: Interval | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -320,7 +382,9 @@ class Coordinates:
                     found[part.key] = np.zeros(n.shape)
                 continue
             values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
-            if not (np.isfinite(values) & (values > 0)).all():
+            if part.is_share and not ((values >= 0) & (values <= 1)).all():
+                raise BadInput(f"{part.column} is {values.max():g}; a share must be between 0 and 1")
+            if not (np.isfinite(values) & ((values > 0) | part.is_share)).all():
                 raise BadInput(f"{part.column} is {values.min():g}; it must be positive and finite")
             found[part.key] = np.log(values) if part.kind == "setting" else values
         return found

@@ -14,13 +14,14 @@ from ..runs import Run, RunTable
 from ..stats import Array
 from .card import MANY_EPOCHS, ON_PRIOR, card
 from .certify import Certificate
-from .columns import REPETITION, Reduced, choose, reduce_rows
+from .columns import REPETITION, choose
 from .coordinates import Kind
 from .ensemble import POSTERIOR_PRIOR, fit_ensemble, fit_single_form
 from .forms import Status
 from .one_variable import FEWEST_POINTS, curve_noise, curve_warnings, fit_curve, values_of, variable_of
 from .optimise import SHAPES
 from .predictor import Fit
+from .reduction import Reduced, reduce_rows
 from .repetition import fit_repetition, unidentified
 from .selection import (
     Annealed,
@@ -138,11 +139,13 @@ def fit(
         )
     observed = table
     if reduced is not None:
-        observed, fresh = reduced.rows, reduced.effective
-    if repetition is not None or reduced is not None:
+        observed = fresh = reduced.effective
+    if repetition is not None:
         variable = ""
+    elif reduced is not None:
+        variable = _one_multiplied(table, fresh, reduced) if form == "auto" else ""
     if variable:
-        result = fit_curve(table, variable, seed=seed, bootstrap=bootstrap)
+        result = fit_curve(fresh, variable, seed=seed, bootstrap=bootstrap)
     elif form == "auto":
         result = fit_ensemble(fresh, seed=seed, bootstrap=bootstrap)
     else:
@@ -193,6 +196,18 @@ def fit(
             ],
         ),
     )
+
+
+def _one_multiplied(table: RunTable, effective: RunTable, reduced: Reduced) -> str:
+    """The one variable of rows with multipliers of it alone, such as N and parallel streams; else empty."""
+    parts = reduced.coordinates.parts
+    targets = {part.on if part.kind == "multiplier" else "" for part in parts}
+    one = variable_of(effective.N, effective.D)
+    alone = one in ("N", "D") and targets == {one}
+    one_before = variable_of(table.N, table.D) in ("", one)
+    many = alone and one_before and len(np.unique(values_of(one, effective.N, effective.D))) >= FEWEST_POINTS
+    constant = "D" if one == "N" else "N"
+    return one if many and np.ptp(getattr(table, constant)) == 0 else ""
 
 
 def _bad_rows(bad: Sequence[str]) -> list[str]:

@@ -3,11 +3,11 @@
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..files import Document, Record
 from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
-from .coordinates import Coordinate, Coordinates, Kind, Target
+from .coordinates import CONSTANT_OF, Coordinate, Coordinates, Kind, Shape, Target
 from .forms import FittedForm, LastValue, ResidualGP, Status
 
 
@@ -105,14 +105,24 @@ class CoordinateRecord(Record):
     span: tuple[float, float] = (0.0, 0.0)
     level: str = ""
     saturating: bool = False
+    shape: Shape = "power"
     draws: tuple[tuple[float, ...], ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_usual(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the shape of a power."""
+        values: dict[str, Any] = handler(self)
+        if self.shape == "power":
+            values.pop("shape", None)
+        return values
 
     @model_validator(mode="after")
     def _sound(self) -> "CoordinateRecord":
         """Refuse constants that are not those of the kind."""
-        first = {"setting": ("at", "N", "D"), "multiplier": ("power",), "term": ("size", "exponent")}[
-            self.kind
-        ]
+        power = (CONSTANT_OF.get(self.shape, "power"),)
+        first = {"setting": ("at", "N", "D"), "multiplier": power, "term": ("size", "exponent")}.get(
+            self.kind, ("none",)
+        )
         if self.names[: len(first)] != first or (
             self.kind == "setting" and self.names[-2:] != ("skew", "log_kappa")
         ):
@@ -130,7 +140,16 @@ class CoordinatesRecord(Record):
     log_N: float
     log_D: float
     misfit: float = Field(default=0.0, ge=0)
+    batch_tokens: tuple[PositiveFloat, PositiveFloat] | None = None  # of the rows, where it is no coordinate
     parts: tuple[CoordinateRecord, ...] = Field(min_length=1)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a batch that is not stated."""
+        values: dict[str, Any] = handler(self)
+        if self.batch_tokens is None:
+            values.pop("batch_tokens", None)
+        return values
 
     @classmethod
     def of(cls, coordinates: Coordinates) -> "CoordinatesRecord":
@@ -142,7 +161,8 @@ class CoordinatesRecord(Record):
             )
             for part in coordinates.parts
         )
-        return cls(log_N=coordinates.log_N, log_D=coordinates.log_D, misfit=coordinates.misfit, parts=parts)
+        shared = {name: getattr(coordinates, name) for name in ("log_N", "log_D", "misfit", "batch_tokens")}
+        return cls(**shared, parts=parts)
 
     def fitted(self) -> Coordinates:
         """The record as coordinates."""
@@ -153,7 +173,8 @@ class CoordinatesRecord(Record):
             )
             for part in self.parts
         )
-        return Coordinates(log_N=self.log_N, log_D=self.log_D, misfit=self.misfit, parts=parts)
+        shared = {name: getattr(self, name) for name in ("log_N", "log_D", "misfit", "batch_tokens")}
+        return Coordinates(**shared, parts=parts)
 
 
 class LawFile(Document):

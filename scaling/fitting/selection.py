@@ -151,7 +151,7 @@ def select_runs(
     if group is None and len(groups) > 1:
         names = ", ".join(repr(name) for name in list(groups)[:8])
         raise BadInput(
-            f"there are {len(groups)} groups ({names}); a law is fitted to one: choose it with group"
+            f"there are {len(groups)} groups ({names}); a law is fitted to one: --group {quote(next(iter(groups)))}"
         )
     chosen = of_group(runs, group)
     left_out = []

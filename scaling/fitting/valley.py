@@ -17,6 +17,8 @@ RATIO = 64.0  # of width to layers in `best_vocabulary`
 
 VOCABULARIES, SIZES, DRAWS = 97, 81, 100
 
+LONGEST_NAME = 25  # of a line of the card
+
 SCALES = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
 
@@ -136,7 +138,11 @@ def describe_coordinates(fit: Fit, reasons: Mapping[str, str], joint: JointFit |
     if fit.fitted_coordinates is None or joint is None:
         return lines
     for part in fit.fitted_coordinates.parts:
-        lines[f"{part.kind} {part.key}"[:25]] = _constants(part)
+        kind = "share" if part.is_share else part.kind
+        name = f"{kind} {part.key}"
+        if len(name) > LONGEST_NAME and name[:LONGEST_NAME] in lines:
+            name = f"{kind} …{part.key[len(kind) + 2 - LONGEST_NAME :]}"
+        lines[name[:LONGEST_NAME]] = _constants(part)
     lines["coordinates' fit"] = (
         f"{joint.agreeing} of {joint.starts} starts agree, gradient {joint.gradient:.1g}, scaled"
     )
@@ -178,6 +184,13 @@ def _constants(part: Coordinate) -> str:
     if part.kind == "term":
         exponent = part.constant("exponent")
         return f"{exp(part.constant('size')):.4g}·{part.column}^-{exponent:.3f}, against {part.reference:g}"
+    if part.shape == "log":
+        rate = exp(part.constant("log_rate"))
+        return f"{part.on} counts 1 + {rate:.3f}·ln({part.column}/{part.reference:.4g})"
+    if part.shape == "sum":
+        return f"its tokens count {exp(part.constant('log_weight')):.3f} each, against the other shares"
+    if part.shape == "exponential":
+        return f"{part.on} counts exp({part.constant('slope'):.3f}·({part.column} − {part.reference:.3f}))"
     power = part.constant("power")
     if part.level:
         return f"{exp(power):.3f} times the compute"

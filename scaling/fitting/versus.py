@@ -16,10 +16,11 @@ from families.units import BadInput, format_size
 
 from ..runs import RunTable
 from ..stats import Array, Interval
-from .columns import choose, reduce_rows
+from .columns import choose
 from .coordinates import Coordinate, multiplier
 from .ensemble import PRIOR, USUAL_NOISE
 from .joint import LAW, Rows, model
+from .reduction import reduce_rows
 
 FEWEST_RUNS, FEWEST_SCALES = 2, 2  # of each arm
 
@@ -126,6 +127,15 @@ class Versus:
         return "constant" if max(-low, high) * span < log(CONSTANT) else "undecided"
 
     @property
+    def scaling_text(self) -> str:
+        """How m moves with compute, as a clause."""
+        if self.scaling == "undecided":
+            return "whether the multiplier changes with compute is undecided"
+        return f"the compute multiplier is {self.scaling} with compute".replace(
+            "constant with compute", "constant"
+        )
+
+    @property
     def verdict(self) -> str:
         """Pays, costs or undecided, at the largest compute that both arms have."""
         return self.at(self.C[1]).verdict
@@ -156,9 +166,7 @@ class Versus:
         """The comparison as text, the conclusion first."""
         a, b = self.names
         words = {"pays": f"{b} pays over {a}", "costs": f"{b} costs more than {a}", "undecided": "undecided"}
-        lines = [
-            f"{words[self.verdict]} at {format_size(self.C[1])} FLOPs; its compute multiplier is {self.scaling}"
-        ]
+        lines = [f"{words[self.verdict]} at {format_size(self.C[1])} FLOPs; {self.scaling_text}"]
         for times in SCALES:
             found = self.at(times * self.C[1])
             low, high = found.interval_80

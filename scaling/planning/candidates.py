@@ -295,13 +295,29 @@ def sized(
     return Candidates.of(chosen)
 
 
+def named(text: str) -> Member | None:
+    """Return the published member of that name, or of the config.json at that path; None for a size like 125M.
+
+    Raises:
+        BadInput: neither a name, a path nor a size.
+    """
+    if is_config_path(text):
+        return member(text)
+    published = MEMBERS.get(text.strip().lower())
+    if published is None:
+        try:
+            parse_size(text, "target")
+        except BadInput as error:
+            raise BadInput(
+                f"target is {text!r}; a size like 125M, or a member: {nearest(text, MEMBERS)}"
+            ) from error
+    return published
+
+
 def named_or_designed(text: str, rule: DesignRule) -> Member:
     """Return the published member of that name, or the shape nearest to a size like 125M.
 
     Raises:
         BadInput: neither a member's name nor a size.
     """
-    if is_config_path(text):
-        return member(text)
-    published = MEMBERS.get(text.strip().lower())
-    return published or designed(parse_size(text, "target"), rule).member(0)
+    return named(text) or designed(parse_size(text, "target"), rule).member(0)

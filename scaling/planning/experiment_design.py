@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from families import MEMBERS, Member, accounting, count
-from families.design import DesignRule
-from families.units import BadInput, format_size, parse_count, parse_size
+from families import FAMILIES, Member, accounting
+from families.design import DesignRule, rule_for
+from families.rules import MAKERS, is_rule, maker
+from families.units import BadInput, format_size, nearest, parse_count, parse_size
 
 from ..budget import parse_budget
 from ..laws import Convention, Law
@@ -25,8 +26,8 @@ from ..recipe import COOLDOWN, recipe
 from ..runs import Run
 from ..schedule import ladder_length, whole_steps
 from ..stats import Z_80, Array
-from .candidates import Candidates, candidates, designed
-from .law import find_law, shape_sizes, single_law
+from .candidates import Candidates, at_context, candidates, designed, named
+from .law import find_law, plan_params, shape_sizes, single_law
 from .planfile import PlanFile, PlannedMember
 
 RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
@@ -295,7 +296,8 @@ def select_ladders(
         chosen = changed
     if len(chosen) < 4:
         raise BadInput(
-            f"budget is {format_size(budget)} FLOPs and buys {len(chosen)} ladders; an interval needs at least 4"
+            f"budget is {format_size(budget)} FLOPs and buys {len(chosen)} ladders; an interval needs at least 4: "
+            "a larger --budget buys more"
         )
     lawful = offers.start + sum(
         rows_information(law, *offered[i].points, 6 * N * D, drift=0.0) for i in chosen
@@ -323,10 +325,56 @@ class PilotQuery:
     budget: str = "5%"
     tokens: str | None = None
     law: str = "chinchilla"
-    ratio: float = 40.0
-    head_size: int = 32
-    vocab: str = "50257"
-    context: str = "1024"
+    family: str | None = None
+    ratio: float | None = None
+    head_size: int | None = None
+    vocab: str | None = None
+    context: str | None = None
+
+
+GPT2_RATIO, GPT2_HEAD = (
+    40.0,
+    32,
+)  # of GPT-2's pilots: widths in small steps, down to a few hundred thousand parameters
+
+
+def _rule(query: PilotQuery, target: Member | None) -> DesignRule:
+    """The rule of the ladders' shapes: the family asked for, or that of a named target; else GPT-2's with small heads.
+
+    Raises:
+        BadInput: no such family, a value out of range, or a target of a family without a rule.
+    """
+    family = query.family
+    if family is None and target is not None:
+        family = family_of(target)
+    if family is not None and not is_rule(family):
+        raise BadInput(f"family is {family!r}; {nearest(family, MAKERS, shown=len(MAKERS))}")
+    own = family is not None and maker(family).name != "gpt2"
+    return rule_for(
+        family or "gpt2",
+        ratio=query.ratio if query.ratio is not None or own else GPT2_RATIO,
+        head_size=query.head_size if query.head_size is not None or own else GPT2_HEAD,
+        vocab_size=None if query.vocab is None else parse_count(query.vocab, "vocab"),
+        n_positions=None if query.context is None else parse_count(query.context, "context"),
+    )
+
+
+def family_of(member: Member) -> str:
+    """The family rule that designs shapes like a member: that which its makers published it in, or of its architecture.
+
+    Raises:
+        BadInput: no rule has its architecture.
+    """
+    for name, rule in MAKERS.items():
+        if rule.published and member in FAMILIES[rule.published].members:
+            return name
+    for name, rule in MAKERS.items():
+        if rule.architecture == member.spec.architecture:
+            return name
+    raise BadInput(
+        f"target is {member.name}, of architecture {member.spec.architecture}, which no rule designs smaller shapes of; "
+        f"--family names one of {', '.join(MAKERS)}"
+    )
 
 
 def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
@@ -337,15 +385,12 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
     """
     law = find_law(query.law)
     surface = single_law(law)
-    rule = DesignRule(
-        ratio=query.ratio,
-        head_size=query.head_size,
-        vocab_size=parse_count(query.vocab, "vocab"),
-        n_positions=parse_count(query.context, "context"),
-    )
-    named = MEMBERS.get(query.target.strip().lower())
-    target = named or designed(parse_size(query.target, "target"), rule).member(0)
-    N = float(count(target.spec, law.convention))
+    target = named(query.target)
+    rule = _rule(query, target)
+    target = target or designed(parse_size(query.target, "target"), rule).member(0)
+    if rule.architecture != "gpt2" and target.spec.n_positions > rule.n_positions:
+        target = at_context(target, rule.n_positions)  # ladders and target train at one context
+    N = float(plan_params(law, target.spec))
     D = optimal_tokens(surface, N) if query.tokens is None else parse_size(query.tokens, "tokens")
     compute = accounting.train_flops(target.spec, D)
     shapes = candidates("all", rule)
@@ -367,7 +412,7 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
     )
     design = replace(design, promised=outcome.half_width_80)
     members = tuple(_planned(ladder) for ladder in design.ladders)
-    note = f"ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
+    note = f"{rule.architecture} ladders chosen for {target.name} at {format_size(D)} tokens, under law {law.name}"
     return PlanFile(law=law.reference, members=members, notes=(note,)), design
 
 

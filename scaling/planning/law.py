@@ -18,7 +18,7 @@ from ..fitting.predictor import Fit, load_law
 from ..fitting.valley import settings_of
 from ..laws import COUNTED, Allocation, Convention, Law, LossModel, Prediction
 from ..published_laws import ALIASES, PUBLISHED, PublishedLaw, published_law
-from ..recipe import DEFAULT_RULE, Recipe, recipe
+from ..recipe import DEFAULT_RULE, LR_BY_BATCH, Recipe, recipe
 from ..runs import Run
 from ..schedule import Kind
 from ..stats import Array, Interval, format_loss, format_perplexity, perplexity
@@ -26,6 +26,8 @@ from .planfile import PlannedLoss
 
 if TYPE_CHECKING:
     from .candidates import Candidates
+
+SAME_BATCH = 1.02  # ratio up to which two batches are one
 
 
 def find_law(name: str | None = None, study: Path | None = None) -> LossModel:
@@ -157,9 +159,10 @@ def advise(
             if "batch_tokens" not in own
             else law.best("lr", N, tokens, batch_tokens=advice.batch_tokens)
         )
-        lr = float(f"{best.value:.3g}")
-        low, high = best.interval_80 or (best.value, best.value)
-        said.append(f"lr* {lr:g} (80 %: {low:.3g} to {high:.3g})")
+        factor, why = _for_batch(law, advice.batch_tokens)
+        lr = float(f"{best.value * factor:.3g}")
+        low, high = (bound * factor for bound in best.interval_80 or (best.value, best.value))
+        said.append(f"lr* {lr:g} (80 %: {low:.3g} to {high:.3g}){why}")
         if best.beyond:
             said.append("outside the values that were tried")
     return advice.model_copy(
@@ -169,6 +172,23 @@ def advise(
             "source": f"the law's own best settings: {', '.join(said)}; else {advice.source}",
         }
     )
+
+
+def _for_batch(law: Fit, batch_tokens: int) -> tuple[float, str]:
+    """The factor that moves the law's lr* from its runs' batch to another, by the default rule's power, and a clause.
+
+    A law with the batch among its coordinates moves lr* itself; of runs that state no batch nothing is known.
+    """
+    stated = None if law.fitted_coordinates is None else law.fitted_coordinates.batch_tokens
+    if stated is None:
+        return 1.0, ""
+    low, high = stated
+    if high > low * SAME_BATCH:
+        return 1.0, f", for the runs' own batches of {format_size(low)} to {format_size(high)} tokens"
+    if max(batch_tokens, high) <= SAME_BATCH * min(batch_tokens, low):
+        return 1.0, ""
+    moved = f", moved from the runs' batch of {format_size(high)} tokens by (batch ratio)^{LR_BY_BATCH:g}"
+    return (batch_tokens / high) ** LR_BY_BATCH, moved
 
 
 def comparable(law: LossModel, runs: Sequence[Run]) -> tuple[Run, ...]:

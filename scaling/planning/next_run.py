@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from families import MEMBERS, accounting, count
+from families import accounting, count
 from families.units import BadInput, parse_size
 
 from ..fitting.fit import fit
@@ -20,7 +20,7 @@ from ..laws import PARAMS_FIELD
 from ..runs import Run, RunTable
 from ..runs.readers import read_runs
 from ..stats import Array
-from .candidates import Candidates, candidates, designed
+from .candidates import Candidates, candidates, named_or_designed
 from .experiment_design import Advice, LadderSpec, NextRunQuery, Offer, advise, budget_of
 from .law import comparable, find_law, shape_sizes
 from .query import rule_of
@@ -47,8 +47,7 @@ def advise_study(query: NextRunQuery) -> Advice:
         raise BadInput(f"{query.study / 'law.json'} is no fitted law")
     runs = comparable(law, read_runs(Path(query.study) / "runs.jsonl").runs)
     rule = rule_of(runs)
-    named = MEMBERS.get(query.target.strip().lower())
-    member = named or designed(parse_size(query.target, "target"), rule).member(0)
+    member = named_or_designed(query.target, rule)
     tokens = parse_size(query.tokens, "tokens")
     shapes = candidates("all", rule)
     return advise_fit(

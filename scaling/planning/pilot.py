@@ -94,9 +94,7 @@ def longest_rung(
         BadInput: the text is too short for ladders of 20 steps and more.
     """
     batch = pilot.batch_sequences * pilot.target.n_positions
-    ladder = ladder_length(RUNGS, COOLDOWN)
-    each = [step_seconds[name_of(spec)] for spec in pilot.learn]
-    per_step = ladder * max(sum(each) / side_by_side, max(each)) + REACH * step_seconds[name_of(pilot.target)]
+    per_step = sum(training_seconds(pilot, step_seconds, batch, side_by_side=side_by_side))
     tokens = min(seconds * batch / per_step, unique_tokens / REACH)
     least = round(20 / RUNGS[0]) * batch
     if unique_tokens < least * REACH:
@@ -105,6 +103,23 @@ def longest_rung(
             f"{format_size(least * REACH)}, so that no text is read twice: give more text"
         )
     return max(round(tokens / batch) * batch, least)
+
+
+def training_seconds(
+    pilot: Pilot, step_seconds: Mapping[str, float], longest: float, *, side_by_side: int = 1
+) -> tuple[float, float]:
+    """Seconds of all ladders to `longest` tokens, and of the target after them; as `longest_rung` counts them.
+
+    Args:
+        pilot: the members.
+        step_seconds: of each member by name.
+        longest: tokens of the longest rung.
+        side_by_side: ladders trained at the same time.
+    """
+    steps = longest / (pilot.batch_sequences * pilot.target.n_positions)
+    each = [step_seconds[name_of(spec)] for spec in pilot.learn]
+    ladders = steps * ladder_length(RUNGS, COOLDOWN) * max(sum(each) / side_by_side, max(each))
+    return ladders, steps * REACH * step_seconds[name_of(pilot.target)]
 
 
 def ladder_flops(member: PlannedMember) -> float:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from statistics import median, mode
 
 import numpy as np
@@ -189,6 +190,33 @@ def offered(query: PlanQuery, *, law: LossModel | None = None) -> tuple[LossMode
     law, objective = law or find_law(query.law, query.study), _objective(query)
     found = _chosen(query, law, own_runs(query.study), objective, None, named=named)
     return found.law, found.shapes, objective
+
+
+def fixed_options(query: PlanQuery) -> str:
+    """The options of a query that choose its law, candidates and price, as a shell takes them."""
+    law = query.law or (None if query.study is None else query.study / "law.json")
+    values = {
+        "law": law if query.law or (law is not None and Path(law).exists()) else None,
+        **{
+            name: getattr(query, name)
+            for name in (
+                "family",
+                "params",
+                "ratio",
+                "head_size",
+                "vocab",
+                "experts",
+                "context",
+                "price",
+                "within",
+            )
+        },
+    }
+    return " ".join(
+        f"--{name.replace('_', '-')} {quote(str(value))}"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 def _chosen(

@@ -38,8 +38,30 @@ REQUIRED = ("params", "tokens", "loss")
 _ALIASES = {  # letters and digits in lower case; where several columns match, the later alias counts
     "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
     "params": ("size", "modelsize", "nparams", "numparams", "parameters", "n"),
-    "tokens": ("ntokens", "numtokens", "tokensseen", "traintokens", "trainingtokens", "d"),
-    "loss": ("trainloss", "testloss", "evalloss", "validationloss", "valloss", "finalloss", "l"),
+    "tokens": (
+        "sftdatasize",
+        "numcharacters",
+        "datasize",
+        "ntokens",
+        "numtokens",
+        "tokensseen",
+        "traintokens",
+        "trainingtokens",
+        "d",
+    ),
+    "loss": (
+        "unigramnormalizedloss",
+        "sftloss",
+        "lossvalidation",
+        "lmloss",
+        "trainloss",
+        "testloss",
+        "evalloss",
+        "validationloss",
+        "valloss",
+        "finalloss",
+        "l",
+    ),
 }
 
 _STATES = ("state", "status", "runstate", "runstatus", "jobstate", "jobstatus")
@@ -82,6 +104,7 @@ _LIKE = (  # columns in which rows of one law agree, as a rule
     "dataset", "datasetname", "data", "corpus", "trainingdata", "traindata", "trainset", "datamix", "mixture", "text",
     "architecture", "arch", "modeltype", "optimizer", "optimiser", "schedule", "lrschedule", "scheduler", "objective",
     "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric", "precision", "sweep",
+    "seqlen", "seqlength", "sequencelength", "maxseqlen", "context", "contextlength", "ctxlen", "nctx", "blocksize", "npositions",
 )  # fmt: skip
 
 _LAWS_LOSS = "a law's losses are per token"

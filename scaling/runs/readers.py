@@ -18,7 +18,7 @@ from families.units import BadInput, nearest, parse_size
 from ..files import StrPath, first_problem
 from .columns import LOSS_UNITS, SCALED, folded, raised
 from .configs import EXACT_RATE, config_counts
-from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished
+from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished, without_rates
 from .mapping import (
     FIELDS,
     HELPERS,
@@ -246,6 +246,7 @@ def _table(
     notes += [
         f"the rows differ in {name!r}, which is not read: --columns group={name} and --group fit those of one"
         for name in differing(columns, constant, mapped)
+        if name not in own
     ]
     notes += [
         f"{count} of {name!r} {'is' if count == 1 else 'are'} too large for its unit, and read as printed"
@@ -258,7 +259,8 @@ def _table(
     if "loss" in names:
         notes += filter(None, [unit_warning(names["loss"], loss_unit)])
     notes += state_notes(read.stopped, read.states)
-    runs = read.runs
+    runs, more_notes = without_rates(read.runs)
+    notes += more_notes
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
@@ -404,6 +406,13 @@ def _finite(value: Any) -> float:
     return number if math.isfinite(number) else 0.0
 
 
+def _is_zero(value: Any) -> bool:
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _add_exact_compute(values: dict[str, Any]) -> None:
     """Set the compute that follows from the model's configuration, where a row states none."""
     rate, tokens = values.get(EXACT_RATE), values.get("tokens")
@@ -427,6 +436,8 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
             if name in _MAY_LACK and value.lower() in _BLANK:
                 continue
         if value is None or value == "":
+            continue
+        if name == "lr" and _is_zero(value):  # the rate at the end of a schedule, and no setting
             continue
         values[name] = _number(value, name, source.factor)
     return values

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scaling.planning.pilot import (
     pilot_family,
     sealed_plan,
     target_member,
+    training_seconds,
 )
 from scaling.planning.planfile import (
     BENT,
@@ -37,13 +38,15 @@ from ..backend import probe_members
 from ..data import DataManifest
 from ..data.prepare import prepare
 from ..data.text import find_texts
-from .pool import cores
+from .pool import cores, cpu_share
 
 LIBRARY = "stdlib"  # the sources of Python's standard library, as a text that every machine has
 WIDTHS = (32, 48, 64, 96, 128)  # n_embd of the members, the last of which is predicted
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
 MAX_THREADS = 4  # for one model of this size; more threads wait for each other
+BUSY = 0.85  # share of the cores below which a machine does other work
+OVERRUN, LATE = 1.3, 5.0  # times the expected seconds, and seconds beyond them: what is said
 SAVE_EVERY = 10.0  # seconds between checkpoints, the most that an interrupted demo loses
 EVAL_TOKENS = (2**13, 2**16)  # held-out tokens evaluated at each rung, at least and at most
 EVAL_TOKENS_A_SECOND = 1280  # per second of training: a quick demo would evaluate for as long as it trains
@@ -111,7 +114,51 @@ def prepare_text(study: StudyPaths, data: str, progress: Callable[[str, float], 
     return prepare(data, study.data, vocab_size=RULE.vocab_size, progress=progress)
 
 
-def plan_members(study: StudyPaths, seconds: float, train_tokens: int) -> tuple[PlanFile, PlannedMember]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """Seconds that training is expected to take, and the share of the cores that the machine gave when it was sized."""
+
+    ladders: float
+    target: float
+    share: float
+
+    def warning(self, seconds: float) -> str:
+        """What to expect where the machine is busy, or even the smallest study takes longer; empty otherwise.
+
+        Args:
+            seconds: of training that were asked for.
+        """
+        expected = self.ladders + self.target
+        if expected > OVERRUN * seconds:
+            return (
+                f"the smallest ladders that a law can be fitted to take about {expected:.0f} s of training here, not "
+                f"{seconds:.0f}{self._busy()}; the prediction is sealed all the same"
+            )
+        return f"sized to what is left{self._busy()}" if self._busy() else ""
+
+    def _busy(self) -> str:
+        return f": other work takes {1 - self.share:.0%} of the cores" if self.share < BUSY else ""
+
+
+def overrun(part: str, expected: float, took: float) -> str:
+    """A line on training that took much longer than its probe said; empty otherwise.
+
+    Args:
+        part: what was trained.
+        expected: seconds.
+        took: seconds.
+    """
+    if took <= OVERRUN * expected or took - expected < LATE:
+        return ""
+    return (
+        f"{part} took {took:.0f} s and not the {expected:.0f} s that the probe predicted, so other work came between: times "
+        "cannot be predicted on a machine this busy; losses do not depend on them"
+    )
+
+
+def plan_members(
+    study: StudyPaths, seconds: float, train_tokens: int
+) -> tuple[PlanFile, PlannedMember, Sizing | None]:
     """Plan the ladders and the target; sized by a probe the first time, read from ladder.json afterwards.
 
     Args:
@@ -120,18 +167,22 @@ def plan_members(study: StudyPaths, seconds: float, train_tokens: int) -> tuple[
         train_tokens: tokens of the training text, none of which is read twice.
 
     Returns:
-        The plan of the ladders, and the member to predict.
+        The plan of the ladders, the member to predict, and the time expected; None where the study was sized before.
     """
     pilot = pilot_family(RULE, WIDTHS, batch_sequences=BATCH_SEQUENCES)
+    sizing = None
     if not study.ladder.exists():
-        speeds = probe_members(pilot.learn, BATCH_SEQUENCES, threads=1)
-        speeds |= probe_members((pilot.target,), BATCH_SEQUENCES, threads=threads())
+        share = cpu_share(cores())
+        speeds = probe_members(pilot.learn, BATCH_SEQUENCES, threads=1, share=share)
+        speeds |= probe_members((pilot.target,), BATCH_SEQUENCES, threads=threads(), share=share)
         side_by_side = min(cores(), len(pilot.learn))
         longest = longest_rung(pilot, speeds, seconds, train_tokens, side_by_side=side_by_side)
+        ladders, target = training_seconds(pilot, speeds, longest, side_by_side=side_by_side)
+        sizing = Sizing(ladders=ladders, target=target, share=share)
         inputs = hashes((study.data / "data.json",))
         ladder_plan(pilot, longest).model_copy(update={"inputs": inputs}).write(study.ladder)
     plan = PlanFile.read(study.ladder)
-    return plan, target_member(pilot, max(member.tokens for member in plan.members))
+    return plan, target_member(pilot, max(member.tokens for member in plan.members)), sizing
 
 
 def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:

@@ -1,0 +1,203 @@
+"""Runs brought to their best settings: the chosen coordinates fitted, and the rows as a law of N and D alone has them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from families.units import BadInput
+
+from ..runs import RunTable
+from ..stats import Array, Interval
+from .columns import KNOWN, LEAST_SHARE, Chosen, coupled, in_sequences, rows_of_table
+from .coordinates import Coordinate, Coordinates
+from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
+
+SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
+
+NEAR = 0.02  # of log loss up a valley: rows nearer its bottom than this show the law itself
+
+FEWEST_NEAR = 0.25  # of the rows
+
+MOST_NEAR = 120  # rows that show the law itself, the nearest of each cell of like N and D
+
+BETTER_SHAPE = 0.98  # of the residual noise with which another shape of a multiplier is taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduced:
+    """Fitted coordinates, and the rows as the law of N and D alone has them.
+
+    Args:
+        coordinates: with their constants.
+        rows: those near the bottom of every valley, losses at their best settings and references.
+        effective: the same with N and D multiplied.
+        joint: the fit and its certificate.
+    """
+
+    coordinates: Coordinates
+    rows: RunTable
+    effective: RunTable
+    joint: JointFit
+
+
+def _check_shares(table: RunTable, parts: Sequence[Coordinate]) -> None:
+    """Refuse shares that sum to more than 1."""
+    rows = rows_of_table(table, [part for part in parts if part.is_share])
+    most = float(np.max(sum(rows.columns.values(), np.zeros(len(rows.x)))))
+    if most > 1 + LEAST_SHARE:
+        raise BadInput(f"the shares sum to {most:g} in some row; they must sum to at most 1")
+
+
+def _best_shapes(table: RunTable, parts: tuple[Coordinate, ...], seed: int) -> tuple[Coordinate, ...]:
+    """The parts with each of the caller's own multipliers, and all shares together, in the shape that fits best."""
+    shares = tuple(part.column for part in parts if part.is_share)
+    own = [(part.column,) for part in parts if _may_be_logarithmic(part)]
+    for names in filter(None, [shares, *own]):
+        other = tuple(_other_shape(part) if part.column in names else part for part in parts)
+        try:
+            noises = [
+                fit_joint(tries, rows_of_table(table, tries), starts=1, seed=seed).noise
+                for tries in (parts, other)
+            ]
+        except BadInput:
+            continue
+        parts = other if noises[1] < BETTER_SHAPE * noises[0] else parts
+    return parts
+
+
+def _may_be_logarithmic(part: Coordinate) -> bool:
+    plain = part.kind == "multiplier" and not (part.is_share or part.level or part.saturating)
+    return plain and part.column not in KNOWN and part.span[0] > 0
+
+
+def _other_shape(part: Coordinate) -> Coordinate:
+    return part.shaped("sum", part.reference) if part.is_share else part.shaped("log", part.span[0])
+
+
+def unreached(part: Coordinate, own: Array, rows: Rows, deviation: Array) -> str:
+    """The bound on a setting whose best value no run reaches; empty where runs lie on both sides of it.
+
+    Args:
+        part: the setting.
+        own: its constants.
+        rows: the rows of the fit.
+        deviation: log of each row's value over its best, shape (n,).
+    """
+    above, below = float((deviation > 0).mean()), float((deviation < 0).mean())
+    if min(above, below) >= SIDES:
+        return ""
+    known = rows.columns[part.key]
+    if above < SIDES:
+        return (
+            f"the best is at least {np.exp(known.max()):.3g}: no run lies beyond its best, so that is a bound"
+        )
+    return (
+        f"the best is at most {np.exp(known.min()):.3g}: every run lies beyond its best, so that is a bound"
+    )
+
+
+def reduce_rows(
+    table: RunTable, chosen: Chosen, *, bootstrap: int, seed: int
+) -> tuple[Reduced | None, Mapping[str, str]]:
+    """Fit the chosen coordinates, and bring the rows to their best settings.
+
+    Args:
+        table: the runs, in effective N and D where tokens repeat.
+        chosen: the coordinates.
+        bootstrap: resamples of whole runs.
+        seed: of the starts and the resamples.
+
+    Returns:
+        The coordinates with the rows; None where none is left. And the reasons, by column.
+
+    Raises:
+        BadInput: a coordinate that was asked for never reaches its best value, or its fit does not converge.
+    """
+    _check_shares(table, chosen.parts)
+    parts, reasons = _best_shapes(table, chosen.parts, seed), dict(chosen.reasons)
+    while parts:
+        rows = rows_of_table(table, parts)
+        joint = fit_joint(parts, rows, seed=seed)
+        problem = _problem(parts, rows, joint)
+        if not problem:
+            break
+        name, text = problem
+        if chosen.forced and reasons.get(name) == "asked for":
+            raise BadInput(f"coordinate {name}: {text}")
+        reasons[name] = f"left out: {text}"
+        parts = coupled([part for part in parts if part.column != name])
+    if not parts:
+        return None, reasons
+    coordinates = Coordinates(
+        log_N=rows.log_N, log_D=rows.log_D, parts=tuple(parts), batch_tokens=_stated_batch(table, parts)
+    )
+    draws = resampled(parts, rows, joint, bootstrap, seed)
+    predicted, _, shift = model(parts, joint.q, rows)
+    coordinates = coordinates.with_values(
+        joint.q[LAW:], _rounded(draws[:, LAW:]), _misfit(predicted - rows.y, shift.share)
+    )
+    near = _near(rows, shift.share)
+    clean = table.L * np.exp(-shift.share) - shift.add
+    near = near[clean[near] > 0]
+    at_best = table.with_arrays(L=np.maximum(clean, 1e-9)).select(near)
+    effective = at_best.with_arrays(
+        N=table.N[near] * np.exp(shift.dx[near]), D=table.D[near] * np.exp(shift.dz[near])
+    )
+    return Reduced(coordinates=coordinates, rows=at_best, effective=effective, joint=joint), reasons
+
+
+def _stated_batch(table: RunTable, parts: Sequence[Coordinate]) -> Interval | None:
+    """Least and largest batch of the rows, in tokens; None where some state none, or it is a coordinate."""
+    batches = [run.batch_tokens for run in table if run.batch_tokens]
+    if len(batches) < len(table) or any(part.column == "batch_tokens" for part in parts):
+        return None
+    if in_sequences(table, np.array(batches)):
+        return None
+    return float(min(batches)), float(max(batches))
+
+
+def _rounded(draws: Array) -> Array:
+    return np.array([[float(f"{v:.10g}") for v in row] for row in draws.tolist()]).reshape(draws.shape)
+
+
+def _problem(parts: Sequence[Coordinate], rows: Rows, joint: JointFit) -> tuple[str, str] | None:
+    """The first coordinate that the rows do not determine, and why."""
+    at = LAW
+    for part in parts:
+        own = joint.q[at : at + len(part.names)]
+        if part.kind == "setting":
+            best = Coordinates(log_N=0.0, log_D=0.0, parts=tuple(parts)).best_log(
+                part.column, np.exp(rows.x), np.exp(rows.z), rows.columns, joint.q[LAW:]
+            )
+            text = unreached(part, own, rows, rows.columns[part.key] - best)
+            if text:
+                return part.column, text
+        at += len(part.names)
+    if not joint.certified:
+        return parts[-1].column, (
+            f"its fit did not converge ({joint.agreeing} of {joint.starts} starts agree, scaled gradient "
+            f"{joint.gradient:.1g})"
+        )
+    return None
+
+
+def _misfit(residual: Array, share: Array) -> float:
+    """Standard deviation of the residual per unit of s, from rows up a valley."""
+    far = share > NEAR
+    return float(np.sqrt(np.mean((residual[far] / share[far]) ** 2))) if far.sum() >= 4 else 0.0
+
+
+def _near(rows: Rows, share: Array) -> NDArray[np.intp]:
+    """Rows near the bottom of every valley, at most MOST_NEAR: the nearest of each cell of like N and D, in their order."""
+    if not share.any():
+        return np.arange(len(share))
+    cell = cells(rows)
+    order = np.lexsort([share, cell])
+    starts = np.r_[0, np.flatnonzero(np.diff(cell[order])) + 1]
+    rank = np.empty(len(share), dtype=np.intp)
+    rank[order] = np.arange(len(share)) - np.repeat(starts, np.diff(np.r_[starts, len(share)]))
+    count = max(int((share <= NEAR).sum()), int(np.ceil(FEWEST_NEAR * len(share))))
+    nearest_first = np.lexsort([share, rank]) if count > MOST_NEAR else np.argsort(share, kind="stable")
+    return np.sort(nearest_first[: min(count, MOST_NEAR)])
