@@ -404,12 +404,25 @@ def predict(
         uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
         if explain and isinstance(model, Fit)
         else None,
-        warnings=(*model.warnings, *outside),
+        warnings=(*model.warnings, *outside, *_untried(model, own)),
         settings=dict(settings or {}),
         best_settings=best,
         variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
     )
+
+
+def _untried(model: LossModel, own: Mapping[str, Any]) -> list[str]:
+    """A warning for each coordinate whose value lies outside those of the runs."""
+    coordinates = model.fitted_coordinates if isinstance(model, Fit) else None
+    found = []
+    for part in () if coordinates is None else coordinates.parts:
+        value, (low, high) = own.get(part.column), part.span
+        if part.level or not isinstance(value, int | float) or low <= value <= high or not high:
+            continue
+        tried = f"{format_size(low) if low >= 1 else f'{low:.3g}'} to {format_size(high) if high >= 1 else f'{high:.3g}'}"
+        found.append(f"{part.column} {value:.4g} lies outside the values of the runs, {tried}")
+    return found
 
 
 def _on_curve(model: Fit, query: PredictQuery) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from ..fitting.selection import bend_on_card
 from ..laws import LossModel
 from ..published_laws import PublishedLaw
 from ..recipe import Recipe
+from ..runs import Run
 from ..stats import Interval, format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
 from .law import no_intervals
@@ -53,6 +54,24 @@ def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
     return (
         f"{member.member}: batch of {batch:,} sequences = {sharing} × {share:,} "
         f"(rule {asked.rule}: {asked.batch_sequences:,}), in whole steps {format_size(member.tokens, 4)} tokens"
+    )
+
+
+def repeats_note(choice: Choice, runs: Sequence[Run], law: LossModel) -> str:
+    """That a plan without `tokens_available` takes repeated tokens for fresh ones; empty where its text is not known to end.
+
+    Args:
+        choice: the plan's.
+        runs: the study's; those that read their text more than once tell its length.
+        law: the plan's.
+    """
+    ends = [run.unique_tokens for run in runs if run.unique_tokens and run.unique_tokens < run.tokens]
+    if not isinstance(law, Fit) or not ends or choice.epochs is not None or choice.tokens <= max(ends):
+        return ""
+    text = format_size(max(ends))
+    return (
+        f"{format_size(choice.tokens)} tokens are {choice.tokens / max(ends):.3g} passes over the {text} of this study's text, "
+        f"predicted as if they were fresh: --tokens-available {text} counts what repeating costs"
     )
 
 
