@@ -311,10 +311,9 @@ def test_loss_by_parallel_streams_is_predicted_for_streams_that_were_not_tried(t
     assert (law.variable, part.shape) == ("N", "log")
     found = np.array([law.predict(N, 1.0, own={"parallel_size": 8}).loss for N in sizes])
     assert found == pytest.approx([loss(N, 8) for N in sizes], rel=0.004)
-    assert (
-        "4.4B parameters"
-        in scaling("predict", "law.json", "params=4.4B", "parallel_size=8", cwd=tmp_path).stdout
-    )
+    said = scaling("predict", "law.json", "params=4.4B", "parallel_size=8", cwd=tmp_path)
+    assert "4.4B parameters" in said.stdout
+    assert "parallel_size 8 lies outside the values of the runs, 1 to 4" in said.stderr
 
 
 @pytest.mark.parametrize("shape", ["exponential", "sum"])
@@ -348,6 +347,12 @@ def test_the_loss_of_mixtures_of_domains_is_predicted_from_the_shares_of_others(
     )
     with pytest.raises(BadInput, match="share_0 is 30; a share must be between 0 and 1"):
         law.predict(1e9, 3e10, own={"share_0": 30.0})
+    with pytest.raises(BadInput, match="share_0 is '30%'; it must be a number"):
+        law.predict(1e9, 3e10, own={"share_0": "30%"})
+    with pytest.raises(
+        BadInput, match=r"the shares sum to 1.*, with share_1, share_2 at the mean of the runs"
+    ):
+        law.predict(1e9, 3e10, own={"share_0": 0.9})
 
 
 def load_law_text(law):

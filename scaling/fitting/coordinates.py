@@ -47,6 +47,8 @@ MOST_SKEW, LEAST_SKEW = (
     1e-3,
 )  # beyond the first a valley is a wall; below the second its series is exact to 1e-6
 
+MOST_TOGETHER = 1.01  # that shares of the training data may sum to, rounded as they are printed
+
 LEAST_COUNT = 1e-3  # of a multiplier, far below every run's
 
 STEEPEST = 30.0  # of exp(size)'s logarithm and of a setting's share of log loss: keeps trial steps finite
@@ -381,13 +383,33 @@ class Coordinates:
                 if len(known) == 1 and not np.isin(texts, known).any():
                     found[part.key] = np.zeros(n.shape)
                 continue
-            values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
+            try:
+                values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
+            except ValueError as error:
+                text = str(np.asarray(given[part.column]).ravel()[0])
+                raise BadInput(f"{part.column} is {text!r}; it must be a number") from error
             if part.is_share and not ((values >= 0) & (values <= 1)).all():
                 raise BadInput(f"{part.column} is {values.max():g}; a share must be between 0 and 1")
             if not (np.isfinite(values) & ((values > 0) | part.is_share)).all():
                 raise BadInput(f"{part.column} is {values.min():g}; it must be positive and finite")
             found[part.key] = np.log(values) if part.kind == "setting" else values
+        self._check_shares(found)
         return found
+
+    def _check_shares(self, found: Mapping[str, Array]) -> None:
+        """Refuse shares that sum to more than 1, those that are left out at their reference.
+
+        Raises:
+            BadInput: naming the sum, and the shares that were left out.
+        """
+        shares = [part for part in self.parts if part.is_share]
+        left = [part.column for part in shares if part.key not in found]
+        if len(left) == len(shares):
+            return
+        total = np.max(sum(np.asarray(found.get(part.key, part.reference)) for part in shares))
+        if total > MOST_TOGETHER:
+            out = f", with {', '.join(left)} at the mean of the runs" if left else ""
+            raise BadInput(f"the shares sum to {total:.3g}{out}; they must sum to at most 1")
 
     def shift(
         self, N: Array, D: Array, columns: Mapping[str, Array], constants: Array | None = None
