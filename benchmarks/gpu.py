@@ -3,6 +3,11 @@
     python benchmarks/gpu.py [--minutes 14] [--only gemm,grid] [--out findings.jsonl] [--check]
     python benchmarks/gpu.py --device cpu --smoke         the same code at toy size, to see that it runs
 
+Where a command may take 10 minutes at most, run it in two:
+
+    python benchmarks/gpu.py --minutes 8 --only machine,gemm,attention,correct,grid,profile --out findings.jsonl
+    python benchmarks/gpu.py --minutes 6 --only large,resume,peers,tune,small --out findings.jsonl
+
 Each part is a process with a time limit of its own (benchmarks/gpu_parts.py). Every finding is a line of JSON, on standard
 output and in the file; what is not reached is said at the end. MFU = exact training FLOPs per second / the dense bf16 peak
 of the catalogue.

@@ -3,8 +3,10 @@
 On a CPU with smoke sizes every part runs too, to see that it does.
 """
 
+import gc
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,14 +177,30 @@ def correct(bench: Bench) -> Iterator[Finding]:
 
 
 def race(
-    bench: Bench, size: str, micro: int, batch: int, steps: int, **engine: Any
+    bench: Bench, size: str, micro: int, batch: int, steps: int, *, by_block: bool = False, **engine: Any
 ) -> tuple[Finding, tuple[Session, torch.Tensor] | None]:
-    """One engine at one micro-batch: rate, MFU, memory, and what the models of time and memory say of them."""
+    """One engine at one micro-batch: rate, MFU, memory, and what the models of time and memory say of them.
+
+    Args:
+        bench: where it runs.
+        size: a model of SHAPES.
+        micro: sequences of a micro-batch.
+        batch: sequences of a step.
+        steps: steps to time.
+        by_block: compile one block for all layers, as several processes do: of 24 layers and more the whole step takes
+            the compiler longer than a part may.
+        **engine: keys of the engine.
+    """
     facts: Finding = {"size": size, "micro": micro, "batch": batch, **engine}
+    if by_block:
+        facts["by_block"] = True
+    if bench.device == "cuda":  # or what the race before held counts as this one's reserved memory
+        gc.collect()
+        torch.cuda.empty_cache()
     settings = bench.settings(size, micro, batch, **engine)
     spec = settings.spec()
     try:
-        session = start(settings, bench.device)
+        session = start(settings, bench.device, by_block=by_block)
         examples = random_examples(settings, batch).to(bench.device)
         began = time.perf_counter()
         train_step(session, examples, 1e-4)
@@ -207,17 +225,20 @@ def race(
 
 
 def grid(bench: Bench) -> Iterator[Finding]:
-    """124M at 512 sequences a step: engines and micro-batches."""
-    batch = bench.size(512, 4)
+    """124M at 512 sequences a step: engines and micro-batches, by worth, since each compiles for up to a minute."""
+    batch, best = bench.size(512, 4), bench.kinds[0]
+    middle = bench.size(64, 2)
     for kind in bench.kinds:
-        for micro in (2,) if bench.smoke else (32, 64, 128, 16):
-            yield race(bench, "124M", micro, batch, 3, **FUSED, attention=kind)[0]
-    best, micro = bench.kinds[0], bench.size(64, 2)
-    yield race(bench, "124M", micro, batch, 3, **bench.fused, attention=best, residual="bf16")[0]
-    yield race(bench, "124M", micro, batch, 3, **bench.fused, attention=best, deterministic=True)[0]
-    torch.use_deterministic_algorithms(False)
+        yield race(bench, "124M", middle, batch, 3, **FUSED, attention=kind)[0]
+    yield race(bench, "124M", middle, batch, 3, **bench.fused, attention=best, residual="bf16")[0]
     yield race(bench, "124M", bench.size(32, 2), batch, 2, dtype="bf16")[0]
     yield race(bench, "124M", bench.size(8, 2), bench.size(32, 2), 2, dtype="fp32")[0]
+    for micro in () if bench.smoke else (32, 128):
+        yield race(bench, "124M", micro, batch, 3, **FUSED, attention=best)[0]
+    yield race(bench, "124M", middle, batch, 3, **bench.fused, attention=best, deterministic=True)[0]
+    torch.use_deterministic_algorithms(False)
+    for micro in () if bench.smoke else (16, 32, 128):
+        yield race(bench, "124M", micro, batch, 3, **FUSED, attention=bench.kinds[-1])[0]
 
 
 _KERNELS = {
@@ -231,6 +252,7 @@ _KERNELS = {
 
 def profile(bench: Bench) -> Iterator[Finding]:
     """Time of a step by kind of kernel, and the gaps between kernels."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as trace
 
@@ -248,6 +270,8 @@ def profile(bench: Bench) -> Iterator[Finding]:
         wall = time.perf_counter() - began
     kinds: dict[str, float] = {}
     for event in seen.key_averages():
+        if event.device_type == DeviceType.CPU or getattr(event, "is_user_annotation", False):
+            continue  # an operator or a range, which counts the kernels inside it once more
         spent = 1e-3 * getattr(event, "self_device_time_total", 0)
         name = event.key.lower()
         kind = next(
@@ -258,10 +282,11 @@ def profile(bench: Bench) -> Iterator[Finding]:
 
 
 def large(bench: Bench) -> Iterator[Finding]:
-    """355M to 1558M."""
+    """355M to 1558M, compiled block by block."""
     for size, micro in (("355M", 32), ("1558M", 12), ("774M", 16)):
         micro = bench.size(micro, 2)
-        yield race(bench, size, micro, 8 * micro, 2, **bench.fused, attention=bench.kinds[0])[0]
+        engine = {**bench.fused, "attention": bench.kinds[0]}
+        yield race(bench, size, micro, 8 * micro, 2, by_block=True, **engine)[0]
 
 
 def peers(bench: Bench) -> Iterator[Finding]:
@@ -273,7 +298,7 @@ def peers(bench: Bench) -> Iterator[Finding]:
     loops = {
         "ours": {"kind": "ours", "engine": own},
         "nanoGPT, compiled bf16": {"kind": "nanogpt", **bench.fused},
-        "Trainer, bf16": {"kind": "trainer", "best": True},
+        "Trainer, bf16": {"kind": "trainer", "best": True, "compile": bench.fused["compile"]},
     }
     steps = bench.size(10, 1)
     for name, loop in loops.items():
@@ -297,12 +322,13 @@ def resume(bench: Bench) -> Iterator[Finding]:
     """Kill a run and go on: the same steps, and by how much its losses differ from an undisturbed run's."""
     home = Path(tempfile.mkdtemp())
     letters = random.Random(0)
-    (home / "text.txt").write_text("".join(letters.choice("abcdefgh \n") for _ in range(400_000)))
+    letters_in_all = bench.size(2_000_000, 60_000)
+    (home / "text.txt").write_text("".join(letters.choices("abcdefgh \n", k=letters_in_all)))
     words = [
-        sys.executable, "-P", "-c", _TRAIN, "train", "family=gpt2", "n_layer=2", "n_embd=128", "n_head=2",
-        "n_positions=128", "vocab_size=300", f"data={home / 'text.txt'}", f"tokens={bench.size(2_000_000, 40_000)}",
-        "batch_size=32", f"compile={str(not bench.smoke).lower()}", "dtype=bf16", "save_every=1",
-        f"device={bench.device}", "--yes", "--study",
+        sys.executable, "-P", "-c", _TRAIN, "train", "family=gpt2", "n_head=2", f"n_layer={bench.size(2, 1)}",
+        f"n_embd={bench.size(128, 32)}", "n_positions=128", "vocab_size=300", f"data={home / 'text.txt'}",
+        f"tokens={bench.size(4_000_000, 40_000)}", "batch_size=32", f"compile={str(not bench.smoke).lower()}", "dtype=bf16",
+        "save_every=1", f"device={bench.device}", "--yes", "--study",
     ]  # fmt: skip
 
     def run(study: str, *, kill: bool = False) -> str:
@@ -314,7 +340,8 @@ def resume(bench: Bench) -> Iterator[Finding]:
                 process.kill()
                 break
             time.sleep(0.05)
-        return process.communicate()[1][-200:]
+        complaint = process.communicate()[1][-200:]
+        return "killed" if process.returncode == -signal.SIGKILL else complaint
 
     said = [run("whole"), run("cut", kill=True), run("cut")]
     whole, cut = (
@@ -326,7 +353,13 @@ def resume(bench: Bench) -> Iterator[Finding]:
         for study in ("whole", "cut")
     )
     off = max((abs(a - b) for a, b in zip(whole, cut, strict=False)), default=None)
-    yield {"lines": [len(whole), len(cut)], "most_off": off, "bit_equal": whole == cut, "said": said[-1]}
+    yield {
+        "lines": [len(whole), len(cut)],
+        "most_off": off,
+        "bit_equal": whole == cut,
+        "killed": said[1] == "killed",
+        "said": said[-1],
+    }
 
 
 def tune(bench: Bench) -> Iterator[Finding]:

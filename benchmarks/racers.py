@@ -190,7 +190,7 @@ def trainer(race):
     arguments = transformers.TrainingArguments(
         output_dir=tempfile.mkdtemp(prefix="race-"), per_device_train_batch_size=race["batch"], max_steps=10**6,
         report_to=[], save_strategy="no", disable_tqdm=True, logging_steps=500, use_cpu=device == "cpu",
-        **({"bf16": True, "torch_compile": True, "dataloader_pin_memory": device == "cuda"} if best else {}),
+        **({"bf16": True, "torch_compile": race.get("compile", True), "dataloader_pin_memory": device == "cuda"} if best else {}),
     )  # fmt: skip
 
     class OnCommand(transformers.TrainerCallback):

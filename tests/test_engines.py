@@ -1,6 +1,7 @@
 """Members handed to engines of others, and their runs taken back.
 
-The schedule and the shards were also read by megatron-core 0.16.1 and nemo-automodel 0.7.0 themselves (docs/log.md).
+The schedule and the shards were also read by megatron-core 0.16.1 and nemo-automodel 0.7.0 themselves (docs/log.md);
+tests/test_megatron.py runs Megatron-LM.
 """
 
 import json
@@ -163,10 +164,10 @@ def rate(contract, step):
     return schedule.lr(step)
 
 
-def megatron_log(contract, *, steps=None, batch=8, params=None, total=None, lr=1.0):
+def megatron_log(contract, *, steps=None, batch=8, params=None, total=None, lr=1.0, ranks="tensor, pipeline"):
     """Lines as Megatron prints them."""
     lines = [
-        " > number of parameters on (tensor, pipeline) model parallel rank (0, 0): "
+        f" > number of parameters on ({ranks}) model parallel rank ({', '.join('0' for _ in ranks.split())}): "
         f"{contract.padded_params if params is None else params}"
     ]
     for step in range(1, (steps or contract.steps) + 1):
@@ -192,6 +193,14 @@ def wandb_export(contract):
     """A chart of W&B as CSV."""
     rows = [f"{step},{6 - step / 100}" for step in range(1, contract.steps + 1)]
     return "\n".join(['"Step","run - lm loss"', *rows]) + "\n"
+
+
+def test_a_step_that_is_no_count_is_no_point(contract, tmp_path):
+    """Found by tests.nasty: NaN, 1e5000 and integers of 400 digits left as OverflowError."""
+    steps = ["NaN", '"1e5000"', "9" * 400, "99999999999999999999", "4"]
+    lines = [f'{{"step": {step}, "loss": 3.0, "lr": 0.001, "num_label_tokens": 8}}\n' for step in steps]
+    (tmp_path / "training.jsonl").write_text("".join(lines))
+    assert list(ingest.read_log(tmp_path / "training.jsonl", contract).points) == [4]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +231,24 @@ def test_a_log_of_another_run_is_refused(change, message, contract, tmp_path):
     (tmp_path / "out.log").write_text(megatron_log(contract, **change))
     with pytest.raises(BadInput, match=message):
         ingest.check(ingest.read_log(tmp_path / "out.log", contract), contract)
+
+
+@pytest.mark.parametrize("ranks", ["tensor, pipeline", "tensor, gtp_remat, pipeline"])  # core 0.16, and 0.19
+def test_the_parameters_of_each_version_of_megatron_are_counted(ranks, contract, tmp_path):
+    (tmp_path / "out.log").write_text(megatron_log(contract, ranks=ranks, params=12345))
+    with pytest.raises(BadInput, match="12345"):
+        ingest.check(ingest.read_log(tmp_path / "out.log", contract), contract)
+
+
+def test_padding_of_the_vocabulary_is_in_the_contract_where_there_is_any(study):
+    gaps = [
+        [
+            gap.field
+            for gap in Contract.parse(emitted("megatron", study, **keys).files["contract.json"], "c").gaps
+        ]
+        for keys in ({}, {"vocab_size": 384})
+    ]
+    assert gaps == [["seed", "vocab_size"], ["seed"]]
 
 
 def test_a_run_that_was_cut_short_has_no_annealed_loss(contract, tmp_path):

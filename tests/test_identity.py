@@ -96,6 +96,33 @@ def test_checkpoints_compare_with_one_another_under_a_schedule_that_does_not_dec
     assert "no column annealed" in found.warnings[0]
 
 
+def test_a_rate_that_follows_the_schedule_is_no_setting_and_may_end_at_zero(tmp_path):
+    rates = [(*row, 1e-3 * (10 - i % 10 - 1) / 10) for i, row in enumerate(checkpoints())]
+    found = read_runs(table(tmp_path, "run,params,tokens,loss,lr", rates))
+    assert [run.lr for run in found] == [None] * 50
+    assert "it is the rate at a row and no setting" in found.warnings[0]
+    swept = [(f"{row[0]}-{lr}", *row[1:], lr) for row in grid()[:6] for lr in (1e-3, 2e-3)]
+    assert {run.lr for run in read_runs(table(tmp_path, "run,params,tokens,loss,lr", swept, "s.csv"))} == {
+        1e-3,
+        2e-3,
+    }
+
+
+@pytest.mark.parametrize("header", ["n_positions", "seq_len"])
+def test_two_contexts_are_said(header, tmp_path):
+    rows = [(*row[:4], 1024 * (1 + i % 2)) for i, row in enumerate(grid())]
+    found = read_runs(table(tmp_path, f"run,params,tokens,loss,{header}", rows))
+    assert any(
+        "contexts (1,024, 2,048)" in line or f"differ in '{header}'" in line for line in found.warnings
+    )
+
+
+@pytest.mark.parametrize("header", ["val_log_perplexity", "eval/logppl"])
+def test_the_logarithm_of_a_perplexity_is_a_loss(header, tmp_path):
+    found = read_runs(table(tmp_path, f"run,params,tokens,{header}", [row[:4] for row in grid()]))
+    assert [run.loss for run in found] == pytest.approx([row[3] for row in grid()])
+
+
 def test_all_rows_count_where_the_user_says_so_and_a_column_annealed_is_believed(tmp_path):
     path = table(tmp_path, "run,params,tokens,loss", checkpoints())
     assert all(run.annealed for run in read_runs(path, unstated="all"))

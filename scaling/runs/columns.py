@@ -192,13 +192,14 @@ def _words(text: str) -> frozenset[str]:
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+[a-z]*")
 _JOINED = re.compile(
-    r"(val|valid|validation|eval|test|train|training|final)(loss|ppl|perplexity|nll|bpb|bpt)|(bits)(?:per)?(byte|token|char)s?|"
+    r"(val|valid|validation|eval|test|train|training|final|log)(loss|ppl|perplexity|nll|bpb|bpt)|(bits)(?:per)?(byte|token|char)s?|"
     r"(loss)(bits|nats|ppl)"
 )
 _HELD = _words("val valid validation eval evaluation test held heldout holdout dev")
 _TRAINING = frozenset(("train", "training"))
 _NATS = _words("loss nll xent crossentropy nats")
 _PPL = frozenset(("ppl", "perplexity", "ppls", "perplexities"))
+_LOGARITHMS = frozenset(("log", "ln"))  # of a perplexity: nats
 _BITS = frozenset(("bits", "bpt"))
 _PER = {"word": "word", "words": "word", "byte": "byte", "bytes": "byte", "bpb": "byte", "char": "character"}
 _PER |= {"chars": "character", "character": "character", "characters": "character", "bpc": "character"}
@@ -243,15 +244,15 @@ def loss_name(header: str) -> LossName | None:
         return None
     entropy = "cross" in said and "entropy" in said
     unit: LossUnit
-    if said & _PPL:
+    if said & _PPL and not said & _LOGARITHMS:
         unit = "ppl"
     elif said & _BITS or said & {"bpb", "bpc"}:
         unit = "bits"
-    elif said & _NATS or entropy:
+    elif said & (_NATS | _PPL) or entropy:
         unit = "nats"
     else:
         return None
-    known = _HELD | _TRAINING | _NATS | _PPL | _BITS | _PER.keys() | _GENERIC
+    known = _HELD | _TRAINING | _NATS | _PPL | _BITS | _PER.keys() | _GENERIC | _LOGARITHMS
     pieces = [piece for piece in re.split(r"[/_. :,-]+", header) if piece]
     return LossName(
         unit=unit,

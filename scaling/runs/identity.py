@@ -106,6 +106,28 @@ def mark_checkpoints(runs: Sequence[Run], *, keep_all: bool = False) -> tuple[li
     return marked, [note]
 
 
+def without_rates(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Leave out an lr that changes with the tokens of one run: the rate at that row, as trackers log it, and no setting.
+
+    Returns:
+        the rows, and a note where some run has such rates.
+    """
+    rates: dict[tuple[object, ...], dict[float, set[float | None]]] = {}
+    for run in runs:
+        rates.setdefault(_series(run), {}).setdefault(run.tokens, set()).add(run.lr)
+    scheduled = {
+        key
+        for key, rows in rates.items()
+        if all(len(lrs) == 1 for lrs in rows.values()) and len(set.union(*rows.values()) - {None}) > 1
+    }
+    if not scheduled:
+        return list(runs), []
+    kept = [run.model_copy(update={"lr": None}) if _series(run) in scheduled else run for run in runs]
+    return kept, [
+        "lr changes with the tokens of a run: it is the rate at a row and no setting, and is not read"
+    ]
+
+
 def _series(run: Run) -> tuple[object, ...]:
     return run.run, run.group, run.params, run.params_non_embedding, run.eval_set, run.schedule, run.seed
 
@@ -135,6 +157,7 @@ def data_warnings(runs: Sequence[Run], rows: Sequence[object]) -> list[str]:
         _compute_warning(runs),
         _unique_warning(runs),
         _schedule_warning(runs),
+        _context_warning(runs),
         f"{copies} row{' is an exact copy' if copies == 1 else 's are exact copies'} of another; each counts"
         if copies
         else "",
@@ -209,6 +232,16 @@ def _schedule_warning(runs: Sequence[Run]) -> str:
     return (
         f"the rows have {len(names)} schedules ({', '.join(names[:4])}), which may end at different losses: "
         "--columns group=schedule and --group fit those of one"
+    )
+
+
+def _context_warning(runs: Sequence[Run]) -> str:
+    sizes = sorted({run.n_positions for run in runs if run.n_positions is not None})
+    if len(sizes) < 2:
+        return ""
+    return (
+        f"the rows have {len(sizes)} contexts ({', '.join(f'{size:,}' for size in sizes[:4])}), and a longer one lowers the "
+        "loss of the same model: --columns group=n_positions and --group fit those of one"
     )
 
 

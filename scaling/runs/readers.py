@@ -18,7 +18,7 @@ from families.units import BadInput, nearest, parse_size
 from ..files import StrPath, first_problem
 from .columns import LOSS_UNITS, SCALED, folded, raised
 from .configs import EXACT_RATE, config_counts
-from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished
+from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished, without_rates
 from .mapping import (
     FIELDS,
     HELPERS,
@@ -259,7 +259,8 @@ def _table(
     if "loss" in names:
         notes += filter(None, [unit_warning(names["loss"], loss_unit)])
     notes += state_notes(read.stopped, read.states)
-    runs = read.runs
+    runs, more_notes = without_rates(read.runs)
+    notes += more_notes
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
@@ -378,6 +379,8 @@ def _read_rows(
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
                 values["tokens"], way = derived
                 read.derived[way] = read.derived.get(way, 0) + 1
+            if (length := mapped.sources.get("n_positions")) is not None and length.constant is not None:
+                _add_batch(values)
             _add_exact_compute(values)
             read.runs.append(_run(_in_nats(values, loss_unit)))
             read.sources.append(row)
@@ -405,11 +408,27 @@ def _finite(value: Any) -> float:
     return number if math.isfinite(number) else 0.0
 
 
+def _is_zero(value: Any) -> bool:
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
 def _add_exact_compute(values: dict[str, Any]) -> None:
     """Set the compute that follows from the model's configuration, where a row states none."""
     rate, tokens = values.get(EXACT_RATE), values.get("tokens")
     if "compute" not in values and isinstance(rate, int | float) and isinstance(tokens, int | float):
         values |= {"compute": rate * tokens, "compute_kind": "exact"}
+
+
+def _add_batch(values: dict[str, Any]) -> None:
+    """Set the tokens of a batch from its sequences and their length, which the user gave."""
+    factors = [values.get("batch"), values.get("n_positions"), values.get("grad_accumulation", 1)]
+    if "batch_tokens" not in values and all(
+        isinstance(factor, int | float) and factor > 0 for factor in factors
+    ):
+        values["batch_tokens"] = math.prod(map(float, factors))
 
 
 def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
@@ -428,6 +447,8 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
             if name in _MAY_LACK and value.lower() in _BLANK:
                 continue
         if value is None or value == "":
+            continue
+        if name == "lr" and _is_zero(value):  # the rate at the end of a schedule, and no setting
             continue
         values[name] = _number(value, name, source.factor)
     return values

@@ -18,7 +18,7 @@ _VALIDATION = re.compile(
 _VALUE = re.compile(rf"lm[ _]loss(?: value)?:\s*{_FLOAT}")
 _ARGUMENT = re.compile(r"\s([a-z_\-]{3,40}) ?\.{3,}\s*([0-9]{1,15})\b")
 _RANK = re.compile(
-    r"number of parameters on (?:\(tensor, pipeline\) )?model parallel rank (\([0-9, ]+\)|\d+):? *(\d{1,15})"
+    r"number of parameters on (?:\([a-z_, ]+\) )?model parallel rank (\([0-9, ]+\)|\d+):? *(\d{1,15})"
 )
 
 # nanoGPT's "step 1000: train loss 4.10, val loss 4.12", llm.c's "s:250 tel:3.9", modded-nanogpt's "step:125/1750 val_loss:4.6"

@@ -23,7 +23,7 @@ RATE_TOLERANCE = 0.01  # of the peak: a log prints the rate of the step, or of t
 CURVE = 48  # points of a curve that are kept, evenly by step
 
 _MEGATRON = re.compile(r"iteration\s+(\d+)/\s*(\d+)\s*\|(.*)")
-_PARAMETERS = re.compile(r"number of parameters on \(tensor, pipeline\) model parallel rank .*?:\s*(\d+)")
+_PARAMETERS = re.compile(r"number of parameters on \([a-z_, ]+\) model parallel rank .*?:\s*(\d+)")
 
 # Names of a loss, a rate and a batch in tags and columns: Megatron's, AutoModel's, and what W&B exports add.
 _NAMES = {

@@ -17,7 +17,7 @@ from ..data import DataManifest, Shard
 
 BLOCK = 1 << 24  # bytes read at a time
 
-# Megatron's indexed dataset: megatron/core/datasets/indexed_dataset.py of megatron-core 0.16.
+# Megatron's indexed dataset: megatron/core/datasets/indexed_dataset.py of megatron-core 0.16 to 0.19.
 MEGATRON_HEADER = b"MMIDIDX\x00\x00"
 _MEGATRON_CODES = {"uint16": 8, "uint32": 4}  # 4 is int32, which ids below 2**31 fill alike
 
