@@ -100,7 +100,12 @@ def test_their_learning_rate_is_ours_at_every_step(keys, study):
 
 @pytest.mark.parametrize(
     ("degrees", "exported"),
-    [({}, False), ({"tensor": 2}, True), ({"context_parallel": 2}, True), ({"tensor": 2, "shards": 2}, False)],
+    [
+        ({}, False),
+        ({"tensor": 2}, True),
+        ({"context_parallel": 2}, True),
+        ({"tensor": 2, "shards": 2}, False),
+    ],
 )
 def test_megatrons_connections_are_one_where_its_parser_asks_for_it(degrees, exported, study):
     job = job_of(study)
