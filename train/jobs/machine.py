@@ -108,7 +108,14 @@ def with_residual(settings: Settings, zero: int) -> Settings:
 
 
 def peak_said(settings: Settings, device: str, devices: int, log: Callable[[str], None]) -> PeakFlops:
-    """Return the peak rate to which the run's MFU refers, and log it once."""
+    """Return the peak rate to which the run's MFU refers, and log it once.
+
+    Args:
+        settings: settings of the run, for its number format.
+        device: "cpu" or "cuda".
+        devices: devices that share the run.
+        log: called with the sentence that names the peak.
+    """
     found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
     log(found.sentence)
     return found
