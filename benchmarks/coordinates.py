@@ -2,7 +2,8 @@
 
 The grid of learning rates and batches is fitted on cells below 0.5B and scored above: what the chosen settings give away at
 the grid's nearest point, and the error of all rows. Experts are fitted on the smaller dense sizes; the vocabulary's term on
-the smaller compute. Changes of one arm over another are simulated on three surfaces.
+the smaller compute. Changes of one arm over another are simulated on three surfaces. Tasks of SLDBench without data here are
+simulated on the surfaces of their papers, with larger points held out as the benchmark does (docs/benchmarks.md).
 
 Run: python benchmarks/coordinates.py [--data DIR] [--sims N] [--only NAME] [--json] [--check]
 """
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from scaling.fitting.columns import columns_of
+from scaling.fitting.downstream import fit_scores
+from scaling.fitting.downstream_scores import Scores
 from scaling.fitting.fit import fit
 from scaling.fitting.predictor import Fit
 from scaling.fitting.versus import versus
@@ -38,6 +41,10 @@ SURFACES = {
 }
 
 NOISE, EFFECT = 0.003, 1.15
+
+TASKS = 6  # simulations of each of SLDBench's tasks
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 SIZES = (1e7, 2e7, 4e7, 8e7)
 
@@ -206,12 +213,125 @@ def versus_bars(folder: Path, sims: int) -> list[Bar]:
     return bars
 
 
+def r_squared(found: Floats, actual: Floats) -> float:
+    """1 − squared errors over squares about the mean, as the benchmark scores a task."""
+    return float(1 - ((found - actual) ** 2).sum() / ((actual - actual.mean()) ** 2).sum())
+
+
+def repetition_bars(folder: Path, sims: int) -> list[Bar]:
+    """Repeated data: fitted below the costliest eighth of all C4 runs, scored on it."""
+    runs = RunTable([run.model_copy(update={"group": ""}) for run in read_runs(folder / "datablations.csv")
+                     if run.group.startswith("c4") and "dedup" not in run.group])  # fmt: skip
+    cheap = np.quantile(runs.C, 7 / 8) >= runs.C
+    law, held = fit(runs.select(cheap), bootstrap=0), runs.select(~cheap)
+    found = law.predict(held.N, held.D, unique_tokens=held.U, force=True).loss
+    return [Bar(name="repeated data: R2", value=r_squared(found, held.L), at_least=-9, at_most=1)]
+
+
+def parallel_task(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Predicted and simulated losses of 8 streams from those of 1, 2 and 4 (Chen et al. 2025, arXiv:2505.10475)."""
+    sizes = (5.36e8, 6.93e8, 1.09e9, 1.57e9, 2.57e9, 4.38e9)
+    found, actual = [], []
+    for E, A, alpha, k in ((1.2888, 1.973e8, 0.1958, 0.3342), (0.6910, 1.130e7, 0.1894, 0.3937)):
+
+        def loss(N: float, P: int, E: float = E, A: float = A, alpha: float = alpha, k: float = k) -> float:
+            clean = E + (A / (N * (k * np.log(P) + 1))) ** alpha
+            return float(clean * np.exp(0.001 * rng.normal()))
+
+        runs = [Run(run=f"{N:g}-{P}", params=N, tokens=1, loss=loss(N, P), extra={"parallel_size": P})
+                for N in sizes for P in (1, 2, 4)]  # fmt: skip
+        law = fit(runs, bootstrap=0, own={"parallel_size": "multiplier"})
+        found += [float(law.predict(N, 1.0, own={"parallel_size": 8}).loss) for N in sizes]
+        actual += [loss(N, 8) for N in sizes]
+    return np.array(found), np.array(actual)
+
+
+def mixture_task(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Predicted and simulated losses of one of five domains on held mixtures (Ye et al. 2024, arXiv:2403.16952)."""
+    t = np.r_[-rng.uniform(1.5, 6), rng.normal(0, 0.4, 4)]
+    names = [f"proportion_domain_{j}" for j in range(1, 6)]
+
+    def runs(count: int) -> list[Run]:
+        return [
+            Run(run=f"{N:g}-{i}", params=N, tokens=3e10, extra=dict(zip(names, map(float, r), strict=True)),
+                loss=(1.9 + 0.6 * (N / 7e7) ** -0.25 + 0.9 * np.exp(r @ t)) * np.exp(0.003 * rng.normal()))
+            for N in (7e7, 1.6e8, 4.1e8, 1e9) for i, r in enumerate(rng.dirichlet(np.ones(5), count))
+        ]  # fmt: skip
+
+    law = fit(runs(20), bootstrap=0, own=dict.fromkeys(names, "share"))
+    held = RunTable(runs(6))
+    found = law.predict(held.N, held.D, own=columns_of(law.fitted_coordinates, held)).loss
+    return np.asarray(found), held.L
+
+
+def tuning_task(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Predicted and simulated losses at the largest of 13 doublings of data (Lin et al. 2024, arXiv:2402.02314)."""
+    D = 200 * 2.0 ** np.arange(13)
+    found, actual = [], []
+    for _ in range(10):
+        E, B, power, before = (
+            rng.uniform(1.2, 2),
+            rng.uniform(20, 200),
+            rng.uniform(0.3, 0.6),
+            rng.uniform(10, 60),
+        )
+        loss = (E + B / (before + D**power)) * np.exp(0.003 * rng.normal(size=13))
+        law = fit(N=np.ones(12), D=D[:-1], loss=loss[:-1], bootstrap=0)
+        found.append(float(law.predict(1.0, D[-1]).loss))
+        actual.append(loss[-1])
+    return np.array(found), np.array(actual)
+
+
+def turning_task(rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Predicted and simulated scores beyond 8e22 FLOPs of easy questions, which rise, fall and rise (arXiv:2410.01692)."""
+    x = np.sort(rng.uniform(20.1, 23.9, 65))
+    middle, steep, top = rng.uniform(22.2, 23.0), rng.uniform(1.5, 3), rng.uniform(0.4, 0.65)
+    score = 0.3 + top / (1 + np.exp(-steep * (x - middle))) + 0.12 * np.exp(-0.5 * ((x - 20.6) / 0.5) ** 2)
+    score += 0.015 * rng.normal(size=65)
+    names, early = [str(i) for i in range(65)], x < 22.9
+    compute = dict(zip(names, 10**x, strict=True))
+    by_run = {name: float(s) for name, s, seen in zip(names, score, early, strict=True) if seen}
+    law = fit_scores(Scores(task="easy", by_run=by_run, compute=compute), (), chance=0.3)
+    return np.array([law.at(-np.log(C)) for C in 10 ** x[~early]]), score[~early]
+
+
+def task_bars(folder: Path, sims: int) -> list[Bar]:
+    """R² of the tasks of SLDBench whose data are not here, on simulated surfaces: the median of several."""
+    bars = repetition_bars(folder, sims) if folder.is_dir() else []
+    for name, task, least in (
+        ("parallel streams", parallel_task, 0.95),
+        ("domain mixture", mixture_task, 0.9),
+        ("fine-tuning", tuning_task, 0.9),
+        ("easy questions", turning_task, -9.0),
+    ):
+        found = [task(np.random.default_rng([seed, 11])) for seed in range(TASKS)]
+        scores = [max(r_squared(*each), -1.0) for each in found]
+        errors = [float(np.abs(predicted - actual).mean()) for predicted, actual in found]
+        bars += [
+            Bar(
+                name=f"simulated {name}: R2, median",
+                value=float(np.median(scores)),
+                at_least=least,
+                at_most=1,
+            ),
+            Bar(
+                name=f"simulated {name}: R2 (at least -1), mean",
+                value=float(np.mean(scores)),
+                at_least=-1,
+                at_most=1,
+            ),
+            Bar(name=f"simulated {name}: error, mean", value=float(np.mean(errors)), at_least=0, at_most=1),
+        ]
+    return bars
+
+
 PARTS: dict[str, Callable[[Path, int], list[Bar]]] = {
     "grid": grid_bars,
     "settings": settings_bars,
     "experts": expert_bars,
     "vocabulary": vocabulary_bars,
     "versus": versus_bars,
+    "tasks": task_bars,
 }
 
 
@@ -231,7 +351,7 @@ def main(words: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     bars = []
     for name, part in PARTS.items():
-        if options.only in (None, name) and (name == "versus" or options.data.is_dir()):
+        if options.only in (None, name) and (name in ("versus", "tasks") or options.data.is_dir()):
             bars += part(options.data, options.sims)
     if options.json:
         print(

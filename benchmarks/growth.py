@@ -135,7 +135,7 @@ def run_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
         "fit": measured(scaling("fit", *where)),
         "next": measured(scaling("next", *where, "--target", "5B", "--tokens", "100B")),
         "watch": measured(scaling("watch", last, *where, "--once")),
-        "plan": measured(scaling("plan", "--budget", "1e21", *where, "--yes")),
+        "plan": measured(scaling("plan", "--budget", "1e21", *where, "--force", "--yes")),
     }
 
 
@@ -211,7 +211,7 @@ for k in range(entries):
                  wall_s=0.1, settings_sha256="0" * 64, at="2026-11-30T00:00:00Z"))
 record_run(shard / "runs.jsonl",
            Run(run=name, params=1e7, tokens=1e9 + int(name[4:]), loss=4.0, annealed=True, eval_set="heldout"))
-for words in (["fit"], ["plan", "--budget", "1e20", "--yes"], ["report"]):
+for words in (["fit"], ["plan", "--budget", "1e20", "--force", "--yes"], ["report"]):
     done = subprocess.run([sys.executable, "-c", "from scaling.cli import main; main()", *words, "--study", str(study)],
                           capture_output=True, text=True)
     if done.returncode > 1 or "Traceback" in done.stderr:

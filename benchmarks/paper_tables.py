@@ -158,7 +158,10 @@ def clark(folder: Path) -> list[Check]:
 
     sizes = sorted(set(runs.N.tolist()))
     gains = [gain(size) for size in sizes]
+    dense = read_runs(folder / "routed_lm_dense.csv")
+    slope = np.polyfit(np.log([run.params for run in dense if run.params]), np.log(dense.L), 1)[0]
     return [
+        near("its own dense runs, power of N", -float(slope), 0.078, 0.002, ".4f"),
         between(f"64 experts, loss against dense at {sizes[0] / 1e6:.0f}M", gains[0], -0.15, -0.10, "+.1%",
                 paper=clark_gain(sizes[0], 64)),
         between(f"at {sizes[-1] / 1e6:.0f}M", gains[-1], -0.10, -0.05, "+.1%",

@@ -295,7 +295,7 @@ def test_experts_multiply_the_parameters_and_the_best_vocabulary_grows_with_the_
 
 
 def test_loss_by_parallel_streams_is_predicted_for_streams_that_were_not_tried(tmp_path):
-    """Chen et al. 2025, eq. 5: L = E + (A/(N·(k·ln P + 1)))^alpha, tables without tokens."""
+    """Chen et al. 2025: L = E + (A/(N·(k·ln P + 1)))^alpha, tables without tokens."""
 
     def loss(N, P):
         return 1.29 + (1.9e8 / (N * (0.334 * np.log(P) + 1))) ** 0.196
@@ -311,15 +311,14 @@ def test_loss_by_parallel_streams_is_predicted_for_streams_that_were_not_tried(t
     assert (law.variable, part.shape) == ("N", "log")
     found = np.array([law.predict(N, 1.0, own={"parallel_size": 8}).loss for N in sizes])
     assert found == pytest.approx([loss(N, 8) for N in sizes], rel=0.004)
-    assert (
-        "4.4B parameters"
-        in scaling("predict", "law.json", "params=4.4B", "parallel_size=8", cwd=tmp_path).stdout
-    )
+    said = scaling("predict", "law.json", "params=4.4B", "parallel_size=8", cwd=tmp_path)
+    assert "4.4B parameters" in said.stdout
+    assert "parallel_size 8 lies outside the values of the runs, 1 to 4" in said.stderr
 
 
 @pytest.mark.parametrize("shape", ["exponential", "sum"])
 def test_the_loss_of_mixtures_of_domains_is_predicted_from_the_shares_of_others(shape):
-    """Ye et al. 2024, eq. 6: L = c + k·exp(Σ t·r); or tokens of a domain that count by a weight."""
+    """Ye et al. 2024: L = c + k·exp(Σ t·r); or tokens of a domain that count by a weight."""
     rng = np.random.default_rng(2)
     t, w = np.array([-2.5, 0.2, -0.8]), np.array([1.0, 0.05, 0.3])
 
@@ -348,6 +347,12 @@ def test_the_loss_of_mixtures_of_domains_is_predicted_from_the_shares_of_others(
     )
     with pytest.raises(BadInput, match="share_0 is 30; a share must be between 0 and 1"):
         law.predict(1e9, 3e10, own={"share_0": 30.0})
+    with pytest.raises(BadInput, match="share_0 is '30%'; it must be a number"):
+        law.predict(1e9, 3e10, own={"share_0": "30%"})
+    with pytest.raises(
+        BadInput, match=r"the shares sum to 1.*, with share_1, share_2 at the mean of the runs"
+    ):
+        law.predict(1e9, 3e10, own={"share_0": 0.9})
 
 
 def load_law_text(law):
@@ -390,3 +395,13 @@ def test_a_learning_rate_of_runs_that_share_a_batch_is_moved_to_the_batch_that_i
         assert ("moved from the runs' batch of 65.5k tokens" in found.source) == (batch != 2**16)
     varied = fit(swept(), bootstrap=0, coordinates=["lr"])
     assert "for the runs' own batches of" in advise(varied, spec, D).source
+
+
+def test_a_batch_in_sequences_is_one_in_tokens_once_their_length_is_given(tmp_path):
+    rows = "\n".join(f"{1e7 * 3 ** (i % 3)},{1e9},{3 - i / 10},1e-3,{64 * 2 ** (i % 2)}" for i in range(9))
+    (tmp_path / "runs.csv").write_text(f"params,tokens,loss,lr,bsz\n{rows}")
+    assert read_runs(tmp_path / "runs.csv").column("batch_tokens") is None
+    found = read_runs(tmp_path / "runs.csv", column_names={"n_positions": "2048"})
+    assert set(found.column("batch_tokens")) == {2**17, 2**18}
+    with pytest.raises(BadInput, match="a batch in sequences needs their length: --columns n_positions=2048"):
+        fit(read_runs(tmp_path / "runs.csv"), coordinates=["batch_tokens"])

@@ -211,6 +211,14 @@ def wandb_export(contract):
     return "\n".join(['"Step","run - lm loss"', *rows]) + "\n"
 
 
+def test_a_step_that_is_no_count_is_no_point(contract, tmp_path):
+    """Found by tests.nasty: NaN, 1e5000 and integers of 400 digits left as OverflowError."""
+    steps = ["NaN", '"1e5000"', "9" * 400, "99999999999999999999", "4"]
+    lines = [f'{{"step": {step}, "loss": 3.0, "lr": 0.001, "num_label_tokens": 8}}\n' for step in steps]
+    (tmp_path / "training.jsonl").write_text("".join(lines))
+    assert list(ingest.read_log(tmp_path / "training.jsonl", contract).points) == [4]
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [("out.log", megatron_log), ("training.jsonl", automodel_log), ("chart.csv", wandb_export)],

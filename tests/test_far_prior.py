@@ -98,3 +98,55 @@ def test_runs_that_diverged_do_not_lift_the_correction_of_the_others():
     residuals[failed] += 0.5
     correction = ResidualGP.of(N, D, residuals).correction(N[~failed], D[~failed])
     assert np.abs(correction).max() < 0.03
+
+
+# Laws whose losses lie within 3 % of their floor, and far above one near 0; Chinchilla's, Kaplan's, and two asymmetric ones.
+EXACT = {
+    "near its floor": Law(E=1.9, A=30, B=90, alpha=0.34, beta=0.34),
+    "floor near 0": Law(E=0.05, A=19, B=25, alpha=0.13, beta=0.13),
+    "Chinchilla": Law(E=1.82, A=482, B=2085, alpha=0.3478, beta=0.3658),
+    "Kaplan": Law(E=0, A=8.8e13, B=5.4e13, alpha=0.076 / 0.095, beta=1, gamma=0.095),
+    "asymmetric": Law(E=1.7, A=180, B=9000, alpha=0.28, beta=0.45),
+    "general": Law(E=1.6, A=1.5e5, B=6e5, alpha=0.6, beta=0.58, gamma=0.45),
+}
+
+
+def grid(sizes=4):
+    """Twelve rows within a decade of N and of D."""
+    return (v.ravel() for v in np.meshgrid(np.geomspace(1e8, 1e9, sizes), np.geomspace(2e9, 2e10, 3)))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_twelve_rows_without_noise_are_followed_a_hundredfold_wherever_their_floor_lies(name):
+    law = EXACT[name]
+    N, D = grid()
+    found = fit(N=N, D=D, loss=law.loss(N, D), bootstrap=50)
+    for times in (1, 10, 100):
+        at = 1e9 * times**0.5, 2e10 * times**0.5
+        answer = found.predict(*at)
+        assert answer.loss == pytest.approx(law.loss(*at), rel=5e-4)
+        assert answer.interval_80[0] < law.loss(*at) < answer.interval_80[1]
+        assert half_width(found, at) < 3e-3
+
+
+def test_losses_written_with_four_decimals_are_rows_without_noise_too():
+    law = EXACT["near its floor"]
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 4e10, 3)))
+    found = fit(N=N, D=D, loss=np.round(law.loss(N, D), 4), bootstrap=50)
+    answer = found.predict(3e9, 1.3e11)
+    assert answer.loss == pytest.approx(law.loss(3e9, 1.3e11), rel=3e-3)
+    assert answer.interval_80[0] < law.loss(3e9, 1.3e11) < answer.interval_80[1]
+
+
+def test_the_noise_of_a_training_run_is_never_taken_for_none():
+    law = EXACT["Chinchilla"]
+    for seed in range(4):
+        N, D = grid()
+        noisy = law.loss(N, D) * np.exp(np.random.default_rng(seed).normal(0, 5e-4, len(N)))
+        assert half_width(fit(N=N, D=D, loss=noisy, bootstrap=50), (3e9, 6e10)) > 3e-3
+
+
+def test_eight_distinct_points_are_too_few_to_tell_that_there_is_no_noise():
+    law = EXACT["Chinchilla"]
+    N, D = (np.repeat(v.ravel(), 2) for v in np.meshgrid(np.geomspace(1e8, 1e9, 4), [4e9, 1e10]))
+    assert half_width(fit(N=N, D=D, loss=law.loss(N, D), bootstrap=50), (3e9, 6e10)) > 3e-3

@@ -1,13 +1,16 @@
 """The record of sealed predictions: what is committed is what the studies' files say, hits and misses alike."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from benchmarks import evidence
 from families.units import BadInput
 from scaling.planning.planfile import PlanFile
+from scaling.planning.query import PlanQuery, answer_query
 from scaling.scoring.record import sealed_results
 
 from . import record
@@ -36,6 +39,17 @@ def test_reach_is_the_targets_compute_over_the_costliest_run_behind_its_law():
         if one.study in RECIPES:
             recipe = evidence.Study.read(one.study)
             assert one.reach == pytest.approx(recipe.reach, rel=0.01)
+
+
+def test_a_plan_says_where_it_takes_repeated_tokens_for_fresh_ones():
+    """What the seal of past-30-docstrings did not say, whose target read its text 1.6 times."""
+    asked = PlanQuery(budget="6e13", study=STUDIES / "past-30-docstrings", vocab="512", context="128")
+    fresh, repeated = (answer_query(replace(asked, tokens_available=there))[0] for there in (None, "8.14M"))
+    (said,) = [note for note in fresh.notes if "passes over" in note]
+    assert re.search(r"tokens are 1\.\d+ passes over the 8\.14M of this study's text", said)
+    assert not [note for note in repeated.notes if "passes over" in note]
+    shorter = answer_query(replace(asked, budget="1e12"))[0]
+    assert not [note for note in shorter.notes if "passes over" in note]
 
 
 def test_a_loss_that_was_edited_after_the_run_does_not_count(tmp_path):

@@ -230,8 +230,9 @@ def plan(
     for line in made.notes:
         log(f"note: {line}")
     if target is not None:
-        named = "" if made.seal is None else made.seal.named_text
-        log(f"wrote {target}, sealed{' and stamped' if stamp is not None else ''}, for seed {named}")
+        assert made.seal is not None
+        named = f"seed{'s'[: len(made.seal.named) > 1]} {made.seal.named_text}"
+        log(f"wrote {target}, sealed{' and stamped' if stamp is not None else ''}, for {named}")
 
 
 def _draw(plan: PlanFile, question: PlanQuery, path: Path, published: bool) -> bytes | str:

@@ -373,7 +373,7 @@ def own_kind(text: str) -> tuple[list[str], Kind | None]:
     """
     name, _, kind = text.partition(":")
     if kind and kind not in KINDS:
-        raise BadInput(f"with is {text!r}; the kind is {nearest(kind, KINDS)}")
+        raise BadInput(f"with is {text!r}; {nearest(kind, KINDS)}")
     return [part.strip() for part in name.split(",") if part.strip()], next(
         (known for known in KINDS if known == kind), None
     )

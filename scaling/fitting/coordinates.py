@@ -10,9 +10,9 @@ where f is the law of N and D (log loss), Δx and Δz come from multipliers, t f
                  ln h* = at + N·x + D·z + Σ (coefficient of an earlier setting)·(its own d)
     multiplier   Δ = (power + trend·scale)·g(v), with g(v) = ln(v/reference), 1 for an arm, or of a saturating count
                  g(v) = ln Ê(v) − ln Ê(reference), 1/Ê = 1/(v − reference + start) + 1/limit (Clark et al. 2022, eq. 7);
-                 of a logarithm Δx = ln(1 + rate·ln(v/reference)) (Chen et al. 2025, eq. 5, for parallel streams);
+                 of a logarithm Δx = ln(1 + rate·ln(v/reference)) (Chen et al. 2025, arXiv:2505.10475, for parallel streams);
                  of shares r of domains Δz = Σ slope·(r − reference), which makes B/D̃^beta the exponential of Ye et al. 2024
-                 (arXiv:2403.16952, eq. 6), or Δz = ln Σ w·r − ln Σ w·reference, tokens of a domain counting w each
+                 (arXiv:2403.16952), or Δz = ln Σ w·r − ln Σ w·reference, tokens of a domain counting w each
     term         t = exp(size)·(v^-exponent − reference^-exponent)
 
 A setting that is left out is at its best, and anything else at its reference, so that f alone is the law at its best. A
@@ -46,6 +46,8 @@ MOST_SKEW, LEAST_SKEW = (
     2.0,
     1e-3,
 )  # beyond the first a valley is a wall; below the second its series is exact to 1e-6
+
+MOST_TOGETHER = 1.01  # that shares of the training data may sum to, rounded as they are printed
 
 LEAST_COUNT = 1e-3  # of a multiplier, far below every run's
 
@@ -381,13 +383,33 @@ class Coordinates:
                 if len(known) == 1 and not np.isin(texts, known).any():
                     found[part.key] = np.zeros(n.shape)
                 continue
-            values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
+            try:
+                values = np.broadcast_to(np.asarray(given[part.column], dtype=np.float64), n.shape)
+            except ValueError as error:
+                text = str(np.asarray(given[part.column]).ravel()[0])
+                raise BadInput(f"{part.column} is {text!r}; it must be a number") from error
             if part.is_share and not ((values >= 0) & (values <= 1)).all():
                 raise BadInput(f"{part.column} is {values.max():g}; a share must be between 0 and 1")
             if not (np.isfinite(values) & ((values > 0) | part.is_share)).all():
                 raise BadInput(f"{part.column} is {values.min():g}; it must be positive and finite")
             found[part.key] = np.log(values) if part.kind == "setting" else values
+        self._check_shares(found)
         return found
+
+    def _check_shares(self, found: Mapping[str, Array]) -> None:
+        """Refuse shares that sum to more than 1, those that are left out at their reference.
+
+        Raises:
+            BadInput: naming the sum, and the shares that were left out.
+        """
+        shares = [part for part in self.parts if part.is_share]
+        left = [part.column for part in shares if part.key not in found]
+        if len(left) == len(shares):
+            return
+        total = np.max(sum(np.asarray(found.get(part.key, part.reference)) for part in shares))
+        if total > MOST_TOGETHER:
+            out = f", with {', '.join(left)} at the mean of the runs" if left else ""
+            raise BadInput(f"the shares sum to {total:.3g}{out}; they must sum to at most 1")
 
     def shift(
         self, N: Array, D: Array, columns: Mapping[str, Array], constants: Array | None = None

@@ -18,8 +18,9 @@ from ..runs import RunTable
 from ..stats import Array
 from .certify import Certificate, certify
 from .forms import FittedForm, LastValue, ResidualGP, Status
-from .misfit import PREDICTED, posterior
-from .optimise import SHAPES, FormShape, Problem, log_loss, minimise, starts
+from .misfit import PREDICTED, NormalParts, posterior
+from .noiseless import law_through, share_on_rows, still_posterior
+from .optimise import ALPHA_, BETA_, G_, SHAPES, FormShape, Problem, log_loss, minimise, starts
 from .uncertainty import SPENT, cluster_draws
 
 DELTA = 3e-3  # of the candidates' log-Huber loss: near the noise of a run, so that clean tables are fitted by squares
@@ -55,12 +56,17 @@ class FormPrior:
 
     slope: float = 0.35
     slope_width: float = 0.1
+    slope_with_gamma: float = 0.0  # of a slope's logarithm, how far it goes with log gamma
     gamma: float = 0.7
     gamma_width: float = 0.4
     floor: float = 0.6
     highest: float = np.inf  # smallest loss of which the floor is such a share: small models lie far above it
     floor_width: float = 0.3
     floor_doubt: float = 0.0  # of the floor, by how much shorter tokens are than published ones, for each e-fold above `highest`
+    floor_tail: float = (
+        0.0  # weight of a second normal part of the floor: losses may lie near theirs, or far above
+    )
+    floor_tail_width: float = 0.5
     term: float = 0.3
     term_width: float = 1.0
 
@@ -75,6 +81,20 @@ class FormPrior:
         """Standard deviation of each coordinate of θ."""
         term, slope = self.term_width, self.slope_width
         return np.array([self.floor_width, term, term, slope, slope, self.gamma_width])
+
+    def parts(self, log_smallest: float) -> NormalParts:
+        """The prior with the tail of its floor, for rows whose smallest log loss is given."""
+        centre = self.centre(log_smallest)
+        roots = []
+        for width in (self.floor_width, max(self.floor_width, self.floor_tail_width)):
+            root = np.diag(replace(self, floor_width=width).widths)
+            root[[ALPHA_, BETA_], G_] = self.slope_with_gamma * self.slope * self.gamma_width
+            roots.append(root)
+        kept = slice(2 if self.floor_tail else 1)
+        weights = np.log([1 - self.floor_tail, max(self.floor_tail, 1e-300)])
+        return NormalParts(
+            log_weights=weights[kept], centres=np.tile(centre, (2, 1))[kept], roots=np.stack(roots)[kept]
+        )
 
     def of_rows(self, log_smallest: float, vocab_size: int | None) -> "FormPrior":
         """The prior for rows: fewer bytes a token are fewer nats, and no published law has tokens so short.
@@ -112,11 +132,13 @@ PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the post
 POSTERIOR_PRIOR = FormPrior(
     slope=0.32,
     slope_width=0.06,
-    gamma=0.74,
+    slope_with_gamma=0.04,
+    gamma=0.73,
     gamma_width=0.4,
     highest=3.0,
     floor_width=0.15,
     floor_doubt=0.5,
+    floor_tail=0.05,
     term_width=0.5,
 )
 
@@ -320,6 +342,10 @@ FEWEST_FREE = 3  # degrees of freedom from which rows tell their own noise
 
 LEAST_NOISE = 1e-6  # of log loss, of noise-free surfaces
 
+MOST_WIDENED = (
+    2.5  # of runs/(runs − 3): beyond that of five runs a prediction is not widened further (log e209)
+)
+
 DIGITS = 10  # of a resampled constant in law.json
 
 
@@ -431,6 +457,10 @@ def plain_fit(table: RunTable, seed: int) -> PlainFit:
     )
 
 
+def _law(problem: Problem, theta: Array) -> Law:
+    return Law(**dict(zip(CONSTANTS, problem.constants(theta).tolist(), strict=True)))
+
+
 def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int) -> EnsembleFit:
     """The posterior about a plain fit of the same rows, and a local correction.
 
@@ -444,18 +474,15 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
     smallest = float(problem.y.min())
     vocabularies = {run.vocab_size for run in table}
     prior = POSTERIOR_PRIOR.of_rows(smallest, vocabularies.pop() if len(vocabularies) == 1 else None)
-    found = posterior(
-        replace(problem, centre=prior.centre(smallest)),
-        GENERAL.shape,
-        certificate.theta,
-        prior.widths,
-        plain.rows.plain_noise(problem, certificate.theta),
-    )
+    through = law_through(problem, GENERAL.shape, certificate.theta)
+    if through is None:
+        noise = plain.rows.plain_noise(problem, certificate.theta)
+        found = posterior(problem, GENERAL.shape, certificate.theta, prior.parts(smallest), noise)
+    else:
+        found = still_posterior(problem, GENERAL.shape, through, prior.widths)
+        certificate = replace(certificate, theta=through, law=_law(problem, through))
     smooth = _member(GENERAL.name, certificate, GENERAL.shape, 1.0, np.empty((0, 6)), None)
-    constants = problem.constants(found.theta)
-    certificate = replace(
-        certificate, theta=found.theta, law=Law(**dict(zip(CONSTANTS, constants.tolist(), strict=True)))
-    )
+    certificate = replace(certificate, theta=found.theta, law=_law(problem, found.theta))
     if not found.converged and certificate.status is Status.OK:
         certificate = replace(
             certificate, status=Status.NOT_CONVERGED, detail="the posterior's mode was not found"
@@ -468,14 +495,18 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
     member = _member(
         GENERAL.name, certificate, GENERAL.shape, 1.0, draws, None if errors is None else float(errors[0])
     )
+    predicted = PREDICTED * min(few, MOST_WIDENED) ** 1.5
+    if through is not None and len(draws):
+        predicted = min(predicted, share_on_rows(member.log_losses(table.N, table.D)))
     return EnsembleFit(
         forms=(member,),
         certificates=(certificate,),
         local=ResidualGP.of(table.N, table.D, np.log(table.L) - member.log_loss(table.N, table.D)),
-        drift=drift_of(plain.cuts, weights, usual=found.drift),
+        # Rollouts of plain fits are bent by their prior, and say nothing of a law that passes through every row.
+        drift=drift_of(plain.cuts, weights, usual=found.drift) if through is None else found.drift,
         residuals=np.log(table.L) - smooth.log_loss(table.N, table.D),
         offset=found.offset,
-        predicted=min(PREDICTED * few**1.5, 1.0),
+        predicted=predicted,
         prior_share=found.prior_share
         / few**0.25,  # to the fourth power it multiplies draws that have been widened
     )

@@ -54,7 +54,7 @@ AT_WIDTH = 3.0
 SKEW_WIDTH = 0.3
 # Clark et al. 2022 (arXiv:2202.01169, table 3) find that counts of experts start at 1.8 to 4.2.
 LOG_START = float(np.log(2.5))
-# Chen et al. 2025 (arXiv:2505.10475, table 2) find rates of 0.33 and 0.39 for parallel streams.
+# Chen et al. 2025 (arXiv:2505.10475) find rates of 0.33 and 0.39 for parallel streams.
 LOG_RATE = float(np.log(0.35))
 MULTIPLIER_WIDTHS = {
     "power": 1.0, "trend": 0.1, "log_limit": 2.0, "log_start": 0.5, "log_rate": 1.5, "log_weight": 2.0, "slope": 10.0,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..stats import Array
 from .forms import EQUAL
-from .optimise import FormShape, Problem, linearised, log_loss
+from .optimise import G_, FormShape, Problem, linearised, log_loss
 
 LENGTH = 7.0  # decades over which the wander forgets where it was: beyond any table's own range
 
@@ -49,7 +49,11 @@ MOST_STEPS = 100
 
 # Of the posterior's variance that intervals of constants and optima have, by simulation (log e182): of the floor, of the
 # two terms in mid-data, which decide N*, of their slopes and of log gamma.
-CONSTANTS_SHARE = np.array([0.9, 0.6, 0.6, 0.25, 0.25, 1.0])
+CONSTANTS_SHARE = np.array([0.9, 0.75, 0.75, 0.25, 0.25, 1.0])
+
+# Of a slope's logarithm, what it errs further with log gamma: in simulation their errors correlate by 0.7 to 0.8, in the
+# posterior by 0.2 to 0.3 (log e208).
+WITH_GAMMA = 0.25
 
 PREDICTED = 0.03  # of these draws' variance at a prediction: along the ridge on which constants err together rows hold it
 
@@ -130,18 +134,46 @@ class _Rows:
         return len(self.average) == len(self.problem.x)
 
 
-def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, noise: float) -> Posterior:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NormalParts:
+    """Mixture of normal distributions of θ, the first of them the main one.
+
+    Args:
+        log_weights: shape (k,).
+        centres: shape (k, 6).
+        roots: R with R·R' the covariance, shape (k, 6, 6).
+    """
+
+    log_weights: Array
+    centres: Array
+    roots: Array
+
+    @property
+    def covariances(self) -> Array:
+        """Shape (k, 6, 6)."""
+        return np.asarray(self.roots @ self.roots.transpose(0, 2, 1))
+
+    def part(self, which: "NDArray[np.intp] | list[int]") -> "NormalParts":
+        """Some of the parts, also one more than once."""
+        return NormalParts(
+            log_weights=self.log_weights[which], centres=self.centres[which], roots=self.roots[which]
+        )
+
+
+def posterior(
+    problem: Problem, shape: FormShape, theta: Array, prior: NormalParts, noise: float
+) -> Posterior:
     """The posterior of θ, averaged over how misfit grows with loss and over its size.
 
     Args:
-        problem: the rows, and the prior's centre.
+        problem: the rows.
         shape: the form.
         theta: the plain fit, shape (6,), at which the search starts.
-        widths: standard deviations of the prior, shape (6,).
+        prior: of θ.
         noise: standard deviation of log loss about the plain fit.
     """
     rows = _averaged(problem, shape, theta, noise)
-    found = [part for steepness in STEEPNESSES for part in _weighted(rows, theta, widths, noise, steepness)]
+    found = [part for steepness in STEEPNESSES for part in _weighted(rows, theta, prior, noise, steepness)]
     weights = np.array([part[0] for part in found])
     weights /= weights.sum()
     means = np.array([part[1].theta for part in found])
@@ -151,12 +183,20 @@ def posterior(problem: Problem, shape: FormShape, theta: Array, widths: Array, n
     covariance = covariance + (weights[:, None] * between).T @ between
     return Posterior(
         theta=shape.at(mean),
-        covariance=covariance * np.sqrt(np.outer(CONSTANTS_SHARE, CONSTANTS_SHARE)),
+        covariance=_of_constants(shape.at(mean), covariance),
         wander=float(np.exp(weights @ np.log([part[1].wander for part in found]))),
         offset=float(np.exp(weights @ np.log([part[1].offset for part in found]))),
         converged=all(part[1].converged for part in found),
-        prior_share=min(float(np.mean(np.diag(covariance)[SLOPES] / widths[SLOPES] ** 2)), 1.0),
+        prior_share=min(float(np.mean((np.diag(covariance) / np.diag(prior.covariances[0]))[SLOPES])), 1.0),
     )
+
+
+def _of_constants(theta: Array, covariance: Array) -> Array:
+    """The covariance that intervals have: shares of the posterior's, and slopes that err with gamma."""
+    together = np.eye(6)
+    together[SLOPES, G_] = WITH_GAMMA * theta[SLOPES]
+    root = together * np.sqrt(CONSTANTS_SHARE)
+    return np.asarray(root @ covariance @ root.T)
 
 
 def _averaged(problem: Problem, shape: FormShape, theta: Array, noise: float) -> _Rows:
@@ -194,26 +234,29 @@ def _averaged(problem: Problem, shape: FormShape, theta: Array, noise: float) ->
 
 
 def _weighted(
-    rows: _Rows, theta: Array, widths: Array, noise: float, steepness: float
+    rows: _Rows, theta: Array, prior: NormalParts, noise: float, steepness: float
 ) -> list[tuple[float, Posterior]]:
     """Posteriors at the likely values of wander, offset and noise, with weights that add to 1."""
     scale = np.exp(steepness * rows.height)
     grid = [(q, s, share * noise) for q in WANDERS for s in OFFSETS for share in NOISE_SHARES]
     weight: Array = np.ones(len(rows.count))
     for turn in range(2):  # rows far off count less once it is known which they are
-        lower, chances = _chances(rows, theta, widths, _covariances(rows, scale, weight, grid), grid)
+        lower, by_part = _chances(rows, theta, prior, _covariances(rows, scale, weight, grid), grid)
         if turn == 0:
-            best = int(np.argmax(chances))
+            part, best = divmod(int(np.argmax(by_part)), len(grid))
             whitening = _inverses(lower[[best]])
-            theta = _search(rows, theta, widths, whitening)[0][0]
+            theta = _search(rows, theta, prior.part([part]), whitening)[0][0]
             spread = grid[best][2] * scale / np.sqrt(rows.count)
             own = spread * (whitening[0].T @ (whitening[0] @ rows.residual(theta[None])[0]))
             weight = (FREEDOM + 1) / (FREEDOM + own**2)
-    kept = np.flatnonzero(chances >= LEAST_WEIGHT * chances.max())
-    modes, covariances, converged = _search(rows, theta, widths, _inverses(lower[kept]))
+    parts, kept = np.nonzero(by_part >= LEAST_WEIGHT * by_part.max())
+    chances = by_part[parts, kept]
+    used, at_used = np.unique(kept, return_inverse=True)
+    whitening = _inverses(lower[used])[at_used.ravel()]
+    modes, covariances, converged = _search(rows, theta, prior.part(parts), whitening)
     return [
         (
-            float(chances[index] / chances[kept].sum()),
+            float(chances[at] / chances.sum()),
             Posterior(
                 theta=modes[at],
                 covariance=covariances[at],
@@ -238,33 +281,38 @@ def _covariances(rows: _Rows, scale: Array, weight: Array, grid: list[tuple[floa
 def _chances(
     rows: _Rows,
     theta: Array,
-    widths: Array,
+    prior: NormalParts,
     covariances: Array,
     grid: list[tuple[float, float, float]],
 ) -> tuple[Array, Array]:
-    """The covariances' Cholesky factors, and each value's tempered evidence, θ integrated out to first order.
+    """The covariances' Cholesky factors, and the tempered evidence of each part of the prior and value, θ integrated out.
 
     Returns:
-        Shapes (values, cells, cells) and (values,); the second adds to 1.
+        Shapes (values, cells, cells) and (parts of the prior, values); the second adds to 1.
     """
     free = list(rows.shape.free)
     off, J = (part[0] for part in rows.linearised(theta[None]))
-    expected = off - J @ (rows.problem.centre - theta)[free]
     lower = np.linalg.cholesky(covariances)
-    both = np.column_stack([expected, J * widths[free]])
+    both = np.column_stack([off, J])
     dtrtrs = import_module("scipy.linalg.lapack").dtrtrs  # late: predicting needs no scipy
     whitened = np.stack([dtrtrs(one, both, lower=1)[0] for one in lower])
-    white, slopes = whitened[..., 0], whitened[..., 1:]
-    # The determinant and the inverse of K + J·W·J' (Woodbury) ask for matrices of six rows only.
-    inner = np.eye(len(free)) + slopes.transpose(0, 2, 1) @ slopes
-    along = (slopes.transpose(0, 2, 1) @ white[..., None])[..., 0]
-    square = (white**2).sum(axis=1) - (along * np.linalg.solve(inner, along[..., None])[..., 0]).sum(axis=1)
-    half_logs = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1) + 0.5 * np.linalg.slogdet(inner)[1]
-    logs = TEMPER * (-0.5 * square - half_logs)
+    half = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
+    off_wander = np.zeros(len(grid))
     for column, (centre, width) in ((0, WANDER_PRIOR), (1, OFFSET_PRIOR)):
-        off = np.abs(np.log([values[column] for values in grid]) - centre) / width
-        logs = logs - np.where(off < PRIOR_TAIL, 0.5 * off**2, PRIOR_TAIL * (off - 0.5 * PRIOR_TAIL))
-    chances = np.exp(logs - logs.max())
+        far = np.abs(np.log([values[column] for values in grid]) - centre) / width
+        off_wander += np.where(far < PRIOR_TAIL, 0.5 * far**2, PRIOR_TAIL * (far - 0.5 * PRIOR_TAIL))
+    logs = []
+    for centre, root, weight in zip(prior.centres, prior.roots, prior.log_weights, strict=True):
+        white = whitened[..., 0] - whitened[..., 1:] @ (centre - theta)[free]
+        slopes = whitened[..., 1:] @ root[np.ix_(free, free)]
+        # The determinant and the inverse of K + J·W·J' (Woodbury) ask for matrices of six rows only.
+        inner = np.eye(len(free)) + slopes.transpose(0, 2, 1) @ slopes
+        along = (slopes.transpose(0, 2, 1) @ white[..., None])[..., 0]
+        square = (white**2).sum(axis=1) - (along * np.linalg.solve(inner, along[..., None])[..., 0]).sum(
+            axis=1
+        )
+        logs.append(TEMPER * (-0.5 * square - half - 0.5 * np.linalg.slogdet(inner)[1]) + weight - off_wander)
+    chances = np.exp(np.array(logs) - np.max(logs))
     return np.asarray(lower), np.asarray(chances / chances.sum())
 
 
@@ -275,27 +323,28 @@ def _inverses(lower: Array) -> Array:
 
 
 def _search(
-    rows: _Rows, theta: Array, widths: Array, whitening: Array
+    rows: _Rows, theta: Array, priors: NormalParts, whitening: Array
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """The mode of θ under each of k covariances, by Gauss-Newton with damping, and its own covariance.
 
     Args:
         rows: the cells.
         theta: where every search starts, shape (6,).
-        widths: of the prior, shape (6,).
+        priors: the part of the prior under which each search goes, k of them.
         whitening: of the residuals, shape (k, cells, cells).
 
     Returns:
         Modes (k, 6), covariances (k, 6, 6), and where a search ended with a small gradient (k,).
     """
     free = list(rows.shape.free)
-    precision = 1 / widths[free] ** 2
-    centre = rows.problem.centre[free]
+    precision = np.linalg.inv(priors.covariances[:, np.array(free)[:, None], free])
+    centre = priors.centres[:, free]
 
     def cost(at: Array, which: NDArray[np.intp]) -> Array:
         white = (whitening[which] @ rows.residual(at)[..., None])[..., 0]
+        gap = at[:, free] - centre[which]
         return np.asarray(
-            0.5 * (white**2).sum(axis=1) + 0.5 * (precision * (at[:, free] - centre) ** 2).sum(axis=1)
+            0.5 * (white**2).sum(axis=1) + 0.5 * (gap[:, None] @ precision[which] @ gap[..., None])[:, 0, 0]
         )
 
     count = len(whitening)
@@ -305,13 +354,14 @@ def _search(
         np.zeros(count, dtype=np.bool_),
     )
     least = cost(modes, np.arange(count))
-    curvature = np.tile(np.diag(precision), (count, 1, 1))
+    curvature = precision.copy()
     active = np.arange(count)
     for _ in range(MOST_STEPS):
         off, gradient = rows.linearised(modes[active])
         J, white = whitening[active] @ gradient, (whitening[active] @ off[..., None])
-        slope = (J.transpose(0, 2, 1) @ white)[..., 0] - precision * (modes[active][:, free] - centre)
-        curvature[active] = J.transpose(0, 2, 1) @ J + np.diag(precision)
+        gap = modes[active][:, free] - centre[active]
+        slope = (J.transpose(0, 2, 1) @ white)[..., 0] - (precision[active] @ gap[..., None])[..., 0]
+        curvature[active] = J.transpose(0, 2, 1) @ J + precision[active]
         step = np.linalg.solve(curvature[active], slope[..., None])[..., 0]
         done = (slope * step).sum(axis=1) < 1e-8 * np.maximum(1.0, least[active])
         converged[active[done]] = True

@@ -382,6 +382,8 @@ def predict(
             "compute_efficient_tokens": float(model.frontier.tokens(blocks)),
         }
     outside = () if found.extrapolation.inside else (found.extrapolation.message,)
+    if isinstance(model, PublishedLaw) and found.interval_80 is None:
+        outside = (*outside, no_intervals(model.name))
     return PredictResult(
         law=model.name if known else law,
         source=model.source,
@@ -402,12 +404,25 @@ def predict(
         uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
         if explain and isinstance(model, Fit)
         else None,
-        warnings=(*model.warnings, *outside),
+        warnings=(*model.warnings, *outside, *_untried(model, own)),
         settings=dict(settings or {}),
         best_settings=best,
         variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
     )
+
+
+def _untried(model: LossModel, own: Mapping[str, Any]) -> list[str]:
+    """A warning for each coordinate whose value lies outside those of the runs."""
+    coordinates = model.fitted_coordinates if isinstance(model, Fit) else None
+    found = []
+    for part in () if coordinates is None else coordinates.parts:
+        value, (low, high) = own.get(part.column), part.span
+        if part.level or not isinstance(value, int | float) or low <= value <= high or not high:
+            continue
+        tried = f"{format_size(low) if low >= 1 else f'{low:.3g}'} to {format_size(high) if high >= 1 else f'{high:.3g}'}"
+        found.append(f"{part.column} {value:.4g} lies outside the values of the runs, {tried}")
+    return found
 
 
 def _on_curve(model: Fit, query: PredictQuery) -> tuple[float, float]:
@@ -444,6 +459,15 @@ def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
     return (
         {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
     )
+
+
+def no_intervals(name: str) -> str:
+    """One line on a published law whose paper allows no interval.
+
+    Args:
+        name: of the law.
+    """
+    return f"law {name} has no prediction intervals: its paper's data do not allow them"
 
 
 def _perplexities(interval: Interval | None) -> Interval | None:

@@ -27,6 +27,7 @@ from .candidates import Candidates, candidates, instead_of, is_own_rule, sized
 from .choices import Chosen, choose
 from .evaluate import Objective, evaluate_candidates
 from .law import advise, find_law
+from .notes import repeats_note
 from .plan import budget_for, estimate_budget, make_plan, named_apart
 from .planfile import PlanFile
 from .throughput import fit_times, measured_mfu, parse_times, profiled_mfu
@@ -97,7 +98,9 @@ def answer_query(
         sizes=sizes,
         force=query.force,
     )
-    if notes := [*filter(None, [*chosen.notes, coarse_note(shapes, law, made), _context_note(query, made)])]:
+    repeats = repeats_note(made.recommended, runs, law) if made.recommended is not None else ""
+    about_shapes = [coarse_note(shapes, law, made), _context_note(query, made)]
+    if notes := [*filter(None, [*chosen.notes, *about_shapes, repeats])]:
         made = made.model_copy(update={"notes": (*made.notes, *notes)})
     if query.times is not None:
         made = made.model_copy(

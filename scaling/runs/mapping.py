@@ -92,6 +92,8 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
 
 _NUMBERS = ("n_positions", "batch", "grad_accumulation")  # what a user may give in place of a column, too
 
+_PLAINLY_MEANT = ("n_experts",)  # optional fields whose headers name nothing else, like num_experts
+
 _LISTED = 60  # columns that a message lists
 
 _NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
@@ -295,7 +297,8 @@ def map_columns(
     if "loss" not in names:
         _take_loss(choice, path)
     for name in (*FIELDS, *_HELPER_NAMES):
-        if name not in choice.sources and name != "loss" and (export or name in _HELPER_NAMES):
+        plain = export or name in _HELPER_NAMES or name in _PLAINLY_MEANT
+        if name not in choice.sources and name != "loss" and plain:
             _take_meant(choice, name, export)
     if "tokens" not in choice.sources and _guess("tokens", choice.free) is None:
         for name in ("compute", "batch_tokens", "n_positions"):  # what tokens are derived from

@@ -379,6 +379,8 @@ def _read_rows(
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
                 values["tokens"], way = derived
                 read.derived[way] = read.derived.get(way, 0) + 1
+            if (length := mapped.sources.get("n_positions")) is not None and length.constant is not None:
+                _add_batch(values)
             _add_exact_compute(values)
             read.runs.append(_run(_in_nats(values, loss_unit)))
             read.sources.append(row)
@@ -418,6 +420,15 @@ def _add_exact_compute(values: dict[str, Any]) -> None:
     rate, tokens = values.get(EXACT_RATE), values.get("tokens")
     if "compute" not in values and isinstance(rate, int | float) and isinstance(tokens, int | float):
         values |= {"compute": rate * tokens, "compute_kind": "exact"}
+
+
+def _add_batch(values: dict[str, Any]) -> None:
+    """Set the tokens of a batch from its sequences and their length, which the user gave."""
+    factors = [values.get("batch"), values.get("n_positions"), values.get("grad_accumulation", 1)]
+    if "batch_tokens" not in values and all(
+        isinstance(factor, int | float) and factor > 0 for factor in factors
+    ):
+        values["batch_tokens"] = math.prod(map(float, factors))
 
 
 def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
