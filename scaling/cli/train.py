@@ -311,7 +311,7 @@ def ladder(
             if given:
                 raise BadInput(f"{key}= needs a launcher; give launcher={' or launcher='.join(LAUNCHERS)}")
         from train.backend import BackendRequest
-        from train.jobs.launch import check_members, prepare_members
+        from train.jobs.members import check_members, prepare_members
 
         chosen = contents.only(member or ())
         from train.jobs.ranks import nodes, run_distributed
@@ -358,7 +358,7 @@ class _LadderRun:
 
     def prepare(self) -> None:
         """Tokenise the text into the study, unless it is there."""
-        from train.jobs.launch import prepare_members
+        from train.jobs.members import prepare_members
 
         members = [task.member for task in self.tasks.tasks]
         prepare_members(self.plan, self.tasks.study, self.data, self.tokenizer, members, log)
@@ -380,7 +380,7 @@ class _LadderRun:
 
 def train_members(plan: "PlanFile", study: "StudyPaths", **options: Any) -> Any:
     """Train a plan's members in a study, with progress; a signal saves and stops."""
-    from train.jobs.launch import train_plan
+    from train.jobs.members import train_plan
     from train.lease import stop_on_signals
 
     bar = Progress()
