@@ -98,6 +98,22 @@ def test_their_learning_rate_is_ours_at_every_step(keys, study):
     )
 
 
+@pytest.mark.parametrize(
+    ("degrees", "exported"),
+    [
+        ({}, False),
+        ({"tensor": 2}, True),
+        ({"context_parallel": 2}, True),
+        ({"tensor": 2, "shards": 2}, False),
+    ],
+)
+def test_megatrons_connections_are_one_where_its_parser_asks_for_it(degrees, exported, study):
+    job = job_of(study)
+    run = replace(job.runs[0], planned=job.runs[0].planned.model_copy(update=degrees))
+    script = megatron.script(megatron.arguments(job, run), job)
+    assert ("export CUDA_DEVICE_MAX_CONNECTIONS=1\n" in script) == exported
+
+
 def test_the_token_shards_hold_the_tokens_of_the_study(study, tmp_path):
     for target, size in (("megatron", 0), ("automodel", 1024)):
         found = emitted(target, study)
