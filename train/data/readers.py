@@ -358,8 +358,11 @@ def _header(text: SourceText, file: TextIO) -> tuple[list[str], Iterator[list[st
         for line in lines
         for cell in line.rstrip("\r\n").split(delimiter)
     )
-    quoting = csv.QUOTE_NONE if bare and delimiter == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(chain(lines, file), delimiter=delimiter, quoting=quoting)
+    rows = chain(lines, file)
+    if bare and delimiter == "\t":
+        reader = csv.reader(rows, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(rows, delimiter=delimiter)
     return next(reader, []), reader
 
 
