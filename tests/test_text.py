@@ -299,6 +299,24 @@ def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path):
     assert list(sides.values()) == ["train", "heldout"]
 
 
+def test_a_spoilt_offset_of_a_table_is_refused_and_does_not_end_the_process(tmp_path):
+    """Found by tests.nasty: a segmentation fault."""
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    path, table = tmp_path / "a.arrow", pa.table({"text": ["some", "text"]})
+    with pa.OSFile(str(path), "wb") as sink, ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    good = path.read_bytes()
+    spoilt = good.replace(
+        np.array([0, 4, 8], np.int32).tobytes(), np.array([0, 4, 2**30], np.int32).tobytes()
+    )
+    assert spoilt != good
+    path.write_bytes(spoilt)
+    with pytest.raises(BadInput, match="cannot read"):
+        list(read_chunks(SourceText("a.arrow", path)))
+
+
 def test_a_byte_that_is_no_text_is_where_it_is_said_to_be(tmp_path):
     source = written(tmp_path, old__txt=(TEXT[:50_000] + "caf\u00e9 " + TEXT).encode("latin-1")) / "old.txt"
     with pytest.raises(BadInput, match="at byte 50003;"):

@@ -390,6 +390,7 @@ def _arrow(text: SourceText) -> Iterator[str]:
         name = _column(schema, text, pyarrow)
         for batch in batches:
             column = batch.column(batch.schema.get_field_index(name))
+            column.validate(full=True)  # a spoilt offset would end the process
             for start in range(0, len(column), 1024):
                 yield from (value for value in column.slice(start, 1024).to_pylist() if value)
 
