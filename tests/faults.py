@@ -232,6 +232,7 @@ def main():
     import transformers.models.gpt2  # noqa: F401 - once here, and not in every fork
 
     import train.jobs.launch
+    import train.jobs.members
     import train.ladder  # noqa: F401 - as above
 
     torch.set_num_threads(1)

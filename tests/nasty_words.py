@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .nasty import CELLS, Door, Untidy, command
+from .nasty import Door, Untidy, command
+from .nasty_inputs import CELLS
 
 # Of each verb a command line that would be carried out; @ stands before a path of the bench. What trains, sends or measures
 # stands with a word that refuses it, so that no word makes it begin.

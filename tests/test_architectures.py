@@ -372,6 +372,9 @@ def test_layers_without_scores_and_experts_of_unknown_number_are_not_counted_sil
     assert (
         accounting.train_flops_per_token(mixed.spec) == 6 * active + 12 * 64 * mixed.spec.n_positions
     )  # one layer of 8
+    stacked = found("dbrx", d_model=32, n_heads=2, n_layers=1, vocab_size=64, attn_config={"kv_n_heads": 2, "rope_theta": 1e4},
+                    ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 1})  # fmt: skip
+    assert stacked.n_params - accounting.params_active(stacked.spec) == 3 * 3 * 32 * 16
     unknown = found("deepseek_v2", num_hidden_layers=3, num_experts_per_tok=None)
     assert accounting.params_active(unknown.spec) == unknown.n_params
     assert "how many experts a token passes through is not stated" in unknown.source

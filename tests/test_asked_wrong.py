@@ -10,7 +10,7 @@ from scaling.planning.experiment_design import budget_of
 from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from train.config import TrainConfig, shown_name
-from train.jobs import launch
+from train.jobs import launch, machine
 from train.jobs.grid import expand
 from train.jobs.sweep import entries
 from train.ladder import no_op
@@ -94,7 +94,7 @@ def test_times_of_one_number_of_devices_are_not_given_twice():
 def test_a_ladder_of_more_than_a_day_is_refused_before_its_text_is_read(tmp_path, monkeypatch):
     write_corpus(tmp_path / "corpus")
     PlanFile(members=(planned("slow"),)).write(tmp_path / "plan.json")
-    monkeypatch.setattr(launch, "PATIENCE", 0.0)
+    monkeypatch.setattr(machine, "PATIENCE", 0.0)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="that is more than a day"):
         typed("ladder", "plan.json", "--data", "corpus", "--study", "x1")

@@ -98,6 +98,22 @@ def test_their_learning_rate_is_ours_at_every_step(keys, study):
     )
 
 
+@pytest.mark.parametrize(
+    ("degrees", "exported"),
+    [
+        ({}, False),
+        ({"tensor": 2}, True),
+        ({"context_parallel": 2}, True),
+        ({"tensor": 2, "shards": 2}, False),
+    ],
+)
+def test_megatrons_connections_are_one_where_its_parser_asks_for_it(degrees, exported, study):
+    job = job_of(study)
+    run = replace(job.runs[0], planned=job.runs[0].planned.model_copy(update=degrees))
+    script = megatron.script(megatron.arguments(job, run), job)
+    assert ("export CUDA_DEVICE_MAX_CONNECTIONS=1\n" in script) == exported
+
+
 def test_the_token_shards_hold_the_tokens_of_the_study(study, tmp_path):
     for target, size in (("megatron", 0), ("automodel", 1024)):
         found = emitted(target, study)
@@ -193,6 +209,14 @@ def wandb_export(contract):
     """A chart of W&B as CSV."""
     rows = [f"{step},{6 - step / 100}" for step in range(1, contract.steps + 1)]
     return "\n".join(['"Step","run - lm loss"', *rows]) + "\n"
+
+
+def test_a_step_that_is_no_count_is_no_point(contract, tmp_path):
+    """Found by tests.nasty: NaN, 1e5000 and integers of 400 digits left as OverflowError."""
+    steps = ["NaN", '"1e5000"', "9" * 400, "99999999999999999999", "4"]
+    lines = [f'{{"step": {step}, "loss": 3.0, "lr": 0.001, "num_label_tokens": 8}}\n' for step in steps]
+    (tmp_path / "training.jsonl").write_text("".join(lines))
+    assert list(ingest.read_log(tmp_path / "training.jsonl", contract).points) == [4]
 
 
 @pytest.mark.parametrize(

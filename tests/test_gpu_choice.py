@@ -8,7 +8,7 @@ from families.units import BadInput
 from scaling.machine import Measured, StepBackend, shape_key, step_flops
 from train.backend import BackendRequest, available_dtypes, estimate, select_backend
 from train.config import TrainConfig
-from train.jobs.launch import PATIENCE, check_machine
+from train.jobs.machine import PATIENCE, check_machine
 from train.loop import start, train_step
 from train.loss_scale import BACKOFF, INITIAL, INTERVAL, LossScale
 from train.model import kernels

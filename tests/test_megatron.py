@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -56,9 +57,13 @@ def words_of(script):
     return shlex.split(options.replace("\\\n", " "))
 
 
-def job_of(study, **keys):
+def job_of(study, degrees=None, **keys):
+    """A job of the keys; its run at degrees of parallelism, which a plan alone gives."""
     asked = {key: value for key, value in {**KEYS, **keys}.items() if value is not None}
     job = job_of_config(TrainConfig.model_validate(asked), ("family=tiny",), None)
+    if degrees is not None:
+        (run,) = job.runs
+        job = replace(job, runs=(replace(run, planned=run.planned.model_copy(update=degrees)),))
     return replace(job, study=study)
 
 
@@ -125,6 +130,7 @@ def test_megatrons_own_training_logs_the_losses_of_ours_and_comes_back_scored(pr
 
     (tmp_path / "out.log").write_text(log)
     (tmp_path / "last.safetensors").rename(tmp_path / "model.safetensors")
+    shutil.copy(study / "data" / "tokenizer.json", tmp_path)
     score = cli("validate", ".", "--data", str(study / "data"), "--json", cwd=tmp_path)
     assert score.returncode == 0, score.stderr
     (tmp_path / "score.json").write_text(score.stdout)
@@ -148,11 +154,13 @@ def test_megatrons_own_training_logs_the_losses_of_ours_and_comes_back_scored(pr
 
 
 CHECKED = """
-import contextlib, io, json, sys, torch
+import contextlib, io, json, os, sys, torch
 torch.cuda.get_device_properties = lambda *_: type("", (), {"major": 9, "minor": 0})
 from megatron.training.arguments import parse_args, validate_args
-for name, (world, words) in json.loads(sys.argv.pop()).items():
+for name, (world, exported, words) in json.loads(sys.argv.pop()).items():
     sys.argv[1:] = words
+    os.environ.pop("CUDA_DEVICE_MAX_CONNECTIONS", None)
+    os.environ.update(exported)
     with contextlib.redirect_stdout(io.StringIO()):
         args = parse_args()
         args.world_size = world
@@ -177,9 +185,18 @@ def test_its_parser_takes_the_arguments_of_every_kind_of_member(prepared, tmp_pa
             "tokens": "10M",
         },
     }
+    large = {**kinds["llama"], "dtype": "bf16", "devices": 8, "device": "auto", "micro_batch": 1}
+    kinds |= {
+        "tensor": {**large, "degrees": {"tensor": 2, "shards": 4}},
+        "pipeline": {**large, "degrees": {"pipeline": 4, "shards": 2}},
+        "uneven": {**large, "n_layer": 6, "degrees": {"tensor": 2, "pipeline": 4}},
+        "context": {**large, "degrees": {"context_parallel": 2, "shards": 8}},
+    }
     asked = {}
     for name, keys in kinds.items():
         job = job_of(study, **keys)
-        asked[name] = job.devices, written(job, tmp_path)
+        words = written(job, tmp_path)
+        exported = dict(re.findall(r"^export (\w+)=(\w+)$", (tmp_path / "megatron.sh").read_text(), re.M))
+        asked[name] = job.devices, exported, words
     answer = in_megatron(["-c", CHECKED], [json.dumps(asked)], tmp_path)
     assert [name for name in kinds if not re.search(rf"^{name} ", answer, re.M)] == [], answer

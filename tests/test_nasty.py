@@ -9,18 +9,8 @@ from families.units import BadInput
 from scaling.files import atomic_write
 from scaling.untrusted import LONGEST_MESSAGE, YamlError, one_line, parse_csv, parse_json, parse_yaml, shown
 
-from .nasty import (
-    FORMLESS,
-    HUGE,
-    LITERALS,
-    LONGEST,
-    PLACES,
-    device_there,
-    ended,
-    pipe_there,
-    socket_there,
-    write_bench,
-)
+from .nasty import LONGEST, ended, write_bench
+from .nasty_inputs import FORMLESS, HUGE, LITERALS, PLACES, device_there, pipe_there, socket_there
 
 SOME = 15  # inputs of a quick door in the suite; `python -m tests.nasty` tries any number
 

@@ -11,6 +11,7 @@ from families.memory import Layout
 from families.units import BadInput
 from scaling.cli.plan_text import lines
 from scaling.hardware import known
+from scaling.planning.notes import MIXTURES_REACH_LESS
 from scaling.planning.parallel_time import links, step_time
 from scaling.planning.published_mfu import (
     REPORTED,
@@ -185,6 +186,12 @@ def test_an_estimate_for_64_h100_lies_within_what_such_runs_reached_and_the_plan
         assert reached("H100").low < plan.budget.mfu < reached("H100").high
         (note,) = (note for note in plan.notes if "is estimated" in note)
         assert "published runs on H100s reached 0.33 to 0.59 on 8 to 16,384 devices" in note
+
+
+def test_an_estimate_for_a_mixture_says_what_mixtures_reached():
+    asked = {"law": "chinchilla", "mfu": "estimate"}
+    assert MIXTURES_REACH_LESS in sc.plan("64 H100 for 1 day", family="mixtral", **asked).notes
+    assert MIXTURES_REACH_LESS not in sc.plan("64 H100 for 1 day", family="llama3", **asked).notes
 
 
 def test_a_device_without_published_runs_has_a_wider_band():

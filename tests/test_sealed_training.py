@@ -9,7 +9,7 @@ from scaling.planning.planfile import PlanFile, PlannedLoss, open_seal, seal, wr
 from scaling.runs.chain import read_chain
 from scaling.scoring import compare
 from train.config import Settings
-from train.jobs.launch import prepare_members, train_plan
+from train.jobs.members import prepare_members, train_plan
 from train.lease import Stop
 from train.settings import TextFacts
 

@@ -41,7 +41,15 @@ _SIZES = {  # names that configs of transformers have for the sizes, the most us
     ),
     "vocab_size": ("vocab_size",),
 }
-_PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "top_k")
+_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+    "top_k_experts",
+    "top_k",
+)
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "n_expert")
 # Mixers of tokens without scores of each with each: state spaces and linear attention.
 _NO_ATTENTION = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
@@ -227,7 +235,7 @@ def counted(config: Mapping[str, Any]) -> dict[str, Any]:
         for module in model.modules()
         if isinstance(module, torch.nn.Embedding)
     }
-    flat = {**(config.get("text_config") or {}), **config}
+    flat = {**(config.get("ffn_config") or {}), **(config.get("text_config") or {}), **config}
     idle = _idle(weights, flat)
     return {
         "model_type": kind,
@@ -267,6 +275,8 @@ def _idle(weights: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
             continue
         after = parts[parts.index("experts") + 1] if named else ""
         number = weight.shape[0]
+        if len(stated) == 1 and number not in stated and number % min(stated) == 0:
+            number = min(stated)  # experts one below the other in a matrix, as DBRX's
         if after.isdecimal():
             prefix = ".".join(parts[: parts.index("experts") + 1])
             number = len(

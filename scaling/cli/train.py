@@ -75,7 +75,7 @@ def train(
         chosen = _choose(values, time, study)
         values |= chosen.words
     elif time is not None:
-        values["tokens"] = _tokens_for(values, time)
+        values["tokens"] = _tokens_for(values, time, study)
     elif "init" in values and not {"tokens", "epochs"} & values.keys():
         log("neither tokens=, epochs= nor time= is given: one pass over the text")
         values["epochs"] = "1"
@@ -130,7 +130,7 @@ def _choose(values: dict[str, str], time: str | None, study: Path) -> "Choice":
     return chosen
 
 
-def _tokens_for(values: dict[str, str], time: str) -> str:
+def _tokens_for(values: dict[str, str], time: str, study: Path) -> str:
     """Return the tokens that the model asked for trains on in a time.
 
     Raises:
@@ -146,7 +146,7 @@ def _tokens_for(values: dict[str, str], time: str) -> str:
     asked = merge(TrainConfig, [*(f"{key}={value}" for key, value in values.items()), "tokens=1M"])
     from train.sizing import tokens_for
 
-    tokens, line = tokens_for(time, asked)
+    tokens, line = tokens_for(time, asked, study)
     log(line)
     return str(tokens)
 
@@ -304,12 +304,14 @@ def ladder(
     refuse_model_parallel(contents.only(member or ()).members, "scaling ladder")
     if launcher is not None and launcher not in LAUNCHERS:
         raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
+    if launcher is None and dry_run:
+        launcher = LAUNCHERS[0]  # its commands are what this one would run
     if launcher is None:
-        for key, given in (("dry_run", dry_run), ("detach", detach), ("profile", profile)):
+        for key, given in (("detach", detach), ("profile", profile)):
             if given:
                 raise BadInput(f"{key}= needs a launcher; give launcher={' or launcher='.join(LAUNCHERS)}")
         from train.backend import BackendRequest
-        from train.jobs.launch import check_members, prepare_members
+        from train.jobs.members import check_members, prepare_members
 
         chosen = contents.only(member or ())
         from train.jobs.ranks import nodes, run_distributed
@@ -356,7 +358,7 @@ class _LadderRun:
 
     def prepare(self) -> None:
         """Tokenise the text into the study, unless it is there."""
-        from train.jobs.launch import prepare_members
+        from train.jobs.members import prepare_members
 
         members = [task.member for task in self.tasks.tasks]
         prepare_members(self.plan, self.tasks.study, self.data, self.tokenizer, members, log)
@@ -378,7 +380,7 @@ class _LadderRun:
 
 def train_members(plan: "PlanFile", study: "StudyPaths", **options: Any) -> Any:
     """Train a plan's members in a study, with progress; a signal saves and stops."""
-    from train.jobs.launch import train_plan
+    from train.jobs.members import train_plan
     from train.lease import stop_on_signals
 
     bar = Progress()

@@ -382,6 +382,8 @@ def predict(
             "compute_efficient_tokens": float(model.frontier.tokens(blocks)),
         }
     outside = () if found.extrapolation.inside else (found.extrapolation.message,)
+    if isinstance(model, PublishedLaw) and found.interval_80 is None:
+        outside = (*outside, no_intervals(model.name))
     return PredictResult(
         law=model.name if known else law,
         source=model.source,
@@ -457,6 +459,15 @@ def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
     return (
         {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
     )
+
+
+def no_intervals(name: str) -> str:
+    """One line on a published law whose paper allows no interval.
+
+    Args:
+        name: of the law.
+    """
+    return f"law {name} has no prediction intervals: its paper's data do not allow them"
 
 
 def _perplexities(interval: Interval | None) -> Interval | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from families.architectures import architecture
 from families.units import BadInput, format_size
 
 from ..budget import Budget
@@ -18,6 +19,7 @@ from ..recipe import Recipe
 from ..runs import Run
 from ..stats import Interval, format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
+from .law import no_intervals
 from .planfile import BENT, FORCED, Choice, OtherChoice, PlannedMember
 from .published_mfu import generation, reached
 
@@ -28,6 +30,12 @@ FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh 
 BEND_SHARE = 0.3
 
 SHOWN_SHARE = 5e-4  # beyond a budget, from where on a share does not print as 1.000
+
+# NVIDIA/dgxc-benchmarking (Grok-1, Qwen3 235B) and NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md (GPT-OSS 120B).
+MIXTURES_REACH_LESS = (
+    "published mixtures of experts reached an MFU of 0.15 to 0.43 on H100s; an estimate prices the sending of tokens to their "
+    "experts, and not that products of single experts are small"
+)
 
 
 def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
@@ -192,16 +200,17 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
         )
     if budget.mfu is not None:
         lines.append(mfu_note(budget))
+        mixture = getattr(architecture(choice.architecture), "mixture", None) is not None
+        if mixture and budget.mfu_source == "estimated" and (budget.devices or 1) > 1:
+            lines.append(MIXTURES_REACH_LESS)
     if choice.inference_flops and budget.mfu is not None:
         lines.append(
             f"serving is costed at the same MFU {budget.mfu:.4g}, a forward pass per token; decoding a token at a time "
             "reaches less, often a tenth of it"
         )
     if choice.interval_80 is None:
-        lines.append(
-            f"law {law.name} has no prediction intervals: "
-            + ("fewer than 4 runs, or no resampling" if fitted else "its paper's data do not allow them")
-        )
+        why = f"law {law.name} has no prediction intervals: fewer than 4 runs, or no resampling"
+        lines.append(why if fitted else no_intervals(law.name))
     elif isinstance(law, PublishedLaw) and law.uncertainty is not None:
         lines.append(f"intervals are of one run on {law.text}: {law.uncertainty.source}")
     if choice.epochs is not None and choice.epochs > FEW_EPOCHS:

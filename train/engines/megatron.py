@@ -232,12 +232,21 @@ def script(words: Mapping[str, str | int | float | None], job: EmitJob) -> str:
         "# are set by the cluster where there are several nodes.",
         "set -euo pipefail",
         'cd "$(dirname "$0")"',
+        *_connections(words),
         f"exec torchrun --nnodes {nodes} --nproc-per-node {job.devices // nodes} \\",
         '  --node-rank "${NODE_RANK:-0}" --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${MASTER_PORT:-29500}" \\',
         '  "${MEGATRON:?a checkout of Megatron-LM}/pretrain_gpt.py" \\',
     ]
     options = [_option(name, value) for name, value in words.items()]
     return "\n".join([*lines, *(f"  {option} \\" for option in options[:-1]), f"  {options[-1]}"]) + "\n"
+
+
+def _connections(words: Mapping[str, str | int | float | None]) -> list[str]:
+    """Return what tensor and context parallelism ask of the environment before Blackwell, and Megatron-FSDP forbids."""
+    degrees = (words.get("--tensor-model-parallel-size", 1), words.get("--context-parallel-size", 1))
+    if degrees == (1, 1) or "--use-megatron-fsdp" in words:
+        return []
+    return ["export CUDA_DEVICE_MAX_CONNECTIONS=1"]
 
 
 def _option(name: str, value: str | float | int | None) -> str:

@@ -1,34 +1,29 @@
-"""Launch of runs: preparation of the text, resolution of defaults, and a check of the machine's memory and time."""
+"""Launch of a run given as key=value: preparation of its text, resolution of defaults, and its training."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from families import ModelSpec, params
-from families.units import BadInput, format_duration, format_size
+from families import ModelSpec
+from families.units import BadInput
 from scaling.files import sha256_file
 from scaling.fitting.forms import Status
 from scaling.fitting.predictor import Fit, load_law
 from scaling.fitting.valley import settings_of as tuned_by
 from scaling.paths import StudyPaths
-from scaling.planning.match import differences, sealed_member
-from scaling.planning.planfile import PlanFile, PlannedMember, Seal
 from scaling.runs.events import require_tensorboard
 from scaling.runs.store import gather_runs
 
-from ..backend import BackendRequest, Estimate, estimate, select_backend
+from ..backend import BackendRequest
 from ..config import Settings, TrainConfig, objective_for
-from ..data import DataManifest, Need, TokenizedText, count_windows, read_prepared
-from ..data.prepare import DATA, check_data, difference, inputs_of, prepare, prepare_planned
+from ..data import DataManifest, Need, TokenizedText, count_windows
+from ..data.prepare import DATA, check_data, difference, inputs_of, prepare
 from ..distributed import ALONE, World, join
 from ..ladder import Interrupted, RunOptions, RunPaths, no_op, train_ladder
 from ..lease import Stop
 from ..loop import Diverged, pick_device
-from ..metrics import PeakFlops, peak_of
 from ..model.pretrained import checkpoint_folder, has_tokenizer
 from ..rung import RUN, RungFile
 from ..settings import (
@@ -37,13 +32,11 @@ from ..settings import (
     default_run_name,
     planned_steps,
     settings_of,
-    settings_of_planned,
     with_recorded_settings,
 )
-from ..speed import speed_of
-from .ladders import Job, ProgressCallback, train_ladders
-
-PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
+from .ladders import ProgressCallback
+from .machine import check_machine, peak_said, with_engine, with_residual
+from .sealing import with_study_seal
 
 
 def tuned_law(config: TrainConfig, study: StudyPaths, log: Callable[[str], None]) -> Fit | None:
@@ -61,64 +54,6 @@ def tuned_law(config: TrainConfig, study: StudyPaths, log: Callable[[str], None]
         return None
     usable = law.status is not Status.NOT_CONVERGED
     return law if usable and any(left[name] is None for name in tuned_by(law) if name in left) else None
-
-
-def check_machine(
-    settings: Settings,
-    rungs: tuple[int, ...],
-    device: str,
-    *,
-    yes: bool,
-    log: Callable[[str], None],
-    world: World = ALONE,
-    flops_per_s: float | None = None,
-) -> Estimate:
-    """Log the estimated memory and time of a run, and refuse one too large for this machine.
-
-    Args:
-        settings: settings of the run.
-        rungs: lengths of the rungs in tokens.
-        device: "cpu" or "cuda".
-        yes: True to accept a run too large for this machine.
-        log: called with the estimate as one line.
-        world: the processes that share the run.
-        flops_per_s: speed that was measured for this run; None estimates one.
-
-    Raises:
-        BadInput: more memory than there is, or more than a day, without `yes`.
-    """
-    steps = planned_steps(settings, rungs)
-    need = estimate(settings, steps, device, world)
-    if flops_per_s is not None:
-        need = replace(
-            need,
-            seconds=need.seconds * need.flops_per_s / flops_per_s,
-            flops_per_s=flops_per_s,
-            source="measured now",
-        )
-    said = (
-        f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
-        f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
-        f"{format_duration(need.seconds)} on {need.machine} "
-        f"({need.source}: {need.flops_per_s / 1e9:.0f} GFLOP/s)"
-    )
-    too_big = need.memory > need.available
-    if (too_big or need.seconds > PATIENCE) and not yes:
-        total = settings.batch_tokens * steps
-        if too_big:
-            fits = params(settings.spec()) * need.available / need.memory
-            reason, way = (
-                "more memory than this machine has free",
-                f"a member of about {format_size(fits, 2)} parameters fits",
-            )
-        else:
-            fits = total * PATIENCE / need.seconds
-            reason, way = "more than a day", f"tokens={format_size(fits, 2)} take a day"
-        raise BadInput(
-            f"{said}; that is {reason}: {way}: choose a smaller member or fewer tokens=, or go ahead with --yes"
-        )
-    log(said)
-    return need
 
 
 def train(
@@ -158,7 +93,7 @@ def train(
         data = Path(world.do(lambda: str(_data_folder(config, place, folder, log))))
 
         def asked() -> list[str]:
-            with _unless_refused(data):
+            with unless_refused(data):
                 settings, manifest, rungs = prepare_run(
                     config,
                     study,
@@ -188,13 +123,13 @@ def train(
             eval_tokens=config.eval_tokens,
             log=log,
             progress=lambda position, what, trained: report(position, total, what, trained),
-            peak=_peak(settings, device, world.size, log) if world.first else None,
+            peak=peak_said(settings, device, world.size, log) if world.first else None,
             tensorboard=config.tensorboard,
         )
         paths = RunPaths.of(place, settings.run, folder)
         text = TokenizedText.open(data, manifest, settings.n_positions, settings.data_fraction)
         try:
-            with _raise_on_rank0(world):
+            with raise_on_rank0(world):
                 return train_ladder(settings, rungs, text, paths, options, stop)
         finally:
             if world.first:
@@ -225,7 +160,7 @@ def _data_folder(config: TrainConfig, place: StudyPaths, folder: Path, log: Call
 
 
 @contextmanager
-def _unless_refused(data: Path) -> Iterator[None]:
+def unless_refused(data: Path) -> Iterator[None]:
     """Remove text that was prepared for a run which is refused after all: a refusal leaves no file."""
     made = [] if data.exists() else [data, *(parent for parent in data.parents if not parent.exists())]
     try:
@@ -346,52 +281,10 @@ def prepare_run(
     if config.engine == "deepspeed" and wanted.compile == "auto":
         # Its hooks gather divided weights, and break the graph at each block.
         wanted = replace(wanted, compile=False)
-    settings = _with_engine(settings, config.rung_tokens(), wanted, need, device, log)
+    settings = with_engine(settings, config.rung_tokens(), wanted, need, device, log)
     if config.residual == "auto" and config.engine == "torch":
         settings = with_residual(settings, world.zero)
     return settings, manifest, config.rung_tokens()
-
-
-def with_study_seal(
-    settings: Settings, tokens: int, study: StudyPaths, folder: Path, log: Callable[[str], None]
-) -> Settings:
-    """Return the settings with the digest of the study's sealed plan, if this is a run that it predicts.
-
-    A run of the predicted size that is not the sealed one is trained without a seal, and says so.
-
-    Args:
-        settings: settings of the run.
-        tokens: tokens of its last rung.
-        study: the study whose plan may predict it.
-        folder: the run's folder; a run that has begun there keeps what it recorded.
-        log: called with the reason why it is not the sealed run.
-
-    Raises:
-        BadInput: the study's plan was edited after it was sealed.
-    """
-    found = sealed_member(study, params(settings.spec()), tokens)
-    if found is None:
-        return settings
-    seal, member = found
-    others = list(differences(member, settings.model_dump(), settings.decay))
-    if seal.data_sha256 not in ("", settings.data_sha256):
-        others.insert(0, "the text is another than that of the runs behind the sealed law")
-    if not others and (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
-        others.append("it began without this seal")
-    if others:
-        log(
-            f"{settings.run} is not the sealed run of {member.member}: {others[0]}; "
-            "scaling compare will list it under 'not predictions'"
-        )
-        return settings
-    _say_seed(settings, seal, log)
-    return settings.model_copy(update={"seal": seal.digest})
-
-
-def with_residual(settings: Settings, zero: int) -> Settings:
-    """Return the settings with activations between blocks in bf16 where weights are sharded and gathered in bf16."""
-    half = settings.dtype == "bf16" and zero >= 2
-    return settings.model_copy(update={"residual": "bf16" if half else "fp32"})
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:
@@ -416,15 +309,8 @@ def _tokenizer(config: TrainConfig, data: Path) -> str | None:
     return str(folder)
 
 
-def _peak(settings: Settings, device: str, devices: int, log: Callable[[str], None]) -> PeakFlops:
-    """Return the peak rate to which the run's MFU refers, and log it once."""
-    found = peak_of(device, speed_of(device, settings.dtype), settings.dtype, devices)
-    log(found.sentence)
-    return found
-
-
 @contextmanager
-def _raise_on_rank0(world: World) -> Iterator[None]:
+def raise_on_rank0(world: World) -> Iterator[None]:
     """Report a stop or a divergence, which all processes reach at the same step, in process 0 only."""
     try:
         yield
@@ -432,218 +318,3 @@ def _raise_on_rank0(world: World) -> Iterator[None]:
         if world.first:
             raise
         raise SystemExit(1) from error
-
-
-def _with_engine(
-    settings: Settings,
-    rungs: tuple[int, ...],
-    wanted: BackendRequest,
-    need: Estimate,
-    device: str,
-    log: Callable[[str], None],
-) -> Settings:
-    """Return the settings with the fastest engine for a run of this length."""
-    steps = planned_steps(settings, rungs)
-    engine = select_backend(
-        wanted, settings, steps=steps, expected=need.plain_seconds, device=device, log=log
-    )
-    return settings.model_copy(update=engine.model_dump())
-
-
-def train_plan(
-    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, yes: bool, stop: Stop, log: Callable[[str], None],
-    report: ProgressCallback, eval_tokens: int, save_every: float = 300.0, device: str = "auto", side_by_side: int = 1,
-    threads: int | None = None, gathers: bool = True, zero: int = 0, wanted: BackendRequest | None = None,
-    sealed: PlanFile | None = None,
-) -> tuple[RungFile, ...]:  # fmt: skip
-    """Train the ladder of each planned member, cheapest first; work is counted in FLOPs over all members.
-
-    Args:
-        members: the planned members.
-        study: the study that holds the text and the runs.
-        seed: seed of every run.
-        yes: True to accept members too large for this machine.
-        stop: stop signal, polled after every step.
-        log: called with each message.
-        report: called with FLOPs done, total FLOPs, a description, and True for work that was just trained.
-        eval_tokens: largest number of held-out tokens in an evaluation.
-        save_every: seconds between checkpoints.
-        device: "cpu", "cuda" or "auto".
-        side_by_side: number of members that train at a time on a CPU, one thread each; 1 gives each all `threads` in turn.
-        threads: threads of torch; None keeps its default.
-        gathers: True to update the study's runs.jsonl at the end; False for one of many jobs.
-        zero: ZeRO stage, 0 to 3, by which a member is divided among the processes that a launcher has started.
-        wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
-        sealed: the plan of the members, if it is sealed; their runs carry its digest.
-
-    Raises:
-        BadInput: the study has no text yet, or as `train`.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    manifest = read_prepared(study.data)
-    device = pick_device(device)
-    with join(zero, device) as world:
-        if not world.first:
-            log, report = no_op, no_op  # only process 0 reports
-        if device == "cuda" or world.size > 1:
-            side_by_side = 1
-        if wanted is not None and side_by_side > 1:
-            wanted = replace(wanted, threads=1)
-
-        cheapest_first = sorted(members, key=lambda planned: planned.flops)
-        texts = world.do(
-            lambda: [
-                settings.model_dump_json()
-                for settings in planned_settings(
-                    cheapest_first,
-                    manifest,
-                    study,
-                    device=device,
-                    seed=seed,
-                    yes=yes,
-                    wanted=wanted,
-                    log=log,
-                    sealed=sealed,
-                    world=world,
-                )
-            ]
-        )
-        jobs = [
-            Job.of(Settings.model_validate_json(text), planned.ends, study, shared=side_by_side > 1)
-            for planned, text in zip(cheapest_first, texts, strict=True)
-        ]
-        options = RunOptions(
-            device=device, world=world, save_every=save_every, eval_tokens=eval_tokens, log=log
-        )
-        try:
-            with _raise_on_rank0(world):
-                return train_ladders(jobs, options, stop, report, side_by_side=side_by_side)
-        finally:
-            if gathers and world.first:
-                gather_runs(study.runs)
-
-
-def _with_seal(settings: Settings, plan: PlanFile, folder: Path, log: Callable[[str], None]) -> Settings:
-    """Return the settings with the digest of their sealed plan.
-
-    Raises:
-        BadInput: the study holds another text than the one that the plan was sealed for.
-    """
-    seal = plan.seal
-    assert seal is not None
-    _check_text(settings.member, settings.group, settings.data_sha256, plan)
-    _say_seed(settings, seal, log)
-    if (folder / RUN).exists() and Settings.read(folder / RUN).seal != seal.digest:
-        log(
-            f"{settings.run} is not the sealed run: it began without this seal; "
-            "scaling compare will list it under 'not predictions'"
-        )
-    return settings.model_copy(update={"seal": seal.digest})
-
-
-def _say_seed(settings: Settings, seal: Seal, log: Callable[[str], None]) -> None:
-    """Say what a run's seed is to a plan that names others, or more."""
-    if seal.named and settings.seed not in seal.named:
-        log(
-            f"{settings.run} has seed {settings.seed}; the plan named {seal.named_text}, and only that is scored"
-        )
-    elif len(seal.named) > 1:
-        log(f"{settings.run} is scored together with the plan's other seeds: it names {seal.named_text}")
-
-
-def _check_text(member: str, group: str, data_sha256: str, plan: PlanFile) -> None:
-    """Refuse a text other than that of the runs behind a sealed law; where the seal does not know it, another group."""
-    sealed = plan.law.group if plan.law is not None else ""
-    bound = plan.seal.data_sha256 if plan.seal is not None else ""
-    if bound not in ("", data_sha256) or (not bound and sealed not in ("", group)):
-        raise BadInput(
-            f"{member} was sealed for another text than the study holds: its group is {group}, sealed "
-            f"{sealed or bound[:12]}; train it in the study of the sealed text, or make a new plan"
-        )
-
-
-def prepare_members(
-    plan: PlanFile, study: StudyPaths, data: str | None, tokenizer: str | None, trained: Sequence[str] = (),
-    log: Callable[[str], None] = no_op,
-) -> None:  # fmt: skip
-    """Tokenise the text of a plan's members into a study, unless it is there; a sealed member takes the sealed text alone.
-
-    Args:
-        plan: the plan.
-        study: the study.
-        data: the text; None takes what is there.
-        tokenizer: a folder or file; None trains one.
-        trained: names of the members to be trained; empty means all.
-        log: called with each message.
-
-    Raises:
-        BadInput: as `prepare_planned`, or the text is not the sealed one; a text prepared for nothing is removed.
-    """
-    with _unless_refused(study.data):
-        prepare_planned(plan, study.data, data, tokenizer, trained, log)
-        if plan.seal is not None:
-            manifest = DataManifest.read(study.data / "data.json")
-            for member in plan.only(trained).members:
-                if member.prediction is not None:
-                    facts = TextFacts.of(manifest, member.architecture)
-                    _check_text(member.member, facts.group, facts.data_sha256, plan)
-
-
-def check_members(
-    members: Sequence[PlannedMember], study: StudyPaths, *, seed: int, device: str = "auto"
-) -> None:
-    """Refuse members too large for this machine before their text is read; members already begun are accepted.
-
-    Args:
-        members: the planned members.
-        study: the study that holds the runs.
-        seed: seed of every run.
-        device: "cpu", "cuda" or "auto".
-
-    Raises:
-        BadInput: as `check_machine`.
-    """
-    device = pick_device(device)
-    for planned in members:
-        settings = settings_of_planned(planned, TextFacts(), device, seed=seed)
-        if not (study.run_folder(settings.run) / RUN).exists():
-            check_machine(settings, planned.ends, device, yes=False, log=no_op)
-
-
-def planned_settings(
-    members: Sequence[PlannedMember], manifest: DataManifest, study: StudyPaths, *, device: str, seed: int, yes: bool,
-    wanted: BackendRequest | None, log: Callable[[str], None], sealed: PlanFile | None = None, world: World = ALONE,
-) -> list[Settings]:  # fmt: skip
-    """Return the settings of planned members for this text, after a check of the machine and a choice of the engine.
-
-    Args:
-        members: the planned members.
-        manifest: manifest of the tokenised text.
-        study: the study that holds the runs; recorded settings of runs already begun are kept.
-        device: "cpu" or "cuda".
-        seed: seed of every run.
-        yes: True to accept members too large for this machine.
-        wanted: requested step backend, measured where "auto"; None selects the plain engine without a measurement.
-        log: called with each message of a measurement.
-        sealed: the plan of the members, if it is sealed.
-        world: the processes that share each run.
-
-    Raises:
-        BadInput: as `check_machine`, or the text is not the sealed one.
-    """
-    found = []
-    for planned in members:
-        facts = TextFacts.of(manifest, planned.architecture)
-        settings = settings_of_planned(planned, facts, device, seed=seed)
-        folder = study.run_folder(settings.run)
-        if sealed is not None and sealed.seal is not None and planned.prediction is not None:
-            settings = _with_seal(settings, sealed, folder, log)
-        settings = with_recorded_settings(settings, folder)
-        need = check_machine(settings, planned.ends, device, yes=yes, log=no_op, world=world)
-        if wanted is not None and not (folder / RUN).exists():
-            settings = _with_engine(settings, planned.ends, wanted, need, device, log)
-        if not (folder / RUN).exists():
-            settings = with_residual(settings, world.zero)
-        found.append(settings)
-    return found

@@ -17,7 +17,7 @@ from ..slurm import JobSweep, MemberTask
 from ..slurm.submit import Following
 from . import ladders
 from .ladders import LOGS, Job, ProgressCallback, run_queue
-from .launch import planned_settings
+from .members import planned_settings
 from .pool import cores
 from .sweep import SMALL
 
