@@ -77,7 +77,7 @@ def train(
     elif time is not None:
         values["tokens"] = _tokens_for(values, time, study)
     elif "init" in values and not {"tokens", "epochs"} & values.keys():
-        log("neither tokens=, epochs= nor time= is given: one pass over the text")
+        log("note: neither tokens=, epochs= nor time= is given: one pass over the text")
         values["epochs"] = "1"
     words = [f"{key}={value}" for key, value in values.items()]
     points = [(point, merge(TrainConfig, point.words)) for point in expand(words)]

@@ -56,11 +56,14 @@ def tune(
         _print_curve(tuning, curve, config.tokens)
 
 
+_DIGITS = 9  # of a number of devices
+
+
 def _counts(text: str | None) -> list[int]:
     if text is None:
         return []
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isdecimal() and len(part) <= _DIGITS for part in parts):
         raise BadInput(f"devices is {text!r}; write numbers separated by commas, like 1,2")
     return [int(part) for part in parts]
 
