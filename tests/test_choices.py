@@ -111,7 +111,9 @@ def test_a_law_of_active_parameters_plans_mixtures_by_them():
         for N in np.geomspace(1e7, 3e8, 4) for D in (2e9, 8e9, 2e10)
     ]  # fmt: skip
     assert runs[0].flops == 6 * runs[0].params_active * runs[0].tokens
-    law = fit(runs, convention="active", bootstrap=0)
+    law = fit(runs, bootstrap=0)  # by default too, since compute goes with them
+    assert law.convention == "active"
+    assert fit(runs, convention="total", bootstrap=0).domain.C[1] == pytest.approx(8 * law.domain.C[1])
     assert law.card["convention"].endswith("one token passes through")
     made = plan(1e19, law=law, family="mixtral").recommended
     assert made.loss == pytest.approx(BESIROGLU.loss(made.N, made.tokens), rel=0.01)

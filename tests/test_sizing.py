@@ -11,7 +11,7 @@ from scaling.cli.run_options import merge
 from train import sizing
 from train.config import TrainConfig
 from train.keys import KEYS, chooses_model
-from train.sizing import bytes_per_token, choose, vocabulary
+from train.sizing import bytes_per_token, choose, most_tokens, vocabulary
 
 SOME = ["family=chosen", "n_layer=1", "n_head=1", "n_embd=32", "vocab_size=512", "tokens=1M"]
 
@@ -120,3 +120,11 @@ def test_a_laptop_and_text_end_in_a_model_and_the_same_command_goes_on(cli, tmp_
     assert further.returncode == 0, further.stderr
     assert "is trained further on other text than the study's" in further.stderr
     assert (tmp_path / "study" / "runs" / "my-s0-ft-s0" / "data" / "data.json").exists()
+
+
+def test_a_model_trained_further_reads_a_short_text_sixteen_times_at_most(tmp_path):
+    text = tmp_path / "more.txt"
+    text.write_text("A short text to go on with.\n" * 800)
+    config = TrainConfig(data=str(text), family="gpt2", tokens=10**6, held_out=0.1)
+    once = 0.9 * len(text.read_bytes()) / bytes_per_token(512)
+    assert most_tokens(config, 512, tmp_path) == pytest.approx(16 * once, rel=1e-3)

@@ -282,7 +282,6 @@ def test_a_folder_that_a_container_would_read_as_several_is_refused(name, tmp_pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--dry-run",), "dry_run= needs a launcher"),
         (("--detach",), "detach= needs a launcher"),
         (("--launcher", "local", "--detach"), "detach=true needs launcher=slurm"),
         (("--launcher", "slum"), "launcher is 'slum'; did you mean slurm?"),

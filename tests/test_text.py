@@ -222,6 +222,7 @@ def test_one_text_gives_the_same_tokens_in_every_format_and_compression(tmp_path
         a__ndjson=plain,
         capital__jsonl=jsonl(DOCUMENTS, "Text"),
         bars__csv="id|text\n" + "".join(f"1|{document}\n" for document in DOCUMENTS),
+        quoting__tsv="text\tid\n" + "".join(f'"{document}"\t1\n' for document in DOCUMENTS),
         a__json=json.dumps([{"text": document} for document in DOCUMENTS]),
         data__json=json.dumps({"version": 1, "data": [{"text": document} for document in DOCUMENTS]}),
         lines__json=plain,
@@ -231,6 +232,13 @@ def test_one_text_gives_the_same_tokens_in_every_format_and_compression(tmp_path
     expected = DOCUMENTS
     for path in sorted(tmp_path.iterdir()):
         assert list(read_chunks(SourceText(path.name, path))) == expected, path.name
+
+
+def test_a_quotation_mark_in_a_table_of_tabs_swallows_no_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text("id\ttext\n" + "".join(f'1\t"{document}\n' for document in DOCUMENTS))
+    assert list(read_chunks(SourceText("a.tsv", tmp_path / "a.tsv"))) == [
+        f'"{document}' for document in DOCUMENTS
+    ]
 
 
 def test_a_field_can_be_named_and_one_that_is_not_clear_is_asked_for(tmp_path):
@@ -289,6 +297,24 @@ def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path):
         (tmp_path / "saved" / split / "state.json").write_text("{}")
     _, sides, _ = split_of(tmp_path / "saved", tmp_path)
     assert list(sides.values()) == ["train", "heldout"]
+
+
+def test_a_spoilt_offset_of_a_table_is_refused_and_does_not_end_the_process(tmp_path):
+    """Found by tests.nasty: a segmentation fault."""
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    path, table = tmp_path / "a.arrow", pa.table({"text": ["some", "text"]})
+    with pa.OSFile(str(path), "wb") as sink, ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    good = path.read_bytes()
+    spoilt = good.replace(
+        np.array([0, 4, 8], np.int32).tobytes(), np.array([0, 4, 2**30], np.int32).tobytes()
+    )
+    assert spoilt != good
+    path.write_bytes(spoilt)
+    with pytest.raises(BadInput, match="cannot read"):
+        list(read_chunks(SourceText("a.arrow", path)))
 
 
 def test_a_byte_that_is_no_text_is_where_it_is_said_to_be(tmp_path):

@@ -312,19 +312,35 @@ def _settings(spec: ModelSpec, device: str) -> Settings:
     return settings_of(config, TextFacts(), device)
 
 
-def tokens_for(limit: str, config: TrainConfig) -> tuple[int, str]:
+def tokens_for(limit: str, config: TrainConfig, study: Path) -> tuple[int, str]:
     """Return the tokens that a model trains on in a time, at the speed estimated here, and a line that says so.
+
+    A model that is trained further reads the text MOST_PASSES times at most.
 
     Args:
         limit: the time, such as 1h.
         config: the run, with any number of tokens.
+        study: folder of the study.
     """
     device = pick_device(config.device)
     settings = settings_of(config, TextFacts(), device)
     need = estimate(settings, 1, device)
     tokens = int(seconds_of(limit) * TRAINING_SHARE * need.flops_per_s / train_flops_per_token(config.spec()))
     tokens = max(tokens, 20 * settings.batch_tokens)
-    return (
-        tokens,
-        f"time={limit}: {format_size(tokens)} tokens at {need.flops_per_s / 1e9:.0f} GFLOP/s, {need.source}",
-    )
+    speed = f"at {need.flops_per_s / 1e9:.0f} GFLOP/s, {need.source}"
+    line = f"time={limit}: {format_size(tokens)} tokens {speed}"
+    if config.init:
+        most = most_tokens(config, config.spec().vocab_size, study)
+        if tokens > most:
+            line = (
+                f"time={limit} would do for {format_size(tokens)} tokens {speed}, but the text is short: {format_size(most)}, "
+                f"which is {MOST_PASSES} times the text and the most that helps"
+            )
+            tokens = max(1, most)
+    return tokens, line
+
+
+def most_tokens(config: TrainConfig, vocab_size: int, study: Path) -> int:
+    """Return about how many tokens MOST_PASSES over the training text are."""
+    size = text_bytes(config.data, config.validation, config.field or "", study)
+    return int(MOST_PASSES * (1 - config.held_out) * size / bytes_per_token(vocab_size))

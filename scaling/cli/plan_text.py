@@ -155,7 +155,7 @@ class _Columns:
                 else []
             ),
             *([format_size(choice.flops), format_size(choice.inference_flops)] if self.serves else []),
-            *([] if self.share is None else ["—" if choice.share is None else f"{choice.share:.3f}"]),
+            *([] if self.share is None else ["–" if choice.share is None else f"{choice.share:.3f}"]),
             *([_hours(choice.hours), _dollars(choice.price)] if self.timed else []),
             *([_dollars(choice.inference_price)] if self.timed and self.serves else []),
             *([] if self.timed and self.serves else [_preferred(named, self.timed)]),
@@ -163,11 +163,11 @@ class _Columns:
 
 
 def _hours(hours: float | None) -> str:
-    return "—" if hours is None else f"{hours:,.2f}"
+    return "–" if hours is None else f"{hours:,.2f}"
 
 
 def _dollars(price: float | None) -> str:
-    return "—" if price is None else _money(price)
+    return "–" if price is None else _money(price)
 
 
 def _budget(budget: Budget) -> str:
@@ -305,11 +305,11 @@ def _band(band: Band, best: str, at: str = "") -> Iterator[str]:
         [
             member.choice.member,
             "the best" if member.choice.member == best else f"+{member.nats:.4f}",
-            "—" if member.choice.member == best
+            "–" if member.choice.member == best
             else "never" if member.extra_flops is None else format_size(member.extra_flops),
-            "—" if member.extra_hours is None or member.choice.member == best
+            "–" if member.extra_hours is None or member.choice.member == best
             else format_duration(3600 * member.extra_hours),
-            "—" if member.extra_price is None or member.choice.member == best else _money(member.extra_price),
+            "–" if member.extra_price is None or member.choice.member == best else _money(member.extra_price),
             format_size(member.choice.inference_flops_per_token),
             " and ".join(roles.get(member.choice.member, [])) or "",
         ]

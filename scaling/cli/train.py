@@ -75,7 +75,7 @@ def train(
         chosen = _choose(values, time, study)
         values |= chosen.words
     elif time is not None:
-        values["tokens"] = _tokens_for(values, time)
+        values["tokens"] = _tokens_for(values, time, study)
     elif "init" in values and not {"tokens", "epochs"} & values.keys():
         log("neither tokens=, epochs= nor time= is given: one pass over the text")
         values["epochs"] = "1"
@@ -130,7 +130,7 @@ def _choose(values: dict[str, str], time: str | None, study: Path) -> "Choice":
     return chosen
 
 
-def _tokens_for(values: dict[str, str], time: str) -> str:
+def _tokens_for(values: dict[str, str], time: str, study: Path) -> str:
     """Return the tokens that the model asked for trains on in a time.
 
     Raises:
@@ -146,7 +146,7 @@ def _tokens_for(values: dict[str, str], time: str) -> str:
     asked = merge(TrainConfig, [*(f"{key}={value}" for key, value in values.items()), "tokens=1M"])
     from train.sizing import tokens_for
 
-    tokens, line = tokens_for(time, asked)
+    tokens, line = tokens_for(time, asked, study)
     log(line)
     return str(tokens)
 
@@ -304,8 +304,10 @@ def ladder(
     refuse_model_parallel(contents.only(member or ()).members, "scaling ladder")
     if launcher is not None and launcher not in LAUNCHERS:
         raise BadInput(f"launcher is {launcher!r}; {nearest(launcher, LAUNCHERS)}")
+    if launcher is None and dry_run:
+        launcher = LAUNCHERS[0]  # its commands are what this one would run
     if launcher is None:
-        for key, given in (("dry_run", dry_run), ("detach", detach), ("profile", profile)):
+        for key, given in (("detach", detach), ("profile", profile)):
             if given:
                 raise BadInput(f"{key}= needs a launcher; give launcher={' or launcher='.join(LAUNCHERS)}")
         from train.backend import BackendRequest

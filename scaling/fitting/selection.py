@@ -170,7 +170,7 @@ def select_runs(
         if annealed is None:
             raise BadInput(
                 f"{middle} of {len(chosen)} rows are not annealed (mid-schedule losses lie above final ones); "
-                "annealed only leaves them out, annealed all mixes them in"
+                "--annealed only leaves them out, --annealed all mixes them in"
             )
         if annealed == "only":
             chosen = chosen.select(lambda run: run.annealed)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from families import params, params_non_embedding, spec_of_config, train_flops_per_token
+from families import params, params_active, params_non_embedding, spec_of_config, train_flops_per_token
+from families.accounting import experts
 from families.configs import is_estimated
 from families.units import BadInput
 
@@ -32,6 +33,8 @@ def model_counts(config: Mapping[str, Any]) -> dict[str, float]:
             "n_layer": spec.n_layer,
             "n_embd": spec.n_embd,
         }
+        if (active := params_active(spec)) < counts["params"]:
+            counts |= {"params_active": active, "n_experts": experts(spec)[0]}
         return counts if is_estimated(spec) else {**counts, EXACT_RATE: train_flops_per_token(spec)}
     except BadInput:
         raise
@@ -59,7 +62,10 @@ def file_counts(file: Path) -> dict[str, float]:
             return model_counts(values)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from error
-    raise BadInput("no config.json of a known architecture beside it, so its parameters are unknown")
+    raise BadInput(
+        "no config.json of a known architecture beside it, so its parameters are unknown: copy the model's there, or give "
+        "--columns params=124M where all runs have one size"
+    )
 
 
 def config_counts(row: Mapping[str, Any]) -> dict[str, float]:

@@ -134,8 +134,8 @@ class RunTable(Sequence[Run]):
 
         Args:
             runs: the rows.
-            convention: what N counts. Default: total parameters where every row states them, else parameters without
-                embeddings.
+            convention: what N counts. Default: active parameters where every row states them and a token passes by some, since
+                compute goes with them; else all where every row states those, else those without embeddings.
             warnings: what looks wrong in the data.
             bad: rows that were left out, and why.
             ignored_columns: columns of the source that were not read.
@@ -260,6 +260,10 @@ class RunTable(Sequence[Run]):
         """
         if self._convention is not None:
             return self._convention
+        if self._has("active") and any(
+            run.params is None or (run.params_active or 0) < run.params for run in self
+        ):
+            return "active"  # mixtures of experts
         if self._has("total"):
             return "total"
         if self._has("non_embedding"):

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -53,6 +53,8 @@ LONGEST_NAME = (
 )
 
 _DELIMITERS = ",;\t|"
+
+_LINES_SEEN = 200  # of a CSV file, that tell whether it quotes
 
 _START = 2**16  # characters at the start of a plain file that show what it is
 
@@ -349,7 +351,18 @@ def _header(text: SourceText, file: TextIO) -> tuple[list[str], Iterator[list[st
     """Return the names of a CSV file's columns, and its rows."""
     first = file.readline(2**16)
     delimiter = "\t" if text.kind == ".tsv" else max(_DELIMITERS, key=first.count)
-    reader = csv.reader(chain([first], file), delimiter=delimiter)
+    lines = [first, *islice(file, _LINES_SEEN)]
+    # A quote that opens a cell and is not closed in its line is a quotation mark where each line has all cells.
+    bare = all(line.count(delimiter) == first.count(delimiter) for line in lines if line.strip()) and any(
+        cell.startswith('"') and cell.count('"') % 2
+        for line in lines
+        for cell in line.rstrip("\r\n").split(delimiter)
+    )
+    rows = chain(lines, file)
+    if bare and delimiter == "\t":
+        reader = csv.reader(rows, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(rows, delimiter=delimiter)
     return next(reader, []), reader
 
 
@@ -377,6 +390,7 @@ def _arrow(text: SourceText) -> Iterator[str]:
         name = _column(schema, text, pyarrow)
         for batch in batches:
             column = batch.column(batch.schema.get_field_index(name))
+            column.validate(full=True)  # a spoilt offset would end the process
             for start in range(0, len(column), 1024):
                 yield from (value for value in column.slice(start, 1024).to_pylist() if value)
 

@@ -69,7 +69,7 @@ def _from_hub(name: str) -> Path:
     if not hub_answers():
         raise BadInput(
             f"init is {name!r}: there is no such folder, it was not downloaded to this machine before, and the hub "
-            "cannot be reached"
+            "cannot be reached; a model that lies here is given by its folder, like init=study/runs/my-s0"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=_WANTED, etag_timeout=NETWORK_SECONDS))
