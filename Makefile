@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests run side by side: threads that wait leave the cores to the others.
 test slow: export OMP_WAIT_POLICY := PASSIVE
+test slow: export OPENBLAS_NUM_THREADS := 1
 
 .PHONY: demo test check format lint types layers slow examples docs figures calibration evidence wheel clean
 

@@ -233,6 +233,23 @@ def test_threads_spin_for_a_while_unless_a_person_says_how_they_wait(asked, coun
     assert done.stdout.splitlines()[1:] == [count]
 
 
+@pytest.mark.parametrize(
+    ("verb", "asked", "threads"),
+    [("plan", {}, "1"), ("plan", {"OPENBLAS_NUM_THREADS": "3"}, "3"), ("train", {}, "")],
+)
+def test_small_products_are_made_by_one_thread_unless_a_person_says_otherwise(verb, asked, threads):
+    code = (
+        "import atexit, os, sys\n"
+        "from scaling.cli import main\n"
+        "atexit.register(lambda: print(os.environ.get('OPENBLAS_NUM_THREADS', '')))\n"
+        f"sys.argv = ['scaling', '{verb}', '--help']\n"
+        "main()"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"} | asked
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1] == threads
+
+
 def test_the_version_is_the_packages(cli):
     from importlib.metadata import version
 
