@@ -34,6 +34,7 @@ COUNTED: dict[Convention, str] = {
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
+LARGEST = 1e100  # N and D of a question: 6·N·D and its powers stay within what a float holds
 
 MAX_EXTRAPOLATION = 1e3  # times beyond the fitted N, D or compute, from where on a prediction is refused
 
@@ -521,13 +522,15 @@ def as_points(N: ArrayLike, D: ArrayLike) -> tuple[Array, Array, tuple[int, ...]
     """N and D broadcast and flattened, and the shape to give back.
 
     Raises:
-        BadInput: a value is not positive and finite.
+        BadInput: a value is not positive and finite, or above 1e100.
     """
     n, d = np.broadcast_arrays(np.asarray(N, dtype=np.float64), np.asarray(D, dtype=np.float64))
     for name, values in (("N", n), ("D", d)):
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
             raise BadInput(f"{name} is {float(values[bad].flat[0]):g}; it must be positive and finite")
+        if values.size and values.max() > LARGEST:
+            raise BadInput(f"{name} is {values.max():g}; at most {LARGEST:g} can be computed with")
     return n.ravel(), d.ravel(), n.shape
 
 

@@ -77,6 +77,14 @@ def test_a_budget_that_is_no_budget_is_refused(C):
         PUBLISHED["chinchilla"].law.allocate(C)
 
 
+@pytest.mark.parametrize(
+    ("N", "D", "message"), [(1e308, 1e9, "N is 1e"), (1e9, 1e101, "D is 1e"), (1e9, 0, "positive")]
+)
+def test_sizes_that_nothing_can_be_computed_with_are_refused_though_forced(N, D, message):
+    with pytest.raises(BadInput, match=message):
+        PUBLISHED["chinchilla"].predict(N, D, force=True)
+
+
 def test_a_law_of_one_variable_has_no_split():
     with pytest.raises(BadInput, match="only one of N and D"):
         Law(E=1.7, A=400, B=0, alpha=0.3, beta=0.3).allocate(1e20)
