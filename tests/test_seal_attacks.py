@@ -248,6 +248,21 @@ def test_13_of_two_plans_at_once_the_second_is_refused(tmp_path, there):
         open_seal(path)
 
 
+def test_13_a_plan_that_appears_between_the_check_and_the_writing_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "fresh" / "plan.json"
+    first, check = made_plan(member(loss=4.0)), planfile.check_replaceable
+
+    def overtaken(there, *, replace):
+        check(there, replace=replace)
+        there.parent.mkdir()
+        there.write_text(first.dump())
+
+    monkeypatch.setattr(planfile, "check_replaceable", overtaken)
+    with pytest.raises(BadInput):
+        write_plan(made_plan(), path)
+    assert path.read_text() == first.dump()
+
+
 # The plan's file
 
 

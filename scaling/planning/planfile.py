@@ -432,8 +432,8 @@ def write_plan(
         BadInput: such a file is there, or the folder cannot be written.
     """
     with _one_writer(path.parent):
+        new = not path.exists() and not replace  # asked first: a plan that appears from here on is never replaced
         check_replaceable(path, replace=replace)
-        new = not path.exists() and not replace
         atomic_writes({path: plan.dump(), **(beside or {})}, new=path if new else None)
 
 
