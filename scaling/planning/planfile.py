@@ -432,7 +432,8 @@ def write_plan(
         BadInput: such a file is there, or the folder cannot be written.
     """
     with _one_writer(path.parent):
-        new = not path.exists() and not replace  # asked first: a plan that appears from here on is never replaced
+        # Asked before the check: a plan that appears from here on is never replaced.
+        new = not path.exists() and not replace
         check_replaceable(path, replace=replace)
         atomic_writes({path: plan.dump(), **(beside or {})}, new=path if new else None)
 
