@@ -20,8 +20,9 @@ $(STAMP): requirements.txt pyproject.toml
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+# A third process, since much of what is slow waits: for Slurm, for a killed process to have got somewhere.
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 3
 
 check: format lint types layers test
 

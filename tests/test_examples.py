@@ -22,7 +22,7 @@ SMALLER = {
     "train": (*TINY, "tokens=4K", "batch_size=4", "warmup=4", "--study", "fresh", "--yes"),
     "tune": (*TINY, "batch_size=4", "compile=false"),
     "ladder": ("dry_run=true",),
-    "demo": ("--seconds", "6"),
+    "demo": ("--seconds", "3"),
     "simulate": ("--replicates", "2"),
 }
 SLOW = ("tune", "demo", "validate", "generate")  # they measure, train, or load what was trained

@@ -213,7 +213,7 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
 def test_processes_whose_parent_is_killed_save_and_end_and_the_same_command_goes_on(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", files=20)
     words = [
-        "train", "family=tiny", "tokens=200k", *tiny.words(**tiny.SHAPE), "batch_size=4", "lr=3e-3", f"data={corpus}",
+        "train", "family=tiny", "tokens=60k", *tiny.words(**tiny.SHAPE), "batch_size=4", "lr=3e-3", f"data={corpus}",
         "save_every=1000", "log_every=5", "devices=2", "--json", f"out={tmp_path / 'run'}",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
