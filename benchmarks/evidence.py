@@ -170,6 +170,11 @@ def prepare_text(study: Study, work: Path) -> None:
     folder = work / study.name / "data"
     os.chdir(work)  # the manifest holds relative names
     if study.text == "wikitext-2":
+        if not (work / "text" / "wikitext-2" / "test.txt").exists():
+            raise SystemExit(
+                f"evidence: {work}/text/wikitext-2 is to hold test.txt and valid.txt of wikitext-2-raw-v1, "
+                "which are not part of this repository"
+            )
         prepare("text/wikitext-2/test.txt", folder, validation="text/wikitext-2/valid.txt", **options)
         return
     data = text_of(study)
