@@ -16,7 +16,7 @@ from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
 from train.data import DataManifest
-from train.jobs import ladders, pool
+from train.jobs import demo, ladders, pool
 from train.jobs.demo import Sizing, overrun
 from train.jobs.ladders import Job, train_ladders
 from train.jobs.pool import Pool, Process, cpu_share, python
@@ -251,6 +251,19 @@ def test_two_that_share_a_core_get_half_of_two():
         assert 0 < cpu_share(2, 0.2) < 0.6
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_a_demo_on_a_tenth_of_the_cores_is_sized_shorter(tmp_path, monkeypatch):
+    def sized(share):
+        monkeypatch.setattr(demo, "cpu_share", lambda at_once: share)
+        study = StudyPaths(tmp_path / f"{share}")
+        study.data.mkdir(parents=True)
+        (study.data / "data.json").write_text("{}")
+        plan, _, sizing = demo.plan_members(study, 190.0, 10**7)
+        assert sizing.share == share
+        return max(member.tokens for member in plan.members)
+
+    assert sized(0.1) < sized(1.0) / 2
 
 
 def test_a_busy_machine_says_what_it_expects_and_that_times_cannot_be_predicted():
