@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from families import params
+from families.design import name_of
 from families.units import BadInput
 from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
@@ -254,6 +256,11 @@ def test_two_that_share_a_core_get_half_of_two():
 
 
 def test_a_demo_on_a_tenth_of_the_cores_is_sized_shorter(tmp_path, monkeypatch):
+    def probed(specs, batch_size, *, threads, share):
+        return {name_of(spec): params(spec) * 5e-9 / share for spec in specs}
+
+    monkeypatch.setattr(demo, "probe_members", probed)
+
     def sized(share):
         monkeypatch.setattr(demo, "cpu_share", lambda at_once: share)
         study = StudyPaths(tmp_path / f"{share}")
