@@ -11,6 +11,7 @@ import torch
 
 from families import ModelSpec
 from families.architectures import REGISTRY, architecture
+from families.architectures.base import ASIDE
 from families.units import BadInput
 from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
 from scaling.untrusted import parse_json
@@ -113,6 +114,30 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
         return REGISTRY[kind].from_hugging_face(config)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
+
+
+def checkpoint_dropout(folder: Path) -> float:
+    """Return the dropout with which a checkpoint was trained, which transformers' Trainer goes on with.
+
+    Raises:
+        BadInput: its parts have several.
+    """
+    import transformers
+
+    found = architecture(checkpoint_spec(folder).architecture)
+    try:
+        config = getattr(transformers, found.config_class).from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
+    usual = found.to_hugging_face(checkpoint_spec(folder))
+    parts = {key: getattr(config, key, None) for key in usual if "drop" in key and key not in ASIDE}
+    rates = {key: float(rate) for key, rate in parts.items() if isinstance(rate, int | float)}
+    if len(set(rates.values())) > 1:
+        said = ", ".join(f"{key} {rate:g}" for key, rate in sorted(rates.items()))
+        raise BadInput(
+            f"init is {folder}, whose parts have several rates of dropout ({said}); give one by dropout="
+        )
+    return next(iter(rates.values()), 0.0)
 
 
 def checkpoint_sha256(folder: Path) -> str:
