@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from transformers import GPT2LMHeadModel
 
 from families import ModelSpec
 from families.units import BadInput
@@ -166,6 +167,58 @@ def test_a_model_that_transformers_saved_is_read_and_the_published_bert_without_
     encoder.save_pretrained(tmp_path / "bare")
     with pytest.raises(BadInput, match=r"has no cls\.predictions"):
         pretrained.load_weights(other, spec, pretrained.checkpoint_folder(str(tmp_path / "bare")))
+
+
+@pytest.fixture
+def copied(base, tmp_path):
+    """A copy of a model's folder, to be spoilt."""
+    import shutil
+
+    shutil.copytree(base / "model", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def spoilt(folder, change):
+    """Change a folder's weights as people do."""
+    path = folder / "model.safetensors"
+    whole = load_file(path)
+    if change == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    elif change == "shard":
+        path.rename(folder / "model-00001-of-00002.safetensors")
+    elif change == "adapter":
+        path.rename(folder / "adapter_model.safetensors")
+    elif change == "adapter beside":
+        (folder / "adapter_config.json").write_text("{}")
+    elif change == "compiled":
+        save_file(
+            {f"_orig_mod.{name}": part for name, part in whole.items()}, path, metadata={"format": "pt"}
+        )
+    elif change == "head":
+        head = torch.randn_like(whole["transformer.wte.weight"])
+        save_file({**whole, "lm_head.weight": head}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("pointer", "model.safetensors is a pointer of Git LFS"),
+        ("shard", "holds model-00001-of-00002.safetensors without model.safetensors.index.json"),
+        ("adapter", "adapter_model.safetensors, a change to another model's weights: merge it"),
+        ("adapter beside", "holds adapter_config.json beside its weights"),
+        ("compiled", "weights are missing; it has _orig_mod."),
+        ("head", "has a head other than its embedding; its config.json says tie_word_embeddings true"),
+    ],
+)
+def test_weights_that_are_not_whole_or_say_two_things_are_refused_by_name(change, said, copied):
+    spec = pretrained.checkpoint_spec(copied)
+    spoilt(copied, change)
+    with pytest.raises(BadInput, match=said):
+        pretrained.load_weights(
+            build(spec, seed=0), spec, pretrained.checkpoint_folder.__wrapped__(str(copied))
+        )
+    with pytest.raises(BadInput, match=said):
+        pretrained.read_model(GPT2LMHeadModel, copied)
 
 
 def refused(**changes):

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import tarfile
 
 import numpy as np
@@ -284,6 +285,12 @@ def test_what_a_folder_holds_besides_text_is_named(tmp_path):
         assert name in left
 
 
+def test_a_pipe_in_a_folder_is_named(tmp_path):
+    folder = written(tmp_path / "data", a__txt=TEXT)
+    os.mkfifo(folder / "pipe.txt")
+    assert "left out: pipe.txt: a pipe, a device or a socket" in split_of(folder, tmp_path)[2]
+
+
 def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path):
     import pyarrow as pa
     from pyarrow import ipc
@@ -321,6 +328,23 @@ def test_a_byte_that_is_no_text_is_where_it_is_said_to_be(tmp_path):
     source = written(tmp_path, old__txt=(TEXT[:50_000] + "caf\u00e9 " + TEXT).encode("latin-1")) / "old.txt"
     with pytest.raises(BadInput, match="at byte 50003;"):
         split_of(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (TEXT.encode("utf-16-le"), "NUL, as in UTF-16 without its mark"),
+        (TEXT.encode("utf-32"), "NUL, as in UTF-16 without its mark and in UTF-32"),
+        (gzip.compress(TEXT.encode()), r"is compressed by gzip \(\.gz\) by its first bytes"),
+        (b"PK\x03\x04\x14\x00\xff" + b"zip" * 99, "a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "git lfs pull fetches it"),
+    ],
+)
+def test_what_is_no_text_under_a_texts_name_is_refused_by_what_it_is(content, said, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        split_of(tmp_path / "a.txt", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
 def test_a_mark_says_that_text_is_utf_16(tmp_path):

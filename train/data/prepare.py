@@ -26,6 +26,7 @@ from .tokenizer import (
     ENDS,
     MASKS,
     SpecialTokens,
+    check_vocabulary,
     end_in_config,
     load_files,
     losses_of_text,
@@ -62,6 +63,7 @@ class _Coder:
     @classmethod
     def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
         tokenizer, files = load_files(name)
+        check_vocabulary(tokenizer, name)
         end = end_in_config(name, tokenizer) if CONFIG not in files else ()
         return cls.of(neutral(tokenizer, special_tokens), files, mask=mask, ends=end)
 

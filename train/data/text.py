@@ -220,6 +220,14 @@ def _walk(root: Path, found: Survey) -> Iterator[Path]:
         folders[:] = sorted(set(folders) - set(hidden))
         yield from (path for name in names if (path := Path(place) / name).is_file())
         found.leave(
+            "a pipe, a device or a socket",
+            (
+                path.relative_to(root).as_posix()
+                for name in names
+                if (path := Path(place) / name).exists() and not path.is_file()
+            ),
+        )
+        found.leave(
             "a link to nothing",
             (
                 path.relative_to(root).as_posix()
