@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,10 +286,13 @@ def test_what_a_folder_holds_besides_text_is_named(tmp_path):
         assert name in left
 
 
-def test_a_pipe_in_a_folder_is_named(tmp_path):
+def test_a_pipe_and_a_name_that_is_not_text_are_named(tmp_path):
     folder = written(tmp_path / "data", a__txt=TEXT)
     os.mkfifo(folder / "pipe.txt")
-    assert "left out: pipe.txt: a pipe, a device or a socket" in split_of(folder, tmp_path)[2]
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text(TEXT)
+    said = split_of(folder, tmp_path)[2]
+    assert "left out: pipe.txt: a pipe, a device or a socket" in said
+    assert r"left out: \udcff.txt: a name that is not UTF-8" in said
 
 
 def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path):

@@ -180,7 +180,9 @@ def _in_folder(root: Path, field: str, roles: bool) -> Survey:
     texts = []
     for path in sorted(_walk(root, found)):
         name = path.relative_to(root).as_posix()
-        if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts):
+        if (shown := name.encode(errors="backslashreplace").decode()) != name:
+            found.leave("a name that is not UTF-8", [shown])
+        elif any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts):
             found.leave("hidden", [name])
         elif _known(path):
             texts.append(SourceText(name, path, field))
