@@ -130,7 +130,7 @@ def warm_up(words, place):
     """Run a command here, without faults: what it imports and measures is there for every fork."""
     here = Path.cwd()
     os.chdir(place)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         status = gathered(words[1]) if words[0] == "gather" else run(words)
     os.chdir(here)
     assert status == 0, words
