@@ -190,6 +190,18 @@ def test_documents_that_are_held_out_are_not_trained_on(tmp_path):
     assert "left out: 1 training documents that are held out too" in said
 
 
+def test_held_out_lines_that_are_trained_on_are_said(tmp_path):
+    part = "".join(LINES[100:200])
+    within = written(tmp_path / "within", train__txt=TEXT, valid__txt=part)
+    assert any(line.startswith("100% of the held-out lines") for line in split_of(within, tmp_path)[2])
+    records = written(
+        tmp_path / "records", train__jsonl=jsonl(DOCUMENTS), valid__txt="\n\n".join(DOCUMENTS[:40])
+    )
+    assert any("of the held-out lines" in line for line in split_of(records, tmp_path / "b")[2])
+    apart = written(tmp_path / "apart", train__txt=TEXT, valid__txt=part.replace("says", "said"))
+    assert not any("of the held-out lines" in line for line in split_of(apart, tmp_path / "c")[2])
+
+
 def test_documents_between_ends_of_text_are_on_one_side(tmp_path):
     stories = [f"{text} and so on\n" for text in DOCUMENTS]
     source = written(tmp_path, all__txt="<|endoftext|>\n".join([stories[-1], *stories])) / "all.txt"

@@ -150,8 +150,8 @@ def check_room(session: Session, folder: Path) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunFailed(
-            f"{existing} has {format_bytes(free)} left and a checkpoint needs {format_bytes(needed)}; free some space and run the "
-            f"same command to resume from the last checkpoint (step {session.step} is not saved)"
+            f"{existing} has {format_bytes(free)} left and a checkpoint needs {format_bytes(needed)}; free some space and run "
+            f"the same command to resume from the last checkpoint (step {session.step} is not saved)"
         )
 
 

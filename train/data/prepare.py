@@ -19,7 +19,7 @@ from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
 from .readers import content_sha256, markup_in, names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .split import Split, check_share, split_texts, text_sizes
+from .split import COPY, SHARED, Split, check_share, split_texts, text_sizes
 from .text import MOST_NAMED, Survey, find_texts, fingerprint, survey
 from .tokenizer import (
     CONFIG,
@@ -215,6 +215,11 @@ def prepare(
     if split.copies:
         log(copied)
     log(split_line(manifest))
+    if (share := split.shared.share) >= SHARED:
+        log(
+            f"{share:.0%} of the held-out lines (of {COPY} characters or more) stand in the training text too: held-out loss is "
+            "of text that is trained on"
+        )
     for line in losses_of_text(writer.coverage.lost, writer.coverage.markers, coder.tokenizer):
         log(line)
     if remark := vocabulary_remark(
