@@ -75,7 +75,7 @@ def fit_repetition(
 
 def _apart(log_R: tuple[float, float]) -> Array:
     """How far they lie from the published values, in widths of the prior, shape (2,)."""
-    return (np.array(log_R) - np.array(_PUBLISHED)) / PRIOR_WIDTH
+    return np.asarray((np.array(log_R) - np.array(_PUBLISHED)) / PRIOR_WIDTH)
 
 
 def left_open(repetition: Repetition) -> tuple[str, ...]:
