@@ -22,6 +22,7 @@ from scaling.published_laws import published_law
 from scaling.recipe import DEFAULT_RULE
 from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs
+from scaling.stats import ONE_THREAD, products
 
 from .surfaces import BESIROGLU, grid
 from .test_fit_command import scaling
@@ -405,3 +406,19 @@ def test_a_batch_in_sequences_is_one_in_tokens_once_their_length_is_given(tmp_pa
     assert set(found.column("batch_tokens")) == {2**17, 2**18}
     with pytest.raises(BadInput, match="a batch in sequences needs their length: --columns n_positions=2048"):
         fit(read_runs(tmp_path / "runs.csv"), coordinates=["batch_tokens"])
+
+
+@pytest.mark.parametrize("columns", [1, 700, 1024, 2702, 5000])
+def test_products_a_block_at_a_time_are_those_of_the_whole(columns, monkeypatch):
+    rng = np.random.default_rng(columns)
+    a, b = rng.standard_normal((16, columns)), rng.standard_normal((17, columns))
+    assert products(a, b) == pytest.approx(a @ b.T, rel=1e-9, abs=1e-9)
+    sizes = []
+
+    class Watched(np.ndarray):
+        def __matmul__(self, other):
+            sizes.append(self.shape[-2] * self.shape[-1] * other.shape[-1])
+            return np.asarray(self) @ np.asarray(other)
+
+    assert products(a.view(Watched), b) == pytest.approx(a @ b.T, rel=1e-9, abs=1e-9)
+    assert max(sizes) <= ONE_THREAD

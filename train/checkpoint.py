@@ -128,10 +128,18 @@ def write_model(model: Any, weights: dict[str, torch.Tensor] | None, tokenizer: 
         facts = parse_json(theirs.pop(CONFIG))
         if model.can_generate():
             facts.setdefault("eos_token", special)
+    for key in _NAMES:  # the library would add what the vocabulary lacks, with an id beyond the model's rows
+        name = facts.get(key)
+        name = name.get("content") if isinstance(name, dict) else name
+        if isinstance(name, str) and vocabulary.token_to_id(name) is None:
+            facts[key] = special if key == "eos_token" else None
     facts["model_max_length"] = model.config.max_position_embeddings
     for name, text in theirs.items():
         atomic_write(folder / name, text)
     atomic_write(folder / CONFIG, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 
 
 def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -354,6 +354,11 @@ class Coordinates:
         return tuple(dict.fromkeys(part.column for part in self.parts))
 
     @property
+    def scale_free(self) -> frozenset[str]:
+        """Columns of multipliers and terms whose effect does not change with N and D."""
+        return frozenset(p.column for p in self.parts if p.kind != "setting" and "trend" not in p.names)
+
+    @property
     def constants(self) -> Array:
         """All constants one after another."""
         return np.array([value for part in self.parts for value in part.values])

@@ -230,7 +230,7 @@ class PredictResult(Record):
         tokens_interval_80: of D*, likewise.
         uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
         settings: values of the law's coordinates that were given.
-        best_settings: the values at which the law's loss is least.
+        best_settings: the values at which the law's loss is least, the learning rate's at the batch where one is given.
         scores: downstream scores by task, or why there is none; empty where none are asked for.
         variable: "N", "D" or "C" for a law of that alone; empty for a law of N and D.
     """
@@ -291,7 +291,11 @@ class PredictResult(Record):
             lines.append(explained(self.uncertainty))
         if self.settings or self.best_settings:
             given = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-            best = ", ".join(f"{name} {value:.3g}" for name, value in self.best_settings.items())
+            moved = " at that batch" if "batch_tokens" in self.settings else ""
+            best = ", ".join(
+                f"{name} {format_size(value, 3) if value >= 1 else f'{value:.3g}'}{moved if name == 'lr' else ''}"
+                for name, value in self.best_settings.items()
+            )
             at = "at the best settings" if not given else f"at {given}; what is left out is at its best"
             lines.append(f"{at}{f' (best: {best})' if best else ''}")
         if (
@@ -355,7 +359,7 @@ def predict(
         given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
         if given:
             raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
-        split = model.allocate(query.compute, force=force)
+        split = _at_fixed(model, own).allocate(query.compute, force=force)
         found = model.predict(split.N, split.D, force=True, own=own)
     else:
         if bool(query.family) == (query.params is not None):
@@ -370,7 +374,7 @@ def predict(
             force=force,
             own=own,
         )
-    best = _best(model, found.N, found.D)
+    best = _best(model, found.N, found.D, own)
     efficient: dict[str, Any] = {}
     if model.frontier is not None and split is None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
@@ -401,7 +405,7 @@ def predict(
         inside_domain=found.extrapolation.inside,
         params_interval_80=None if split is None else split.N_interval_80,
         tokens_interval_80=None if split is None else split.D_interval_80,
-        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
+        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens, own=own)
         if explain and isinstance(model, Fit)
         else None,
         warnings=(*model.warnings, *outside, *_untried(model, own)),
@@ -454,11 +458,21 @@ def _setting(name: str, text: str) -> float | str:
             return text
 
 
-def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
-    """The best value of each of a fitted law's settings."""
-    return (
-        {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
-    )
+def _best(model: LossModel, N: float, D: float, own: Mapping[str, Any]) -> dict[str, float]:
+    """The best value of each of a fitted law's settings, beside the others that are given."""
+    if not isinstance(model, Fit):
+        return {}
+    names = settings_of(model)
+    given = {name: own[name] for name in names if name in own}
+    return {name: model.best(name, N, D, **given).value for name in names}
+
+
+def _at_fixed(model: LossModel, own: Mapping[str, Any]) -> LossModel:
+    """The law at the multipliers and terms that are given, whose optimum is the one asked for."""
+    coordinates = model.fitted_coordinates if isinstance(model, Fit) else None
+    if coordinates is None or not isinstance(model, Fit):
+        return model
+    return model.at(**{name: value for name, value in own.items() if name in coordinates.scale_free})
 
 
 def no_intervals(name: str) -> str:

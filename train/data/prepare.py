@@ -19,13 +19,14 @@ from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
 from .readers import content_sha256, markup_in, names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .split import Split, check_share, split_texts, text_sizes
+from .split import COPY, SHARED, Split, check_share, split_texts, text_sizes
 from .text import MOST_NAMED, Survey, find_texts, fingerprint, survey
 from .tokenizer import (
     CONFIG,
     ENDS,
     MASKS,
     SpecialTokens,
+    check_vocabulary,
     end_in_config,
     load_files,
     losses_of_text,
@@ -62,6 +63,7 @@ class _Coder:
     @classmethod
     def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
         tokenizer, files = load_files(name)
+        check_vocabulary(tokenizer, name)
         end = end_in_config(name, tokenizer) if CONFIG not in files else ()
         return cls.of(neutral(tokenizer, special_tokens), files, mask=mask, ends=end)
 
@@ -213,6 +215,11 @@ def prepare(
     if split.copies:
         log(copied)
     log(split_line(manifest))
+    if (share := split.shared.share) >= SHARED:
+        log(
+            f"{share:.0%} of the held-out lines (of {COPY} characters or more) stand in the training text too: held-out loss is "
+            "of text that is trained on"
+        )
     for line in losses_of_text(writer.coverage.lost, writer.coverage.markers, coder.tokenizer):
         log(line)
     if remark := vocabulary_remark(

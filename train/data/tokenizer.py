@@ -65,6 +65,22 @@ def special_token(tokenizer: Any, names: Iterable[str]) -> int:
     return number
 
 
+def check_vocabulary(tokenizer: Any, name: str) -> None:
+    """Check that a tokenizer can be kept: it has entries, and each its own id.
+
+    Raises:
+        BadInput: naming two entries of one id.
+    """
+    names: dict[int, str] = {}
+    for entry, number in tokenizer.get_vocab().items():
+        if (other := names.setdefault(number, entry)) != entry:
+            raise BadInput(
+                f"tokenizer {name!r} has two entries of id {number}, {other!r} and {entry!r}; each must have its own"
+            )
+    if not names:
+        raise BadInput(f"tokenizer {name!r} has no entries")
+
+
 def vocabulary_size(tokenizer: Any) -> int:
     """Return the rows that a model needs: the greatest id plus one, which is more than the entries where ids have gaps."""
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
