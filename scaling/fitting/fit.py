@@ -231,9 +231,9 @@ def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | No
     repeats = bool((table.D > table.U * (1 + 1e-9)).any())
     if not repeats or form not in ("auto", REPEATED):
         return None, table
-    repetition = fit_repetition(
-        table.N, table.D, table.U, table.L, delta=delta, form="general" if form == "auto" else "chinchilla"
-    )
+    posterior = form == "auto"
+    shape = "general" if posterior else "chinchilla"
+    repetition = fit_repetition(table.N, table.D, table.U, table.L, delta=delta, form=shape, prior=posterior)
     N, D = repetition.effective(table.N, table.D, table.U)
     return repetition, table.with_arrays(N=N, D=D)
 
