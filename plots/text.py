@@ -60,11 +60,10 @@ def _optimum(law: Fit) -> str:
     """The best size at ten times the fitted compute, with its intervals."""
     fitted = f"a law fitted on {law.rows} points of {law.runs} runs"
     if law.variable:
-        N, D = law.point(times=10)
-        found = law.predict(N, D, force=True)
-        within = found.interval_80
+        found = law.predict(*law.point(times=10), force=True)
+        bounds = found.interval_80
         held = (
-            f" (80 %: {format_loss(float(within[0]))} to {format_loss(float(within[1]))})" if within else ""
+            f" (80 %: {format_loss(float(bounds[0]))} to {format_loss(float(bounds[1]))})" if bounds else ""
         )
         return (
             f"A loss of {format_loss(float(found.loss))}{held} is expected at ten times the {WORDS[law.variable]} of the "
