@@ -259,11 +259,19 @@ def predict(
     """Predict loss, perplexity and downstream scores with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
+    from ..fitting.columns import KNOWN
     from ..planning.law import PredictQuery, coordinates_of, predict
     from .keys import pairs
     from .run_options import merge
 
     names = coordinates_of(law)
+    for word in words:
+        key = word.partition("=")[0]
+        if key in KNOWN and key not in names:
+            depends = (
+                f"depends on {', '.join(names)} besides N and D" if names else "depends on N and D alone"
+            )
+            raise BadInput(f"{key} is given, and {law} {depends}")
     given = pairs(words, [*PredictQuery.model_fields, *names])
     settings = {name: given[name] for name in names if name in given}
     rest = [word for word in words if word.partition("=")[0] not in settings]

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from families import ModelSpec, count, member, params, params_active, params_kaplan
+from families.accounting import experts
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
@@ -76,9 +77,14 @@ def idle_params(law: LossModel, spec: ModelSpec) -> int:
 
     With N the active parameters C = 6·N·D holds, as it did where the law was fitted, and the loss is that of a dense model
     of as much compute; the joint law of `mixtures` counts them too, and says what experts add (docs/log.md#e186). A law
-    fitted on one's own mixtures counts what its runs counted.
+    fitted on one's own mixtures counts what its runs counted: what a token passes through, where more experts of one N
+    lower the loss.
     """
-    return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
+    if isinstance(law, Fit):
+        own = law.fitted_coordinates
+        if law.convention == "active" or own is None or not own.counts_one_token:
+            return 0
+    return params(spec) - params_active(spec)
 
 
 def shape_sizes(law: LossModel, shapes: "Candidates") -> Array:
@@ -366,9 +372,14 @@ def predict(
             raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
         if query.tokens is None:
             raise BadInput("tokens= is missing; give it, like tokens=5.5B, or compute= alone")
+        size = query.params
+        if query.family and isinstance(model, Fit):
+            spec = member(query.family).spec
+            size = float(count(spec, model.convention) - idle_params(model, spec))
+            own = _of_family(model, spec) | own
         found = model.predict(
-            params=query.params,
-            family=query.family or None,
+            params=size,
+            family=None if size is not None else query.family or None,
             tokens=query.tokens,
             unique_tokens=query.unique_tokens,
             force=force,
@@ -409,7 +420,7 @@ def predict(
         if explain and isinstance(model, Fit)
         else None,
         warnings=(*model.warnings, *outside, *_untried(model, own)),
-        settings=dict(settings or {}),
+        settings=_shown(own) | dict(settings or {}),
         best_settings=best,
         variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
@@ -445,6 +456,17 @@ def _on_curve(model: Fit, query: PredictQuery) -> tuple[float, float]:
             f"{name}= is missing; {model.name} is a law of it alone: give it, like {name}={example}"
         )
     return model.point(query.params, query.tokens, compute=query.compute)
+
+
+def _of_family(model: Fit, spec: ModelSpec) -> dict[str, Any]:
+    """A published member's own experts and vocabulary, where the law depends on them."""
+    own = {"n_experts": experts(spec)[0], "vocab_size": spec.vocab_size}
+    fixed = frozenset() if model.fitted_coordinates is None else model.fitted_coordinates.scale_free
+    return {name: float(value) for name, value in own.items() if name in fixed}
+
+
+def _shown(own: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in own.items()}
 
 
 def _setting(name: str, text: str) -> float | str:
