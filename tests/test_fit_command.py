@@ -14,6 +14,8 @@ from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.runs import Run
 
+from .core import in_process
+
 SCALING = str(Path(sys.executable).with_name("scaling"))
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
 
@@ -218,3 +220,24 @@ def test_compute_alone_is_split_and_the_interval_is_explained(tmp_path):
     with pytest.raises(BadInput, match="no intervals to explain"):
         predict("chinchilla", PredictQuery(compute=1e21), explain=True)
     assert predict("chinchilla", PredictQuery(compute=1e21)).params_interval_80 is None
+
+
+@pytest.mark.parametrize("keep", ["--out", "--study"])
+def test_checkpoints_of_a_mixture_are_left_out_with_a_study_or_without_and_each_note_stands_once(
+    keep, tmp_path
+):
+    rows = [(N, r, last) for N in (2e7, 6e7, 2e8, 6e8) for r, last in ((10, False), (20, True))]
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "run,params,tokens,loss,status\n"
+        + "".join(f"r{N:g},{N},{N * r},{LAW.loss(N, N * r) * (1 if last else 1.1)},\n" for N, r, last in rows)
+    )
+    done = in_process(f"fit {path} {keep} {tmp_path / 'kept'} --bootstrap 0 --yes")
+    assert "4 rows not annealed" in done.out
+    assert "no column annealed" in done.out
+    assert "no column annealed" not in done.err
+    every = in_process(f"fit {path} {keep} {tmp_path / 'every'} --bootstrap 0 --yes --annealed all")
+    assert "8 rows of 4 runs" in every.out
+    path.write_text(path.read_text().replace(",status", ",annealed").replace(",\n", ",false\n"))
+    middle = in_process(f"fit {path} {keep} {tmp_path / 'middle'} --bootstrap 0 --yes")
+    assert "no row is annealed" in middle.out

@@ -221,6 +221,8 @@ def test_a_tokenizers_own_config_and_chat_template_go_with_the_model(source, cod
     }
     (place / "tokenizer_config.json").write_text(json.dumps(facts))
     (place / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates" / "tool.jinja").write_text("{{ tools }}")
     prepare(str(source), tmp_path / "data", vocab_size=310, tokenizer=str(place))
     model = tmp_path / "model"
     spec = ModelSpec(n_layer=1, n_head=1, n_embd=8, n_positions=32, vocab_size=310)
@@ -228,6 +230,7 @@ def test_a_tokenizers_own_config_and_chat_template_go_with_the_model(source, cod
     loaded = AutoTokenizer.from_pretrained(model)
     assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == ("<pad>", "<start>", "<|endoftext|>")
     assert loaded.apply_chat_template([{"content": "loss"}], tokenize=False) == "[loss]"
+    assert loaded.chat_template["tool"] == "{{ tools }}"
     assert loaded.model_max_length == 32
     assert loaded(["loss", "the law of loss"], padding=True)["input_ids"]
     assert "auto_map" not in (model / "tokenizer_config.json").read_text()

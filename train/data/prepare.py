@@ -37,6 +37,7 @@ from .tokenizer import (
     train_tokenizer,
     vocabulary_remark,
     vocabulary_size,
+    write_companions,
 )
 
 Progress = Callable[[str, float], None]
@@ -165,8 +166,7 @@ def prepare(
     dtype = np.dtype("<u2" if coder.size <= 2**16 else "<u4")
     with atomic_dir(folder) as place:
         (place / "tokenizer.json").write_text(coder.text, encoding="utf-8")
-        for name, content in coder.files.items():
-            (place / name).write_text(content, encoding="utf-8")
+        write_companions(coder.files, place)
         writer = Encoder(
             coder.tokenizer, coder.eos, place, dtype, lambda done: report("tokenising", done / total)
         )
@@ -510,7 +510,8 @@ def model_folder(folder: Path) -> Path:
     for place in (folder, folder / MODEL, *(path.parent / MODEL for path in reversed(rungs))):
         if (place / "config.json").is_file():
             return place
-    raise BadInput(f"{folder} holds no config.json; it must be a Hugging Face model folder, a rung or a run")
+    what = "holds no config.json" if folder.exists() else "does not exist"
+    raise BadInput(f"{folder} {what}; it must be a Hugging Face model folder, a rung or a run")
 
 
 def find_prepared_data(place: Path, data: str | None) -> Path | None:

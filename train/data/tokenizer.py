@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from families.units import BadInput, format_size
+from scaling.files import atomic_write
 from scaling.untrusted import parse_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -42,6 +43,8 @@ CONFIG = "tokenizer_config.json"
 
 # A tokenizer's files besides tokenizer.json that say how it is used; carried to the models trained with it.
 COMPANIONS = (CONFIG, "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+
+_TEMPLATES = "additional_chat_templates"  # folder of the chat templates that have a name
 
 
 def special_token(tokenizer: Any, names: Iterable[str]) -> int:
@@ -243,7 +246,8 @@ def _byte_level_from_folder(path: Path) -> Any:
 def companions(folder: Path) -> dict[str, str]:
     """Return the text of a folder's COMPANIONS by name; what names code of the folder is left out, and so is what is no JSON."""
     found = {}
-    for name in COMPANIONS:
+    more = sorted(path.name for path in (folder / _TEMPLATES).glob("*.jinja"))
+    for name in (*COMPANIONS, *(f"{_TEMPLATES}/{template}" for template in more)):
         path = folder / name
         try:
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -258,6 +262,13 @@ def companions(folder: Path) -> dict[str, str]:
         if text:
             found[name] = text
     return found
+
+
+def write_companions(files: Mapping[str, str], folder: Path) -> None:
+    """Write a tokenizer's COMPANIONS into a folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        atomic_write(folder / name, text)
 
 
 def token_names(files: dict[str, str], key: str) -> tuple[str, ...]:
