@@ -5,6 +5,7 @@ import math
 import pytest
 
 from families.units import BadInput
+from scaling.auditing import audit
 from scaling.laws import Law
 from scaling.runs.columns import field_of, header_factor, loss_name
 from scaling.runs.identity import unfinished
@@ -226,3 +227,34 @@ def test_numbers_in_the_words_of_other_languages_and_in_bold_are_read(tmp_path):
         + "".join(f"| {r} | {N / 1e6:g}M | {D / 1e9:g}bn | **{L}** |\n" for r, N, D, L in ROWS)
     )
     assert numbers(read_runs(bold)) == NUMBERS
+
+
+@pytest.mark.parametrize("hours", ["10 h", "36000 s", "600 min", "10:00:00", "10h 0m"])
+def test_a_cell_of_hours_with_a_unit_of_its_own_is_read_by_it(hours, tmp_path):
+    path = table(tmp_path, "model,tokens,hours,hardware", [("gpt2", "1e10", hours, "8xA100")])
+    mfu = {found.check: found.recomputed for found in audit(path).findings}["MFU"]
+    assert mfu == "9.5%"  # 854,438,400 FLOPs per token x 1e10 / (36000 s x 8 x 312e12)
+
+
+@pytest.mark.parametrize("header", ["Hours (8xA100)", "Hours on 8 A100s", "Training hours [8 x A100]"])
+def test_the_header_of_hours_names_devices_in_brackets_too(header, tmp_path):
+    path = table(tmp_path, f"model,tokens,{header}", [("gpt2", "1e10", 10)])
+    assert {found.check: found.recomputed for found in audit(path).findings}["MFU"] == "9.5%"
+
+
+@pytest.mark.parametrize("compute", ["3640 PF-days", "314 zettaFLOPs", "3.14 x 10^23", "3.14e23 FLOPs"])
+def test_flops_in_words_are_read_by_fit_and_audit(compute, tmp_path):
+    path = table(tmp_path, "run,params,tokens,compute,loss", [("gpt3", "175B", "300B", compute, 2.0)])
+    assert read_runs(path)[0].compute == pytest.approx(3.14e23, rel=0.003)
+    (found,) = [found for found in audit(path).findings if found.check == "compute"]
+    assert found.explanation == "equals 6·N·D"
+
+
+def test_an_mfu_by_exact_flops_says_that_by_the_stated_ones_too(tmp_path):
+    path = table(
+        tmp_path,
+        "model,params,tokens,compute,hours,hardware",
+        [("llama-2-70b", "70B", "16384000", "6.89e18", 13.5, "16 A100")],
+    )
+    (found,) = [found for found in audit(path).findings if found.check == "MFU"]
+    assert "2.8% by the stated 6.89e18" in found.explanation  # 6.89e18 / (48,600 s x 16 x 312e12)

@@ -8,6 +8,7 @@ from .tables import TableEntry
 
 _DEVICE_HOURS = re.compile(r"(?<![\w-])([a-z][\w-]*?)s?[ _-]?hours?\b", re.IGNORECASE)
 _DEVICE_WORDS = ("gpu", "tpu", "device", "chip", "accelerator", "card")
+_IN_BRACKETS = re.compile(r"[(\[]([^()\[\]]+)[)\]]\s*$")  # Hours (8xA100)
 _ON = re.compile(r"\bon\s+(.+?)\)?$", re.IGNORECASE)  # Training Hours on 8xA100s
 
 
@@ -47,6 +48,9 @@ def _texts(entry: TableEntry) -> Iterator[str]:
         r"(?:the\s+)?(?:gpus?|tpus?|devices?|accelerators?)", on[1], re.IGNORECASE
     ):
         yield on[1]
+    bracket = _IN_BRACKETS.search(entry.headers.get("hours", ""))
+    if bracket is not None and read_devices(bracket[1]).accelerator is not None:
+        yield bracket[1]
 
 
 def _number(entry: TableEntry, field: str) -> int | None:

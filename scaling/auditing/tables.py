@@ -1,5 +1,6 @@
 """Published tables and lists: cells of tables in any format, their fields, and numbers with their rounding."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from families.units import BadInput
 
+from ..budget import parse_duration, parse_flops
 from ..files import read_text
 from ..runs.columns import FACTORS, field_of, folded, header_factor
 from ..runs.sheet import MARKDOWN, TORN, Sheet, pipe_tables, read_sheet
@@ -23,6 +25,9 @@ _PERCENT = re.compile(r"[~≈]?\s*([0-9]+(?:\.[0-9]+)?)\s*(?:%|per ?cent)", re.I
 _WHOLE = re.compile(r"[0-9]{1,7}(?:,[0-9]{3})?")
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
 _LARGEST_EXPONENT = 60  # beyond any count here
+_OTHER_TIME = re.compile(
+    r"[0-9]\s*(?:s|secs?|seconds?|min|mins|minutes?|d|days?|weeks?|months?)\b", re.IGNORECASE
+)
 _LARGEST_SHARE = 1.5  # a bare MFU above this is in per cent
 _NAMED_SIZE = re.compile(
     r"(?:(?<![a-z0-9.])|(?<=[a-z]{3}))([0-9]+(?:\.[0-9]+)?[mb])(?![a-z0-9])", re.IGNORECASE
@@ -278,12 +283,34 @@ def _cell_number(cell: str, column: _Column) -> StatedNumber | None:
     """The number in a cell, by the unit of its header unless the cell has its own."""
     if column.field == "mfu":
         return parse_share(cell, percent="%" in column.header or "per cent" in column.header.lower())
+    if column.field in ("hours", "compute") and re.search(r"[a-z^]", cell, re.IGNORECASE):
+        own = _with_unit(cell, column.field)
+        if own is not None:
+            return own
     value = parse_stated(cell)
+    if column.field == "hours" and value is not None and _OTHER_TIME.search(cell):
+        return None
     if value is None or column.factor == 1 or re.search("[a-z]", cell.lower().replace("e", "")):
         return value
     if value.value >= column.factor:  # 124000000 under "Params (M)" is not in millions
         return value
     return replace(value, value=value.value * column.factor, unit=value.unit * column.factor)
+
+
+def _with_unit(cell: str, field: str) -> StatedNumber | None:
+    """Hours of a cell like 36000 s or 3 days, FLOPs of 3640 PF-days or 3.14 x 10^23; None of one in other words."""
+    words = cell.strip().strip("`*$").replace("×", "x")
+    if len(words) > _LONGEST_NUMBER:
+        return None
+    try:
+        value = parse_duration(words) / 3600 if field == "hours" else parse_flops(words)
+    except BadInput:
+        return None
+    number = re.match(r"[~≈]?\s*[0-9][0-9.]*", words)
+    printed = None if number is None else parse_stated(number[0])
+    if not value or not math.isfinite(value) or printed is None or parse_stated(words) == printed:
+        return None
+    return StatedNumber(text=words, value=value, unit=value * 2 * printed.relative)
 
 
 def reading_notes(tables: Sequence[SourceTable]) -> tuple[str, ...]:

@@ -153,15 +153,21 @@ def _by_hours(entry: TableEntry, tokens: float | None) -> list[Finding]:
     hours = entry.numbers.get("hours")
     speed = "" if used.tokens_per_s is None else f"{used.tokens_per_s:,.0f} tokens/s, "
     summed = hours is not None and of_each_device(entry.headers["hours"])
+    compute, per_token = entry.numbers.get("compute"), _flops_per_token(entry, tokens)
+    by_stated = ""
+    if compute is not None and tokens is not None and per_token is not None and used.flops == "exact":
+        by_stated = f", {used.mfu * compute.value / (per_token[0] * tokens):.1%} by the stated {compute.text}"
     return [
         Finding(
             check="MFU",
             where=entry.where,
             column=entry.headers.get("hours", entry.headers.get("wall_s", "")),
-            stated=hours.text + " h" if hours else f"{entry.numbers['wall_s'].value:g} s",
+            stated=hours.text + " h" * (not hours.text[-1:].isalpha())
+            if hours
+            else f"{entry.numbers['wall_s'].value:g} s",
             recomputed=f"{used.mfu:.1%}",
             verdict=verdict,
-            explanation=f"{used.flops} FLOPs, {speed}{used.devices.text}"
+            explanation=f"{used.flops} FLOPs{by_stated}, {speed}{used.devices.text}"
             f"{'' if summed else _uncounted(used.devices)}{cause}",
             severity=abs(math.log(used.mfu / ASSUMED_MFU)),
         )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from families.units import BadInput, nearest, parse_size
 
+from ..budget import parse_flops
 from ..files import StrPath, first_problem
 from .columns import LOSS_UNITS, SCALED, folded, loss_name, raised
 from .configs import EXACT_RATE, config_counts
@@ -533,6 +534,10 @@ def _number(value: Any, name: str, factor: float) -> Any:
             return parse_size(value, name)
         except BadInput:
             return None
+    if name == "compute" and isinstance(value, str) and re.search("[a-z]{2}", value, re.IGNORECASE):
+        flops = parse_flops(value)  # 3640 PF-days
+        if flops is not None:
+            return flops
     if name in ("steps", "batch", "grad_accumulation", "total_flos") or (
         name in _SIZES and isinstance(value, str)
     ):
