@@ -22,6 +22,8 @@ from torch.nn import functional
 from families.units import RunFailed
 from scaling.machine import user_cache
 
+from .keys import GPU_SHARE
+
 T = TypeVar("T")
 
 
@@ -116,6 +118,17 @@ def prepare_process(
         torch.set_float32_matmul_precision("high")
     # Filling uninitialised memory is a check for bugs and not needed. The attribute is a property of the module.
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
+
+
+def gpu_share() -> float:
+    """Return the part of its GPU's memory that this process may use: 1, or less where it shares the GPU with others."""
+    return float(os.environ.get(GPU_SHARE, "1"))
+
+
+def limit_gpu_memory() -> None:
+    """Hold this process to its share of the GPU's memory, so that it runs out of it alone and not another run."""
+    if (share := gpu_share()) < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
 
 
 @cache
