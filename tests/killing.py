@@ -113,11 +113,10 @@ def main():
     text = tiny.text_in(folder)
     settings = tiny.settings(text, **tiny.SMALLER, tokens=RUNGS[-1], warmup=2, dropout=0.1)
     settings = settings.model_copy(update={"compile": compiled > 0})
-    if (
-        compiled == 1 and processes == 1
-    ):  # with several, blocks are compiled apart, by threads that no fork inherits
+    if compiled == 1:
         examples = torch.from_numpy(batch_of(settings, text.train, 0))
-        train_step(start(settings, "cpu"), examples[: len(examples) // processes], 1e-3)
+        session = start(settings, "cpu", by_block=processes > 1)
+        train_step(session, examples[: len(examples) // processes], 1e-3)
     gc.collect()
     gc.freeze()
     gc.unfreeze = lambda: None  # else most moments of an attempt are of a pass over torch's own objects

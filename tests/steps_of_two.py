@@ -6,6 +6,8 @@ import multiprocessing
 import os
 from pathlib import Path
 
+from scaling.collector import spare_imports
+
 from . import tiny
 
 STEPS = 4
@@ -76,6 +78,7 @@ def looked_at(session, settings, world):
 
 def _process(rank, folder, name):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    spare_imports()
     import torch
 
     from train.checkpoint import load, save, step_folder
