@@ -23,30 +23,31 @@ READ_LATE = ("SCALING_", "PYTEST_", "OMP_NUM_THREADS", "COLUMNS")
 # Files that take longest, by measured seconds: begun last, one of them would keep one worker busy and leave the rest idle.
 LONGEST_FIRST = (
     *(
-        "test_faults.py",
-        "test_examples.py",
         "test_parallel.py",
-        "test_slurm.py",
-        "test_demo.py",
         "test_exact.py",
-    ),
-    *(
-        "test_cli.py",
         "test_parallel_engine.py",
-        "test_pool.py",
         "test_nasty.py",
-        "test_resume.py",
-        "test_one_answer.py",
+        "test_pool.py",
+        "test_faults.py",
     ),
-    *("test_queue.py", "test_tune.py", "test_safety.py", "test_train.py", "test_sweep.py", "test_report.py"),
     *(
-        "test_tracking.py",
-        "test_product.py",
-        "test_core.py",
-        "test_ladder.py",
-        "test_api.py",
-        "test_fit_command.py",
+        "test_demo.py",
+        "test_slurm.py",
+        "test_examples.py",
+        "test_report.py",
+        "test_cli.py",
+        "test_plan_command.py",
     ),
+    *("test_tune.py", "test_refusals.py", "test_one_answer.py", "test_fit_command.py", "test_uncertainty.py"),
+    *(
+        "test_buying.py",
+        "test_queue.py",
+        "test_resume.py",
+        "test_safety.py",
+        "test_train.py",
+        "test_sweep.py",
+    ),
+    *("test_tracking.py", "test_product.py", "test_core.py", "test_ladder.py", "test_api.py"),
 )
 
 
