@@ -92,7 +92,33 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
 
 _NUMBERS = ("n_positions", "batch", "grad_accumulation")  # what a user may give in place of a column, too
 
-_PLAINLY_MEANT = ("n_experts",)  # optional fields whose headers name nothing else, like num_experts
+_PLAINLY_MEANT = ("n_experts", "lr")  # optional fields whose headers name nothing else, like num_experts
+
+_PEAKS = (
+    "peaklr",
+    "maxlr",
+    "lrpeak",
+    "lrmax",
+    "peaklearningrate",
+    "maxlearningrate",
+    "learningratemax",
+    "baselr",
+)
+
+_SYNONYMS = {
+    "lr": (*_PEAKS, "learningrate")
+}  # headers of a field that no published table has; the first found counts
+
+_LOGARITHMS = (
+    "log10lr",
+    "loglr",
+    "lnlr",
+    "log2lr",
+    "loglearningrate",
+    "log10learningrate",
+    "lrlog10",
+    "lrlog",
+)
 
 _LISTED = 60  # columns that a message lists
 
@@ -134,11 +160,13 @@ class Mapped:
         sources: by field of `Run`, and of HELPERS.
         guessed: fields whose columns have other names than the fields.
         notes: a line for each choice that the user may want to make otherwise.
+        batches_by_length: the user gave the context length, which makes tokens of batches in sequences.
     """
 
     sources: dict[str, Source]
     guessed: tuple[str, ...]
     notes: tuple[str, ...]
+    batches_by_length: bool = False
 
 
 @dataclass(slots=True)
@@ -304,6 +332,7 @@ def map_columns(
         for name in ("compute", "batch_tokens", "n_positions"):  # what tokens are derived from
             if name not in choice.sources:
                 _take_meant(choice, name, export)
+    choice.notes += _unread_settings(choice, "n_positions" in names)
     if "run" not in choice.sources and export:
         _take_run(choice, constant)
     if not {"group", "vocab_size"} & choice.sources.keys():
@@ -319,7 +348,33 @@ def map_columns(
         states = [name for name in choice.free if folded(last_part(name)) in _STATES]
         if states:
             choice.sources[STATE] = Source(header=states[0])
-    return Mapped(sources=choice.sources, guessed=tuple(choice.guessed), notes=tuple(choice.notes))
+    return Mapped(
+        sources=choice.sources,
+        guessed=tuple(choice.guessed),
+        notes=tuple(choice.notes),
+        batches_by_length="n_positions" in names,
+    )
+
+
+def _unread_settings(choice: _Choice, length_given: bool) -> list[str]:
+    """A note on each column that states a learning rate or a batch in a way that no law takes."""
+    sources = choice.sources
+    notes = [
+        f"{header!r} is not read: lr is the peak rate itself, not its logarithm"
+        for header in choice.free
+        if "lr" not in sources and folded(last_part(header)) in _LOGARITHMS
+    ]
+    if {"batch", "tokens"} <= sources.keys() and not (
+        length_given or {"batch_tokens", "steps"} & sources.keys()
+    ):
+        batch = _quoted(sources["batch"].header)
+        lengths = [sources["n_positions"].header] if "n_positions" in sources else []
+        lengths += [header for header in choice.free if field_of(header) == "n_positions"]
+        notes.append(
+            f"batches are not read from {batch!r}, whose unit is not stated: if sequences, --columns n_positions="
+            f"{lengths[0] if lengths else 2048} makes tokens of them; if tokens, --columns batch_tokens={batch}"
+        )
+    return notes
 
 
 def differing(header: Iterable[str], constant: Collection[str], mapped: Mapped) -> list[str]:
@@ -411,12 +466,14 @@ def _quoted(column: str) -> str:
 
 def _take_meant(choice: _Choice, name: str, export: bool) -> None:
     """A header that means the field; in an export by its last part, where exactly one does."""
-    helper = _HELPER_NAMES.get(name)
+    helper, synonyms = _HELPER_NAMES.get(name), _SYNONYMS.get(name, ())
 
     def means(header: str) -> bool:
         parts = {header, last_part(header), without_prefix(header)} if export else {header}
         if helper is not None:
             return any(folded(part) in helper for part in parts)
+        if any(folded(part) in synonyms for part in parts):
+            return True
         return any(field_of(part) == name or folded(part) == folded(name) for part in parts)
 
     found = [header for header in choice.free if means(header)]
@@ -426,7 +483,7 @@ def _take_meant(choice: _Choice, name: str, export: bool) -> None:
     nearest_ones = [header for header in found if header.count(".") + header.count("/") == shallow]
     if len(nearest_ones) > 1 and helper is None and name in REQUIRED:
         return
-    header = nearest_ones[0]
+    header = min(nearest_ones, key=lambda one: folded(last_part(one)) not in _PEAKS)
     factor = header_factor(header, name) if name in SCALED else 1.0
     choice.take(name, header, factor, "" if helper is not None else f"{name} is read from {header!r}")
 

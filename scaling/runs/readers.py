@@ -379,7 +379,7 @@ def _read_rows(
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
                 values["tokens"], way = derived
                 read.derived[way] = read.derived.get(way, 0) + 1
-            if (length := mapped.sources.get("n_positions")) is not None and length.constant is not None:
+            if mapped.batches_by_length:
                 _add_batch(values)
             _add_exact_compute(values)
             read.runs.append(_run(_in_nats(values, loss_unit)))
