@@ -20,6 +20,7 @@ import torch.utils.deterministic
 from torch.nn import functional
 
 from families.units import RunFailed
+from scaling.collector import end_sparing
 from scaling.machine import user_cache
 
 from .keys import GPU_SHARE
@@ -177,6 +178,7 @@ def freeze_imports(class_name: str) -> None:
     getattr(transformers, class_name)
     gc.collect()
     gc.freeze()
+    end_sparing()  # what is frozen costs nothing
 
 
 def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
