@@ -97,7 +97,7 @@ def test_a_law_that_is_read_back_is_as_unsure_as_the_one_that_was_saved(short_to
 def test_few_runs_widen_a_prediction_with_its_distance():
     few = fit(toy(512)[:6], seed=1)
     n, d = (np.array([most]) for most in (few.domain.N[1], few.domain.D[1]))
-    assert few.predicted > 2 * PREDICTED
+    assert few.predicted > 1.5 * PREDICTED
     shares = few._share(np.tile(n, 3), np.array([0.0, 0.5, 1.0])) - few.prior_share**4 * np.array(
         [0, 0.25, 0.5]
     )

@@ -496,7 +496,7 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
     member = _member(
         GENERAL.name, certificate, GENERAL.shape, 1.0, draws, None if errors is None else float(errors[0])
     )
-    predicted = PREDICTED * min(few, MOST_WIDENED) ** 1.5
+    predicted = PREDICTED * min(few, MOST_WIDENED) ** 1.2
     if through is not None and len(draws):
         predicted = min(predicted, share_on_rows(member.log_losses(table.N, table.D)))
     return EnsembleFit(
