@@ -37,7 +37,7 @@ from train.runtime import machine_id
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = ROOT / "docs" / "studies"
-LARGEST_TEXT = 16_000_000  # bytes gathered; more is not read in these studies
+LARGEST_TEXT = 16_000_000  # bytes gathered where a recipe does not say
 SHORTEST_DOCSTRING = 200  # characters; shorter ones say little but the name of their function
 BEND = 180_000  # tokens before which a learning curve obeys no law (docs/log.md#e15)
 LADDERS = ("ladder.json", "again.json")
@@ -67,24 +67,28 @@ class Study:
         reach: the target's compute, in units of the largest ladder run's.
         ladder_flops: exact training FLOPs of that run.
         widths: n_embd of the small members, of two layers each.
-        shares: rungs of a ladder, in units of its tokens; those before the bend are left out.
         small_seeds: seeds of the small members.
         again: widths of those that are trained again with seed 1, at `again_share` of the FLOPs.
         again_share: of ladder_flops.
+        shares: rungs of a ladder, in units of its tokens; those before the bend are left out.
         seed: seed of the run that is scored; None where the mean of several is.
         seeds: seeds of the target.
+        grid: in place of widths and again, the members of each of the two plans, as (n_embd, tokens).
+        largest_text: bytes gathered; more is not read.
     """
 
     name: str
     text: str
     reach: float
     ladder_flops: float
-    widths: tuple[int, ...]
-    again: tuple[int, ...]
     shares: tuple[float, ...]
-    small_seeds: tuple[int, ...]
     seed: int | None
     seeds: tuple[int, ...]
+    widths: tuple[int, ...] = ()
+    again: tuple[int, ...] = ()
+    small_seeds: tuple[int, ...] = (0,)
+    grid: tuple[tuple[tuple[int, float], ...], ...] = ()
+    largest_text: int = LARGEST_TEXT
     again_share: float = 0.5
     vocab_size: int = 512
     n_positions: int = 128
@@ -131,10 +135,10 @@ def sources() -> Iterator[tuple[str, str]]:
     yield from files(package("torch"), (".py",), ("testing", "test", "tests"))
 
 
-def docstrings() -> Iterator[tuple[str, str]]:
-    """Yield the docstrings of torch, numpy, scipy and sympy, each once."""
+def docstrings(packages: Sequence[str] = ("torch", "numpy", "scipy", "sympy")) -> Iterator[tuple[str, str]]:
+    """Yield the docstrings of packages, each once."""
     seen = set()
-    for name in ("torch", "numpy", "scipy", "sympy"):
+    for name in packages:
         for path, text in files(package(name), (".py",), ("tests",)):
             try:
                 tree = ast.parse(text)
@@ -148,17 +152,27 @@ def docstrings() -> Iterator[tuple[str, str]]:
                         yield f"{name}/{path}:{getattr(node, 'name', '')}:{getattr(node, 'lineno', 0)}", said
 
 
-TEXTS = {"headers": headers, "sources": sources, "docstrings": docstrings}
+def more_docstrings() -> Iterator[tuple[str, str]]:
+    """Yield the docstrings of seven packages."""
+    yield from docstrings(("torch", "numpy", "scipy", "sympy", "matplotlib", "networkx", "transformers"))
 
 
-def gather(text: str, path: Path) -> None:
+TEXTS = {
+    "headers": headers,
+    "sources": sources,
+    "docstrings": docstrings,
+    "more-docstrings": more_docstrings,
+}
+
+
+def gather(text: str, path: Path, largest: int = LARGEST_TEXT) -> None:
     """Write a text's documents as JSON Lines, in the order of the hashes of their names, so that its end is a fair sample."""
     documents = sorted(TEXTS[text](), key=lambda pair: sha256_bytes(pair[0].encode()))
     lines, size = [], 0
     for _, document in documents:
         lines.append(json.dumps({"text": document}, ensure_ascii=False) + "\n")
         size += len(lines[-1].encode("utf-8", errors="replace"))
-        if size >= LARGEST_TEXT:
+        if size >= largest:
             break
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, "".join(lines).encode("utf-8", errors="replace"))
@@ -179,22 +193,29 @@ def prepare_text(study: Study, work: Path) -> None:
         return
     data = text_of(study)
     if study.text in TEXTS and not Path(data).exists():
-        gather(study.text, work / data)
+        gather(study.text, work / data, study.largest_text)
     prepare(data, folder, held_out=study.held_out, **options)
 
 
 def text_of(study: Study) -> str:
     """The study's text, as data= names it."""
-    return f"text/{study.text}.jsonl" if study.text in TEXTS else study.text
+    if study.text not in TEXTS:
+        return study.text
+    size = "" if study.largest_text == LARGEST_TEXT else f"-{study.largest_text // 1_000_000}"
+    return f"text/{study.text}{size}.jsonl"
 
 
-def small(study: Study, width: int, flops: float) -> PlannedMember:
-    """A small member, with the rungs of its ladder and the default recipe."""
+def shape(study: Study, width: int) -> ModelSpec:
+    """Shape of a small member."""
     heads = max(1, width // study.head_size)
-    spec = ModelSpec(
+    return ModelSpec(
         n_layer=2, n_head=heads, n_embd=width, n_positions=study.n_positions, vocab_size=study.vocab_size
     )
-    tokens = flops / train_flops_per_token(spec)
+
+
+def small(study: Study, width: int, tokens: float) -> PlannedMember:
+    """A small member, with the rungs of its ladder and the default recipe for its own tokens."""
+    spec = shape(study, width)
     wanted = [share * tokens for share in study.shares if share * tokens >= BEND] or [tokens]
     batch = recipe(spec, tokens).batch_tokens
     rungs = tuple(whole_steps(rung, batch) * batch for rung in wanted)
@@ -202,10 +223,21 @@ def small(study: Study, width: int, flops: float) -> PlannedMember:
     return PlannedMember.of(name_of(spec), spec, tokens=rungs[-1], recipe=advice, rungs=rungs)
 
 
+def alike(study: Study) -> Iterator[list[tuple[int, float]]]:
+    """Yield n_embd and tokens of the small members that are trained for equal FLOPs: of one plan, then of the other."""
+    for widths, flops in (
+        (study.widths, study.ladder_flops),
+        (study.again, study.again_share * study.ladder_flops),
+    ):
+        yield [(width, flops / train_flops_per_token(shape(study, width))) for width in widths]
+
+
 def ladders(study: Study) -> tuple[PlanFile, PlanFile]:
     """Plans of the small members: those at all of their tokens, and those of seed 1 at fewer."""
-    first = tuple(small(study, width, study.ladder_flops) for width in study.widths)
-    again = tuple(small(study, width, study.again_share * study.ladder_flops) for width in study.again)
+    first, again = (
+        tuple(small(study, width, tokens) for width, tokens in members)
+        for members in study.grid or alike(study)
+    )
     note = "ladders on which the law is fitted"
     return PlanFile(members=first, notes=(note,)), PlanFile(members=again, notes=(f"{note}, seed 1",))
 
@@ -341,7 +373,7 @@ def publish(study: Study, work: Path) -> None:
     if "machine" not in recorded_recipe:
         texts = (
             {"text_sha256": sha256_file(text)}
-            if (text := work / "text" / f"{study.text}.jsonl").exists()
+            if study.text in TEXTS and (text := work / text_of(study)).exists()
             else {}
         )
         contents = {**recorded_recipe, **texts, "machine": processor()}

@@ -17,6 +17,7 @@ from .study_data import StudyData
 from .style import Plot
 
 OUTCOME_FIGURES = ("predicted", "calibration")  # those of a folder of studies
+_CURVE = "Line: the law and its 80 % interval, to ten times the data. Dotted: the end of the data."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def _forecast(study: StudyData) -> Plot:
 
 FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
     "planned": (
-        "Candidate sizes for the budget. Star: recommended. Green: about as good. Dashed: sizes preferred under other laws.",
+        "Candidate sizes for the budget. Star: recommended. Thick: about as good. Dashed: sizes preferred under other laws.",
         _planned,
     ),
     "predicted": (
@@ -81,14 +82,14 @@ FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
         lambda study: predictions.predicted_against_actual(_scored(study)),
     ),
     "forecast": (
-        "Blue: forecast of the run's end from its own curve so far and the rest of its schedule, with 80 and 95 % bands; "
+        "Thick line with bands: forecast of the run's end from its own curve so far and the rest of its schedule, 80 and 95 %; "
         "for a finished run, the forecast at one third of its steps, retold by this version's method, which need not be the one "
         "that ran. Diamond: sealed prediction. Cross: actual loss.",
         _forecast,
     ),
     "learning": (
-        "Solid: loss on training batches, smoothed. Points: held-out loss of annealed rungs, to which the law is "
-        "fitted. Dashed: the law.",
+        "Solid: loss on training batches, smoothed. Filled marks: held-out loss of annealed rungs, to which the law is "
+        "fitted. Dashed: the law. A size has one mark, hollow on its training curve.",
         _learning,
     ),
     "surface": (
@@ -102,7 +103,7 @@ FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
     ),
     "frontier": (
         "Line: the lowest loss for each budget by the law, and the size that reaches it; dashed beyond the fitted runs. "
-        "Green: the indifference band, sizes within 0.01 nats of the best.",
+        "Below, shaded: sizes within 0.01 nats of the best (indifference band); thin dashes: 80 % interval of the best size.",
         lambda study: frontier.frontier(*_law_inputs(study)),
     ),
     "residuals": (
@@ -119,7 +120,7 @@ FIGURES: dict[str, tuple[str, Callable[[StudyData], Plot]]] = {
         lambda study: predictions.calibration(_scored(study)),
     ),
     "cost": (
-        "FLOPs counted in the training loop; a tick marks the planned FLOPs, a ladder's trunk counted once.",
+        "FLOPs counted in the training loop; hatched: cooldowns; a tick marks the planned FLOPs, a ladder's trunk counted once.",
         lambda study: training.cost(study.work, study.planned_flops),
     ),
     "throughput": (
@@ -139,6 +140,8 @@ def draw_figure(name: str, study: StudyData) -> StudyFigure:
     if name not in FIGURES:
         raise BadInput(f"figure is {name!r}; {nearest(name, FIGURES)}")
     about, draw = FIGURES[name]
+    if name == "surface" and study.law is not None and study.law.variable:
+        about = _CURVE
     plot = draw(study if name == "cost" else study.subsampled)
     return StudyFigure(name=name, about=about, figure=plot.figure, header=plot.header, rows=plot.rows)
 
@@ -150,6 +153,7 @@ def _applicable(study: StudyData) -> tuple[str, ...]:
     applies = {
         "planned": study.plan is not None and study.plan.recommended is not None,
         "forecast": any((study.folder / "runs").glob("*/underway.json")),
+        **dict.fromkeys(("isoflops", "frontier"), study.law is None or not study.law.variable),
     }
     return tuple(name for name in FIGURES if applies.get(name, True))
 

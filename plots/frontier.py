@@ -70,9 +70,11 @@ def isoflop_curves(predictor: Fit, runs: Sequence[Run]) -> list[IsoFlopCurve]:
     """IsoFLOP curves at up to four budgets that span those of the runs.
 
     Raises:
-        BadInput: no runs.
+        BadInput: no runs, or a law of one variable.
     """
     require_runs(runs)
+    if predictor.variable:
+        raise BadInput("the law depends on one variable, so no size is the best of a budget")
     predictor = without_local_correction(predictor)
     table = RunTable.of(runs, predictor.convention)
     C = 6 * table.N * table.D
@@ -114,7 +116,7 @@ def isoflops(predictor: Fit, runs: Sequence[Run], sealed_runs: frozenset[str] = 
     """The law's loss against N at fixed budgets, each minimum marked; runs moved along the law to the nearest budget.
 
     Raises:
-        BadInput: no runs.
+        BadInput: no runs, or a law of one variable.
     """
     curves = isoflop_curves(predictor, runs)
     table = RunTable.of(runs, predictor.convention)

@@ -10,12 +10,14 @@ from families.units import BadInput, format_size
 from scaling.fitting.forms import FittedForm
 from scaling.scoring import ComparisonRow
 from scaling.scoring.record import SealedResult
+from scaling.scoring.verify import GRADES
 from scaling.stats import Z_50, format_loss
 
 from .style import (
     BLUE,
     GREEN,
     INK,
+    MARKERS,
     MUTED,
     ORANGE,
     Plot,
@@ -60,12 +62,27 @@ def scores_text(rows: Sequence[ComparisonRow]) -> str:
         return score_text(rows[0])
     mean = math.fsum(abs(row.error) for row in rows) / len(rows)
     bias = math.fsum(row.error for row in rows) / len(rows)
-    inside = sum(row.inside_80 for row in rows)
     return (
         f"{len(rows)} sealed predictions of the loss: {percent_off(mean)} off on average, bias {'+' if bias >= 0 else '-'}"
-        f"{percent_off(bias)}; "
-        f"80 % intervals held {inside} of {len(rows)}"
+        f"{percent_off(bias)}; {held_text(rows)}"
     )
+
+
+def by_grade(rows: Sequence[ComparisonRow]) -> dict[str, list[ComparisonRow]]:
+    """The rows of each grade, in words, the strongest grade first: what a weaker one holds is counted apart."""
+    graded = {words: [row for row in rows if row.grade == grade] for grade, words in GRADES.items()}
+    return {words: found for words, found in graded.items() if found}
+
+
+def held_text(rows: Sequence[ComparisonRow], level: int = 80) -> str:
+    """How many intervals held the actual loss, each grade by itself: "80 % intervals held 2 of 3"."""
+    grades = by_grade(rows)
+    counts = [
+        f"{sum(getattr(row, f'inside_{level}') for row in of)} of {len(of)}"
+        + (f" ({words})" if len(grades) > 1 else "")
+        for words, of in grades.items()
+    ]
+    return f"{level} % intervals held " + ", and ".join(counts)
 
 
 def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
@@ -96,7 +113,7 @@ def predicted_against_actual(rows: Sequence[ComparisonRow]) -> Plot:
         axes.set_ylim(-0.75, len(rows) - 0.25)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("held-out loss, nats per token")
-        _interval_legend(axes, _predicted_mark(), _diamond(ORANGE, "actual"))
+        _interval_legend(axes, _predicted_mark(), _mark("D", ORANGE, "actual"))
     return Plot(
         figure=set_title(figure, scores_text(rows)),
         header=(
@@ -138,8 +155,8 @@ def _predicted_mark() -> Line2D:
     )
 
 
-def _diamond(colour: str, label: str) -> Line2D:
-    return Line2D([], [], color=colour, marker="D", linestyle="", label=label)
+def _mark(marker: str, colour: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
 
 
 def by_reach(results: Sequence[SealedResult]) -> Plot:
@@ -164,7 +181,7 @@ def by_reach(results: Sequence[SealedResult]) -> Plot:
                 [_relative(row.actual_loss, row)],
                 [y],
                 s=54,
-                marker="D",
+                marker="D" if row.inside_80 else "X",  # grey prints tell the two by their shape
                 color=GREEN if row.inside_80 else ORANGE,
                 edgecolor="none",
                 zorder=4,
@@ -175,13 +192,11 @@ def by_reach(results: Sequence[SealedResult]) -> Plot:
         axes.set_ylim(-0.75, len(rows) - 0.25)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("actual loss against predicted, percent")
-        _interval_legend(axes, _diamond(GREEN, "inside 80 %"), _diamond(ORANGE, "outside 80 %"))
-    inside = (sum(row.inside_80 for row in rows), sum(row.inside_95 for row in rows))
+        _interval_legend(axes, _mark("D", GREEN, "inside 80 %"), _mark("X", ORANGE, "outside 80 %"))
     return Plot(
         figure=set_title(
             figure,
-            f"Sealed predictions by reach, the target's compute over the ladder's: 80 % intervals held {inside[0]} of "
-            f"{len(rows)}, 95 % intervals {inside[1]}",
+            f"Sealed predictions by reach, the target's compute over the ladder's: {held_text(rows)}",
         ),
         header=("study", "reach", "predicted_loss", *_INTERVALS, "actual_loss", "error", "z"),
         rows=tuple(
@@ -213,32 +228,41 @@ def reach_text(reach: float | None) -> str:
 def calibration(rows: Sequence[ComparisonRow]) -> Plot:
     """Nominal against observed coverage of the 80 and 95 % intervals, and of the 50 % one that the 80 % one implies.
 
+    Predictions of each grade have marks of their own; the bars are of the grade with most predictions.
+
     Raises:
         BadInput: fewer than 3 predictions.
     """
     if len(rows) < FEWEST_TO_CALIBRATE:
         available = "is 1 scored prediction" if len(rows) == 1 else f"are {len(rows)} scored predictions"
         raise BadInput(f"there {available}; calibration needs at least {FEWEST_TO_CALIBRATE}")
-    inside = (
-        sum(abs(row.z) <= Z_50 for row in rows),
-        sum(row.inside_80 for row in rows),
-        sum(row.inside_95 for row in rows),
-    )
-    observed = [count / len(rows) for count in inside]
-    error = [math.sqrt(level * (1 - level) / len(rows)) for level in LEVELS]
+    grades = by_grade(rows)
+    most = max(map(len, grades.values()))
+    error = [math.sqrt(level * (1 - level) / most) for level in LEVELS]
     with style_context():
         figure, (axes,) = new_figure(height=3.2)
         axes.plot([0.4, 1], [0.4, 1], color=MUTED, linestyle="--", linewidth=1)
         axes.annotate("calibrated", (0.64, 0.57), color=MUTED, fontsize=8)
         axes.errorbar(LEVELS, LEVELS, yerr=error, fmt="none", ecolor=MUTED, elinewidth=6, alpha=0.25)
-        point = axes.scatter(LEVELS, observed, s=46, color=BLUE, zorder=4)
-        tooltips(
-            point,
-            [
-                f"{100 * level:.0f} % intervals held {100 * o:.0f} % of {len(rows)}"
-                for level, o in zip(LEVELS, observed, strict=True)
-            ],
-        )
+        for (words, of), marker, fill in zip(grades.items(), MARKERS, (BLUE, "none", "none"), strict=False):
+            inside = (
+                sum(abs(row.z) <= Z_50 for row in of),
+                sum(row.inside_80 for row in of),
+                sum(row.inside_95 for row in of),
+            )
+            observed = [count / len(of) for count in inside]
+            point = axes.scatter(
+                LEVELS, observed, s=46, facecolors=fill, edgecolors=BLUE, marker=marker, zorder=4, label=words
+            )
+            tooltips(
+                point,
+                [
+                    f"{100 * level:.0f} % intervals held {100 * o:.0f} % of {len(of)}"
+                    for level, o in zip(LEVELS, observed, strict=True)
+                ],
+            )
+        if len(grades) > 1:
+            legend_above(axes, axes.get_legend_handles_labels()[0], columns=1)
         axes.set_xticks(LEVELS, [f"{100 * level:.0f} %" for level in LEVELS])
         axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ["0", "25 %", "50 %", "75 %", "100 %"])
         axes.set_ylim(-0.03, 1.05)
@@ -246,7 +270,7 @@ def calibration(rows: Sequence[ComparisonRow]) -> Plot:
         axes.set_ylabel("share of runs inside")
     set_title(
         figure,
-        f"80 % intervals held {inside[1]} of {len(rows)} runs; grey bars: one standard error of the count",
+        f"{held_text(rows)}; grey bars: one standard error of a count of {most}",
     )
     return Plot(
         figure=figure,

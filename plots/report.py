@@ -35,7 +35,7 @@ SECTIONS = (
 
 _NAME = 28  # characters of a cell that never wraps: a member's name
 _SENTENCE = (
-    34  # characters of a line of a table's sentences, so that a narrow page scrolls and does not squeeze them
+    48  # characters of a line of a table's sentences, so that a narrow page scrolls and does not squeeze them
 )
 
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from families.units import BadInput, format_duration, format_size
-from scaling.fitting.predictor import GROWTH_STEP
+from scaling.fitting.curve import FORMULAS
+from scaling.fitting.forms import FittedForm
+from scaling.fitting.one_variable import USED, WORDS
+from scaling.fitting.predictor import GROWTH_STEP, Fit
 from scaling.laws import CONSTANTS, Allocation
 from scaling.planning.candidates import candidates
 from scaling.planning.experiment_design import Advice
@@ -111,6 +114,9 @@ def duration_cell(hours: float | None) -> Cell:
     return text_cell(hours, lambda number: format_duration(3600 * number))
 
 
+_ORDER = {"chain": "hash chain", "clock": "clock alone"}  # grades in a narrow column
+
+
 def outcome_table(study: StudyData) -> ReportTable | None:
     """Predicted against actual losses and perplexities; None where nothing is scored."""
     if study.comparison is None or not study.comparison.rows:
@@ -128,13 +134,14 @@ def outcome_table(study: StudyData) -> ReportTable | None:
             "predicted": lambda row: loss_cell(row.predicted_loss),
             "actual": lambda row: loss_cell(row.actual_loss),
             "loss error": lambda row: percent_cell(row.error),
-            "ppl pred.": lambda row: number_cell(row.predicted_ppl, 2),
+            # the page has no room for both at 1280 pixels
+            **({} if differ else {"ppl pred.": lambda row: number_cell(row.predicted_ppl, 2)}),
             "ppl": lambda row: number_cell(row.actual_ppl, 2),
             "80 % interval": lambda row: interval_cell(row.interval_80),
             "95 % interval": lambda row: interval_cell(row.interval_95),
             "z": lambda row: Cell(signed_number(row.z), row.z),
             "held": lambda row: Cell("80 %" if row.inside_80 else "95 %" if row.inside_95 else "outside"),
-            **({"order": lambda row: Cell(GRADES[row.grade])} if differ else {}),
+            **({"order": lambda row: Cell(_ORDER.get(row.grade, GRADES[row.grade]))} if differ else {}),
         },
     )
 
@@ -246,18 +253,22 @@ def forms_table(study: StudyData) -> ReportTable | None:
     """The law's forms with their constants; None without a law."""
     if study.law is None:
         return None
+
+    def constant(name: str, cell: Callable[[float], Cell]) -> Callable[[FittedForm], Cell]:
+        return lambda form: cell(getattr(form.law, name)) if name in _constants_of(form) else Cell("–")
+
     return ReportTable.of(
-        "L = E + (A/N^alpha + B/D^beta)^gamma, in nats per token",
+        f"{_formula(study.law)}, in nats per token",
         study.law.forms,
         {
-            "form": lambda form: Cell(form.name),
+            "form": lambda form: Cell(f"{form.name}: {FORMULAS[form.curve]}" if form.curve else form.name),
             "weight": lambda form: Cell(f"{100 * form.weight:.0f} %", form.weight),
-            "E": lambda form: loss_cell(form.law.E),
-            "A": lambda form: text_cell(form.law.A, scientific_number),
-            "B": lambda form: text_cell(form.law.B, scientific_number),
-            "alpha": lambda form: number_cell(form.law.alpha),
-            "beta": lambda form: number_cell(form.law.beta),
-            "gamma": lambda form: number_cell(form.law.gamma),
+            "E": constant("E", loss_cell),
+            "A": constant("A", lambda value: text_cell(value, scientific_number)),
+            "B": constant("B", lambda value: text_cell(value, scientific_number)),
+            "alpha": constant("alpha", number_cell),
+            "beta": constant("beta", number_cell),
+            "gamma": constant("gamma", number_cell),
             "backtest error": lambda form: text_cell(
                 form.rollout_error, lambda error: f"{100 * error:.2f} %"
             ),
@@ -266,16 +277,35 @@ def forms_table(study: StudyData) -> ReportTable | None:
     )
 
 
+def _constants_of(form: FittedForm) -> tuple[str, ...]:
+    """Names of the constants that a form has; a curve has those of its shape."""
+    return tuple(USED[form.curve].split()) if form.curve else CONSTANTS
+
+
+def _formula(fit: Fit) -> str:
+    """The formula of a law's forms; those of one variable have one each, and share x."""
+    if fit.variable:
+        return f"Loss against {WORDS[fit.variable]} x"
+    return "L = E + (A/N^alpha + B/D^beta)^gamma"
+
+
 def constants_table(study: StudyData) -> ReportTable | None:
     """Constants of the law's main form, and the exponents of N* and D*, each with its intervals; None without a law."""
     if study.law is None:
         return None
     fit = study.law
     law = fit.main_form.law
-    values = {name: getattr(law, name) for name in CONSTANTS}
+    main = fit.main_form
+    values = {name: getattr(law, name) for name in _constants_of(main)}
+    title = f"Constants of {main.name}, {_formula(fit)} in nats per token"
+    if main.curve:
+        title = (
+            f"Constants of {main.name}, L = {FORMULAS[main.curve]} in nats per token, x {WORDS[fit.variable]}"
+        )
     try:
         growth = fit.optimum_exponent(GROWTH_STEP * fit.domain.C[1])[0]
         values |= {"a": growth, "b": 1 - growth}
+        title += ", and exponents of N* in C^a and D* in C^b beyond the data"
     except BadInput:
         pass  # a law of one variable has no optimum
 
@@ -287,8 +317,7 @@ def constants_table(study: StudyData) -> ReportTable | None:
         return cell
 
     return ReportTable.of(
-        f"Constants of {fit.main_form.name}, L = E + (A/N^alpha + B/D^beta)^gamma in nats per token, and exponents of "
-        "N* in C^a and D* in C^b beyond the data",
+        title,
         [*values],
         {
             "constant": Cell,

@@ -4,6 +4,7 @@ import math
 
 from families.units import BadInput, format_duration, format_size
 from scaling.fitting.forms import Status
+from scaling.fitting.one_variable import WORDS
 from scaling.fitting.predictor import Fit
 from scaling.paths import StudyPaths
 from scaling.planning.stamp import attestations
@@ -58,6 +59,16 @@ def is_fit_only(study: StudyData) -> bool:
 def _optimum(law: Fit) -> str:
     """The best size at ten times the fitted compute, with its intervals."""
     fitted = f"a law fitted on {law.rows} points of {law.runs} runs"
+    if law.variable:
+        found = law.predict(*law.point(times=10), force=True)
+        bounds = found.interval_80
+        held = (
+            f" (80 %: {format_loss(float(bounds[0]))} to {format_loss(float(bounds[1]))})" if bounds else ""
+        )
+        return (
+            f"A loss of {format_loss(float(found.loss))}{held} is expected at ten times the {WORDS[law.variable]} of the "
+            f"data, by {fitted}."
+        )
     try:
         best = law.allocate(10 * law.domain.C[1])
     except BadInput:
@@ -171,7 +182,7 @@ def recommendations(study: StudyData) -> list[str]:
     try:
         best = predictor.allocate(predictor.domain.C[1])
     except BadInput as error:
-        sentences.append(f"The law gives no optimal split of a budget: {error}.")
+        sentences.append(f"No size is the best of a budget: {error}.")
     else:
         low, high = predictor.domain.N
         if low > best.N:
@@ -218,7 +229,7 @@ def recommendations(study: StudyData) -> list[str]:
             f"No single ladder within the budget narrows the prediction for {format_size(target.N)} parameters on "
             f"{format_size(target.D)} tokens (±{100 * advice.half_width_80:.1f} %) by a hundredth (scaling next)."
         )
-    if is_fit_only(study):
+    if is_fit_only(study) and not law.variable:
         sentences.append("Nothing is planned yet: scaling plan turns a budget into a model by this law.")
     warnings = law.card.get("warnings", "none")
     if warnings != "none":

@@ -25,6 +25,7 @@ from .style import (
     MUTED,
     ORANGE,
     PALETTE,
+    PAPER,
     Plot,
     label_ends,
     legend_above,
@@ -85,6 +86,10 @@ def learning_curves(curves: Sequence[LossCurve], runs: Sequence[Run], predictor:
                 color=colour,
                 linewidth=0.9 if cooldown else 1.5,
                 alpha=0.55 if cooldown else 0.9,
+                marker=None if cooldown else style[curve.run][1],  # its size, where colours are not seen
+                markevery=(0.35, 0.5),
+                markersize=5,
+                markerfacecolor=PAPER,
             )
         for name in names:
             colour, marker = style[name]
@@ -376,7 +381,17 @@ def cost(work: Sequence[WorkEntry], planned: Mapping[str, float] | None = None) 
     with style_context():
         figure, (axes,) = new_figure(height=1.5 + 0.34 * len(names))
         axes.barh(range(len(names)), trunk, height=0.55, color=BLUE, label="trunk")
-        axes.barh(range(len(names)), cool, left=trunk, height=0.55, color=ORANGE, label="cooldowns")
+        axes.barh(
+            range(len(names)),
+            cool,
+            left=trunk,
+            height=0.55,
+            color=ORANGE,
+            hatch="////",
+            edgecolor=PAPER,
+            linewidth=0,
+            label="cooldowns",
+        )
         labels, labelled = [], False
         for y, name in enumerate(names):
             both = trunk[y] + cool[y]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.lines import Line2D
 
 from families.units import BadInput, format_size
 from scaling.fitting.columns import columns_of
@@ -12,7 +13,7 @@ from scaling.fitting.valley import best_settings, settings_of
 from scaling.runs import Run, RunTable
 
 from .law import require_runs
-from .style import BLUE, INK, Plot, log_sizes, new_figure, set_title, style_context
+from .style import BLUE, INK, Plot, legend_above, log_sizes, new_figure, set_title, style_context
 
 FARTHEST = 0.15  # of loss given away; runs farther up lie at the edge
 
@@ -54,7 +55,7 @@ def valley(fit: Fit, runs: Sequence[Run]) -> Plot:
             curve = np.expm1(kappa * height(line, skew)[0])
             shown = np.minimum(given_away, FARTHEST)
             panel.scatter(
-                np.exp(deviation[keep]), 100 * shown[keep], s=7, color=BLUE, alpha=0.35, edgecolor="none"
+                np.exp(deviation[keep]), 100 * shown[keep], s=7, color=BLUE, alpha=0.5, edgecolor="none"
             )
             inside = curve <= FARTHEST
             panel.plot(np.exp(line[inside]), 100 * curve[inside], color=INK)
@@ -64,6 +65,11 @@ def valley(fit: Fit, runs: Sequence[Run]) -> Plot:
                 (table[i].run, name, float(np.exp(deviation[i])), float(given_away[i])) for i in keep.tolist()
             ]
         axes[0].set_ylabel("loss above the best, %")
+        marks = [
+            Line2D([], [], color=BLUE, marker="o", markersize=3, linestyle="", label="runs"),
+            Line2D([], [], color=INK, label="law"),
+        ]
+        legend_above(axes[0], marks)
         ahead = best_settings(fit)
         said = (
             ", ".join(f"{name} {_short(value.value)}" for name, value in ahead[-1].best.items())

@@ -20,12 +20,11 @@ from .style import (
 
 
 def multiplier_figure(result: Versus) -> Plot:
-    """The multiplier with its 80 and 90 % intervals from the smallest compute to 100 times the largest."""
+    """The multiplier with its 80 and 90 % intervals, from the smallest compute to 100 times the largest."""
     grid = np.geomspace(result.C[0], SCALES[-1] * result.C[1], 81)
     points = [result.at(float(C)) for C in grid]
     with style_context():
         figure, (axes,) = new_figure()
-        axes.axvspan(*result.C, color=MUTED, alpha=0.12, linewidth=0, label="compute of the runs")
         for level, alpha in ((90, 0.12), (80, 0.25)):
             low, high = np.array([getattr(point, f"interval_{level}") for point in points]).T
             axes.fill_between(grid, low, high, color=BLUE, alpha=alpha, linewidth=0, label=f"{level} %")
@@ -34,6 +33,9 @@ def multiplier_figure(result: Versus) -> Plot:
         axes.plot(grid[inside], values[inside], color=BLUE, label="multiplier")
         axes.plot(grid[~inside], values[~inside], color=BLUE, linestyle="--")
         axes.axhline(1.0, color=INK, linewidth=0.8)
+        axes.axvline(
+            result.C[1], color=MUTED, linewidth=1, linestyle=":", label="largest compute of the runs"
+        )
         axes.set_xlim(grid[0], grid[-1])
         log_sizes(axes, "x")
         axes.set_xlabel("compute, FLOPs (dashed: beyond the runs)")

@@ -485,6 +485,22 @@ def check_file(path: StrPath, *, largest: float = LARGEST_FILE) -> None:
         raise BadInput(f"{path} has {size / 1e9:.1f} GB; at most {largest / 1e9:g} GB are read whole")
 
 
+_LFS = b"version https://git-lfs.github.com/spec/"  # the first line of a file that Git LFS has not fetched
+
+
+def check_fetched(path: StrPath) -> None:
+    """Refuse the pointer that Git LFS leaves where a large file was not fetched.
+
+    Raises:
+        BadInput: naming the path and the command that fetches it.
+    """
+    start = b""
+    with suppress(OSError, ValueError), Path(path).open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        raise BadInput(f"{path} is a pointer of Git LFS and not the file itself: git lfs pull fetches it")
+
+
 def _no_file(path: StrPath) -> str | None:
     """What a path leads to, where that is there and neither a file nor a folder."""
     try:

@@ -25,8 +25,8 @@ class Schedule:
 
     Linear warm-up over `warmup` steps (Kaplan et al. 2020). Then "cosine" decays to 0; "wsd" stays constant and
     decays to 0 over the last `cooldown_steps`, linearly or as "1-sqrt", which falls faster at first (Hägele et al. 2024,
-    arXiv:2405.18392: either over 20 % of the steps is as good as a tuned cosine). A trunk is a WSD schedule before its
-    cooldown.
+    arXiv:2405.18392: either over 20 % of the steps is as good as a tuned cosine). Either is at 0 one step after the last:
+    a step at rate 0 would learn nothing of its tokens. A trunk is a WSD schedule before its cooldown.
 
     Args:
         peak: largest learning rate.
@@ -53,7 +53,7 @@ class Schedule:
         """Return the learning rate of the update of a step."""
         scale = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.kind == "cosine":
-            span = max(1, self.steps - self.warmup)
+            span = max(1, self.steps - self.warmup) + 1
             progress = max(0, step + 1 - self.warmup) / span
             return self.peak * scale * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         left = self.steps - step

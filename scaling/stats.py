@@ -33,6 +33,9 @@ LARGEST_EXPONENT = 700.0  # exp of more overflows a float
 LARGE_PERPLEXITY = 1e7  # from here on a perplexity prints with three significant digits
 
 
+ONE_THREAD = 2**18  # multiplications of a product up to which OpenBLAS makes it with one thread
+
+
 class StatusEnum(StrEnum):
     """Enumeration whose members carry a message; a member is written NAME = "name", "message"."""
 
@@ -54,6 +57,20 @@ def subsample_evenly(items: Sequence[T], most: int) -> tuple[T, ...]:
         return (items[0],)
     last = len(items) - 1
     return tuple(items[round(index * last / (most - 1))] for index in range(most))
+
+
+def products(a: Array, b: Array) -> Array:
+    """The products of the rows of a (p, n) with those of b (m, n), a·bᵀ of shape (p, m), a block of columns at a time.
+
+    Where n is large beside p and m, threads of OpenBLAS cost more than they save: they wait by spinning. Blocks are small
+    enough for one thread, whatever their number is set to.
+    """
+    step = max(1, ONE_THREAD // max(1, len(a) * len(b)))
+    if a.shape[1] <= step:
+        return np.asarray(a @ b.T)
+    whole = a.shape[1] // step * step
+    left, right = (part[:, :whole].reshape(len(part), -1, step).swapaxes(0, 1) for part in (a, b))
+    return np.asarray((left @ right.swapaxes(1, 2)).sum(axis=0) + a[:, whole:] @ b[:, whole:].T)
 
 
 def format_loss(loss: float) -> str:

@@ -4,7 +4,8 @@
 
 prints one line of JSON for each verb: how many calls it makes, how many of them were failed, and what went wrong: an
 attempt that ended with anything but success or one line, or a repetition that did not give the bytes of an undisturbed
-run. The faults come from a library that the C compiler makes of faults.c. Torch is imported once; attempts are forks of that.
+run. The faults come from a library that the C compiler makes of faults.c. Each verb runs once in this process, so that all it
+imports is there; attempts are forks of that.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from . import tiny
@@ -124,6 +126,16 @@ def run(words):
     return 0
 
 
+def warm_up(words, place):
+    """Run a command here, without faults: what it imports and measures is there for every fork."""
+    here = Path.cwd()
+    os.chdir(place)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        status = gathered(words[1]) if words[0] == "gather" else run(words)
+    os.chdir(here)
+    assert status == 0, words
+
+
 def gathered(path):
     """Gather a study's rows, as fit, compare and report do first; returns the exit status they would have."""
     from families.units import BadInput
@@ -172,6 +184,8 @@ def loop(verb, folder, *, every, first, lasting):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(base, place, symlinks=True)
 
+    fresh()
+    warm_up(words, place)
     fresh()
     status, said, calls = attempt(words, place, 0, out=out)
     assert status == 0, (words, said)
@@ -225,15 +239,10 @@ def main():
     if PREPARED not in os.environ:
         environment = {
             **os.environ, "LD_PRELOAD": str(library(folder)), PREPARED: "1", "SCALING_CACHE": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         os.execve(sys.executable, [sys.executable, "-m", "tests.faults", *sys.argv[1:]], environment)
     import torch
-    import transformers.models.gpt2  # noqa: F401 - once here, and not in every fork
-
-    import train.jobs.launch
-    import train.jobs.members
-    import train.ladder  # noqa: F401 - as above
 
     torch.set_num_threads(1)
     prepare(folder / "prepared")

@@ -1,12 +1,13 @@
 """Experts and vocabulary that a plan leaves to the law: published laws against their papers, fitted ones against themselves."""
 
 import json
+from dataclasses import replace
 from itertools import cycle
 
 import numpy as np
 import pytest
 
-from families import accounting
+from families import accounting, member
 from families.design import rule_for
 from families.units import BadInput
 from scaling.fitting.coordinates import multiplier, shift_of
@@ -14,6 +15,7 @@ from scaling.fitting.fit import fit
 from scaling.mixtures import joint_law
 from scaling.planning import choices
 from scaling.planning.api import plan
+from scaling.planning.law import PredictQuery, plan_params, predict
 from scaling.planning.vocabulary import vocabulary_parameters
 from scaling.published_laws import published_law
 from scaling.runs import Run
@@ -80,6 +82,23 @@ def test_a_law_at_its_experts_answers_as_the_law_that_is_given_them(of_experts):
         assert at.loss(2e8, tokens, unique_tokens=unique) == pytest.approx(fixed.loss, rel=1e-9)
     with pytest.raises(BadInput, match="no multiplier or term 'lr'"):
         of_experts.at(lr=1e-3)
+
+
+def test_a_law_whose_experts_help_at_one_n_counts_what_a_token_passes_through(of_experts, tmp_path):
+    spec = member("mixtral-8x7b").spec
+    assert plan_params(of_experts, spec) == accounting.params_active(spec)
+    of_experts.save(tmp_path / "law.json")
+    asked = PredictQuery(family="mixtral-8x7b", tokens=1e11)
+    answer = predict(str(tmp_path / "law.json"), asked, force=True)
+    direct = of_experts.predict(accounting.params_active(spec), 1e11, n_experts=8, force=True)
+    assert (answer.loss, answer.settings) == (direct.loss, {"n_experts": "8"})
+    parts = of_experts.fitted_coordinates.parts
+    worse = replace(
+        parts[0], values=(-0.4, *parts[0].values[1:])
+    )  # of all parameters, more experts leave a token fewer
+    coordinates = replace(of_experts.fitted_coordinates, parts=(worse,))
+    total = replace(of_experts, fitted_coordinates=coordinates)
+    assert plan_params(total, spec) == accounting.params(spec)
 
 
 def test_a_count_of_an_older_law_starts_with_the_first_expert():

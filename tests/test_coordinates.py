@@ -22,6 +22,7 @@ from scaling.published_laws import published_law
 from scaling.recipe import DEFAULT_RULE
 from scaling.runs import Run, RunTable
 from scaling.runs.readers import read_runs
+from scaling.stats import ONE_THREAD, products
 
 from .surfaces import BESIROGLU, grid
 from .test_fit_command import scaling
@@ -122,13 +123,15 @@ def test_a_table_without_such_columns_gives_the_law_of_n_and_d_alone():
     [
         (swept(lr=1e-3), "lr: it is 0.001 in every row"),
         ([run.model_copy(update={"lr": run.params**-0.4}) for run in swept()], "lr: the runs have nearly one value"),
+        ([run.model_copy(update={"lr": run.params**-0.4 * run.tokens**0.3}) for run in swept()],
+         "lr: N and D nearly determine it"),
         (swept(factors=(0.03, 0.06, 0.12), coupled=0.0), "lr: the best is at least .* that is a bound"),
         ([run.model_copy(update={"batch_tokens": 0.001 * run.params**0.5 * (1 + i % 4)})
           for i, run in enumerate(swept())], "batch_tokens: the median run would have .* steps: is it in sequences"),
         ([run.model_copy(update={"lr": None} if i % 2 else {}) for i, run in enumerate(swept())],
          "lr: 54 of 108 rows have no lr"),
     ],
-    ids=["constant", "one value per size", "never reaches its best", "sequences", "missing in some rows"],
+    ids=["constant", "one value per size", "a rule of N and D", "never reaches its best", "sequences", "missing in some rows"],
 )  # fmt: skip
 def test_what_the_runs_cannot_carry_is_left_out_with_the_reason_or_refused_when_asked_for(runs, reason):
     name, _, text = reason.partition(": ")
@@ -278,6 +281,8 @@ def test_experts_multiply_the_parameters_and_the_best_vocabulary_grows_with_the_
     ]  # fmt: skip
     found = fit(experts, bootstrap=0)
     assert found.coordinates == ("n_experts",)
+    two = fit([run for run in experts if run.n_experts in (1, 16)], bootstrap=0, coordinates=["n_experts"])
+    assert two.fitted_coordinates.parts[0].constant("power") == pytest.approx(0.4, abs=0.02)
     ours, truth = found.predict(1e9, 2e10, n_experts=16).loss, BESIROGLU.loss(1e9 * 16**0.4, 2e10)
     assert ours == pytest.approx(truth, rel=0.01)
     words = [
@@ -403,5 +408,32 @@ def test_a_batch_in_sequences_is_one_in_tokens_once_their_length_is_given(tmp_pa
     assert read_runs(tmp_path / "runs.csv").column("batch_tokens") is None
     found = read_runs(tmp_path / "runs.csv", column_names={"n_positions": "2048"})
     assert set(found.column("batch_tokens")) == {2**17, 2**18}
+    (tmp_path / "own.csv").write_text(
+        f"params,tokens,loss,peak_lr,bsz,seq_len\n{rows.replace(chr(10), ',512' + chr(10))},512"
+    )
+    own = read_runs(tmp_path / "own.csv")
+    assert set(own.column("lr")) == {1e-3}
+    assert any("batches are not read from 'bsz'" in w and "n_positions=seq_len" in w for w in own.warnings)
+    own = read_runs(tmp_path / "own.csv", column_names={"n_positions": "seq_len"})
+    assert set(own.column("batch_tokens")) == {2**15, 2**16}
+    assert not any("batches" in warning for warning in own.warnings)
+    (tmp_path / "log.csv").write_text(f"params,tokens,loss,log10_lr,bsz\n{rows.replace('1e-3', '-3')}")
+    assert any("'log10_lr' is not read" in warning for warning in read_runs(tmp_path / "log.csv").warnings)
     with pytest.raises(BadInput, match="a batch in sequences needs their length: --columns n_positions=2048"):
         fit(read_runs(tmp_path / "runs.csv"), coordinates=["batch_tokens"])
+
+
+@pytest.mark.parametrize("columns", [1, 700, 1024, 2702, 5000])
+def test_products_a_block_at_a_time_are_those_of_the_whole(columns, monkeypatch):
+    rng = np.random.default_rng(columns)
+    a, b = rng.standard_normal((16, columns)), rng.standard_normal((17, columns))
+    assert products(a, b) == pytest.approx(a @ b.T, rel=1e-9, abs=1e-9)
+    sizes = []
+
+    class Watched(np.ndarray):
+        def __matmul__(self, other):
+            sizes.append(self.shape[-2] * self.shape[-1] * other.shape[-1])
+            return np.asarray(self) @ np.asarray(other)
+
+    assert products(a.view(Watched), b) == pytest.approx(a @ b.T, rel=1e-9, abs=1e-9)
+    assert max(sizes) <= ONE_THREAD

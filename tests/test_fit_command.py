@@ -12,6 +12,9 @@ import pytest
 from families.units import BadInput
 from scaling.fitting.fit import fit
 from scaling.laws import Law
+from scaling.runs import Run
+
+from .core import in_process
 
 SCALING = str(Path(sys.executable).with_name("scaling"))
 LAW = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.37)
@@ -167,6 +170,34 @@ def test_rows_that_were_left_out_stand_on_the_card(table, tmp_path):
     assert "line 32" in json.loads((tmp_path / "l.json").read_text())["card"]["exclusions"]
 
 
+def test_the_parts_of_an_interval_are_of_the_settings_asked_for(tmp_path):
+    from scaling.planning.law import PredictQuery, predict
+
+    rng = np.random.default_rng(0)
+    grid = ([1e7, 3e7, 1e8], [1e9, 4e9, 1e10], [2.5e-4, 1e-3, 4e-3], [1, 4, 8])
+    N, D, lr, E = (v.ravel() for v in np.meshgrid(*grid, indexing="ij"))
+    L = LAW.loss(N * E**0.4, D) * np.exp(0.01 * np.log(lr / 1e-3) ** 2 + 0.004 * rng.standard_normal(len(N)))
+    runs = [
+        Run(run=str(i), params=n, tokens=d, lr=h, n_experts=e, loss=y)
+        for i, (n, d, h, e, y) in enumerate(zip(N, D, lr, E, L, strict=True))
+    ]
+    found = fit(runs, coordinates=["lr", "n_experts"], bootstrap=30)
+    found.save(tmp_path / "law.json")
+    path, query = str(tmp_path / "law.json"), PredictQuery(params=2e8, tokens=2e10)
+    for settings in ({}, {"lr": "4e-3"}, {"lr": "4e-3", "n_experts": "8"}):
+        answer = predict(path, query, settings=settings, explain=True)
+        assert answer.uncertainty is not None
+        assert answer.loss_interval_80 is not None
+        half = np.log(answer.loss_interval_80[1] / answer.loss)
+        parts = [value for name, value in answer.uncertainty.items() if name != "all"]
+        assert answer.uncertainty["all"] == pytest.approx(half)
+        assert np.linalg.norm(parts) == pytest.approx(half)
+        assert (answer.uncertainty["tuning"] > 0) == bool(settings)
+        split = predict(path, PredictQuery(compute=1e21), settings=settings)
+        law = found.at(n_experts=8) if "n_experts" in settings else found
+        assert split.params == pytest.approx(law.allocate(1e21).N)
+
+
 def test_compute_alone_is_split_and_the_interval_is_explained(tmp_path):
     from scaling.planning.law import PredictQuery, predict
 
@@ -189,3 +220,24 @@ def test_compute_alone_is_split_and_the_interval_is_explained(tmp_path):
     with pytest.raises(BadInput, match="no intervals to explain"):
         predict("chinchilla", PredictQuery(compute=1e21), explain=True)
     assert predict("chinchilla", PredictQuery(compute=1e21)).params_interval_80 is None
+
+
+@pytest.mark.parametrize("keep", ["--out", "--study"])
+def test_checkpoints_of_a_mixture_are_left_out_with_a_study_or_without_and_each_note_stands_once(
+    keep, tmp_path
+):
+    rows = [(N, r, last) for N in (2e7, 6e7, 2e8, 6e8) for r, last in ((10, False), (20, True))]
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "run,params,tokens,loss,status\n"
+        + "".join(f"r{N:g},{N},{N * r},{LAW.loss(N, N * r) * (1 if last else 1.1)},\n" for N, r, last in rows)
+    )
+    done = in_process(f"fit {path} {keep} {tmp_path / 'kept'} --bootstrap 0 --yes")
+    assert "4 rows not annealed" in done.out
+    assert "no column annealed" in done.out
+    assert "no column annealed" not in done.err
+    every = in_process(f"fit {path} {keep} {tmp_path / 'every'} --bootstrap 0 --yes --annealed all")
+    assert "8 rows of 4 runs" in every.out
+    path.write_text(path.read_text().replace(",status", ",annealed").replace(",\n", ",false\n"))
+    middle = in_process(f"fit {path} {keep} {tmp_path / 'middle'} --bootstrap 0 --yes")
+    assert "no row is annealed" in middle.out

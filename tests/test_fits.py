@@ -15,7 +15,7 @@ from scaling.fitting.fit import fit
 from scaling.fitting.forms import ResidualGP, Status
 from scaling.fitting.optimise import SHAPES, Problem, objective
 from scaling.fitting.predictor import load_law
-from scaling.laws import Law, Repetition
+from scaling.laws import PUBLISHED_REPETITION, Law, Repetition
 from scaling.runs import Run, RunTable
 
 from .surfaces import BESIROGLU, GENERAL, HOFFMANN, KAPLAN, STEEP, grid
@@ -252,3 +252,18 @@ def test_a_notebook_shows_a_fit_a_prediction_and_an_allocation_in_words():
     assert "x the largest fitted" in repr(far)
     assert "95 %" not in repr(fit(grid(BESIROGLU), form="chinchilla", bootstrap=0).predict(1e9, 2e10))
     assert repr(found.allocate(1e21)).startswith("1e+21 FLOPs: N ")
+
+
+def test_rows_that_say_nothing_of_a_repeats_worth_leave_the_published_one():
+    """A ladder with one row of 1.07 epochs and fewer parameters than U/20 throughout: R_N stood at its grid's edge, 0.195."""
+    rng = np.random.default_rng(3)
+    U = 8.14e6
+    runs = [
+        Run(run=f"{N}{D}", params=N, tokens=D, unique_tokens=min(D, U), vocab_size=512,
+            loss=1 + 40 * N**-0.3 + 300 * D**-0.4 + 0.003 * rng.standard_normal())
+        for N, D in itertools.product((3e4, 6e4, 9e4), (2e6, 4e6, 8.7e6))
+    ]  # fmt: skip
+    found = fit(runs, bootstrap=0)
+    assert found.repetition == PUBLISHED_REPETITION
+    assert "R_N and R_D: the published value" in found.card["repetition"]
+    assert "at the edge" not in found.card["warnings"]

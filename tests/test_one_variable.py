@@ -1,16 +1,23 @@
 """Laws of one variable: recovery, what competes with them, their file, and what is refused."""
 
 import json
+from html import unescape
 
 import numpy as np
 import pytest
 
 from families.units import BadInput
+from plots import card
+from plots.figures import draw_figures
+from plots.report import report
+from plots.study_data import load_study
 from scaling import fit, load_law
 from scaling.fitting.curve import FORMULAS, Curve, curve_loss, sharp_posterior
 from scaling.fitting.fit import FORMS
 from scaling.fitting.forms import LastValue, Status
 from scaling.fitting.one_variable import variable_of
+from scaling.runs import Run
+from scaling.runs.store import append_run
 
 from .core import in_process
 from .simulated_runs import taught, write
@@ -126,6 +133,23 @@ def test_a_law_of_one_variable_comes_back_from_its_file_as_it_was(noisy, tmp_pat
     assert {form["variable"] for form in text["forms"]} == {"D"}
     with pytest.raises(BadInput, match="one variable"):
         back.allocate(1e20)
+
+
+def test_the_report_of_a_law_of_one_variable_speaks_of_that_variable_alone(noisy, tmp_path):
+    study = tmp_path / "study"
+    study.mkdir()
+    noisy.save(study / "law.json")
+    loss = noisy.predict(np.full(len(X), 1e9), X).loss
+    for i, (D, at) in enumerate(zip(X, loss, strict=True)):
+        append_run(study / "runs.jsonl", Run(run=f"{i}", params=1e9, tokens=D, loss=at))
+    loaded = load_study(study)
+    page = unescape(report(loaded, *draw_figures(loaded)))
+    assert "is expected at ten times the tokens of the data" in page
+    assert "power: E + A·(x/B)^-alpha" in page
+    assert "Line: the law and its 80 % interval" in page
+    for words in ("B/D^beta", "Contours", "isoFLOP", "fixed compute", "scaling plan turns", "No figure"):
+        assert words not in page, words
+    assert "gamma" not in card.latex(loaded).split("Constants of power")[1].split("tabular")[1]
 
 
 def test_the_figure_of_a_curve_is_drawn_and_a_surface_law_has_none(noisy):

@@ -60,6 +60,26 @@ def test_many_predictions_are_counted():
     assert "80 % intervals held 2 of 3" in predictions.calibration(rows).title
 
 
+def test_predictions_of_a_weaker_grade_are_counted_apart_in_words_and_marks():
+    rows = [_row(4.0, 4.01).model_copy(update={"grade": "chain"})] * 3 + [
+        _row(4.0, 4.3).model_copy(update={"grade": "clock"})
+    ] * 2
+    held = "held 3 of 3 (held before by hash chain on this machine), and 0 of 2 (before by this machine's clock alone)"
+    assert predictions.scores_text(rows).endswith(f"80 % intervals {held}")
+    drawn = predictions.calibration(rows)
+    assert held in drawn.title
+    marks = [points.get_paths()[0].vertices.tobytes() for points in drawn.figure.axes[0].collections[1:3]]
+    assert len(set(marks)) == 2
+
+
+def test_grey_tells_curves_of_sizes_and_parts_of_a_bar_apart(study):
+    axes = draw_figure("learning", study).figure.axes[0]
+    trunks = [line for line in axes.get_lines() if line.get_linewidth() == 1.5]
+    assert len({line.get_marker() for line in trunks}) == len(trunks) > 3
+    bars = draw_figure("cost", study).figure.axes[0].patches
+    assert {bar.get_hatch() for bar in bars} == {None, "////"}
+
+
 def test_every_figure_but_calibration_is_drawn_for_a_whole_study(study):
     drawn, not_drawn = draw_figures(study)
     assert {p.name for p in drawn} == DRAWN

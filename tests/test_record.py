@@ -76,12 +76,11 @@ def test_a_recipe_still_gives_the_ladders_that_were_trained(name):
 
 def test_documents_are_gathered_in_one_order_and_cut_at_one_length(tmp_path, monkeypatch):
     monkeypatch.setitem(evidence.TEXTS, "made", lambda: iter([(str(i), f"text {i}") for i in range(100)]))
-    monkeypatch.setattr(evidence, "LARGEST_TEXT", 500)
-    evidence.gather("made", tmp_path / "a.jsonl")
+    evidence.gather("made", tmp_path / "a.jsonl", 500)
     monkeypatch.setitem(
         evidence.TEXTS, "made", lambda: iter([(str(i), f"text {i}") for i in range(99, -1, -1)])
     )
-    evidence.gather("made", tmp_path / "b.jsonl")
+    evidence.gather("made", tmp_path / "b.jsonl", 500)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
     assert 500 <= (tmp_path / "a.jsonl").stat().st_size < 530
     assert json.loads((tmp_path / "a.jsonl").read_text().splitlines()[0])["text"].startswith("text ")

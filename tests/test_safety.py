@@ -1,8 +1,10 @@
 """What can go wrong in a run: no number, a spike, no memory, no room on the disk. Each is one line, and loses little."""
 
 import math
+import os
 import random
 import re
+import stat
 import sys
 from collections import namedtuple
 
@@ -13,12 +15,13 @@ from safetensors import SafetensorError
 from families.units import BadInput, RunFailed
 from scaling.runs.store import read_ledger
 from train import checkpoint, saver
-from train.checkpoint import Snapshot, checkpoints
+from train.checkpoint import Snapshot, checkpoints, save_model
 from train.config import Settings
 from train.ladder import Interrupted, RunOptions, train_ladder
 from train.lease import Stop
 from train.loop import Diverged
 from train.metrics import WINDOW, SpikeDetector
+from train.model.config import build
 from train.model.objective import Causal
 from train.runtime import OutOfMemory, smaller
 
@@ -172,15 +175,26 @@ def test_the_smaller_micro_batch_divides_the_share():
 
 # The disk
 
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_all_files_of_a_model_follow_the_users_umask(umask, text, tmp_path):
+    before = os.umask(umask)
+    try:
+        save_model(build(settings(text).spec(), seed=0), text.tokenizer, tmp_path / "model")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    finally:
+        os.umask(before)
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {0o666 & ~umask}, modes
+
+
 Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_that_is_nearly_full_stops_the_run_before_a_save(text, tmp_path, monkeypatch):
     left = iter([10**9] * 4)
     monkeypatch.setattr(saver.shutil, "disk_usage", lambda path: Usage(10**9, 0, next(left, 10**6)))
-    with pytest.raises(
-        RunFailed, match=r"0\.00 GB left and a checkpoint needs 0\.02 GB.*step 4 is not saved"
-    ):
+    with pytest.raises(RunFailed, match=r"1 MB left and a checkpoint needs [\d.]+ MB.*step 4 is not saved"):
         train_ladder(settings(text), RUNGS, text, places(tmp_path), RunOptions(save_every=1e-6), Stop())
     assert [step for step, _ in checkpoints(tmp_path / "run" / "trunk")] == [2, 3]
     assert sum(work.tokens for work in read_ledger(tmp_path / "ledger.jsonl")) == 3 * 128

@@ -23,12 +23,20 @@ def test_rungs_share_their_trunk():
     assert [short.lr(step) for step in range(80)] == [long.lr(step) for step in range(80)]
 
 
-def test_cosine_ends_at_nothing_like_torchs_own():
-    schedule = Schedule(peak=0.5, warmup=0, steps=50, kind="cosine")
+@pytest.mark.parametrize("warmup", [0, 1, 5, 22, 23])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "1-sqrt"])
+def test_every_step_has_a_rate_above_nothing(kind, warmup):
+    base = Schedule(peak=1e-3, warmup=warmup, steps=23, kind="cosine")
+    schedule = base if kind == "cosine" else base.to(23, 1.0, kind)
+    assert min(schedule.lr(step) for step in range(23)) > 1e-6
+
+
+def test_cosine_is_torchs_own_that_ends_a_step_after_the_run():
+    schedule = Schedule(peak=0.5, warmup=0, steps=49, kind="cosine")
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=0.5)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
-    for step in range(50):
+    for step in range(49):
         optimizer.step()
         theirs.step()
         assert schedule.lr(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)

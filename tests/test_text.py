@@ -4,7 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +190,18 @@ def test_documents_that_are_held_out_are_not_trained_on(tmp_path):
     assert "left out: 1 training documents that are held out too" in said
 
 
+def test_held_out_lines_that_are_trained_on_are_said(tmp_path):
+    part = "".join(LINES[100:200])
+    within = written(tmp_path / "within", train__txt=TEXT, valid__txt=part)
+    assert any(line.startswith("100% of the held-out lines") for line in split_of(within, tmp_path)[2])
+    records = written(
+        tmp_path / "records", train__jsonl=jsonl(DOCUMENTS), valid__txt="\n\n".join(DOCUMENTS[:40])
+    )
+    assert any("of the held-out lines" in line for line in split_of(records, tmp_path / "b")[2])
+    apart = written(tmp_path / "apart", train__txt=TEXT, valid__txt=part.replace("says", "said"))
+    assert not any("of the held-out lines" in line for line in split_of(apart, tmp_path / "c")[2])
+
+
 def test_documents_between_ends_of_text_are_on_one_side(tmp_path):
     stories = [f"{text} and so on\n" for text in DOCUMENTS]
     source = written(tmp_path, all__txt="<|endoftext|>\n".join([stories[-1], *stories])) / "all.txt"
@@ -284,6 +298,15 @@ def test_what_a_folder_holds_besides_text_is_named(tmp_path):
         assert name in left
 
 
+def test_a_pipe_and_a_name_that_is_not_text_are_named(tmp_path):
+    folder = written(tmp_path / "data", a__txt=TEXT)
+    os.mkfifo(folder / "pipe.txt")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.txt")).write_text(TEXT)
+    said = split_of(folder, tmp_path)[2]
+    assert "left out: pipe.txt: a pipe, a device or a socket" in said
+    assert r"left out: \udcff.txt: a name that is not UTF-8" in said
+
+
 def test_a_folder_that_the_datasets_library_saved_is_read(tmp_path):
     import pyarrow as pa
     from pyarrow import ipc
@@ -321,6 +344,23 @@ def test_a_byte_that_is_no_text_is_where_it_is_said_to_be(tmp_path):
     source = written(tmp_path, old__txt=(TEXT[:50_000] + "caf\u00e9 " + TEXT).encode("latin-1")) / "old.txt"
     with pytest.raises(BadInput, match="at byte 50003;"):
         split_of(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (TEXT.encode("utf-16-le"), "NUL, as in UTF-16 without its mark"),
+        (TEXT.encode("utf-32"), "NUL, as in UTF-16 without its mark and in UTF-32"),
+        (gzip.compress(TEXT.encode()), r"is compressed by gzip \(\.gz\) by its first bytes"),
+        (b"PK\x03\x04\x14\x00\xff" + b"zip" * 99, "a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "git lfs pull fetches it"),
+    ],
+)
+def test_what_is_no_text_under_a_texts_name_is_refused_by_what_it_is(content, said, tmp_path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(BadInput, match=said):
+        split_of(tmp_path / "a.txt", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
 def test_a_mark_says_that_text_is_utf_16(tmp_path):

@@ -52,6 +52,45 @@ def test_truncation_and_padding_of_a_saved_tokenizer_are_switched_off(source, co
     assert (written.truncation, written.padding) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (models.WordLevel({"law": 0}, unk_token="[UNK]"), "cannot encode the text: WordLevel error: Missing"),
+        (models.WordPiece({"law": 0}, unk_token="[UNK]"), "cannot encode the text: WordPiece error: Missing"),
+        (models.Unigram([("l", -1.0)]), "cannot encode the text: .*`unk_id` is missing"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_tokenizer_that_knows_no_unknown_is_refused_where_it_meets_one(model, said, source, tmp_path):
+    coder = Tokenizer(model)
+    coder.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(BadInput, match=said):
+        prepare(str(source), tmp_path / "a", vocab_size=300, tokenizer=saved(coder, tmp_path / "t.json"))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_tokenizer_with_two_entries_of_one_id_is_refused(source, coder, tmp_path):
+    facts = json.loads(coder.to_str())
+    facts["model"]["vocab"]["zz"] = 5  # which has no merge and so could not be read back
+    (tmp_path / "twice.json").write_text(json.dumps(facts))
+    with pytest.raises(BadInput, match="two entries of id 5"):
+        prepare(str(source), tmp_path / "a", vocab_size=300, tokenizer=str(tmp_path / "twice.json"))
+
+
+def test_names_that_the_vocabulary_lacks_are_not_added_to_the_models_tokenizer(source, coder, tmp_path):
+    from transformers import AutoTokenizer
+
+    saved(coder, tmp_path / "theirs" / "tokenizer.json")
+    facts = {"eos_token": "</s>", "pad_token": {"content": "<pad>"}, "bos_token": "<|endoftext|>"}
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(facts))
+    prepare(str(source), tmp_path / "a", vocab_size=300, tokenizer=str(tmp_path / "theirs"))
+    spec = ModelSpec(architecture="gpt2", n_layer=1, n_head=2, n_embd=16, n_positions=16, vocab_size=300)
+    model = build(spec, seed=0, eos_token_id=coder.token_to_id("<|endoftext|>"))
+    save_model(model, tmp_path / "a" / "tokenizer.json", tmp_path / "model")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (len(loaded), loaded.eos_token, loaded.bos_token) == (300, "<|endoftext|>", "<|endoftext|>")
+
+
 def test_random_dropout_of_a_saved_tokenizer_is_switched_off(coder, tmp_path):
     facts = json.loads(coder.to_str())
     facts["model"]["dropout"] = 0.5
@@ -182,6 +221,8 @@ def test_a_tokenizers_own_config_and_chat_template_go_with_the_model(source, cod
     }
     (place / "tokenizer_config.json").write_text(json.dumps(facts))
     (place / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    (place / "additional_chat_templates").mkdir()
+    (place / "additional_chat_templates" / "tool.jinja").write_text("{{ tools }}")
     prepare(str(source), tmp_path / "data", vocab_size=310, tokenizer=str(place))
     model = tmp_path / "model"
     spec = ModelSpec(n_layer=1, n_head=1, n_embd=8, n_positions=32, vocab_size=310)
@@ -189,6 +230,7 @@ def test_a_tokenizers_own_config_and_chat_template_go_with_the_model(source, cod
     loaded = AutoTokenizer.from_pretrained(model)
     assert (loaded.pad_token, loaded.bos_token, loaded.eos_token) == ("<pad>", "<start>", "<|endoftext|>")
     assert loaded.apply_chat_template([{"content": "loss"}], tokenize=False) == "[loss]"
+    assert loaded.chat_template["tool"] == "{{ tools }}"
     assert loaded.model_max_length == 32
     assert loaded(["loss", "the law of loss"], padding=True)["input_ids"]
     assert "auto_map" not in (model / "tokenizer_config.json").read_text()

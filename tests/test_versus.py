@@ -108,6 +108,9 @@ def test_arms_are_groups_values_of_a_column_or_files(tmp_path):
     assert (len(A), len(B)) == (8, 8)
     with pytest.raises(BadInput, match="arm is 'c'; known: a, b"):
         find_arms("a", "c", runs=table, by="optimizer")
+    (tmp_path / "numbers.csv").write_text(table.read_text().replace(",a", ",1").replace(",b", ",2"))
+    numbered = find_arms("1", "2", runs=tmp_path / "numbers.csv", by="optimizer")
+    assert [len(runs) for runs in numbered] == [8, 8]
     done = scaling("versus", "a", "b", "--runs", table, "--by", "optimizer", "--json", "--seal", tmp_path / "v.json",
                    "--plot", tmp_path / "v.svg")  # fmt: skip
     answer = json.loads(done.stdout)

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from scaling.runs.store import WorkEntry
 from scaling.untrusted import parse_json
 
 from .config import Settings
-from .data.tokenizer import CONFIG, END_OF_TEXT, MASKS, companions
+from .data.tokenizer import CONFIG, END_OF_TEXT, MASKS, companions, write_companions
 from .distributed import ALONE, World, unshard
 from .loop import Session, start
 from .model.objective import load_optimizer_state, optimizer_state
@@ -128,17 +129,27 @@ def write_model(model: Any, weights: dict[str, torch.Tensor] | None, tokenizer: 
         facts = parse_json(theirs.pop(CONFIG))
         if model.can_generate():
             facts.setdefault("eos_token", special)
+    for key in _NAMES:  # the library would add what the vocabulary lacks, with an id beyond the model's rows
+        name = facts.get(key)
+        name = name.get("content") if isinstance(name, dict) else name
+        if isinstance(name, str) and vocabulary.token_to_id(name) is None:
+            facts[key] = special if key == "eos_token" else None
     facts["model_max_length"] = model.config.max_position_embeddings
-    for name, text in theirs.items():
-        atomic_write(folder / name, text)
+    write_companions(theirs, folder)
     atomic_write(folder / CONFIG, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
+_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
+
+
 def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    path.touch()  # with the user's umask: the library replaces it by a file that only the user can read
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(errno.EIO, str(error), str(path)) from error
+    path.chmod(mode)
 
 
 def weights_of(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -166,8 +177,14 @@ def save_model(model: Any, tokenizer: Path, folder: Path, world: World = ALONE) 
         with clear_io_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_model(model, weights, tokenizer, folder)
-            for path in (*sorted(folder.iterdir()), folder):
+            for path in (*sorted(folder.rglob("*")), folder):
                 sync_file(path)  # before rung.json refers to it and its checkpoints are removed
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return [
+        path for path in sorted(folder.iterdir()) if path.is_file()
+    ]  # not the chat templates, which tell no numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +206,7 @@ class Snapshot:
             write_model(self.model, self.weights, tokenizer, place)
             _write_tensors(self.state, place / _STATE)
             hashes = {}
-            for path in sorted(place.iterdir()):
+            for path in _files_of(place):
                 sync_file(path)  # a power cut must not leave an incomplete folder under this name
                 hashes[path.name] = sha256_file(path, largest=math.inf)
             CheckpointFile(inputs=hashes, **self.facts).sealed().write(place / "checkpoint.json")
@@ -268,7 +285,7 @@ def save_in_parts(
         if world.first:
             write_model(session.model, None, tokenizer, place)
             _write_tensors({name: value.cpu() for name, value in (small | rest).items()}, place / _STATE)
-            for path in sorted(place.iterdir()):
+            for path in _files_of(place):
                 if path.name not in hashes:
                     sync_file(path)
                     hashes[path.name] = sha256_file(path, largest=math.inf)

@@ -302,8 +302,11 @@ class TrainConfig(Record):
     lr: float | None = Field(default=None, gt=0, le=1, description="Peak learning rate.")
     warmup: int | None = Field(default=None, ge=0, description="Warm-up steps.")
     schedule: Kind = Field(default="wsd", description="wsd (constant, then a cooldown to 0) or cosine to 0.")
-    cooldown: float = Field(
-        default=COOLDOWN, gt=0, le=1, description="Share of the steps in the cooldown of wsd."
+    cooldown: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the steps in the cooldown of wsd (default: 0.2; with init=, 1, as in transformers' Trainer).",
     )
     cooldown_shape: Shape = Field(default="linear", description="Shape of the cooldown of wsd.")
     rungs: Annotated[Rungs, BeforeValidator(Rungs.parse)] = Field(
@@ -315,7 +318,9 @@ class TrainConfig(Record):
     beta1: float | None = Field(default=None, gt=0, lt=1)
     beta2: float | None = Field(default=None, gt=0, lt=1)
     grad_clip: float = Field(default=1.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="Dropout (default: 0; with init=, the checkpoint's)."
+    )
     init_std: float | None = Field(
         default=None, gt=0, le=1, description="Standard deviation of the initial weights (GPT-2: 0.02)."
     )
@@ -478,7 +483,7 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "init", "epochs", "dataset", "seal", "compile_mode",
+    "usual_cooldown", "init", "epochs", "dataset", "seal", "compile_mode",
 )  # fmt: skip
 
 
@@ -513,6 +518,7 @@ class Settings(Document):
     schedule: Kind
     cooldown: float  # share of a rung's steps
     cooldown_shape: Shape = "linear"
+    usual_cooldown: float = COOLDOWN  # linear, of the rungs whose folders are named by their tokens alone
     weight_decay: float
     beta1: float
     beta2: float

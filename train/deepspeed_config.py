@@ -101,6 +101,7 @@ def _note(settings: Settings, steps: int) -> str:
 def _scheduler(settings: Settings, steps: int) -> dict[str, Any]:
     warmup = {"warmup_num_steps": settings.warmup, "warmup_type": "linear"}
     if settings.schedule == "cosine":
+        # Its rate of the last step would be 0.
         ratios = {"warmup_min_ratio": 0.0, "cos_min_ratio": 0.0}
-        return {"type": "WarmupCosineLR", "params": {"total_num_steps": steps, **warmup, **ratios}}
+        return {"type": "WarmupCosineLR", "params": {"total_num_steps": steps + 1, **warmup, **ratios}}
     return {"type": "WarmupLR", "params": {"warmup_min_lr": 0.0, "warmup_max_lr": settings.lr, **warmup}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from families.units import RunFailed
+from families.units import RunFailed, format_bytes
 from scaling.runs.store import WorkEntry, append_entry, read_ledger
 
 from .checkpoint import CheckpointFile, checkpoints, discard, save_in_parts, snapshot
@@ -150,8 +150,8 @@ def check_room(session: Session, folder: Path) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise RunFailed(
-            f"{existing} has {free / 1e9:.2f} GB left and a checkpoint needs {needed / 1e9:.2f} GB; free some space and run the "
-            f"same command to resume from the last checkpoint (step {session.step} is not saved)"
+            f"{existing} has {format_bytes(free)} left and a checkpoint needs {format_bytes(needed)}; free some space and run "
+            f"the same command to resume from the last checkpoint (step {session.step} is not saved)"
         )
 
 

@@ -20,7 +20,7 @@ from .backend import BackendRequest, fitting_micro_batch
 from .config import SHAPE_FIELDS, Settings, TrainConfig, objective_for, shown_name
 from .data import DataManifest
 from .data.text import dataset_name
-from .model.pretrained import checkpoint_folder, checkpoint_name, checkpoint_sha256
+from .model.pretrained import checkpoint_dropout, checkpoint_folder, checkpoint_name, checkpoint_sha256
 from .rung import RUN
 
 
@@ -45,11 +45,8 @@ def trunk_end(schedule: Schedule) -> int:
 def branch_name(settings: Settings, steps: int) -> str:
     """Return the name of a rung's folder: rung-TOKENS, with the cooldown if it is not the default."""
     name = f"rung-{steps * settings.batch_tokens}"
-    fields = TrainConfig.model_fields
-    if settings.schedule == "cosine" or (settings.cooldown, settings.cooldown_shape) == (
-        fields["cooldown"].default,
-        fields["cooldown_shape"].default,
-    ):
+    usual = (settings.usual_cooldown, TrainConfig.model_fields["cooldown_shape"].default)
+    if settings.schedule == "cosine" or (settings.cooldown, settings.cooldown_shape) == usual:
         return name
     return f"{name}-{settings.decay.replace(' ', '-')}"
 
@@ -62,16 +59,16 @@ def planned_steps(settings: Settings, rungs: tuple[int, ...]) -> int:
     return max(s.decay_starts for s in schedules) + sum(s.cooldown_steps for s in schedules)
 
 
-# Recipe for trained weights: learning rate, decay and warm-up of transformers' Trainer, and its example scripts' batch of 8,
-# with which published results were obtained. Not its schedule (linear to 0 from the first step) and dropout (the
-# checkpoint's): those are cooldown=1 and dropout=.
+# Recipe for trained weights: that of transformers' Trainer, with its example scripts' batch of 8, with which published results
+# were obtained. Its dropout is the checkpoint's.
 FINE_TUNING = {
     "lr": 5e-5,
     "warmup_steps": 0,
     "weight_decay": 0.0,
     "beta2": 0.999,
-    "source": "fine-tuning: AdamW at 5e-5 without weight decay or warm-up, as transformers' Trainer has them; its linear decay "
-    "is cooldown=1, and a checkpoint's dropout dropout=",
+    "cooldown_fraction": 1.0,
+    "source": "fine-tuning, as transformers' Trainer does: AdamW at 5e-5 without weight decay or warm-up, linear decay to 0 from "
+    "the first step, the checkpoint's dropout",
 }
 
 FINE_TUNING_BATCH = 8
@@ -155,19 +152,30 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str, law: LossMod
     if config.init is not None:
         weights = checkpoint_folder(config.init)
         advice = advice.model_copy(update=FINE_TUNING)
-        init = {"init": str(weights), "init_sha256": checkpoint_sha256(weights)}
+        init = {
+            "init": str(weights),
+            "init_sha256": checkpoint_sha256(weights),
+            "usual_cooldown": FINE_TUNING["cooldown_fraction"],
+        }
     return _settings(
         config.family or checkpoint_name(config.init or ""), spec, advice, facts, device, run=base_name(config),
         seed=config.seed, batch_size=batch, micro_batch=config.micro_batch, lr=config.lr, warmup=config.warmup,
         cooldown=config.cooldown, cooldown_shape=config.cooldown_shape,
         weight_decay=config.weight_decay, beta1=config.beta1, beta2=config.beta2,
-        grad_clip=config.grad_clip, dropout=config.dropout, init_std=config.init_std,
+        grad_clip=config.grad_clip, dropout=_dropout(config), init_std=config.init_std,
         **BackendRequest.of(config).plain(device).model_dump(),
         residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
         compile_mode=config.compile_mode,
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
+
+
+def _dropout(config: TrainConfig) -> float:
+    """Return the dropout that is asked for; else none, or that of the checkpoint."""
+    if config.dropout is not None or config.init is None:
+        return config.dropout or 0.0
+    return checkpoint_dropout(checkpoint_folder(config.init))
 
 
 def settings_of_planned(planned: PlannedMember, facts: TextFacts, device: str, *, seed: int) -> Settings:
@@ -250,6 +258,8 @@ def _settings(
 
 _FROM_RECIPE = ("batch_size", "lr", "warmup", "weight_decay", "beta1", "beta2", "init_std", "recipe")
 
+_FROM_CHECKPOINT = ("cooldown", "dropout")  # which an older version set otherwise for trained weights
+
 
 def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig | None = None) -> Settings:
     """Return the settings of a resumed run with its recorded micro-batch and step backend, which determine rounding.
@@ -264,10 +274,12 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     keys = [
         "micro_batch",
         "compile_mode",
+        "usual_cooldown",
         "seal",  # a run that began without one is not sealed afterwards
         *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),
         *(key for key in StepBackend.model_fields if getattr(config, key, "auto") == "auto"),
     ]
     if config is not None:
-        keys += [key for key in _FROM_RECIPE if getattr(config, key, None) is None]
+        from_recipe = (*_FROM_RECIPE, *(_FROM_CHECKPOINT if config.init is not None else ()))
+        keys += [key for key in from_recipe if getattr(config, key, None) is None]
     return settings.model_copy(update={key: getattr(recorded, key) for key in keys})

@@ -29,6 +29,7 @@
   document.querySelectorAll("table.sort").forEach(function (table) {
     var heads = Array.from(table.tHead.rows[0].cells), body = table.tBodies[0];
     heads.forEach(function (head, column) {
+      if (!head.textContent) return;
       var button = document.createElement("button");
       button.type = "button";
       button.textContent = head.textContent;

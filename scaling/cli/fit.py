@@ -29,6 +29,7 @@ from .run_options import (
     LossUnitOption,
     RunsArgument,
     WithOption,
+    log_notes,
     parse_coordinates,
     read_and_warn,
     read_curve_or_runs,
@@ -73,7 +74,8 @@ def fit(
     ] = None,
     eval_set: EvalSetOption = None,
     annealed: Annotated[
-        str | None, typer.Option("--annealed", help="only: leave mid-schedule points out; all: include them.")
+        str | None,
+        typer.Option("--annealed", help="only (default): leave mid-schedule points out; all: include them."),
     ] = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Resamples of whole runs.")] = 200,
     bad_rows: BadRowsOption = 0.0,
@@ -110,7 +112,7 @@ def fit(
     from ..fitting.fit import fit as fit_runs
     from ..fitting.forms import Status
     from ..fitting.lawfile import LawFile
-    from ..fitting.selection import one_of_annealed, one_of_conventions
+    from ..fitting.selection import default_annealed, one_of_annealed, one_of_conventions
     from ..monitoring.curves import curve_hashes
     from ..runs.importing import import_runs
     from ..runs.store import gather_runs
@@ -125,7 +127,7 @@ def fit(
         and not (store.exists() and runs.exists() and store.samefile(runs))
     )
     if runs is None or study is not None:
-        out, annealed = out or place / "law.json", annealed or "only"
+        out = out or place / "law.json"
     if out is not None:
         refuse_overwrite(out, LawFile, replace=yes)
         check_writable(out)
@@ -133,10 +135,11 @@ def fit(
         check_writable(plot / "surface.svg")
     named, kinds = parse_coordinates(coordinates, own)
     reading = (
-        read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+        read_and_warn(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds), notes=False)
         if imports or runs is None
-        else read_curve_or_runs(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds))
+        else read_curve_or_runs(source, columns, bad_rows, loss_unit, annealed, own=tuple(kinds), notes=False)
     )
+    notes = reading.warnings
     texts: dict[Path, bytes | str] = {}
     inputs = {} if runs is None else curve_hashes(source) or input_hashes(source)
     if imports:
@@ -144,18 +147,23 @@ def fit(
         imported, text, reading = len(reading), *import_runs(store, reading, source)
         texts[store] = text
         inputs |= {store.name: sha256_bytes(text.encode())}
-    fitted = fit_runs(
-        reading,
-        coordinates=named,
-        own=kinds,
-        form=form,
-        convention=one_of_conventions(convention),
-        group=group,
-        eval_set=eval_set,
-        annealed=one_of_annealed(annealed),
-        seed=seed,
-        bootstrap=bootstrap,
-    )
+    try:
+        fitted = fit_runs(
+            reading,
+            coordinates=named,
+            own=kinds,
+            form=form,
+            convention=one_of_conventions(convention),
+            group=group,
+            eval_set=eval_set,
+            annealed=one_of_annealed(annealed) or default_annealed(reading, group),
+            seed=seed,
+            bootstrap=bootstrap,
+        )
+    except BadInput:
+        log_notes(notes)  # they may be the reason
+        raise
+    log_notes(line for line in notes if as_json or line not in fitted.card["warnings"])  # once for a reader
     chosen = fitted.data or reading
     extras: dict[str, Any] = {}
     lines: list[str] = []
@@ -259,11 +267,19 @@ def predict(
     """Predict loss, perplexity and downstream scores with intervals, of one run or of the best split of compute."""
     from textwrap import fill
 
+    from ..fitting.columns import KNOWN
     from ..planning.law import PredictQuery, coordinates_of, predict
     from .keys import pairs
     from .run_options import merge
 
     names = coordinates_of(law)
+    for word in words:
+        key = word.partition("=")[0]
+        if key in KNOWN and key not in names:
+            depends = (
+                f"depends on {', '.join(names)} besides N and D" if names else "depends on N and D alone"
+            )
+            raise BadInput(f"{key} is given, and {law} {depends}")
     given = pairs(words, [*PredictQuery.model_fields, *names])
     settings = {name: given[name] for name in names if name in given}
     rest = [word for word in words if word.partition("=")[0] not in settings]

@@ -1,6 +1,6 @@
 """Options that select and read runs, and key=value arguments checked by a pydantic model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -100,6 +100,7 @@ def read_and_warn(
     annealed: str | None = None,
     own: Sequence[str] = (),
     one_variable: bool = False,
+    notes: bool = True,
 ) -> "RunTable":
     """Read the runs of a file, losses in nats; log the rows left out and the warnings.
 
@@ -111,6 +112,7 @@ def read_and_warn(
         own: columns of the user's own to keep.
         one_variable: take a table without sizes, or without tokens, for a law of one variable.
         annealed: "all" counts every row as annealed where the file does not say.
+        notes: log the warnings; False where the caller prints them in another way.
 
     Raises:
         BadInput: there is no such file, or more rows are unreadable than tolerated.
@@ -129,9 +131,15 @@ def read_and_warn(
     )
     for line in runs.bad:
         log(f"left out {line}")
-    for line in runs.warnings:
-        log(f"note: {line}")
+    if notes:
+        log_notes(runs.warnings)
     return runs
+
+
+def log_notes(lines: Iterable[str]) -> None:
+    """Log the notes of a reader."""
+    for line in lines:
+        log(f"note: {line}")
 
 
 def read_curve_or_runs(
@@ -141,6 +149,8 @@ def read_curve_or_runs(
     loss_unit: str,
     annealed: str | None = None,
     own: Sequence[str] = (),
+    *,
+    notes: bool = True,
 ) -> "RunTable":
     """Read runs as `read_and_warn` does, or the logged curve of a run's own folder; sizes or tokens may be unstated.
 
@@ -151,15 +161,16 @@ def read_curve_or_runs(
         loss_unit: nats, bits or ppl.
         annealed: "all" counts every row as annealed where the file does not say.
         own: columns of the user's own to keep.
+        notes: log the warnings; False where the caller prints them in another way.
     """
     from ..monitoring.curves import curve_table, is_run
 
     if is_run(source):
         table = curve_table(source)
-        for line in table.warnings:
-            log(f"note: {line}")
+        if notes:
+            log_notes(table.warnings)
         return table
-    return read_and_warn(source, columns, bad_rows, loss_unit, annealed, own, one_variable=True)
+    return read_and_warn(source, columns, bad_rows, loss_unit, annealed, own, one_variable=True, notes=notes)
 
 
 M = TypeVar("M", bound=BaseModel)

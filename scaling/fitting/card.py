@@ -8,6 +8,7 @@ from ..laws import CONSTANTS, Convention
 from ..stats import format_loss
 from .one_variable import WORDS, describe_shape
 from .predictor import Fit
+from .repetition import left_open
 
 BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute
 
@@ -96,9 +97,11 @@ def _repetition(fit: Fit) -> dict[str, str]:
     if fit.fitted_repetition is None:
         return {}
     R_N, R_D = fit.fitted_repetition.R_N, fit.fitted_repetition.R_D
+    open_ = " and ".join(left_open(fit.fitted_repetition))
     return {
         "repetition": f"R_D {R_D:.3g}, R_N {R_N:.3g}: the first {R_D:.3g} repeats of a token are worth 63 % of "
         "as many fresh ones, and further ones less"
+        + (f"; {open_}: the published value, which these runs leave as it is" if open_ else "")
     }
 
 

@@ -28,12 +28,18 @@ KNOWN: dict[str, Kind] = {
 
 SAME_SIZE = 0.05  # of log N within which rows are of one size
 
-FEWEST_SIZES = 2  # that have three values of a column, or else …
+FEWEST_SIZES = (
+    2  # that have three values of a column (two of a multiplier, which has one constant), or else …
+)
 
 MANY_SIZES, VARIED = (
     30,
     0.3,
 )  # … so many sizes, and this spread of log values about a quadratic in log N and log D
+
+LEAST_VARIED = (
+    0.1  # of log values about the same, whatever the sizes: a rate that follows a rule says nothing of others
+)
 
 FEWEST_PER_ARM = 2  # runs
 
@@ -163,7 +169,8 @@ def parts_of(
             f"the median run would have {np.median(table.D / values):.2g} steps: is it in sequences? It must be in "
             "tokens, sequences × context length"
         )
-    _check_varied(table, values, [np.log(table.column(other)) for other in earlier])  # type: ignore[arg-type]
+    needed = 2 if kind == "multiplier" else 3
+    _check_varied(table, values, [np.log(table.column(other)) for other in earlier], needed)  # type: ignore[arg-type]
     span = float(distinct[0]), float(distinct[-1])
     if kind == "setting":
         return (replace(setting(name), span=span),)
@@ -214,23 +221,35 @@ def _arms(table: RunTable, name: str, kind: Kind, values: tuple[str, ...]) -> tu
     )
 
 
-def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array]) -> None:
+def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array], needed: int) -> None:
     """Refuse a column that N and D determine: one learning rate per size says nothing about another."""
     x, z, h = np.log(table.N), np.log(table.D), np.log(values)
     sizes = np.unique((x / SAME_SIZE).round().astype(int), return_inverse=True)[1].ravel()
-    varied = sum(len(np.unique(h[sizes == size].round(2))) >= 3 for size in range(sizes.max() + 1))
-    shape = [np.ones_like(x), x, z, x * x, x * z, z * z, *earlier]
-    basis = np.stack(shape, axis=1)
-    basis = basis - np.r_[0.0, basis[:, 1:].mean(axis=0)]
-    left = h - basis @ np.linalg.lstsq(basis, h, rcond=None)[0]
-    spread = float(np.sqrt((left**2).sum() / max(len(h) - basis.shape[1], 1)))
+    varied = sum(len(np.unique(h[sizes == size].round(2))) >= needed for size in range(sizes.max() + 1))
+    by_size = [np.ones_like(x), x, z, x * x, x * z, z * z]
+    alone = _spread_about(h, by_size)
+    spread = _spread_about(h, [*by_size, *earlier])
+    number = {2: "two", 3: "three"}[needed]
     if varied < FEWEST_SIZES and not (sizes.max() + 1 >= MANY_SIZES and spread > VARIED):
         raise BadInput(
-            "the runs have nearly one value for each size, so its effect and that of N are not told apart; three "
+            f"the runs have nearly one value for each size, so its effect and that of N are not told apart; {number} "
             "values at each of two sizes are needed"
+        )
+    if alone < LEAST_VARIED:
+        raise BadInput(
+            f"N and D nearly determine it, so its effect and theirs are not told apart; {number} values at one N and D are "
+            "needed, at each of two sizes"
         )
     if earlier and spread < 0.3 * VARIED:
         raise BadInput("it moves with the other settings, so its effect and theirs are not told apart")
+
+
+def _spread_about(h: Array, columns: Sequence[Array]) -> float:
+    """Standard deviation of values (n,) about their regression on columns of shape (n,), the first being ones."""
+    basis = np.stack(columns, axis=1)
+    basis = basis - np.r_[0.0, basis[:, 1:].mean(axis=0)]
+    left = h - basis @ np.linalg.lstsq(basis, h, rcond=None)[0]
+    return float(np.sqrt((left**2).sum() / max(len(h) - basis.shape[1], 1)))
 
 
 def coupled(parts: Sequence[Coordinate]) -> tuple[Coordinate, ...]:

@@ -354,6 +354,20 @@ class Coordinates:
         return tuple(dict.fromkeys(part.column for part in self.parts))
 
     @property
+    def scale_free(self) -> frozenset[str]:
+        """Columns of multipliers and terms whose effect does not change with N and D."""
+        return frozenset(p.column for p in self.parts if p.kind != "setting" and "trend" not in p.names)
+
+    @property
+    def counts_one_token(self) -> bool:
+        """True where N counts the experts that one token passes through: of one N, more experts are better.
+
+        Were N all parameters, more experts of one N would leave each token fewer, and the loss would be higher.
+        """
+        experts = [p for p in self.parts if p.column == "n_experts" and p.kind == "multiplier"]
+        return any(part.constant("power") > 0 for part in experts)
+
+    @property
     def constants(self) -> Array:
         """All constants one after another."""
         return np.array([value for part in self.parts for value in part.values])

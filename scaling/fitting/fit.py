@@ -44,6 +44,8 @@ OWN_CURVE = (
     "comes out lower (scaling watch knows the schedule)"
 )
 
+MID_SCHEDULE = "no row is annealed: the law is of losses in mid-schedule, and a run whose learning rate decays ends below it"
+
 MOSTLY_PRIOR = 0.6  # of the prior's width: the rows have taken little off it
 MOST_HASHED = 10_000  # rows whose hashes a law keeps: 0.7 MB; of a larger fit the order of runs is told by the seal alone
 
@@ -189,6 +191,7 @@ def fit(
                 *table.warnings,
                 *filter(None, [one_direction]),
                 *([OWN_CURVE] if own_curve and not bool(table.annealed.all()) else []),
+                *([MID_SCHEDULE] if not own_curve and not bool(table.annealed.any()) else []),
                 *(
                     curve_warnings(table, variable, fitted.noise)
                     if variable
@@ -229,9 +232,9 @@ def _as_fresh(table: RunTable, form: str, delta: float) -> tuple[Repetition | No
     repeats = bool((table.D > table.U * (1 + 1e-9)).any())
     if not repeats or form not in ("auto", REPEATED):
         return None, table
-    repetition = fit_repetition(
-        table.N, table.D, table.U, table.L, delta=delta, form="general" if form == "auto" else "chinchilla"
-    )
+    posterior = form == "auto"
+    shape = "general" if posterior else "chinchilla"
+    repetition = fit_repetition(table.N, table.D, table.U, table.L, delta=delta, form=shape, prior=posterior)
     N, D = repetition.effective(table.N, table.D, table.U)
     return repetition, table.with_arrays(N=N, D=D)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from families.units import BadInput
 
-from ..stats import Array
+from ..stats import Array, products
 from .coordinates import Coordinate, Shift, shift_of
 from .ensemble import DELTA, PRIOR, USUAL_NOISE
 from .uncertainty import cluster_weights
@@ -337,7 +337,7 @@ def _evaluate(
         psi = np.clip(r, -delta, delta)
         cost = float((weights * psi * (r - 0.5 * psi)).sum())
         slope = by @ (weights * psi)
-        hessian = (by * (weights * delta / np.maximum(size, delta))) @ by.T
+        hessian = products(by * (weights * delta / np.maximum(size, delta)), by)
     off = q - middle
     cost += float(0.5 * (precision * off**2).sum())
     return cost if np.isfinite(cost) else np.inf, slope + precision * off, hessian + np.diag(precision)
@@ -462,8 +462,8 @@ def resampled(
     if len(rows.y) > MOST_REFITTED:
         predicted, by, _ = model(parts, fit.q, rows)
         psi = np.clip(predicted - rows.y, -fit.delta, fit.delta)
-        moves = -np.linalg.solve(fit.hessian, by * (fit.weights * psi))
-        return np.asarray(fit.q + (drawn - 1) @ moves.T)
+        slopes = products((drawn - 1) * (fit.weights * psi), by)
+        return np.asarray(fit.q - np.linalg.solve(fit.hessian, slopes.T).T)
     draws = []
     for weight in drawn:
         q = fit.q

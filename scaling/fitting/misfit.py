@@ -294,8 +294,10 @@ def _chances(
     off, J = (part[0] for part in rows.linearised(theta[None]))
     lower = np.linalg.cholesky(covariances)
     both = np.column_stack([off, J])
-    dtrtrs = import_module("scipy.linalg.lapack").dtrtrs  # late: predicting needs no scipy
-    whitened = np.stack([dtrtrs(one, both, lower=1)[0] for one in lower])
+    dtrsm = import_module(
+        "scipy.linalg.blas"
+    ).dtrsm  # late: predicting needs no scipy; dtrtrs wakes OpenBLAS's threads
+    whitened = np.stack([dtrsm(1.0, one, both, lower=1) for one in lower])
     half = np.log(np.diagonal(lower, axis1=1, axis2=2)).sum(axis=1)
     off_wander = np.zeros(len(grid))
     for column, (centre, width) in ((0, WANDER_PRIOR), (1, OFFSET_PRIOR)):

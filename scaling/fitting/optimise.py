@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..laws import Law
-from ..stats import Array
+from ..stats import Array, products
 
 Mask = NDArray[np.bool_]
 
@@ -466,7 +466,7 @@ def starts(problem: Problem, shape: FormShape, count: int = 8) -> Array:
             loss,
         ]
     )
-    gram = (basis * weights) @ basis.T
+    gram = products(basis * weights, basis)
     i, j = (index.ravel() for index in np.meshgrid(np.arange(k), np.arange(k), indexing="ij"))
     columns = [np.full(k * k, 2 * k)]
     if has_N:

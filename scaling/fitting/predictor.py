@@ -337,8 +337,7 @@ class Fit:
         Raises:
             BadInput: a column that is no multiplier or term of the law, or whose effect changes with scale.
         """
-        parts = () if self.fitted_coordinates is None else self.fitted_coordinates.parts
-        fixed = {part.column for part in parts if part.kind != "setting" and "trend" not in part.names}
+        fixed = frozenset() if self.fitted_coordinates is None else self.fitted_coordinates.scale_free
         for name in given:
             if name not in fixed:
                 raise BadInput(f"{self.name} has no multiplier or term {name!r}; {nearest(name, fixed)}")
@@ -414,20 +413,34 @@ class Fit:
             f"one run at N = {format_size(math.sqrt(N * largest))} would say how loss falls between"
         )
 
-    def explain(self, N: float, D: float, *, unique_tokens: float | None = None) -> dict[str, float]:
+    def explain(
+        self,
+        N: float,
+        D: float,
+        *,
+        unique_tokens: float | None = None,
+        own: Mapping[str, ArrayLike | str] | None = None,
+        **settings: Unpack[Settings],
+    ) -> dict[str, float]:
         """Where the interval of one run comes from: half widths at 80 % as shares of its loss, by source.
 
         Each part is as wide as the interval would be if the others were none; squares of them add up to the square of the
-        whole, which stands under "all".
+        whole, which stands under "all" and is the half width of `predict` for the same question. "tuning" is what settings
+        and other coordinates add.
 
         Args:
             N: parameters in the law's convention.
             D: training tokens.
             unique_tokens: distinct tokens among D (default: all).
+            own: coordinates of the law by their columns' names, also the user's own columns.
+            settings: the same of the columns that every law knows, as in `predict`.
+
+        Raises:
+            BadInput: a coordinate that the law does not have, or a value that it cannot take.
         """
         n, d, shape = as_points(N, D)
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        _, scatter = self._with_settings(*fresh, {}, shape)
+        _, scatter = self._with_settings(*fresh, {**(own or {}), **settings}, shape)
         parts = {name: float(part[0]) for name, part in self.uncertainty(*fresh, self._decades(n, d)).items()}
         if self.fitted_coordinates is not None:
             parts["tuning"] = float(np.max(scatter) ** 2)

@@ -121,6 +121,13 @@ def is_single_run(runs: RunTable, group: str | None) -> bool:
     return len(names) == 1 and len(runs) > 1 and not all(run.annealed for run in runs)
 
 
+def default_annealed(runs: RunTable, group: str | None) -> Annealed | None:
+    """Default of --annealed: the annealed rows of a mixture, and every row of the curve of one run."""
+    stated = [run.annealed for run in runs if group is None or run.group == group]
+    mixed = any(stated) and not all(stated)
+    return "only" if mixed and not is_single_run(runs, group) else None
+
+
 def select_runs(
     runs: Sequence[Run],
     *,

@@ -20,7 +20,7 @@ from ..stats import format_loss
 from .band import WITHIN_NATS
 from .candidates import Candidates
 from .evaluate import EvaluatedCandidates, Objective, evaluate_candidates
-from .law import advise
+from .law import advise, idle_params
 from .memory import fit_memory
 from .vocabulary import SOURCE, ByApproach, interval_of, rounded, tried, vocabulary_parameters
 
@@ -267,7 +267,12 @@ def _experts_note(
     if part is None:
         return f"{said}. Law {chosen.law.name} is of dense models: it takes the active parameters and sees no experts"
     outside = "" if part.span[0] <= routed <= part.span[1] else ", outside those of the runs"
-    return f"{said}. Law {chosen.law.name} knows {part.span[0]:g} to {part.span[1]:g} experts{outside}"
+    counted = ""
+    if idle_params(chosen.law, spec):
+        counted = "; its N counts what a token passes through, since more experts of one N lower the loss of its runs"
+    return (
+        f"{said}. Law {chosen.law.name} knows {part.span[0]:g} to {part.span[1]:g} experts{outside}{counted}"
+    )
 
 
 def _vocabulary(

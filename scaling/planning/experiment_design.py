@@ -30,7 +30,9 @@ from .candidates import Candidates, at_context, candidates, designed, named
 from .law import find_law, plan_params, shape_sizes, single_law
 from .planfile import PlanFile, PlannedMember
 
-RUNGS = (0.25, 0.5, 1.0)  # of a ladder's tokens
+# Of a ladder's tokens. They share the longest one's batch: by StepLaw's rule 1.5 times that of a rung of half, which gives away
+# 0.15 % of the loss on 17 public cells, and 2.2 times that of a quarter, 0.46 %: a fall with D that tuned runs do not have.
+RUNGS = (0.5, 0.71, 1.0)
 
 RUN_NOISE, ROW_NOISE = 0.0025, 0.0015  # log loss: shared by a run's rungs, and each rung's own
 
@@ -43,6 +45,12 @@ LEAST_SHARE = 0.005  # of the cost; less is not worth a run's trouble
 LEAST_RATIO = (
     1.0  # tokens per parameter at the shortest rung: before that a loss curve has not begun to obey a law
 )
+
+# Tokens at the shortest rung, where the target reads five times as many: models of 87k to 680k parameters learn to copy from
+# their context until there, and fall faster than any law (docs/log.md#e276).
+LEAST_TOKENS, LEAST_OF_TARGET = 3e6, 1 / 5
+
+LEAST_LAYERS = 2  # below, attention cannot copy (Olsson et al. 2022), and a ladder's law is another
 
 SIZES = (1 / 300, 1 / 2)  # of the target's, for the members to learn from
 
@@ -195,22 +203,27 @@ def variance(information: Array, gradient: Array) -> Array:
     return np.asarray(np.linalg.solve(information, column)[..., 0] @ gradient)
 
 
-def candidate_ladders(shapes: Candidates, sizes: Array, target_N: float, budget: float) -> list[LadderSpec]:
+def candidate_ladders(
+    shapes: Candidates, sizes: Array, target: tuple[float, float], budget: float
+) -> list[LadderSpec]:
     """All candidate ladders: members well below the target, tokens on a grid up to a quarter of the budget.
 
     Args:
         shapes: the candidates.
         sizes: N of each shape as the law counts it.
-        target_N: N of the target.
+        target: its N and D.
         budget: FLOPs for all ladders together.
     """
+    target_N, target_D = target
+    shortest = min(LEAST_TOKENS, LEAST_OF_TARGET * target_D)
     ladders = []
     for index in np.flatnonzero((sizes >= SIZES[0] * target_N) & (sizes <= SIZES[1] * target_N)).tolist():
         member = shapes.member(index)
         per_token = float(shapes.flops_per_token[index])
         cost = ladder_length(RUNGS, COOLDOWN)
         most = MOST_SHARE * budget / (per_token * cost)
-        least = max(LEAST_SHARE * budget / (per_token * cost), LEAST_RATIO * float(sizes[index]) / RUNGS[0])
+        least = max(shortest, LEAST_RATIO * float(sizes[index])) / RUNGS[0]
+        least = max(LEAST_SHARE * budget / (per_token * cost), least)
         if most < least:
             continue
         for tokens in np.geomspace(least, most, TOKENS_GRID):
@@ -291,7 +304,7 @@ def select_ladders(
         BadInput: the budget buys fewer than four ladders.
     """
     member, N, D = target
-    offered = candidate_ladders(shapes, sizes, N, budget)
+    offered = candidate_ladders(shapes, sizes, (N, D), budget)
     if not offered:
         raise BadInput(
             f"budget is {format_size(budget)} FLOPs; no ladder below {format_size(N)} parameters fits it"
@@ -349,10 +362,11 @@ class PilotQuery:
     context: str | None = None
 
 
-GPT2_RATIO, GPT2_HEAD = (
-    40.0,
-    32,
-)  # of GPT-2's pilots: widths in small steps, down to a few hundred thousand parameters
+# Of GPT-2's pilots: widths in small steps, so that sizes span a decade below a target of a few million parameters; below
+# SMALL_TARGET in steps half as wide.
+GPT2_RATIO, GPT2_HEAD = 40.0, 32
+
+SMALL_TARGET = 2e6
 
 
 def _rule(query: PilotQuery, target: Member | None) -> DesignRule:
@@ -367,10 +381,12 @@ def _rule(query: PilotQuery, target: Member | None) -> DesignRule:
     if family is not None and not is_rule(family):
         raise BadInput(f"family is {family!r}; {nearest(family, MAKERS, shown=len(MAKERS))}")
     own = family is not None and maker(family).name != "gpt2"
+    size = parse_size(query.target, "target") if target is None else accounting.params(target.spec)
+    head = GPT2_HEAD if size >= SMALL_TARGET else GPT2_HEAD // 2
     return rule_for(
         family or "gpt2",
         ratio=query.ratio if query.ratio is not None or own else GPT2_RATIO,
-        head_size=query.head_size if query.head_size is not None or own else GPT2_HEAD,
+        head_size=query.head_size if query.head_size is not None or own else head,
         vocab_size=None if query.vocab is None else parse_count(query.vocab, "vocab"),
         n_positions=None if query.context is None else parse_count(query.context, "context"),
     )
@@ -411,6 +427,7 @@ def pilot_plan(query: PilotQuery) -> tuple[PlanFile, Design]:
     D = optimal_tokens(surface, N) if query.tokens is None else parse_size(query.tokens, "tokens")
     compute = accounting.train_flops(target.spec, D)
     shapes = candidates("all", rule)
+    shapes = replace(shapes, n_layer=np.maximum(shapes.n_layer, LEAST_LAYERS))
     design = select_ladders(
         surface,
         shapes,
@@ -559,7 +576,9 @@ def advise(
         lawful = lawful + lone_rows_information(law, at_N, at_D, compute, drift=0.0)
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
-    offered = candidate_ladders(shapes, sizes, N, 4 * budget)  # one ladder takes a quarter of a design's cost
+    offered = candidate_ladders(
+        shapes, sizes, (N, D), 4 * budget
+    )  # one ladder takes a quarter of a design's cost
     if not offered:
         raise BadInput(f"budget is {budget:g} FLOPs; no ladder fits it")
     after = variance(

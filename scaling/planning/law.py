@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
 from families import ModelSpec, count, member, params, params_active, params_kaplan
+from families.accounting import experts
 from families.units import BadInput, format_size, parse_size
 
 from ..files import Record
@@ -76,9 +77,14 @@ def idle_params(law: LossModel, spec: ModelSpec) -> int:
 
     With N the active parameters C = 6·N·D holds, as it did where the law was fitted, and the loss is that of a dense model
     of as much compute; the joint law of `mixtures` counts them too, and says what experts add (docs/log.md#e186). A law
-    fitted on one's own mixtures counts what its runs counted.
+    fitted on one's own mixtures counts what its runs counted: what a token passes through, where more experts of one N
+    lower the loss.
     """
-    return 0 if isinstance(law, Fit) else params(spec) - params_active(spec)
+    if isinstance(law, Fit):
+        own = law.fitted_coordinates
+        if law.convention == "active" or own is None or not own.counts_one_token:
+            return 0
+    return params(spec) - params_active(spec)
 
 
 def shape_sizes(law: LossModel, shapes: "Candidates") -> Array:
@@ -230,7 +236,7 @@ class PredictResult(Record):
         tokens_interval_80: of D*, likewise.
         uncertainty: half widths of the 80 % interval as shares of the loss, by source, where they were asked for.
         settings: values of the law's coordinates that were given.
-        best_settings: the values at which the law's loss is least.
+        best_settings: the values at which the law's loss is least, the learning rate's at the batch where one is given.
         scores: downstream scores by task, or why there is none; empty where none are asked for.
         variable: "N", "D" or "C" for a law of that alone; empty for a law of N and D.
     """
@@ -291,7 +297,11 @@ class PredictResult(Record):
             lines.append(explained(self.uncertainty))
         if self.settings or self.best_settings:
             given = ", ".join(f"{name} {value}" for name, value in self.settings.items())
-            best = ", ".join(f"{name} {value:.3g}" for name, value in self.best_settings.items())
+            moved = " at that batch" if "batch_tokens" in self.settings else ""
+            best = ", ".join(
+                f"{name} {format_size(value, 3) if value >= 1 else f'{value:.3g}'}{moved if name == 'lr' else ''}"
+                for name, value in self.best_settings.items()
+            )
             at = "at the best settings" if not given else f"at {given}; what is left out is at its best"
             lines.append(f"{at}{f' (best: {best})' if best else ''}")
         if (
@@ -355,22 +365,27 @@ def predict(
         given = [name for name in ("family", "params", "tokens", "unique_tokens") if getattr(query, name)]
         if given:
             raise BadInput(f"compute= is given and so is {given[0]}=; compute alone is split into N* and D*")
-        split = model.allocate(query.compute, force=force)
+        split = _at_fixed(model, own).allocate(query.compute, force=force)
         found = model.predict(split.N, split.D, force=True, own=own)
     else:
         if bool(query.family) == (query.params is not None):
             raise BadInput("give one of family= and params=, with tokens=, or compute= alone")
         if query.tokens is None:
             raise BadInput("tokens= is missing; give it, like tokens=5.5B, or compute= alone")
+        size = query.params
+        if query.family and isinstance(model, Fit):
+            spec = member(query.family).spec
+            size = float(count(spec, model.convention) - idle_params(model, spec))
+            own = _of_family(model, spec) | own
         found = model.predict(
-            params=query.params,
-            family=query.family or None,
+            params=size,
+            family=None if size is not None else query.family or None,
             tokens=query.tokens,
             unique_tokens=query.unique_tokens,
             force=force,
             own=own,
         )
-    best = _best(model, found.N, found.D)
+    best = _best(model, found.N, found.D, own)
     efficient: dict[str, Any] = {}
     if model.frontier is not None and split is None:
         blocks = params_kaplan(member(query.family).spec) if query.family else found.N
@@ -403,11 +418,11 @@ def predict(
         inside_domain=found.extrapolation.inside,
         params_interval_80=None if split is None else split.N_interval_80,
         tokens_interval_80=None if split is None else split.D_interval_80,
-        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens)
+        uncertainty=model.explain(found.N, found.D, unique_tokens=query.unique_tokens, own=own)
         if explain and isinstance(model, Fit)
         else None,
         warnings=(*model.warnings, *outside, *_untried(model, own)),
-        settings=dict(settings or {}),
+        settings=_shown(own) | dict(settings or {}),
         best_settings=best,
         variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
@@ -445,6 +460,17 @@ def _on_curve(model: Fit, query: PredictQuery) -> tuple[float, float]:
     return model.point(query.params, query.tokens, compute=query.compute)
 
 
+def _of_family(model: Fit, spec: ModelSpec) -> dict[str, Any]:
+    """A published member's own experts and vocabulary, where the law depends on them."""
+    own = {"n_experts": experts(spec)[0], "vocab_size": spec.vocab_size}
+    fixed = frozenset() if model.fitted_coordinates is None else model.fitted_coordinates.scale_free
+    return {name: float(value) for name, value in own.items() if name in fixed}
+
+
+def _shown(own: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in own.items()}
+
+
 def _setting(name: str, text: str) -> float | str:
     """A coordinate's value: a number or a size like 512k, else the text of an arm."""
     try:
@@ -456,11 +482,21 @@ def _setting(name: str, text: str) -> float | str:
             return text
 
 
-def _best(model: LossModel, N: float, D: float) -> dict[str, float]:
-    """The best value of each of a fitted law's settings."""
-    return (
-        {name: model.best(name, N, D).value for name in settings_of(model)} if isinstance(model, Fit) else {}
-    )
+def _best(model: LossModel, N: float, D: float, own: Mapping[str, Any]) -> dict[str, float]:
+    """The best value of each of a fitted law's settings, beside the others that are given."""
+    if not isinstance(model, Fit):
+        return {}
+    names = settings_of(model)
+    given = {name: own[name] for name in names if name in own}
+    return {name: model.best(name, N, D, **given).value for name in names}
+
+
+def _at_fixed(model: LossModel, own: Mapping[str, Any]) -> LossModel:
+    """The law at the multipliers and terms that are given, whose optimum is the one asked for."""
+    coordinates = model.fitted_coordinates if isinstance(model, Fit) else None
+    if coordinates is None or not isinstance(model, Fit):
+        return model
+    return model.at(**{name: value for name, value in own.items() if name in coordinates.scale_free})
 
 
 def no_intervals(name: str) -> str:

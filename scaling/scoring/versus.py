@@ -116,12 +116,18 @@ def find_arms(a: str, b: str, *, runs: Path, by: str = "") -> tuple[RunTable, Ru
         else:
             if table is None:
                 table = read_runs(runs, own_columns=[by] if by and by not in Run.model_fields else ())
-            values = np.array([str(run.column(by) if by else run.group) for run in table])
+            values = np.array([_arm_of(run, by) for run in table])
             if name not in values:
                 known = nearest(name, sorted(set(values.tolist())))
                 raise BadInput(f"arm is {name!r}; {known}, or the path of a table or a study")
             found.append(table.select(values == name))
     return found[0], found[1]
+
+
+def _arm_of(run: Run, by: str) -> str:
+    """The name of a run's arm: its group, or its value of a column; 1 where that is the number 1.0."""
+    value = run.column(by) if by else run.group
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def seal_verdict(result: Versus, arms: tuple[RunTable, RunTable], *, by: str = "") -> VersusFile:

@@ -5,12 +5,15 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from families.units import BadInput
 
 from . import Shard
 from .readers import CHUNK_CHARACTERS, SourceText, holds_documents
@@ -105,6 +108,22 @@ class Coverage:
         self._lost += int(lost.sum())
 
 
+@contextmanager
+def _says_why() -> Iterator[None]:
+    """Refuse a text that a tokenizer cannot encode, as where it has no entry for what it does not know.
+
+    Raises:
+        BadInput: with the library's reason.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the tokenizers library raises bare Exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"the tokenizer cannot encode the text: {reason}") from error
+
+
 class Encoder:
     """Writes the tokens of texts into shards, each text followed by the end-of-text token."""
 
@@ -129,7 +148,8 @@ class Encoder:
         current: _Shard | None = None
         bytes_read = words = 0
         for pieces, ends in self._batches(texts):
-            self.coverage.look(pieces)
+            with _says_why():
+                self.coverage.look(pieces)
             for ids in self._encode(pieces, ends):
                 if not len(ids):
                     continue
@@ -181,7 +201,8 @@ class Encoder:
             while until < len(parts) and (characters < TOGETHER or until == begin):
                 characters += len(parts[until])
                 until += 1
-            batch = encode(parts[begin:until], add_special_tokens=False)
+            with _says_why():
+                batch = encode(parts[begin:until], add_special_tokens=False)
             for encoding, end in zip(batch, closing[begin:until], strict=True):
                 ids = encoding.ids
                 if end and not (ids and ids[-1] == self.eos):

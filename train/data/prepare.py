@@ -19,13 +19,14 @@ from . import DataManifest, Need, Shard, SourceFile, check_enough, check_shards
 from .encode import Encoder
 from .readers import content_sha256, markup_in, names_field, read_chunks
 from .remote import PREFIX, fetch, hub_set, is_url, local_text
-from .split import Split, check_share, split_texts, text_sizes
+from .split import COPY, SHARED, Split, check_share, split_texts, text_sizes
 from .text import MOST_NAMED, Survey, find_texts, fingerprint, survey
 from .tokenizer import (
     CONFIG,
     ENDS,
     MASKS,
     SpecialTokens,
+    check_vocabulary,
     end_in_config,
     load_files,
     losses_of_text,
@@ -36,6 +37,7 @@ from .tokenizer import (
     train_tokenizer,
     vocabulary_remark,
     vocabulary_size,
+    write_companions,
 )
 
 Progress = Callable[[str, float], None]
@@ -62,6 +64,7 @@ class _Coder:
     @classmethod
     def load(cls, name: str, special_tokens: SpecialTokens, *, mask: bool) -> "_Coder":
         tokenizer, files = load_files(name)
+        check_vocabulary(tokenizer, name)
         end = end_in_config(name, tokenizer) if CONFIG not in files else ()
         return cls.of(neutral(tokenizer, special_tokens), files, mask=mask, ends=end)
 
@@ -163,8 +166,7 @@ def prepare(
     dtype = np.dtype("<u2" if coder.size <= 2**16 else "<u4")
     with atomic_dir(folder) as place:
         (place / "tokenizer.json").write_text(coder.text, encoding="utf-8")
-        for name, content in coder.files.items():
-            (place / name).write_text(content, encoding="utf-8")
+        write_companions(coder.files, place)
         writer = Encoder(
             coder.tokenizer, coder.eos, place, dtype, lambda done: report("tokenising", done / total)
         )
@@ -213,6 +215,11 @@ def prepare(
     if split.copies:
         log(copied)
     log(split_line(manifest))
+    if (share := split.shared.share) >= SHARED:
+        log(
+            f"{share:.0%} of the held-out lines (of {COPY} characters or more) stand in the training text too: held-out loss is "
+            "of text that is trained on"
+        )
     for line in losses_of_text(writer.coverage.lost, writer.coverage.markers, coder.tokenizer):
         log(line)
     if remark := vocabulary_remark(
@@ -503,7 +510,8 @@ def model_folder(folder: Path) -> Path:
     for place in (folder, folder / MODEL, *(path.parent / MODEL for path in reversed(rungs))):
         if (place / "config.json").is_file():
             return place
-    raise BadInput(f"{folder} holds no config.json; it must be a Hugging Face model folder, a rung or a run")
+    what = "holds no config.json" if folder.exists() else "does not exist"
+    raise BadInput(f"{folder} {what}; it must be a Hugging Face model folder, a rung or a run")
 
 
 def find_prepared_data(place: Path, data: str | None) -> Path | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from families.units import BadInput
-from scaling.files import check_file
+from scaling.files import check_fetched, check_file
 from scaling.untrusted import parse_json
 
 PLAIN = (".txt", ".md", ".py", ".text", ".raw", ".tokens", ".rst", ".tex")
@@ -70,6 +70,22 @@ MARKED = (b"\xff\xfe", b"\xfe\xff")
 
 _ENCODINGS = dict.fromkeys(MARKED, "utf-16")  # by the byte order mark; all else is UTF-8
 
+_WIDE = 2**12  # characters at the start of a plain file that show whether they are one byte each
+
+# By their first bytes, what people name by another ending.
+_BINARY = {
+    b"\x1f\x8b": "compressed by gzip (.gz)",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd (.zst)",
+    b"\xfd7zXZ": "compressed by xz (.xz)",
+    b"BZh": "compressed by bzip2 (.bz2)",
+    b"PK\x03\x04": "a zip archive (unpack it)",
+    b"7z\xbc\xaf": "a 7z archive (unpack it)",
+    b"PAR1": "Parquet (.parquet)",
+    b"ARROW1": "Arrow (.arrow)",
+    b"%PDF": "a PDF",
+    b"SQLite f": "an SQLite database",
+}
+
 _BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
@@ -113,6 +129,7 @@ def read_chunks(text: SourceText) -> Iterator[str]:
         BadInput: the file cannot be read, is not UTF-8 (or UTF-16 with its mark), or a record has no text.
     """
     check_file(text.path, largest=math.inf)
+    check_fetched(text.path)
     read = {
         ".jsonl": _json_lines,
         ".json": _json,
@@ -127,6 +144,7 @@ def read_chunks(text: SourceText) -> Iterator[str]:
 def _plain(text: SourceText) -> Iterator[str]:
     with _reading(text) as file:
         carry = ""
+        _check_letters(text, file)
         while chunk := carry + file.read(CHUNK_CHARACTERS - len(carry)):
             carry = ""
             if not chunk.endswith(("\n", "\r")):
@@ -138,6 +156,21 @@ def _plain(text: SourceText) -> Iterator[str]:
                         at = len(chunk) - CHUNK_CHARACTERS // 2
                     chunk, carry = chunk[:at], chunk[at:]
             yield chunk
+
+
+def _check_letters(text: SourceText, file: TextIO) -> None:
+    """Refuse what begins with many NUL characters: UTF-16 without its mark, UTF-32, or no text; the file is rewound.
+
+    Raises:
+        BadInput: it does.
+    """
+    start = file.read(_WIDE)
+    file.seek(0)
+    if start.count("\0") > len(start) / 8:
+        raise BadInput(
+            f"{text.path} is no UTF-8 text: of its first {len(start):,} characters {start.count(chr(0)):,} are NUL, as in UTF-16 "
+            "without its mark and in UTF-32; write it as UTF-8, as iconv -f utf-16le -t utf-8 does"
+        )
 
 
 @contextmanager
@@ -191,12 +224,16 @@ def _zstandard(path: Path, mode: str) -> Any:
 @contextmanager
 def _reading(text: SourceText, newline: str | None = "") -> Iterator[TextIO]:
     with open_bytes(text.path, text.compression) as raw:
-        start = raw.peek(2)[:2] if hasattr(raw, "peek") else b""
-        encoding = _ENCODINGS.get(start, "utf-8-sig")
+        start = raw.peek(8)[:8] if hasattr(raw, "peek") else b""
+        encoding = _ENCODINGS.get(start[:2], "utf-8-sig")
         try:
             yield io.TextIOWrapper(raw, encoding=encoding, newline=newline)
         except (UnicodeDecodeError, UnicodeError) as error:
             reason = getattr(error, "reason", str(error))
+            if (
+                kind := next((kind for magic, kind in _BINARY.items() if start.startswith(magic)), None)
+            ) is not None:
+                raise BadInput(f"{text.path} is {kind} by its first bytes, and no text") from error
             raise BadInput(
                 f"{text.path} is not UTF-8 text: {reason} at byte {_bad_byte(text, encoding)}; "
                 "write it as UTF-8, as iconv -f latin1 -t utf-8 does"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from families.units import BadInput, RunFailed
+from families.units import BadInput, RunFailed, format_bytes
 from scaling.files import (
     Document,
     Record,
@@ -143,7 +143,7 @@ def _check_room(place: Path, needed: int, data: str) -> None:
     there = next(parent for parent in place.resolve().parents if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed + ROOM:
-        raise BadInput(f"data is {data!r} with {needed / 1e9:.2f} GB; {there} has {free / 1e9:.2f} GB left")
+        raise BadInput(f"data is {data!r} with {format_bytes(needed)}; {there} has {format_bytes(free)} left")
 
 
 def check_export(url: str) -> None:

@@ -1,6 +1,7 @@
 """The held-out split: whole files, or the ends of large ones, cut at a document, a line, a space or a character."""
 
 import hashlib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,10 @@ CUT_FROM = 0.8  # of the bytes: where whole files cannot be held out, the ends o
 
 COPY = 32  # characters of a document from which on an equal one is a copy; shorter ones ("Yes.") repeat by chance
 
+SHARED = 0.3  # of the held-out lines that are trained on too, from which on it is said
+
+_LINES_KEPT = 2**16  # held-out lines that are compared with the training text
+
 _MARGIN = 1.4  # of the held-out share at a cut; less than TOLERANCE, which counts bytes of text
 
 _BLOCK = 2**16  # bytes hashed at a time
@@ -34,6 +39,36 @@ class Cut:
     kind: str
 
 
+class SharedLines:
+    """Compares an even sample of the held-out text's lines of COPY characters or more with the training text's."""
+
+    def __init__(self) -> None:
+        self._kept: set[int] = set()
+        self._found: set[int] = set()
+        self._every = 1
+
+    def note(self, chunk: str) -> None:
+        """Note the lines of a held-out piece."""
+        self._kept.update(line for line in _long_lines(chunk) if not line % self._every)
+        while len(self._kept) > _LINES_KEPT:
+            self._every *= 2
+            self._kept = {line for line in self._kept if not line % self._every}
+
+    def look(self, chunk: str) -> None:
+        """Look for them in a training piece."""
+        if self._kept:
+            self._found.update(self._kept.intersection(_long_lines(chunk)))
+
+    @property
+    def share(self) -> float:
+        """Share of the lines that stand on both sides; 0 without lines."""
+        return len(self._found) / max(1, len(self._kept))
+
+
+def _long_lines(chunk: str) -> Iterator[int]:
+    return (zlib.crc32(line.strip().encode()) for line in chunk.splitlines() if len(line) >= COPY)
+
+
 @dataclass(slots=True)
 class Split:
     """Split of the text into training and held-out text.
@@ -45,6 +80,7 @@ class Split:
         named: the held-out files were named, as by validation= or by their own names.
         held_documents: hashes of the held-out documents, which are not trained on; filled by reading that side.
         copies: number of documents that were not trained on for that.
+        shared: lines that are held out and trained on, as where a file called valid is a part of another; also filled by reading.
     """
 
     train: tuple[SourceText, ...]
@@ -53,6 +89,7 @@ class Split:
     named: bool = False
     held_documents: set[bytes] = field(default_factory=set)
     copies: int = 0
+    shared: SharedLines = field(default_factory=SharedLines)
 
     @property
     def how(self) -> str:
@@ -90,18 +127,18 @@ class Split:
     def _noted(self, text: SourceText, chunks: Iterator[str]) -> Iterator[str]:
         for chunk in chunks:
             self.held_documents |= {_digest(part) for part in _documents(text, chunk) if _tells(part)}
+            self.shared.note(chunk)
             yield chunk
 
     def _without_copies(self, text: SourceText, chunks: Iterator[str]) -> Iterator[str]:
-        if not self.held_documents:
-            yield from chunks
-            return
         for chunk in chunks:
             parts = _documents(text, chunk)
             kept = [part for part in parts if not (_tells(part) and _digest(part) in self.held_documents)]
             self.copies += len(parts) - len(kept)
             if kept:
-                yield chunk if len(kept) == len(parts) else END_OF_TEXT.join(kept)
+                left = chunk if len(kept) == len(parts) else END_OF_TEXT.join(kept)
+                self.shared.look(left)
+                yield left
 
 
 def _documents(text: SourceText, chunk: str) -> list[str]:

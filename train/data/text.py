@@ -180,7 +180,9 @@ def _in_folder(root: Path, field: str, roles: bool) -> Survey:
     texts = []
     for path in sorted(_walk(root, found)):
         name = path.relative_to(root).as_posix()
-        if any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts):
+        if (shown := name.encode(errors="backslashreplace").decode()) != name:
+            found.leave("a name that is not UTF-8", [shown])
+        elif any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts):
             found.leave("hidden", [name])
         elif _known(path):
             texts.append(SourceText(name, path, field))
@@ -219,6 +221,14 @@ def _walk(root: Path, found: Survey) -> Iterator[Path]:
         found.leave("hidden", ((Path(place) / name).relative_to(root).as_posix() + "/" for name in hidden))
         folders[:] = sorted(set(folders) - set(hidden))
         yield from (path for name in names if (path := Path(place) / name).is_file())
+        found.leave(
+            "a pipe, a device or a socket",
+            (
+                path.relative_to(root).as_posix()
+                for name in names
+                if (path := Path(place) / name).exists() and not path.is_file()
+            ),
+        )
         found.leave(
             "a link to nothing",
             (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from families.units import BadInput, format_size
+from scaling.files import atomic_write
 from scaling.untrusted import parse_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -43,6 +44,8 @@ CONFIG = "tokenizer_config.json"
 # A tokenizer's files besides tokenizer.json that say how it is used; carried to the models trained with it.
 COMPANIONS = (CONFIG, "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 
+_TEMPLATES = "additional_chat_templates"  # folder of the chat templates that have a name
+
 
 def special_token(tokenizer: Any, names: Iterable[str]) -> int:
     """Return the id of the first of these tokens that the tokenizer has; if it has none, the first of ENDS or MASKS is added.
@@ -63,6 +66,22 @@ def special_token(tokenizer: Any, names: Iterable[str]) -> int:
             f"the tokenizer has no token {names[0]!r}, and its ids have gaps so that none can be added; give one that has it"
         )
     return number
+
+
+def check_vocabulary(tokenizer: Any, name: str) -> None:
+    """Check that a tokenizer can be kept: it has entries, and each its own id.
+
+    Raises:
+        BadInput: naming two entries of one id.
+    """
+    names: dict[int, str] = {}
+    for entry, number in tokenizer.get_vocab().items():
+        if (other := names.setdefault(number, entry)) != entry:
+            raise BadInput(
+                f"tokenizer {name!r} has two entries of id {number}, {other!r} and {entry!r}; each must have its own"
+            )
+    if not names:
+        raise BadInput(f"tokenizer {name!r} has no entries")
 
 
 def vocabulary_size(tokenizer: Any) -> int:
@@ -227,7 +246,8 @@ def _byte_level_from_folder(path: Path) -> Any:
 def companions(folder: Path) -> dict[str, str]:
     """Return the text of a folder's COMPANIONS by name; what names code of the folder is left out, and so is what is no JSON."""
     found = {}
-    for name in COMPANIONS:
+    more = sorted(path.name for path in (folder / _TEMPLATES).glob("*.jinja"))
+    for name in (*COMPANIONS, *(f"{_TEMPLATES}/{template}" for template in more)):
         path = folder / name
         try:
             text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -242,6 +262,13 @@ def companions(folder: Path) -> dict[str, str]:
         if text:
             found[name] = text
     return found
+
+
+def write_companions(files: Mapping[str, str], folder: Path) -> None:
+    """Write a tokenizer's COMPANIONS into a folder."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        atomic_write(folder / name, text)
 
 
 def token_names(files: dict[str, str], key: str) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def schedule_words(run: EmitRun) -> Words:
     """Return the options of a schedule: exactly this program's learning rate at every step.
 
     Megatron's rate of step s (from 0) is that of its s-th update, ours of s + 1 of the warm-up: so the warm-up is a step
-    shorter and starts at its first rate, and the cooldown starts a step earlier and ends a step after the run.
+    shorter and starts at its first rate, the cooldown starts a step earlier, and the decay ends a step after the run.
     """
     schedule = schedule_of(run)
     warm = max(0, schedule.warmup - 1)
@@ -105,7 +105,7 @@ def schedule_words(run: EmitRun) -> Words:
         "--lr-warmup-init": first,
     }
     if schedule.kind == "cosine":
-        return {**words, "--lr-decay-style": "cosine", "--lr-decay-iters": max(1, schedule.steps - 1)}
+        return {**words, "--lr-decay-style": "cosine", "--lr-decay-iters": max(1, schedule.steps)}
     return {
         **words,
         "--lr-decay-style": "WSD",
@@ -140,7 +140,7 @@ def arguments(job: EmitJob, run: EmitRun, manifest: DataManifest | None = None) 
         )
     llama = spec.architecture == "llama"
     micro = member.micro_batch or 1
-    dropout = 0.0 if run.config is None else run.config.dropout
+    dropout = 0.0 if run.config is None else run.config.dropout or 0.0
     words: Words = {
         "--num-layers": spec.n_layer,
         "--hidden-size": spec.n_embd,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from families import params
-from families.units import BadInput, format_duration, format_size
+from families.units import BadInput, format_bytes, format_duration, format_size
 
 from ..backend import BackendRequest, Estimate, estimate, select_backend
 from ..config import Settings
@@ -53,7 +53,7 @@ def check_machine(
         )
     said = (
         f"{settings.run}: {steps:,} steps of {format_size(settings.batch_tokens)} tokens; about "
-        f"{need.memory / 1e9:.2f} GB of memory of {need.available / 1e9:.1f} GB and "
+        f"{format_bytes(need.memory)} of memory of {format_bytes(need.available)} and "
         f"{format_duration(need.seconds)} on {need.machine} "
         f"({need.source}: {need.flops_per_s / 1e9:.0f} GFLOP/s)"
     )

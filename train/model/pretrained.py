@@ -11,8 +11,9 @@ import torch
 
 from families import ModelSpec
 from families.architectures import REGISTRY, architecture
+from families.architectures.base import ASIDE
 from families.units import BadInput
-from scaling.files import canonical_json, read_text, sha256_bytes, sha256_file
+from scaling.files import canonical_json, check_fetched, read_text, sha256_bytes, sha256_file
 from scaling.untrusted import parse_json
 
 from ..data.remote import NETWORK_SECONDS, hub_answers
@@ -21,6 +22,8 @@ from .config import hugging_face_config
 from .kernels import use_attention
 
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt"]
+
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")  # PEFT's
 
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
@@ -50,6 +53,8 @@ def checkpoint_folder(name: str) -> Path:
         for folder in (path, path / "model", *longest[-1:]):
             if (folder / "config.json").is_file():
                 return _with_weights(name, folder.resolve())
+        if _adapter(path) is not None:
+            raise BadInput(f"init is {name!r}, which holds {_in_place_of_weights(path)}")
         raise BadInput(f"init is {name!r}, a folder without a config.json; it must be a Hugging Face model's")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BadInput(f"init is {name!r}, which does not exist")
@@ -86,11 +91,36 @@ def _weight_files(folder: Path) -> list[Path]:
 def _with_weights(name: str, folder: Path) -> Path:
     if not _weight_files(folder):
         raise BadInput(f"init is {name!r}, which holds {_in_place_of_weights(folder)}")
+    check_weight_files(folder)
     return folder
+
+
+def check_weight_files(folder: Path) -> None:
+    """Refuse weights that are not there whole: pointers of Git LFS, shards without their index, an adapter beside them.
+
+    Raises:
+        BadInput: naming the file.
+    """
+    files = _weight_files(folder)
+    for path in files:
+        check_fetched(path)
+    names = {path.name for path in files}
+    if "model.safetensors" not in names and not (folder / "model.safetensors.index.json").is_file():
+        raise BadInput(
+            f"{folder} holds {files[0].name} without model.safetensors.index.json, which says what is in it"
+        )
+    if (adapter := _adapter(folder)) is not None:
+        raise BadInput(f"{folder} holds {adapter} beside its weights: merge it into them, or move it away")
+
+
+def _adapter(folder: Path) -> str | None:
+    return next((name for name in _ADAPTER if (folder / name).is_file()), None)
 
 
 def _in_place_of_weights(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.glob("*.bin"))
+    if (adapter := _adapter(folder)) is not None:
+        return f"{adapter}, a change to another model's weights: merge it into them, as PEFT's merge_and_unload does"
     found = f"{pickled[0]}, a pickle that can run code" if pickled else "no weights"
     return f"{found}; only model.safetensors is read"
 
@@ -113,6 +143,30 @@ def checkpoint_spec(folder: Path) -> ModelSpec:
         return REGISTRY[kind].from_hugging_face(config)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
+
+
+def checkpoint_dropout(folder: Path) -> float:
+    """Return the dropout with which a checkpoint was trained, which transformers' Trainer goes on with.
+
+    Raises:
+        BadInput: its parts have several.
+    """
+    import transformers
+
+    found = architecture(checkpoint_spec(folder).architecture)
+    try:
+        config = getattr(transformers, found.config_class).from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
+    usual = found.to_hugging_face(checkpoint_spec(folder))
+    parts = {key: getattr(config, key, None) for key in usual if "drop" in key and key not in ASIDE}
+    rates = {key: float(rate) for key, rate in parts.items() if isinstance(rate, int | float)}
+    if len(set(rates.values())) > 1:
+        said = ", ".join(f"{key} {rate:g}" for key, rate in sorted(rates.items()))
+        raise BadInput(
+            f"init is {folder}, whose parts have several rates of dropout ({said}); give one by dropout="
+        )
+    return next(iter(rates.values()), 0.0)
 
 
 def checkpoint_sha256(folder: Path) -> str:
@@ -145,6 +199,7 @@ def read_model(kind: Any, folder: Path) -> Any:
     """
     if not _weight_files(folder):
         raise BadInput(f"{folder} holds {_in_place_of_weights(folder)}")
+    check_weight_files(folder)
     try:
         with torch.random.fork_rng(devices=[]):  # the library's random draws must not affect the run's
             loaded, info = kind.from_pretrained(
@@ -159,7 +214,9 @@ def read_model(kind: Any, folder: Path) -> Any:
         )
     missing = sorted(set(info["missing_keys"]) - set(loaded.all_tied_weights_keys))
     if missing:
-        raise BadInput(f"{folder} has no {missing[0]}: {len(missing)} weights are missing")
+        there = f"; it has {min(info['unexpected_keys'])}" if info["unexpected_keys"] else ""
+        raise BadInput(f"{folder} has no {missing[0]}: {len(missing)} weights are missing{there}")
+    _check_tied(loaded, folder)
     spare = sorted(
         name for name in info["unexpected_keys"] if _LAYER.search(name) and not name.endswith(_TABLES)
     )
@@ -169,6 +226,22 @@ def read_model(kind: Any, folder: Path) -> Any:
         if not torch.isfinite(weight).all():
             raise BadInput(f"{folder} has {name}, of which some are not finite numbers")
     return loaded
+
+
+def _check_tied(loaded: Any, folder: Path) -> None:
+    """Refuse a head of its own where config.json says that it is the embedding: which of them is meant is not known.
+
+    Raises:
+        BadInput: naming the key.
+    """
+    embedding, head = loaded.get_input_embeddings(), loaded.get_output_embeddings()
+    if embedding is None or head is None or not getattr(loaded.config, "tie_word_embeddings", False):
+        return
+    if head.weight.shape != embedding.weight.shape or not torch.equal(head.weight, embedding.weight):
+        raise BadInput(
+            f"{folder} has a head other than its embedding; its config.json says tie_word_embeddings true, by the library's "
+            "default where it says nothing: set it to false"
+        )
 
 
 def first_message_line(error: Exception) -> str:
