@@ -232,7 +232,7 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
     lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:
         lines.append(
-            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
+            f"N, D or compute lie {choice.extrapolation:.3g} times beyond the fitted range of {law.name}"
         )
         lines += doubts(law)
     return tuple(lines)
