@@ -51,10 +51,16 @@ _POWER = re.compile(
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _FLOPS = re.compile(rf"{_NUMBER}\s*(?:({'|'.join(_WORDS)}|[kmgtpezy]?)[- ]?flops?)?", re.IGNORECASE)
 _FLOPS_TIME = re.compile(
-    rf"{_NUMBER}\s*({'|'.join(_WORDS)}|[tpe])[- ]?f(?:lops?)?(?:/s)?[- ]?{_UNIT}", re.IGNORECASE
+    rf"{_NUMBER}(k|m)?\s*({'|'.join(_WORDS)}|[tpe])[- ]?f(?:lops?)?(?:/s|-?s(?=[- ]))?[- ]?{_UNIT}",
+    re.IGNORECASE,
+)
+_RATE_TIME = re.compile(
+    rf"{_NUMBER}\s*({'|'.join(_WORDS)}|[gtpe])[- ]?flops?/s(?:\s+sustained)?\s+(?:for|over|x|×)\s+(.+)",
+    re.IGNORECASE,
 )
 _DEVICE_TIME = re.compile(
-    rf"(?:{_NUMBER}{_MULTIPLE}\s+(?![x×*]\s))?([a-z0-9][a-z0-9 _×*,()-]*?)[- ]{_UNIT}", re.IGNORECASE
+    rf"(?:{_NUMBER}{_MULTIPLE}\s+(?![x×*]\s))?([a-z0-9][a-z0-9 _×*,()-]*?)(?:[- ·]|(?<=[0-9])(?=h)|(?<=[gt]pu)(?=h)){_UNIT}",
+    re.IGNORECASE,
 )
 _ANY_DEVICE = re.compile(r"(?:gpu|tpu|device|accelerator|chip|card)s?", re.IGNORECASE)
 _MONEY = re.compile(
@@ -65,13 +71,17 @@ _OTHER_MONEY = re.compile(
     r"[€£¥₹]|\b(?:EUR|euros?|GBP|pounds?|CNY|RMB|yuan|JPY|yen|CHF|INR)\b", re.IGNORECASE
 )
 _ON = re.compile(r"\s*@\s*|\s+(?:on|using)\s+", re.IGNORECASE)
-_BETWEEN = re.compile(r"\s+(?:worth of|with|of|for|over|during|x|×|\*)\s+", re.IGNORECASE)
+_BETWEEN = re.compile(r"\s+(?:worth of|with|of|for|over|during|x|×|\*)\s+|\s*,\s+", re.IGNORECASE)
 _TWO_NUMBERS = re.compile(
     r"[0-9]+\s|.*[\s×x*][0-9]+", re.IGNORECASE
 )  # 500 A100 of "10 500 A100-hours"; "A100 x 15"
 _MOST_LETTERS = 200  # of a budget
+_FEWEST = 1e12  # FLOPs that a bare number on devices may mean: a second of any of them does more
+_OWN_MFU = re.compile(r"\bMFU\b", re.IGNORECASE)
+_OWN_PRICE = re.compile(r"\$\s*[0-9.,]+\s*(?:/|per|an|a)\s*[a-z0-9 -]*?(?:h|hr|hour)\b", re.IGNORECASE)
 _CLOCK = re.compile(r"([0-9]+):([0-5][0-9])(?::([0-5][0-9]))?")
-_PART = re.compile(rf"({_DIGITS}|\b(?:{'|'.join(_WRITTEN)})\b)\s*{_UNIT}", re.IGNORECASE)
+# "1d12h", but not "500 H100h": a unit before a digit stands at its own number.
+_PART = re.compile(rf"({_DIGITS}|\b(?:{'|'.join(_WRITTEN)})\b)(?:\s+{_UNIT}(?![0-9])|{_UNIT})", re.IGNORECASE)
 _DURATION = re.compile(rf"(?:{_PART.pattern}\s*(?:and\s+|,\s*)?)+", re.IGNORECASE)
 # Commas that group thousands before a word: 57,600 A100-hours; 1,500M or 1,234e3 may as well be decimals.
 _THOUSANDS = re.compile(
@@ -198,6 +208,7 @@ def parse_budget(
     if words.lower() in ("inf", "infinity", "nan"):
         raise BadInput(f"budget is {words}; it must be finite")
     words = _ungrouped(words)
+    _refuse_options(words)
     amount, named = _split(words)
     devices = combine(amount.devices, named, None if on is None else _devices(on))
     if devices.problem:
@@ -207,6 +218,10 @@ def parse_budget(
     source = None if price is None else "given"
     if amount.flops is not None:
         _check_size(words, amount.flops, "FLOPs")
+        if named is not None and amount.flops < _FEWEST and re.fullmatch(_DIGITS, amount.text, re.IGNORECASE):
+            raise BadInput(
+                f"budget is {words!r}: {amount.text} of what? write {amount.text}h for hours, or {amount.text} FLOPs"
+            )
         if device is None and price is not None:
             raise BadInput(
                 f"budget is {words!r} and price is {price:g} USD per device-hour; --on 8xA100 names the device"
@@ -252,6 +267,20 @@ def parse_budget(
         hourly_price=price,
         price_source=source,
     )
+
+
+def _refuse_options(words: str) -> None:
+    """Refuse an MFU and a price per hour in the words of a budget.
+
+    Raises:
+        BadInput: naming the option that takes it.
+    """
+    if _OWN_MFU.search(words):
+        raise BadInput(f"budget is {words!r}: an MFU is an option of its own, like --mfu 50%")
+    if _OWN_PRICE.search(words):
+        raise BadInput(
+            f"budget is {words!r}: a price per device-hour is an option of its own, like --price 2.50"
+        )
 
 
 def split_budgets(text: str) -> list[str]:
@@ -352,7 +381,10 @@ def parse_flops(text: str) -> float | None:
     if (match := _FLOPS.fullmatch(words)) is not None:
         return _number(match[1]) * _prefix(match[2])
     if (match := _FLOPS_TIME.fullmatch(words)) is not None:
-        return _number(match[1]) * _prefix(match[2]) * _seconds(match[3])
+        return _number(match[1]) * _multiple(match[2]) * _prefix(match[3]) * _seconds(match[4])
+    rate = _RATE_TIME.fullmatch(words)
+    if rate is not None and (seconds := _duration(rate[3])) is not None:
+        return _number(rate[1]) * _prefix(rate[2]) * seconds
     return None
 
 
@@ -436,9 +468,18 @@ def _split(words: str) -> tuple[_Amount, Devices | None]:
             if devices.accelerator is None and not re.search("[a-z]", right, re.IGNORECASE):
                 continue  # a bare number names no devices
             return amount, devices
-        if amount.seconds is not None and devices.accelerator is not None:
-            problem = problem or devices.problem  # A100s for 24h
+        if amount.seconds is not None and (
+            devices.accelerator is not None or _said_apart(left, right, words)
+        ):
+            problem = problem or devices.problem  # A100s for 24h, 8 Gaudi2 for 1 day
     raise BadInput(problem or _misread(words))
+
+
+def _said_apart(left: str, right: str, words: str) -> bool:
+    """True for two parts with a word like for between them, in either order."""
+    return bool(_BETWEEN.fullmatch(words, len(left), len(words) - len(right))) or bool(
+        _BETWEEN.fullmatch(words, len(right), len(words) - len(left))
+    )
 
 
 def _misread(words: str) -> str:
@@ -477,4 +518,4 @@ def _duration(text: str) -> float | None:
         return 3600.0 * int(clock[1]) + 60.0 * int(clock[2]) + int(clock[3] or 0)
     if len(words) > _MOST_LETTERS or _DURATION.fullmatch(words) is None:
         return None
-    return math.fsum(_number(part[1]) * _seconds(part[2]) for part in _PART.finditer(words))
+    return math.fsum(_number(part[1]) * _seconds(part[2] or part[3]) for part in _PART.finditer(words))

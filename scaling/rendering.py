@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .untrusted import shown
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -67,18 +69,18 @@ def latex_environment(package: str) -> "Environment":
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text for Markdown: no mark-up, no HTML, one line, one cell of a table."""
-    line = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", " ".join(text.split()))
+    """Escape text for Markdown: no mark-up, no HTML, no control characters, one line, one cell of a table."""
+    line = re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", shown(" ".join(text.split())))
     line = line.replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"^(?=>|[-+=](?:[-=\s]|$))", r"\\", line)  # a quotation, a list, a rule
     return re.sub(r"^(\d+)(?=[.)](?:\s|$))", r"\1\\", line)  # a numbered list
 
 
 def markdown_code(text: object) -> "Markup":
-    """Format any text as inline code, also within a table."""
+    """Format any text as inline code, also within a table; control characters are shown."""
     from markupsafe import Markup
 
-    words = " ".join(str(text).split())
+    words = shown(" ".join(str(text).split()))
     if "|" in words or not words:  # a fence does not protect a | within a table
         entities = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark[0])};", words)
         return Markup(f"<code>{entities}</code>")  # noqa: S704 - all marks are entities
@@ -88,5 +90,5 @@ def markdown_code(text: object) -> "Markup":
 
 
 def escape_latex(text: str) -> str:
-    """Escape text for LaTeX, on one line."""
-    return "".join(_LATEX.get(mark, mark) for mark in " ".join(text.split()))
+    """Escape text for LaTeX, on one line, its control characters shown."""
+    return "".join(_LATEX.get(mark, mark) for mark in shown(" ".join(text.split())))

@@ -7,7 +7,7 @@ import pytest
 
 from scaling.monitoring.alarms import first_alarm
 
-from .simulated_runs import changed, seen_until, taught
+from .simulated_runs import changed, family, going, level_of, seen_until, simulated, taught
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,21 @@ def test_a_run_far_ahead_of_siblings_that_have_not_begun_is_not_reading_its_data
     falling, leaping = (replace(early(healthy, rate), finals={}) for rate in (0.83, 1.3))
     assert first_alarm(falling, others, 1000) is None, "15 % ahead, and falling by 12 to 20 % an e-fold"
     assert first_alarm(leaping, others, 1000) is not None
+
+
+def test_a_run_of_four_times_the_size_may_be_further_ahead_of_its_siblings():
+    rng = np.random.default_rng(10)
+    siblings, batches = family(rng)
+
+    def ahead(params, by):
+        level = level_of(160_000) - by
+        return simulated(going("x", params), rng, batches=batches, level=level)
+
+    near = first_alarm(ahead(220_000, 0.6), siblings, 1000)
+    assert near is not None
+    assert near.fault == "repeating data"
+    assert first_alarm(ahead(640_000, 0.6), siblings, 1000) is None, "0.16; span-10-headers' target was 0.17"
+    assert first_alarm(ahead(640_000, 1.2), siblings, 1000) is not None
 
 
 def test_training_loss_far_below_held_out_loss_is_data_read_again(study):

@@ -26,6 +26,10 @@ A100 = 312e12
         ("1h30m @ L4", 90 * 60, 1, "L4"),
         ("2 8xA100-40GB-hours", 16 * 3600, 8, "A100-40GB"),
         ("8xRTX 4090-hours", 8 * 3600, 8, "RTX-4090"),
+        ("500 H100h", 500 * 3600, 1, "H100"),
+        ("8 H100s, 3 days", 8 * 3 * 86400, 8, "H100"),
+        ("3 days, 8 H100s", 8 * 3 * 86400, 8, "H100"),
+        ("10 H100 years", 10 * 365 * 86400, 1, "H100"),
     ],
 )
 def test_a_budget_of_hours_is_devices_times_time(text, device_seconds, devices, accelerator):
@@ -45,6 +49,9 @@ def test_a_budget_of_hours_is_devices_times_time(text, device_seconds, devices, 
         ("2 petaFLOP/s-days", 2 * 8.64e19),
         ("20 EFLOPs", 2e19),
         ("1.4 zettaflops", 1.4e21),
+        ("6.7k PF-days", 6700 * 8.64e19),
+        ("2 pfs-days", 2 * 8.64e19),
+        ("10 PFLOP/s for 10 days", 8.64e21),
     ],
 )
 def test_a_budget_of_flops_needs_no_device(text, flops):
@@ -91,6 +98,10 @@ def test_on_spreads_device_hours_over_devices():
         ("8xA100-parsecs", "8xA100-hours"),
         ("0xA100-hours", "at least 1"),
         ("3:99@A100", "not a time"),
+        ("72 on 8xH100", "72 of what"),
+        ("24h on 8xA100 at 50% MFU", "--mfu"),
+        ("$10k on H100 at $2/h", "--price"),
+        ("8 Gaudi2 for 1 day", "accelerator is 'Gaudi2', which is not known"),
     ],
 )
 def test_what_is_no_budget_is_named_with_what_is_allowed(text, said):

@@ -240,3 +240,17 @@ def test_a_published_target_has_ladders_of_its_own_family_at_the_context_they_sh
 def test_a_target_or_family_that_is_not_known_names_the_nearest(query, said):
     with pytest.raises(BadInput, match=said):
         pilot_plan(query)
+
+
+@pytest.mark.parametrize(("target", "tokens", "share"), [("500k", "14M", "60%"), ("5M", "100M", "20%")])
+def test_ladders_span_a_decade_of_sizes_past_the_bend(target, tokens, share):
+    plan, design = pilot_plan(
+        PilotQuery(target=target, tokens=tokens, budget=share, vocab="512", context="128")
+    )
+    sizes = [one.N for one in design.ladders]
+    assert max(sizes) >= 8 * min(sizes)
+    assert max(sizes) >= design.target_N / 5
+    for one in plan.members:
+        assert one.spec.n_layer >= 2
+        assert one.rungs[0] >= 0.99 * min(3e6, design.target_tokens / 5)
+        assert one.rungs[0] >= 0.49 * one.tokens  # its batch is not far from a batch of its own

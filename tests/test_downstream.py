@@ -1,6 +1,7 @@
 """Downstream scores as a function of loss: predicted with an interval, or refused with the reason."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,21 @@ def test_the_score_of_a_larger_run_lies_in_its_interval_in_most_simulations():
         low, high = answer["interval_80"]
         inside += low < sigmoid(TARGET) < high
     assert inside >= 3
+
+
+def test_the_mean_of_the_resampled_curves_errs_less_beyond_the_runs_than_the_curve_of_least_squares():
+    errors = []
+    for seed in range(4):
+        found = fit_scores(
+            scored("hellaswag", lambda loss: sigmoid(loss, ceiling=0.8), seed, noise=0.03), RUNS
+        )
+        bare = replace(found, draws=np.empty((0, 3)))
+        for N in (2e9, 4e9, 1e10):
+            loss = BESIROGLU.loss(N, 20 * N)
+            at = loss if found.form == "loss" else -np.log(120 * N**2)
+            errors.append([abs(curve.at(at) - sigmoid(loss, ceiling=0.8)) for curve in (found, bare)])
+    mean, least_squares = np.mean(errors, axis=0)
+    assert mean < 0.9 * least_squares
 
 
 def test_the_loss_predicts_the_largest_runs_better_than_compute_where_the_score_is_of_the_loss():

@@ -67,10 +67,10 @@ def test_no_heavy_library_is_loaded():
     assert result.stderr.strip().splitlines()[-1] == "[]"
 
 
-def test_a_hostile_folder_does_not_matter(cli, tmp_path):
+def test_a_hostile_folder_does_not_matter(console, tmp_path):
     for name in ("train.py", "plots.py", "scaling.py", "families.py", "numpy.py"):
         (tmp_path / name).write_text("raise SystemExit('hostile code ran')\n")
-    result = cli("plan", "--budget", "1.4e18", "--json", cwd=tmp_path)
+    result = console("plan", "--budget", "1.4e18", "--json", cwd=tmp_path)
     assert result.returncode == 0
     assert json.loads(result.stdout)["recommended"]
 

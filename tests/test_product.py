@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from scaling.cli.run_options import merge
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal
 from scaling.runs.readers import read_runs
+from scaling.untrusted import shown
 from train.config import Settings, TrainConfig
 from train.data import DataManifest
 from train.model_card import Facts, card, front_matter, outcome
@@ -138,6 +141,21 @@ def _check_front_matter(study, name):
     assert model["name"].startswith(name)
     assert model["results"][0]["metrics"][0]["value"] == facts.rung.observation.loss
     assert body.count("\n## ") == 6, "no name opens a section"
+
+
+def test_control_characters_of_a_name_reach_no_terminal_and_bash_reads_them_again(study):
+    name = "a\xa0\033[31m\u202eb\n'c\\d"
+    facts = facts_of(study)
+    text = card(replace(facts, manifest=facts.manifest.model_copy(update={"source": name})))
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in text)
+    body = text.split("\n---\n", 1)[1]
+    assert shown(body) == body
+    (command,) = [line for line in text.splitlines() if line.startswith("scaling train ")]
+    words = command.replace("scaling train", "printf '%s\\0'")
+    read = subprocess.run(
+        ["bash", "-c", words], capture_output=True, check=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
+    )
+    assert f"data={name}" in read.stdout.decode().split("\0")
 
 
 def test_hostile_names_are_text_in_the_cards_body(study):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from scaling.rendering import escape_markdown, markdown_code
+from scaling.rendering import escape_latex, escape_markdown, markdown_code
+from scaling.untrusted import shown
 
 TEXTS = st.text(
     st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp", "Zs"), include_characters=" ")
@@ -40,8 +41,17 @@ def test_marks_stay_text(escape, text):
     _check(escape, text)
 
 
+@pytest.mark.parametrize("escape", [escape_markdown, markdown_code, escape_latex])
+@pytest.mark.parametrize("letter", ["\033", "\x9b", "\x07", "\u202e", "\x00"])
+def test_what_a_terminal_obeys_is_shown(escape, letter):
+    for text in (f"a{letter}[31m", f"a|{letter}b"):
+        found = escape(text)
+        assert shown(found) == found
+        assert letter not in found
+
+
 def _check(escape, text):
-    words = " ".join(text.split())
+    words = shown(" ".join(text.split()))
     assert read(escape(text)) == (["paragraph_open"], words)
     blocks, found = read(f"| x | y |\n|---|---|\n| {escape(text)} | z |")
     assert (blocks.count("td_open"), found) == (2, "xy" + words + "z")

@@ -183,6 +183,15 @@ def _source(facts: Facts) -> str:
     return Path(facts.manifest.source).name or facts.manifest.source
 
 
+def _quoted(word: str) -> str:
+    """Quote a word for bash; what a terminal would obey or hide is written by its number, as bash reads it in $'…'."""
+    if word.isprintable():
+        return shlex.quote(word)
+    letters = {"\\": "\\\\", "'": "\\'"}
+    shown = (letters.get(c, c) if c.isprintable() else f"\\U{ord(c):08x}" for c in word)
+    return f"$'{''.join(shown)}'"
+
+
 def _command(facts: Facts) -> "Markup":
     """The command that trains the same again, as a block of code.
 
@@ -209,7 +218,7 @@ def _command(facts: Facts) -> "Markup":
         words[key] = manifest.inputs.get(key)
     if settings.epochs:
         words["tokens"] = None
-    command = " ".join(shlex.quote(f"{key}={value}") for key, value in words.items() if value is not None)
+    command = " ".join(_quoted(f"{key}={value}") for key, value in words.items() if value is not None)
     fence = "`" * (1 + max(2, *(len(run) for run in ["", *re.findall("`+", command)])))
     return Markup(f"{fence}\nscaling train {command}\n{fence}")  # noqa: S704 - a fence longer than any inside
 

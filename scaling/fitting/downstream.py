@@ -84,9 +84,18 @@ class ScoreFit:
     added: float = 0.0
 
     def at(self, variable: float) -> float:
-        """The score at a loss, or at minus log compute."""
-        q = np.array([self.ceiling, self.middle, self.steepness, *self.bump])
-        return float(np.clip(_curve(q, np.array([variable]), self.chance)[0], 0.0, 1.0))
+        """The score at a loss, or at minus log compute: the mean of the resampled curves, or the curve without resamples.
+
+        Beyond the runs the curve of least squares swings with their noise, and its ceiling is the prior's middle; the mean
+        errs less on tasks that turn, dip or rise alone (docs/log.md#e266).
+        """
+        curves = (
+            [np.array([self.ceiling, self.middle, self.steepness, *self.bump])]
+            if not len(self.draws)
+            else self.draws
+        )
+        at = np.array([variable])
+        return float(np.clip(np.mean([_curve(q, at, self.chance)[0] for q in curves]), 0.0, 1.0))
 
     def predict_loss(self, loss: float, interval_80: Interval | None, compute: float) -> dict[str, Any]:
         """The score of a run and its 80 % interval: of the curve, of the loss, and of a score's own noise.

@@ -123,7 +123,9 @@ def _off_siblings(run: RunCurves, curve: Curve, others: Sequence[tuple[int, Curv
     )
     if above > max(noise, (const.BEHIND if largest and not steep else const.AHEAD) * mine):
         return _deviation_alarm("diverging", last, mine, above, "its siblings at the same step")
-    if below > max(noise, (const.AHEAD_STEEP if steep else const.AHEAD) * mine):
+    ahead = const.AHEAD_STEEP if steep else const.AHEAD
+    ahead += const.AHEAD_BY_SIZE * max(0.0, math.log(run.plan.params / max(sizes) / 2))
+    if below > max(noise, ahead * mine):
         return _deviation_alarm("repeating data", last, mine, -below, "its siblings at the same step")
     return None
 

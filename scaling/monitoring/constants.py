@@ -78,6 +78,8 @@ AHEAD = 0.12  # below all siblings; a healthy larger run was up to 0.06 ahead wh
 AHEAD_STEEP = (
     0.2  # likewise, early and while the loss falls by LEARNING_FALL (code-t: three layers 0.12 ahead of two)
 )
+# For each e-fold of size beyond twice the largest sibling: a sealed target of 3.9 times it was 0.17 ahead on its first pass.
+AHEAD_BY_SIZE = 0.15
 JUMP, JUMP_ALONE = 0.035, 0.07  # least departure from the run's own earlier curve, with siblings and without
 JUMP_SIGMAS = 5.0
 TRAIN_EVAL_GAP = 0.12  # training loss below held-out loss, beyond what siblings show

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal, get_args
 
 LossUnit = Literal["nats", "bits", "ppl"]  # of a loss per token; ppl is the perplexity
@@ -31,7 +32,8 @@ FIELDS = {
     "numinputtokensseen consumedtokens totaltokens tokenstrained trainedtokens tokensprocessed timetoken",
     "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
     "steps": "steps step trainingsteps iterations",
-    "batch_tokens": "batchtokens tokensperbatch batchsizetokens",
+    "batch_tokens": "batchtokens tokensperbatch batchsizetokens tokensperstep tokensperiter tokensperiteration "
+    "tokensperupdate globalbatchtokens globalbatchsizetokens batchsizeintokens",
     "batch": "batch bsz batchsize globalbatchsize trainbatchsize",
     "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
     "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
@@ -108,15 +110,52 @@ SCALED = (
     "batch_tokens",
     "compute",
 )
+_PREFIXES_OF_UNITS = r"[kmbgt]|thousands?|millions?|billions?|trillions?"
+_POWERS = r"10\s*(?:\^|\*\*)\s*[0-9]{1,2}|1e[0-9]{1,2}"
+# A unit behind the name ("Params (M)", "tokens_B", "tokens / 1e9", "params_millions"), before it ("M params"), and glued.
 _SUFFIX = re.compile(
-    r"(.*?)(?:\s*[(\[]\s*(?:in\s+|x\s*|×\s*)?([^)\]]+?)\s*[)\]]|[ _]in[ _]([a-z]+)|[_ /]([kmbtKMBT]))\s*"
+    r"(.*?)(?:\s*[(\[]\s*(?:in\s+|x\s*|×\s*)?([^)\]]+?)\s*[)\]]|[ _]in[ _]([A-Za-z]+)|[_ /]([kmbtKMBT])"
+    rf"|\s*[/×x]\s*({_POWERS})|[_ ]((?:thousand|million|billion|trillion)s?)|[_ ](pf(?:lops?)?[_ -]?days?))\s*",
+    re.IGNORECASE,
 )
+_BEFORE = re.compile(rf"({_PREFIXES_OF_UNITS})[ _]+(?:of[ _]+)?(.+)", re.IGNORECASE)
+_GLUED = re.compile(r"([MBGT])([a-z]{4,})|([A-Za-z_ ]*[a-z])([MBGT])")
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _RAISED = re.compile("(?<=10)(?=[⁰¹²³⁴⁵⁶⁷⁸⁹])")
 _POWER = re.compile(r"(?:10\s*(?:\^|\*\*)\s*|1?e\+?)([0-9]{1,2})", re.IGNORECASE)
+_COUNTED_WORDS = re.compile(
+    r"\b(?:in|of|non[- ]?emb\w*|active|total|unique|tokens?|toks?|params?|parameters?|flops?)\b|,",
+    re.IGNORECASE,
+)
 _NOT_HOURS = re.compile(
     r"\$|€|usd|eur|price|cost|per[ _-]?hour|/\s*(?:gpu[ -]?)?h|tokens?\b|kwh|watt", re.IGNORECASE
 )
+_NO_RATES = frozenset(
+    ("eflop", "eflops", "zflop", "zflops", "exaflops", "zettaflops")
+)  # units that are columns
+
+# What stands in brackets behind a name and makes it another quantity; the field that it is then, "" for none known here.
+_QUALIFIERS: dict[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "params": (
+        (
+            re.compile(r"(?:non|no|w/?o|without|excl\w*\.?|ex|minus)[\s.-]*(?:the\s+)?(?:input\s+)?emb|\bbody\b"),
+            "params_non_embedding",
+        ),
+        (re.compile(r"\bactiv"), "params_active"),
+        (re.compile(r"\bemb(?:ed\w*)?\b"), ""),
+    ),
+    "tokens": (
+        (re.compile(r"\bunique|\bdistinct|\bdedup"), "unique_tokens"),
+        (re.compile(r"(?:\bper|/)\s*(?:step|batch|iter|update)"), "batch_tokens"),
+        (re.compile(r"\bplanned|\btarget|\bval|\beval|\btest"), ""),
+    ),
+    "batch": ((re.compile(r"\btok"), "batch_tokens"),),
+    "compute": ((re.compile(r"\bfwd\b|\bforward\b(?!.*backward)|\binference\b"), ""),),
+}  # fmt: skip
+_NO_COUNT = re.compile(
+    r"\blog|\bln\b|\bper\b|/\s*[a-z]|\b[kmgt]i?b\b|\b(?:kilo|mega|giga|tera)?bytes?\b|\bwords?\b|\bchar|%|\bratio\b"
+)
+_WHOLE_OF_IT = re.compile(r"(?:incl\w*\.?|with)\s+(?:the\s+)?emb\w*|total|all|seen|trained")
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -136,33 +175,79 @@ def field_of(header: str) -> str | None:
         return None if _NOT_HOURS.search(header) else "hours"
     if known is not None:
         return known
-    match = _SUFFIX.fullmatch(raised(header))
+    if bare in _COMPUTE_UNITS and (bare.endswith(("day", "days")) or bare in _NO_RATES):
+        return "compute"
     known = BY_HEADER.get(folded(re.sub(r"[(\[].*?[)\]]", "", header)))
-    if known is None and match and _factor(match) is not None:
-        known = BY_HEADER.get(folded(match[1]))
+    if known is not None:
+        return qualified(header, known)
+    rest, unit = _split_unit(header)
+    known = BY_HEADER.get(folded(rest)) if _factor(unit) is not None else None
+    return known if known is None or unit == "" else qualified(header, known)
+
+
+def qualified(header: str, known: str) -> str | None:
+    """The field of a header that names `known`, by what stands in its brackets.
+
+    That of "Params (non-emb.)" is without embeddings; None where the brackets make it no field, as in "FLOPs (per token)".
+    """
+    said = " ".join(re.findall(r"[(\[](.*?)[)\]]", header)).lower()
+    if not said or known not in (*SCALED, "batch"):
+        return known
+    for pattern, field in _QUALIFIERS.get(known, ()):
+        if pattern.search(said) and not _WHOLE_OF_IT.search(said):
+            return field or None
+    if known in SCALED and folded(said) not in _COMPUTE_UNITS and _NO_COUNT.search(said):
+        return None
     return known
+
+
+def is_qualified(header: str) -> bool:
+    """True for a size whose brackets say which of several it is: "Params (total)", "Tokens (unique)"."""
+    said = " ".join(re.findall(r"[(\[](.*?)[)\]]", header)).lower()
+    patterns = (pattern for entries in _QUALIFIERS.values() for pattern, field in entries if field)
+    return bool(said) and (
+        bool(_WHOLE_OF_IT.fullmatch(said)) or any(pattern.search(said) for pattern in patterns)
+    )
 
 
 def header_factor(header: str, field: str) -> float:
     """The factor that a header states for its column: 1e6 for "Params (M)", 8.64e19 for "Compute (PF-days)"; else 1."""
-    match = (
-        _SUFFIX.fullmatch(raised(header))
-        if field in SCALED and BY_HEADER.get(folded(header)) is None
-        else None
-    )
-    if match is None:
+    if field not in SCALED or BY_HEADER.get(folded(header)) is not None:
         return 1.0
-    unit = folded(next(filter(None, match.groups()[1:]), ""))
-    if field == "compute" and unit in _COMPUTE_UNITS:
-        return _COMPUTE_UNITS[unit]
-    return _factor(match) or 1.0
+    if field == "compute" and folded(header) in _COMPUTE_UNITS:
+        return _COMPUTE_UNITS[folded(header)]
+    unit = _split_unit(header)[1]
+    if field == "compute" and folded(unit) in _COMPUTE_UNITS:
+        return _COMPUTE_UNITS[folded(unit)]
+    return _factor(unit) or 1.0
 
 
-def _factor(match: re.Match[str]) -> float | None:
-    """The factor of a header's suffix; None where it is no unit of number."""
-    unit = next(filter(None, match.groups()[1:]), "").strip()
+@lru_cache(maxsize=_REMEMBERED)
+def _split_unit(header: str) -> tuple[str, str]:
+    """A header without its unit, and the unit: ("Params", "M") of "Params (M)", "M params" and "ParamsM"; "" without one.
+
+    Before the name, and glued to it, a letter is a unit only of a name that is known.
+    """
+    if len(header) > _LONGEST_HEADER:
+        return header, ""
+    text = raised(header)
+    match = _SUFFIX.fullmatch(text)
+    if match is not None:
+        return match[1], next(filter(None, match.groups()[1:]), "").strip()
+    before, glued = _BEFORE.fullmatch(text), _GLUED.fullmatch(text)
+    candidates = [(before[2], before[1])] if before else []
+    if glued:
+        candidates.append((glued[2], glued[1]) if glued[1] else (glued[3], glued[4]))
+    return next((pair for pair in candidates if BY_HEADER.get(folded(pair[0])) in SCALED), (header, ""))
+
+
+def _factor(unit: str) -> float | None:
+    """The factor of a header's unit; None where it is no unit of number."""
     power = _POWER.fullmatch(unit)
-    return 10.0 ** int(power[1]) if power else _UNITS.get(folded(unit), _COMPUTE_UNITS.get(folded(unit)))
+    if power is not None:
+        return 10.0 ** int(power[1])
+    whole = _UNITS.get(folded(unit), _COMPUTE_UNITS.get(folded(unit)))
+    return whole or _UNITS.get(folded(_COUNTED_WORDS.sub(" ", unit)))
 
 
 def raised(text: str) -> str:
@@ -171,16 +256,22 @@ def raised(text: str) -> str:
 
 
 def without_unit(header: str) -> str:
-    """A header without the unit at its end: N of "N [10^6]"."""
-    match = _SUFFIX.fullmatch(raised(header)) if len(header) <= _LONGEST_HEADER else None
-    return header if match is None else match[1]
+    """A header without the unit at its end: N of "N [10^6]"; as it is where that is another quantity, like "N (non-emb)"."""
+    rest = _split_unit(header)[0]
+    said = header[len(rest) :].lower()
+    other = _NO_COUNT.search(said) or any(
+        pattern.search(said)
+        for known, entries in _QUALIFIERS.items()
+        if known != "batch"
+        for pattern, _ in entries
+    )
+    return header if other and folded(said) not in _COMPUTE_UNITS else rest
 
 
 def stated_factor(header: str) -> float:
     """The factor of a header's suffix whatever the rest of it names: 1e6 for "N (M)"; 1 without one."""
-    match = _SUFFIX.fullmatch(raised(header)) if len(header) <= _LONGEST_HEADER else None
-    unit = "" if match is None else folded(next(filter(None, match.groups()[1:]), ""))
-    return _COMPUTE_UNITS.get(unit) or (_factor(match) if match else None) or 1.0
+    unit = _split_unit(header)[1]
+    return _COMPUTE_UNITS.get(folded(header)) or _COMPUTE_UNITS.get(folded(unit)) or _factor(unit) or 1.0
 
 
 # Losses
@@ -201,15 +292,30 @@ _NATS = _words("loss nll xent crossentropy nats")
 _PPL = frozenset(("ppl", "perplexity", "ppls", "perplexities"))
 _LOGARITHMS = frozenset(("log", "ln"))  # of a perplexity: nats
 _BITS = frozenset(("bits", "bpt"))
+_BASE_2 = re.compile(r"\b(?:log|base) 2\b")
 _PER = {"word": "word", "words": "word", "byte": "byte", "bytes": "byte", "bpb": "byte", "char": "character"}
 _PER |= {"chars": "character", "character": "character", "characters": "character", "bpc": "character"}
+_PER_TEXT = {
+    "sequence": "sequence",
+    "seq": "sequence",
+    "sample": "sample",
+    "example": "example",
+}  # behind "per" alone
+_PER_TEXT |= {
+    "doc": "document",
+    "document": "document",
+    "sentence": "sentence",
+    "line": "line",
+    "batch": "batch",
+}
 # Losses that are none of a model: of parts of it, of errors, of schedules.
 _NOT_LOSS = _words(
     "se std stderr stdev err error scale scaling weight weights coef aux auxiliary balance balancing z router "
-    "predicted pred diff delta ratio unit min max lowest highest smoothed curve"
+    "predicted pred diff delta ratio unit min max lowest highest smoothed curve sum normalized normalised initial init "
+    "relative units"
 )
 _GENERIC = _words(
-    "lm language model loss final last metrics metric summary none mean avg average global epoch step out sum per "
+    "lm language model loss final last metrics metric summary none mean avg average global epoch step out per "
     "token tokens cross entropy ce best of the in vs a adjusted adj l"
 )
 
@@ -246,17 +352,20 @@ def loss_name(header: str) -> LossName | None:
     unit: LossUnit
     if said & _PPL and not said & _LOGARITHMS:
         unit = "ppl"
-    elif said & _BITS or said & {"bpb", "bpc"}:
+    elif said & _BITS or said & {"bpb", "bpc"} or (said & (_NATS | _PPL) and _BASE_2.search(" ".join(words))):
         unit = "bits"
     elif said & (_NATS | _PPL) or entropy:
         unit = "nats"
     else:
         return None
+    per = next((_PER[word] for word in words if word in _PER), "") or next(
+        (_PER_TEXT[word] for before, word in pairwise(words) if before == "per" and word in _PER_TEXT), ""
+    )
     known = _HELD | _TRAINING | _NATS | _PPL | _BITS | _PER.keys() | _GENERIC | _LOGARITHMS
     pieces = [piece for piece in re.split(r"[/_. :,-]+", header) if piece]
     return LossName(
         unit=unit,
-        per=next((_PER[word] for word in words if word in _PER), ""),
+        per=per,
         held_out=bool(said & _HELD) or {"held", "out"} <= said,
         training=bool(said & _TRAINING),
         eval_set=" ".join(piece for piece in pieces if not known.issuperset(_split(piece))),

@@ -85,6 +85,13 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
     header, start = _header(rows[place][1]), place + 1
     if start < len(rows) and (units := _units(rows[start][1], header)) is not None:
         header, start = units, start + 1
+    if start < len(rows) and _is_rule(rows[start][1]):
+        start += 1
+    own = [cell.strip() for cell in _trimmed(rows[place][1])]
+    again = sum(_is_again(row, own) for _, row in rows[start:])
+    if again:  # files put one behind the other
+        rows = [*rows[:start], *(pair for pair in rows[start:] if not _is_again(pair[1], own))]
+        notes.append(f"the header stands {again + 1} times, and is read once")
     end = _end(rows, start, len(header))
     if end < len(rows):
         below = [" ".join(" ".join(row).split()) for _, row in rows[end:]]
@@ -102,7 +109,7 @@ def _units(row: list[str] | str, header: tuple[str, ...]) -> tuple[str, ...] | N
     stated = [cell for cell in cells if cell]
     if not any(stated_factor(f"x ({cell})") != 1 or cell.lower() in _UNIT_WORDS for cell in stated):
         return None
-    if any(_is_number(cell) and stated_factor(f"x ({cell})") == 1 for cell in stated):
+    if any(_is_number(cell.strip()) for cell in row):  # 1e10 is a value; (1e10), and 10^10, may be a unit
         return None
     return tuple(f"{name} ({cell})" if cell else name for name, cell in zip(header, cells, strict=True))
 
@@ -121,6 +128,15 @@ def _end(rows: Sequence[tuple[int, list[str] | str]], start: int, width: int) ->
             break
         end -= 1
     return end
+
+
+def _is_rule(row: list[str] | str) -> bool:
+    """True for the line of dashes under a header, as databases, Org and Markdown print it."""
+    return not isinstance(row, str) and all(re.fullmatch(r"[-+=:| ]*", cell) for cell in row)
+
+
+def _is_again(row: list[str] | str, header: Sequence[str]) -> bool:
+    return not isinstance(row, str) and [cell.strip() for cell in _trimmed(row)] == header
 
 
 def _cells(row: list[str] | str) -> tuple[str, ...] | str:

@@ -1,13 +1,16 @@
 """What rows must share to be compared, and what cannot be: states, checkpoints, vocabularies, copies, units."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
 
 from families.units import format_size
 
 from .run import Run
+
+_LONGEST_STATE = 60  # characters
 
 TINY = 1e4  # parameters; a table whose largest size is below it likely states millions
 
@@ -17,14 +20,18 @@ LEAST_RATIO, MOST_RATIO = 0.1, 5e3  # tokens per parameter, in the median of run
 
 _LARGEST_LOSS = 13.0  # nats per token: above the ln of any vocabulary in use
 
-_FINISHED = frozenset(["finished", "completed", "complete", "done", "success", "succeeded", "ok", "passed"])
-
-_UNFINISHED = frozenset(
+_FINISHED = frozenset(
     (
-        "crashed", "failed", "failure", "killed", "running", "preempted", "preempting", "pending",
-        "scheduled", "cancelled", "canceled", "aborted", "timeout", "error", "oom", "diverged",
-        "interrupted", "stopped", "queued", "starting", "unknown",
+        "finished", "completed", "complete", "done", "success", "succeeded", "ok", "passed", "published", "inactive",
+        "converged", "ended",
     )
+)  # fmt: skip
+
+# Beginnings of the words of a state that is not finished, in the words of trackers, schedulers and clouds.
+_UNFINISHED = (
+    "crash", "fail", "kill", "running", "preempt", "pending", "schedul", "cancel", "abort", "timeout", "timed", "error", "oom",
+    "memory", "diverg", "interrupt", "stopp", "queue", "starting", "unknown", "prun", "evict", "progress", "incomplete",
+    "unfinished", "unsuccessful", "suspend", "stall", "explod", "broken", "deleted",
 )  # fmt: skip
 
 _STEADY = (
@@ -40,9 +47,16 @@ _PADS = (8, 16, 32, 64, 128, 256, 512, 1024)  # to whose multiples a vocabulary 
 
 
 def unfinished(state: object) -> str | None:
-    """The state of a run that is not finished (crashed, failed, running), in lower case; None for any other text."""
-    word = str(state).strip().lower()
-    return word if word in _UNFINISHED else None
+    """The state of a run that is not finished, in lower case; None for any other text.
+
+    In the words of trackers and schedulers: crashed, "CANCELLED by 7", OOMKilled, InProgress, "not finished".
+    """
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(state)[:_LONGEST_STATE])
+    words = re.findall("[a-z]+", text.lower())
+    negated = bool({"not", "nan"} & set(words))
+    if negated or any(word.startswith(_UNFINISHED) for word in words):
+        return " ".join(text.lower().split())
+    return None
 
 
 def state_notes(left_out: Sequence[tuple[str, str]], unread: Iterable[str]) -> list[str]:
@@ -59,10 +73,12 @@ def state_notes(left_out: Sequence[tuple[str, str]], unread: Iterable[str]) -> l
         names = list(dict.fromkeys(run for run, _ in left_out))
         shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
         notes.append(f"left out by their state, {_rows(len(left_out))}: {states} ({shown})")
-    odd = sorted({str(state) for state in unread if state not in (None, "")} - _FINISHED, key=str.lower)
-    odd = [state for state in odd if state.strip().lower() not in _FINISHED]
-    if odd and left_out:
-        notes.append(f"the states {', '.join(map(repr, odd[:6]))} are not understood; such rows count")
+    odd = sorted({str(state) for state in unread if state not in (None, "")}, key=str.lower)
+    odd = [state for state in odd if not _FINISHED & set(re.findall("[a-z]+", state.lower()))]
+    if odd:
+        shown = ", ".join(repr(state[:_LONGEST_STATE]) for state in odd[:6])
+        many = f"the state {shown} is" if len(odd) == 1 else f"the states {shown} are"
+        notes.append(f"{many} not understood; such rows count")
     return notes
 
 
@@ -104,6 +120,27 @@ def mark_checkpoints(runs: Sequence[Run], *, keep_all: bool = False) -> tuple[li
         "says otherwise"
     )
     return marked, [note]
+
+
+def mark_early(runs: Sequence[Run], early: Collection[int]) -> tuple[list[Run], list[str]]:
+    """Mark the rows at these places, which end before the last step of their schedule, as mid-schedule.
+
+    Under a schedule that is constant before its cooldown nothing is marked.
+
+    Returns:
+        the rows, and a note where some are marked.
+    """
+    marked = {place for place in early if not any(word in runs[place].schedule.lower() for word in _STEADY)}
+    if not marked:
+        return list(runs), []
+    rows = [
+        run.model_copy(update={"annealed": False}) if place in marked else run
+        for place, run in enumerate(runs)
+    ]
+    return rows, [
+        f"{_rows(len(marked))} end before the last step of their schedule, and do not count as annealed; a column annealed, or "
+        "--annealed all, says otherwise"
+    ]
 
 
 def without_rates(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
@@ -267,8 +304,9 @@ def derived_tokens(values: Mapping[str, object]) -> tuple[float, str] | None:
     """Tokens that a row does not state, and what they follow from; None where nothing says.
 
     Args:
-        values: numbers by field of `Run` or helper: steps, batch_tokens, batch, n_positions, grad_accumulation, compute,
-            params, params_non_embedding, total_flos.
+        values: numbers by field of `Run` or helper: steps or max_steps, batch_tokens, batch, n_positions, grad_accumulation,
+            micro_batch, devices, samples, unique_tokens, epochs, tokens_per_param, compute, params, params_non_embedding,
+            total_flos.
     """
 
     def number(name: str) -> float | None:
@@ -277,14 +315,26 @@ def derived_tokens(values: Mapping[str, object]) -> tuple[float, str] | None:
         return float(value) if usable else None  # type: ignore[arg-type]
 
     steps, batch_tokens, batch, context = map(number, ("steps", "batch_tokens", "batch", "n_positions"))
+    steps = steps or number("max_steps")
     accumulated = number("grad_accumulation")
+    micro, devices = number("micro_batch"), number("devices")
     if steps and batch_tokens:
         return steps * batch_tokens, "steps × batch_tokens"
+    if (samples := number("samples")) and context:
+        return samples * context, "sequences × context"
+    more = " × gradient accumulation" if accumulated else ""
     if steps and batch and context:
-        more = " × gradient accumulation" if accumulated else ""
         return steps * batch * context * (accumulated or 1.0), f"steps × batch × context{more}"
+    if steps and micro and devices and context:
+        tokens = steps * micro * devices * context * (accumulated or 1.0)
+        return tokens, f"steps × batch of a device × devices × context{more}"
+    unique, epochs = number("unique_tokens"), number("epochs")
+    if unique and epochs:
+        return unique * epochs, "unique_tokens × epochs"
     compute, total, body, flos = map(number, ("compute", "params", "params_non_embedding", "total_flos"))
     size = total or body
+    if (ratio := number("tokens_per_param")) and size:
+        return ratio * size, "tokens per parameter × N"
     if compute and size:
         return compute / (6 * size), "compute/(6·N)"
     if flos and body:  # transformers' floating_point_ops

@@ -1,5 +1,6 @@
 """Which column of a table is which field of a run: by name, by what a header means, and by what exports call it."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from .columns import (
     field_of,
     folded,
     header_factor,
+    is_qualified,
     last_part,
     loss_name,
     stated_factor,
@@ -25,13 +27,9 @@ FIELDS = tuple(Run.model_fields)
 
 STATE = "state"  # of a run, like finished or crashed; no field of Run
 
-HELPERS = (
-    "steps",
-    "batch",
-    "grad_accumulation",
-    "total_flos",
-    STATE,
-)  # what fields of a run are derived from
+# What fields of a run are derived from; a cell of the later ones that is no number says nothing.
+LENIENT = ("max_steps", "samples", "micro_batch", "devices", "tokens_per_param", "epochs")
+HELPERS = ("steps", "batch", "grad_accumulation", "total_flos", STATE, *LENIENT)
 
 REQUIRED = ("params", "tokens", "loss")
 
@@ -71,12 +69,51 @@ _HELPER_NAMES = {
         *(name for name, meaning in BY_HEADER.items() if meaning == "steps"),
         "globalstep",
         "iter",
-        "maxsteps",
+        "currentsteps",
     ),
+    "max_steps": (
+        "maxsteps", "totalsteps", "numtrainsteps", "numtrainingsteps", "maxiters", "totaliterations", "maxtrainsteps",
+        "trainiters",
+    ),
+    "samples": (
+        "consumedsamples", "samplesseen", "consumedsequences", "sequencesseen", "sequences", "numsequences", "nsequences",
+    ),
+    "micro_batch": (
+        "perdevicetrainbatchsize", "perdevicebatchsize", "perdevicebatch", "microbatchsize", "microbatch", "batchsizeperdevice",
+        "batchsizepergpu", "pergpubatchsize", "localbatchsize", "devicebatchsize",
+    ),
+    "devices": tuple(name for name, meaning in BY_HEADER.items() if meaning == "devices"),
+    "tokens_per_param": (
+        "tokensperparam", "tokensperparameter", "tokensparam", "tokensparams", "tokenparamratio", "tokensparamratio", "dn",
+        "tokenstoparams", "dnratio", "tpp",
+    ),
+    "epochs": ("epochs", "nepochs", "numepochs", "numtrainepochs"),
     "batch": tuple(name for name, meaning in BY_HEADER.items() if meaning == "batch"),
     "grad_accumulation": ("gradientaccumulationsteps", "gradaccumsteps", "gradientaccumulation"),
     "total_flos": ("totalflos",),
+}  # fmt: skip
+
+_WHOLE_BATCH = (
+    "global",
+    "total",
+    "effective",
+)  # a batch called so holds what gradient accumulation and devices add
+
+# Columns of truth values that say whether a run may count: by the state that True says, or that False says.
+_FLAGS = {
+    name: (name, True)
+    for name in ("crashed", "failed", "diverged", "killed", "preempted", "aborted", "oom", "running", "excluded", "exclude")
+}  # fmt: skip
+_FLAGS |= {f"is{name}": flag for name, flag in _FLAGS.items()} | {
+    "hasfailed": ("failed", True),
+    "hascrashed": ("crashed", True),
 }
+_FLAGS |= {
+    f"{prefix}{name}": (f"not {name}", False)
+    for name in ("finished", "completed", "complete", "done", "success", "successful", "succeeded")
+    for prefix in ("", "is")
+}
+_EXIT_CODES = ("exitcode", "returncode", "exitstatus")
 
 _EXPORTS = (  # columns that only a tracker's table of runs has
     frozenset(("Name", "State")),
@@ -120,6 +157,9 @@ _LOGARITHMS = (
     "lrlog",
 )
 
+_TRUE = frozenset(("true", "yes", "y", "1", "x", "t"))
+_FALSE = frozenset(("false", "no", "n", "0", "f"))
+
 _LISTED = 60  # columns that a message lists
 
 _NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
@@ -131,7 +171,9 @@ _TOKENIZERS = ("tokenizer", "tokenizername", "tokeniser", "tokenizerpath", "toke
 _LIKE = (  # columns in which rows of one law agree, as a rule
     "dataset", "datasetname", "data", "corpus", "trainingdata", "traindata", "trainset", "datamix", "mixture", "text",
     "architecture", "arch", "modeltype", "optimizer", "optimiser", "schedule", "lrschedule", "scheduler", "objective",
-    "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric", "precision", "sweep",
+    "source", "paper", "language", "lang", "domain", "phase", "stage", "subset", "outlier", "include", "valid", "archived",
+    "converged", "stable", "hidden", "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric",
+    "precision", "sweep",
     "seqlen", "seqlength", "sequencelength", "maxseqlen", "context", "contextlength", "ctxlen", "nctx", "blocksize", "npositions",
 )  # fmt: skip
 
@@ -161,12 +203,32 @@ class Mapped:
         guessed: fields whose columns have other names than the fields.
         notes: a line for each choice that the user may want to make otherwise.
         batches_by_length: the user gave the context length, which makes tokens of batches in sequences.
+        flags: columns that say of which rows a run did not finish.
     """
 
     sources: dict[str, Source]
     guessed: tuple[str, ...]
     notes: tuple[str, ...]
     batches_by_length: bool = False
+    flags: tuple["Flag", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A column of truth values or exit codes, and the state of the rows in which it holds `when`."""
+
+    header: str
+    state: str
+    when: bool
+
+    def state_of(self, value: object) -> str | None:
+        """The state that a cell says, None where it says none: of a crashed=True, or an exit code of 137."""
+        if self.state == "exit code":
+            code = str(value).strip().partition(":")[0].removesuffix(".0")
+            return f"exit code {code}" if re.fullmatch(r"-?[0-9]{1,6}", code) and int(code) else None
+        word = str(value).strip().lower().removesuffix(".0")
+        said = True if word in _TRUE else False if word in _FALSE else None
+        return self.state if said is self.when else None
 
 
 @dataclass(slots=True)
@@ -344,6 +406,9 @@ def map_columns(
                     note=f"group is read from {header!r}: losses of two tokenizers do not compare",
                 )
                 break
+    batch = choice.sources.get("batch")
+    if batch is not None and folded(last_part(batch.header)).startswith(_WHOLE_BATCH):
+        choice.sources.pop("grad_accumulation", None)
     if STATE not in choice.sources:
         states = [name for name in choice.free if folded(last_part(name)) in _STATES]
         if states:
@@ -352,8 +417,17 @@ def map_columns(
         sources=choice.sources,
         guessed=tuple(choice.guessed),
         notes=tuple(choice.notes),
+        flags=tuple(filter(None, map(_flag, choice.free))),
         batches_by_length="n_positions" in names,
     )
+
+
+def _flag(header: str) -> Flag | None:
+    name = folded(last_part(header))
+    if name in _EXIT_CODES:
+        return Flag(header=header, state="exit code", when=True)
+    state, when = _FLAGS.get(name, ("", True))
+    return Flag(header=header, state=state, when=when) if state else None
 
 
 def _unread_settings(choice: _Choice, length_given: bool) -> list[str]:
@@ -406,8 +480,9 @@ def _take_spelled(choice: _Choice, name: str) -> None:
             return
     if name in SCALED:
         for header in choice.free:
-            if field_of(header) == name and (factor := header_factor(header, name)) != 1:
-                choice.take(name, header, factor)
+            factor = header_factor(header, name)
+            if field_of(header) == name and (factor != 1 or is_qualified(header)):
+                choice.take(name, header, factor, "" if factor != 1 else f"{name} is read from {header!r}")
                 return
 
 
@@ -433,7 +508,7 @@ def _take_loss(choice: _Choice, path: object) -> None:
         raise BadInput(
             f"{path} has {len(held)} held-out losses, {shown}; a law is fitted to one: --columns loss={_quoted(first)}"
         )
-    header = next((name for name in plain if "test" not in name.lower()), next(iter(plain or held)))
+    header = min(plain or held, key=_standing)
     beside = [name for name in (*([stated.header] if stated else []), *choice.free) if name != header]
     others = [
         name
@@ -444,6 +519,17 @@ def _take_loss(choice: _Choice, path: object) -> None:
     if others:
         note += f", and not from {', '.join(map(repr, others[:6]))}: --columns loss={_quoted(others[0])} reads that"
     choice.take("loss", header, note=note)
+
+
+_SECOND = frozenset(
+    ("best", "ema", "swa", "first", "start")
+)  # of the weights or moments that a law is not of
+
+
+def _standing(header: str) -> int:
+    """Order of two held-out losses: the last one of validation text, that of test text, one of other weights or moments."""
+    words = set(re.findall("[a-z]+", header.lower()))
+    return 2 * bool(words & _SECOND) + ("test" in header.lower())
 
 
 def _take_nats(choice: _Choice) -> None:

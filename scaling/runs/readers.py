@@ -16,19 +16,27 @@ from pydantic import ValidationError
 from families.units import BadInput, nearest, parse_size
 
 from ..files import StrPath, first_problem
-from .columns import LOSS_UNITS, SCALED, folded, raised
+from .columns import LOSS_UNITS, SCALED, folded, loss_name, raised
 from .configs import EXACT_RATE, config_counts
-from .identity import data_warnings, derived_tokens, mark_checkpoints, state_notes, unfinished, without_rates
+from .identity import (
+    data_warnings,
+    derived_tokens,
+    mark_checkpoints,
+    mark_early,
+    state_notes,
+    unfinished,
+    without_rates,
+)
 from .mapping import (
     FIELDS,
     HELPERS,
+    LENIENT,
     PER_BYTE,
     STATE,
     Mapped,
     Source,
     check_columns,
     check_field,
-    differing,
     guess_run,
     map_columns,
     missing_columns,
@@ -40,6 +48,7 @@ from .run import Run, RunTable
 from .sheet import TORN, Sheet, read_lines, read_sheet
 from .store import ORIGIN, RUNS, SHARDS
 from .trackers import is_tracker, tracker_rows
+from .unread import unread_notes
 
 __all__ = [
     "check_columns",
@@ -74,7 +83,12 @@ _HISTORY = frozenset(
 
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
-_WORDS = re.compile(r"(?<=[0-9.])\s*(thousand|million|billion|trillion)\b", re.IGNORECASE)
+_WORDS = re.compile(
+    r"(?<=[0-9.])\s*(thousand|million|billion|trillion|mio|mrd|mln|mn|bln|bn|tn|tsd)\b\.?", re.IGNORECASE
+)
+_EAST_ASIAN = re.compile(r"([0-9.]+)\s*([万萬亿億])")  # 10^4 and 10^8
+
+_NEARLY = 0.98  # of the last step: the step that is logged may lie before it
 
 _LARGEST_SIZE = 1e16  # parameters or tokens: more than anybody has
 
@@ -86,7 +100,17 @@ _COUNTED = re.compile(
 
 _TIMES = re.compile(r"([0-9.])\s*[x×*·]\s*10\s*(?:\^|\*\*)\s*([+-]?[0-9]{1,2})$")
 
-_LETTER = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
+_LETTER = {
+    "thousand": "k",
+    "million": "M",
+    "billion": "B",
+    "trillion": "T",
+    "tsd": "k",
+    "mio": "M",
+    "mln": "M",
+    "mn": "M",
+}
+_LETTER |= {"mrd": "B", "bln": "B", "bn": "B", "tn": "T"}
 
 
 @dataclass(slots=True)
@@ -94,11 +118,15 @@ class _Read:
     """What the rows of a table gave."""
 
     runs: list[Run] = field(default_factory=list)
-    sources: list[object] = field(default_factory=list)
+    sources: list[Mapping[str, Any]] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
     excused: int = 0  # bad lines that are no reason to refuse the rest
     derived: dict[str, int] = field(default_factory=dict)
     unscaled: dict[str, int] = field(default_factory=dict)  # cells by column
+    unevaluated: int = 0  # rows of a log between two evaluations
+    early: dict[int, None] = field(
+        default_factory=dict
+    )  # places of rows before the last step of their schedule
     stopped: list[tuple[str, str]] = field(default_factory=list)  # (run, state)
     states: set[str] = field(default_factory=set)
     lowest: float = 0.0  # loss
@@ -222,9 +250,14 @@ def _table(
     history = path.stem if set(columns) & _HISTORY else ""
     read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own, history=history)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
+    if read.unevaluated:
+        notes.append(
+            f"{read.unevaluated} row{'s have' if read.unevaluated > 1 else ' has'} a training loss and no "
+            f"{mapped.sources['loss'].header}: logged between evaluations, and not read"
+        )
     if total < least:
         raise BadInput(f"{path} has {total} runs; at least {least} {'is' if least == 1 else 'are'} needed")
-    if columns and not read.runs and not read.stopped:
+    if columns and not read.runs:
         _refuse_missing(path, columns, mapped, constant)
     if len(read.bad) - read.excused > max_bad_share * total:
         more = f" (and {len(read.bad) - 1} more of {total} rows)" if len(read.bad) > 1 else ""
@@ -243,11 +276,12 @@ def _table(
             f"no column run: each row counts as a run of its own; --columns run={name} says which share one"
         )
     notes += mapped.notes
-    notes += [
-        f"the rows differ in {name!r}, which is not read: --columns group={name} and --group fit those of one"
-        for name in differing(columns, constant, mapped)
-        if name not in own
-    ]
+    try:
+        notes += unread_notes(
+            read.sources, read.runs, mapped, columns, constant=constant, own=own, loss_unit=loss_unit
+        )
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     notes += [
         f"{count} of {name!r} {'is' if count == 1 else 'are'} too large for its unit, and read as printed"
         for name, count in read.unscaled.items()
@@ -261,6 +295,9 @@ def _table(
     notes += state_notes(read.stopped, read.states)
     runs, more_notes = without_rates(read.runs)
     notes += more_notes
+    if read.early and unstated != "all":
+        runs, more_notes = mark_early(runs, read.early)
+        notes += more_notes
     if "annealed" not in mapped.sources:
         runs, more_notes = mark_checkpoints(runs, keep_all=unstated == "all")
         notes += more_notes
@@ -352,6 +389,7 @@ def _read_rows(
     history: str = "",
 ) -> _Read:
     read = _Read()
+    trained = _training_losses(rows, mapped)
     scaled = [(name, source) for name, source in mapped.sources.items() if source.factor != 1]
     for line, row in rows:
         if isinstance(row, str):
@@ -369,11 +407,16 @@ def _read_rows(
             if unnamed:
                 values["run"] = history or f"row {line}"
             state = None if values.get(STATE) is None else unfinished(values[STATE])
+            said = (flag.state_of(row.get(flag.header)) for flag in mapped.flags)
+            state = state or next(filter(None, said), None)
             if state is not None:
                 read.stopped.append((str(values.get("run", f"line {line}")), state))
                 continue
             if values.get(STATE) is not None:
                 read.states.add(str(values[STATE]))
+            if trained and "loss" not in values and any(row.get(name) not in (None, "") for name in trained):
+                read.unevaluated += 1
+                continue
             if "params" not in values and "params_non_embedding" not in values:
                 values |= config_counts(row)
             if values.get("tokens") in (None, "") and (derived := derived_tokens(values)) is not None:
@@ -382,7 +425,10 @@ def _read_rows(
             if mapped.batches_by_length:
                 _add_batch(values)
             _add_exact_compute(values)
-            read.runs.append(_run(_in_nats(values, loss_unit)))
+            run = _run(_in_nats(values, loss_unit))
+            if _stops_early(values, mapped):
+                read.early[len(read.runs)] = None
+            read.runs.append(run)
             read.sources.append(row)
         except (ValidationError, BadInput) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
@@ -397,6 +443,32 @@ def _read_rows(
             )
             read.bad.append(f"{origin}/{RUNS}: {problem}" if shard else f"line {line}: {problem}")
     return read
+
+
+def _training_losses(rows: Iterable[tuple[int, dict[str, Any] | str]], mapped: Mapped) -> list[str]:
+    """The columns of training losses beside a held-out one that is read: a log fills them between evaluations, too."""
+    source = mapped.sources.get("loss")
+    held = None if source is None else loss_name(source.header)
+    if held is None or not held.held_out:
+        return []
+    columns = next((list(row) for _, row in rows if not isinstance(row, str)), [])
+    return [
+        name
+        for name in columns
+        if (loss := loss_name(name)) is not None and not loss.held_out and loss.unit == "nats"
+    ]
+
+
+def _stops_early(values: Mapping[str, Any], mapped: Mapped) -> bool:
+    """True for a row before the last step of its schedule, where a table states both; W&B's _step counts calls."""
+    steps, most = values.get("steps"), values.get("max_steps")
+    if (
+        "annealed" in mapped.sources
+        or not isinstance(steps, int | float)
+        or not isinstance(most, int | float)
+    ):
+        return False
+    return mapped.sources["steps"].header != "_step" and steps < _NEARLY * most
 
 
 def _finite(value: Any) -> float:
@@ -456,13 +528,20 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
 
 def _number(value: Any, name: str, factor: float) -> Any:
     """A cell of a field: sizes and whole numbers as numbers, all others as they are."""
+    if name in LENIENT:
+        try:
+            return parse_size(value, name)
+        except BadInput:
+            return None
     if name in ("steps", "batch", "grad_accumulation", "total_flos") or (
         name in _SIZES and isinstance(value, str)
     ):
         text = _WORDS.sub(
-            lambda match: _LETTER[match[1].lower()], _COUNTED.sub("", raised(str(value)))
+            lambda match: _LETTER[match[1].lower()], _COUNTED.sub("", raised(str(value))) or str(value)
         ).lstrip("~≈ ")
         text = _TIMES.sub(r"\1e\2", text)
+        if (match := _EAST_ASIAN.fullmatch(text)) is not None:
+            text = f"{match[1]}{'e4' if match[2] in '万萬' else 'e8'}"
         own_unit = bool(re.search(r"[kmbgt]\s*$", text, re.IGNORECASE))
         size = parse_size(text, name)
         return size if own_unit or _beyond(size, name, factor) else size * factor

@@ -38,6 +38,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", 
 _LOG_SUFFIXES = (".log", ".out", ".err")
 _LARGEST_BOOK = 500_000_000  # bytes of a workbook's parts, unpacked
 OWN_COLUMNS = "extra"  # the field of Run that is an object
+_MARKED = re.compile(r"(\*\*|__|`)([^*`]+)\1")
 _DEPTH = 5  # of objects in a cell that become columns of their own
 _MOST_KEYS = 5000
 _LONGEST_CELL = 1_000_000  # characters of a cell that may hold an object
@@ -254,6 +255,9 @@ def _objects(value: Any) -> list[dict[str, Any] | str] | None:
     lists = [rows for rows in inner if isinstance(rows, list) and rows and isinstance(rows[0], dict)]
     if len(lists) == 1:  # pandas' "table", and {"runs": […]}
         return _objects(lists[0])
+    held = [rows for rows in inner if isinstance(rows, dict) and _is_table(rows)]
+    if len(held) == 1 and not _is_table(value):  # {"meta": {…}, "runs": {"a": {…}, "b": {…}}}
+        return _objects(held[0])
     if all(isinstance(column, dict) for column in inner):
         names = dict.fromkeys(name for column in inner for name in column)
         if sum(map(is_known, value)) > sum(map(is_known, names)):  # pandas' own way: by column, then by row
@@ -261,6 +265,12 @@ def _objects(value: Any) -> list[dict[str, Any] | str] | None:
         named = not all(name.isdigit() for name in value)
         return [{**({"run": name} if named else {}), **row} for name, row in value.items()]
     return [value] if any(map(is_known, value)) else None
+
+
+def _is_table(value: Mapping[str, Any]) -> bool:
+    """True for an object of several objects in which two keys or more are known, as runs by their names."""
+    rows = list(value.values())
+    return len(rows) > 1 and all(isinstance(row, dict) and sum(map(is_known, row)) > 1 for row in rows)
 
 
 def _under(header: Sequence[Any], rows: Sequence[Any]) -> list[dict[str, Any] | str]:
@@ -386,7 +396,13 @@ def _bar_cells(line: str) -> tuple[str, ...] | None:
     if words.count("|") < 2 or not words.startswith("|"):
         return None
     inner = words[1:-1] if words.endswith("|") else words[1:]
-    return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", inner))
+    return tuple(_bare(cell.strip()) for cell in re.split(r"(?<!\\)\|", inner))
+
+
+def _bare(cell: str) -> str:
+    """A cell without the marks that set all of it in bold or as code: 3.21 of "**3.21**"."""
+    match = _MARKED.fullmatch(cell)
+    return match[2].strip() if match else cell
 
 
 # Excel and Parquet, through pandas
@@ -425,6 +441,9 @@ def _workbook(data: bytes, path: Path) -> Sheet:
     name = max(tables, key=lambda name: sum(map(is_known, tables[name].header)))
     sheet = tables[name]
     others = f"sheet {name!r} of {len(tables)} is read"
+    alike = [repr(other) for other in tables if other != name and tables[other].header == sheet.header]
+    if alike:
+        others += f", and not {', '.join(alike[:6])} of the same columns"
     return replace(sheet, notes=(*([others] if len(tables) > 1 else []), *sheet.notes))
 
 
@@ -438,9 +457,10 @@ def _parquet(data: bytes, path: Path) -> Sheet:
         raise BadInput(f"{path} is a Parquet file, which needs pandas and pyarrow: {EXTRA}") from error
     except Exception as error:
         raise BadInput(f"{path} cannot be read as Parquet: {error}") from error
-    return _of_objects(
-        [(line, dict(zip(map(str, frame), row, strict=True))) for line, row in _frame_rows(frame)]
-    )
+    names = [
+        "_".join(filter(None, map(str, name))) if isinstance(name, tuple) else str(name) for name in frame
+    ]
+    return _of_objects([(line, dict(zip(names, row, strict=True))) for line, row in _frame_rows(frame)])
 
 
 def _frame_rows(frame: Any) -> Iterable[tuple[int, list[Any]]]:
