@@ -130,7 +130,7 @@ def _cells(x: Array, z: Array, r: Array) -> tuple[Array, Array, Array, Array]:
     weight = 1 / (1 + (r / OUTLIER) ** 2)
     count = np.bincount(inverse, weight)
     mean = [np.bincount(inverse, weight * values) / count for values in (x, z, r)]
-    return mean[0], mean[1], mean[2], count
+    return mean[0], mean[1], mean[2], count.astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
