@@ -97,8 +97,10 @@ def test_a_target_of_a_ladder_runs_shape_has_a_name_of_its_own():
 
 def test_a_plan_beyond_its_rows_repeats_what_the_law_warns_of():
     beyond = load_law(STUDIES / "large-10-sources" / "law.json")
-    assert [text.split()[2] for text in doubts(beyond)] == ["hardly"]
-    assert doubts(find_law("chinchilla", None)) == ()
+    largest = beyond.domain.N[1]
+    assert [text.split()[2] for text in doubts(beyond, largest)] == ["hardly"]
+    assert "20 times the largest of the runs" in doubts(beyond, 20 * largest)[1]
+    assert doubts(find_law("chinchilla", None), 1e9) == ()
 
 
 @pytest.mark.parametrize(

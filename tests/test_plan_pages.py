@@ -182,6 +182,22 @@ def test_the_explorer_computes_what_the_command_line_prints(browser, tmp_path):
         )
     assert browser.errors() == []
     assert set(browser.requests()) <= {grid.as_uri(), "data:,"}
+    for family, experts in (("pythia", None), ("gemma3", None), ("qwen3-moe", "8")):
+        kind = tmp_path / f"{family}.html"
+        kind.write_text(page_of(PlanQuery(budget="1e21", family=family, experts=experts)))
+        browser.open(kind.as_uri())
+        agree(
+            browser.run(SET, {"flops": "3e20", "unique": "5B", "served": "100B", "includes": True}),
+            sc.plan(
+                "3e20",
+                family=family,
+                experts=experts,
+                tokens_available="5B",
+                inference_tokens="100B",
+                budget_includes_serving=True,
+                force=True,
+            ),
+        )
 
 
 @pytest.mark.slow

@@ -291,8 +291,7 @@ def predict(
         else curve.predict_loss(answer.loss, answer.loss_interval_80, 6 * answer.params * answer.tokens)
         for task, curve in curves
     }
-    for line in answer.warnings:
-        log(f"scaling: {line}")
+    log_notes(answer.warnings)
     if as_json:
         print_json(answer.model_copy(update={"scores": told}).model_dump(mode="json"))
         return

@@ -403,6 +403,8 @@ def predict(
             "compute_efficient_tokens": float(model.frontier.tokens(blocks)),
         }
     outside = () if found.extrapolation.inside else (found.extrapolation.message,)
+    if isinstance(model, Fit) and (narrow := model.narrow_sizes(float(found.N))):
+        outside = (*outside, narrow)
     if isinstance(model, PublishedLaw) and found.interval_80 is None:
         outside = (*outside, no_intervals(model.name))
     return PredictResult(

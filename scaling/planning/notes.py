@@ -139,10 +139,13 @@ def bend_note(law: LossModel, loss: float, interval_80: Interval | None, *, forc
     return f"{BENT}: {bend.text}; it would promise ±{half:.1%}{FORCED if force else ''}"
 
 
-def doubts(law: LossModel) -> tuple[str, ...]:
-    """Warnings of a fitted law that bear on what lies beyond its rows: slopes that are the prior's."""
-    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", "")) if isinstance(law, Fit) else []
-    return tuple(text for text in said if ON_PRIOR in text)
+def doubts(law: LossModel, N: float) -> tuple[str, ...]:
+    """Warnings of a fitted law about a size beyond its rows: slopes that are the prior's, and sizes of a narrow range."""
+    if not isinstance(law, Fit):
+        return ()
+    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", ""))
+    narrow = law.narrow_sizes(N)
+    return (*(text for text in said if ON_PRIOR in text), *([narrow] if narrow else []))
 
 
 def mfu_note(budget: Budget) -> str:
@@ -241,7 +244,7 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
     lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:
         lines.append(
-            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
+            f"N, D or compute lie {choice.extrapolation:.3g} times beyond the fitted range of {law.name}"
         )
-        lines += doubts(law)
+        lines += doubts(law, choice.N)
     return tuple(lines)
