@@ -238,7 +238,7 @@ def predict(
         list[str],
         typer.Argument(
             help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21; "
-            "of a law of one variable that one.",
+            "for a law of one variable, that variable alone.",
             metavar="KEY=VALUE...",
         ),
     ],

@@ -129,7 +129,7 @@ def with_kernels(settings: Settings, device: str, processes: int, log: Callable[
         log(f"{settings.run}: its steps run without CUDA graphs: {reason}")
     if settings.attention == "flash3" and (reason := no_flash3(device, settings.dtype)):
         changes["attention"] = "flash"
-        log(f"{settings.run}: attention is flash in the place of flash3: {reason}")
+        log(f"{settings.run}: uses flash attention in place of flash3: {reason}")
     return settings.model_copy(update=changes)
 
 
