@@ -182,6 +182,10 @@ def test_the_explorer_computes_what_the_command_line_prints(browser, tmp_path):
         )
     assert browser.errors() == []
     assert set(browser.requests()) <= {grid.as_uri(), "data:,"}
+
+
+@pytest.mark.slow
+def test_the_explorer_agrees_for_published_sizes_windows_and_experts(browser, tmp_path):
     for family, experts in (("pythia", None), ("gemma3", None), ("qwen3-moe", "8")):
         kind = tmp_path / f"{family}.html"
         kind.write_text(page_of(PlanQuery(budget="1e21", family=family, experts=experts)))
