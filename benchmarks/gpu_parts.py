@@ -25,8 +25,9 @@ from families import train_flops_per_token
 from families.accounting import training_memory
 from scaling.devices import recognise
 from train.backend import BackendRequest, random_examples
-from train.config import Settings
+from train.config import GRAPHS, Settings
 from train.loop import Session, gradients, start, train_step
+from train.model.flash3 import no_flash3
 from train.speed import GpuRates, copy_speed, gpu_step_seconds, matmul_speed
 
 SHAPES = {"124M": (12, 768, 12), "355M": (24, 1024, 16), "774M": (36, 1280, 20), "1558M": (48, 1600, 25)}
@@ -44,7 +45,9 @@ class Bench:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Attention backends to compare, best first."""
-        return ("sdpa",) if self.device == "cpu" else ("cudnn", "flash")
+        if self.device == "cpu":
+            return ("sdpa",)
+        return ("cudnn", "flash", *(() if no_flash3(self.device, "bf16") else ("flash3",)))
 
     @property
     def fused(self) -> dict[str, Any]:
@@ -390,12 +393,13 @@ def tune(bench: Bench) -> Iterator[Finding]:
 def small(bench: Bench) -> Iterator[Finding]:
     """Members of 1M to 20M: bound by launches."""
     for width, layers in ((64, 2), (256, 4), (384, 6))[: bench.size(3, 1)]:
-        for compiled in (False, True)[: bench.size(2, 1)]:
+        modes = [(False, "default"), (True, "default"), (True, GRAPHS)]
+        for compiled, mode in modes[: bench.size(3, 1)]:
             batch = bench.size(32, 4)
-            settings = bench.settings("124M", batch, batch, dtype="bf16", compile=compiled)
+            settings = bench.settings("124M", batch, batch, dtype="bf16", compile=compiled, compile_mode=mode)
             shape = {"n_layer": layers, "n_embd": width, "n_head": width // 64, "n_inner": 4 * width}
             settings = settings.model_copy(update={**shape, "vocab_size": bench.size(8192, 300)})
             session = start(settings, bench.device)
             examples = random_examples(settings, batch).to(bench.device)
             step = bench.seconds(partial(train_step, session, examples, 1e-4), rounds=20, warm=5)
-            yield {"width": width, "layers": layers, "compiled": compiled, "ms": 1e3 * step}
+            yield {"width": width, "layers": layers, "compiled": compiled, "mode": mode, "ms": 1e3 * step}

@@ -33,6 +33,8 @@ COUNTED: dict[Convention, str] = {
 
 CONSTANTS = ("E", "A", "B", "alpha", "beta", "gamma")
 
+LEAST_SPAN = 0.3  # of log N: sizes nearer to each other than a third are as good as one
+
 LARGEST_LOG = 300.0  # of N and D: far beyond any size, and within what a float holds
 LARGEST = 1e100  # N and D of a question: 6·N·D and its powers stay within what a float holds
 
@@ -160,6 +162,11 @@ class Domain:
             N_factor=float(max(n.max() / self.N[1], self.N[0] / n.min(), 1.0)),
             D_factor=float(max(d.max() / self.D[1], self.D[0] / d.min(), 1.0)),
         )
+
+    def sizes_beyond(self, N: ArrayLike) -> Array:
+        """Distance of sizes beyond the largest fitted one, in spans of the fitted sizes in log N, elementwise; 0 within."""
+        span = max(math.log(self.N[1] / self.N[0]), LEAST_SPAN)
+        return np.asarray(np.maximum(np.log(np.asarray(N, dtype=np.float64) / self.N[1]), 0) / span)
 
     def check_compute(self, C: float, *, force: bool = False) -> None:
         """Refuse a budget that is not positive, or lies too far beyond the largest fitted compute.

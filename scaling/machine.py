@@ -14,7 +14,7 @@ from .files import Document, Record
 
 CACHE = "SCALING_CACHE"  # environment variable: folder of the cache
 
-Attention = Literal["eager", "sdpa", "flash", "cudnn"]
+Attention = Literal["eager", "sdpa", "flash", "cudnn", "flash3"]
 
 
 def user_cache() -> Path:

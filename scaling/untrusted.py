@@ -68,7 +68,7 @@ _DECODER = json.JSONDecoder(parse_int=_whole, object_pairs_hook=_unique)
 
 
 def parse_csv(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
-    """(number of the line, its cells) of each row; in place of the cells, what is wrong with a row."""
+    """(number of the line, its cells) of each row that is no empty line; in place of the cells, what is wrong with a row."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     while True:
         try:
@@ -78,7 +78,8 @@ def parse_csv(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | str]
         except csv.Error as error:
             yield reader.line_num, f"it is no row of a table: {error}"
         else:
-            yield reader.line_num, row
+            if row:
+                yield reader.line_num, row
 
 
 def parse_yaml(text: str) -> Any:

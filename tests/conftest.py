@@ -3,45 +3,51 @@
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from . import tiny
+from scaling.collector import spare_imports
+
+from . import tiny, warm
+
+spare_imports()  # torch's objects are those of the whole session
 
 # The same examples every time: what passed here passes on another machine. No deadlines: a busy machine is slow, not wrong.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
+# Variables that nothing imported beforehand has read, so that a command may be a fork (warm.py).
+READ_LATE = ("SCALING_", "PYTEST_", "OMP_NUM_THREADS", "COLUMNS")
+
 # Files that take longest, by measured seconds: begun last, one of them would keep one worker busy and leave the rest idle.
 LONGEST_FIRST = (
     *(
-        "test_faults.py",
-        "test_examples.py",
         "test_parallel.py",
-        "test_slurm.py",
-        "test_demo.py",
         "test_exact.py",
-    ),
-    *(
-        "test_cli.py",
         "test_parallel_engine.py",
-        "test_pool.py",
         "test_nasty.py",
-        "test_resume.py",
-        "test_one_answer.py",
+        "test_pool.py",
+        "test_faults.py",
     ),
-    *("test_queue.py", "test_tune.py", "test_safety.py", "test_train.py", "test_sweep.py", "test_report.py"),
     *(
-        "test_tracking.py",
-        "test_product.py",
-        "test_core.py",
-        "test_ladder.py",
-        "test_api.py",
-        "test_fit_command.py",
+        "test_demo.py",
+        "test_slurm.py",
+        "test_examples.py",
+        "test_report.py",
+        "test_cli.py",
+        "test_plan_command.py",
     ),
+    *("test_tune.py", "test_refusals.py", "test_one_answer.py", "test_fit_command.py", "test_uncertainty.py"),
+    *(
+        "test_buying.py",
+        "test_queue.py",
+        "test_resume.py",
+        "test_safety.py",
+        "test_train.py",
+        "test_sweep.py",
+    ),
+    *("test_tracking.py", "test_product.py", "test_core.py", "test_ladder.py", "test_api.py"),
 )
 
 
@@ -71,18 +77,51 @@ def own_interrupts():
 
 
 @pytest.fixture(scope="session")
-def cli():
-    """Run the console script in a process of its own, as a person would: cli("plan", "--budget", "1e18")."""
+def console():
+    """Run the console script as a person would, from the start of Python on: console("plan", "--budget", "1e18")."""
 
     def run(*arguments, cwd=None, **environment):
         return subprocess.run(
-            [Path(sys.executable).with_name("scaling"), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=cwd,
+            [warm.SCRIPT, *arguments], capture_output=True, text=True, check=False, cwd=cwd,
             env={**os.environ, **environment},
-        )
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def begin():
+    """Begin a command in a process of its own, whose imports from others are there already: begin("plan", …) is like a Popen."""
+    from scaling.cli.app import VERBS
+
+    servers = {trains: warm.Server(warm.HEAVY if trains else warm.LIGHT) for trains in (True, False)}
+    trains = {verb.name: verb.trains for verb in VERBS}
+
+    def run(*arguments, cwd=None, **environment):
+        server = servers[trains.get(str(arguments[0]) if arguments else "", False)]
+        return server.begin(arguments, cwd=cwd, environment=environment)
+
+    yield run
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def cli(begin, console):
+    """Run a command in a process of its own and wait for it: cli("plan", "--budget", "1e18").
+
+    The console script runs it where the test changes what other packages read as they are imported.
+    """
+    before = dict(os.environ)
+
+    def run(*arguments, cwd=None, **environment):
+        changed = {name for name, value in {**os.environ, **environment}.items() if before.get(name) != value}
+        changed |= before.keys() - os.environ.keys()
+        if any(not name.startswith(READ_LATE) for name in changed):
+            return console(*arguments, cwd=cwd, **environment)
+        command = begin(*arguments, cwd=cwd, **environment)
+        out, err = command.communicate()
+        return subprocess.CompletedProcess(command.args, command.returncode, out, err)
 
     return run
 

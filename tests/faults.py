@@ -1,7 +1,8 @@
 """Fails the n-th open, write, fsync, rename, mkdir or truncate of a command, for every n, and repeats the command.
 
-    python -m tests.faults FOLDER [--verbs fit,plan] [--every K] [--first N] [--lasting]
+    python -m tests.faults FOLDER [--verbs fit,plan,train/71/2/lasting] [--every K] [--first N] [--lasting]
 
+(where a verb has its own every/first/lasting)
 prints one line of JSON for each verb: how many calls it makes, how many of them were failed, and what went wrong: an
 attempt that ended with anything but success or one line, or a repetition that did not give the bytes of an undisturbed
 run. The faults come from a library that the C compiler makes of faults.c. Each verb runs once in this process, so that all it
@@ -20,6 +21,8 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+from scaling.collector import spare_imports
 
 from . import tiny
 
@@ -242,15 +245,16 @@ def main():
             "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         os.execve(sys.executable, [sys.executable, "-m", "tests.faults", *sys.argv[1:]], environment)
+    spare_imports()
     import torch
 
     torch.set_num_threads(1)
     prepare(folder / "prepared")
-    for verb in asked.verbs.split(","):
-        print(
-            json.dumps(loop(verb, folder, every=asked.every, first=asked.first, lasting=asked.lasting)),
-            flush=True,
-        )
+    for word in asked.verbs.split(","):
+        verb, *own = word.split("/")
+        every, first = (int(own[0]), int(own[1])) if own else (asked.every, asked.first)
+        found = loop(verb, folder, every=every, first=first, lasting=asked.lasting or own[2:] == ["lasting"])
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 python -m tests.killing FOLDER PROCESSES COMPILE KILLS [SEED] trains FOLDER/whole undisturbed, and FOLDER/cut under fire,
 and prints what it did as JSON. Half of the kills come at a random moment, half at one of the calls that a save is made of.
-Two processes divide the weights (zero=3), or copy them where the step is compiled (zero=0). A single process inherits its
-compiled step; with COMPILE 2, and on two, every attempt compiles its own.
+Two processes divide the weights (zero=3), or copy them where the step is compiled (zero=0). Attempts inherit what is compiled;
+of two processes those of the undisturbed run compile their own, and with COMPILE 2 every attempt does. Forks inherit no threads,
+the compiler's among them: TORCHINDUCTOR_COMPILE_THREADS=1.
 """
 
 import gc
@@ -113,19 +114,25 @@ def main():
     text = tiny.text_in(folder)
     settings = tiny.settings(text, **tiny.SMALLER, tokens=RUNGS[-1], warmup=2, dropout=0.1)
     settings = settings.model_copy(update={"compile": compiled > 0})
-    if (
-        compiled == 1 and processes == 1
-    ):  # with several, blocks are compiled apart, by threads that no fork inherits
-        examples = torch.from_numpy(batch_of(settings, text.train, 0))
-        train_step(start(settings, "cpu"), examples[: len(examples) // processes], 1e-3)
-    gc.collect()
-    gc.freeze()
-    gc.unfreeze = lambda: None  # else most moments of an attempt are of a pass over torch's own objects
+
+    def prepare():
+        if compiled == 1:
+            examples = torch.from_numpy(batch_of(settings, text.train, 0))
+            session = start(settings, "cpu", by_block=processes > 1)
+            train_step(session, examples[: len(examples) // processes], 1e-3)
+        gc.collect()
+        gc.freeze()
+        gc.unfreeze = lambda: None  # else most moments of an attempt are of a pass over torch's own objects
+
+    if processes == 1:
+        prepare()
     # The first saves where it must, so that saving itself is seen to change nothing; the second is as long as an attempt.
     for name, save_every in (("whole", 1e9), ("again", 1e-6)):
         began = time.monotonic()
         assert one_attempt(folder / name, settings, text, processes, save_every=save_every) == [0] * processes
         length = time.monotonic() - began
+        if processes > 1 and name == "whole":
+            prepare()
     shutil.rmtree(folder / "again")
     killed, finished = [], 0
     while len(killed) < kills:

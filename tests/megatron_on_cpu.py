@@ -7,66 +7,12 @@ Written beside the run: `first.safetensors` and `last.safetensors`, the weights 
 the token windows in the order in which it trained on them.
 """
 
-from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
+from on_host import OnHost, pretend_device
 from safetensors.torch import save_file
-from torch.overrides import TorchFunctionMode
-
-
-class OnHost(TorchFunctionMode):
-    """CPU tensors where CUDA's are asked for."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if function is torch.Tensor.cuda:
-            return args[0]
-        if function is torch.Tensor.type and len(args) == 1 and not kwargs:
-            return function(*args).replace("torch.", "torch.cuda.")
-        if "cuda" in str(kwargs.get("device", "")):
-            kwargs["device"] = "cpu"
-        return function(*args, **kwargs)
-
-
-class Nothing(nullcontext):
-    """A stream or an event that does nothing."""
-
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
-def pretend_device():
-    """Let torch.cuda answer as with one device, whose generator of random numbers is the CPU's."""
-    for name, value in {
-        "is_available": lambda: True,
-        "device_count": lambda: 1,
-        "current_device": lambda: "cpu",
-        "set_device": lambda *_: None,
-        "synchronize": lambda *_: None,
-        "empty_cache": lambda: None,
-        "memory_stats": lambda *_: {},
-        **dict.fromkeys(
-            (
-                "memory_allocated",
-                "max_memory_allocated",
-                "memory_reserved",
-                "max_memory_reserved",
-                "device_memory_used",
-            ),
-            lambda *_: 0,
-        ),
-        **dict.fromkeys(("current_stream", "Stream", "Event"), lambda *_, **__: Nothing()),
-        "stream": lambda *_: nullcontext(),
-        "get_rng_state": lambda *_: torch.get_rng_state(),
-        "manual_seed": torch.manual_seed,
-        "get_device_properties": lambda *_: SimpleNamespace(major=9, minor=0, name="cpu"),
-    }.items():
-        setattr(torch.cuda, name, value)
-    torch.accelerator.is_available = lambda *_: False  # or the loader of batches pins memory
-    torch.accelerator.current_device_index = lambda: 0
 
 
 def as_transformers(state, heads):

@@ -1,10 +1,12 @@
-"""Steps of two real processes, for test_parallel_engine.py: every engine in one pair, which costs one start of torch."""
+"""Steps of one process and of two, for test_parallel_engine.py: every engine in one pair, forks of the one."""
 
 import itertools
 import json
 import multiprocessing
 import os
 from pathlib import Path
+
+from scaling.collector import spare_imports
 
 from . import tiny
 
@@ -74,18 +76,13 @@ def looked_at(session, settings, world):
         return float(world.gather(session.each(examples).mean()).mean())
 
 
-def _process(rank, folder, name):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    import torch
-
+def _process(rank, folder):
     from train.checkpoint import load, save, step_folder
     from train.distributed import join
 
-    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     found = {}
     for number, (case, zero, engine) in enumerate(cases()):
-        if name not in case:
-            continue
         os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{number}").as_uri()
         settings = settings_of_case(engine)
         with join(zero, "cpu") as world:
@@ -98,17 +95,57 @@ def _process(rank, folder, name):
                 place = folder / "two"
                 save(session, step_folder(place, STEPS), folder / "tokenizer.json")
     if rank == 0:
-        (folder / "found.json").write_text(json.dumps(found))
+        (folder / "pair.json").write_text(json.dumps(found))
 
 
-def run_pair(folder: Path, name: str = ""):
-    """Steps of every case whose name holds `name`, and None where a process failed."""
-    context = multiprocessing.get_context("spawn")
-    pair = [context.Process(target=_process, args=(rank, folder, name)) for rank in range(2)]
+def _alone(folder):
+    """Steps of one process by engine, and its checkpoint after two steps for two to go on from."""
+    from train.checkpoint import save, step_folder
+    from train.distributed import ALONE
+
+    found = {}
+    for engine in references():
+        settings = settings_of_case(engine)
+        taken, session = steps(settings, ALONE)
+        found[json.dumps(engine)] = [*taken, [looked_at(session, settings, ALONE), 0.0]]
+        if engine.get("residual") == "bf16":
+            _, begun = steps(settings, ALONE, count=2)
+            save(begun, step_folder(folder, 2), folder / "tokenizer.json")
+    (folder / "alone.json").write_text(json.dumps(found))
+
+
+def _compile_all():
+    """Compile what each of two processes runs: forks inherit it, where a process of its own takes half a minute."""
+    from train.distributed import ALONE
+
+    for engine in engines():
+        if engine.get("compile"):
+            settings = settings_of_case(engine).model_copy(update={"batch_size": SHAPE["batch_size"] // 2})
+            _, session = steps(settings, ALONE, count=1)
+            looked_at(session, settings, ALONE)
+
+
+def _all(folder):
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # forks inherit no threads, the compiler's among them
+    spare_imports()
+    import torch
+
+    torch.set_num_threads(1)
+    _alone(folder)
+    _compile_all()
+    context = multiprocessing.get_context("fork")
+    pair = [context.Process(target=_process, args=(rank, folder)) for rank in range(2)]
     for process in pair:
         process.start()
     for process in pair:
         process.join(420)
         process.kill()
-    path = folder / "found.json"
-    return json.loads(path.read_text()) if path.exists() else None
+
+
+def run_all(folder: Path):
+    """Steps of one process by engine and of two by case; None in place of the latter where one of the two failed."""
+    process = multiprocessing.get_context("spawn").Process(target=_all, args=(folder,))
+    process.start()
+    process.join()
+    alone, pair = (folder / "alone.json", folder / "pair.json")
+    return json.loads(alone.read_text()), json.loads(pair.read_text()) if pair.exists() else None

@@ -14,8 +14,12 @@ from scaling.cli import main
 from scaling.cli.agents import guide_text
 from scaling.cli.app import VERBS, load
 from scaling.cli.schemas import SCHEMAS, schema
+from scaling.paths import StudyPaths
+from scaling.planning.planfile import PlanFile
+from scaling.runs import Run
+from scaling.runs.store import append_run
 
-from .synthetic import TRUTH
+from .synthetic import TRUTH, leave_run
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
 TABLE = "run,params,tokens,loss\n" + "".join(
@@ -49,13 +53,48 @@ def said(monkeypatch, capsys):
 
 
 def test_the_guides_commands_lead_from_a_table_to_a_sealed_plan_and_obey_their_schemas(place, said):
-    assert len(GUIDED) == 4
+    assert [line.split()[0] for line in GUIDED] == [
+        *("fit", "predict", "plan", "plan"),
+        *("fit", "plan", "ladder", "compare"),
+    ]
     for line in GUIDED:
         words = line.split()
-        jsonschema.validate(said(*words), schema(words[0]))
+        if words[0] == "ladder":
+            assert_ladder_words_are_known(words[1:])
+            leave_the_sealed_run(place / "mine")  # as training leaves it
+            continue
+        found = said(*words)
+        jsonschema.validate(found, schema(words[0]))
     sealed = json.loads((place / "plan.json").read_text())
     assert sealed["seal"]["law_sha256"]
     assert sealed["members"][0]["prediction"]["interval_80"]
+    (row,) = found["rows"]
+    assert row["grade"] == "chain"
+    assert {"predicted_loss", "actual_loss", "error", "inside_80"} <= set(row)
+
+
+def assert_ladder_words_are_known(words):
+    given = {
+        name for option in load(next(v for v in VERBS if v.name == "ladder")).params for name in option.opts
+    }
+    assert {word for word in words if word.startswith("--")} <= given
+
+
+def leave_the_sealed_run(folder):
+    """A finished run of the plan's only member, 1 % above its prediction."""
+    plan = PlanFile.read(folder / "plan.json")
+    (member,) = plan.members
+    run = Run(
+        run=f"{member.member}-s0",
+        params=member.params,
+        params_non_embedding=member.params_non_embedding,
+        tokens=member.tokens,
+        loss=1.01 * member.prediction.loss,
+        seed=0,
+    )
+    to = StudyPaths(folder).run_folder(run.run)
+    leave_run(to, member, run, seal=plan.seal.digest)
+    append_run(to / "runs.jsonl", run)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +174,10 @@ def test_the_tools_only_read_unless_writing_is_allowed(server):
     from scaling.cli.mcp import build_server
 
     tools = {tool.name: tool for tool in asyncio.run(server.list_tools())}
-    assert set(tools) == {"plan", "fit", "predict", "backtest", "audit"}
+    guided = re.search(r"`scaling mcp` .* serves (.*) over", guide_text())[1]
+    assert (
+        set(tools) == set(re.findall("`([a-z]+)`", guided)) == {"plan", "fit", "predict", "backtest", "audit"}
+    )
     assert all(tool.annotations.read_only_hint for tool in tools.values())
     assert not any("out" in tool.input_schema["properties"] for tool in tools.values())
     writing = {tool.name: tool for tool in asyncio.run(build_server(write=True).list_tools())}

@@ -82,6 +82,10 @@ def test_a_law_at_its_experts_answers_as_the_law_that_is_given_them(of_experts):
         assert at.loss(2e8, tokens, unique_tokens=unique) == pytest.approx(fixed.loss, rel=1e-9)
     with pytest.raises(BadInput, match="no multiplier or term 'lr'"):
         of_experts.at(lr=1e-3)
+    counted = replace(of_experts.fitted_coordinates.parts[0], saturating=True)
+    coordinates = replace(of_experts.fitted_coordinates, parts=(counted,))
+    with pytest.raises(BadInput, match=r"n_experts is 0\.5; it must be at least 1"):
+        coordinates.columns({"n_experts": 0.5}, np.ones(1))
 
 
 def test_a_law_whose_experts_help_at_one_n_counts_what_a_token_passes_through(of_experts, tmp_path):

@@ -89,10 +89,10 @@ def test_a_run_too_big_for_the_machine_says_so_before_it_starts(corpus, tmp_path
     assert not (tmp_path / "study").exists()
 
 
-def test_training_works_from_a_folder_of_hostile_names(corpus, tmp_path, cli):
+def test_training_works_from_a_folder_of_hostile_names(corpus, tmp_path, console):
     for name in ("train", "plots", "scaling", "families", "torch", "numpy"):
         (tmp_path / f"{name}.py").write_text(HOSTILE)
-    done = cli(*TRAIN, f"data={corpus}", "out=run", "--json", cwd=tmp_path)
+    done = console(*TRAIN, f"data={corpus}", "out=run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (rung,) = json.loads(done.stdout)["rungs"]
     assert rung["annealed"]
@@ -105,10 +105,10 @@ def test_training_works_from_a_folder_of_hostile_names(corpus, tmp_path, cli):
     [["--help"], ["families", "list"], ["plan", "--budget", "1e18"], ["predict", "kaplan", "family=gpt2", "tokens=1B"],
      ["train", "--help"], ["fit", "--help"], ["demo", "--help"]],
 )  # fmt: skip
-def test_every_verb_starts_in_a_folder_of_hostile_names(words, tmp_path, cli):
+def test_every_verb_starts_in_a_folder_of_hostile_names(words, tmp_path, console):
     for name in ("train", "plots", "scaling", "families"):
         (tmp_path / f"{name}.py").write_text(HOSTILE)
-    done = cli(*words, cwd=tmp_path)
+    done = console(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "current folder" not in done.stdout + done.stderr
 
@@ -168,20 +168,14 @@ def test_a_torn_last_line_is_cut_off_before_the_next_is_appended(tmp_path):
     assert path.read_text() == '{"whole": 1}\n{"next": 2}\n'
 
 
-def start(words, folder):
-    return subprocess.Popen(
-        [SCALING, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
 KILLED = ["train", "family=tiny", "tokens=120k", *SHAPE, "save_every=0.5", "--json", "rungs=30k,60k"]
 
 
 @pytest.fixture(scope="module")
-def undisturbed(corpus, tmp_path_factory):
+def undisturbed(corpus, begin, tmp_path_factory):
     """The losses of the rungs of a run that nobody kills."""
-    whole = start([*KILLED, f"data={corpus}", "out=whole"], tmp_path_factory.mktemp("whole"))
+    folder = tmp_path_factory.mktemp("whole")
+    whole = begin(*KILLED, f"data={corpus}", "out=whole", cwd=folder, OMP_NUM_THREADS="1")
     return [rung["loss"] for rung in json.loads(whole.communicate(timeout=300)[0])["rungs"]]
 
 
@@ -191,10 +185,13 @@ def checkpoints(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_command_goes_on_to_the_same_result(sign, corpus, undisturbed, tmp_path):
+def test_a_killed_command_goes_on_to_the_same_result(sign, corpus, begin, undisturbed, tmp_path):
+    def start():
+        return begin(*KILLED, f"data={corpus}", "out=cut", cwd=tmp_path, OMP_NUM_THREADS="1")
+
     for kill in range(3):
         before = checkpoints(tmp_path / "cut")
-        attempt = start([*KILLED, f"data={corpus}", "out=cut"], tmp_path)
+        attempt = start()
         while not checkpoints(tmp_path / "cut") - before:  # begun, and further than the attempt before
             assert attempt.poll() is None, attempt.communicate()[1]
             time.sleep(0.02)
@@ -202,7 +199,7 @@ def test_a_killed_command_goes_on_to_the_same_result(sign, corpus, undisturbed, 
         attempt.send_signal(sign)
         _, err = attempt.communicate(timeout=60)
         assert attempt.returncode in ((130, 143, -15) if sign != signal.SIGKILL else (-9,)), err
-    out, err = start([*KILLED, f"data={corpus}", "out=cut"], tmp_path).communicate(timeout=300)
+    out, err = start().communicate(timeout=300)
     assert [rung["loss"] for rung in json.loads(out)["rungs"]] == undisturbed, err
 
 
@@ -250,10 +247,10 @@ def test_small_products_are_made_by_one_thread_unless_a_person_says_otherwise(ve
     assert done.stdout.splitlines()[-1] == threads
 
 
-def test_the_version_is_the_packages(cli):
+def test_the_version_is_the_packages(console):
     from importlib.metadata import version
 
-    assert cli("--version").stdout.strip() == f"scaling {version('scaling-planner')}"
+    assert console("--version").stdout.strip() == f"scaling {version('scaling-planner')}"
 
 
 def test_the_help_names_every_verb_with_an_example(cli):

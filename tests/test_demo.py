@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
+import shlex
+import time
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
@@ -14,35 +12,30 @@ from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
 
+from .test_examples import DEMO
+
 pytestmark = pytest.mark.slow
-SCALING = Path(sys.executable).with_name("scaling")
-KILLED_AFTER = (9.0, 14.0, 16.0)  # seconds: in the text, among the ladders, wherever the machine has got to
+WORDS = (*shlex.split(DEMO)[1:], "--quick", "--json")  # the first example of its help, made smaller
+# What is there in the study once it is in its text, among its ladders, and past the seal.
+KILLED_AT = ("data*", "runs/*/trunk/metrics.jsonl", "plan.json")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A quick demo that was killed three times and then let finish."""
+def study(tmp_path_factory, begin):
+    """A quick demo that was killed three times and then let finish: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
-    for seconds in KILLED_AFTER:
-        run(folder, timeout=seconds)
-    done = run(folder)
-    assert done is not None
-    assert done.returncode == 0, done.stderr
-    return folder / "study", json.loads(done.stdout)
-
-
-def run(folder, timeout=None):
-    words = [SCALING, "demo", "--quick", "--seed", "3", "--study", "study", "--json"]
-    process = subprocess.Popen(
-        words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate(timeout=30)  # a worker that outlives its parent would hold the pipes
-        return None
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+    for there in KILLED_AT:
+        killed = begin(*WORDS, cwd=folder)
+        while not list(folder.glob(f"demo/{there}")):
+            assert killed.poll() is None, killed.communicate()
+            time.sleep(0.02)
+        time.sleep(0.5)
+        killed.kill()
+        assert killed.wait(60) == -9
+    done = begin(*WORDS, cwd=folder)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    return folder / "demo", json.loads(out)
 
 
 def test_the_prediction_was_sealed_before_the_target_was_trained(study):
@@ -84,7 +77,7 @@ def test_the_ledger_books_each_step_once_in_spite_of_the_kills(study):
         *PlanFile.read(folder / "ladder.json").members,
         *PlanFile.read(folder / "plan.json").members,
     ):
-        work = [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.run == f"{member.member}-s3"]
+        work = [entry for entry in read_ledger(folder / "ledger.jsonl") if entry.run == f"{member.member}-s1"]
         for part in {entry.part for entry in work}:
             steps = sorted((entry.from_step, entry.to_step) for entry in work if entry.part == part)
             assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(steps)), steps
@@ -100,12 +93,12 @@ def test_report_and_pictures_are_there(study):
 def test_a_finished_demo_is_not_done_again_and_another_seed_is_refused(study, cli):
     folder, _ = study
     before = read_ledger(folder / "ledger.jsonl")
-    again = cli("demo", "--quick", "--seed", "3", "--study", str(folder), "--json")
+    again = cli(*WORDS, cwd=folder.parent)
     assert again.returncode == 0, again.stderr
     assert read_ledger(folder / "ledger.jsonl") == before
-    other = cli("demo", "--quick", "--seed", "4", "--study", str(folder))
+    other = cli(*WORDS, "--seed", "2", cwd=folder.parent)
     assert other.returncode == 2
-    assert "seed 3; this one has 4" in other.stderr
+    assert "seed 1; this one has 2" in other.stderr
 
 
 def test_a_tampered_seal_is_refused(study, cli):

@@ -48,7 +48,8 @@ def test_a_run_killed_at_many_moments_is_the_run_that_nobody_killed(processes, c
     kills, seed = os.environ.get("SCALING_KILLS", str(kills)), os.environ.get("SCALING_KILLS_SEED", "0")
     done = subprocess.run(
         [sys.executable, "-m", "tests.killing", quick_disk, str(processes), str(compiled), kills, seed],
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     did = json.loads(done.stdout.splitlines()[-1])

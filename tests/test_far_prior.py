@@ -6,7 +6,9 @@ import pytest
 from scaling.fitting.ensemble import POSTERIOR_PRIOR, USUAL_BYTES, bytes_per_token
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import ResidualGP
-from scaling.fitting.predictor import UNTIED, load_law
+from scaling.fitting.misfit import PREDICTED
+from scaling.fitting.predictor import BEYOND_SIZES, UNTIED, load_law
+from scaling.fitting.uncertainty import SPENT
 from scaling.laws import Law
 from scaling.runs import Run
 
@@ -64,7 +66,10 @@ def test_where_rows_say_little_a_far_prediction_has_the_variance_of_all_constant
     n, d = (np.array([value]) for value in FAR)
     draws = sum(form.weight * form.log_losses(n, d) for form in found.forms)
     share = float(found.uncertainty(n, d, np.array([UNTIED]))["constants"][0] / np.var(draws, axis=0)[0])
-    assert share == pytest.approx(found.predicted + (1 - found.predicted) * found.prior_share**4)
+    beyond = BEYOND_SIZES * (1 - SPENT / found.runs) * found.domain.sizes_beyond(n)[0]
+    assert share == pytest.approx(
+        found.predicted + (1 - found.predicted) * found.prior_share**4 + beyond, rel=1e-6
+    )
     assert float(found.uncertainty(n, d, np.array([0.0]))["constants"][0]) < np.var(draws, axis=0)[0] * share
 
 
@@ -89,10 +94,39 @@ def test_a_law_that_is_read_back_is_as_unsure_as_the_one_that_was_saved(short_to
     assert half_width(again, FAR) == pytest.approx(half_width(short_tokens, FAR))
 
 
-def test_runs_that_diverged_do_not_lift_the_correction_of_the_others():
+def test_few_runs_widen_a_prediction_with_its_distance():
+    few = fit(toy(512)[:6], seed=1)
+    n, d = (np.array([most]) for most in (few.domain.N[1], few.domain.D[1]))
+    assert few.predicted > 1.5 * PREDICTED
+    shares = few._share(np.tile(n, 3), np.array([0.0, 0.5, 1.0])) - few.prior_share**4 * np.array(
+        [0, 0.25, 0.5]
+    )
+    assert shares[0] == pytest.approx(PREDICTED)
+    assert shares[0] < shares[1] < shares[2]
+    assert few.uncertainty(n, d, np.zeros(1))["constants"] < few.uncertainty(n, d, np.ones(1))["constants"]
+
+
+def test_a_size_beyond_runs_of_narrow_sizes_is_less_certain_and_said_to_be():
+    rng = np.random.default_rng(2)
+    law = Law(E=1.8, A=480, B=480, alpha=0.35, beta=0.35)
+    half, said = [], []
+    for smallest in (3e7, 1e6):
+        N, D = (v.ravel() for v in np.meshgrid(np.geomspace(smallest, 1e8, 5), np.geomspace(2e8, 5e9, 5)))
+        found = fit(N=N, D=D, loss=law.loss(N, D) * np.exp(0.004 * rng.normal(size=25)))
+        shares = found._share(np.array([8e8, 1e8]), np.ones(2))
+        half.append(shares[0] - shares[1])
+        said.append(found.narrow_sizes(8e8))
+    assert half[0] > 3 * half[1] > 0
+    assert "8 times the largest of the runs, whose sizes span a factor of 3.3" in said[0]
+    assert said[1] == ""
+    assert found.narrow_sizes(1e8) == ""
+
+
+@pytest.mark.parametrize("lengths", [40, 80])
+def test_runs_that_diverged_do_not_lift_the_correction_of_the_others(lengths):
     rng = np.random.default_rng(1)
-    N = np.repeat(np.geomspace(1e7, 1e9, 4), 40)
-    D = np.tile(np.geomspace(1e9, 1e11, 40), 4)
+    N = np.repeat(np.geomspace(1e7, 1e9, 4), lengths)
+    D = np.tile(np.geomspace(1e9, 1e11, lengths), 4)
     residuals = rng.normal(0, 0.004, len(N))
     failed = rng.random(len(N)) < 0.45
     residuals[failed] += 0.5

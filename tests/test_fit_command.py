@@ -184,6 +184,11 @@ def test_the_parts_of_an_interval_are_of_the_settings_asked_for(tmp_path):
     found = fit(runs, coordinates=["lr", "n_experts"], bootstrap=30)
     found.save(tmp_path / "law.json")
     path, query = str(tmp_path / "law.json"), PredictQuery(params=2e8, tokens=2e10)
+    with pytest.raises(
+        BadInput, match=r"lr 5 lies 1\.25e\+03 times beyond the values of the runs, 0.00025 to 0.004"
+    ):
+        predict(path, query, settings={"lr": "5"})
+    assert predict(path, query, settings={"lr": "5"}, force=True).loss > 3
     for settings in ({}, {"lr": "4e-3"}, {"lr": "4e-3", "n_experts": "8"}):
         answer = predict(path, query, settings=settings, explain=True)
         assert answer.uncertainty is not None

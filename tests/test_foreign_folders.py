@@ -265,5 +265,6 @@ def test_a_tokenizer_that_makes_the_library_panic_is_one_line(copy):
     found = json.loads(path.read_text())
     found["model"]["continuing_subword_prefix"] = "1234567"
     path.write_text(json.dumps(found))
-    with pytest.raises(BadInput, match="cannot be read"):
-        load_tokenizer(str(path))
+    for read in (lambda: load_tokenizer(str(path)), lambda: load(copy, "cpu")):
+        with pytest.raises(BadInput, match="cannot be read"):
+            read()

@@ -210,29 +210,25 @@ def test_a_killed_process_ends_the_job_in_one_line_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
-def test_processes_whose_parent_is_killed_save_and_end_and_the_same_command_goes_on(tmp_path):
+def test_processes_whose_parent_is_killed_save_and_end_and_the_same_command_goes_on(begin, tmp_path):
     corpus = write_corpus(tmp_path / "corpus", files=20)
     words = [
         "train", "family=tiny", "tokens=60k", *tiny.words(**tiny.SHAPE), "batch_size=4", "lr=3e-3", f"data={corpus}",
         "save_every=1000", "log_every=5", "devices=2", "--json", f"out={tmp_path / 'run'}",
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = subprocess.Popen([SCALING, *words], env=environment, stdout=subprocess.PIPE, text=True)
+    killed = begin(*words, OMP_NUM_THREADS="1")
     metrics = tmp_path / "run" / "trunk" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") > 2):
         assert killed.poll() is None
         time.sleep(0.05)
     killed.kill()
-    killed.communicate(timeout=60)  # a process that outlives it would hold the pipe
     deadline = time.monotonic() + 30
     while workers_of(killed.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not workers_of(killed.pid)
     assert len(list((tmp_path / "run" / "trunk").glob("step-*/checkpoint.json"))) == 1
-    done = subprocess.run(
-        [SCALING, *words], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = begin(*words, OMP_NUM_THREADS="1")
+    assert done.wait(120) == 0, done.communicate()
     work = read_ledger(tmp_path / "run" / "ledger.jsonl")
     assert work[0].to_step > 0
     assert [entry.from_step for entry in work[1:]] == [entry.to_step for entry in work[:-1]]

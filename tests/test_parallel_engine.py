@@ -3,13 +3,12 @@
 import json
 
 import pytest
-import torch
 
-from train.checkpoint import load, save, step_folder
+from train.checkpoint import load, step_folder
 from train.distributed import ALONE
 
 from . import steps_of_two, tiny
-from .steps_of_two import STEPS, cases, looked_at, run_pair, settings_of_case, steps
+from .steps_of_two import STEPS, cases, looked_at, run_all, settings_of_case
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -18,30 +17,24 @@ WITHIN = {"fp32": 1e-5, "bf16": 1e-5, "fp16": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """Steps of one process by engine, and a folder with its checkpoint after two steps for two to go on from."""
+def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "tokenizer.json").write_bytes(tiny.text_in(folder).tokenizer.read_bytes())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = {}
-    for engine in steps_of_two.references():
-        settings = settings_of_case(engine)
-        taken, session = steps(settings, ALONE)
-        found[json.dumps(engine)] = [*taken, [looked_at(session, settings, ALONE), 0.0]]
-        if engine.get("residual") == "bf16":
-            _, begun = steps(settings, ALONE, count=2)
-            save(begun, step_folder(folder, 2), folder / "tokenizer.json")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-    return folder, found
+    alone, pair = run_all(folder)
+    assert pair is not None
+    return folder, alone, pair
 
 
-@pytest.fixture(scope="module")
-def pair(alone):
-    found = run_pair(alone[0])
-    assert found is not None
-    return found
+@pytest.fixture
+def alone(both):
+    """A folder with what processes saved, and the steps of one process by engine."""
+    return both[:2]
+
+
+@pytest.fixture
+def pair(both):
+    """Steps of two processes by case."""
+    return both[2]
 
 
 @pytest.mark.parametrize(("case", "zero", "engine"), list(cases()))

@@ -67,10 +67,10 @@ def test_no_heavy_library_is_loaded():
     assert result.stderr.strip().splitlines()[-1] == "[]"
 
 
-def test_a_hostile_folder_does_not_matter(cli, tmp_path):
+def test_a_hostile_folder_does_not_matter(console, tmp_path):
     for name in ("train.py", "plots.py", "scaling.py", "families.py", "numpy.py"):
         (tmp_path / name).write_text("raise SystemExit('hostile code ran')\n")
-    result = cli("plan", "--budget", "1.4e18", "--json", cwd=tmp_path)
+    result = console("plan", "--budget", "1.4e18", "--json", cwd=tmp_path)
     assert result.returncode == 0
     assert json.loads(result.stdout)["recommended"]
 
@@ -97,8 +97,10 @@ def test_a_target_of_a_ladder_runs_shape_has_a_name_of_its_own():
 
 def test_a_plan_beyond_its_rows_repeats_what_the_law_warns_of():
     beyond = load_law(STUDIES / "large-10-sources" / "law.json")
-    assert [text.split()[2] for text in doubts(beyond)] == ["hardly"]
-    assert doubts(find_law("chinchilla", None)) == ()
+    largest = beyond.domain.N[1]
+    assert [text.split()[2] for text in doubts(beyond, largest)] == ["hardly"]
+    assert "20 times the largest of the runs" in doubts(beyond, 20 * largest)[1]
+    assert doubts(find_law("chinchilla", None), 1e9) == ()
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,26 @@ def test_the_explorer_computes_what_the_command_line_prints(browser, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_explorer_agrees_for_published_sizes_windows_and_experts(browser, tmp_path):
+    for family, experts in (("pythia", None), ("gemma3", None), ("qwen3-moe", "8")):
+        kind = tmp_path / f"{family}.html"
+        kind.write_text(page_of(PlanQuery(budget="1e21", family=family, experts=experts)))
+        browser.open(kind.as_uri())
+        agree(
+            browser.run(SET, {"flops": "3e20", "unique": "5B", "served": "100B", "includes": True}),
+            sc.plan(
+                "3e20",
+                family=family,
+                experts=experts,
+                tokens_available="5B",
+                inference_tokens="100B",
+                budget_includes_serving=True,
+                force=True,
+            ),
+        )
+
+
+@pytest.mark.slow
 def test_the_explorer_of_a_fitted_law_has_its_local_correction_and_refuses_words(browser, tmp_path):
     page, law = tmp_path / "fit.html", str(STUDY / "law.json")
     page.write_text(page_of(PlanQuery(budget="1e15", law=law, study=STUDY)))

@@ -120,6 +120,8 @@ def test_processes_side_by_side_share_the_cores_and_the_gpus(monkeypatch):
     assert pool.share_of_machine(0, 1) == {}
     assert pool.share_of_machine(1, 2) == {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "5"}
     assert pool.share_of_machine(2, 3) == {"OMP_NUM_THREADS": "2"}
+    shared = {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "3", "SCALING_GPU_SHARE": "0.5"}
+    assert pool.share_of_machine(2, 3, of_gpus=True) == shared
 
 
 # Ladders side by side

@@ -79,7 +79,7 @@ def test_without_a_token_or_a_network_nothing_is_sent_and_the_way_on_is_said(cli
     assert len(found.asked) == before
     away = pushed(cli, run)
     assert away.returncode == 1
-    assert "cannot be reached; nothing was sent: the same command does it later" in away.stderr
+    assert "cannot be reached; nothing was sent; try the same command later" in away.stderr
 
 
 def test_what_is_no_name_or_no_model_is_refused(cli, run, tmp_path):

@@ -1,7 +1,6 @@
 """A queue that is the study's folder: killed and begun again, or shared, it does everything once."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -151,22 +150,27 @@ def test_a_member_of_several_nodes_is_refused(tmp_path):
         queue(tmp_path, ["a"], nodes=2)
 
 
+def rungs_of(done):
+    assert done.returncode == 0, done.stderr
+    return [(rung["run"], rung["loss"]) for rung in json.loads(done.stdout)["rungs"]]
+
+
+@pytest.fixture(scope="module")
+def in_turn(tmp_path_factory, cli):
+    """The losses of two members' rungs, trained one after the other."""
+    from .small_plan import small_study
+
+    plan, study = small_study(tmp_path_factory.mktemp("turn"), planned("a"), planned("b", 48), name="alone")
+    done = cli("ladder", plan, "--study", study.folder, "--yes", "--json", OMP_NUM_THREADS="1")
+    return rungs_of(done)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [("--launcher", "local", "--jobs", "2"), ("--jobs", "2", "--yes")])
-def test_the_real_program_in_a_queue_gives_what_it_gives_alone(how, tmp_path, cli):
+def test_the_real_program_in_a_queue_gives_what_it_gives_alone(how, in_turn, tmp_path, cli):
     from .small_plan import small_study
 
     plan, study = small_study(tmp_path, planned("a"), planned("b", 48))
-    _, alone = small_study(tmp_path, planned("a"), planned("b", 48), name="alone")
-    (tmp_path / "alone-plan.json").unlink()
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    queued = cli("ladder", plan, "--study", study.folder, *how, "--json", **environment)
-    assert queued.returncode == 0, queued.stderr
-    in_turn = cli("ladder", plan, "--study", alone.folder, "--yes", "--json", **environment)
-    assert in_turn.returncode == 0, in_turn.stderr
-    ours, theirs = (
-        [(rung["run"], rung["loss"]) for rung in json.loads(done.stdout)["rungs"]]
-        for done in (queued, in_turn)
-    )
-    assert ours == theirs
+    queued = cli("ladder", plan, "--study", study.folder, *how, "--json", OMP_NUM_THREADS="1")
+    assert rungs_of(queued) == in_turn
     assert study.runs.read_text().count("\n") == 3

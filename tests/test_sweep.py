@@ -108,6 +108,7 @@ def test_small_models_share_the_cores_and_large_ones_take_turns():
     assert side_by_side(None, [*small, *large], "cpu") == 1
     assert side_by_side(3, large, "cpu") == 3
     assert side_by_side(None, small, "cuda") == 1
+    assert side_by_side(3, small, "cuda") == 3
 
 
 def trained(tmp_path, *words):

@@ -77,6 +77,16 @@ def test_a_tokenizer_with_two_entries_of_one_id_is_refused(source, coder, tmp_pa
         prepare(str(source), tmp_path / "a", vocab_size=300, tokenizer=str(tmp_path / "twice.json"))
 
 
+@pytest.mark.parametrize("prefix", ["#" * 9, "é"[:1] + "#"])
+def test_merges_on_which_the_library_panics_are_refused_without_its_trace(prefix, coder, tmp_path, capfd):
+    facts = json.loads(coder.to_str())
+    facts["model"]["continuing_subword_prefix"] = prefix
+    (tmp_path / "prefix.json").write_text(json.dumps(facts))
+    with pytest.raises(BadInput, match="is shorter than its continuing_subword_prefix"):
+        load_tokenizer(str(tmp_path / "prefix.json"))
+    assert capfd.readouterr().err == ""
+
+
 def test_names_that_the_vocabulary_lacks_are_not_added_to_the_models_tokenizer(source, coder, tmp_path):
     from transformers import AutoTokenizer
 

@@ -24,6 +24,7 @@ from train.tune.probe import run_probe
 from train.tune.tuner import scaling_curve, tune
 
 from . import tiny
+from .test_examples import TUNE, smaller
 
 PLAIN = StepBackend(threads=2)
 FAST = StepBackend(dtype="bf16", compile=True, attention="eager", threads=2)
@@ -251,16 +252,7 @@ def test_a_real_probe_answers_and_one_without_memory_says_so_and_harms_nobody():
 
 @pytest.mark.slow
 def test_tune_prints_its_table_and_two_processes_are_measured(cli):
-    words = [
-        "family=tiny",
-        "n_layer=1",
-        "n_head=2",
-        "n_embd=32",
-        "n_positions=32",
-        "vocab_size=300",
-        "batch_size=4",
-    ]
-    done = cli("tune", *words, "compile=false", "--devices", "1,2", "--json")
+    done = cli(*smaller("tune", TUNE), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["probes"] <= 6

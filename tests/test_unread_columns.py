@@ -203,7 +203,7 @@ def test_a_header_that_repeats_and_a_rule_of_dashes_are_no_rows(tmp_path):
     twice.write_text("\n".join([head, *lines[:3], head, *lines[3:]]) + "\n")
     found = read_runs(twice)
     assert numbers(found) == NUMBERS
-    assert found.warnings == ("the header stands 2 times, and is read once",)
+    assert found.warnings == ("the header occurs 2 times and is read once",)
     printed = tmp_path / "printed.txt"
     rows = [" | ".join(line.split(",")) for line in lines]
     printed.write_text(

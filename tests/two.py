@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from scaling.collector import spare_imports
+
 from .tiny import StopAfter, places
 
 RUNGS = (1024, 2048)  # tokens; 8 and 16 steps
@@ -71,6 +73,7 @@ def all_cases(folder, plain, pieces, dropout, text):
 
 def _process(rank, folder, *inputs):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    spare_imports()
     import torch
 
     torch.set_num_threads(1)

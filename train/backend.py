@@ -26,7 +26,8 @@ from scaling.machine import (
 from .config import SHAPE_FIELDS, Settings, TrainConfig
 from .distributed import ALONE, World
 from .loop import Session, start, train_step
-from .runtime import machine_id, probe
+from .model.flash3 import no_flash3
+from .runtime import gpu_share, machine_id, probe
 from .speed import STEP_EFFICIENCY, gpu_rates, gpu_step_seconds, speed_of
 
 WORTH = 90.0  # seconds of plain training below which a run is not worth a probe
@@ -63,7 +64,7 @@ class BackendRequest:
         spec = config.spec()
         return cls(
             dtype=config.dtype,
-            compile=config.compile if params_active(spec) == params(spec) else False,
+            compile=(config.compiles or config.compile) if params_active(spec) == params(spec) else False,
             attention=config.attention,
             threads=config.threads,
         )
@@ -192,9 +193,7 @@ def _search(
     Returns None if nothing that was asked for could be measured.
     """
     dtypes = _allowed(requested.dtype, available_dtypes(device))
-    kinds = _allowed(
-        requested.attention, ("flash", "cudnn", "sdpa") if device == "cuda" else ("sdpa", "eager")
-    )
+    kinds = _allowed(requested.attention, available_attention(device, dtypes[0]))
     most = torch.get_num_threads()
     threads = _allowed(requested.threads, (0,) if device == "cuda" else tuple({most: 0, 1: 0}))
     firsts = [
@@ -236,6 +235,13 @@ def _search(
 
 def _allowed(given: Any, candidates: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(candidates) if given == "auto" else (given,)
+
+
+def available_attention(device: str, dtype: str) -> tuple[str, ...]:
+    """Return the attention backends to consider in a number format, the usual one first."""
+    if device != "cuda":
+        return ("sdpa", "eager")
+    return ("flash", "cudnn", "sdpa", *(() if no_flash3(device, dtype) else ("flash3",)))
 
 
 def available_dtypes(device: str) -> tuple[str, ...]:
@@ -324,7 +330,8 @@ class Estimate:
 def free_memory(device: str) -> float:
     """Return the bytes that a run may use."""
     if device == "cuda":
-        return MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+        free, total = torch.cuda.mem_get_info()
+        return MEMORY_SHARE * min(free, gpu_share() * total)
     return MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

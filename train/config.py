@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -203,7 +203,9 @@ OptimizerKind = Literal["adamw", "adafactor", "muon"]
 
 EngineKind = Literal["torch", "deepspeed"]
 
-CompileMode = Literal["default", "max-autotune-no-cudagraphs"]  # torch.compile's own names
+GRAPHS: Final = "reduce-overhead"
+
+CompileMode = Literal["default", "max-autotune-no-cudagraphs", "reduce-overhead"]  # torch.compile's own names
 
 
 def _count(value: Any, info: ValidationInfo) -> int:
@@ -284,7 +286,8 @@ class TrainConfig(Record):
     jobs: int | None = Field(
         default=None,
         ge=1,
-        description="Runs of a sweep in parallel, one thread each (default: one per core for models below 1M parameters).",
+        description="Runs of a sweep in parallel, one thread each (default: one per core for models below 1M parameters); on a "
+        "GPU, runs that share it and its memory (default: 1).",
     )
     fractions: tuple[float, ...] = Field(
         default=(0.25, 0.5, 1.0),
@@ -339,18 +342,19 @@ class TrainConfig(Record):
         default=False,
         description="Use deterministic kernels only, so that a run on a GPU repeats bit for bit; slower there.",
     )
-    compile: Literal["auto", True, False] = Field(
+    compile: Literal["auto", True, False, "all"] = Field(
         default="auto",
-        description="Compile the step. auto: if the time saved exceeds the compile time.",
+        description="Compile the step. auto: if the time saved exceeds the compile time; all: step and evaluations.",
     )
     compile_mode: CompileMode = Field(
         default="default",
         description="Search of the compiler. max-autotune-no-cudagraphs measures several kernels for each matrix product, which "
-        "takes minutes at the start; needs compile=true.",
+        "takes minutes at the start; reduce-overhead runs a model below 10M parameters as CUDA graphs. Both need compile=true.",
     )
-    attention: Literal["auto", "eager", "sdpa", "flash", "cudnn"] = Field(
+    attention: Literal["auto", "eager", "sdpa", "flash", "cudnn", "flash3"] = Field(
         default="auto",
-        description="Attention backend; flash and cudnn need a GPU. auto: the fastest measured.",
+        description="Attention backend; flash and cudnn need a GPU, flash3 a Hopper GPU and flash_attn_interface or kernels. "
+        "auto: the fastest measured.",
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto", description="CPU threads. auto: the fastest measured."
@@ -422,7 +426,7 @@ class TrainConfig(Record):
         if self.batch_size and self.batch_size % self.devices:
             raise ValueError(f"batch_size is {self.batch_size}; devices={self.devices} must divide it")
         self._check_engine()
-        if self.compile_mode != "default" and self.compile is not True:
+        if self.compile_mode != "default" and not self.compiles:
             raise ValueError(
                 f"compile_mode is {self.compile_mode} and compile {str(self.compile).lower()}; it needs compile=true"
             )
@@ -432,16 +436,23 @@ class TrainConfig(Record):
             raise ValueError(f"schedule is {self.schedule}; rungs need wsd")
         spec = self.spec()
         check_objective(self.objective, spec)
-        if self.compile is True and params_active(spec) < params(spec):
+        if self.compiles and params_active(spec) < params(spec):
             raise ValueError(
-                "compile is true; the experts of a mixture depend on each token, and are not compiled"
+                f"compile is {str(self.compile).lower()}; the experts of a mixture depend on each token, and are not compiled"
             )
         return self
 
+    @property
+    def compiles(self) -> bool:
+        """True if the step is asked to be compiled, with or without the evaluations."""
+        return self.compile in (True, "all")
+
     def _check_engine(self) -> None:
         if self.engine == "deepspeed":
-            if self.compile is True:
-                raise ValueError("compile is true; engine=deepspeed does not compile the step")
+            if self.compiles:
+                raise ValueError(
+                    f"compile is {str(self.compile).lower()}; engine=deepspeed does not compile the step"
+                )
             if self.dtype == "fp16" or self.residual == "bf16":
                 odd = "dtype is fp16" if self.dtype == "fp16" else "residual is bf16"
                 raise ValueError(f"{odd}, which only engine=torch has")
@@ -483,7 +494,7 @@ class TrainConfig(Record):
 
 NOT_IDENTITY = (
     "created_at", "tool", "inputs", "micro_batch", "threads", "checkpointing", "recipe", "cooldown", "cooldown_shape",
-    "usual_cooldown", "init", "epochs", "dataset", "seal", "compile_mode",
+    "usual_cooldown", "init", "epochs", "dataset", "seal", "compile_mode", "compile_eval",
 )  # fmt: skip
 
 
@@ -530,7 +541,8 @@ class Settings(Document):
     deterministic: bool = False  # deterministic kernels only, on a GPU too
     compile: bool = False
     compile_mode: CompileMode = "default"
-    attention: Literal["eager", "sdpa", "flash", "cudnn"] = "sdpa"
+    compile_eval: bool = False  # evaluations are compiled too
+    attention: Literal["eager", "sdpa", "flash", "cudnn", "flash3"] = "sdpa"
     threads: int = 0  # CPU threads; 0: as many as the process has
     checkpointing: bool = False  # recompute activations in the backward pass
     objective: ObjectiveKind = "causal"

@@ -304,15 +304,18 @@ def _scattered(weight: torch.Tensor, value: torch.Tensor | None) -> torch.Tensor
     return distribute_tensor(whole, weight.device_mesh, weight.placements, src_data_rank=0)
 
 
-def prepare_blocks(model: Any, compile_block: Callable[[Any], Any] | None, *, recompute: bool) -> None:
+def prepare_blocks(
+    model: Any, compile_block: Callable[[Any], Any] | None, *, recompute: bool, evaluates: bool = False
+) -> None:
     """Replace the forward pass of each block by one that is compiled, recomputed in the backward pass, or both.
 
-    Parameter names stay, and hooks of the block run outside. Evaluations, without gradients, use the plain pass.
+    Parameter names stay, and hooks of the block run outside.
 
     Args:
         model: the model.
         compile_block: compiles a function; None leaves it as it is.
         recompute: True for activation checkpointing.
+        evaluates: True for evaluations, without gradients, to use the compiled pass too; else they use the plain one.
     """
     from torch.utils.checkpoint import checkpoint
 
@@ -325,11 +328,13 @@ def prepare_blocks(model: Any, compile_block: Callable[[Any], Any] | None, *, re
             *args: Any, _plain: Any = plain, _fast: Any = fast, _holder: Any = holder, **options: Any
         ) -> Any:
             if not torch.is_grad_enabled():
-                return _plain(*args, **options)
+                return (_fast if evaluates else _plain)(*args, **options)
             if not recompute:
                 return _fast(*args, **options)
             # Weights that `InHalf` has put in place are gone when the backward pass recomputes.
-            weights = {name: w for name, w in _holder.named_parameters() if not w.is_leaf}
+            weights = {
+                name: w for name, w in _holder.named_parameters() if not isinstance(w, torch.nn.Parameter)
+            }
 
             def again(*args: Any, **options: Any) -> Any:
                 return torch.func.functional_call(_holder, weights, args, options)
@@ -381,23 +386,6 @@ class LossOf(torch.nn.Module):
     def forward(self, piece: torch.Tensor, each: bool = False) -> torch.Tensor:
         """Return the mean loss of a micro-batch, or with `each` the losses of its tokens."""
         return self.each(piece) if each else self.loss(piece)
-
-
-class InHalf(torch.nn.Module):
-    """The same loss, computed with bf16 copies of all weights; gradients arrive in fp32.
-
-    Activations between blocks, the residual stream, are then in bf16 too, as with FSDP2's mixed precision.
-    """
-
-    def __init__(self, inner: LossOf) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, piece: torch.Tensor, each: bool = False) -> torch.Tensor:
-        """Return what the inner module does."""
-        copies = {name: weight.to(torch.bfloat16) for name, weight in self.inner.named_parameters()}
-        found: torch.Tensor = torch.func.functional_call(self.inner, copies, (piece, each))
-        return found
 
 
 def replicate(root: torch.nn.Module, world: World) -> Callable[[torch.Tensor], torch.Tensor]:

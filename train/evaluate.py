@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -133,6 +134,7 @@ def evaluate(
     progress: Callable[[float, float, str], None] = lambda done, total, text: None,
     each: Callable[[torch.Tensor], torch.Tensor] | None = None,
     objective: Objective | None = None,
+    rows: int | None = None,
 ) -> Evaluation:
     """Evaluate a model without dropout; each process scores its share, and all return the full result.
 
@@ -145,6 +147,8 @@ def evaluate(
         progress: called with the windows scored, their total, and a description.
         each: losses of the examples' tokens, as a session gives them; default: those of the model under autocast.
         objective: what is scored; default: the settings' own.
+        rows: examples of every call of `each`, the last filled up with examples seen before: a compiled function then sees one
+            shape; None leaves the last call shorter.
     """
     assert isinstance(model, torch.nn.Module)
     was_training = model.training
@@ -157,7 +161,7 @@ def evaluate(
         with autocast(settings, device):
             return objective.losses(model, examples)
 
-    batch_size = windows_at_once(settings.n_positions, settings.vocab_size)
+    batch_size = rows or windows_at_once(settings.n_positions, settings.vocab_size)
     means: list[torch.Tensor] = []
     count = len(data.examples)
     share = -(
@@ -166,8 +170,9 @@ def evaluate(
     own = data.examples[np.arange(world.rank * share, (world.rank + 1) * share) % max(1, count)]
     for start in range(0, share, batch_size):
         progress(start, share, "measuring the loss")
-        examples = to_device(own[start : start + batch_size], device)
-        means.append(losses(examples).mean(dim=1))
+        piece = own[start : start + batch_size]
+        whole = piece if rows is None else np.resize(piece, (rows, *piece.shape[1:]))
+        means.append(losses(to_device(whole, device)).mean(dim=1)[: len(piece)])
     per_window = world.gather(torch.cat(means)).flatten()[:count].double() if count else torch.zeros(0)
     loss = float(per_window.mean()) if count else 0.0
     tokens = objective.scored(data.examples)
@@ -189,10 +194,20 @@ def evaluate(
 
 
 def score(session: Session, data: EvalSet) -> Evaluation:
-    """Evaluate a run in progress, in the number format of its steps; a collective call."""
-    return evaluate(
-        session.model, session.settings, data, session.device, world=session.world, each=session.each
-    )
+    """Evaluate a run in progress, in the number format of its steps; a collective call.
+
+    Compiled evaluations take as many windows at a time as a partial one has in each process, so that all have one shape.
+    """
+    settings, world = session.settings, session.world
+    rows = None
+    if settings.compile and settings.compile_eval:
+        rows = min(
+            windows_at_once(settings.n_positions, settings.vocab_size), -(-QUICK_WINDOWS // world.size)
+        )
+    with session.half.cast_once() if session.half else nullcontext():
+        return evaluate(
+            session.model, settings, data, session.device, world=world, each=session.each, rows=rows
+        )
 
 
 QUICK_WINDOWS = 16

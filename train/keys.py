@@ -11,6 +11,10 @@ KEYS = (
     "log_every", "save_every", "deterministic", "residual", "compile_mode",
 )  # fmt: skip
 
+GPU_SHARE = (
+    "SCALING_GPU_SHARE"  # variable of a process that shares its GPU: the part of the memory that it may use
+)
+
 _MODEL = ("family", "init", "n_layer", "n_head", "n_embd")  # keys that choose a model
 
 

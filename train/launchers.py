@@ -70,11 +70,12 @@ def slurm(job: EmitJob) -> Emitted:
         only=[run.member.member for run in job.runs],
     )
     logs = str(tasks.study.folder / "slurm")
-    notes = [f"the folder {logs} must exist before sbatch; the nodes must see it, the plan and the study"]
+    notes = [f"before sbatch: make the folder {logs}, where every node sees it, the plan and the study"]
     if job.data is not None:
         notes.append(
-            f"prepare the text once before: scaling ladder {shlex.quote(str(job.plan))} --data {shlex.quote(job.data)} "
-            f"--study {shlex.quote(str(job.study))} --launcher slurm submits these jobs itself, text included"
+            "before sbatch: prepare the text; this command does, and submits the jobs itself: "
+            f"scaling ladder {shlex.quote(str(job.plan))} --data {shlex.quote(job.data)} "
+            f"--study {shlex.quote(str(job.study))} --launcher slurm"
         )
     files = {file.name: file.text for file in job_files(tasks, profile, logs)}
     return Emitted(files=files, notes=tuple(notes))

@@ -16,11 +16,10 @@ from families.architectures import architecture
 from families.units import BadInput, RunFailed, nearest
 from scaling.schedule import Schedule
 
-from .config import Settings
+from .config import GRAPHS, CompileMode, Settings
 from .data import Tokens
 from .distributed import (
     ALONE,
-    InHalf,
     LossOf,
     World,
     backward,
@@ -30,6 +29,8 @@ from .distributed import (
     replicate,
     without_sync,
 )
+from .graphs import no_graphs, prepare_gradients
+from .half import InHalf
 from .lease import Stop
 from .loss_scale import LossScale
 from .metrics import EVENTS, METRICS, TIMING, MetricsWriter, SpikeDetector, metrics_writer
@@ -37,7 +38,15 @@ from .model.config import build
 from .model.kernels import compile_head, use_attention, use_logistic_gelu
 from .model.objective import batch_of, clipped_step, make_optimizer, objective_of
 from .model.pretrained import load_weights
-from .runtime import OutOfMemory, compiled, freeze_imports, frozen_collector, prepare_process, within_memory
+from .runtime import (
+    OutOfMemory,
+    compiled,
+    freeze_imports,
+    frozen_collector,
+    limit_gpu_memory,
+    prepare_process,
+    within_memory,
+)
 
 DEVICES = ("auto", "cpu", "cuda")
 _SAVE, _STOP = 1, 2  # requests of a process after a step; all processes follow the most urgent
@@ -58,6 +67,10 @@ class Session:
     each: Callable[
         [torch.Tensor], torch.Tensor
     ]  # losses of their tokens, shape (examples, n), without gradients
+    half: InHalf | None = (
+        None  # of residual=bf16 in one process: its copies of the weights are cast once per step
+    )
+    graphs: bool = False  # the steps run as CUDA graphs
     scale: LossScale | None = None  # of fp16
     world: World = ALONE
     step: int = 0
@@ -131,6 +144,8 @@ def start(
         deterministic=settings.deterministic,
         tf32=device == "cuda" and settings.dtype == "fp32",
     )
+    if device == "cuda":
+        limit_gpu_memory()
     freeze_imports(architecture(settings.spec().architecture).model_class)
     many = world.size > 1 and not world.deepspeed
     # Sharded weights are never whole in a process, but for process 0's initial ones in the host's memory.
@@ -156,16 +171,27 @@ def start(
     use_attention(model, settings.attention)
     if settings.compile and device == "cpu":
         use_logistic_gelu(model)
+    mode = "default" if no_graphs(settings, device, world.size, by_block=by_block) else settings.compile_mode
+    evaluates = settings.compile and settings.compile_eval
     in_blocks = many or by_block or (settings.checkpointing and settings.residual == "bf16")
     if settings.checkpointing and not in_blocks:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     (model if meta else model.to(device)).train()
     if in_blocks:
-        compiler = partial(compiled, mode=settings.compile_mode)
-        prepare_blocks(model, compiler if settings.compile else None, recompute=settings.checkpointing)
+        compiler = partial(compiled, mode=mode)
+        prepare_blocks(
+            model,
+            compiler if settings.compile else None,
+            recompute=settings.checkpointing,
+            evaluates=evaluates,
+        )
         if settings.compile:
-            compile_head(model, compiler)
-    loss, root = _loss_and_root(settings, model, device, world, whole=not in_blocks)
+            compile_head(model, compiler, evaluates=evaluates)
+    loss, root = _loss_and_root(settings, model, device, world, mode=None if in_blocks else mode)
+    each: Callable[[torch.Tensor], torch.Tensor] = partial(root, each=True)
+    if evaluates and not in_blocks:
+        # A graph of its own, of the whole model: without gradients, dropout and CUDA graphs.
+        each = compiled(_each_of(root), "default" if mode == GRAPHS else mode)
     if meta:
         materialise(model, source, weights, device)
     optimizer: Any = make_optimizer(settings, model)
@@ -180,7 +206,9 @@ def start(
         model=model,
         optimizer=optimizer,
         loss=loss,
-        each=partial(root, each=True),
+        each=each,
+        half=root if isinstance(root, InHalf) and not many else None,
+        graphs=settings.compile and mode == GRAPHS,
         scale=LossScale() if settings.dtype == "fp16" else None,
         world=world,
         device=device,
@@ -201,12 +229,21 @@ def _fill(model: Any, weights: Mapping[str, torch.Tensor] | Callable[[Any], None
         weight.copy_(weights[name])
 
 
+def _each_of(root: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def each(examples: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = root(examples, each=True)
+        return found
+
+    return each
+
+
 def _loss_and_root(
-    settings: Settings, model: Any, device: str, world: World, *, whole: bool
+    settings: Settings, model: Any, device: str, world: World, *, mode: CompileMode | None
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.nn.Module]:
     """Return the mean loss of examples, and the module that computes it and the losses of their tokens.
 
-    Shards the model if the stage requires it. whole: True to compile model and loss together.
+    Shards the model if the stage requires it. mode: the compiler's search for model and loss together; None leaves that to
+    the blocks.
     """
     objective = objective_of(settings)
 
@@ -224,7 +261,7 @@ def _loss_and_root(
     if half and not (world.size > 1 and world.zero):
         shared = InHalf(root)
     loss = shared if half else mean
-    return (compiled(loss, settings.compile_mode) if settings.compile and whole else loss), shared
+    return (compiled(loss, mode) if settings.compile and mode is not None else loss), shared
 
 
 def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -232,7 +269,7 @@ def loss_of(settings: Settings, model: Any, device: str) -> Callable[[torch.Tens
 
     With settings.compile, model and loss are compiled together.
     """
-    return _loss_and_root(settings, model, device, ALONE, whole=True)[0]
+    return _loss_and_root(settings, model, device, ALONE, mode=settings.compile_mode)[0]
 
 
 _FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -256,17 +293,27 @@ def train_step(session: Session, examples: torch.Tensor, lr: float) -> tuple[tor
 
 def gradients(session: Session, examples: torch.Tensor, micro_batch: int) -> torch.Tensor:
     """Accumulate the batch's mean gradient on the weights; returns the mean loss of this process's share, a scalar."""
-    session.optimizer.zero_grad(set_to_none=True)
+    session.optimizer.zero_grad(set_to_none=not session.graphs)
+    if session.graphs:
+        prepare_gradients(session.model)
     pieces = examples.split(micro_batch)
     total = torch.zeros((), device=session.device)
-    for number, piece in enumerate(pieces, start=1):
-        share = piece.shape[0] / examples.shape[0]
-        with without_sync(session.loss) if number < len(pieces) else nullcontext():
-            loss = session.loss(piece)
-            weighted = loss * share
-            backward(session.loss, session.scale.scaled(weighted) if session.scale else weighted)
-        total += loss.detach() * share
+    with session.half.cast_once() if session.half else nullcontext(_nothing) as collect:
+        for number, piece in enumerate(pieces, start=1):
+            share = piece.shape[0] / examples.shape[0]
+            if session.graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            with without_sync(session.loss) if number < len(pieces) else nullcontext():
+                loss = session.loss(piece)
+                weighted = loss * share
+                backward(session.loss, session.scale.scaled(weighted) if session.scale else weighted)
+            collect()
+            total += loss.detach() * share
     return total
+
+
+def _nothing() -> None:
+    """Gradients that arrive on the weights themselves need no collecting."""
 
 
 def update(session: Session, lr: float) -> torch.Tensor:
@@ -274,7 +321,7 @@ def update(session: Session, lr: float) -> torch.Tensor:
     for group in session.optimizer.param_groups:
         group["lr"] = lr
     norm = clipped_step(session.optimizer, session.model, session.settings.grad_clip, session.scale)
-    session.optimizer.zero_grad(set_to_none=True)
+    session.optimizer.zero_grad(set_to_none=not session.graphs)
     session.step += 1
     return norm
 

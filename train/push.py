@@ -108,7 +108,7 @@ def push(
         reason = "nothing was sent: there is no token; hf auth login, or HF_TOKEN in the environment, gives one that may write"
         return planned.model_copy(update={"reason": reason})
     if not hub_answers():
-        raise RunFailed(f"{api.endpoint} cannot be reached; nothing was sent: the same command does it later")
+        raise RunFailed(f"{api.endpoint} cannot be reached; nothing was sent; try the same command later")
     log(f"sending {format_bytes(sum(files.values()))} to {api.endpoint}/{repo}")
     try:
         api.create_repo(repo, private=not public, exist_ok=True)

@@ -20,7 +20,10 @@ import torch.utils.deterministic
 from torch.nn import functional
 
 from families.units import RunFailed
+from scaling.collector import end_sparing
 from scaling.machine import user_cache
+
+from .keys import GPU_SHARE
 
 T = TypeVar("T")
 
@@ -118,6 +121,17 @@ def prepare_process(
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 - mypy knows no such attribute
 
 
+def gpu_share() -> float:
+    """Return the part of its GPU's memory that this process may use: 1, or less where it shares the GPU with others."""
+    return float(os.environ.get(GPU_SHARE, "1"))
+
+
+def limit_gpu_memory() -> None:
+    """Hold this process to its share of the GPU's memory, so that it runs out of it alone and not another run."""
+    if (share := gpu_share()) < 1:
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 @cache
 def keep_pages() -> None:
     """Keep freed memory in the process, so that logits of 32 MiB and more are not mapped and zeroed at each step.
@@ -164,6 +178,7 @@ def freeze_imports(class_name: str) -> None:
     getattr(transformers, class_name)
     gc.collect()
     gc.freeze()
+    end_sparing()  # what is frozen costs nothing
 
 
 def logits_of(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -165,7 +165,7 @@ def settings_of(config: TrainConfig, facts: TextFacts, device: str, law: LossMod
         grad_clip=config.grad_clip, dropout=_dropout(config), init_std=config.init_std,
         **BackendRequest.of(config).plain(device).model_dump(),
         residual=None if config.residual == "auto" else config.residual, deterministic=config.deterministic,
-        compile_mode=config.compile_mode,
+        compile_mode=config.compile_mode, compile_eval=config.compile == "all",
         optimizer=config.optimizer, checkpointing=config.checkpointing,
         epochs=config.epochs, data_fraction=config.data_fraction, **init,
     )  # fmt: skip
@@ -274,6 +274,7 @@ def with_recorded_settings(settings: Settings, folder: Path, config: TrainConfig
     keys = [
         "micro_batch",
         "compile_mode",
+        "compile_eval",
         "usual_cooldown",
         "seal",  # a run that began without one is not sealed afterwards
         *(["residual"] if getattr(config, "residual", "auto") == "auto" else []),

@@ -132,7 +132,7 @@ def choose(asked: TrainConfig, given: Mapping[str, str], limit: str | None, stud
     size = text_bytes(asked.data, asked.validation, asked.field or "", study)
     if size < LEAST_BYTES:
         raise BadInput(
-            f"data is {asked.data!r}, {format_bytes(size)} of text; a model that begins from nothing needs "
+            f"data is {asked.data!r}, {format_bytes(size)} of text; a model trained from scratch needs "
             f"{format_bytes(LEAST_BYTES)} at least, and some megabytes to write well: give more text, or fine-tune a trained "
             "model on it with init="
         )

@@ -20,7 +20,7 @@ from .data.prepare import DATA, find_prepared_data, model_folder
 from .data.readers import read_chunks
 from .data.remote import local_text
 from .data.text import find_texts
-from .data.tokenizer import LEAST_LOST, neutral
+from .data.tokenizer import LEAST_LOST, check_merges, neutral
 from .evaluate import EvalSet, eval_set, evaluate
 from .loop import pick_device
 from .model.objective import EVALUATION_KEY, Causal, objective_of
@@ -165,6 +165,7 @@ def load(folder: Path, device: str) -> Loaded:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     options = {"local_files_only": True, "trust_remote_code": False}
+    check_merges(folder / "tokenizer.json", str(folder))
     try:
         config = transformers.AutoConfig.from_pretrained(folder, **options)
         # By its tokenizer.json where there is one: from the model's type alone the library would take another

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from families.units import BadInput, RunFailed
 
+from ..collector import spare_imports
 from ..untrusted import one_line
 
 INTERRUPTED = 130
@@ -21,6 +22,7 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    spare_imports()
     try:
         status = _run()
         # All output is written: an interrupt while Python shuts down must not turn success into a failure.

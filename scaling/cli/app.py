@@ -49,7 +49,7 @@ VERBS = (
     Verb("plan", "plan:plan", "Choose model size and tokens for a budget; predict loss."),
     Verb("fit", "fit:fit", "Fit a scaling law to runs, certify it, print its card."),
     Verb("predict", "fit:predict", "Predict loss and perplexity with intervals."),
-    Verb("versus", "versus:versus", "Compare two arms: does a change pay, and when larger?"),
+    Verb("versus", "versus:versus", "Estimate whether a change pays, and at what scale."),
     Verb("backtest", "fit:backtest", "Fit the cheap runs, predict the expensive ones, and score."),
     Verb("audit", "compare:audit", "Recompute the numbers of a table; explain inconsistencies."),
     Verb("train", "train:train", "Train a model on text, resumable.", trains=True),

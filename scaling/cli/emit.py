@@ -62,7 +62,7 @@ def emit(
     as_json: JsonOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Write a plan's or a run's files for other programs and clusters: configs, and launchers of one torchrun command."""
+    """Write a plan's or a run's files for other programs and clusters: configs, and job scripts."""
     from train.emitting import emit_files, parse_targets
 
     targets = parse_targets(to or "config")

@@ -238,7 +238,7 @@ def predict(
         list[str],
         typer.Argument(
             help="family=gpt2-83m or params=85M, tokens=5.5B, and the law's coordinates, such as lr=1e-3; or compute=1e21; "
-            "of a law of one variable that one.",
+            "for a law of one variable, that variable alone.",
             metavar="KEY=VALUE...",
         ),
     ],
@@ -291,8 +291,7 @@ def predict(
         else curve.predict_loss(answer.loss, answer.loss_interval_80, 6 * answer.params * answer.tokens)
         for task, curve in curves
     }
-    for line in answer.warnings:
-        log(f"scaling: {line}")
+    log_notes(answer.warnings)
     if as_json:
         print_json(answer.model_copy(update={"scores": told}).model_dump(mode="json"))
         return

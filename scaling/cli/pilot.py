@@ -106,8 +106,8 @@ def pilot(
         f"({facts['target']}, {format_size(design.target_tokens)} tokens)"
     )
     echo(
-        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, as the fits of simulated outcomes "
-        f"under law {law} have it"
+        f"expected 80 % interval of the target's loss: ±{design.half_width_80:.2%}, from fits of outcomes simulated "
+        f"under law {law}"
     )
     echo(
         f"design criterion: interval under 0.5 %/decade misspecification, ±{design.guarded_half_width_80:.2%}"

@@ -229,8 +229,8 @@ def _chosen(chosen: Choice, member: PlannedMember, made: PlanFile) -> Iterator[s
         yield f"loss within {ranges[0]}"
         yield f"            {ranges[1]}"
     reach = chosen.extrapolation
-    where = "inside" if reach <= EDGE else f"{reach:.3g} times beyond"
-    yield f"extrapolation: {where} what law {law} was fitted on"
+    where = "none, within" if reach <= EDGE else f"{reach:.3g} times beyond"
+    yield f"extrapolation: {where} the fitted range of {law}"
     recipe = member.recipe
     yield (
         f"recipe {recipe.rule}: {recipe.steps:,} steps of {recipe.batch_sequences} × {chosen.n_positions} tokens, "

@@ -9,7 +9,7 @@ import numpy as np
 from families.units import BadInput, nearest
 
 from ..runs import RunTable
-from ..stats import Array
+from ..stats import Array, products
 from .coordinates import KINDS, Coordinate, Coordinates, Kind, multiplier, setting, term
 from .ensemble import CUTS, FEWEST_HELD_ROWS
 from .joint import Rows, cells, fit_joint, model
@@ -226,7 +226,8 @@ def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array], need
     x, z, h = np.log(table.N), np.log(table.D), np.log(values)
     sizes = np.unique((x / SAME_SIZE).round().astype(int), return_inverse=True)[1].ravel()
     varied = sum(len(np.unique(h[sizes == size].round(2))) >= needed for size in range(sizes.max() + 1))
-    by_size = [np.ones_like(x), x, z, x * x, x * z, z * z]
+    u, v = x - x.mean(), z - z.mean()
+    by_size = [np.ones_like(x), u, v, u * u, u * v, v * v]
     alone = _spread_about(h, by_size)
     spread = _spread_about(h, [*by_size, *earlier])
     number = {2: "two", 3: "three"}[needed]
@@ -246,10 +247,12 @@ def _check_varied(table: RunTable, values: Array, earlier: Sequence[Array], need
 
 def _spread_about(h: Array, columns: Sequence[Array]) -> float:
     """Standard deviation of values (n,) about their regression on columns of shape (n,), the first being ones."""
-    basis = np.stack(columns, axis=1)
-    basis = basis - np.r_[0.0, basis[:, 1:].mean(axis=0)]
-    left = h - basis @ np.linalg.lstsq(basis, h, rcond=None)[0]
-    return float(np.sqrt((left**2).sum() / max(len(h) - basis.shape[1], 1)))
+    basis = np.stack(columns)
+    basis[1:] -= basis[1:].mean(axis=1, keepdims=True)
+    inverse = np.linalg.pinv(products(basis, basis), rcond=1e-12, hermitian=True)
+    slopes = inverse @ products(basis, h[None])[:, 0]
+    left = h - np.einsum("p,pn->n", slopes, basis)
+    return float(np.sqrt((left**2).sum() / max(len(h) - len(basis), 1)))
 
 
 def coupled(parts: Sequence[Coordinate]) -> tuple[Coordinate, ...]:

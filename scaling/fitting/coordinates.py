@@ -406,6 +406,8 @@ class Coordinates:
                 raise BadInput(f"{part.column} is {values.max():g}; a share must be between 0 and 1")
             if not (np.isfinite(values) & ((values > 0) | part.is_share)).all():
                 raise BadInput(f"{part.column} is {values.min():g}; it must be positive and finite")
+            if part.saturating and values.min() < part.reference:
+                raise BadInput(f"{part.column} is {values.min():g}; it must be at least {part.reference:g}")
             found[part.key] = np.log(values) if part.kind == "setting" else values
         self._check_shares(found)
         return found

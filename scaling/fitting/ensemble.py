@@ -132,7 +132,7 @@ PRIOR = FormPrior()  # of plain fits: candidates of rollouts, and where the post
 POSTERIOR_PRIOR = FormPrior(
     slope=0.32,
     slope_width=0.06,
-    slope_with_gamma=0.04,
+    slope_with_gamma=0.05,
     gamma=0.73,
     gamma_width=0.4,
     highest=3.0,
@@ -361,6 +361,7 @@ class EnsembleFit:
     offset: float = 0.0
     predicted: float = 1.0  # share of the draws' variance that predictions have
     prior_share: float = 0.0  # of the slopes' prior variance, what the rows leave
+    nearby: float | None = None  # `predicted` beside the data
     last: LastValue | None = None  # of a curve of one variable
 
     @property
@@ -495,7 +496,7 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
     member = _member(
         GENERAL.name, certificate, GENERAL.shape, 1.0, draws, None if errors is None else float(errors[0])
     )
-    predicted = PREDICTED * min(few, MOST_WIDENED) ** 1.5
+    predicted = PREDICTED * min(few, MOST_WIDENED) ** 1.2
     if through is not None and len(draws):
         predicted = min(predicted, share_on_rows(member.log_losses(table.N, table.D)))
     return EnsembleFit(
@@ -509,4 +510,5 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
         predicted=predicted,
         prior_share=found.prior_share
         / few**0.25,  # to the fourth power it multiplies draws that have been widened
+        nearby=PREDICTED if through is None else None,
     )

@@ -163,6 +163,7 @@ def fit(
         offset=result.offset,
         predicted=result.predicted,
         prior_share=result.prior_share,
+        nearby=result.nearby,
         status=certificate.status,
         detail=certificate.detail,
         runs=count,

@@ -122,13 +122,14 @@ def _kernel(x: Array, z: Array, x0: Array, z0: Array) -> Array:
 
 
 def _cells(x: Array, z: Array, r: Array) -> tuple[Array, Array, Array, Array]:
-    """Rows averaged in cells where they are many, with the number of rows in each."""
+    """Rows averaged in cells where they are many, with the rows in each; a row far off counts less, as it does alone."""
     if len(x) <= MOST_CELLS:
         return x, z, r, np.ones(len(x))
     keys = np.column_stack([np.round(x / CELL), np.round(z / CELL)])
-    _, inverse, count = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.ravel()
-    mean = [np.bincount(inverse, values) / count for values in (x, z, r)]
+    inverse = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    weight = 1 / (1 + (r / OUTLIER) ** 2)
+    count = np.bincount(inverse, weight)
+    mean = [np.bincount(inverse, weight * values) / count for values in (x, z, r)]
     return mean[0], mean[1], mean[2], count.astype(np.float64)
 
 

@@ -197,6 +197,9 @@ class LawFile(Document):
     offset: float = Field(default=0.0, ge=0)  # standard deviation of log loss that the rows of one size share
     predicted: float = Field(default=1.0, ge=0, le=1)  # share of the draws' variance that predictions have
     prior_share: float = Field(default=0.0, ge=0, le=1)  # of the slopes' prior variance, what the rows leave
+    nearby: float | None = Field(
+        default=None, ge=0, le=1
+    )  # `predicted` beside the data; None: the same there
     intervals: bool
     forms: tuple[FormRecord, ...] = Field(min_length=1)
     local: LocalRecord

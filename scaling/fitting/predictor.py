@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from families.units import BadInput, nearest
+from families.units import BadInput, format_size, nearest
 
 from ..files import sha256_bytes, sha256_file
 from ..laws import (
@@ -38,6 +38,7 @@ from .columns import columns_of
 from .coordinates import Best, Coordinates
 from .forms import EQUAL, LENGTH, FittedForm, LastValue, ResidualGP, Status
 from .lawfile import CoordinatesRecord, FormRecord, LastValueRecord, LawFile, LocalRecord
+from .uncertainty import SPENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,12 @@ FOREVER = 1e40  # parameters or tokens that leave nothing but the irreducible lo
 SCAN_STEP = (
     0.5  # of log D, half the correction's length: a crossing that lies between two steps is no dip of its own
 )
+
+# Share of the draws' variance, before few runs widen them, that a size beyond the runs' adds for each span of theirs in log N,
+# and the most of it: narrow windows of public tables (log e258).
+BEYOND_SIZES, MOST_BEYOND_SIZES = 0.08, 0.5
+
+WARNED_SPANS = 1.0  # of the runs' sizes in log N, beyond which a size is said to be far
 
 UNTIED = 2.0  # decades beyond the data at which nothing holds the ridge where the slopes are the prior's (log e206)
 
@@ -81,6 +88,7 @@ class Fit:
         predicted: share of the draws' variance that predictions have; intervals of constants and optima have all of it.
         prior_share: of the slopes' prior variance, what the rows leave; its square is the share of the rest that predictions
             have far beyond the data, where nothing holds the ridge.
+        nearby: `predicted` beside the data, from where it grows to all of it over a decade; None: the same at any distance.
         fitted_repetition: value of repeated tokens, where rows repeat theirs.
         fitted_coordinates: what else the loss depends on: settings, multipliers, terms.
         intervals: false where too few runs, or no resampling, leave predictions without intervals.
@@ -110,6 +118,7 @@ class Fit:
     offset: float = 0.0
     predicted: float = 1.0
     prior_share: float = 0.0
+    nearby: float | None = None
     fitted_repetition: Repetition | None = None
     fitted_coordinates: Coordinates | None = None
     intervals: bool = True
@@ -390,6 +399,20 @@ class Fit:
         ]
         return np.asarray(np.maximum(np.log10(6 * n * d / self.domain.C[1]), beyond[0] + beyond[1]))
 
+    def narrow_sizes(self, N: float) -> str:
+        """What widens an interval at a size that lies beyond the runs' by more than theirs span; empty at others.
+
+        Args:
+            N: parameters in the law's convention.
+        """
+        if self.variable or self.domain.sizes_beyond(N) <= WARNED_SPANS:
+            return ""
+        smallest, largest = self.domain.N
+        return (
+            f"N is {N / largest:.3g} times the largest of the runs, whose sizes span a factor of {largest / smallest:.2g}: "
+            f"one run at N = {format_size(math.sqrt(N * largest))} would say how loss falls between"
+        )
+
     def explain(
         self,
         N: float,
@@ -443,8 +466,7 @@ class Fit:
         centre = self._smooth(n, d)
         form = np.asarray(sum(part.weight * (part.log_loss(n, d) - centre) ** 2 for part in self.forms))
         draws = sum(part.weight * part.log_losses(n, d) for part in self.forms if len(part.draws))
-        untied = self.prior_share**4 * np.minimum(decades / UNTIED, 1)
-        share = self.predicted + (1 - self.predicted) * untied
+        share = self._share(n, decades)
         constants = share * np.var(draws, axis=0) if np.ndim(draws) else np.zeros(len(n))
         seen = np.abs(np.log(n)[:, None] - self.local.log_N) < EQUAL
         return {
@@ -454,6 +476,19 @@ class Fit:
             "form": form,
             "drift with distance": np.maximum((self.drift * decades) ** 2 - constants - form, 0.0),
         }
+
+    def _share(self, n: Array, decades: Array) -> Array:
+        """Share of the draws' variance that a prediction has, shape (n,).
+
+        Few runs widen it with distance; the prior where nothing holds the ridge; and a size beyond runs of narrow sizes.
+        """
+        untied = self.prior_share**4 * np.minimum(decades / UNTIED, 1)
+        if self.nearby is None:
+            return np.asarray(self.predicted + (1 - self.predicted) * untied)
+        along = self.nearby + (self.predicted - self.nearby) * np.minimum(decades, 1) ** 2
+        unwidened = max(self.runs - SPENT, 1) / self.runs
+        beyond = np.minimum(BEYOND_SIZES * unwidened * self.domain.sizes_beyond(n), MOST_BEYOND_SIZES)
+        return np.asarray(np.minimum(along + (1 - along) * untied + beyond, 1))
 
     def _deviation(self, n: Array, d: Array, decades: Array) -> Array:
         """Standard deviation of log loss: the root of the sum of its parts."""

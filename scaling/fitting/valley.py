@@ -70,6 +70,7 @@ class BestVocabulary:
         loss: there, nats per token.
         interval_80: of the vocabulary, from the resampled term; None without resamples.
         beyond: true where it lies outside the vocabularies of the runs.
+        at_edge: true where it is the largest that was looked at, 16 times the runs': a bound, and no optimum.
     """
 
     C: float
@@ -79,6 +80,7 @@ class BestVocabulary:
     loss: float
     interval_80: Interval | None
     beyond: bool
+    at_edge: bool = False
 
 
 def best_vocabulary(fit: Fit, C: float) -> BestVocabulary:
@@ -123,6 +125,7 @@ def best_vocabulary(fit: Fit, C: float) -> BestVocabulary:
         loss=float(loss[at]),
         interval_80=interval,
         beyond=not term.span[0] <= best <= term.span[1],
+        at_edge=int(at[0]) == VOCABULARIES - 1,
     )
 
 
@@ -150,8 +153,10 @@ def describe_coordinates(fit: Fit, reasons: Mapping[str, str], joint: JointFit |
         for times in SCALES:
             found = best_vocabulary(fit, times * fit.domain.C[1])
             low, high = found.interval_80 or (found.vocab_size, found.vocab_size)
+            between = f" ({format_size(low, 3)} to {format_size(high, 3)})" if low < high else ""
+            size = f"{'at least ' if found.at_edge else ''}{format_size(found.vocab_size, 3)}"
             lines[f"vocabulary at {times:g}x"] = (
-                f"{format_size(found.vocab_size, 3)} ({format_size(low, 3)} to {format_size(high, 3)}), "
+                f"{size}{between}, "
                 f"N {format_size(found.N)}, D {format_size(found.D)}, the law's unit of tokens"
                 + (" beyond the vocabularies of the runs" if found.beyond else "")
             )

@@ -265,6 +265,9 @@ def _experts_note(
             "no interval"
         )
     if part is None:
+        if isinstance(chosen.law, Fit):
+            counted = "the active" if chosen.law.convention == "active" else "all"
+            return f"{said}. Law {chosen.law.name} does not depend on experts: its N counts {counted} parameters of a mixture"
         return f"{said}. Law {chosen.law.name} is of dense models: it takes the active parameters and sees no experts"
     outside = "" if part.span[0] <= routed <= part.span[1] else ", outside those of the runs"
     counted = ""

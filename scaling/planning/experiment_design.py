@@ -180,6 +180,23 @@ def rows_information(law: Law, N: Array, D: Array, target_compute: float, *, dri
     return np.asarray(rows.T @ np.linalg.solve(covariance, rows))
 
 
+def lone_rows_information(
+    law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT
+) -> Array:
+    """Information of runs of one rung each, (6, 6): the sum of `rows_information` over them, at once.
+
+    Args:
+        law: the closed form whose constants are to be learned.
+        N: parameters of each run, shape (n,).
+        D: tokens of each run, shape (n,).
+        target_compute: FLOPs of the target, 6·N·D.
+        drift: log loss per decade below the target by which runs may lie off the law.
+    """
+    rows = jacobian(law, N, D)
+    decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
+    return np.asarray(rows.T @ (rows / (ROW_NOISE**2 + (drift * decades) ** 2 + RUN_NOISE**2)[:, None]))
+
+
 def variance(information: Array, gradient: Array) -> Array:
     """g'·M⁻¹·g for one information matrix or a stack of them."""
     column = np.broadcast_to(gradient[:, None], (*information.shape[:-1], 1))
@@ -543,13 +560,20 @@ def advise(
     compute = 6 * N * D
     known = lawful = prior(math.sqrt(SIZES[0] * SIZES[1]) * N, D / 10)
     done, most = 0, 0.0
+    alone: list[tuple[float, float]] = []
     for _, rows in groupby(sorted(_annealed(runs), key=lambda run: run.run), key=lambda run: run.run):
-        group = list(rows)
-        sizes_of = np.array([run.n_params(convention) for run in group])
-        tokens_of = np.array([run.tokens for run in group])
-        known = known + rows_information(law, sizes_of, tokens_of, compute)
-        lawful = lawful + rows_information(law, sizes_of, tokens_of, compute, drift=0.0)
-        done, most = done + 1, max(most, float((6 * sizes_of * tokens_of).max()))
+        rungs = [(float(run.n_params(convention)), run.tokens) for run in rows]
+        done, most = done + 1, max(most, *(6 * size * length for size, length in rungs))
+        if len(rungs) == 1:
+            alone += rungs
+            continue
+        at_N, at_D = np.array(rungs).T
+        known = known + rows_information(law, at_N, at_D, compute)
+        lawful = lawful + rows_information(law, at_N, at_D, compute, drift=0.0)
+    if alone:
+        at_N, at_D = np.array(alone).T
+        known = known + lone_rows_information(law, at_N, at_D, compute)
+        lawful = lawful + lone_rows_information(law, at_N, at_D, compute, drift=0.0)
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
     offered = candidate_ladders(

@@ -28,6 +28,10 @@ from .planfile import PlannedLoss
 if TYPE_CHECKING:
     from .candidates import Candidates
 
+MOST_BEYOND = (
+    10.0  # times the values of the runs that a setting may lie beyond them: farther, a valley is no guide
+)
+
 SAME_BATCH = 1.02  # ratio up to which two batches are one
 
 
@@ -351,12 +355,14 @@ def predict(
 
     Raises:
         BadInput: no such law or file, not one of family and params with tokens, or of compute alone, a size that is not
-            allowed, a point too far outside the law's domain, or a published law asked to explain itself.
+            allowed, a point or a setting too far outside the law's domain, or a published law asked to explain itself.
     """
     model, known = _law_of(law)
     if explain and not isinstance(model, Fit):
         raise BadInput(f"law {model.name} has no intervals to explain; a fitted law.json has")
     own: dict[str, Any] = {name: _setting(name, text) for name, text in (settings or {}).items()}
+    if not force:
+        _check_near(model, own)
     split: Allocation | None = None
     if isinstance(model, Fit) and model.variable and not query.family:
         n, d = _on_curve(model, query)
@@ -397,6 +403,8 @@ def predict(
             "compute_efficient_tokens": float(model.frontier.tokens(blocks)),
         }
     outside = () if found.extrapolation.inside else (found.extrapolation.message,)
+    if isinstance(model, Fit) and (narrow := model.narrow_sizes(float(found.N))):
+        outside = (*outside, narrow)
     if isinstance(model, PublishedLaw) and found.interval_80 is None:
         outside = (*outside, no_intervals(model.name))
     return PredictResult(
@@ -425,6 +433,25 @@ def predict(
         variable=model.variable if isinstance(model, Fit) else "",
         **efficient,
     )
+
+
+def _check_near(model: LossModel, own: Mapping[str, Any]) -> None:
+    """Refuse a setting far beyond those of the runs, where the loss of a valley is no prediction.
+
+    Raises:
+        BadInput: naming the setting and the values of the runs.
+    """
+    coordinates = model.fitted_coordinates if isinstance(model, Fit) else None
+    for part in () if coordinates is None else coordinates.parts:
+        value, (low, high) = own.get(part.column), part.span
+        if part.kind != "setting" or not isinstance(value, int | float) or not (high and value > 0):
+            continue
+        beyond = max(low / value, value / high)
+        if beyond > MOST_BEYOND:
+            raise BadInput(
+                f"{part.column} {value:.4g} lies {beyond:.3g} times beyond the values of the runs, {low:.3g} to {high:.3g}; "
+                f"at most {MOST_BEYOND:g} times (--force predicts farther)"
+            )
 
 
 def _untried(model: LossModel, own: Mapping[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ def advise_study(query: NextRunQuery) -> Advice:
     """
     law = find_law(str(query.study / "law.json"))
     if not isinstance(law, Fit):
-        raise BadInput(f"{query.study / 'law.json'} is no fitted law")
+        raise BadInput(f"{query.study / 'law.json'} is not a fitted law")
     runs = comparable(law, read_runs(Path(query.study) / "runs.jsonl").runs)
     rule = rule_of(runs)
     member = named_or_designed(query.target, rule)

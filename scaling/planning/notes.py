@@ -38,6 +38,9 @@ MIXTURES_REACH_LESS = (
 )
 
 
+CLEARLY = 0.1  # beyond an interval of tokens: exact FLOPs differ from 6·N·D by as much
+
+
 def batch_note(member: PlannedMember, budget: Budget, asked: Recipe) -> str:
     """What sharing a batch among the devices changed of the rule's own; empty where nothing.
 
@@ -105,10 +108,16 @@ def _optimum_note(choice: Choice, law: Fit) -> str:
     if best.N_interval_80 is None or best.D_interval_80 is None:
         return ""
     (low, high), (least, most) = best.N_interval_80, best.D_interval_80
+    outside = ""
+    if choice.tokens < least * (1 - CLEARLY) or choice.tokens > most * (1 + CLEARLY):
+        outside = (
+            f"; the plan's {format_size(choice.tokens)} tokens lie outside: it takes the member with the least predicted loss "
+            "at exact FLOPs, and predictions count the residuals of runs near a size, which the split leaves out"
+        )
     return (
         f"{law.name} puts the best split of {format_size(choice.flops)} FLOPs at N* {format_size(best.N)} "
         f"(80 %: {format_size(low)} to {format_size(high)}), D* {format_size(best.D)} "
-        f"({format_size(least)} to {format_size(most)})"
+        f"({format_size(least)} to {format_size(most)}){outside}"
     )
 
 
@@ -130,10 +139,13 @@ def bend_note(law: LossModel, loss: float, interval_80: Interval | None, *, forc
     return f"{BENT}: {bend.text}; it would promise ±{half:.1%}{FORCED if force else ''}"
 
 
-def doubts(law: LossModel) -> tuple[str, ...]:
-    """Warnings of a fitted law that bear on what lies beyond its rows: slopes that are the prior's."""
-    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", "")) if isinstance(law, Fit) else []
-    return tuple(text for text in said if ON_PRIOR in text)
+def doubts(law: LossModel, N: float) -> tuple[str, ...]:
+    """Warnings of a fitted law about a size beyond its rows: slopes that are the prior's, and sizes of a narrow range."""
+    if not isinstance(law, Fit):
+        return ()
+    said = re.split(r"; (?=the |these runs )", law.card.get("warnings", ""))
+    narrow = law.narrow_sizes(N)
+    return (*(text for text in said if ON_PRIOR in text), *([narrow] if narrow else []))
 
 
 def mfu_note(budget: Budget) -> str:
@@ -232,7 +244,7 @@ def notes(ask: Objective, budget: Budget, law: LossModel, choice: Choice) -> tup
     lines.append("losses of different laws are of different texts: compare sizes and tokens, not losses")
     if choice.extrapolation > 1 + 1e-9:
         lines.append(
-            f"N, D or compute lie {choice.extrapolation:.3g} times beyond what law {law.name} was fitted on"
+            f"N, D or compute lie {choice.extrapolation:.3g} times beyond the fitted range of {law.name}"
         )
-        lines += doubts(law)
+        lines += doubts(law, choice.N)
     return tuple(lines)

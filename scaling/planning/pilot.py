@@ -166,14 +166,17 @@ def sealed_plan(target: PlannedMember, law: LossModel, hours: float | None = Non
     Raises:
         BadInput: the law has no intervals, so that it could not be scored.
     """
-    prediction = law.predict(n_params(target, law.convention), target.tokens)
+    size = n_params(target, law.convention)
+    prediction = law.predict(size, target.tokens)
     if prediction.interval_80 is None or prediction.interval_95 is None:
         raise BadInput("the law has no intervals (fewer than 4 runs); a sealed prediction needs one")
     planned = target.model_copy(update={"prediction": PlannedLoss.of(prediction), "hours": hours})
     return PlanFile(
         law=law.reference,
         members=(planned,),
-        notes=tuple(filter(None, [prediction.extrapolation.message, *_bends(law, prediction), *doubts(law)])),
+        notes=tuple(
+            filter(None, [prediction.extrapolation.message, *_bends(law, prediction), *doubts(law, size)])
+        ),
         inputs={law.name: law.sha256},
     )
 

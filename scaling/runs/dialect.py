@@ -91,7 +91,7 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
     again = sum(_is_again(row, own) for _, row in rows[start:])
     if again:  # files put one behind the other
         rows = [*rows[:start], *(pair for pair in rows[start:] if not _is_again(pair[1], own))]
-        notes.append(f"the header stands {again + 1} times, and is read once")
+        notes.append(f"the header occurs {again + 1} times and is read once")
     end = _end(rows, start, len(header))
     if end < len(rows):
         below = [" ".join(" ".join(row).split()) for _, row in rows[end:]]

@@ -117,7 +117,7 @@ def mark_checkpoints(runs: Sequence[Run], *, keep_all: bool = False) -> tuple[li
     ]
     note = (
         f"{of} at several tokens: only the last of each counts as annealed; a column annealed, or --annealed all, "
-        "says otherwise"
+        "changes that"
     )
     return marked, [note]
 
@@ -139,7 +139,7 @@ def mark_early(runs: Sequence[Run], early: Collection[int]) -> tuple[list[Run], 
     ]
     return rows, [
         f"{_rows(len(marked))} end before the last step of their schedule, and do not count as annealed; a column annealed, or "
-        "--annealed all, says otherwise"
+        "--annealed all, changes that"
     ]
 
 

@@ -204,6 +204,7 @@ def load_files(name: str) -> tuple[Any, dict[str, str]]:
 
     path = Path(name).expanduser()
     if path.is_file():
+        check_merges(path, name)
         try:
             return Tokenizer.from_file(str(path)), companions(path.parent)
         except (
@@ -228,6 +229,35 @@ def load_files(name: str) -> tuple[Any, dict[str, str]]:
             f"tokenizer is {name!r}; it must be a tokenizer.json, a folder that holds one (or vocab.json and merges.txt), "
             "or a hub name already downloaded to this machine"
         ) from error
+
+
+def check_merges(path: Path, name: str) -> None:
+    """Refuse merges shorter than the prefix of word pieces: the library panics on them, with a trace on standard error.
+
+    Raises:
+        BadInput: naming the first.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        model = parse_json(text).get("model") if _PREFIX.search(text) else None
+        merges = (model or {}).get("merges")
+        prefix = len(model["continuing_subword_prefix"].encode()) if model and isinstance(merges, list) else 0
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return  # the library says what is wrong
+    for merge in merges if prefix and merges else ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        last = parts[-1] if isinstance(parts, list) and parts else None
+        if isinstance(last, str) and (
+            len(data := last.encode()) < prefix or data[prefix : prefix + 1] in _WITHIN
+        ):
+            raise BadInput(
+                f"tokenizer {name!r} cannot be read: its merge {merge!r} is shorter than its continuing_subword_prefix"
+            )
+
+
+_PREFIX = re.compile(r'"continuing_subword_prefix"\s*:\s*"[^"]')
+
+_WITHIN = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))  # bytes within a character of UTF-8
 
 
 def _byte_level_from_folder(path: Path) -> Any:

@@ -370,7 +370,7 @@ class _Queue:
         try:
             process = self.pool.start(
                 python(_WORKER, str(theirs.fileno())),
-                environment=share_of_machine(slot, self.at_once),
+                environment=share_of_machine(slot, self.at_once, of_gpus=self.options.device == "cuda"),
                 pass_fds=(theirs.fileno(),),
             )
         finally:

@@ -35,7 +35,7 @@ from ..settings import (
     with_recorded_settings,
 )
 from .ladders import ProgressCallback
-from .machine import check_machine, peak_said, with_engine, with_residual
+from .machine import check_machine, peak_said, with_engine, with_kernels, with_residual
 from .sealing import with_study_seal
 
 
@@ -276,6 +276,7 @@ def prepare_run(
                 f"{settings.run}: micro_batch stays {settings.micro_batch}, with which the run goes on: {config.micro_batch} "
                 "would round otherwise"
             )
+        with_kernels(settings, device, world.size, log)  # what the run began with stays recorded
         return settings, manifest, config.rung_tokens()
     wanted = BackendRequest.of(config)
     if config.engine == "deepspeed" and wanted.compile == "auto":
@@ -284,7 +285,7 @@ def prepare_run(
     settings = with_engine(settings, config.rung_tokens(), wanted, need, device, log)
     if config.residual == "auto" and config.engine == "torch":
         settings = with_residual(settings, world.zero)
-    return settings, manifest, config.rung_tokens()
+    return with_kernels(settings, device, world.size, log), manifest, config.rung_tokens()
 
 
 def _check_length(config: TrainConfig, spec: ModelSpec) -> None:

@@ -1,19 +1,26 @@
 """Whether a run fits this machine, and the engine that it takes there."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+
+import torch
 
 from families import params
 from families.units import BadInput, format_bytes, format_duration, format_size
 
-from ..backend import BackendRequest, Estimate, estimate, select_backend
+from ..backend import BackendRequest, Estimate, estimate, free_memory, select_backend
 from ..config import Settings
 from ..distributed import ALONE, World
+from ..graphs import no_graphs
 from ..metrics import PeakFlops, peak_of
+from ..model.flash3 import no_flash3
 from ..settings import (
     planned_steps,
 )
 from ..speed import speed_of
+from .pool import runs_of_a_gpu
 
 PATIENCE = 24 * 3600.0  # seconds beyond which a run asks for --yes
 
@@ -105,6 +112,61 @@ def with_residual(settings: Settings, zero: int) -> Settings:
     """Return the settings with activations between blocks in bf16 where weights are sharded and gathered in bf16."""
     half = settings.dtype == "bf16" and zero >= 2
     return settings.model_copy(update={"residual": "bf16" if half else "fp32"})
+
+
+def with_kernels(settings: Settings, device: str, processes: int, log: Callable[[str], None]) -> Settings:
+    """Return the settings without the CUDA graphs and kernels that this run or this machine cannot have.
+
+    Args:
+        settings: settings of the run.
+        device: "cpu" or "cuda".
+        processes: processes that share the run.
+        log: called with the reason of each.
+    """
+    changes: dict[str, str] = {}
+    if reason := no_graphs(settings, device, processes):
+        changes["compile_mode"] = "default"
+        log(f"{settings.run}: its steps run without CUDA graphs: {reason}")
+    if settings.attention == "flash3" and (reason := no_flash3(device, settings.dtype)):
+        changes["attention"] = "flash"
+        log(f"{settings.run}: uses flash attention in place of flash3: {reason}")
+    return settings.model_copy(update=changes)
+
+
+# Bytes of a GPU's memory that a process takes beside its tensors: CUDA's context, its loaded kernels and cuBLAS's workspaces.
+# Not measured here; NVIDIA's documentation of MPS counts some hundred megabytes for a process's context.
+CONTEXT = 0.8e9
+
+
+def check_shared(settings: Sequence[Settings], at_once: int, log: Callable[[str], None]) -> None:
+    """Refuse runs side by side whose memory the GPUs here do not hold; each is held to an equal part of its GPU.
+
+    Args:
+        settings: settings of the runs.
+        at_once: runs that train at a time, each in a process of its own.
+        log: called with how they share.
+
+    Raises:
+        BadInput: the largest run needs more than its part.
+    """
+    together = runs_of_a_gpu(at_once, torch.cuda.device_count())
+    if together < 2:
+        return
+    largest = max(settings, key=lambda one: estimate(one, 1, "cuda").memory)
+    need = estimate(largest, 1, "cuda").memory + CONTEXT
+    room = free_memory("cuda")
+    if need * together > room:
+        fit = int(room // need)
+        way = f"jobs={fit * torch.cuda.device_count()}" if fit else "jobs=1"
+        raise BadInput(
+            f"jobs is {at_once}, {together} runs to a GPU; {largest.run} needs {need / 1e9:.2f} GB and a part is "
+            f"{room / together / 1e9:.2f} GB: {way}, or a smaller micro_batch="
+        )
+    pipes = Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"))  # noqa: S108 - NVIDIA's own default
+    turns = (
+        "" if pipes.exists() else "; without NVIDIA's MPS (nvidia-cuda-mps-control -d) they compute in turns"
+    )
+    log(f"{together} runs share a GPU, each with {room / together / 1e9:.2f} GB{turns}")
 
 
 def peak_said(settings: Settings, device: str, devices: int, log: Callable[[str], None]) -> PeakFlops:

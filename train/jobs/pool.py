@@ -22,6 +22,7 @@ from typing import IO, Self
 
 from scaling.files import clear_io_errors, open_to_append
 
+from ..keys import GPU_SHARE
 from ..lease import stop_signals
 
 POLL_SECONDS = 0.1
@@ -254,8 +255,14 @@ def cpu_share(workers: int, seconds: float = 1.0) -> float:
     return max(0.01, min(1.0, total / (workers * (time.monotonic() - began))))
 
 
-def share_of_machine(slot: int, at_once: int) -> dict[str, str]:
-    """Variables of one of several runs side by side: its share of the cores, and a GPU of its own where there are enough."""
+def share_of_machine(slot: int, at_once: int, *, of_gpus: bool = False) -> dict[str, str]:
+    """Variables of one of several runs side by side: its share of the cores, and a GPU of its own where there are enough.
+
+    Args:
+        slot: number of the run, from 0.
+        at_once: runs side by side.
+        of_gpus: True for runs of one process each to divide fewer GPUs, and the memory of each, among them.
+    """
     if at_once < 2:
         return {}
     found = {"OMP_NUM_THREADS": str(max(1, cores() // at_once))}
@@ -264,7 +271,15 @@ def share_of_machine(slot: int, at_once: int) -> dict[str, str]:
     gpus = sorted(there, key=int) if given is None else [name for name in given.split(",") if name]
     if len(gpus) >= at_once:
         found["CUDA_VISIBLE_DEVICES"] = gpus[slot]
+    elif of_gpus and gpus:
+        found["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+        found[GPU_SHARE] = f"{1 / runs_of_a_gpu(at_once, len(gpus)):.4g}"
     return found
+
+
+def runs_of_a_gpu(at_once: int, gpus: int) -> int:
+    """Return the largest number of runs on one GPU, where so many share so many."""
+    return -(-at_once // max(1, gpus))
 
 
 def rank_variables(

@@ -20,6 +20,7 @@ from ..settings import base_name, default_run_name, rung_steps
 from .grid import CELLS, TUNED, Point
 from .ladders import Job, ProgressCallback, train_ladders
 from .launch import prepare_run
+from .machine import check_shared
 from .pool import cores
 
 SMALL = 10**6  # parameters below which a model keeps one core busy and two waiting (docs/log.md)
@@ -73,10 +74,10 @@ def entries(points: Sequence[tuple[Point, TrainConfig]]) -> tuple[SweepEntry, ..
 
 def side_by_side(asked: int | None, configs: Sequence[TrainConfig], device: str) -> int:
     """Return the number of runs that train at a time: as requested, else one per core for small models on a CPU."""
-    if device != "cpu":
-        return 1
     if asked is not None:
         return asked
+    if device != "cpu":
+        return 1
     small = all(params(config.spec()) < SMALL for config in configs)
     return cores() if small else 1
 
@@ -117,6 +118,8 @@ def train_many(
         settings, _, rungs = prepare_run(config, study, folder, device, yes=yes, log=log, report=report)
         jobs.append(Job.of(settings, rungs, place))
         lengths.append(len(rung_steps(settings, rungs)))
+    if device == "cuda":
+        check_shared([job.settings for job in jobs], min(at_once, len(jobs)), log)
     options = RunOptions(
         device=device,
         log_every=first.log_every,

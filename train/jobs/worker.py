@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from scaling.collector import spare_imports
 from scaling.files import open_to_append
 
 PROGRESS_SECONDS = 0.1  # between messages of progress
@@ -19,6 +20,7 @@ PROGRESS_SECONDS = 0.1  # between messages of progress
 
 def main() -> None:
     """Train what comes, until the pipe is closed; its descriptor is the first word of the command line."""
+    spare_imports()
     pipe: Connection[Any, Any] = Connection(int(sys.argv[1]))
     import torch
 

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from families.units import BadInput
 
 from ..runtime import TILE, is_plain_head, logits_of
+from . import flash3
 
-Attention = Literal["eager", "sdpa", "flash", "cudnn"]
+Attention = Literal["eager", "sdpa", "flash", "cudnn", "flash3"]
 
 Kernel = Callable[..., torch.Tensor]
 
@@ -31,7 +32,8 @@ def use_attention(model: Any, attention: Attention) -> None:
     """Set a transformers model's attention backend, for sequences without padding and, in decoders, a causal mask.
 
     eager: scores written out, which a compiler fuses around two matrix products: fastest for short contexts on a CPU.
-    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU, or the next that can.
+    sdpa: torch's own choice of fused kernel. flash, cudnn: that fused kernel of a GPU, or the next that can. flash3:
+    FlashAttention-3 where it is installed, else flash.
 
     transformers makes a mask as a tensor while it is compiled, and a mask keeps torch from its flash kernel; for an
     attention function that it does not know it makes none.
@@ -39,10 +41,11 @@ def use_attention(model: Any, attention: Attention) -> None:
     from transformers import AttentionInterface
 
     name = f"scaling_{attention}"
-    AttentionInterface.register(
-        name, _for_transformers(_written_out if attention == "eager" else _fused(attention))
-    )
+    third = attention == "flash3" and not isinstance(flash3.interface(), str)
+    kernel = _written_out if attention == "eager" else _fused("flash" if attention == "flash3" else attention)
+    AttentionInterface.register(name, _for_transformers(flash3.attend(kernel) if third else kernel))
     model.config._attn_implementation = name
+    flash3.pack(model, third)
 
 
 def _for_transformers(kernel: Kernel) -> Callable[..., tuple[torch.Tensor, None]]:
@@ -243,12 +246,18 @@ def use_logistic_gelu(model: Any) -> None:
 STEP = 32  # columns of bf16 in a cache line
 
 
-_HEAD = "_scaling_head"  # attribute of a model whose blocks are compiled one by one
+# Attributes of a model whose blocks are compiled one by one: its compiled head for training and for evaluations.
+_HEAD, _EVALUATED_HEAD = "_scaling_head", "_scaling_evaluated_head"
 
 
-def compile_head(model: Any, compile_part: Callable[[Any], Any]) -> None:
-    """Compile a decoder's logits and cross entropy by themselves, where its blocks are compiled by themselves."""
-    setattr(model, _HEAD, compile_part(_head_losses))
+def compile_head(model: Any, compile_part: Callable[[Any], Any], *, evaluates: bool = False) -> None:
+    """Compile a decoder's logits and cross entropy by themselves, where its blocks are compiled by themselves.
+
+    With `evaluates`, evaluations use them too.
+    """
+    head = compile_part(_head_losses)
+    setattr(model, _HEAD, head)
+    setattr(model, _EVALUATED_HEAD, head if evaluates else None)
 
 
 def balance_coefficient(model: Any) -> float:
@@ -270,7 +279,7 @@ def next_token_losses(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> t
         return _balanced_losses(model, ids, targets)
     head = model.get_output_embeddings()
     whole = head.bias is None and not hasattr(head.weight, "device_mesh") and is_plain_head(model)
-    own = getattr(model, _HEAD, None) if torch.is_grad_enabled() else None
+    own = getattr(model, _HEAD if torch.is_grad_enabled() else _EVALUATED_HEAD, None)
     if whole and own is not None:
         hidden = model.base_model(ids, use_cache=False).last_hidden_state
         found: torch.Tensor = own(hidden.flatten(0, 1), head.weight, targets.flatten())
