@@ -242,7 +242,7 @@ def check_merges(path: Path, name: str) -> None:
         model = parse_json(text).get("model") if _PREFIX.search(text) else None
         merges = (model or {}).get("merges")
         prefix = len(model["continuing_subword_prefix"].encode()) if model and isinstance(merges, list) else 0
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, MemoryError):
         return  # the library says what is wrong
     for merge in merges if prefix and merges else ():
         parts = merge.split(" ") if isinstance(merge, str) else merge

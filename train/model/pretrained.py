@@ -155,7 +155,8 @@ def checkpoint_dropout(folder: Path) -> float:
 
     found = architecture(checkpoint_spec(folder).architecture)
     try:
-        config = getattr(transformers, found.config_class).from_pretrained(folder, local_files_only=True)
+        config_class = getattr(transformers, found.config_class)
+        config = config_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise BadInput(f"{folder} cannot be loaded: {first_message_line(error)}") from error
     usual = found.to_hugging_face(checkpoint_spec(folder))
