@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .accounting import params
 from .members import Family, Member
 from .rules import Maker, maker
-from .spec import ModelSpec, nearest_divisors, nearest_multiples
+from .spec import LARGEST_SIZE, ModelSpec, nearest_divisors, nearest_multiples
 from .units import BadInput, format_size
 
 DEEP = 16  # layers from which depths are multiples of DEEP_MULTIPLE, so that pipeline stages split evenly (as 24, 36, 48)
@@ -63,8 +63,8 @@ class DesignRule:
                 raise BadInput(f"{name} is {format_size(value)}; it must be from 1 to {format_size(LONGEST)}")
         if self.experts < 0:
             raise BadInput(f"experts is {self.experts}; there must be at least 1")
-        if self.multiple < 1:
-            raise BadInput(f"multiple is {self.multiple}; it must be at least 1")
+        if not 1 <= self.multiple <= LARGEST_SIZE:
+            raise BadInput(f"multiple is {self.multiple}; it must be at least 1 and at most {LARGEST_SIZE:,}")
 
     @property
     def step(self) -> int:

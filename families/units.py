@@ -42,8 +42,11 @@ _WITH_UNIT = re.compile(r"[0-9]+(?:e[+-]?[0-9]+|\s*[kmbgt])", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 
 
+SMALLEST = 1e-100  # a quantity divided by a smaller one may be beyond what a double holds
+
+
 def parse_size(text: str | float, name: str = "size") -> float:
-    """Read 52M, 4.6B, 200k, 1.4e18 or a plain number; always positive and finite.
+    """Read 52M, 4.6B, 200k, 1.4e18 or a plain number; always finite and at least SMALLEST.
 
     Raises:
         BadInput: with `name`, the value and what is allowed.
@@ -57,6 +60,8 @@ def parse_size(text: str | float, name: str = "size") -> float:
         value = float(match[1].replace("_", "")) * _FACTORS[match[2].lower()]
     if not (math.isfinite(value) and value > 0):
         raise BadInput(f"{name} is {text}; it must be positive and finite")
+    if value < SMALLEST:
+        raise BadInput(f"{name} is {text}; it must be at least {SMALLEST:g}")
     return value
 
 

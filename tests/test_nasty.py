@@ -154,6 +154,29 @@ def test_what_is_no_file_is_neither_read_nor_replaced(make, tmp_path):
     assert not path.is_file()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("design", "--depth", "12", "--width", "768", "--multiple", "9" * 400), "multiple is 999"),
+        (("predict", "chinchilla", "params=1e-320", "tokens=20B", "--json"), "at least 1e-100"),
+        (("audit", "HEADLESS"), "num_attention_heads is null; it must be a number of heads"),
+        (
+            ("demo", "--quick", "--study", "s", "--data", "RECORDS"),
+            "has no field 'text' holding a string",
+        ),
+    ],
+)
+def test_what_100_000_inputs_found_is_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    headless, records = tmp_path / "config.json", tmp_path / "records.jsonl"
+    headless.write_text('{"model_type": "gemma2", "num_attention_heads": null}')
+    records.write_text('{"number": 3}\n')
+    places = {"HEADLESS": str(headless), "RECORDS": str(records)}
+    status, out, error = ended(*(places.get(word, word) for word in words))
+    assert (status, out, len(error.splitlines())) == (2, "", 1)
+    assert said in error
+
+
 def test_spoilt_command_lines_are_refused_and_change_nothing(bench):
     lines = [door for door in bench.doors if door.words is not None]
     assert len(lines) > 40

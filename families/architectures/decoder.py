@@ -266,6 +266,8 @@ class Decoder:
         sizes = {size: stated[key] for size, key in self._size_keys.items()}
         for size in sizes:
             sizes[size] = whole(stated, self._size_keys[size]) if sizes[size] is not None else 0
+        if not sizes["n_head"]:
+            raise BadInput(f"{self._size_keys['n_head']} is null; it must be a number of heads")
         if (
             "n_kv_head" in sizes
             and sizes["n_head"] % (sizes["n_kv_head"] or 1)

@@ -50,10 +50,17 @@ def demo(
     paths = open_study(study)
     seconds = QUICK_SECONDS if quick else training_seconds
     contents = steps.study_contents(paths, seed, seconds, data)
-    log(f"1/6  text: {steps.text_name(data)}")
-    bar = Progress()
-    manifest = steps.prepare_text(paths, data, progress=lambda text, share: bar.at(share, 1.0, text))
+    bar, opening = Progress(), [f"1/6  text: {steps.text_name(data)}"]
+
+    def at(text: str, share: float) -> None:
+        while opening:  # not before the text is read: one that is refused is one line
+            log(opening.pop())
+        bar.at(share, 1.0, text)
+
+    manifest = steps.prepare_text(paths, data, progress=at)
     bar.end()
+    for line in opening:
+        log(line)
     if not paths.file.exists():  # only now: a text that is refused leaves no study
         contents.write(paths.file)
     log(f"2/6  plan: {len(steps.WIDTHS)} members, sized to {seconds:.0f} s of training on this machine")
