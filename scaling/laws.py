@@ -46,6 +46,8 @@ SHOWN = 12  # points of a prediction that a notebook shows
 
 _EDGE = 1 + 1e-9
 
+_OUTSIDE = 1.005  # a smaller factor is 1 in the three digits that are printed
+
 JUST_REPEATED = 1 + 2e-9  # of the distinct tokens: from where on tokens count as repeated
 
 
@@ -121,16 +123,16 @@ class Extrapolation:
     @property
     def inside(self) -> bool:
         """True within the fitted ranges of N, D and C."""
-        return self.factor <= _EDGE
+        return self.factor < _OUTSIDE
 
     @property
     def message(self) -> str:
         """Each quantity outside the domain with its factor; empty inside."""
         parts = []
-        if self.compute_factor > _EDGE:
+        if self.compute_factor >= _OUTSIDE:
             parts.append(f"compute is {self.compute_factor:.3g}x the largest fitted")
         for name, factor in (("N", self.N_factor), ("D", self.D_factor)):
-            if factor > _EDGE:
+            if factor >= _OUTSIDE:
                 parts.append(f"{name} is {factor:.3g}x outside the fitted range")
         return "; ".join(parts)
 

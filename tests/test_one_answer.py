@@ -229,3 +229,11 @@ def test_plan_and_predict_print_the_same_loss_to_four_decimals(cli, tmp_path):
     assert f"loss       {chosen['loss']:.4f}   80 %: {chosen['interval_80'][0]:.4f} to " in line
     frontier = [float(row.split()[3]) for row in text.splitlines() if row.startswith("frontier")]
     assert all(loss >= round(chosen["loss"], 4) for loss in frontier)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"), [(4e10, ""), (4.01e10, ""), (4.1e10, "D is 1.02x outside the fitted range")]
+)
+def test_what_is_printed_as_once_the_largest_is_inside(tokens, said):
+    found = Domain(N=(1e7, 2e9), D=(1e8, 4e10), C=(6e15, 2e21)).extrapolation(1e9, tokens)
+    assert (found.message, found.inside) == (said, not said)

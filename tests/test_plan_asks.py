@@ -15,6 +15,7 @@ from scaling.planning.notes import MIXTURES_REACH_LESS
 from scaling.planning.parallel_time import links, step_time
 from scaling.planning.published_mfu import (
     REPORTED,
+    Reached,
     calibration,
     generation,
     measured_runs,
@@ -218,3 +219,10 @@ def test_the_page_has_the_table_of_published_runs():
 
     page = Path(__file__).parents[1] / "docs" / "scale.md"
     assert efficiency_table() in page.read_text(encoding="utf-8")
+
+
+def test_one_published_run_is_no_range():
+    one = Reached(low=0.46, high=0.46, runs=1, devices=(6144, 6144))
+    assert (one.counted, str(one)) == ("one published run", "0.46 on 6,144 devices")
+    many = Reached(low=0.33, high=0.59, runs=7, devices=(8, 16384))
+    assert (many.counted, str(many)) == ("7 published runs", "0.33 to 0.59 on 8 to 16,384 devices")

@@ -373,7 +373,7 @@ def hardware(
         echo(f"source: {entries[0].source}")
         if (known_mfu := reached(entries[0].name)) is not None:
             kind = generation(entries[0].name)
-            echo(f"MFU of {known_mfu.runs} published runs on {kind}s: {known_mfu} (docs/planning.md)")
+            echo(f"MFU of {known_mfu.counted} on {kind}s: {known_mfu} (docs/planning.md)")
     else:
         echo(f"prices: typical on-demand list prices of {PRICES_OF}; sources: scaling hardware NAME")
         echo(f"additions: {user_file()}, or the file named by $SCALING_HARDWARE")

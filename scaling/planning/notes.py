@@ -163,7 +163,7 @@ def mfu_note(budget: Budget) -> str:
     known = reached(budget.accelerator or "")
     if known is None or budget.mfu_source == "measured" or (budget.devices or 1) == 1:
         return note
-    return f"{note}. {known.runs} published runs on {generation(budget.accelerator or '')}s reached {known}"
+    return f"{note}. {known.counted.capitalize()} on {generation(budget.accelerator or '')}s reached {known}"
 
 
 def unspent_budget_notes(

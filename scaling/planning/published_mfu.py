@@ -401,7 +401,16 @@ class Reached:
 
     def __str__(self) -> str:
         """As a note of a plan has it."""
-        return f"{self.low:.2f} to {self.high:.2f} on {self.devices[0]:,} to {self.devices[1]:,} devices"
+        mfu, devices = (
+            (f"{self.low:.2f}", f"{self.high:.2f}"),
+            (f"{self.devices[0]:,}", f"{self.devices[1]:,}"),
+        )
+        return f"{' to '.join(dict.fromkeys(mfu))} on {' to '.join(dict.fromkeys(devices))} devices"
+
+    @property
+    def counted(self) -> str:
+        """The number of runs, in words."""
+        return "one published run" if self.runs == 1 else f"{self.runs} published runs"
 
 
 def reached(name: str) -> Reached | None:
