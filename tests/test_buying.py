@@ -254,3 +254,11 @@ def test_ladders_span_a_decade_of_sizes_past_the_bend(target, tokens, share):
         assert one.spec.n_layer >= 2
         assert one.rungs[0] >= 0.99 * min(3e6, design.target_tokens / 5)
         assert one.rungs[0] >= 0.49 * one.tokens  # its batch is not far from a batch of its own
+
+
+def test_runs_of_one_point_each_inform_as_the_sum_of_runs():
+    N, D = np.array([2e6, 5e6, 2e7]), np.array([8e7, 4e8, 2e8])
+    apart = sum(rows_information(LAW, N[[i]], D[[i]], 1e18) for i in range(3))
+    assert rows_information(LAW, N, D, 1e18, one_run=False) == pytest.approx(apart, rel=1e-12)
+    # rungs share their run's noise
+    assert rows_information(LAW, N, D, 1e18) != pytest.approx(apart, rel=0.05)

@@ -79,7 +79,7 @@ def demo(
     ):
         log(f"     {late}")
     log("4/6  fit the law, and seal the prediction for the largest member")
-    sealed = steps.seal_target(paths, target, seed)
+    sealed = steps.seal_target(paths, target, seed, None if sizing is None else sizing.target)
     for member in sealed.members:
         if member.prediction and member.prediction.interval_80:
             low, high = map(format_loss, member.prediction.interval_80)

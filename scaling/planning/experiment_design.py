@@ -164,37 +164,26 @@ def prior(N: float, D: float) -> Array:
     return np.asarray(rows.T @ rows)
 
 
-def rows_information(law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT) -> Array:
-    """Information of one run's rungs, (6, 6): they share the run's noise, and drift grows towards smaller compute.
-
-    Args:
-        law: the closed form whose constants are to be learned.
-        N: parameters of each rung, shape (n,).
-        D: tokens of each rung, shape (n,).
-        target_compute: FLOPs of the target, 6·N·D.
-        drift: log loss per decade below the target by which rungs may lie off the law.
-    """
-    rows = jacobian(law, N, D)
-    decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
-    covariance = np.diag(ROW_NOISE**2 + (drift * decades) ** 2) + RUN_NOISE**2
-    return np.asarray(rows.T @ np.linalg.solve(covariance, rows))
-
-
-def lone_rows_information(
-    law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT
+def rows_information(
+    law: Law, N: Array, D: Array, target_compute: float, *, drift: float = DRIFT, one_run: bool = True
 ) -> Array:
-    """Information of runs of one rung each, (6, 6): the sum of `rows_information` over them, at once.
+    """Information of annealed points, (6, 6); drift grows towards smaller compute.
 
     Args:
         law: the closed form whose constants are to be learned.
-        N: parameters of each run, shape (n,).
-        D: tokens of each run, shape (n,).
+        N: parameters of each point, shape (n,).
+        D: tokens of each point, shape (n,).
         target_compute: FLOPs of the target, 6·N·D.
-        drift: log loss per decade below the target by which runs may lie off the law.
+        drift: log loss per decade below the target by which points may lie off the law.
+        one_run: the points are rungs of one run and share its noise; else each is a run of its own, the sum over which
+            is taken at once.
     """
     rows = jacobian(law, N, D)
     decades = np.maximum(np.log10(target_compute / (6 * N * D)), 0)
-    return np.asarray(rows.T @ (rows / (ROW_NOISE**2 + (drift * decades) ** 2 + RUN_NOISE**2)[:, None]))
+    own = ROW_NOISE**2 + (drift * decades) ** 2
+    if not one_run:
+        return np.asarray(rows.T @ (rows / (own + RUN_NOISE**2)[:, None]))
+    return np.asarray(rows.T @ np.linalg.solve(np.diag(own) + RUN_NOISE**2, rows))
 
 
 def variance(information: Array, gradient: Array) -> Array:
@@ -572,8 +561,8 @@ def advise(
         lawful = lawful + rows_information(law, at_N, at_D, compute, drift=0.0)
     if alone:
         at_N, at_D = np.array(alone).T
-        known = known + lone_rows_information(law, at_N, at_D, compute)
-        lawful = lawful + lone_rows_information(law, at_N, at_D, compute, drift=0.0)
+        known = known + rows_information(law, at_N, at_D, compute, one_run=False)
+        lawful = lawful + rows_information(law, at_N, at_D, compute, drift=0.0, one_run=False)
     g = jacobian(law, np.array([N]), np.array([D]))[0]
     before = float(variance(known, g))
     offered = candidate_ladders(

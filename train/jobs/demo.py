@@ -185,13 +185,23 @@ def plan_members(
     return plan, target_member(pilot, max(member.tokens for member in plan.members)), sizing
 
 
-def seal_target(study: StudyPaths, target: PlannedMember, seed: int) -> PlanFile:
-    """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained."""
+def seal_target(
+    study: StudyPaths, target: PlannedMember, seed: int, seconds: float | None = None
+) -> PlanFile:
+    """Fit the law on the ladders alone and seal its prediction for the target; done once, before the target is trained.
+
+    Args:
+        study: the demo's.
+        target: the largest member.
+        seed: of the fit and of the target's run.
+        seconds: of training that the probe expects; None where the ladders' speed is all that is known, which had one
+            thread each.
+    """
     if not study.plan.exists():
         ladders = read_runs(study.runs).select(lambda run: run.params != target.params)
         replace(fit(ladders, seed=seed), inputs=hashes((study.runs,))).save(study.law)
         law = load_law(study.law)
-        hours = expected_hours(target, read_ledger(study.ledger))
+        hours = expected_hours(target, read_ledger(study.ledger)) if seconds is None else seconds / 3600
         made = sealed_plan(target, law, hours)
         notes = tuple(note + SHOWN if note.startswith(BENT) else note for note in made.notes)
         made = made.model_copy(update={"notes": notes})
