@@ -1,6 +1,8 @@
 """Measurements of this machine in the user's cache: seconds of a training step by shape and backend."""
 
+import hashlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -13,6 +15,10 @@ from families.units import BadInput
 from .files import Document, Record
 
 CACHE = "SCALING_CACHE"  # environment variable: folder of the cache
+
+BUSY = 0.85  # share of the cores below which a machine does other work
+
+LIKE = 0.15  # of the cores: shares no further apart are of like load
 
 Attention = Literal["eager", "sdpa", "flash", "cudnn", "flash3"]
 
@@ -62,6 +68,7 @@ class Measured(Record):
         first_seconds: of the first step beyond that, for compiling.
         flops: exact training FLOPs of that step.
         memory: bytes at the peak; None where it was not measured.
+        share: of the CPU's cores that the process got meanwhile; None on a GPU, and where it was not recorded.
     """
 
     shape: str
@@ -72,11 +79,16 @@ class Measured(Record):
     first_seconds: float = Field(ge=0)
     flops: float = Field(gt=0)
     memory: float | None = None
+    share: float | None = Field(default=None, gt=0, le=1)
 
     @property
     def flops_per_s(self) -> float:
         """Speed of the step in exact training FLOPs."""
         return self.flops / self.seconds
+
+    def holds_at(self, share: float | None) -> bool:
+        """Return True if it tells how fast backends are where the process gets `share` of the cores (None: a GPU)."""
+        return share is None or (self.share is not None and abs(self.share - share) <= LIKE)
 
 
 class Tuned(Record):
@@ -183,3 +195,26 @@ def remember(machine: str, measurements: Iterable[Measured] = (), tuned: Iterabl
 def fastest_backend(measured: Iterable[Measured], micro_steps: float) -> Measured:
     """Return the measurement with the least time for the start and all micro-steps: compiling must pay off."""
     return min(measured, key=lambda one: one.first_seconds + micro_steps * one.seconds)
+
+
+def cpu_share(workers: int, seconds: float = 1.0) -> float:
+    """Share of `workers` cores that this process gets beside what else runs here, above 0 and up to 1.
+
+    Args:
+        workers: threads that compute at once.
+        seconds: for which they do.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    block = bytes(2**20)
+
+    def used(_: int) -> float:
+        began, end = time.thread_time(), time.monotonic() + seconds
+        while time.monotonic() < end:
+            hashlib.sha256(block).digest()  # without the interpreter's lock
+        return time.thread_time() - began
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(workers) as threads:
+        total = sum(threads.map(used, range(workers)))
+    return max(0.01, min(1.0, total / (workers * (time.monotonic() - began))))

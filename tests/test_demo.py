@@ -3,14 +3,17 @@
 import itertools
 import json
 import shlex
+import shutil
 import time
 from datetime import datetime
 
 import pytest
 
+from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
+from train.jobs.demo import seal_target
 
 from .test_examples import DEMO
 
@@ -81,6 +84,16 @@ def test_the_ledger_books_each_step_once_in_spite_of_the_kills(study):
         for part in {entry.part for entry in work}:
             steps = sorted((entry.from_step, entry.to_step) for entry in work if entry.part == part)
             assert all(earlier[1] == later[0] for earlier, later in itertools.pairwise(steps)), steps
+
+
+def test_the_time_planned_for_the_target_is_the_probes_where_there_was_one(study, tmp_path):
+    folder, _ = study
+    target = PlanFile.read(folder / "plan.json").members[0]
+    shutil.copytree(
+        folder, tmp_path / "demo", ignore=shutil.ignore_patterns("plan.json", "*.pt", "*.safetensors")
+    )
+    planned = seal_target(StudyPaths(tmp_path / "demo"), target, 1, 72.0).members[0]
+    assert planned.hours == pytest.approx(0.02)
 
 
 def test_report_and_pictures_are_there(study):

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def quiet(monkeypatch, tmp_path_factory):
     """A cache of the test's own, and the process as it was afterwards."""
     monkeypatch.setenv("SCALING_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("train.backend.cpu_share", lambda workers, seconds: 1.0)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -222,6 +223,28 @@ def test_what_was_probed_is_remembered_by_machine_and_shape():
     assert held["kind"] == "machine"
     assert list(held["machines"]) == [machine_id("cpu")]
     assert torch.__version__ in machine_id("cpu")
+
+
+def test_what_was_probed_beside_other_work_holds_under_like_load_alone(monkeypatch):
+    def crowded(engine):  # two threads wait for each other where another process has a core
+        return amx(engine) * (3.0 if engine.threads != 1 else 1.0)
+
+    def asked(bench, share):
+        monkeypatch.setattr("train.backend.cpu_share", lambda workers, seconds: share)
+        return picked(bench), len(bench.asked) > 0
+
+    assert asked(Bench(crowded), 0.5)[1]
+    assert not asked(Bench(crowded), 0.6)[1]
+    assert asked(Bench(amx), 1.0)[1], "what a busy machine took says nothing of a quiet one"
+    assert not asked(Bench(amx), 0.9)[1]
+    assert {one.share for one in MachineFile.open().machines[machine_id("cpu")]} == {1.0}
+
+
+def test_a_measurement_of_an_earlier_version_is_made_again_for_it_does_not_know_its_load():
+    remember(machine_id("cpu"), [measured(PLAIN_BACKEND, 1e-6)])
+    bench = Bench(amx)
+    assert picked(bench).dtype == "bf16"
+    assert bench.asked
 
 
 def test_a_cache_that_cannot_be_read_is_as_none(tmp_path):

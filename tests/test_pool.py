@@ -14,6 +14,7 @@ import pytest
 from families import params
 from families.design import name_of
 from families.units import BadInput
+from scaling.machine import cpu_share
 from scaling.paths import StudyPaths
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger
@@ -21,7 +22,7 @@ from train.data import DataManifest
 from train.jobs import demo, ladders, pool
 from train.jobs.demo import Sizing, overrun
 from train.jobs.ladders import Job, train_ladders
-from train.jobs.pool import Pool, Process, cpu_share, python
+from train.jobs.pool import Pool, Process, python
 from train.ladder import Interrupted, RunOptions
 from train.lease import Stop, stop_signals
 

@@ -14,9 +14,11 @@ from families.accounting import training_memory
 from families.design import name_of
 from families.units import BadInput, format_duration
 from scaling.machine import (
+    BUSY,
     MachineFile,
     Measured,
     StepBackend,
+    cpu_share,
     fastest_backend,
     remember,
     shape_key,
@@ -47,6 +49,8 @@ NEAR_BEST = (
 STEPS, MANY = 3, 10
 
 PROBE = 0.5  # seconds of steps, where a step is short
+
+SHARE_SECONDS = 0.3  # for which the share of the cores is measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +132,11 @@ def select_backend(
     tuned = MachineFile.open().tuned_for(machine, spec, device, settings.batch_size)
     if tuned is not None and tuned.micro_batch == settings.micro_batch and requested.allows(tuned.engine):
         return tuned.engine if tuned.pays(steps) else plain
+    share = cpu_share(torch.get_num_threads(), SHARE_SECONDS) if device == "cpu" else None
     known = {
         measured.engine: measured
         for measured in MachineFile.open().of(machine, spec, device, settings.micro_batch)
-        if requested.allows(measured.engine)
+        if requested.allows(measured.engine) and measured.holds_at(share)
     }
     timer = _Timer(settings, device, measure or time_step, known, log)
     best = _search(requested, timer, micro_steps, device)
@@ -139,8 +144,13 @@ def select_backend(
         log(f"{settings.run}: no backend could be measured; uses {plain.name}")
         return plain
     if timer.new:
-        remember(machine, timer.new)
-        log(f"{settings.run}: measured {len(timer.new)} backends for {shape_key(spec)}; uses {best.engine.name}, "
+        remember(machine, [one.model_copy(update={"share": share}) for one in timer.new])
+        beside = (
+            ""
+            if share is None or share >= BUSY
+            else f", beside other work that takes {1 - share:.0%} of the cores"
+        )
+        log(f"{settings.run}: measured {len(timer.new)} backends for {shape_key(spec)}{beside}; uses {best.engine.name}, "
              f"{format_duration(best.seconds)} a step of {settings.micro_batch} sequences")  # fmt: skip
     return best.engine
 
@@ -382,6 +392,8 @@ def estimate(settings: Settings, steps: int, device: str, world: World = ALONE) 
     else:
         speed = speed_of(device, settings.dtype) * STEP_EFFICIENCY
     known = MachineFile.open().of(machine_id(device), spec, device, settings.micro_batch)
+    if device == "cpu":
+        known = tuple(one for one in known if one.share is not None and one.share >= BUSY) or known
     fastest = fastest_backend(known, steps * settings.batch_size / settings.micro_batch) if known else None
     actual = fastest.flops_per_s if fastest else speed
     return Estimate(
@@ -422,7 +434,7 @@ def probe_members(
         batch_size: sequences per step.
         threads: CPU threads.
         steps: measured steps of each member.
-        share: of the cores that this process gets (`jobs.pool.cpu_share`).
+        share: of the cores that this process gets (`scaling.machine.cpu_share`).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

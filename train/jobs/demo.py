@@ -11,6 +11,7 @@ from families.units import BadInput
 from scaling.files import hashes
 from scaling.fitting.fit import fit
 from scaling.fitting.predictor import load_law
+from scaling.machine import BUSY, cpu_share
 from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.match import sealed_text
 from scaling.planning.pilot import (
@@ -38,14 +39,13 @@ from ..backend import probe_members
 from ..data import DataManifest
 from ..data.prepare import prepare
 from ..data.text import find_texts
-from .pool import cores, cpu_share
+from .pool import cores
 
 LIBRARY = "stdlib"  # the sources of Python's standard library, as a text that every machine has
 WIDTHS = (32, 48, 64, 96, 128)  # n_embd of the members, the last of which is predicted
 RULE = DesignRule(ratio=32, head_size=16, n_positions=128, vocab_size=1024)
 BATCH_SEQUENCES = 8
 MAX_THREADS = 4  # for one model of this size; more threads wait for each other
-BUSY = 0.85  # share of the cores below which a machine does other work
 OVERRUN, LATE = 1.3, 5.0  # times the expected seconds, and seconds beyond them: what is said
 SAVE_EVERY = 10.0  # seconds between checkpoints, the most that an interrupted demo loses
 EVAL_TOKENS = (2**13, 2**16)  # held-out tokens evaluated at each rung, at least and at most

@@ -5,7 +5,6 @@ Linux and macOS alike, however this process ends. Then it sends SIGTERM to every
 SIGKILL to its whole group. So any program can be in a pool, and needs no code of its own for it.
 """
 
-import hashlib
 import os
 import shlex
 import signal
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,27 +230,6 @@ def forward_signals(pool: Pool) -> Iterator[set[int]]:
 def cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_share(workers: int, seconds: float = 1.0) -> float:
-    """Share of `workers` cores that this process gets beside what else runs here, above 0 and up to 1.
-
-    Args:
-        workers: threads that compute at once.
-        seconds: for which they do.
-    """
-    block = bytes(2**20)
-
-    def used(_: int) -> float:
-        began, end = time.thread_time(), time.monotonic() + seconds
-        while time.monotonic() < end:
-            hashlib.sha256(block).digest()  # without the interpreter's lock
-        return time.thread_time() - began
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(workers) as threads:
-        total = sum(threads.map(used, range(workers)))
-    return max(0.01, min(1.0, total / (workers * (time.monotonic() - began))))
 
 
 def share_of_machine(slot: int, at_once: int, *, of_gpus: bool = False) -> dict[str, str]:

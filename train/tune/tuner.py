@@ -13,10 +13,10 @@ import torch
 from families import train_flops_per_token
 from families.accounting import training_memory
 from families.units import BadInput, RunFailed, format_size
-from scaling.machine import Measured, StepBackend, Tuned, remember, shape_key, step_flops
+from scaling.machine import Measured, StepBackend, Tuned, cpu_share, remember, shape_key, step_flops
 from scaling.planning.throughput import TimeModel, fit_times
 
-from ..backend import MARGIN, NEAR_BEST, BackendRequest, available_dtypes, free_memory
+from ..backend import MARGIN, NEAR_BEST, SHARE_SECONDS, BackendRequest, available_dtypes, free_memory
 from ..config import Settings
 from ..runtime import machine_id
 from .model import Model, Trial, TrialConfig, micro_batches, pick, two_micro_batches
@@ -253,10 +253,12 @@ def _remember(tuning: Tuning) -> None:
     assert tuning.verified is not None
     assert tuning.picked is not None
     settings, seen, spec = tuning.settings, tuning.verified, tuning.settings.spec()
+    share = cpu_share(torch.get_num_threads(), SHARE_SECONDS) if tuning.device == "cpu" else None
     measured = [
         Measured(
             shape=shape_key(spec), device=tuning.device, micro_batch=one.micro, engine=one.way.engine,
             seconds=one.seconds + one.update, first_seconds=one.first, flops=step_flops(spec, one.micro), memory=one.memory,
+            share=share,
         )
         for one in tuning.tried
         if one.fits and one.way.devices == 1 and not one.way.checkpointing
