@@ -157,9 +157,18 @@ def more_docstrings() -> Iterator[tuple[str, str]]:
     yield from docstrings(("torch", "numpy", "scipy", "sympy", "matplotlib", "networkx", "transformers"))
 
 
+def library_sources() -> Iterator[tuple[str, str]]:
+    """Yield the Python sources of seven packages without their tests, and without the models of transformers: copies of each other."""
+    for name in ("torch", "numpy", "scipy", "sympy", "matplotlib", "networkx", "transformers"):
+        without = ("testing", "test", "tests", "models")
+        for path, text in files(package(name), (".py",), without):
+            yield f"{name}/{path}", text
+
+
 TEXTS = {
     "headers": headers,
     "sources": sources,
+    "library-sources": library_sources,
     "docstrings": docstrings,
     "more-docstrings": more_docstrings,
 }
