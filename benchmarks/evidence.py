@@ -158,7 +158,7 @@ def more_docstrings() -> Iterator[tuple[str, str]]:
 
 
 def library_sources() -> Iterator[tuple[str, str]]:
-    """Yield the Python sources of seven packages without their tests, and without the models of transformers: copies of each other."""
+    """Yield the Python sources of seven packages without tests and the models of transformers, copies of each other."""
     for name in ("torch", "numpy", "scipy", "sympy", "matplotlib", "networkx", "transformers"):
         without = ("testing", "test", "tests", "models")
         for path, text in files(package(name), (".py",), without):
