@@ -20,10 +20,7 @@ NEAR = 0.02  # of log loss up a valley: rows nearer its bottom than this show th
 
 FEWEST_NEAR = 0.25  # of the rows
 
-FEWEST_FAR, FEWEST_OF_A_SIDE = (
-    4,
-    12,
-)  # rows that tell how much runs scatter up a valley, and on one side of it
+FEWEST_FAR, FEWEST_OF_A_SIDE = 4, 12  # rows that tell the scatter up a valley, and on one side of it
 
 POWERS = (0.5, 0.75, 1.0)  # of s in the scatter: a form is the less exact, the farther from its bottom
 
