@@ -10,8 +10,8 @@ import pytest
 
 from families import ModelSpec, params
 from families.units import BadInput
-from scaling.fitting.columns import FEWEST_PER_ARM, choose
-from scaling.fitting.coordinates import multiplier, setting, shift_of, term
+from scaling.fitting.columns import FEWEST_PER_ARM, choose, columns_of
+from scaling.fitting.coordinates import Scatter, multiplier, setting, shift_of, term
 from scaling.fitting.fit import fit
 from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
@@ -102,6 +102,45 @@ def test_a_law_file_predicts_as_the_fit_does(fitted, tmp_path):
         ours, theirs = (law.predict(1e8, 5e9, **settings) for law in (fitted, again))
         assert (ours.loss, ours.interval_80) == (theirs.loss, theirs.interval_80)
     assert again.best("lr", 1e8, 5e9) == fitted.best("lr", 1e8, 5e9)
+
+
+def test_a_law_file_of_one_misfit_for_both_sides_still_predicts(fitted, tmp_path):
+    fitted.save(tmp_path / "law.json")
+    stored = json.loads((tmp_path / "law.json").read_text())
+    for side in ("below", "above"):
+        del stored["coordinates"][side]
+    stored["coordinates"]["misfit"] = 0.5
+    (tmp_path / "law.json").write_text(json.dumps(stored))
+    found = load_law(tmp_path / "law.json").fitted_coordinates
+    assert found.below == found.above == Scatter(size=0.5)
+
+
+@pytest.mark.parametrize(("power", "size"), [(1.0, 0.4), (0.5, 0.05)])
+def test_intervals_at_given_settings_hold_four_in_five_new_runs_near_and_far(power, size):
+    """Runs scatter the more, the farther they are from the bottom: in proportion, or as its root."""
+    inside = np.array([held_at_settings(power, size, seed) for seed in range(2)])
+    near, far, every = inside.mean(axis=0)
+    assert 0.72 <= every <= 0.88
+    assert min(near, far) >= 0.65
+    assert max(near, far) < 1
+
+
+def held_at_settings(power, size, seed):
+    """Share of new runs in 80 % intervals: up to 5 % up their valley, above it, and all from 2 % on."""
+    rng = np.random.default_rng([seed, 16])
+    smooth = swept(0.0, factors=(0.1, 0.25, 0.6, 1.0, 1.5, 4.0))
+    share = np.array([np.log(run.loss / BESIROGLU.loss(run.params, run.tokens)) for run in smooth])
+
+    def scattered():
+        factor = np.exp(rng.normal(size=len(share)) * np.hypot(0.003, size * share**power))
+        pairs = zip(smooth, factor, strict=True)
+        return RunTable([run.model_copy(update={"loss": run.loss * by}) for run, by in pairs])
+
+    law, new = fit(scattered(), bootstrap=40), scattered()
+    low, high = law.predict(new.N, new.D, own=columns_of(law.fitted_coordinates, new)).interval_80
+    held, far = (low < new.L) & (high > new.L), share >= 0.05
+    off = share > 0.02
+    return held[off & ~far].mean(), held[far].mean(), held[off].mean()
 
 
 def test_a_table_without_such_columns_gives_the_law_of_n_and_d_alone():

@@ -144,11 +144,15 @@ def term(column: str, *, reference: float) -> Coordinate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """Δx, Δz, s and t at n points, shape (n,), and their derivatives in every constant, shape (constants, n)."""
+    """Δx, Δz, s and t at n points, shape (n,), and their derivatives in every constant, shape (constants, n).
+
+    `above` is the part of s that settings above their best have.
+    """
 
     dx: Array
     dz: Array
     share: Array
+    above: Array
     add: Array
     by_dx: Array
     by_dz: Array
@@ -173,7 +177,7 @@ def shift_of(
     kinds = {part.kind for part in parts}
     nothing = np.broadcast_to(0.0, (count, n))
     shift = Shift(
-        **{name: np.zeros(n) for name in ("dx", "dz", "share", "add")},
+        **{name: np.zeros(n) for name in ("dx", "dz", "share", "above", "add")},
         by_dx=np.zeros((count, n)) if "multiplier" in kinds else nothing,
         by_dz=np.zeros((count, n)) if "multiplier" in kinds else nothing,
         by_share=np.zeros((count, n)) if "setting" in kinds else nothing,
@@ -235,6 +239,7 @@ def _add_setting(
     share = np.minimum(kappa * height, STEEPEST)
     inside = share < STEEPEST
     shift.share[:] += share
+    shift.above[:] += np.where(d > 0, share, 0.0)
     shift.by_share[:] += kappa * slope * by * inside
     shift.by_share[at + len(part.names) - 2] += kappa * by_skew * inside
     shift.by_share[at + len(part.names) - 1] += share
@@ -331,6 +336,18 @@ def _add_term(shift: Shift, part: Coordinate, own: Array, at: int, values: Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """Standard deviation of log loss about a valley, size·s^power of its own share s, on one side of its bottom."""
+
+    size: float = 0.0
+    power: float = 1.0
+
+    def at(self, share: Array) -> Array:
+        """The standard deviation at shares of shape (n,)."""
+        return np.asarray(self.size * share**self.power)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinates:
     """The fitted coordinates of a law.
 
@@ -338,14 +355,16 @@ class Coordinates:
         log_N: middle of the rows' log N, from which x counts.
         log_D: middle of the rows' log D, from which z counts.
         parts: the coordinates, in the order of their constants.
-        misfit: standard deviation of log loss per unit of s: a parabola is the less exact, the farther from its bottom.
+        below: scatter of log loss where settings are below their best: runs differ the more, the farther from a bottom.
+        above: the same above it, where some runs diverge.
         batch_tokens: least and largest batch of the rows, where they state one that is no coordinate: lr* is for those.
     """
 
     log_N: float
     log_D: float
     parts: tuple[Coordinate, ...]
-    misfit: float = 0.0
+    below: Scatter = Scatter()
+    above: Scatter = Scatter()
     batch_tokens: Interval | None = None
 
     @property
@@ -485,7 +504,7 @@ class Coordinates:
         D: Array,
         columns: Mapping[str, Array],
     ) -> tuple[Array, Array]:
-        """Log loss at points of shape (n,), and the standard deviation that the constants and the misfit add to it.
+        """Log loss at points of shape (n,), and the standard deviation that the constants and the scatter add to it.
 
         Args:
             law: log loss of N and D at the best settings.
@@ -496,7 +515,7 @@ class Coordinates:
         """
         shift = self.shift(N, D, columns)
         found = _joined(law, N, D, shift)
-        variance = (self.misfit * shift.share) ** 2
+        variance = self.below.at(shift.share - shift.above) ** 2 + self.above.at(shift.above) ** 2
         if len(self.draws):
             each = [_joined(smooth, N, D, self.shift(N, D, columns, row)) for row in self.draws]
             variance = variance + np.var(each, axis=0)
@@ -525,14 +544,14 @@ class Coordinates:
         value = float(np.exp(at))
         return Best(value=value, interval_80=interval, beyond=not low <= value <= high)
 
-    def with_values(self, constants: Array, draws: Array, misfit: float) -> "Coordinates":
+    def with_values(self, constants: Array, draws: Array) -> "Coordinates":
         """The same coordinates with these constants and resamples."""
         parts, at = [], 0
         for part in self.parts:
             here = slice(at, at + len(part.names))
             parts.append(replace(part, values=tuple(map(float, constants[here])), draws=draws[:, here]))
             at = here.stop
-        return replace(self, parts=tuple(parts), misfit=misfit)
+        return replace(self, parts=tuple(parts))
 
 
 def _joined(law: LogLoss, N: Array, D: Array, shift: Shift) -> Array:

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_
 
 from ..files import Document, Record
 from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
-from .coordinates import CONSTANT_OF, Coordinate, Coordinates, Kind, Shape, Target
+from .coordinates import CONSTANT_OF, Coordinate, Coordinates, Kind, Scatter, Shape, Target
 from .forms import FittedForm, LastValue, ResidualGP, Status
 
 
@@ -134,21 +134,33 @@ class CoordinateRecord(Record):
         return self
 
 
+class ScatterRecord(Record):
+    """Standard deviation of log loss, size·s^power, on one side of a valley's bottom."""
+
+    size: float = Field(ge=0)
+    power: float = Field(gt=0, le=1)
+
+
 class CoordinatesRecord(Record):
     """What the loss depends on besides N and D (docs/math.md)."""
 
     log_N: float
     log_D: float
-    misfit: float = Field(default=0.0, ge=0)
+    misfit: float = Field(default=0.0, ge=0)  # of files before `below` and `above`: both, of power 1
+    below: ScatterRecord | None = None
+    above: ScatterRecord | None = None
     batch_tokens: tuple[PositiveFloat, PositiveFloat] | None = None  # of the rows, where it is no coordinate
     parts: tuple[CoordinateRecord, ...] = Field(min_length=1)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a batch that is not stated."""
+        """Leave out a batch that is not stated, and what only older files have."""
         values: dict[str, Any] = handler(self)
-        if self.batch_tokens is None:
-            values.pop("batch_tokens", None)
+        for name in ("batch_tokens", "below", "above"):
+            if getattr(self, name) is None:
+                values.pop(name, None)
+        if self.below is not None:
+            values.pop("misfit", None)
         return values
 
     @classmethod
@@ -161,8 +173,12 @@ class CoordinatesRecord(Record):
             )
             for part in coordinates.parts
         )
-        shared = {name: getattr(coordinates, name) for name in ("log_N", "log_D", "misfit", "batch_tokens")}
-        return cls(**shared, parts=parts)
+        shared = {name: getattr(coordinates, name) for name in ("log_N", "log_D", "batch_tokens")}
+        sides = {
+            name: ScatterRecord(size=side.size, power=side.power)
+            for name, side in (("below", coordinates.below), ("above", coordinates.above))
+        }
+        return cls(**shared, **sides, parts=parts)
 
     def fitted(self) -> Coordinates:
         """The record as coordinates."""
@@ -173,8 +189,12 @@ class CoordinatesRecord(Record):
             )
             for part in self.parts
         )
-        shared = {name: getattr(self, name) for name in ("log_N", "log_D", "misfit", "batch_tokens")}
-        return Coordinates(**shared, parts=parts)
+        shared = {name: getattr(self, name) for name in ("log_N", "log_D", "batch_tokens")}
+        below, above = (
+            Scatter(size=self.misfit) if side is None else Scatter(size=side.size, power=side.power)
+            for side in (self.below, self.above)
+        )
+        return Coordinates(**shared, below=below, above=above, parts=parts)
 
 
 class LawFile(Document):

@@ -1,7 +1,7 @@
 """Runs brought to their best settings: the chosen coordinates fitted, and the rows as a law of N and D alone has them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from families.units import BadInput
 
 from ..runs import RunTable
-from ..stats import Array, Interval
+from ..stats import Z_80, Array, Interval
 from .columns import KNOWN, LEAST_SHARE, Chosen, coupled, in_sequences, rows_of_table
-from .coordinates import Coordinate, Coordinates
+from .coordinates import Coordinate, Coordinates, Scatter
 from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
 
 SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
@@ -19,6 +19,12 @@ SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
 NEAR = 0.02  # of log loss up a valley: rows nearer its bottom than this show the law itself
 
 FEWEST_NEAR = 0.25  # of the rows
+
+FEWEST_FAR, FEWEST_OF_A_SIDE = 4, 12  # rows that tell the scatter up a valley, and on one side of it
+
+POWERS = (0.5, 0.75, 1.0)  # of s in the scatter: a form is the less exact, the farther from its bottom
+
+OUTSIDE = 10.0  # 2/(1 − 0.8): the price of what lies outside an 80 % interval (Gneiting & Raftery 2007)
 
 MOST_NEAR = 120  # rows that show the law itself, the nearest of each cell of like N and D
 
@@ -135,9 +141,9 @@ def reduce_rows(
     )
     draws = resampled(parts, rows, joint, bootstrap, seed)
     predicted, _, shift = model(parts, joint.q, rows)
-    coordinates = coordinates.with_values(
-        joint.q[LAW:], _rounded(draws[:, LAW:]), _misfit(predicted - rows.y, shift.share)
-    )
+    below, above = scatters(rows.y - predicted, shift.share, shift.above, joint.noise)
+    coordinates = coordinates.with_values(joint.q[LAW:], _rounded(draws[:, LAW:]))
+    coordinates = replace(coordinates, below=below, above=above)
     near = _near(rows, shift.share)
     clean = table.L * np.exp(-shift.share) - shift.add
     near = near[clean[near] > 0]
@@ -183,10 +189,40 @@ def _problem(parts: Sequence[Coordinate], rows: Rows, joint: JointFit) -> tuple[
     return None
 
 
-def _misfit(residual: Array, share: Array) -> float:
-    """Standard deviation of the residual per unit of s, from rows up a valley."""
+def scatters(residual: Array, share: Array, above: Array, noise: float) -> tuple[Scatter, Scatter]:
+    """The scatter of runs about their valley, below its bottom and above it.
+
+    On each side the size is such that 80 % intervals hold 80 % of the rows, and the power that of POWERS with the least
+    interval score; a side of few rows has that of both.
+
+    Args:
+        residual: of log loss, shape (n,).
+        share: s of each row, shape (n,).
+        above: the part of it of settings above their best, shape (n,).
+        noise: standard deviation of log loss between like runs at the bottom.
+    """
     far = share > NEAR
-    return float(np.sqrt(np.mean((residual[far] / share[far]) ** 2))) if far.sum() >= 4 else 0.0
+    high = above > share / 2
+    both = _scatter(residual[far], share[far], noise)
+    return tuple(  # type: ignore[return-value]  # of two sides
+        _scatter(residual[side], share[side], noise) if side.sum() >= FEWEST_OF_A_SIDE else both
+        for side in (far & ~high, far & high)
+    )
+
+
+def _scatter(residual: Array, share: Array, noise: float) -> Scatter:
+    if len(residual) < FEWEST_FAR:
+        return Scatter()
+    off = np.abs(residual)
+    beyond = np.sqrt(np.maximum(off**2 - noise**2, 0.0))
+    found = []
+    for power in POWERS:
+        size = float(np.quantile(beyond / share**power, 0.8)) / Z_80
+        half = Z_80 * np.hypot(noise, size * share**power)
+        score = float(np.mean(2 * half + OUTSIDE * np.maximum(off - half, 0.0)))
+        found.append((score, -power, size))
+    _, power, size = min(found)
+    return Scatter(size=float(f"{size:.10g}"), power=-power)
 
 
 def _near(rows: Rows, share: Array) -> NDArray[np.intp]:
