@@ -48,7 +48,7 @@ from .mapping import (
 from .run import Run, RunTable
 from .sheet import TORN, Sheet, read_lines, read_sheet
 from .store import ORIGIN, RUNS, SHARDS
-from .trackers import is_tracker, tracker_rows
+from .trackers import is_tracker, run_name_of, tracker_rows
 from .unread import unread_notes
 
 __all__ = [
@@ -81,6 +81,8 @@ _MAY_LACK = frozenset((*_OPTIONAL, *HELPERS))
 _HISTORY = frozenset(
     ("_step", "_runtime", "_timestamp")
 )  # columns of the history of one run, as W&B gives it
+
+_LIGHTNING = "metrics.csv"  # what Lightning's logger calls the history of one run
 
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
@@ -249,6 +251,8 @@ def _table(
             raise BadInput(f"{path} has no column {column!r}: {nearest(column, columns)}")
     unnamed = bool(columns) and "run" not in mapped.sources
     history = path.stem if set(columns) & _HISTORY else ""
+    if not history and path.name == _LIGHTNING and {"epoch", "step"} <= set(columns):
+        history = run_name_of(path)
     read = _read_rows(rows, mapped, loss_unit, unnamed=unnamed, own=own, history=history)
     total = len(read.runs) + len(read.bad) + len(read.stopped) - read.excused
     if read.unevaluated:
@@ -269,7 +273,7 @@ def _table(
         raise BadInput(f"{path} {state_notes(read.stopped, ())[0]}; no row is of a finished run")
     if unnamed and history:
         notes.append(
-            f"no column run, and a column of steps as W&B logs them: all rows are of one run, {history!r}"
+            f"no column run, and a column of steps as W&B or Lightning log them: all rows are of one run, {history!r}"
         )
     elif unnamed:
         name = guess_run(columns, FIELDS, constant) or "NAME"

@@ -16,6 +16,7 @@ from families.units import BadInput
 from ..files import StrPath, check_file, check_kind
 from ..untrusted import parse_json
 from .columns import field_of, is_known
+from .consoles import litgpt_columns, litgpt_rows
 from .dialect import Delimited, read_delimited, read_rows
 from .run import RUNS_VERSION
 from .store import merged_lines
@@ -104,7 +105,8 @@ def read_sheet(path: StrPath) -> Sheet:
         return _expanded(_workbook(data, path))
     _refuse_binary(data, path)
     text, notes = _decoded(data, path)
-    if suffix in (*_LOG_SUFFIXES, ".txt", "") and (log := read_log(text, path.stem)) is not None:
+    is_log = suffix in (*_LOG_SUFFIXES, ".txt", "") or (suffix in MARKDOWN and "validation bpb: " in text)
+    if is_log and (log := read_log(text, path.stem)) is not None:
         return replace(_of_objects(list(enumerate(log[0], start=1))), notes=(*notes, *log[1]))
     if suffix in MARKDOWN:
         tables = pipe_tables(text)
@@ -126,9 +128,15 @@ def read_sheet(path: StrPath) -> Sheet:
     else:
         found = read_delimited(text, is_known, "\t" if suffix == ".tsv" and "\t" in text else None)
         sheet = _of(found)
+        if litgpt_columns(sheet.header):
+            records = [record for _, record in sheet.records() if not isinstance(record, str)]
+            if len(records) == len(sheet.rows):  # broken rows are named as they are
+                cells, said = litgpt_rows(records)
+                sheet = replace(_of_objects(list(enumerate(cells, start=2))), notes=(*sheet.notes, *said))
         if suffix in _LOG_SUFFIXES and sum(field_of(name) is not None for name in sheet.header) < 2:
             raise BadInput(
-                f"{path} is no log that is known here (Megatron, GPT-NeoX, nanoGPT, llm.c) and no table: write its numbers as "
+                f"{path} is no log that is known here (Megatron, NeoX, nanoGPT, nanochat, llm.c, OLMo, torchtune, torchtitan, "
+                "litgpt, fairseq, Levanter) and no table: write its numbers as "
                 "CSV with the columns run, params, tokens, loss, or give the trainer's TensorBoard folder"
             )
     return _expanded(replace(sheet, notes=(*notes, *sheet.notes)))
