@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from scaling.fitting.ensemble import POSTERIOR_PRIOR, USUAL_BYTES, bytes_per_token
+from scaling.fitting.ensemble import (
+    POSTERIOR_PRIOR,
+    SMALL_DRIFT,
+    USUAL_BYTES,
+    bytes_per_token,
+    drift_of_small,
+)
 from scaling.fitting.fit import fit
 from scaling.fitting.forms import ResidualGP
 from scaling.fitting.misfit import PREDICTED
@@ -52,6 +58,20 @@ def test_the_prior_of_published_tables_is_the_same_with_and_without_their_vocabu
             POSTERIOR_PRIOR.of_rows(smallest, 50_257).centre(smallest), without.centre(smallest)
         )
         assert without.floor_width == POSTERIOR_PRIOR.floor_width
+
+
+def test_far_predictions_of_runs_smaller_than_any_published_laws_are_wide_and_those_beside_them_are_not(
+    monkeypatch,
+):
+    assert drift_of_small(1e13) == SMALL_DRIFT
+    assert 0 < drift_of_small(1e15) < SMALL_DRIFT
+    assert drift_of_small(1e16) == drift_of_small(1e20) == 0
+    with_it = fit(toy(512))
+    monkeypatch.setattr("scaling.fitting.ensemble.SMALL_DRIFT", 0.0)
+    without = fit(toy(512))
+    assert with_it.drift**2 - without.drift**2 == pytest.approx(SMALL_DRIFT**2)
+    assert half_width(with_it, FAR) > 1.3 * half_width(without, FAR)
+    assert half_width(with_it, NEAR) < 1.05 * half_width(without, NEAR)
 
 
 def test_short_tokens_may_fall_lower_than_the_floor_of_published_ones(short_tokens):

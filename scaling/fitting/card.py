@@ -6,6 +6,7 @@ from families.units import BadInput, format_size
 
 from ..laws import CONSTANTS, Convention
 from ..stats import format_loss
+from .ensemble import drift_of_small
 from .one_variable import WORDS, describe_shape
 from .predictor import Fit
 from .repetition import left_open
@@ -135,10 +136,19 @@ def _intervals(fit: Fit) -> str:
         )
     return (
         f"posterior of the constants; run noise {fit.noise:.2%}, offset of an unseen size {fit.offset:.2%}, "
-        f"drift {fit.drift:.2%} of loss per decade of compute beyond the data"
+        f"drift {fit.drift:.2%} of loss per decade of compute beyond the data{_of_small(fit)}"
         if fit.is_posterior
         else f"resampled by run; run noise {fit.noise:.2%}, drift {fit.drift:.2%} of loss per decade of "
         "compute beyond the data"
+    )
+
+
+def _of_small(fit: Fit) -> str:
+    small = drift_of_small(fit.domain.C[1])
+    return (
+        f", {small:.2%} of it since no published law is of runs this small"
+        if small and fit.drift >= small
+        else ""
     )
 
 

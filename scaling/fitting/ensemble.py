@@ -41,6 +41,11 @@ UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' 
 
 USUAL_DRIFT = 0.005  # of single forms, over public tables and simulated ones
 
+# Per decade, of runs too small for the prior's published laws: eight sealed predictions 10 to 300 times beyond ladders of 1e11 to
+# 4e12 FLOPs then have a root mean square z of 1.03, and three sealed later too (log e279). It fades over two decades, of which
+# there is no record.
+SMALL_DRIFT, SMALL_COMPUTE, USUAL_COMPUTE = 0.05, 1e14, 1e16
+
 LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
 
 USUAL_DRIFT_COUNT = 8  # how many rollouts that counts for: a table's own are few, and all from its cheap end
@@ -336,6 +341,12 @@ def drift_of(
     return float(np.exp(np.sum(logs) / (len(cuts) + USUAL_DRIFT_COUNT)))
 
 
+def drift_of_small(C: float) -> float:
+    """Standard deviation of log loss that a decade beyond runs of at most C FLOPs adds: no published law is of runs so small."""
+    fade = np.log(USUAL_COMPUTE / C) / np.log(USUAL_COMPUTE / SMALL_COMPUTE)
+    return SMALL_DRIFT * float(np.clip(fade, 0.0, 1.0))
+
+
 FEWEST_ROWS = 4
 
 FEWEST_FREE = 3  # degrees of freedom from which rows tell their own noise
@@ -504,7 +515,11 @@ def posterior_fit(table: RunTable, plain: PlainFit, *, seed: int, bootstrap: int
         certificates=(certificate,),
         local=ResidualGP.of(table.N, table.D, np.log(table.L) - member.log_loss(table.N, table.D)),
         # Rollouts of plain fits are bent by their prior, and say nothing of a law that passes through every row.
-        drift=drift_of(plain.cuts, weights, usual=found.drift) if through is None else found.drift,
+        drift=float(
+            np.hypot(drift_of(plain.cuts, weights, usual=found.drift), drift_of_small(float(table.C.max())))
+        )
+        if through is None
+        else found.drift,
         residuals=np.log(table.L) - smooth.log_loss(table.N, table.D),
         offset=found.offset,
         predicted=predicted,
