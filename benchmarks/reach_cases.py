@@ -51,6 +51,7 @@ class Case:
     D: Array
     U: Array
     L: Array
+    held: RunTable | None = None  # the rows at the far points, where they are runs with settings of their own
 
 
 def read_group_tables(path: Path) -> dict[str, RunTable]:
@@ -110,6 +111,7 @@ def public_cases(folder: Path, reaches: Sequence[int] = REACHES) -> Iterator[Cas
                     D=held.D,
                     U=held.U,
                     L=held.L,
+                    held=held,
                 )
 
 

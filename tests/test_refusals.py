@@ -64,6 +64,7 @@ REFUSALS = {
         "next --study nowhere --target 1M --tokens 20M",
         "next --study study --target 1M --tokens many",
         "next --study newer --target 1M --tokens 20M",
+        "next 1M --study study --target 1M --tokens 20M",  # a word that is no second arm
     ),
     "simulate": (
         f"simulate nowhere.json {AIM}",

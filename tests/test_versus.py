@@ -117,3 +117,9 @@ def test_arms_are_groups_values_of_a_column_or_files(tmp_path):
     assert answer["verdict"] in ("pays", "costs", "undecided")
     assert VersusFile.read(tmp_path / "v.json").names == ("a", "b")
     assert "b over a: " in (tmp_path / "v.svg").read_text()
+    spaced, joined = (
+        scaling("next", "--versus", *arms, "--runs", table, "--by", "optimizer")
+        for arms in (("a", "b"), ("a,b",))
+    )
+    assert spaced.returncode == 0
+    assert spaced.stdout == joined.stdout != ""

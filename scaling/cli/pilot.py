@@ -120,13 +120,16 @@ NEXT_EPILOG = "Example: scaling next --study study --target 1M --tokens 20M"
 
 
 def next_run(
+    second: Annotated[str, typer.Argument(metavar="B", help="The second arm of --versus A B.")] = "",
     target: Annotated[
         str, typer.Option("--target", help="Model to predict: name of a member, or a size like 125M.")
     ] = "",
     tokens: Annotated[str, typer.Option("--tokens", help="Training tokens of the target.")] = "",
     versus: Annotated[
         str,
-        typer.Option("--versus", help="Instead: two arms, A,B; the runs that would decide between them."),
+        typer.Option(
+            "--versus", help="Instead: two arms, A B or A,B; the runs that would decide between them."
+        ),
     ] = "",
     by: Annotated[str, typer.Option("--by", help="Column whose values the arms are (default: group).")] = "",
     runs: Annotated[
@@ -147,11 +150,13 @@ def next_run(
     if versus:
         from .versus import print_deciding
 
-        print_deciding(versus, runs or study / "runs.jsonl", by, as_json)
+        print_deciding(f"{versus},{second}" if second else versus, runs or study / "runs.jsonl", by, as_json)
         return
+    if second:
+        raise BadInput(f"{second!r} is no option of next; the second arm follows --versus A")
     for name, value in (("target", target), ("tokens", tokens)):
         if not value:
-            raise BadInput(f"--{name} is missing; the next run serves a target, or --versus A,B")
+            raise BadInput(f"--{name} is missing; the next run serves a target, or --versus A B")
     from ..planning.next_run import advise_study
 
     advice = advise_study(NextRunQuery(study=study, target=target, tokens=tokens, budget=budget))

@@ -107,14 +107,14 @@ def facts(result: "Versus") -> dict[str, Any]:
 
 
 def print_deciding(text: str, runs: Path, by: str, as_json: bool) -> None:
-    """Print which runs would decide a comparison, for `scaling next --versus A,B`."""
+    """Print which runs would decide a comparison, for `scaling next --versus A B`."""
     from dataclasses import asdict
 
     from ..fitting.versus import decide, open_question
 
     names = [name.strip() for name in text.split(",")]
     if len(names) != 2 or not all(names):
-        raise BadInput(f"versus is {text!r}; it must be two arms, like adamw,muon")
+        raise BadInput(f"versus is {text!r}; it must be two arms, like adamw muon or adamw,muon")
     result, _ = compare_arms(names[0], names[1], runs, by, 0)
     options = decide(result)
     if as_json:
