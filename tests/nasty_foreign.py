@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .nasty import Door, command
+from .trainer_logs import LITGPT_CSV, LOGS
 
 MEGATRON_LOG = (
     "training ...\n"
@@ -106,6 +107,14 @@ def foreign_doors(folder: Path) -> Iterator[Door]:
     yield door("table.tsv", table.replace(",", "\t"), "binary", read_runs)
     for name, log in (("megatron.log", MEGATRON_LOG), ("nanogpt.log", NANOGPT_LOG)):
         yield door(name, log, "text", lambda path: read_runs(path, column_names={"n_positions": "1024"}))
+    for trainer, (log, given, _) in LOGS.items():
+        names = dict(part.split("=") for part in given.split(",") if part)
+        yield door(
+            f"{trainer}.log", log, "text", lambda path, names=names: read_runs(path, column_names=names), 0.3
+        )
+    yield door(
+        "metrics.csv", LITGPT_CSV, "csv", lambda path: read_runs(path, column_names={"params": "1.1B"}), 0.3
+    )
     yield door("scores/results_1.json", _lm_eval(), "json", lambda path: read_scores(path.parent))
     yield door(
         "scores.csv", "run,task,score\n" + "".join(f"r{n},t,0.{n}\n" for n in range(9)), "csv", read_scores

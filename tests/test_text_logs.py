@@ -8,6 +8,7 @@ from families.units import BadInput
 from scaling.runs.readers import parse_columns, read_runs
 
 from .nasty_foreign import MEGATRON_LOG, NANOGPT_LOG
+from .trainer_logs import FAIRSEQ_JSON, LITGPT_CSV, LOGS, NANOCHAT, TORCHTUNE
 
 ARGUMENTS = """  seq_length ...................................... 2048
   global_batch_size ............................... 512
@@ -78,6 +79,41 @@ def test_a_users_tokens_per_step_serve_where_a_trainer_counts_none(tmp_path):
     (folder / "trainer_state.json").write_text(json.dumps(state))
     (run,) = read_runs(folder, column_names=parse_columns("params=124M,batch_tokens=0.5M"))
     assert (run.params, run.tokens, run.annealed) == (124e6, 5e7, True)
+
+
+@pytest.mark.parametrize("trainer", LOGS)
+def test_a_public_trainers_log_gives_its_sizes_and_losses_in_nats(trainer, tmp_path):
+    text, columns, rows = LOGS[trainer]
+    found = read(tmp_path, text, columns)
+    assert [(run.params, run.tokens, run.loss, run.annealed, run.eval_set) for run in found] == [
+        (n, d, pytest.approx(loss), *rest) for n, d, loss, *rest in rows
+    ]
+
+
+def test_what_a_trainers_log_means_by_its_loss_is_said(tmp_path):
+    notes = " ".join(read(tmp_path, FAIRSEQ_JSON).warnings)
+    assert "base 2" in notes
+    assert "nll_loss" in notes
+    assert any("bits per byte, not read" in note for note in read(tmp_path, NANOCHAT).warnings)
+    with pytest.raises(BadInput, match="params=124M,batch_tokens=524288"):
+        read(tmp_path, TORCHTUNE)
+
+
+def test_bits_per_byte_alone_are_refused_with_what_makes_nats_of_them(tmp_path):
+    report = "## Base\n- Number of parameters: 5,000\n- Number of training tokens: 90,000\n- Minimum validation bpb: 0.8\n"
+    with pytest.raises(BadInput, match="bits per byte × ln 2 × bytes per token"):
+        read(tmp_path, report, name="report.md")
+
+
+def test_litgpts_metrics_have_the_tokens_of_all_devices_and_one_run(tmp_path):
+    folder = tmp_path / "out" / "tiny" / "logs" / "csv" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_text(LITGPT_CSV)
+    found = read_runs(folder / "metrics.csv", column_names={"params": "1.1B"})
+    assert [(run.run, run.tokens, run.loss, run.annealed) for run in found] == [
+        ("tiny", 800 * 65536, 4.5123, False),
+        ("tiny", 524288000, 3.1123, True),
+    ]
 
 
 EXPORTS = {  # header and row by tracker; 0 is the number of the run, 1 its parameters, 2 its tokens, 3 its loss

@@ -672,6 +672,8 @@ def missing_columns(
             hint += "; or n_positions=2048 makes them steps × batch × context"
         elif unknown == "tokens" and "steps" in found:
             hint += "; or batch_tokens=524288 makes them steps × batch_tokens"
+        elif "tokens" in missing and "tokens" not in guesses and "steps" in found:
+            hint += "; batch_tokens=524288 makes tokens steps × that, as in --columns params=124M,batch_tokens=524288"
     shown = ", ".join(list(columns)[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
     sizes = ("params", "params_non_embedding")
     lacks = ", ".join("params or params_non_embedding" if name in sizes else name for name in missing)

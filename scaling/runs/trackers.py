@@ -135,7 +135,7 @@ def run_name_of(file: Path) -> str:
     parent = file.parent
     while (
         parent.name.startswith(("checkpoint-", "version_"))
-        or parent.name in ("runs", "logs", "tensorboard", "tb", "lightning_logs", "trunk")
+        or parent.name in ("runs", "logs", "tensorboard", "tb", "lightning_logs", "csv", "trunk")
     ) and parent.parent != parent:
         parent = parent.parent
     return parent.name or file.stem
