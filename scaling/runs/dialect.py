@@ -77,13 +77,19 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
     place = _header_place([row for _, row in rows[:HEADER_WITHIN]], knows)
     if not rows or place is None:
         return Delimited(header=(), rows=tuple((line, _cells(row)) for line, row in rows), notes=())
+    place, joined = _joined_headers(rows, place, knows)
     above = [row for _, row in rows[:place]]
     titles = [row if isinstance(row, str) else " ".join(" ".join(row).split()) for row in above]
     if shown := [title for title in titles if not title.startswith("#")]:
         many = "1 line" if len(shown) == 1 else f"{len(shown)} lines"
         notes.append(f"{many} above the header not read: {shown[0][:60]!r}")
     header, start = _header(rows[place][1]), place + 1
-    if start < len(rows) and (units := _units(rows[start][1], header)) is not None:
+    if joined:
+        header, start = _header(joined), place + 2
+        if start < len(rows) and (index := _index_name(rows[start][1], header)):
+            header, start = (index, *header[1:]), start + 1
+        notes.append(f"two rows of headers are read as one: {', '.join(header[:8])}")
+    elif start < len(rows) and (units := _units(rows[start][1], header)) is not None:
         header, start = units, start + 1
     if start < len(rows) and _is_rule(rows[start][1]):
         start += 1
@@ -99,6 +105,79 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
         notes.append(f"{many} below the table not read: {below[0][:60]!r}")
     body = [(line, _body(row, len(header))) for line, row in rows[start:end] if not _remark(row, len(header))]
     return _with_points(header, body, delimiter, notes)
+
+
+_STATISTICS = {
+    "mean": "",
+    "avg": "",
+    "value": "",
+    "sem": "_se",
+    "se": "_se",
+    "stderr": "_se",
+    "std err": "_se",
+}
+_OTHER_STATISTICS = ("std", "count", "min", "max", "median", "var", "size")
+
+
+def _joined_headers(
+    rows: Sequence[tuple[int, list[str] | str]], place: int, knows: Knows
+) -> tuple[int, list[str]]:
+    """The place of the first of two rows of headers, groups over columns, and the names of both; () where there is one row.
+
+    A group stands over each of its columns, as pandas writes it, or over the first alone, as merged cells are exported.
+    """
+    for first in (place, place - 1):
+        if not 0 <= first < len(rows) - 2 or any(isinstance(row, str) for _, row in rows[first : first + 2]):
+            continue
+        groups, names = ([cell.strip() for cell in _trimmed(rows[at][1])] for at in (first, first + 1))
+        groups += [""] * (len(names) - len(groups))
+        names += [""] * (len(groups) - len(names))
+        inner = [cell for cell in names if cell]
+        few = len({cell for cell in groups if cell}) < len(inner) or "" in groups[1:]
+        if not few or sum(map(bool, groups)) < 2 or len(inner) < 2 or any(map(_is_number, (*groups, *names))):
+            continue
+        if first < place and len(set(inner)) == len(inner):  # the second row says all
+            continue
+        if not any(_names_column(cell, knows) for cell in inner):
+            continue
+        return first, _joined(groups, names, knows)
+    return place, []
+
+
+def _names_column(cell: str, knows: Knows) -> bool:
+    """True for a header of a column, and no unit like tokens or (M)."""
+    word = cell.lower()
+    return word in (*_STATISTICS, *_OTHER_STATISTICS) or (
+        word not in _UNIT_WORDS and knows(cell) and stated_factor(f"x ({cell})") == 1
+    )
+
+
+def _joined(groups: Sequence[str], names: Sequence[str], knows: Knows) -> list[str]:
+    joined, group = [], ""
+    counts = Counter(names)
+    for over, name in zip(groups, names, strict=True):
+        group = over or (group if name else "")
+        if not name or not group:
+            joined.append(name or over)
+        elif name.lower() in _STATISTICS:
+            joined.append(group + _STATISTICS[name.lower()])
+        elif counts[name] == 1 and (knows(name) or name.endswith("_se")):
+            joined.append(name)
+        else:
+            joined.append(f"{group} {name}")
+    return joined
+
+
+def _index_name(row: list[str] | str, header: Sequence[str]) -> str:
+    """The name of the index that pandas writes in a row of its own below two rows of headers."""
+    if (
+        isinstance(row, str)
+        or not header[0].startswith("column ")
+        or len(_trimmed(row)) != 1
+        or len(header) < 3
+    ):
+        return ""
+    return "" if _is_number(row[0].strip()) else row[0].strip()
 
 
 def _units(row: list[str] | str, header: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -19,6 +19,7 @@ from ..budget import parse_flops
 from ..files import StrPath, first_problem
 from .columns import LOSS_UNITS, SCALED, folded, loss_name, raised
 from .configs import EXACT_RATE, config_counts
+from .errors import with_error
 from .identity import (
     data_warnings,
     derived_tokens,
@@ -133,6 +134,7 @@ class _Read:
     stopped: list[tuple[str, str]] = field(default_factory=list)  # (run, state)
     states: set[str] = field(default_factory=set)
     lowest: float = 0.0  # loss
+    with_error: str = ""  # a cell that holds a loss and its error
 
     @property
     def remedy(self) -> str:
@@ -295,6 +297,11 @@ def _table(
         f"tokens are not stated in {count} row{'s' * (count != 1)}: derived as {way}"
         for way, count in read.derived.items()
     ]
+    if read.with_error:
+        notes.append(
+            f"loss_se is read from {mapped.sources['loss'].header!r}, as of {read.with_error!r}: a standard error, which a "
+            "spread over seeds or an interval is not"
+        )
     if "loss" in names:
         notes += filter(None, [unit_warning(names["loss"], loss_unit)])
     notes += state_notes(read.stopped, read.states)
@@ -403,6 +410,9 @@ def _read_rows(
             continue
         try:
             values = _values(row, mapped)
+            if not read.with_error and "loss_se" in values and "loss" in mapped.sources:
+                cell = row.get(mapped.sources["loss"].header)
+                read.with_error = cell if isinstance(cell, str) and with_error(cell) is not None else ""
             for name, source in scaled:
                 printed = row.get(source.header)
                 if values.get(name) is not None and _beyond(_finite(printed), name, source.factor):
@@ -526,6 +536,10 @@ def _values(row: Mapping[str, Any], mapped: Mapped) -> dict[str, Any]:
         if value is None or value == "":
             continue
         if name == "lr" and _is_zero(value):  # the rate at the end of a schedule, and no setting
+            continue
+        if name == "loss" and isinstance(value, str) and (parts := with_error(value)) is not None:
+            values["loss"], error = parts
+            values.setdefault("loss_se", error)
             continue
         values[name] = _number(value, name, source.factor)
     return values

@@ -18,6 +18,7 @@ from ..untrusted import parse_json
 from .columns import field_of, is_known
 from .consoles import litgpt_columns, litgpt_rows
 from .dialect import Delimited, read_delimited, read_rows
+from .pasted import Rows, html_tables, latex_rows
 from .run import RUNS_VERSION
 from .store import merged_lines
 from .textlogs import read_log
@@ -37,6 +38,7 @@ _BOMS = (
 )
 _PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 _LOG_SUFFIXES = (".log", ".out", ".err")
+_PAGES = (".html", ".htm")
 _LARGEST_BOOK = 500_000_000  # bytes of a workbook's parts, unpacked
 OWN_COLUMNS = "extra"  # the field of Run that is an object
 _MARKED = re.compile(r"(\*\*|__|`)([^*`]+)\1")
@@ -125,14 +127,18 @@ def read_sheet(path: StrPath) -> Sheet:
         ".ndjson",
     ):
         sheet = _json(text, path)
+    elif suffix in _PAGES or (text.lstrip()[:1] == "<" and "<table" in text.lower()):
+        sheet = _of(_pasted(html_tables(text), path))
+    elif (suffix == ".tex" or text.lstrip()[:1] in ("\\", "%")) and (cells := latex_rows(text)) is not None:
+        sheet = _of(_pasted([cells], path))
     else:
         found = read_delimited(text, is_known, "\t" if suffix == ".tsv" and "\t" in text else None)
         sheet = _of(found)
         if litgpt_columns(sheet.header):
             records = [record for _, record in sheet.records() if not isinstance(record, str)]
             if len(records) == len(sheet.rows):  # broken rows are named as they are
-                cells, said = litgpt_rows(records)
-                sheet = replace(_of_objects(list(enumerate(cells, start=2))), notes=(*sheet.notes, *said))
+                made, said = litgpt_rows(records)
+                sheet = replace(_of_objects(list(enumerate(made, start=2))), notes=(*sheet.notes, *said))
         if suffix in _LOG_SUFFIXES and sum(field_of(name) is not None for name in sheet.header) < 2:
             raise BadInput(
                 f"{path} is no log that is known here (Megatron, NeoX, nanoGPT, nanochat, llm.c, OLMo, torchtune, torchtitan, "
@@ -140,6 +146,20 @@ def read_sheet(path: StrPath) -> Sheet:
                 "CSV with the columns run, params, tokens, loss, or give the trainer's TensorBoard folder"
             )
     return _expanded(replace(sheet, notes=(*notes, *sheet.notes)))
+
+
+def _pasted(tables: Sequence[Rows], path: Path) -> Delimited:
+    """The table of a page or a paper with most known columns.
+
+    Raises:
+        BadInput: there is none.
+    """
+    found = [read_rows(table, is_known) for table in tables if table]
+    if not found:
+        raise BadInput(f"{path} holds no table: neither <table> with rows nor a tabular")
+    best = max(found, key=lambda table: sum(map(is_known, table.header)))
+    more = [f"of {len(found)} tables, number {found.index(best) + 1} is read"] if len(found) > 1 else []
+    return replace(best, notes=(*more, *best.notes))
 
 
 def read_lines(text: str, path: StrPath) -> Sheet:
