@@ -1,6 +1,6 @@
-"""A member trained by NeMo AutoModel itself, on a CPU: nemo-automodel 0.7, whose imports ask for torchao.
+"""A member trained by NeMo AutoModel itself, on a CPU: nemo-automodel 0.7, installed or in a folder of its own.
 
-pip install nemo-automodel==0.7.0 && pytest -m "slow or not slow" tests/test_automodel.py
+The folder, $AUTOMODEL_PACKAGES, holds what `.ci/run` installs there: no dependencies that training on a CPU does not import.
 """
 
 import importlib.util
@@ -21,11 +21,14 @@ from train.engines.contract import schedule_of
 from . import tiny
 from .test_megatron import KEYS, job_of
 
+PACKAGES = os.environ.get("AUTOMODEL_PACKAGES", "")
+INSTALLED = (
+    importlib.util.find_spec("nemo_automodel") is not None or Path(PACKAGES, "nemo_automodel").is_dir()
+)
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("nemo_automodel") is None, reason="nemo-automodel is not installed"
-    ),
+    pytest.mark.skipif(not INSTALLED, reason="nemo-automodel is not installed, nor in $AUTOMODEL_PACKAGES"),
 ]
 
 
@@ -47,9 +50,11 @@ def test_automodels_own_training_logs_the_losses_of_ours_and_comes_back_scored(c
     for name, shard in found.shards.items():
         shard.write(folder / name)
 
+    paths = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), PACKAGES)))
+    environment = {**os.environ, "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(Path(__file__).with_name("automodel_on_cpu.py")), "automodel.yaml"], cwd=folder,
-        env={**os.environ, "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "1"}, timeout=500, stdin=subprocess.DEVNULL,
+        env=environment, timeout=500, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]
