@@ -257,10 +257,6 @@ class MemberTask:
         """Return True if every rung has its observation."""
         return None not in self.rung_files(study)
 
-    def trained_by(self, study: StudyPaths) -> str | None:
-        """Return the process that is training the member; None without one."""
-        return lease_holder(study.run_folder(self.run))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSweep:
