@@ -89,6 +89,65 @@ def test_a_setting_left_out_is_at_its_best(fitted):
     assert np.ptp(off.interval_80) > np.ptp(there.interval_80)
 
 
+LEVEL = 5.5  # nats per token of diverged runs
+
+
+def scan(seed, *, diverging=True, count=400):
+    """Runs at random learning rates; of those far above a threshold of N^-0.3 most diverge, and end near one loss."""
+    rng = np.random.default_rng([seed, 5])
+    runs = []
+    for index in range(count):
+        N = 2e7 * 10 ** rng.uniform(0, 1.5)
+        D = N * 10 ** rng.uniform(0.8, 1.8)
+        d = rng.uniform(-3, 3.5)
+        over = d + 0.3 * np.log(N / 1e8) - 1.5
+        loss = BESIROGLU.loss(N, D) * np.exp(0.01 * d**2 + (0.003 + 0.005 * abs(d)) * rng.normal())
+        if diverging and rng.uniform() < 1 / (1 + np.exp(-over / 0.25)):
+            loss = LEVEL * np.exp(0.05 * rng.normal())
+        runs.append(Run(run=f"r{index}", params=N, tokens=D, loss=loss, lr=best(LR, N, D) * np.exp(d)))
+    return RunTable(runs)
+
+
+def test_runs_that_diverged_are_no_part_of_the_valley_and_are_foreseen(tmp_path):
+    law, new = fit(scan(0), bootstrap=40), scan(1)
+    found = law.fitted_coordinates
+    part = found.parts[0]
+    assert (part.constant("N"), part.constant("D")) == pytest.approx(LR[1:], abs=0.1)
+    assert np.exp(part.constant("log_kappa")) == pytest.approx(0.02, rel=0.2)  # 0.04 with the diverged runs
+    assert np.exp(found.divergence.level) == pytest.approx(LEVEL, rel=0.02)
+    assert "diverged, to a loss of about 5.5" in law.card["coordinates"]
+    law.save(tmp_path / "law.json")
+    answer, again = (
+        one.predict(new.N, new.D, own={"lr": new.column("lr")})
+        for one in (law, load_law(tmp_path / "law.json"))
+    )
+    assert (answer.loss == again.loss).all()
+    low, high = answer.interval_80
+    held = (low < new.L) & (high > new.L)
+    assert 0.72 <= held.mean() <= 0.88
+    N, D = 1e8, 3e9
+    at = best(LR, N, D) * np.exp([0.0, 1.5, 3.5])
+    sure, unsure, lost = (law.predict(N, D, lr=lr) for lr in at)
+    assert sure.loss == pytest.approx(BESIROGLU.loss(N, D), rel=0.01)
+    assert lost.loss == pytest.approx(LEVEL, rel=0.03)
+    assert unsure.interval_80[0] < 1.1 * sure.loss
+    assert unsure.interval_80[1] > 0.9 * LEVEL
+    assert law.loss(N, D, own={"lr": at[1]}) == pytest.approx(unsure.loss)
+    assert sure.interval_80[1] < 1.1 * sure.loss
+
+
+def test_a_steep_valley_without_a_plateau_has_no_diverged_runs(fitted):
+    assert fitted.fitted_coordinates.divergence is None
+    steep = [
+        run.model_copy(
+            update={"loss": run.loss * np.exp(0.05 * np.log(run.lr / best(LR, run.params, run.tokens)) ** 2)}
+        )
+        for run in scan(0, diverging=False)
+    ]
+    assert max(run.loss / BESIROGLU.loss(run.params, run.tokens) for run in steep) > 1.5
+    assert fit(RunTable(steep), bootstrap=0).fitted_coordinates.divergence is None
+
+
 def test_the_card_states_the_best_settings_at_1_10_and_100_times_the_data(fitted):
     assert [at.C / fitted.domain.C[1] for at in best_settings(fitted)] == pytest.approx([1, 10, 100])
     assert "lr*" in fitted.card["best at 100x the data"]

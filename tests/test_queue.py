@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from families.units import BadInput
 from scaling.paths import StudyPaths
 from scaling.planning.planfile import PlanFile
+from train.jobs import pool
 from train.jobs.plan import train_sweep
 from train.lease import Stop, leased
 from train.slurm import SlurmProfile, sweep
@@ -83,6 +85,43 @@ def test_every_member_is_done_once_and_one_that_fails_does_not_stop_the_others(t
     again = queue(tmp_path, ["a", "c", "d"])
     assert again.done == {"a", "c", "d"}
     assert worked(tmp_path) == {"a-s0": 1, "c-s0": 1, "d-s0": 1}
+
+
+def test_members_of_one_process_share_the_gpus_where_there_are_fewer_of_them(tmp_path, monkeypatch):
+    program(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    given = []
+    start = pool.Pool.start
+
+    def started(self, words, *, environment, **rest):
+        given.append(environment)
+        return start(self, words, environment=environment, **rest)
+
+    monkeypatch.setattr(pool.Pool, "start", started)
+    two = {"members": {"c": {"devices": 2, "zero": 0, "gres": "none"}}}
+    queue(tmp_path, ["a", "b", "c"], **two)
+    alone = [one for one in given if "CUDA_VISIBLE_DEVICES" not in one]
+    shared = [one for one in given if one.get("CUDA_VISIBLE_DEVICES") == "0"]
+    assert (len(alone), len(shared)) == (1, 2)
+    assert all(one["SCALING_GPU_SHARE"] == "0.5" for one in shared)
+
+
+def test_members_that_do_not_fit_on_one_gpu_together_are_refused_before_any_is_trained(tmp_path, monkeypatch):
+    def refuse(settings, at_once, log):
+        raise BadInput(f"jobs is {at_once}; {len(settings)} members need more")
+
+    for name, value in (
+        ("pick_device", lambda asked: "cuda"),
+        ("check_shared", refuse),
+        ("planned_settings", lambda members, *rest, device, **others: [device for _ in members]),
+        ("DataManifest", SimpleNamespace(read=lambda path: None)),
+    ):
+        monkeypatch.setattr(f"train.jobs.plan.{name}", value)
+    program(tmp_path)
+    monkeypatch.setattr("train.jobs.plan.sys.executable", f"{tmp_path}/python")
+    with pytest.raises(BadInput, match="jobs is 2; 3 members need more"):
+        queue(tmp_path, ["a", "b", "c"])
+    assert worked(tmp_path) == {}
 
 
 def written_claims(folder):

@@ -24,6 +24,7 @@ from train.model.config import build
 from train.model.kernels import next_token_losses, use_attention
 from train.runtime import limit_gpu_memory
 from train.settings import TextFacts
+from train.tune.tuner import attention_rivals
 
 from . import flash3_stand_in, tiny
 from .pretend import H200, V100, pretend
@@ -257,6 +258,9 @@ def test_without_the_package_flash3_is_flash_and_says_why(monkeypatch):
 def test_flash3_is_offered_on_hopper_in_16_bits(third, monkeypatch):
     pretend(monkeypatch, H200)
     assert available_attention("cuda", "bf16")[-1] == "flash3"
+    assert attention_rivals("auto", "cuda", "bf16") == ("flash", "cudnn", "flash3")
+    assert attention_rivals("auto", "cuda", "fp32") == ("flash", "cudnn")
+    assert attention_rivals("cudnn", "cuda", "bf16") == ("cudnn",)
     assert "fp32" in flash3.no_flash3("cuda", "fp32")
     assert "device is cpu" in flash3.no_flash3("cpu", "bf16")
     pretend(monkeypatch, V100)

@@ -51,6 +51,8 @@ MOST_TOGETHER = 1.01  # that shares of the training data may sum to, rounded as 
 
 LEAST_COUNT = 1e-3  # of a multiplier, far below every run's
 
+HALVINGS = 50  # of the interval that holds a quantile
+
 STEEPEST = 30.0  # of exp(size)'s logarithm and of a setting's share of log loss: keeps trial steps finite
 
 
@@ -347,6 +349,57 @@ class Scatter:
         return np.asarray(self.size * share**self.power)
 
 
+def logistic(u: Array) -> Array:
+    """1/(1 + exp(−u)), elementwise."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(u, -500, 500))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """Runs that diverge: with chance 1/(1 + exp(−(ln lr − threshold)/width)), threshold at + N·x + D·z.
+
+    Args:
+        at: the threshold in the middle of the rows.
+        N: its slope in log N.
+        D: its slope in log D.
+        width: of the logistic in log lr.
+        level: log loss of diverged runs, whatever their N and D.
+        spread: its standard deviation.
+    """
+
+    at: float
+    N: float
+    D: float
+    width: float
+    level: float
+    spread: float
+
+    def chance(self, x: Array, z: Array, log_lr: Array) -> Array:
+        """The chance to diverge at points of shape (n,)."""
+        return logistic((log_lr - self.at - self.N * x - self.D * z) / self.width)
+
+    def bound(self, z: float, chance: Array, valley: Array, deviation: Array) -> Array:
+        """A quantile of log loss, shape (n,): the valley's normal distribution, and that of diverged runs.
+
+        Args:
+            z: standard deviations that the normal distribution's quantile is from its middle.
+            chance: to diverge, shape (n,).
+            valley: log loss of runs that do not, shape (n,).
+            deviation: its standard deviation, shape (n,).
+        """
+        from scipy.special import ndtr  # 0.1 s to import; most predictions need none of it
+
+        top = np.maximum(self.level, valley)
+        ends = np.stack([valley + z * deviation, top + z * self.spread])
+        low, high = ends.min(axis=0), ends.max(axis=0)  # each part alone: the mixture's lies between them
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            below = (1 - chance) * ndtr((middle - valley) / np.maximum(deviation, 1e-12))
+            short = below + chance * ndtr((middle - top) / max(self.spread, 1e-12)) < ndtr(z)
+            low, high = np.where(short, middle, low), np.where(short, high, middle)
+        return np.asarray(0.5 * (low + high))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinates:
     """The fitted coordinates of a law.
@@ -357,6 +410,7 @@ class Coordinates:
         parts: the coordinates, in the order of their constants.
         below: scatter of log loss where settings are below their best: runs differ the more, the farther from a bottom.
         above: the same above it, where some runs diverge.
+        divergence: of runs with too high a learning rate; None where no rows show any.
         batch_tokens: least and largest batch of the rows, where they state one that is no coordinate: lr* is for those.
     """
 
@@ -365,6 +419,7 @@ class Coordinates:
     parts: tuple[Coordinate, ...]
     below: Scatter = Scatter()
     above: Scatter = Scatter()
+    divergence: Divergence | None = None
     batch_tokens: Interval | None = None
 
     @property
@@ -520,6 +575,12 @@ class Coordinates:
             each = [_joined(smooth, N, D, self.shift(N, D, columns, row)) for row in self.draws]
             variance = variance + np.var(each, axis=0)
         return found, np.sqrt(variance)
+
+    def chance(self, N: Array, D: Array, columns: Mapping[str, Array]) -> Array | None:
+        """The chance to diverge at points of shape (n,); None where no learning rate is given, or no rows show it."""
+        if self.divergence is None or "lr" not in columns:
+            return None
+        return self.divergence.chance(np.log(N) - self.log_N, np.log(D) - self.log_D, columns["lr"])
 
     def best(self, column: str, N: Array, D: Array, given: Mapping[str, object]) -> "Best":
         """The best value of a setting at a point, with its interval.

@@ -1,5 +1,6 @@
 """law.json: everything needed to predict without refitting (docs/formats.md)."""
 
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -7,7 +8,7 @@ from pydantic import Field, PositiveFloat, SerializerFunctionWrapHandler, model_
 
 from ..files import Document, Record
 from ..laws import CONSTANTS, Convention, Domain, Law, Repetition
-from .coordinates import CONSTANT_OF, Coordinate, Coordinates, Kind, Scatter, Shape, Target
+from .coordinates import CONSTANT_OF, Coordinate, Coordinates, Divergence, Kind, Scatter, Shape, Target
 from .forms import FittedForm, LastValue, ResidualGP, Status
 
 
@@ -141,6 +142,17 @@ class ScatterRecord(Record):
     power: float = Field(gt=0, le=1)
 
 
+class DivergenceRecord(Record):
+    """Runs whose learning rate is above a threshold: log lr = at + N·x + D·z, and how wide; they end near a level of log loss."""
+
+    at: float
+    N: float
+    D: float
+    width: PositiveFloat
+    level: float
+    spread: float = Field(ge=0)
+
+
 class CoordinatesRecord(Record):
     """What the loss depends on besides N and D (docs/math.md)."""
 
@@ -149,6 +161,7 @@ class CoordinatesRecord(Record):
     misfit: float = Field(default=0.0, ge=0)  # of files before `below` and `above`: both, of power 1
     below: ScatterRecord | None = None
     above: ScatterRecord | None = None
+    divergence: DivergenceRecord | None = None
     batch_tokens: tuple[PositiveFloat, PositiveFloat] | None = None  # of the rows, where it is no coordinate
     parts: tuple[CoordinateRecord, ...] = Field(min_length=1)
 
@@ -156,7 +169,7 @@ class CoordinatesRecord(Record):
     def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out a batch that is not stated, and what only older files have."""
         values: dict[str, Any] = handler(self)
-        for name in ("batch_tokens", "below", "above"):
+        for name in ("batch_tokens", "below", "above", "divergence"):
             if getattr(self, name) is None:
                 values.pop(name, None)
         if self.below is not None:
@@ -178,7 +191,9 @@ class CoordinatesRecord(Record):
             name: ScatterRecord(size=side.size, power=side.power)
             for name, side in (("below", coordinates.below), ("above", coordinates.above))
         }
-        return cls(**shared, **sides, parts=parts)
+        known = coordinates.divergence
+        divergence = None if known is None else DivergenceRecord(**asdict(known))
+        return cls(**shared, **sides, divergence=divergence, parts=parts)
 
     def fitted(self) -> Coordinates:
         """The record as coordinates."""
@@ -194,7 +209,8 @@ class CoordinatesRecord(Record):
             Scatter(size=self.misfit) if side is None else Scatter(size=side.size, power=side.power)
             for side in (self.below, self.above)
         )
-        return Coordinates(**shared, below=below, above=above, parts=parts)
+        divergence = None if self.divergence is None else Divergence(**dict(self.divergence))
+        return Coordinates(**shared, below=below, above=above, divergence=divergence, parts=parts)
 
 
 class LawFile(Document):

@@ -287,20 +287,22 @@ class Fit:
         extrapolation.check(force=force)
         decades = self._decades(n, d)
         fresh_n, fresh_d = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        log_loss, scatter = self._with_settings(fresh_n, fresh_d, {**(own or {}), **settings}, shape)
+        log_loss, scatter, diverging = self._with_settings(
+            fresh_n, fresh_d, {**(own or {}), **settings}, shape
+        )
         interval_80 = interval_95 = None
         if self.intervals:
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
                 deviation = np.hypot(self._deviation(fresh_n, fresh_d, decades), scatter)
                 low_80, high_80, low_95, high_95 = (
-                    in_shape(np.exp(log_loss + z * deviation), shape)
+                    in_shape(np.exp(self._bound(z, log_loss, deviation, diverging)), shape)
                     for z in (-Z_80, Z_80, -HEAVY_TAILED_95, HEAVY_TAILED_95)
                 )
             if not all(np.isfinite(bound).all() for bound in (low_95, high_95)):
                 raise BadInput("the law's draws give no finite interval here; fit it again (scaling fit)")
             interval_80, interval_95 = (low_80, high_80), (low_95, high_95)
         return Prediction(
-            loss=in_shape(np.exp(log_loss), shape),
+            loss=in_shape(np.exp(self._middle(log_loss, scatter, diverging)), shape),
             interval_80=interval_80,
             interval_95=interval_95,
             extrapolation=extrapolation,
@@ -326,7 +328,8 @@ class Fit:
         """
         n, d, shape = as_points(N, D)
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        return in_shape(np.exp(self._with_settings(*fresh, own or {}, shape)[0]), shape)
+        log_loss, scatter, diverging = self._with_settings(*fresh, own or {}, shape)
+        return in_shape(np.exp(self._middle(log_loss, scatter, diverging)), shape)
 
     def at(self, **given: float | str) -> "Fit":
         """The same law where multipliers and terms have these values: what is asked of it holds there.
@@ -353,16 +356,27 @@ class Fit:
 
     def _with_settings(
         self, n: Array, d: Array, settings: Mapping[str, Any], shape: tuple[int, ...]
-    ) -> tuple[Array, Array]:
-        """Log loss of flat points at these settings, and the standard deviation that the settings add to it."""
+    ) -> tuple[Array, Array, Array | None]:
+        """Log loss of flat points at these settings, what standard deviation they add, and the chance to diverge, if any."""
         given = {**self.given, **{name: value for name, value in settings.items() if value is not None}}
         if not given:
-            return self._log_loss(n, d), np.zeros(len(n))
+            return self._log_loss(n, d), np.zeros(len(n)), None
         if self.fitted_coordinates is None:
             raise BadInput(f"{next(iter(given))} is given, and {self.name} depends on N and D alone")
         flat = {name: np.broadcast_to(np.asarray(value), shape).ravel() for name, value in given.items()}
         columns = self.fitted_coordinates.columns(flat, n)
-        return self.fitted_coordinates.log_loss(self._log_loss, self._smooth, n, d, columns)
+        log_loss, scatter = self.fitted_coordinates.log_loss(self._log_loss, self._smooth, n, d, columns)
+        return log_loss, scatter, self.fitted_coordinates.chance(n, d, columns)
+
+    def _middle(self, log_loss: Array, scatter: Array, diverging: Array | None) -> Array:
+        """Log loss, and where a run may diverge the median of both outcomes."""
+        return log_loss if diverging is None else self._bound(0.0, log_loss, scatter, diverging)
+
+    def _bound(self, z: float, log_loss: Array, deviation: Array, diverging: Array | None) -> Array:
+        """Log loss at z standard deviations, or at that quantile where a run may diverge."""
+        if diverging is None or self.fitted_coordinates is None or self.fitted_coordinates.divergence is None:
+            return np.asarray(log_loss + z * deviation)
+        return self.fitted_coordinates.divergence.bound(z, diverging, log_loss, deviation)
 
     def best(self, setting: str, N: float, D: float, **given: Unpack[Settings]) -> Best:
         """The value of a setting, such as lr, at which the law's loss is least.
@@ -440,10 +454,15 @@ class Fit:
         """
         n, d, shape = as_points(N, D)
         fresh = fresh_points(self.repetition, n, d, unique_tokens, shape)
-        _, scatter = self._with_settings(*fresh, {**(own or {}), **settings}, shape)
+        log_loss, scatter, diverging = self._with_settings(*fresh, {**(own or {}), **settings}, shape)
         parts = {name: float(part[0]) for name, part in self.uncertainty(*fresh, self._decades(n, d)).items()}
         if self.fitted_coordinates is not None:
             parts["tuning"] = float(np.max(scatter) ** 2)
+        if diverging is not None:
+            others = sum(value for name, value in parts.items() if name != "tuning")
+            whole = np.sqrt(others + scatter**2)
+            low, high = (self._bound(z, log_loss, whole, diverging) for z in (-Z_80, Z_80))
+            parts["tuning"] = max(float((high - low)[0] / (2 * Z_80)) ** 2 - others, 0.0)
         parts["all"] = sum(parts.values())
         return {name: Z_80 * math.sqrt(part) for name, part in parts.items()}
 

@@ -12,6 +12,7 @@ from ..runs import RunTable
 from ..stats import Z_80, Array, Interval
 from .columns import KNOWN, LEAST_SHARE, Chosen, coupled, in_sequences, rows_of_table
 from .coordinates import Coordinate, Coordinates, Scatter
+from .divergence import without_diverged
 from .joint import LAW, JointFit, Rows, cells, fit_joint, model, resampled
 
 SIDES = 0.03  # of the rows that must lie on either side of a valley's bottom
@@ -136,9 +137,19 @@ def reduce_rows(
         parts = coupled([part for part in parts if part.column != name])
     if not parts:
         return None, reasons
+    split = without_diverged(parts, rows, joint, lambda some: _refitted(parts, some, seed))
+    divergence = None
+    if split is not None:
+        keep, joint, divergence = split
+        reasons["lr"] += (
+            f"; {(~keep).sum()} runs above it diverged, to a loss of about {np.exp(divergence.level):.2f}, and are no part "
+            "of its valley"
+        )
+        table, rows = table.select(keep), rows.select(keep)
     coordinates = Coordinates(
-        log_N=rows.log_N, log_D=rows.log_D, parts=tuple(parts), batch_tokens=_stated_batch(table, parts)
-    )
+        log_N=rows.log_N, log_D=rows.log_D, parts=tuple(parts), divergence=divergence,
+        batch_tokens=_stated_batch(table, parts),
+    )  # fmt: skip
     draws = resampled(parts, rows, joint, bootstrap, seed)
     predicted, _, shift = model(parts, joint.q, rows)
     below, above = scatters(rows.y - predicted, shift.share, shift.above, joint.noise)
@@ -152,6 +163,15 @@ def reduce_rows(
         N=table.N[near] * np.exp(shift.dx[near]), D=table.D[near] * np.exp(shift.dz[near])
     )
     return Reduced(coordinates=coordinates, rows=at_best, effective=effective, joint=joint), reasons
+
+
+def _refitted(parts: Sequence[Coordinate], rows: Rows, seed: int) -> JointFit | None:
+    """The fit to fewer rows; None where these do not determine the coordinates."""
+    try:
+        joint = fit_joint(parts, rows, seed=seed)
+    except BadInput:
+        return None
+    return None if _problem(parts, rows, joint) else joint
 
 
 def _stated_batch(table: RunTable, parts: Sequence[Coordinate]) -> Interval | None:

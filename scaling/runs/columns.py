@@ -30,10 +30,10 @@ FIELDS = {
     "nonembeddingparamsize nonvocabparameters nonvocabparams denseparametercount",
     "tokens": "tokens trainingtokens traintokens ntokens numtokens tokensseen ntokensseen numtokensseen "
     "numinputtokensseen consumedtokens totaltokens tokenstrained trainedtokens tokensprocessed timetoken",
-    "unique_tokens": "uniquetokens ntokensunique tokensunique distincttokens",
+    "unique_tokens": "datasettokens tokensindataset uniquetokens ntokensunique tokensunique distincttokens",
     "steps": "steps step trainingsteps iterations",
     "batch_tokens": "batchtokens tokensperbatch batchsizetokens tokensperstep tokensperiter tokensperiteration "
-    "tokensperupdate globalbatchtokens globalbatchsizetokens batchsizeintokens",
+    "tokensperupdate tokensiter tokensstep tokensupdate tokensbatch globalbatchtokens globalbatchsizetokens batchsizeintokens",
     "batch": "batch bsz batchsize globalbatchsize trainbatchsize",
     "n_positions": "npositions context contextlen contextlength ctx seqlen sequencelength maxseqlen blocksize seqlength "
     "maxpositionembeddings maxsequencelength nctx contextsize contextwindow",
@@ -63,7 +63,7 @@ FIELDS = {
     "architecture": "architecture arch modeltype modelarchitecture",
     "group": "group family corpus",
     "data": "dataset data corpusname",
-    "annealed": "annealed",
+    "annealed": "annealed isannealed decayed isdecayed lrdecayed fullydecayed fullyannealed cooleddown",
 }
 
 BY_HEADER = {header: field for field, headers in FIELDS.items() for header in headers.split()}
@@ -81,6 +81,16 @@ _UNITS = {
     "g": 1e9,
     "bn": 1e9,
     "mio": 1e6,
+    "mm": 1e6,
+    "mln": 1e6,
+    "mill": 1e6,
+    "млн": 1e6,
+    "mrd": 1e9,
+    "mlrd": 1e9,
+    "bil": 1e9,
+    "млрд": 1e9,
+    "lakh": 1e5,
+    "crore": 1e7,
     "t": 1e12,
     "p": 1e15,
     "e": 1e18,

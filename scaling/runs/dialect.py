@@ -26,11 +26,17 @@ _NUMBER = re.compile(
 )
 _GAP = re.compile(rf"(?<=[0-9]){_GAPS}(?=[0-9]{{3}})")
 _AFTER = re.compile(
-    r"\s*(?:e[+-]?[0-9]+)?\s*(?:[kmbgt]|thousand|million|billion|trillion)?\s*%?", re.IGNORECASE
+    r"\s*(?:e[+-]?[0-9]+)?\s*(?:[kmbgt]|thousand|million|billion|trillion|mio|mrd|mlrd|mill|mln|mn|mm|bln|bn|млн|млрд|millones|"
+    r"millions|millionen|milliards?|milliarden|miliardi|milioni)?\.?\s*%?",
+    re.IGNORECASE,
 )
 _TO_DECIDE = re.compile(
     rf",|\.[^\0]*\.|[0-9]{_GAPS}[0-9]"
 )  # without one of these in any cell, numbers are as they should be
+_DIGITS = {
+    first + n: str(n) for first in (0x660, 0x6F0, 0x966, 0xFF10) for n in range(10)
+}  # Arabic, Persian, Hindi, full width
+_DIGITS |= {0x66B: ".", 0x66C: ",", 0xFF0E: "."}
 _GROUPS = {mark: re.compile(rf"[0-9]{{1,3}}(?:\{mark}[0-9]{{3}})+") for mark in (",", ".")}
 
 
@@ -60,6 +66,7 @@ def read_delimited(text: str, knows: Knows, delimiter: str | None = None) -> Del
     Returns:
         The table, its numbers with a decimal point and without separators of thousands.
     """
+    text = text if text.isascii() else text.translate(_DIGITS)
     stated = re.match(r"\s*\"?sep=(.)\"?\r?\n", text)  # a spreadsheet's own first line
     if stated:
         delimiter, text = stated[1], "\n" + text[stated.end() :]
@@ -74,6 +81,8 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
     """Rows of cells, as `parse_csv` or a spreadsheet gives them, as a table under its header."""
     notes: list[str] = []
     rows = [(line, row) for line, row in rows if not _blank(row)]
+    if len(rows) > 2 and _is_rule(rows[0][1]):  # reStructuredText's lines above and below
+        rows = [pair for pair in rows if not _is_rule(pair[1])]
     place = _header_place([row for _, row in rows[:HEADER_WITHIN]], knows)
     if not rows or place is None:
         return Delimited(header=(), rows=tuple((line, _cells(row)) for line, row in rows), notes=())
@@ -103,6 +112,10 @@ def read_rows(rows: Iterable[tuple[int, list[str] | str]], knows: Knows, delimit
         below = [" ".join(" ".join(row).split()) for _, row in rows[end:]]
         many = "1 line" if len(below) == 1 else f"{len(below)} lines"
         notes.append(f"{many} below the table not read: {below[0][:60]!r}")
+    widths = {len(_trimmed(row)) for _, row in rows[start:end]} if delimiter in (" ", "\t") else set()
+    if widths == {len(header) + 1}:
+        header = ("index", *header)  # as pandas prints a frame, and R writes one
+        notes.append(f"rows have a cell more than the header, read as an index before {header[1]!r}")
     body = [(line, _body(row, len(header))) for line, row in rows[start:end] if not _remark(row, len(header))]
     return _with_points(header, body, delimiter, notes)
 
@@ -244,7 +257,12 @@ def _body(row: list[str] | str, width: int) -> tuple[str, ...] | str:
     if isinstance(row, str):
         return row
     cells = row if len(row) <= width else [*row[:width], *_trimmed(row[width:])]
-    return tuple(cell.strip() for cell in cells)
+    return tuple(_shown(cell.strip()) for cell in cells)
+
+
+def _shown(cell: str) -> str:
+    """What a spreadsheet shows of a cell that is exported as ="12"."""
+    return cell[2:-1] if cell.startswith('="') and cell.endswith('"') and len(cell) > 2 else cell
 
 
 def _header(row: list[str] | str) -> tuple[str, ...]:
@@ -282,7 +300,8 @@ def _delimiter(sample: str, knows: Knows) -> str:
 def _between_spaces(text: str, delimiter: str, knows: Knows) -> str | None:
     """The text with one space between cells, where its header is known by spaces alone; else None."""
     first = next(
-        (line for line in text[:_SAMPLE].split("\n") if line.strip() and not line.startswith("#")), ""
+        (line for line in text[:_SAMPLE].split("\n") if line.strip(" =-+\t\r") and not line.startswith("#")),
+        "",
     )
     if delimiter in first or _known(first.split(), knows) < 2:
         return None

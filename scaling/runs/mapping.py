@@ -35,10 +35,34 @@ REQUIRED = ("params", "tokens", "loss")
 
 _ALIASES = {  # letters and digits in lower case; where several columns match, the later alias counts
     "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
-    "params": ("size", "modelsize", "nparams", "numparams", "parameters", "n"),
+    "params": (
+        "parameterzahl",
+        "anzahlparameter",
+        "paramètres",
+        "parametres",
+        "parámetros",
+        "parametros",
+        "параметры",
+        "参数",
+        "参数量",
+        "参数数量",
+        "size",
+        "modelsize",
+        "nparams",
+        "numparams",
+        "parameters",
+        "n",
+    ),
     "tokens": (
         "sftdatasize",
         "numcharacters",
+        "token",
+        "jetons",
+        "токены",
+        "词元",
+        "训练词元",
+        "词元数",
+        "训练词元数",
         "datasize",
         "ntokens",
         "numtokens",
@@ -49,6 +73,16 @@ _ALIASES = {  # letters and digits in lower case; where several columns match, t
     ),
     "loss": (
         "unigramnormalizedloss",
+        "verlust",
+        "validierungsverlust",
+        "perte",
+        "pertedevalidation",
+        "pérdida",
+        "perdita",
+        "perda",
+        "потери",
+        "损失",
+        "验证损失",
         "sftloss",
         "lossvalidation",
         "lmloss",
@@ -62,13 +96,26 @@ _ALIASES = {  # letters and digits in lower case; where several columns match, t
     ),
 }
 
-_STATES = ("state", "status", "runstate", "runstatus", "jobstate", "jobstatus")
+_STATES = (
+    "state",
+    "status",
+    "runstate",
+    "runstatus",
+    "jobstate",
+    "jobstatus",
+    "trainingjobstatus",
+    "trialstatus",
+    "trialstate",
+    "taskstatus",
+    "sysstate",
+)
 
 _HELPER_NAMES = {
     "steps": (
         *(name for name, meaning in BY_HEADER.items() if meaning == "steps"),
         "globalstep",
         "iter",
+        "iters",
         "currentsteps",
     ),
     "max_steps": (
@@ -123,13 +170,20 @@ _EXPORTS = (  # columns that only a tracker's table of runs has
     frozenset(("sys/id",)),  # Neptune
     frozenset(("Name", "Experiment Key")),  # Comet
     frozenset(("Experiment", "rev", "typ")),  # DVC
+    frozenset(("TYPE", "NAME", "STATUS")),  # ClearML
+    frozenset(("trial_id", "status")),  # Ray Tune
+    frozenset(("TrainingJobName", "TrainingJobStatus")),  # SageMaker
     frozenset(("_step", "_runtime")),
     frozenset(("_step", "_timestamp")),
 )
 
 _NUMBERS = ("n_positions", "batch", "grad_accumulation")  # what a user may give in place of a column, too
 
-_PLAINLY_MEANT = ("n_experts", "lr")  # optional fields whose headers name nothing else, like num_experts
+_PLAINLY_MEANT = (
+    "n_experts",
+    "lr",
+    "annealed",
+)  # optional fields whose headers name nothing else, like num_experts
 
 _PEAKS = (
     "peaklr",
@@ -165,6 +219,8 @@ _LISTED = 60  # columns that a message lists
 _NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
 
 _EXAMPLES = {"params": "124M", "tokens": "2.5B"}
+
+_SCORE = re.compile(r"(?:^|[^a-z])(?:acc|accuracy|f1|bleu|em|score|mmlu|reward)(?:[^a-z]|$)")
 
 _TOKENIZERS = ("tokenizer", "tokenizername", "tokeniser", "tokenizerpath", "tokenizernameorpath", "vocabname")
 
@@ -391,7 +447,12 @@ def map_columns(
         if name not in choice.sources and name != "loss" and plain:
             _take_meant(choice, name, export)
     if "tokens" not in choice.sources and _guess("tokens", choice.free) is None:
-        for name in ("compute", "batch_tokens", "n_positions"):  # what tokens are derived from
+        for name in (
+            "compute",
+            "batch_tokens",
+            "n_positions",
+            "unique_tokens",
+        ):  # what tokens are derived from
             if name not in choice.sources:
                 _take_meant(choice, name, export)
     choice.notes += _unread_settings(choice, "n_positions" in names)
@@ -586,6 +647,9 @@ def _take_run(choice: _Choice, constant: Collection[str]) -> None:
         "sys/id",
         "run_id",
         "Run ID",
+        "NAME",
+        "trial_id",
+        "TrainingJobName",
     ):
         if header in choice.header and header not in constant:
             choice.take("run", header)
@@ -710,7 +774,8 @@ def unit_warning(column: str, unit: str) -> str:
     """A warning where the name of the loss's column suggests another unit than the one it is read in, else nothing."""
     loss = loss_name(column)
     if loss is None:
-        return ""
+        score = _SCORE.search(column.lower())
+        return f"{column} is read as {unit} per token, and its name suggests a score" if score else ""
     if loss.per:
         return f"{column} looks like {per_text(loss.unit, loss.per)}; it is read as {unit} per token"
     if loss.unit == unit.partition("+")[0]:

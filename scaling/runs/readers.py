@@ -88,7 +88,9 @@ _LIGHTNING = "metrics.csv"  # what Lightning's logger calls the history of one r
 _BLANK = frozenset(("", "-", "–", "—", "?", "n/a", "na", "none", "null", "nan", "nat", "tbd", "..."))
 
 _WORDS = re.compile(
-    r"(?<=[0-9.])\s*(thousand|million|billion|trillion|mio|mrd|mln|mn|bln|bn|tn|tsd)\b\.?", re.IGNORECASE
+    r"(?<=[0-9.])\s*(thousand|million|billion|trillion|mio|mrd|mlrd|mill|mln|mn|mm|bln|bil|bn|tn|tsd|тыс|млн|млрд|трлн|"
+    r"millones|millions|millionen|milliards?|milliarden|miliardi|milioni|billions|lakhs?|crores?)\b\.?",
+    re.IGNORECASE,
 )
 _EAST_ASIAN = re.compile(r"([0-9.]+)\s*([万萬亿億])")  # 10^4 and 10^8
 
@@ -114,6 +116,11 @@ _LETTER = {
     "mln": "M",
     "mn": "M",
 }
+_LETTER |= dict.fromkeys(("mill", "mm", "млн", "millones", "millions", "millionen", "milioni"), "M")
+_LETTER |= dict.fromkeys(
+    ("mlrd", "bil", "млрд", "milliard", "milliards", "milliarden", "miliardi", "billions"), "B"
+)
+_LETTER |= {"тыс": "k", "трлн": "T", "lakh": "e5", "lakhs": "e5", "crore": "e7", "crores": "e7"}
 _LETTER |= {"mrd": "B", "bln": "B", "bn": "B", "tn": "T"}
 
 

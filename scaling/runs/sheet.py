@@ -278,6 +278,8 @@ def _objects(value: Any) -> list[dict[str, Any] | str] | None:
     if isinstance(results, dict) and any(isinstance(scores, dict) for scores in results.values()):
         return _evaluations(value, results)
     inner = list(value.values())
+    if len(inner) == 1 and isinstance(inner[0], list) and inner[0] and isinstance(inner[0][0], dict):
+        return _objects(inner[0])
     if all(isinstance(column, list) for column in inner) and len({len(column) for column in inner}) == 1:
         return _under(list(value), [list(row) for row in zip(*inner, strict=True)])
     lists = [rows for rows in inner if isinstance(rows, list) and rows and isinstance(rows[0], dict)]

@@ -13,7 +13,7 @@ from .identity import unfinished
 from .mapping import Mapped, differing, is_export
 from .run import Run
 
-_UNIT_COLUMNS = ("lossunit", "lossunits", "unitofloss", "lossin")
+_UNIT_COLUMNS = ("lossunit", "lossunits", "unitofloss", "lossin", "unit", "units")
 _UNIT_WORDS: dict[str, LossUnit] = {
     "nat": "nats",
     "nats": "nats",
@@ -33,6 +33,11 @@ _OF_MACHINES = frozenset(
         "url", "link", "color", "colour", "author", "owner",
     )
 ) | _REMARKS  # fmt: skip
+_OF_SUMMARIES = frozenset(
+    ("mean", "average", "avg", "median", "total", "sum", "std", "overall", "mittelwert", "moyenne", "media")
+)
+_LONGEST = 60  # characters of a cell that may name a loss
+_MOST_KINDS = 20  # names of losses in a column
 _MOST_NOTES = 4
 _SAME = 0.01  # two counts of one thing, or a loss and the logarithm of its perplexity, agree to this share
 
@@ -71,9 +76,44 @@ def unread_notes(
         f"the rows differ in {name!r}, which is not read: --columns group={name} and --group fit those of one"
         for name in (named if len(named) <= _MOST_NOTES else named[:_MOST_NOTES])
     ]
+    notes += _kinds_of_loss(unread, rows)
+    notes += _doubled(unread, rows, used)
+    notes += _summaries(runs)
     notes += _second_counts(unread, rows, mapped, columns)
     notes += _perplexity(unread, rows, runs, mapped) if loss_unit == "nats" else []
     return notes + _epochs(rows, mapped) + _remarks(unread, rows, runs)
+
+
+def _kinds_of_loss(unread: Collection[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column that names several losses, as the long form of a log does: train/loss and eval/loss."""
+    for name in unread:
+        values = {value for row in rows if isinstance(value := row.get(name), str) and len(value) < _LONGEST}
+        if 1 < len(values) < _MOST_KINDS and all(loss_name(value) is not None for value in values):
+            shown = ", ".join(map(repr, sorted(values)))
+            return [
+                f"{name!r} says that the rows are of several losses ({shown}), and all are read: keep those of one"
+            ]
+    return []
+
+
+def _doubled(unread: Collection[str], rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]:
+    """A second column of the name of one that is read, with other numbers."""
+    notes = []
+    for name in unread:
+        first, _, number = name.rpartition(".")
+        if first in used and number.isdecimal() and any(row.get(name) != row.get(first) for row in rows):
+            notes.append(f"two columns are called {first!r} and differ: the first is read")
+    return notes
+
+
+def _summaries(runs: Sequence[Run]) -> list[str]:
+    """Rows called mean or total below the others."""
+    names = [run.run for run in runs if len(runs) > 2 and run.run.strip().lower() in _OF_SUMMARIES]
+    return (
+        [f"the row {names[0]!r} seems to sum up the others, and counts as a run: take it out"]
+        if names
+        else []
+    )
 
 
 def _remarks(unread: Collection[str], rows: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> list[str]:

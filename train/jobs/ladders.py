@@ -121,6 +121,7 @@ class Task:
         job: the job of a warm worker; None for a command.
         words: the command, without a job.
         announced: True to log when the task is done or has failed.
+        one_device: True for a command of one process, which may share a GPU where there are fewer of them than tasks.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Task:
     job: Job | None = None
     words: tuple[str, ...] = ()
     announced: bool = False
+    one_device: bool = False
 
     @classmethod
     def of(cls, name: str, job: Job, *, announced: bool = False) -> Self:
@@ -350,7 +352,7 @@ class _Queue:
                 self._drop(slot, child)
             if task.log is not None:
                 write_command(task.log, task.words)
-            variables = share_of_machine(slot, self.at_once)
+            variables = share_of_machine(slot, self.at_once, of_gpus=task.one_device)
             process = self.pool.start(task.words, environment=variables, log=task.log)
             self.slots[slot] = _Child(process, task=task)
             return

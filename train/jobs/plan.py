@@ -17,6 +17,7 @@ from ..slurm import JobSweep, MemberTask
 from ..slurm.submit import Following
 from . import ladders
 from .ladders import LOGS, Job, ProgressCallback, run_queue
+from .machine import check_shared
 from .members import planned_settings
 from .pool import cores
 from .sweep import SMALL
@@ -29,7 +30,8 @@ def train_sweep(
     """Train every member, `jobs` at a time, until each is done, here or elsewhere, or has failed.
 
     Members that one process trains on the CPU go to warm workers. What needs several processes, a GPU or a program of the
-    profile's own is a command of its own, as a cluster would run it.
+    profile's own is a command of its own, as a cluster would run it. Members of one process share GPUs where there are fewer
+    of them than `jobs`, each held to its part of the memory.
 
     Args:
         sweep: the tasks and their study.
@@ -43,7 +45,7 @@ def train_sweep(
         poll: seconds between checks of the processes.
 
     Raises:
-        BadInput: a member needs several nodes, or nothing can be written.
+        BadInput: a member needs several nodes or more memory than its part of a GPU, or nothing can be written.
         Interrupted: asked to stop; every run is saved at the step it was at.
     """
     for task in sweep.tasks:
@@ -54,17 +56,21 @@ def train_sweep(
     threads = max(1, cores() // jobs)
     options = RunOptions(eval_tokens=eval_tokens, log=log)
     ours = Path(sys.executable).with_name("scaling")
-    warm = [
-        task
-        for task in sweep.tasks
-        if sweep.command == str(ours) and task.needs.devices == 1 and task.needs.zero is None
-    ]
-    if warm and pick_device("auto") != "cpu":
-        warm = []
+    single = [task for task in sweep.tasks if task.needs.devices == 1 and task.needs.zero is None]
+    plain = single if sweep.command == str(ours) else []
+    device = pick_device("auto") if plain else "cpu"
+    warm = plain if device == "cpu" else []
+    if device == "cuda" and min(jobs, len(plain)) > 1:
+        manifest = DataManifest.read(sweep.study.data / "data.json")
+        asked = planned_settings(
+            [plan.member(task.member) for task in plain], manifest, sweep.study, device=device, seed=sweep.seed, yes=yes,
+            wanted=None, log=log, sealed=plan,
+        )  # fmt: skip
+        check_shared(asked, min(jobs, len(plain)), log)
     own = dict(zip(warm, _jobs(sweep, plan, warm, threads, yes, log), strict=True))
     try:
         found = run_queue(
-            [_queued(task, sweep, own.get(task)) for task in sweep.tasks],
+            [_queued(task, sweep, own.get(task), one_device=task in single) for task in sweep.tasks],
             options,
             stop,
             report,
@@ -105,7 +111,7 @@ def _jobs(
     return found
 
 
-def _queued(task: MemberTask, sweep: JobSweep, job: Job | None) -> ladders.Task:
+def _queued(task: MemberTask, sweep: JobSweep, job: Job | None, *, one_device: bool) -> ladders.Task:
     if job is not None:
         return ladders.Task.of(task.member, job, announced=True)
     return ladders.Task(
@@ -116,6 +122,7 @@ def _queued(task: MemberTask, sweep: JobSweep, job: Job | None) -> ladders.Task:
         log=_log(sweep, task),
         announced=True,
         words=tuple(sweep.words(task)),
+        one_device=one_device,
     )
 
 

@@ -16,7 +16,15 @@ from families.units import BadInput, RunFailed, format_size
 from scaling.machine import Measured, StepBackend, Tuned, cpu_share, remember, shape_key, step_flops
 from scaling.planning.throughput import TimeModel, fit_times
 
-from ..backend import MARGIN, NEAR_BEST, SHARE_SECONDS, BackendRequest, available_dtypes, free_memory
+from ..backend import (
+    MARGIN,
+    NEAR_BEST,
+    SHARE_SECONDS,
+    BackendRequest,
+    available_attention,
+    available_dtypes,
+    free_memory,
+)
 from ..config import Settings
 from ..runtime import machine_id
 from .model import Model, Trial, TrialConfig, micro_batches, pick, two_micro_batches
@@ -169,12 +177,11 @@ def _survey(
         The fastest engine; None if it is the plain one.
     """
     dtypes = [wanted.dtype] if wanted.dtype != "auto" else available_dtypes(tuning.device)
-    kinds = ["flash", "cudnn"] if tuning.device == "cuda" else ["sdpa", "eager"]
-    kinds = [wanted.attention] if wanted.attention != "auto" else kinds
+    kinds = {dtype: attention_rivals(wanted.attention, tuning.device, dtype) for dtype in dtypes}
     rivals = [
         plain.model_copy(update={"dtype": dtype, "attention": kind, "threads": threads, "compile": False})
         for dtype in dtypes
-        for kind in kinds
+        for kind in kinds[dtype]
         for threads in _threads(wanted, tuning.device)
     ]
     whole = [TrialConfig(engine=plain, checkpointing=again)] * 2
@@ -201,9 +208,16 @@ def _survey(
     if wanted.compile in ("auto", True):
         best = _compiles_best(timed, best)
         # A compiler fuses explicit operations best; fused kernels win where scores no longer fit the caches.
-        short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds
+        short = tuning.device == "cpu" and tuning.settings.n_positions <= 512 and "eager" in kinds[dtypes[0]]
         best = best.model_copy(update={"compile": True, **({"attention": "eager"} if short else {})})
     return None if best == plain else best
+
+
+def attention_rivals(wanted: str, device: str, dtype: str) -> tuple[str, ...]:
+    """Attention kernels of a survey: the one asked for, else all but torch's own choice on a GPU, which is among them."""
+    if wanted != "auto":
+        return (wanted,)
+    return tuple(kind for kind in available_attention(device, dtype) if device == "cpu" or kind != "sdpa")
 
 
 def _compiles_best(timed: dict[StepBackend, float], best: StepBackend) -> StepBackend:
