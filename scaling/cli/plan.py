@@ -10,8 +10,9 @@ from families.units import BadInput
 from ..files import atomic_writes, refuse_overwrite_text
 from ..paths import StudyPaths
 from ..planning.match import sealed_text
-from ..planning.planfile import PlanFile, check_replaceable, seal, write_plan
+from ..planning.planfile import PlanFile, check_replaceable, write_plan
 from ..planning.query import PlanQuery, answer_query, fixed_options, isoflop_curves, offered, own_runs
+from ..planning.seal import seal
 from ..planning.stamp import stamp_files
 from ..recipe import DEFAULT_RULE
 from .output import JsonOption, YesOption, echo, log, print_json, readable_study
