@@ -24,7 +24,6 @@ from scaling.recipe import COOLDOWN
 from scaling.schedule import whole_steps
 from scaling.untrusted import YamlError, parse_yaml
 
-from ..lease import lease_holder
 from ..rung import RungFile
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=@/+*\[\]&|()-]*")
