@@ -25,7 +25,8 @@ from families.spec import ModelSpec
 from scaling.cli.train import EVAL_TOKENS, train_members
 from scaling.files import atomic_write, sha256_bytes, sha256_file
 from scaling.paths import StudyPaths, seeded_name
-from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
+from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.seal import open_seal
 from scaling.recipe import recipe
 from scaling.runs.readers import read_runs
 from scaling.runs.store import read_ledger

@@ -143,7 +143,8 @@ def sealed_study(place: Path, count: int) -> Path:
     """Write a study with a sealed plan of `count` members and the run of each, as training leaves it."""
     from families import ModelSpec, params, params_non_embedding
     from scaling.paths import StudyPaths
-    from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+    from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
+    from scaling.planning.seal import seal
     from scaling.recipe import recipe
     from scaling.runs import Run
     from scaling.runs.store import append_run
@@ -246,7 +247,7 @@ def user_costs(place: Path, size: int) -> dict[str, tuple[float, float, float]]:
 def check_whole(study: Path, users: int) -> None:
     """Raise SystemExit where a row or an entry is lost, or a file is not whole."""
     from scaling.fitting.predictor import load_law
-    from scaling.planning.planfile import open_seal
+    from scaling.planning.seal import open_seal
     from scaling.runs.readers import read_runs
     from scaling.runs.store import read_totals
 

@@ -14,7 +14,8 @@ from scaling.fitting.predictor import Fit, load_law
 from scaling.laws import PARAMS_FIELD
 from scaling.paths import StudyFile, StudyPaths, open_study
 from scaling.planning.pilot import ladder_flops
-from scaling.planning.planfile import PlanFile, PlannedMember, open_seal
+from scaling.planning.planfile import PlanFile, PlannedMember
+from scaling.planning.seal import open_seal
 from scaling.runs import Run
 from scaling.runs.readers import read_runs
 from scaling.runs.store import WorkEntry, exists, read_totals

@@ -233,7 +233,7 @@ def _profile(folder: Path) -> None:
 
 
 def _plan(folder: Path) -> None:
-    from scaling.planning.planfile import open_seal, sealed_predictions
+    from scaling.planning.seal import open_seal, sealed_predictions
 
     sealed_predictions(open_seal(folder / "plan.json"))
 

@@ -3,7 +3,8 @@
 from families import ModelSpec, params, params_non_embedding
 from scaling.laws import LawReference
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
+from scaling.planning.seal import seal
 from scaling.recipe import recipe
 from scaling.runs import Run
 from scaling.runs.store import append_run

@@ -13,7 +13,8 @@ from scaling.fitting.fit import fit
 from scaling.laws import Law
 from scaling.paths import StudyFile, StudyPaths
 from scaling.planning.pilot import sealed_plan
-from scaling.planning.planfile import PlanFile, PlannedMember, seal, write_plan
+from scaling.planning.planfile import PlanFile, PlannedMember, write_plan
+from scaling.planning.seal import seal
 from scaling.recipe import recipe
 from scaling.runs import Run
 from scaling.runs.store import WorkEntry, append_entry, append_run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from families import ModelSpec, params, train_flops_per_token
 from scaling.auditing import audit, audit_text
 from scaling.auditing.findings import Verdict
-from scaling.auditing.shapes import Experts, expert_params
+from scaling.auditing.specs import Experts, expert_params
 from scaling.auditing.tables import field_of, header_factor, parse_share
 from scaling.hardware import accelerator
 

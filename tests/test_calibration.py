@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from families.units import BadInput
-from scaling.planning.planfile import SealedPrediction
+from scaling.planning.seal import SealedPrediction
 from scaling.runs import Run
 from scaling.scoring import Comparison, calibrate, comparisons_under, score
 

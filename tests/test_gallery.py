@@ -12,7 +12,7 @@ from scaling.files import sha256_file
 from scaling.fitting.fit import fit
 from scaling.fitting.predictor import load_law
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import open_seal
+from scaling.planning.seal import open_seal
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, calibrate, compare, comparisons_under
 

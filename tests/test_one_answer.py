@@ -17,7 +17,8 @@ from scaling.planning.evaluate import Objective
 from scaling.planning.law import PredictQuery, predict
 from scaling.planning.pilot import sealed_plan
 from scaling.planning.plan import make_plan
-from scaling.planning.planfile import PlanFile, seal, sealed_predictions
+from scaling.planning.planfile import PlanFile
+from scaling.planning.seal import seal, sealed_predictions
 from scaling.published_laws import PUBLISHED
 
 EXACT = 1e-9

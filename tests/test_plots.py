@@ -16,7 +16,7 @@ from plots.law import without_local_correction
 from plots.study_data import LossCurve, load_study
 from scaling.files import csv_text
 from scaling.fitting.sensitivity import LikelihoodProfile
-from scaling.planning.planfile import SealedPrediction
+from scaling.planning.seal import SealedPrediction
 from scaling.runs import Run
 from scaling.scoring import score
 

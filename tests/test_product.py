@@ -19,7 +19,8 @@ from markdown_it import MarkdownIt
 from scaling.cli import main
 from scaling.cli.run_options import merge
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember
+from scaling.planning.seal import seal
 from scaling.runs.readers import read_runs
 from scaling.untrusted import shown
 from train.config import Settings, TrainConfig

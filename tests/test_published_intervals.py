@@ -7,7 +7,7 @@ import pytest
 
 import scaling as sc
 from families.units import BadInput
-from scaling.planning.planfile import seal, sealed_predictions
+from scaling.planning.seal import seal, sealed_predictions
 from scaling.published_laws import PUBLISHED
 from scaling.stats import Z_80, Z_95
 

@@ -10,7 +10,7 @@ from plots.study_data import load_study
 from scaling.files import hashes
 from scaling.fitting.predictor import load_law
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import open_seal
+from scaling.planning.seal import open_seal
 from scaling.runs.readers import read_runs
 from scaling.scoring import Comparison, compare, compare_study, compared
 from scaling.scoring.refit import refit

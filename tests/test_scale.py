@@ -18,7 +18,8 @@ from scaling.laws import Law
 from scaling.monitoring.constants import MOST_SIBLINGS
 from scaling.monitoring.curves import PlannedRung, RunPlan, read_run, read_siblings
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, seal, write_plan
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
+from scaling.planning.seal import seal
 from scaling.published_laws import published_law
 from scaling.recipe import recipe
 from scaling.runs import Run

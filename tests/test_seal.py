@@ -10,18 +10,8 @@ from scaling.budget import parse_budget
 from scaling.planning.candidates import candidates
 from scaling.planning.law import find_law
 from scaling.planning.plan import make_plan
-from scaling.planning.planfile import (
-    BENT,
-    FORCED,
-    SHOWN,
-    PlanFile,
-    PlannedLoss,
-    PlannedMember,
-    open_seal,
-    read_verified_plan,
-    seal,
-    write_plan,
-)
+from scaling.planning.planfile import PlanFile, PlannedLoss, PlannedMember, write_plan
+from scaling.planning.seal import BENT, FORCED, SHOWN, open_seal, read_verified_plan, seal
 from scaling.recipe import recipe
 
 from .small_plan import planned, small_study

@@ -14,13 +14,9 @@ import pytest
 from families.units import BadInput
 from scaling.files import canonical_json, sha256_bytes
 from scaling.planning import planfile
-from scaling.planning.planfile import (
-    PlanFile,
-    digest,
-    open_seal,
-    seal,
-    write_plan,
-)
+from scaling.planning import seal as seal_module
+from scaling.planning.planfile import PlanFile, write_plan
+from scaling.planning.seal import digest, open_seal, seal
 from scaling.runs.chain import read_chain
 from scaling.runs.store import append_run
 from scaling.scoring import calibrate, compare, compared, comparisons_under
@@ -303,7 +299,7 @@ def test_15_16_20_21_23_a_new_digest_is_another_seal_than_the_run_carries(place,
 
 
 def test_17_a_seal_from_the_future_decides_nothing(place, monkeypatch):
-    monkeypatch.setattr(planfile, "now", lambda: "2099-01-01T00:00:00Z")
+    monkeypatch.setattr(seal_module, "now", lambda: "2099-01-01T00:00:00Z")
     plan = made_plan()
     write_plan(plan, place.plan)
     trained(place, plan)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from families.units import BadInput
-from scaling.planning.planfile import PlanFile, PlannedLoss, open_seal, seal, write_plan
+from scaling.planning.planfile import PlanFile, PlannedLoss, write_plan
+from scaling.planning.seal import open_seal, seal
 from scaling.runs.chain import read_chain
 from scaling.scoring import compare
 from train.config import Settings

@@ -10,7 +10,8 @@ import pytest
 
 from families.units import BadInput
 from scaling.planning import stamp as stamps
-from scaling.planning.planfile import open_seal, write_plan
+from scaling.planning.planfile import write_plan
+from scaling.planning.seal import open_seal
 from scaling.planning.stamp import UNATTESTED, attestations, stamp, stamp_by_proof, stamp_by_tag
 from scaling.scoring import compare
 

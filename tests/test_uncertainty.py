@@ -17,7 +17,7 @@ from scaling.fitting.sensitivity import loss_sensitivity, profiles, sensitivity_
 from scaling.fitting.uncertainty import cluster_draws, cluster_weights, noise_of
 from scaling.laws import Law
 from scaling.planning.notes import bend_note
-from scaling.planning.planfile import BENT
+from scaling.planning.seal import BENT
 from scaling.runs import Run, RunTable
 from scaling.stats import Z_80
 

@@ -10,7 +10,8 @@ from scaling.monitoring import ProgressForecast, Reference, assess, find_run, sh
 from scaling.monitoring.curves import read_curve, read_run, read_siblings
 from scaling.paths import StudyPaths
 from scaling.planning.experiment_design import PilotQuery, pilot_plan
-from scaling.planning.planfile import seal, write_plan
+from scaling.planning.planfile import write_plan
+from scaling.planning.seal import seal
 from scaling.scoring import compare_study
 
 from .simulated_runs import changed, seen_until, taught, write

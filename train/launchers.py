@@ -14,7 +14,7 @@ import yaml
 from families.units import BadInput, format_size
 from scaling.hardware import Accelerator
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import read_verified_plan
+from scaling.planning.seal import read_verified_plan
 from scaling.version import __version__
 
 from .emitting import EmitJob, EmitRun, Emitted

@@ -16,7 +16,7 @@ from families import params
 from families.units import BadInput, format_duration, format_size
 from scaling.files import Record, atomic_write, csv_text
 from scaling.paths import StudyPaths
-from scaling.planning.planfile import open_seal, sealed_predictions
+from scaling.planning.seal import open_seal, sealed_predictions
 from scaling.planning.stamp import UNATTESTED, attestations
 from scaling.rendering import markdown_environment
 from scaling.scoring import ComparisonRow

@@ -16,7 +16,8 @@ from ..runs.sheet import MARKDOWN
 from .arithmetic import bookkeeping_findings, derivation_notes, table_findings
 from .configuration import config_file, config_findings
 from .findings import Finding, Verdict, collapse, sort_findings
-from .shapes import known_member, shape_findings
+from .shapes import shape_findings
+from .specs import known_member
 from .tables import (
     SourceTable,
     TableEntry,

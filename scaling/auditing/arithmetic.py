@@ -12,7 +12,7 @@ from ..published_runs import PUBLISHED_RUNS
 from ..runs.columns import folded
 from ..stats import format_loss
 from .findings import MOST_OK, Finding, Verdict, cell
-from .shapes import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
+from .specs import architecture_of, expert_params, experts_of, flops_per_token, shape_kind, spec_of
 from .tables import SourceTable, StatedNumber, TableEntry, parse_stated
 from .utilisation import utilisation_findings
 

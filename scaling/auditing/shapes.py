@@ -1,27 +1,33 @@
 """Checks of parameter counts, names and attention widths against shapes, and shapes that explain a wrong count."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from families import (
-    MEMBERS,
-    Member,
     ModelSpec,
     params,
     params_active,
     params_kaplan,
     params_non_embedding,
-    train_flops_per_token,
 )
-from families.architectures import architecture
-from families.spec import SIZES
-from families.units import BadInput
 
-from ..runs.columns import folded
 from .findings import Finding, Verdict, cell
+from .specs import (
+    NOMINAL,
+    OTHER_TOLERANCE,
+    Experts,
+    class_counts,
+    expert_params,
+    experts_of,
+    is_gated,
+    is_gpt2,
+    is_mixture,
+    known_member,
+    other_convention,
+    shape_kind,
+    spec_of,
+)
 from .tables import StatedNumber, TableEntry, parse_stated, size_in
 
 _GENERATOR = "an earlier generator of the same GPT-2 family (heads of 48, feed-forward not 4·d)"
@@ -36,22 +42,9 @@ _HEAD_WIDTHS = (32, 48, 64, 80, 96, 128)  # in common use
 _INNER = (3.5, 4.5)  # n_inner per n_embd of GPT-2-like shapes
 _ASPECT = (24.0, 144.0)  # n_embd per layer
 _TILE = 8  # n_inner is a multiple of this
-_NOMINAL = 0.02  # by which a size of two digits, as in a name, is off: Llama-2-70B has 68.98 billion
-_OTHER_TOLERANCE = 2e-3  # within which a count is that of another convention
 _SHOWN = 3  # shapes that an explanation names
-VOCABULARY, CONTEXT = 50257, 1024  # GPT-2's, where a table does not say
-
-GPT2_NAMES = ("gpt2", "gpt-2", "gpt 2")
-_DEFAULTS = {  # context and vocabulary by architecture, where a table does not say
-    "gpt2": (CONTEXT, VOCABULARY),
-    "bert": (512, 30522),
-    "llama": (4096, 32000),
-}
-_LLAMA_NAMES = ("llama", "mistral", "mixtral", "vicuna", "alpaca")
-_NAMES = {"bert": frozenset(("bert",)), "llama": frozenset(("stories", "yi"))}
 _PADDED = (64, 128, 256, 512, 1024)  # a vocabulary is padded to a multiple of one of these
 _MOST_PADDING = 0.05  # of the vocabulary, which Megatron's tensor parallelism can come to
-_KNOWN = {folded(name): known for name, known in MEMBERS.items()}
 # OpenAI's first counts, which the repository of GPT-2 calls an error: stated -> true.
 _MISCOUNTED = {117e6: 124_439_808, 345e6: 354_823_168, 762e6: 774_030_080, 1542e6: 1_557_611_200}
 _MOST_SEARCHES = (
@@ -131,179 +124,6 @@ def _inner_widths(count: StatedNumber, like: ModelSpec, layers: int, width: int)
     return range(_TILE * math.ceil(low / _TILE), math.floor(high) + 1, _TILE)
 
 
-def architecture_of(entry: TableEntry) -> str:
-    """gpt2, bert or llama where a row's name, group or architecture names it or its grouped queries tell it, else ""."""
-    text = " ".join((entry.name, entry.words.get("group", ""), entry.words.get("architecture", ""))).lower()
-    if any(name in text for name in GPT2_NAMES):
-        return "gpt2"
-    if any(name in text for name in _LLAMA_NAMES):
-        return "llama"
-    words = re.split(r"[^a-z]+", text)
-    known = next((name for name, others in _NAMES.items() if not others.isdisjoint(words)), "")
-    if known:
-        return known
-    numbers = entry.numbers
-    grouped = "n_kv_head" in numbers and "n_head" in numbers
-    if grouped and numbers["n_kv_head"].value < numbers["n_head"].value:
-        return "llama"  # of the three, the one with grouped queries
-    return "llama" if "n_experts" in numbers and numbers["n_experts"].value > 1 else ""
-
-
-def known_member(entry: TableEntry) -> Member | None:
-    """The published member that a row names, alone ("gpt2-medium") or under its heading ("tiny" under BERT); else None."""
-    group = entry.words.get("group", "")
-    return _KNOWN.get(folded(entry.name)) or _KNOWN.get(folded(group + entry.name))
-
-
-def spec_of(entry: TableEntry) -> ModelSpec | None:
-    """The shape that a row states, else that of the published member it names, else None.
-
-    A row without an architecture is taken as a GPT-2, or as a Llama where its count is that of a Llama with the stated
-    feed-forward width or key and value heads. One without heads gets heads of width 64 where they fit, else one head.
-    What a Llama's row leaves out is chosen so that its stated count comes out, if any choice does that.
-    """
-    numbers = entry.numbers
-    published = known_member(entry)
-    if not {"n_layer", "n_embd"} <= numbers.keys():
-        return None if published is None else published.spec
-    if published is not None and all(
-        numbers[field].value == getattr(published.spec, field) for field in SIZES if field in numbers
-    ):
-        return published.spec
-    value = tuple(
-        (field, round(numbers[field].value))
-        for field in (*SIZES, "n_experts", "experts_per_token")
-        if field in numbers
-    )
-    size = numbers.get("params") or size_in(entry.name)
-    spec = _stated_spec(architecture_of(entry), value, size)
-    return published.spec if spec is None and published is not None else spec
-
-
-@lru_cache(maxsize=4096)
-def _stated_spec(
-    named: str, sizes: tuple[tuple[str, int], ...], count: StatedNumber | None
-) -> ModelSpec | None:
-    """The first shape of the stated sizes whose count prints as `count`; the first of all where none does."""
-    value = dict(sizes)
-    names = [named] if named else ["gpt2", *(["llama"] if {"n_inner", "n_kv_head"} & value.keys() else [])]
-    specs = [spec for name in names for spec in _possible_specs(name, value)]
-    if count is not None:
-        experts = _experts(value)
-        for spec in specs:
-            nominal = _NOMINAL if count.relative > _NOMINAL / 10 else 0.0
-            totals = _class_counts(spec, experts)
-            if abs(count.value / next(iter(totals.values())) - 1) <= nominal:
-                return spec
-            if any(count.agrees(total) for total in totals.values()):
-                return spec
-            if spec.architecture == "gpt2" and _convention(count, spec):
-                return spec
-    return specs[0] if specs else None
-
-
-def _possible_specs(name: str, value: Mapping[str, int]) -> list[ModelSpec]:
-    """The stated sizes with usual choices for those left out, the most usual first."""
-    context, vocabulary = _DEFAULTS[name]
-    width = value["n_embd"]
-    heads = value.get("n_head") or max(1, width // 64 if width % 64 == 0 else 1)
-    heads = heads if width % heads == 0 else 1
-    inner = value.get("n_inner") or (architecture(name).default_inner(width) if name == "llama" else 0)
-    groups = [value["n_kv_head"]] if "n_kv_head" in value else [0]
-    if name == "llama" and "n_kv_head" not in value and "n_head" in value:
-        groups += [number for number in (8, 4, 2, 1, 16) if heads % number == 0 and number < heads]
-    specs = []
-    for number in groups:
-        try:
-            specs.append(
-                ModelSpec(
-                    architecture=name,
-                    n_layer=value["n_layer"],
-                    n_embd=width,
-                    n_head=heads,
-                    n_inner=inner,
-                    n_positions=value.get("n_positions", context),
-                    vocab_size=value.get("vocab_size", vocabulary),
-                    n_kv_head=number if name == "llama" and number and heads % number == 0 else 0,
-                )
-            )
-        except BadInput:
-            return []
-    return specs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experts:
-    """A mixture of experts: feed-forward networks in each layer, and how many of them a token passes through."""
-
-    number: int
-    per_token: int
-
-
-def experts_of(entry: TableEntry) -> Experts | None:
-    """The experts that a row states; None for a dense model, or where the number per token is not stated."""
-    return _experts(
-        {field: round(number.value) for field, number in entry.numbers.items() if "expert" in field}
-    )
-
-
-def _experts(value: Mapping[str, int]) -> Experts | None:
-    number, per_token = value.get("n_experts", 0), value.get("experts_per_token", 0)
-    return Experts(number=number, per_token=per_token) if 0 < per_token <= number and number > 1 else None
-
-
-def expert_params(spec: ModelSpec, experts: Experts) -> tuple[int, int]:
-    """All and active parameters of a Llama whose feed-forward layer is repeated, with a router (Jiang et al. 2024)."""
-    dense, layer = params(spec), spec.n_layer * 3 * spec.n_embd * spec.n_inner
-    base = dense - layer + spec.n_layer * spec.n_embd * experts.number
-    return base + experts.number * layer, base + experts.per_token * layer
-
-
-def flops_per_token(entry: TableEntry) -> int | None:
-    """Exact training FLOPs per token of the row's shape, of active experts alone; None without a shape."""
-    spec = spec_of(entry)
-    if spec is None:
-        return None
-    experts = experts_of(entry) if spec.architecture == "llama" else None
-    if experts is None:
-        unknown = "n_experts" in entry.numbers and not _is_mixture(spec)
-        return None if unknown else train_flops_per_token(spec)
-    return train_flops_per_token(spec) + 6 * (expert_params(spec, experts)[1] - params(spec))
-
-
-def _is_mixture(spec: ModelSpec) -> bool:
-    """True for a published mixture of experts, whose spec has them."""
-    return params_active(spec) < params(spec)
-
-
-def _is_gated(spec: ModelSpec) -> bool:
-    """True for the decoders after GPT-2: a head that may be tied or not, grouped queries."""
-    return spec.architecture not in ("gpt2", "bert")
-
-
-def _class_counts(spec: ModelSpec, experts: Experts | None) -> dict[str, int]:
-    """All parameters by model class."""
-    if experts is not None and spec.architecture == "llama":
-        return {"mixture of experts": expert_params(spec, experts)[0]}
-    counts = dict(architecture(spec.architecture).counts(spec))
-    if _is_gated(spec) and len(counts) > 1:
-        tied = f"head tied to the embedding of {spec.vocab_size} x {spec.n_embd}, or left out"
-        counts[tied] = counts.pop(next(reversed(counts)))
-    return counts
-
-
-def shape_kind(entry: TableEntry, spec: ModelSpec) -> str:
-    """Kind of model that the row's shape is taken for: "a GPT-2", "a BERT", "a Llama" or "a Llama with experts"."""
-    known = {"gpt2": "a GPT-2", "bert": "a BERT", "llama": "a Llama"}
-    kind = known.get(spec.architecture, f"a model of architecture {spec.architecture}")
-    return f"{kind} with experts" if experts_of(entry) is not None and spec.architecture == "llama" else kind
-
-
-def is_gpt2(entry: TableEntry) -> bool:
-    """True if the row names GPT-2 as its architecture."""
-    return architecture_of(entry) == "gpt2"
-
-
 def shape_findings(rows: Sequence[TableEntry]) -> list[Finding]:
     """Parameters, names and attention widths of each row against its shape, then the parameter column."""
     findings: list[Finding] = []
@@ -365,7 +185,7 @@ def _params(
             continue
         if (
             experts is None
-            and not _is_mixture(spec)
+            and not is_mixture(spec)
             and (field == "params_active" or "n_experts" in entry.numbers)
         ):
             continue  # its experts are not known
@@ -407,16 +227,16 @@ def _compare_count(
         return Verdict.OK, ", ".join(filter(None, (model, _assumed(entry, spec), rounding))), ()
     if _MISCOUNTED.get(number.value) == count:
         return Verdict.MISMATCH, f"{off:+.1%}: {_MISCOUNT}", ()
-    if _is_gated(spec) and (full := _full_heads(number, spec)):
+    if is_gated(spec) and (full := _full_heads(number, spec)):
         return Verdict.MISMATCH, f"{off:+.1%}: {full}", ()
     named = size_in(entry.name)
-    if named is not None and named.value == number.value and abs(off) <= _NOMINAL:
+    if named is not None and named.value == number.value and abs(off) <= NOMINAL:
         return (
             Verdict.SUSPICIOUS,
             f"{off:+.1%}: the nominal size of the name{_assumed(entry, spec, ', ')}",
             (),
         )
-    other = _padded(number, spec) or _convention(number, spec)
+    other = _padded(number, spec) or other_convention(number, spec)
     if other:
         return Verdict.SUSPICIOUS, f"counts {other}", ()
     if not is_gpt2(entry):
@@ -439,14 +259,14 @@ def _compare_count(
 
 def _nearest_count(number: StatedNumber, spec: ModelSpec, experts: Experts | None) -> tuple[int, str]:
     """The nearest count among the model classes of a spec, and that class's name where there are several."""
-    counts = _class_counts(spec, experts)
+    counts = class_counts(spec, experts)
     model = min(counts, key=lambda name: abs(counts[name] - number.value))
     return counts[model], model if len(counts) > 1 or experts is not None else ""
 
 
 def _assumed(entry: TableEntry, spec: ModelSpec, joint: str = "") -> str:
     """The sizes of a Llama that the row does not state and that its count depends on."""
-    if not _is_gated(spec) or not {"n_layer", "n_embd"} <= entry.numbers.keys():
+    if not is_gated(spec) or not {"n_layer", "n_embd"} <= entry.numbers.keys():
         return ""
     values = {
         "n_inner": f"n_inner {spec.n_inner}",
@@ -476,7 +296,7 @@ def _full_heads(number: StatedNumber, spec: ModelSpec) -> str:
     if spec.n_kv_head == spec.n_head:
         return ""
     whole = params(replace(spec, n_kv_head=spec.n_head))
-    if not (number.agrees(whole) or abs(number.value / whole - 1) < _OTHER_TOLERANCE):
+    if not (number.agrees(whole) or abs(number.value / whole - 1) < OTHER_TOLERANCE):
         return ""
     return (
         f"counts keys and values of all {spec.n_head} heads, {whole:,}; the model groups its queries on "
@@ -505,33 +325,6 @@ def _padded(number: StatedNumber, spec: ModelSpec) -> str:
     return ""
 
 
-def _convention(number: StatedNumber, spec: ModelSpec) -> str:
-    """The other convention that gives the number within 0.2 %, else ""."""
-    total, body = params(spec), params_non_embedding(spec)
-    table = spec.vocab_size * spec.n_embd
-    if _is_gated(spec):
-        counts = {
-            "all but the embedding, head included": body,
-            "all but embedding and head": body - table,
-            "matmul weights of the blocks": params_kaplan(spec),
-            "two feed-forward matrices, not the three of SwiGLU": total
-            - spec.n_layer * spec.n_embd * spec.n_inner,
-        }
-    else:
-        counts = {
-            "non-embedding parameters": body,
-            "12·n_layer·n_embd² (Kaplan)": params_kaplan(spec),
-            "all but position embeddings": total - spec.n_positions * spec.n_embd,
-            "an untied head in addition": total + table,
-            "an untied head, without positions": body + 2 * table,
-            "matmul weights, head included": params_kaplan(spec) + table,
-            "matmul weights and both embeddings": params_kaplan(spec) + 2 * table,
-        }
-    near = {name: abs(number.value / count - 1) for name, count in counts.items()}
-    best = min(near, key=lambda name: near[name])
-    return best if near[best] < max(_OTHER_TOLERANCE, 2 * number.relative) else ""
-
-
 def _name(entry: TableEntry, spec: ModelSpec) -> list[Finding]:
     """Sizes in a name against the shape; names are rounded up as often as down."""
     own = size_in(entry.name) if "params" in entry.numbers else None
@@ -541,9 +334,9 @@ def _name(entry: TableEntry, spec: ModelSpec) -> list[Finding]:
     for size in (own, *aliases):
         if size is None or ("n_experts" in entry.numbers and experts is None):
             continue
-        count = params(spec) if not _is_gated(spec) else _nearest_count(size, spec, experts)[0]
+        count = params(spec) if not is_gated(spec) else _nearest_count(size, spec, experts)[0]
         off = size.value / count - 1
-        fits = abs(count - size.value) < size.unit or abs(off) <= _NOMINAL
+        fits = abs(count - size.value) < size.unit or abs(off) <= NOMINAL
         miscount = f": {_MISCOUNT}" if _MISCOUNTED.get(size.value) == count else ""
         findings.append(
             Finding(

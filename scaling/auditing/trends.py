@@ -18,7 +18,7 @@ from ..runs.columns import folded
 from ..stats import Array, format_loss
 from .arithmetic import LARGEST_LOSS, SIZE_FIELDS, columns_swapped, tokens_of
 from .findings import Finding, Verdict
-from .shapes import spec_of
+from .specs import spec_of
 from .tables import TableEntry
 
 FEWEST_ROWS = 8  # for a fit of five constants with residuals to examine

@@ -7,7 +7,7 @@ from ..budget import ASSUMED_MFU
 from ..hardware import Accelerator, known
 from .devices import named_devices, of_each_device
 from .findings import Finding, Verdict, cell
-from .shapes import architecture_of, flops_per_token
+from .specs import architecture_of, flops_per_token
 from .tables import TableEntry
 
 LOW_MFU = 0.2  # training on one node reaches 0.3 to 0.55; below this the hours include something else

@@ -111,7 +111,7 @@ def _job(
         return job_of_config(_config(words, deepspeed=deepspeed), tuple(words), devices)
     if len(words) > 1:
         raise BadInput(f"{words[0]!r} and {words[1]!r} are given; give one plan, or keys alone")
-    from ..planning.planfile import read_verified_plan
+    from ..planning.seal import read_verified_plan
 
     path = Path(plans[0])
     return job_of_plan(read_verified_plan(path).only(members), path, devices)

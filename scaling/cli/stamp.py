@@ -33,7 +33,7 @@ def stamp(
 ) -> None:
     """Have the time of a seal attested by another party; without an option, print who attests it."""
     from ..planning import stamp as stamps
-    from ..planning.planfile import open_seal
+    from ..planning.seal import open_seal
 
     contents = open_seal(plan)
     if sum((url is not None, git, ots)) > 1:

@@ -257,7 +257,7 @@ def ladder(
         ),
     ] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the job files or commands, and submit nothing.")
+        bool, typer.Option("--dry-run", help="Print the job files or commands; submit nothing.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Submit and exit; do not wait.")] = False,
     zero: Annotated[
@@ -284,7 +284,8 @@ def ladder(
 ) -> None:
     """Train every member of a plan to each of its rungs, skipping finished ones. Refuses a sealed plan that was edited."""
     from ..paths import open_study
-    from ..planning.planfile import read_verified_plan, refuse_model_parallel
+    from ..planning.planfile import refuse_model_parallel
+    from ..planning.seal import read_verified_plan
 
     contents, paths = read_verified_plan(plan), open_study(study)
     if devices > 1 and (launcher is not None or jobs > 1):

@@ -15,7 +15,8 @@ from ..files import Record
 from ..fitting.predictor import load_law
 from ..laws import n_params
 from ..paths import StudyPaths
-from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
+from ..planning.planfile import PlanFile
+from ..planning.seal import SealedPrediction, open_seal, sealed_predictions
 from ..stats import Z_80, Z_95, Interval, format_loss
 from .alarms import Alarm, first_alarm
 from .curves import RunCurves, read_run, read_siblings

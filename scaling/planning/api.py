@@ -17,18 +17,9 @@ from ..laws import LawReference, LossModel
 from ..paths import StudyPaths
 from ..recipe import DEFAULT_RULE
 from .match import sealed_text
-from .planfile import (
-    Band,
-    Choice,
-    LadderRung,
-    OtherChoice,
-    PlanFile,
-    PlannedMember,
-    read_verified_plan,
-    seal,
-    write_plan,
-)
+from .planfile import Band, Choice, LadderRung, OtherChoice, PlanFile, PlannedMember, write_plan
 from .query import PlanQuery, answer_query, isoflop_curves, own_runs
+from .seal import read_verified_plan, seal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,8 @@ from ..files import StrPath, read_text
 from ..paths import StudyPaths
 from ..runs.readers import read_runs
 from ..untrusted import parse_json
-from .planfile import PlanFile, PlannedMember, Seal, open_seal
+from .planfile import PlanFile, PlannedMember, Seal
+from .seal import open_seal
 
 SAME_TOKENS = 1e-3  # relative difference up to which a run has the tokens of its prediction: steps are whole
 

@@ -20,8 +20,9 @@ from ..runs import Run
 from ..stats import Interval, format_loss
 from .evaluate import TOLERANCE, EvaluatedCandidates, Objective
 from .law import no_intervals
-from .planfile import BENT, FORCED, Choice, OtherChoice, PlannedMember
+from .planfile import Choice, OtherChoice, PlannedMember
 from .published_mfu import generation, reached
+from .seal import BENT, FORCED
 
 FEW_EPOCHS = 4  # up to which repeated tokens are worth nearly as much as fresh ones (Muennighoff et al. 2023)
 

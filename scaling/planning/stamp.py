@@ -17,7 +17,8 @@ from pathlib import Path
 from families.units import BadInput
 
 from ..files import atomic_writes, sha256_bytes
-from .planfile import PlanFile, open_seal
+from .planfile import PlanFile
+from .seal import open_seal
 
 UNATTESTED = "attested by nobody but this machine"
 

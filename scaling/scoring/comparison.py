@@ -14,7 +14,8 @@ from families.units import BadInput
 from ..files import Document, Record, StrPath, hashes, sha256_file
 from ..paths import StudyPaths, open_study
 from ..planning.match import same_size
-from ..planning.planfile import PlanFile, SealedPrediction, open_seal, sealed_predictions
+from ..planning.planfile import PlanFile
+from ..planning.seal import SealedPrediction, open_seal, sealed_predictions
 from ..planning.stamp import Attestation, attestation_texts, stamps_of
 from ..published_laws import PUBLISHED
 from ..runs import Run

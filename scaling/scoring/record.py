@@ -8,7 +8,8 @@ from families.units import BadInput
 
 from ..files import StrPath
 from ..paths import StudyPaths
-from ..planning.planfile import PlanFile, PlannedMember, open_seal
+from ..planning.planfile import PlanFile, PlannedMember
+from ..planning.seal import open_seal
 from ..runs.readers import read_runs
 from .calibration import comparisons_under
 from .comparison import ComparisonRow, NotPrediction

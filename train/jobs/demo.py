@@ -23,15 +23,8 @@ from scaling.planning.pilot import (
     target_member,
     training_seconds,
 )
-from scaling.planning.planfile import (
-    BENT,
-    SHOWN,
-    PlanFile,
-    PlannedMember,
-    open_seal,
-    seal,
-    write_plan,
-)
+from scaling.planning.planfile import PlanFile, PlannedMember, write_plan
+from scaling.planning.seal import BENT, SHOWN, open_seal, seal
 from scaling.runs.readers import read_runs
 from scaling.runs.store import exists, read_ledger
 
