@@ -107,11 +107,17 @@ def machine(bench: Bench) -> Iterator[Finding]:
 
     cuda = bench.device == "cuda"
     name = torch.cuda.get_device_name() if cuda else "cpu"
-    yield {"name": name, "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    yield {"name": name, **versions, "python": sys.version.split()[0]}
     if cuda:
+        free, total = torch.cuda.mem_get_info()
+        yield {"free_gb": free / 1e9, "total_gb": total / 1e9}
         yield {"copy_tb_s": copy_speed("cuda") / 1e12}
     for dtype in (torch.bfloat16, torch.float32):
         yield {"matmul": str(dtype), "tflops": matmul_speed(bench.device, dtype) / 1e12}
+    for n in (1024, 4096) if cuda else (bench.size(1024, 128),):
+        product = partial(torch.matmul, bench.normal(n, n), bench.normal(n, n))
+        yield {"matmul": str(torch.bfloat16), "n": n, "tflops": 2 * n**3 / bench.seconds(product) / 1e12}
 
 
 def gemm(bench: Bench) -> Iterator[Finding]:
@@ -240,8 +246,11 @@ def grid(bench: Bench) -> Iterator[Finding]:
         yield race(bench, "124M", micro, batch, 3, **FUSED, attention=best)[0]
     yield race(bench, "124M", middle, batch, 3, **bench.fused, attention=best, deterministic=True)[0]
     torch.use_deterministic_algorithms(False)
-    for micro in () if bench.smoke else (16, 32, 128):
-        yield race(bench, "124M", micro, batch, 3, **FUSED, attention=bench.kinds[-1])[0]
+    for kind in () if bench.smoke else bench.kinds[1:]:
+        for micro in (32, 128, 16):
+            yield race(bench, "124M", micro, batch, 3, **FUSED, attention=kind)[0]
+    if not bench.smoke:
+        yield race(bench, "124M", 16, batch, 3, **FUSED, attention=best)[0]
 
 
 _KERNELS = {
@@ -272,6 +281,7 @@ def profile(bench: Bench) -> Iterator[Finding]:
         bench.wait()
         wall = time.perf_counter() - began
     kinds: dict[str, float] = {}
+    kernels: list[tuple[float, int, str]] = []
     for event in seen.key_averages():
         if event.device_type == DeviceType.CPU or getattr(event, "is_user_annotation", False):
             continue  # an operator or a range, which counts the kernels inside it once more
@@ -281,7 +291,10 @@ def profile(bench: Bench) -> Iterator[Finding]:
             (kind for kind, words in _KERNELS.items() if any(word in name for word in words)), "other"
         )
         kinds[kind] = kinds.get(kind, 0.0) + spent
+        kernels.append((spent, event.count, event.key[:100]))
     yield {"wall_ms": 1e3 * wall, "ms": kinds, "gaps_ms": 1e3 * wall - sum(kinds.values())}
+    # Milliseconds, launches and name of each.
+    yield {"longest": [kernel for kernel in sorted(kernels, reverse=True)[:30] if kernel[0]]}
 
 
 def large(bench: Bench) -> Iterator[Finding]:

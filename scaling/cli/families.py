@@ -71,7 +71,7 @@ def design_members(
         int,
         typer.Option("--kv-heads", help="Key and value heads of grouped queries (default: the family's)."),
     ] = 0,
-    multiple: Annotated[int, typer.Option("--multiple", help="A further number that divides n_embd.")] = 1,
+    multiple: Annotated[int, typer.Option("--multiple", help="Additional divisor of n_embd.")] = 1,
     vocab: Annotated[
         str | None, typer.Option("--vocab", help="Vocabulary size (default: the family's).")
     ] = None,

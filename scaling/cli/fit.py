@@ -246,7 +246,7 @@ def predict(
         bool, typer.Option("--force", help="Predict past 1,000 times the fitted N, D or compute.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say where the interval comes from: noise, constants, drift, …")
+        bool, typer.Option("--explain", help="Show the interval's sources: noise, constants, drift, …")
     ] = False,
     scores: Annotated[
         Path | None,
@@ -260,7 +260,8 @@ def predict(
         Path | None, typer.Option("--runs", help="Table with the losses of those runs (with --scores).")
     ] = None,
     chance: Annotated[
-        list[str] | None, typer.Option("--chance", help="Score of guessing, like my_task=0.25; repeatable.")
+        list[str] | None,
+        typer.Option("--chance", help="Chance score of a task, like my_task=0.25; repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -347,7 +348,9 @@ def backtest(
     ] = "top-decade",
     convention: ConventionOption = None,
     columns: ColumnsOption = "",
-    group: Annotated[str | None, typer.Option("--group", help="One group only.")] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="The group to fit, where there are several.")
+    ] = None,
     eval_set: EvalSetOption = None,
     annealed: Annotated[
         str | None,

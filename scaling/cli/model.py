@@ -24,9 +24,7 @@ def generate(
         str,
         typer.Option("--prompt", help="Text to continue, or message to answer (default: begin a document)."),
     ] = "",
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", min=1, help="Tokens to generate, at most.")
-    ] = 200,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Maximum tokens to generate.")] = 200,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, max=10, help="Temperature; 0 takes the likeliest token.")
     ] = 0.8,
@@ -75,12 +73,14 @@ def generate(
 
 def push(
     folder: ModelArgument,
-    repo: Annotated[str, typer.Argument(metavar="USER/NAME", help="Repository on the hub; made if need be.")],
+    repo: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Repository on the hub, created if missing.")
+    ],
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository public (default: private).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")
+        bool, typer.Option("--dry-run", help="Print what would be sent; send nothing.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

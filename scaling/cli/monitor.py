@@ -47,10 +47,10 @@ def watch_run(
         str | None, typer.Option("--tokens", help="Tokens of the rung (default: the one in training).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Planned steps of a run made elsewhere.")
+        int | None, typer.Option("--steps", min=1, help="Planned steps of a run trained elsewhere.")
     ] = None,
     batch_tokens: Annotated[
-        str | None, typer.Option("--batch-tokens", help="Tokens of a step of a run made elsewhere.")
+        str | None, typer.Option("--batch-tokens", help="Tokens per step of a run trained elsewhere.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print the current status once and exit.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between updates.")] = SECONDS,
@@ -187,7 +187,7 @@ def validate(
         typer.Option("--tolerance", min=0, help="Tolerance in nats per token (default: 1e-4; bf16 5e-3)."),
     ] = None,
     eval_tokens: Annotated[
-        int, typer.Option("--eval-tokens", min=1, help="Tokens of another text to evaluate, at most.")
+        int, typer.Option("--eval-tokens", min=1, help="Maximum tokens to evaluate of another text.")
     ] = 1_000_000,
     context: Annotated[
         int | None,

@@ -75,14 +75,16 @@ def plan(
     ] = None,
     tokens_available: Annotated[
         str | None,
-        typer.Option("--tokens-available", help="Distinct tokens there are; beyond them data repeats."),
+        typer.Option(
+            "--tokens-available", help="Distinct tokens available; training beyond them repeats data."
+        ),
     ] = None,
     inference_tokens: Annotated[
         str | None,
-        typer.Option("--inference-tokens", help="Tokens to be served, whose cost is shown beside training."),
+        typer.Option("--inference-tokens", help="Tokens to serve; their cost is shown beside training's."),
     ] = None,
     budget_includes_serving: Annotated[
-        bool, typer.Option("--budget-includes-serving", help="The budget pays for serving too.")
+        bool, typer.Option("--budget-includes-serving", help="Count serving against the budget too.")
     ] = False,
     within: Annotated[
         str | None, typer.Option("--within", help="Indifference band: 0.01 nats, or 2% of the cost.")
@@ -130,7 +132,7 @@ def plan(
         typer.Option(
             "--seed",
             min=0,
-            help="Seed of the run to be scored, or several, whose mean is (default: the study's, else 0).",
+            help="Seed of the run to score; of several, their mean is scored (default: the study's, else 0).",
         ),
     ] = None,
     stamp: Annotated[
@@ -153,7 +155,7 @@ def plan(
         ),
     ] = None,
     published_runs: Annotated[
-        bool, typer.Option("--published-runs", help="In the picture also published runs, of other text.")
+        bool, typer.Option("--published-runs", help="Also draw published runs, which are of other text.")
     ] = False,
     as_json: JsonOption = False,
     yes: YesOption = False,

@@ -257,7 +257,7 @@ def ladder(
         ),
     ] = 1,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the job files or commands, and submit nothing.")
+        bool, typer.Option("--dry-run", help="Print the job files or commands; submit nothing.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Submit and exit; do not wait.")] = False,
     zero: Annotated[

@@ -1,10 +1,9 @@
 """Runs from the logs of another engine, checked against the contract it was given."""
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -296,8 +295,3 @@ def read_score(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or any(key not in value for key in needed):
         raise BadInput(f"{path} is no score; it must be what `scaling validate FOLDER --json` prints")
     return value
-
-
-def as_text(runs: Sequence[Run]) -> str:
-    """Return runs as lines of JSON, as runs.jsonl holds them."""
-    return "".join(json.dumps(run.model_dump(mode="json", exclude_none=True)) + "\n" for run in runs)

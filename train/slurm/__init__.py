@@ -24,7 +24,6 @@ from scaling.recipe import COOLDOWN
 from scaling.schedule import whole_steps
 from scaling.untrusted import YamlError, parse_yaml
 
-from ..lease import lease_holder
 from ..rung import RungFile
 
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,:=@/+*\[\]&|()-]*")
@@ -256,10 +255,6 @@ class MemberTask:
     def done(self, study: StudyPaths) -> bool:
         """Return True if every rung has its observation."""
         return None not in self.rung_files(study)
-
-    def trained_by(self, study: StudyPaths) -> str | None:
-        """Return the process that is training the member; None without one."""
-        return lease_holder(study.run_folder(self.run))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
