@@ -4,13 +4,14 @@ import itertools
 import json
 import multiprocessing
 import os
+from functools import partial
 from pathlib import Path
 
 from scaling.collector import spare_imports
 
 from . import tiny
 
-STEPS = 4
+STEPS, HALF = 4, 2
 
 SHAPE = {"n_layer": 2, "n_positions": 16, "n_embd": 16, "batch_size": 4, "threads": 1}
 
@@ -81,25 +82,23 @@ def _process(rank, folder):
     from train.distributed import join
 
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
-    found = {}
+    found, known = {}, list(engines())
     for number, (case, zero, engine) in enumerate(cases()):
         os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{number}").as_uri()
         settings = settings_of_case(engine)
         with join(zero, "cpu") as world:
-            if engine.get("residual") == "bf16" and "checkpointing" not in engine:
-                ours = load(settings, step_folder(folder, 2), "cpu", world)  # as one process left it
-                found[f"resumed {case}"], _ = steps(settings, world, ours, 2)
-            taken, session = steps(settings, world)
-            found[case] = [*taken, [looked_at(session, settings, world), 0.0]]
-            if engine == {"dtype": "bf16", "compile": True} and zero == 3:
-                place = folder / "two"
-                save(session, step_folder(place, STEPS), folder / "tokenizer.json")
+            ours = load(settings, step_folder(folder / f"one-{known.index(engine)}", HALF), "cpu", world)
+            found[f"resumed {case}"], _ = steps(settings, world, ours, STEPS - HALF)
+            taken, session = steps(settings, world, count=HALF)
+            save(session, step_folder(folder / f"two-{number}", HALF), folder / "tokenizer.json")
+            later, session = steps(settings, world, session, STEPS - HALF)
+            found[case] = [*taken, *later, [looked_at(session, settings, world), 0.0]]
     if rank == 0:
         (folder / "pair.json").write_text(json.dumps(found))
 
 
 def _alone(folder):
-    """Steps of one process by engine, and its checkpoint after two steps for two to go on from."""
+    """Steps of one process by engine, and the checkpoint of every engine for two to go on from."""
     from train.checkpoint import save, step_folder
     from train.distributed import ALONE
 
@@ -108,10 +107,25 @@ def _alone(folder):
         settings = settings_of_case(engine)
         taken, session = steps(settings, ALONE)
         found[json.dumps(engine)] = [*taken, [looked_at(session, settings, ALONE), 0.0]]
-        if engine.get("residual") == "bf16":
-            _, begun = steps(settings, ALONE, count=2)
-            save(begun, step_folder(folder, 2), folder / "tokenizer.json")
+    for number, engine in enumerate(engines()):
+        _, session = steps(settings_of_case(engine), ALONE, count=HALF)
+        save(session, step_folder(folder / f"one-{number}", HALF), folder / "tokenizer.json")
     (folder / "alone.json").write_text(json.dumps(found))
+
+
+def _resume_alone(folder):
+    """Steps of one process from what two left, by case; compiled by block as theirs, since a whole step rounds otherwise."""
+    from train import checkpoint, loop
+    from train.checkpoint import load, step_folder
+    from train.distributed import ALONE
+
+    checkpoint.start = partial(loop.start, by_block=True)
+    found = {}
+    for number, (case, _, engine) in enumerate(cases()):
+        settings = settings_of_case(engine)
+        ours = load(settings, step_folder(folder / f"two-{number}", HALF), "cpu")
+        found[case], _ = steps(settings, ALONE, ours, STEPS - HALF)
+    (folder / "back.json").write_text(json.dumps(found))
 
 
 def _compile_all():
@@ -140,12 +154,13 @@ def _all(folder):
     for process in pair:
         process.join(420)
         process.kill()
+    _resume_alone(folder)
 
 
 def run_all(folder: Path):
-    """Steps of one process by engine and of two by case; None in place of the latter where one of the two failed."""
+    """Steps of one process by engine, of two by case, and of one from what two left by case; None where a process failed."""
     process = multiprocessing.get_context("spawn").Process(target=_all, args=(folder,))
     process.start()
     process.join()
-    alone, pair = (folder / "alone.json", folder / "pair.json")
-    return json.loads(alone.read_text()), json.loads(pair.read_text()) if pair.exists() else None
+    places = (folder / f"{name}.json" for name in ("alone", "pair", "back"))
+    return tuple(json.loads(place.read_text()) if place.exists() else None for place in places)

@@ -4,11 +4,8 @@ import json
 
 import pytest
 
-from train.checkpoint import load, step_folder
-from train.distributed import ALONE
-
 from . import steps_of_two, tiny
-from .steps_of_two import STEPS, cases, looked_at, run_all, settings_of_case
+from .steps_of_two import HALF, STEPS, cases, run_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -17,44 +14,35 @@ WITHIN = {"fp32": 1e-5, "bf16": 1e-5, "fp16": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def taken(tmp_path_factory):
+    """Steps of one process by engine, of two by case, and of one from what two left by case."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "tokenizer.json").write_bytes(tiny.text_in(folder).tokenizer.read_bytes())
-    alone, pair = run_all(folder)
-    assert pair is not None
-    return folder, alone, pair
+    found = run_all(folder)
+    assert None not in found
+    return found
 
 
-@pytest.fixture
-def alone(both):
-    """A folder with what processes saved, and the steps of one process by engine."""
-    return both[:2]
+def of_one(taken, engine):
+    return taken[0][json.dumps(steps_of_two.reference(engine))]
 
 
-@pytest.fixture
-def pair(both):
-    """Steps of two processes by case."""
-    return both[2]
+def assert_same(ours, theirs, engine):
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert mine[0] == pytest.approx(reference[0], rel=WITHIN[engine["dtype"]])
+        assert mine[1] == pytest.approx(reference[1], rel=1e-4 if engine["dtype"] == "fp32" else 1e-3)
 
 
 @pytest.mark.parametrize(("case", "zero", "engine"), list(cases()))
-def test_two_processes_take_the_steps_of_one(case, zero, engine, alone, pair):
-    for ours, theirs in zip(pair[case], alone[1][json.dumps(steps_of_two.reference(engine))], strict=True):
-        assert ours[0] == pytest.approx(theirs[0], rel=WITHIN[engine["dtype"]])
-        assert ours[1] == pytest.approx(theirs[1], rel=1e-4 if engine["dtype"] == "fp32" else 1e-3)
+def test_two_processes_take_the_steps_of_one(case, zero, engine, taken):
+    assert_same(taken[1][case], of_one(taken, engine), engine)
 
 
-@pytest.mark.parametrize("zero", [0, 2, 3])
-def test_two_processes_go_on_from_the_checkpoint_of_one(zero, alone, pair):
-    engine = next(one for one in steps_of_two.engines() if one.get("residual") == "bf16")
-    resumed = pair[f"resumed zero {zero} {json.dumps(engine)}"]
-    for ours, theirs in zip(resumed, alone[1][json.dumps(engine)][2:STEPS], strict=True):
-        assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+@pytest.mark.parametrize(("case", "zero", "engine"), list(cases()))
+def test_two_processes_go_on_from_the_checkpoint_of_one(case, zero, engine, taken):
+    assert_same(taken[1][f"resumed {case}"], of_one(taken, engine)[HALF:STEPS], engine)
 
 
-def test_one_process_goes_on_from_the_checkpoint_of_two(alone, pair):
-    engine = {"dtype": "bf16", "compile": True}
-    settings = settings_of_case(engine)
-    session = load(settings, step_folder(alone[0] / "two", STEPS), "cpu")
-    expected = alone[1][json.dumps(engine)][-1][0]
-    assert looked_at(session, settings, ALONE) == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize(("case", "zero", "engine"), list(cases()))
+def test_one_process_goes_on_from_the_checkpoint_of_two_as_they_do(case, zero, engine, taken):
+    assert_same(taken[2][case], taken[1][case][HALF:STEPS], engine)
