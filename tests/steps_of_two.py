@@ -90,23 +90,23 @@ def _process(rank, folder):
             ours = load(settings, step_folder(folder / f"one-{known.index(engine)}", HALF), "cpu", world)
             found[f"resumed {case}"], _ = steps(settings, world, ours, STEPS - HALF)
             taken, session = steps(settings, world, count=HALF)
+            found[case] = [*taken, [looked_at(session, settings, world), 0.0]]
             save(session, step_folder(folder / f"two-{number}", HALF), folder / "tokenizer.json")
-            later, session = steps(settings, world, session, STEPS - HALF)
-            found[case] = [*taken, *later, [looked_at(session, settings, world), 0.0]]
     if rank == 0:
         (folder / "pair.json").write_text(json.dumps(found))
 
 
 def _alone(folder):
-    """Steps of one process by engine, and the checkpoint of every engine for two to go on from."""
+    """Steps of one process by engine, with a look after HALF, and the checkpoint of every engine for two to go on from."""
     from train.checkpoint import save, step_folder
     from train.distributed import ALONE
 
     found = {}
     for engine in references():
         settings = settings_of_case(engine)
-        taken, session = steps(settings, ALONE)
-        found[json.dumps(engine)] = [*taken, [looked_at(session, settings, ALONE), 0.0]]
+        taken, session = steps(settings, ALONE, count=HALF)
+        look = [looked_at(session, settings, ALONE), 0.0]
+        found[json.dumps(engine)] = [*taken, look, *steps(settings, ALONE, session, STEPS - HALF)[0]]
     for number, engine in enumerate(engines()):
         _, session = steps(settings_of_case(engine), ALONE, count=HALF)
         save(session, step_folder(folder / f"one-{number}", HALF), folder / "tokenizer.json")
