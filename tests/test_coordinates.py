@@ -15,7 +15,7 @@ from scaling.fitting.coordinates import Scatter, multiplier, setting, shift_of, 
 from scaling.fitting.fit import fit
 from scaling.fitting.joint import LAW, Rows, model, prior_of
 from scaling.fitting.predictor import load_law
-from scaling.fitting.reduction import reduce_rows
+from scaling.fitting.reduction import reduce_rows, scatters
 from scaling.fitting.valley import best_settings, best_vocabulary
 from scaling.planning.law import advise
 from scaling.published_laws import published_law
@@ -172,6 +172,20 @@ def test_a_law_file_of_one_misfit_for_both_sides_still_predicts(fitted, tmp_path
     (tmp_path / "law.json").write_text(json.dumps(stored))
     found = load_law(tmp_path / "law.json").fitted_coordinates
     assert found.below == found.above == Scatter(size=0.5)
+
+
+def test_each_side_of_a_valley_has_its_own_scatter_and_a_few_wild_rows_do_not_make_it():
+    rng = np.random.default_rng(5)
+    share = np.geomspace(0.03, 0.6, 200)
+    high = np.arange(200) % 2 == 0
+    residual = rng.normal(size=200) * np.where(high, 0.5, 0.1) * share
+    residual[:6] = 0.9
+    below, above = scatters(residual, share, np.where(high, share, 0.0), 0.002)
+    at = np.array([0.2])
+    assert below.at(at) == pytest.approx(0.02, rel=0.35)
+    assert above.at(at) == pytest.approx(0.1, rel=0.35)
+    few = scatters(residual[:20], share[:20], np.zeros(20), 0.002)
+    assert few[0] == few[1], "a side without rows has the scatter of both"
 
 
 @pytest.mark.parametrize(("power", "size"), [(1.0, 0.4), (0.5, 0.05)])

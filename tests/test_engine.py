@@ -337,3 +337,9 @@ def test_the_time_said_beforehand_is_the_one_measured_at_this_shape():
     found = estimate(chosen, 100, "cpu")
     assert (found.source, found.seconds) == ("measured here at this shape", pytest.approx(25.0))
     assert found.plain_seconds < 25.0
+    for threads, seconds, share in ((2, 0.1, 0.4), (1, 0.2, 1.0)):
+        engine = StepBackend(threads=threads)
+        remember(machine_id("cpu"), [measured(engine, seconds).model_copy(update={"share": share})])
+    assert estimate(chosen, 100, "cpu").seconds == pytest.approx(20.0), (
+        "of an undisturbed machine, where it is known"
+    )

@@ -206,8 +206,10 @@ def test_a_member_too_big_for_the_memory_is_one_line(monkeypatch):
 
 
 def test_training_takes_what_was_tuned(monkeypatch):
+    monkeypatch.setattr("train.tune.tuner.cpu_share", lambda threads, seconds: 0.75)
     found = search(monkeypatch, Machine(room=3e9), room=2.2e9)
-    assert MachineFile.path().exists()
+    (kept,) = MachineFile.open().machines.values()
+    assert {one.share for one in kept} == {0.75}
     chosen = settings()
     assert chosen.micro_batch == found.picked.micro == 4
     asks = {"steps": 1000, "expected": 1000.0, "device": "cpu", "log": lambda line: None}

@@ -146,7 +146,7 @@ def _intervals(fit: Fit) -> str:
 def _of_small(fit: Fit) -> str:
     small = drift_of_small(fit.domain.C[1])
     return (
-        f", {small:.2%} of it since no published law is of runs this small"
+        f" (in it {small:.2%}, since no published law is of runs this small)"
         if small and fit.drift >= small
         else ""
     )

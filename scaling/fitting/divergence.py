@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..stats import Z_80
-from .coordinates import Coordinate, Coordinates, Divergence, logistic
+from .coordinates import Coordinate, Coordinates, Divergence
 from .joint import LAW, JointFit, Rows, law_gradient, model
 
 COLUMN = "lr"
@@ -106,12 +106,14 @@ def threshold(rows: Rows, found: NDArray[np.bool_], level: float, spread: float)
         level: log loss of those.
         spread: its standard deviation.
     """
+    from scipy.special import expit
+
     log_h = rows.columns[COLUMN]
     middle = float(log_h.mean())
     by = np.stack([np.ones_like(log_h), log_h - middle, rows.x, rows.z], axis=1)
     w = MIDDLE.copy()
     for _ in range(STEPS):
-        chance = logistic(by @ w)
+        chance = expit(by @ w)
         slope = by.T @ (chance - found) + PRECISION * (w - MIDDLE)
         hessian = (by * (chance * (1 - chance))[:, None]).T @ by + np.diag(PRECISION)
         step = np.linalg.solve(hessian, slope)

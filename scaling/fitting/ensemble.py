@@ -41,9 +41,9 @@ UNTESTED_DRIFT = 0.02  # per decade where no rollout can be made: single forms' 
 
 USUAL_DRIFT = 0.005  # of single forms, over public tables and simulated ones
 
-# Per decade, of runs too small for the prior's published laws: eight sealed predictions 10 to 300 times beyond ladders of 1e11 to
-# 4e12 FLOPs then have a root mean square z of 1.03, and three sealed later too (log e279). It fades over two decades, of which
-# there is no record.
+# Per decade, of runs too small for the prior's published laws. Eight sealed predictions 10 to 300 times beyond ladders of 1e11 to
+# 4e12 FLOPs then have a root mean square z of 1.24 (1.77 without), three sealed later 1.06 (3.44): log e279. It fades over two
+# decades, of which there is no record.
 SMALL_DRIFT, SMALL_COMPUTE, USUAL_COMPUTE = 0.05, 1e14, 1e16
 
 LEAST_DRIFT_SHARE = 0.1  # of a squared rollout error, however much of it the noise of the held rows explains
