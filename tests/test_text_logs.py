@@ -1,6 +1,7 @@
 """What trainers print: Megatron's, GPT-NeoX's, nanoGPT's and llm.c's text logs, and more exports of trackers."""
 
 import json
+import math
 
 import pytest
 
@@ -8,7 +9,7 @@ from families.units import BadInput
 from scaling.runs.readers import parse_columns, read_runs
 
 from .nasty_foreign import MEGATRON_LOG, NANOGPT_LOG
-from .trainer_logs import FAIRSEQ_JSON, LITGPT_CSV, LOGS, NANOCHAT, TORCHTUNE
+from .trainer_logs import FAIRSEQ, FAIRSEQ_JSON, LITGPT_CSV, LOGS, NANOCHAT, TORCHTUNE
 
 ARGUMENTS = """  seq_length ...................................... 2048
   global_batch_size ............................... 512
@@ -88,6 +89,20 @@ def test_a_public_trainers_log_gives_its_sizes_and_losses_in_nats(trainer, tmp_p
     assert [(run.params, run.tokens, run.loss, run.annealed, run.eval_set) for run in found] == [
         (n, d, pytest.approx(loss), *rest) for n, d, loss, *rest in rows
     ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "ppl", "nats", "said"),
+    [
+        ("4.000", "16", 4 * math.log(2), "in bits (base 2)"),
+        ("2.773", "16", 2.773, ""),  # of a fork in nats
+        ("5.250", "16", 4 * math.log(2), "the log's loss holds other terms"),
+    ],
+)
+def test_a_loss_of_fairseq_is_in_the_base_of_its_perplexity(tmp_path, loss, ppl, nats, said):
+    found = read(tmp_path, FAIRSEQ.replace("loss 4.000 | ppl 16", f"loss {loss} | ppl {ppl}"))
+    assert found.L.min() == pytest.approx(nats, abs=2e-3)
+    assert said in " ".join(found.warnings)
 
 
 def test_what_a_trainers_log_means_by_its_loss_is_said(tmp_path):
