@@ -32,7 +32,7 @@ LOOPS = {
 # Kind of CPU, vocabulary: against nanoGPT eager fp32, the strongest peer, the Trainer at its best. With neither tile units
 # nor bf16 products bf16 peers fall to half of nanoGPT's eager loop, and nanoGPT compiled in fp32 is the strongest; 1.34 and
 # 1.80 times the eager loop were measured there, the other two bars only ask for the lead. With AVX-512's bf16 products (AMD
-# EPYC of 2026) 4.4, 1.46, 1.82 and 6.3, 1.54, 1.98 were measured.
+# EPYC of 2026) 4.4, 1.46, 1.82 and 6.3, 1.57, 2.02 were measured.
 BARS = {
     "with AMX": {8192: (2.2, 1.10, 1.7), 50257: (2.6, 1.25, 2.1)},
     "with AVX-512 BF16": {8192: (3.0, 1.15, 1.4), 50257: (4.0, 1.2, 1.5)},

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from families.units import BadInput, nearest, parse_size
 
 from .columns import (
-    BY_HEADER,
     SCALED,
     LossUnit,
     field_of,
@@ -22,6 +21,25 @@ from .columns import (
     without_unit,
 )
 from .run import Run
+from .words import (
+    ALIASES,
+    EXIT_CODES,
+    EXPORTS,
+    FALSE,
+    FLAGS,
+    HELPER_NAMES,
+    LIKE,
+    LOGARITHMS,
+    NATS,
+    PEAKS,
+    PLAINLY_MEANT,
+    SCORE,
+    STATES,
+    SYNONYMS,
+    TOKENIZERS,
+    TRUE,
+    WHOLE_BATCH,
+)
 
 FIELDS = tuple(Run.model_fields)
 
@@ -33,205 +51,15 @@ HELPERS = ("steps", "batch", "grad_accumulation", "total_flos", STATE, *LENIENT)
 
 REQUIRED = ("params", "tokens", "loss")
 
-_ALIASES = {  # letters and digits in lower case; where several columns match, the later alias counts
-    "run": ("experiment", "id", "name", "modelname", "model", "runname", "runid"),
-    "params": (
-        "parameterzahl",
-        "anzahlparameter",
-        "paramètres",
-        "parametres",
-        "parámetros",
-        "parametros",
-        "параметры",
-        "参数",
-        "参数量",
-        "参数数量",
-        "size",
-        "modelsize",
-        "nparams",
-        "numparams",
-        "parameters",
-        "n",
-    ),
-    "tokens": (
-        "sftdatasize",
-        "numcharacters",
-        "token",
-        "jetons",
-        "токены",
-        "词元",
-        "训练词元",
-        "词元数",
-        "训练词元数",
-        "datasize",
-        "ntokens",
-        "numtokens",
-        "tokensseen",
-        "traintokens",
-        "trainingtokens",
-        "d",
-    ),
-    "loss": (
-        "unigramnormalizedloss",
-        "verlust",
-        "validierungsverlust",
-        "perte",
-        "pertedevalidation",
-        "pérdida",
-        "perdita",
-        "perda",
-        "потери",
-        "损失",
-        "验证损失",
-        "sftloss",
-        "lossvalidation",
-        "lmloss",
-        "trainloss",
-        "testloss",
-        "evalloss",
-        "validationloss",
-        "valloss",
-        "finalloss",
-        "l",
-    ),
-}
-
-_STATES = (
-    "state",
-    "status",
-    "runstate",
-    "runstatus",
-    "jobstate",
-    "jobstatus",
-    "trainingjobstatus",
-    "trialstatus",
-    "trialstate",
-    "taskstatus",
-    "sysstate",
-)
-
-_HELPER_NAMES = {
-    "steps": (
-        *(name for name, meaning in BY_HEADER.items() if meaning == "steps"),
-        "globalstep",
-        "iter",
-        "iters",
-        "currentsteps",
-    ),
-    "max_steps": (
-        "maxsteps", "totalsteps", "numtrainsteps", "numtrainingsteps", "maxiters", "totaliterations", "maxtrainsteps",
-        "trainiters",
-    ),
-    "samples": (
-        "consumedsamples", "samplesseen", "consumedsequences", "sequencesseen", "sequences", "numsequences", "nsequences",
-    ),
-    "micro_batch": (
-        "perdevicetrainbatchsize", "perdevicebatchsize", "perdevicebatch", "microbatchsize", "microbatch", "batchsizeperdevice",
-        "batchsizepergpu", "pergpubatchsize", "localbatchsize", "devicebatchsize",
-    ),
-    "devices": tuple(name for name, meaning in BY_HEADER.items() if meaning == "devices"),
-    "tokens_per_param": (
-        "tokensperparam", "tokensperparameter", "tokensparam", "tokensparams", "tokenparamratio", "tokensparamratio", "dn",
-        "tokenstoparams", "dnratio", "tpp",
-    ),
-    "epochs": ("epochs", "nepochs", "numepochs", "numtrainepochs"),
-    "batch": tuple(name for name, meaning in BY_HEADER.items() if meaning == "batch"),
-    "grad_accumulation": ("gradientaccumulationsteps", "gradaccumsteps", "gradientaccumulation"),
-    "total_flos": ("totalflos",),
-}  # fmt: skip
-
-_WHOLE_BATCH = (
-    "global",
-    "total",
-    "effective",
-)  # a batch called so holds what gradient accumulation and devices add
-
-# Columns of truth values that say whether a run may count: by the state that True says, or that False says.
-_FLAGS = {
-    name: (name, True)
-    for name in ("crashed", "failed", "diverged", "killed", "preempted", "aborted", "oom", "running", "excluded", "exclude")
-}  # fmt: skip
-_FLAGS |= {f"is{name}": flag for name, flag in _FLAGS.items()} | {
-    "hasfailed": ("failed", True),
-    "hascrashed": ("crashed", True),
-}
-_FLAGS |= {
-    f"{prefix}{name}": (f"not {name}", False)
-    for name in ("finished", "completed", "complete", "done", "success", "successful", "succeeded")
-    for prefix in ("", "is")
-}
-_EXIT_CODES = ("exitcode", "returncode", "exitstatus")
-
-_EXPORTS = (  # columns that only a tracker's table of runs has
-    frozenset(("Name", "State")),
-    frozenset(("run_id", "experiment_id", "status")),
-    frozenset(("Run ID", "Start Time", "Status")),
-    frozenset(("Start Time", "Duration", "Name")),
-    frozenset(("sys/id",)),  # Neptune
-    frozenset(("Name", "Experiment Key")),  # Comet
-    frozenset(("Experiment", "rev", "typ")),  # DVC
-    frozenset(("TYPE", "NAME", "STATUS")),  # ClearML
-    frozenset(("trial_id", "status")),  # Ray Tune
-    frozenset(("TrainingJobName", "TrainingJobStatus")),  # SageMaker
-    frozenset(("_step", "_runtime")),
-    frozenset(("_step", "_timestamp")),
-)
 
 _NUMBERS = ("n_positions", "batch", "grad_accumulation")  # what a user may give in place of a column, too
 
-_PLAINLY_MEANT = (
-    "n_experts",
-    "lr",
-    "annealed",
-)  # optional fields whose headers name nothing else, like num_experts
-
-_PEAKS = (
-    "peaklr",
-    "maxlr",
-    "lrpeak",
-    "lrmax",
-    "peaklearningrate",
-    "maxlearningrate",
-    "learningratemax",
-    "baselr",
-)
-
-_SYNONYMS = {
-    "lr": (*_PEAKS, "learningrate")
-}  # headers of a field that no published table has; the first found counts
-
-_LOGARITHMS = (
-    "log10lr",
-    "loglr",
-    "lnlr",
-    "log2lr",
-    "loglearningrate",
-    "log10learningrate",
-    "lrlog10",
-    "lrlog",
-)
-
-_TRUE = frozenset(("true", "yes", "y", "1", "x", "t"))
-_FALSE = frozenset(("false", "no", "n", "0", "f"))
 
 _LISTED = 60  # columns that a message lists
 
-_NATS = ("lossnats", "lossnatstoken", "lossnatspertoken", "finallossnats", "natspertoken", "natstoken")
 
 _EXAMPLES = {"params": "124M", "tokens": "2.5B"}
 
-_SCORE = re.compile(r"(?:^|[^a-z])(?:acc|accuracy|f1|bleu|em|score|mmlu|reward)(?:[^a-z]|$)")
-
-_TOKENIZERS = ("tokenizer", "tokenizername", "tokeniser", "tokenizerpath", "tokenizernameorpath", "vocabname")
-
-_LIKE = (  # columns in which rows of one law agree, as a rule
-    "dataset", "datasetname", "data", "corpus", "trainingdata", "traindata", "trainset", "datamix", "mixture", "text",
-    "architecture", "arch", "modeltype", "optimizer", "optimiser", "schedule", "lrschedule", "scheduler", "objective",
-    "source", "paper", "language", "lang", "domain", "phase", "stage", "subset", "outlier", "include", "valid", "archived",
-    "converged", "stable", "hidden", "evaldataset", "evaldata", "valset", "validationset", "benchmark", "task", "split", "metric",
-    "precision", "sweep",
-    "seqlen", "seqlength", "sequencelength", "maxseqlen", "context", "contextlength", "ctxlen", "nctx", "blocksize", "npositions",
-)  # fmt: skip
 
 _LAWS_LOSS = "a law's losses are per token"
 
@@ -283,7 +111,7 @@ class Flag:
             code = str(value).strip().partition(":")[0].removesuffix(".0")
             return f"exit code {code}" if re.fullmatch(r"-?[0-9]{1,6}", code) and int(code) else None
         word = str(value).strip().lower().removesuffix(".0")
-        said = True if word in _TRUE else False if word in _FALSE else None
+        said = True if word in TRUE else False if word in FALSE else None
         return self.state if said is self.when else None
 
 
@@ -373,7 +201,7 @@ def check_columns(names: Mapping[str, str], columns: Collection[str], path: obje
 def is_export(header: Collection[str]) -> bool:
     """True for the columns of a table of runs as a tracker (W&B, MLflow) exports it."""
     names = set(header)
-    return any(mark <= names for mark in _EXPORTS) or any(
+    return any(mark <= names for mark in EXPORTS) or any(
         name.startswith(("config.", "summary.", "metrics.", "params.")) for name in names
     )
 
@@ -442,8 +270,8 @@ def map_columns(
             _take_spelled(choice, name)
     if "loss" not in names:
         _take_loss(choice, path)
-    for name in (*FIELDS, *_HELPER_NAMES):
-        plain = export or name in _HELPER_NAMES or name in _PLAINLY_MEANT
+    for name in (*FIELDS, *HELPER_NAMES):
+        plain = export or name in HELPER_NAMES or name in PLAINLY_MEANT
         if name not in choice.sources and name != "loss" and plain:
             _take_meant(choice, name, export)
     if "tokens" not in choice.sources and _guess("tokens", choice.free) is None:
@@ -460,7 +288,7 @@ def map_columns(
         _take_run(choice, constant)
     if not {"group", "vocab_size"} & choice.sources.keys():
         for header in choice.free:
-            if folded(last_part(header)) in _TOKENIZERS and header not in constant:
+            if folded(last_part(header)) in TOKENIZERS and header not in constant:
                 choice.take(
                     "group",
                     header,
@@ -468,10 +296,10 @@ def map_columns(
                 )
                 break
     batch = choice.sources.get("batch")
-    if batch is not None and folded(last_part(batch.header)).startswith(_WHOLE_BATCH):
+    if batch is not None and folded(last_part(batch.header)).startswith(WHOLE_BATCH):
         choice.sources.pop("grad_accumulation", None)
     if STATE not in choice.sources:
-        states = [name for name in choice.free if folded(last_part(name)) in _STATES]
+        states = [name for name in choice.free if folded(last_part(name)) in STATES]
         if states:
             choice.sources[STATE] = Source(header=states[0])
     return Mapped(
@@ -485,9 +313,9 @@ def map_columns(
 
 def _flag(header: str) -> Flag | None:
     name = folded(last_part(header))
-    if name in _EXIT_CODES:
+    if name in EXIT_CODES:
         return Flag(header=header, state="exit code", when=True)
-    state, when = _FLAGS.get(name, ("", True))
+    state, when = FLAGS.get(name, ("", True))
     return Flag(header=header, state=state, when=when) if state else None
 
 
@@ -497,7 +325,7 @@ def _unread_settings(choice: _Choice, length_given: bool) -> list[str]:
     notes = [
         f"{header!r} is not read: lr is the peak rate itself, not its logarithm"
         for header in choice.free
-        if "lr" not in sources and folded(last_part(header)) in _LOGARITHMS
+        if "lr" not in sources and folded(last_part(header)) in LOGARITHMS
     ]
     if {"batch", "tokens"} <= sources.keys() and not (
         length_given or {"batch_tokens", "steps"} & sources.keys()
@@ -518,7 +346,7 @@ def differing(header: Iterable[str], constant: Collection[str], mapped: Mapped) 
     return [
         name
         for name in header
-        if name not in used and name not in constant and folded(last_part(name)) in _LIKE
+        if name not in used and name not in constant and folded(last_part(name)) in LIKE
     ]
 
 
@@ -601,7 +429,7 @@ def _take_nats(choice: _Choice) -> None:
             loss is not None
             and loss.unit == "nats"
             and not (loss.per or loss.training)
-            and folded(header) in _NATS
+            and folded(header) in NATS
         ):
             choice.take("loss", header)
             return
@@ -613,7 +441,7 @@ def _quoted(column: str) -> str:
 
 def _take_meant(choice: _Choice, name: str, export: bool) -> None:
     """A header that means the field; in an export by its last part, where exactly one does."""
-    helper, synonyms = _HELPER_NAMES.get(name), _SYNONYMS.get(name, ())
+    helper, synonyms = HELPER_NAMES.get(name), SYNONYMS.get(name, ())
 
     def means(header: str) -> bool:
         parts = {header, last_part(header), without_prefix(header)} if export else {header}
@@ -630,7 +458,7 @@ def _take_meant(choice: _Choice, name: str, export: bool) -> None:
     nearest_ones = [header for header in found if header.count(".") + header.count("/") == shallow]
     if len(nearest_ones) > 1 and helper is None and name in REQUIRED:
         return
-    header = min(nearest_ones, key=lambda one: folded(last_part(one)) not in _PEAKS)
+    header = min(nearest_ones, key=lambda one: folded(last_part(one)) not in PEAKS)
     factor = header_factor(header, name) if name in SCALED else 1.0
     choice.take(name, header, factor, "" if helper is not None else f"{name} is read from {header!r}")
 
@@ -667,7 +495,7 @@ def _guess(name: str, columns: Iterable[str]) -> str | None:
     for part in (str, last_part, without_unit):
         by_alias = {folded(part(column)): column for column in columns}
         found = next(
-            (by_alias[alias] for alias in reversed(_ALIASES.get(name, ())) if alias in by_alias), None
+            (by_alias[alias] for alias in reversed(ALIASES.get(name, ())) if alias in by_alias), None
         )
         if found is not None:
             return found
@@ -774,7 +602,7 @@ def unit_warning(column: str, unit: str) -> str:
     """A warning where the name of the loss's column suggests another unit than the one it is read in, else nothing."""
     loss = loss_name(column)
     if loss is None:
-        score = _SCORE.search(column.lower())
+        score = SCORE.search(column.lower())
         return f"{column} is read as {unit} per token, and its name suggests a score" if score else ""
     if loss.per:
         return f"{column} looks like {per_text(loss.unit, loss.per)}; it is read as {unit} per token"
