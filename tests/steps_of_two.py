@@ -83,15 +83,16 @@ def _process(rank, folder):
 
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
     found, known = {}, list(engines())
-    for number, (case, zero, engine) in enumerate(cases()):
-        os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{number}").as_uri()
-        settings = settings_of_case(engine)
+    for zero, group in itertools.groupby(enumerate(cases()), key=lambda numbered: numbered[1][1]):
+        os.environ["SCALING_RENDEZVOUS"] = (folder / f"meeting-{zero}").as_uri()
         with join(zero, "cpu") as world:
-            ours = load(settings, step_folder(folder / f"one-{known.index(engine)}", HALF), "cpu", world)
-            found[f"resumed {case}"], _ = steps(settings, world, ours, STEPS - HALF)
-            taken, session = steps(settings, world, count=HALF)
-            found[case] = [*taken, [looked_at(session, settings, world), 0.0]]
-            save(session, step_folder(folder / f"two-{number}", HALF), folder / "tokenizer.json")
+            for number, (case, _, engine) in group:
+                settings = settings_of_case(engine)
+                ours = load(settings, step_folder(folder / f"one-{known.index(engine)}", HALF), "cpu", world)
+                found[f"resumed {case}"], _ = steps(settings, world, ours, STEPS - HALF)
+                taken, session = steps(settings, world, count=HALF)
+                found[case] = [*taken, [looked_at(session, settings, world), 0.0]]
+                save(session, step_folder(folder / f"two-{number}", HALF), folder / "tokenizer.json")
     if rank == 0:
         (folder / "pair.json").write_text(json.dumps(found))
 
